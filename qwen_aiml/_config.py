@@ -1,0 +1,311 @@
+"""Every setting, with its default, its unit and its check. Reads the environment; no other I/O here."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import os
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from ._errors import ConfigurationError
+from ._models import DEFAULT_MODEL, DEFAULT_ROWS, ModelFacts, model_facts
+from ._secret import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_BASE_URL = "https://api.aimlapi.com/v1"
+DEFAULT_TIMEOUT = 60.0
+KEYS_PAGE = "https://aimlapi.com/app/keys"
+
+# Source: all three spellings stand in AI/ML API's own docs and SDKs; the first is the most used.
+KEY_VARIABLES = ("AIMLAPI_API_KEY", "AIML_API_KEY", "AIMLAPI_KEY")
+URL_VARIABLES = ("AIMLAPI_BASE_URL", "AIMLAPI_API_BASE", "AIML_API_BASE")
+
+_OWN_HEADERS = {
+    "authorization": "give the key as api_key",
+    "content-length": "it follows from the request",
+    "content-type": "it is always application/json",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingConfig:
+    """
+    The settings of a client, checked when they are given.
+
+    Attributes:
+        model: Model id or short name, such as ``text-embedding-v4``. Unknown models pass through unchecked.
+
+        dimensions: Length of the vectors; None leaves it to the service (1024 for v4 and v3).
+
+        api_key: None takes the first of the environment variables AIMLAPI_API_KEY, AIML_API_KEY and
+            AIMLAPI_KEY that is not blank.
+
+        base_url: Address of the service, with or without ``/v1``. None takes the first of AIMLAPI_BASE_URL,
+            AIMLAPI_API_BASE and AIML_API_BASE that is not blank, else ``https://api.aimlapi.com/v1``.
+
+        batch_size: Texts in one request, 1 to what the model takes (10 for v4 and v3); None takes the most.
+
+        max_concurrency: Requests in flight at once in one client, 1 or more. Threads share the bound; so do
+            the tasks of one event loop.
+
+        max_retries: Tries after the first of one request, 0 or more.
+
+        timeout: Seconds of silence allowed while sending or reading, above 0; connecting gets 10 of them at
+            the most. None means 60.
+
+        total_timeout: Seconds for one whole call, above 0; None means no bound.
+
+        query_instruction: The task, in English, that queries are prefixed with, as ``Instruct: {task}`` and
+            ``Query:{query}`` on two lines; documents never are. None means no prefix.
+
+        encoding_format: Sent as it is if given; None sends none. Both forms of answer are read either way.
+
+        default_headers: Sent with each request; None means none.
+
+        allow_http: Accept an address without TLS that is not on this machine.
+
+        facts: What is known of the model, looked up by its name; `register_model` adds to it.
+
+    Raises:
+        ConfigurationError: If a setting is wrong, or no key is found.
+
+    Source: variables, AI/ML API docs and SDKs. Prefix, Qwen's README of Qwen3-Embedding; that the hosted v4
+    reads it so is assumed. ``encoding_format`` is not in AI/ML API's schema of these models; ``float`` is the
+    one value that Alibaba documents.
+    """
+
+    model: str = DEFAULT_MODEL
+    dimensions: int | None = None
+    api_key: Secret | str | None = field(default=None, repr=False)
+    base_url: str | None = None
+    batch_size: int | None = None
+    max_concurrency: int = 8
+    max_retries: int = 5
+    timeout: float | None = None
+    total_timeout: float | None = None
+    query_instruction: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    default_headers: Mapping[str, str] | None = field(default=None, repr=False)
+    allow_http: bool = False
+    facts: ModelFacts = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        facts = model_facts(_text("model", self.model).strip())
+        self._set("facts", facts)
+        self._set("model", facts.name)
+        _check_dimensions(self.dimensions, facts)
+        self._set("api_key", _key(self.api_key))
+        self._set("base_url", _base_url(self.base_url, allow_http=_flag("allow_http", self.allow_http)))
+        self._set("batch_size", _batch_size(self.batch_size, facts))
+        _whole("max_concurrency", self.max_concurrency, least=1)
+        _whole("max_retries", self.max_retries, least=0)
+        self._set("timeout", DEFAULT_TIMEOUT if self.timeout is None else _seconds("timeout", self.timeout))
+        if self.total_timeout is not None:
+            self._set("total_timeout", _seconds("total_timeout", self.total_timeout))
+        _check_instruction(self.query_instruction, facts)
+        _one_of("encoding_format", self.encoding_format, (None, "float", "base64"))
+        self._set("default_headers", _headers(self.default_headers))
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    @property
+    def rows(self) -> int:
+        """Texts in one request."""
+        return self.batch_size or DEFAULT_ROWS
+
+    @property
+    def endpoint(self) -> str:
+        """Where requests are posted."""
+        return f"{self.base_url}/embeddings"
+
+    @property
+    def secret(self) -> Secret:
+        """
+        The key.
+
+        Raises:
+            ConfigurationError: If this is an unpickled copy and the environment holds no key.
+        """
+        if not isinstance(self.api_key, Secret):
+            message = (
+                "no API key: this is an unpickled copy, and a pickle never carries the key. Set "
+                f"{KEY_VARIABLES[0]} in the environment of this process"
+            )
+            raise ConfigurationError(message)
+        return self.api_key
+
+    def __deepcopy__(self, memo: dict[int, object]) -> EmbeddingConfig:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        settings = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "api_key"}
+        return _unpickle, (settings,)
+
+
+def _unpickle(settings: dict[str, Any]) -> EmbeddingConfig:
+    # A missing key is not an error here: one raised while a pickle is read ends or hangs the worker processes
+    # of multiprocessing. It is raised by `secret`, at the first request.
+    config = object.__new__(EmbeddingConfig)
+    for name, value in settings.items():
+        object.__setattr__(config, name, value)
+    key = first_set(KEY_VARIABLES)
+    object.__setattr__(config, "api_key", key and _key(key))
+    return config
+
+
+def first_set(variables: tuple[str, ...]) -> str | None:
+    """Give the value of the first of the environment *variables* that is not blank, else None."""
+    values = (os.environ.get(name, "").strip() for name in variables)
+    return next((value for value in values if value), None)
+
+
+def _refuse(name: str, value: object, allowed: str) -> ConfigurationError:
+    return ConfigurationError(f"{name} must be {allowed}, not {value!r} ({type(value).__name__})")
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise _refuse(name, value, "a string that is not blank")
+    return value
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _refuse(name, value, "True or False")
+    return value
+
+
+def _whole(name: str, value: object, *, least: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise _refuse(name, value, f"a whole number, {least} or more")
+    return value
+
+
+def _seconds(name: str, value: object) -> float:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value <= 0:  # type: ignore[arg-type, operator]
+        raise _refuse(name, value, "a number of seconds above 0")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        raise _refuse(name, value, f"one of {', '.join(map(repr, allowed))}")
+
+
+def _check_dimensions(value: object, facts: ModelFacts) -> None:
+    if value is None:
+        return
+    if facts.dimensions and value not in facts.dimensions:
+        allowed = ", ".join(map(str, facts.dimensions))
+        raise _refuse("dimensions", value, f"one of {allowed} for {facts.name}")
+    _whole("dimensions", value, least=1)
+
+
+def _batch_size(value: int | None, facts: ModelFacts) -> int:
+    if value is None:
+        return facts.max_rows or DEFAULT_ROWS
+    _whole("batch_size", value, least=1)
+    if facts.max_rows is not None and value > facts.max_rows:
+        message = (
+            f"batch_size must be at most {facts.max_rows}, not {value}: {facts.name} takes {facts.max_rows} "
+            "texts a request. Lists of any length are split, so there is no need for more"
+        )
+        raise ConfigurationError(message)
+    return value
+
+
+def _check_instruction(value: object, facts: ModelFacts) -> None:
+    if value is None:
+        return
+    if facts.query_instruction is False:
+        message = (
+            f"query_instruction must be None for {facts.name}: the model was not trained to read one, "
+            "and would embed it as part of the query"
+        )
+        raise ConfigurationError(message)
+    _text("query_instruction", value)
+
+
+def _key(value: object) -> Secret:
+    if isinstance(value, Secret):
+        value = value.reveal()
+    if value is None:
+        value = first_set(KEY_VARIABLES)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        message = (
+            f"no API key: give api_key, or set the environment variable {KEY_VARIABLES[0]}. "
+            f"Keys are made at {KEYS_PAGE}"
+        )
+        raise ConfigurationError(message)
+    # The value itself goes into no message, whatever it is.
+    if not isinstance(value, str):
+        message = f"api_key must be a string, not {type(value).__name__}"
+        raise ConfigurationError(message)
+    key = value.strip()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        message = "api_key holds a space, a line break or another character that no key has"
+        raise ConfigurationError(message)
+    return Secret(key)
+
+
+def _base_url(value: object, *, allow_http: bool) -> str:
+    # No message shows the address: people paste keys and passwords into the wrong field.
+    if value is None or (isinstance(value, str) and not value.strip()):
+        value = first_set(URL_VARIABLES) or DEFAULT_BASE_URL
+    if not isinstance(value, str):
+        message = f"base_url must be a string, not {type(value).__name__}"
+        raise ConfigurationError(message)
+    try:
+        parts = urlsplit(value.strip())
+        host, _ = parts.hostname or "", parts.port
+    except ValueError as error:
+        message = f"base_url is not an address: {error}"
+        raise ConfigurationError(message) from None
+    if "@" in parts.netloc:
+        message = "base_url must not hold a user name or password; the key goes into api_key"
+    elif parts.scheme not in ("http", "https") or not host:
+        message = f"base_url must be an http or https address such as {DEFAULT_BASE_URL}"
+    elif parts.query or parts.fragment:
+        message = "base_url must be an address without ? and #"
+    elif parts.scheme == "http" and not allow_http and not _is_loopback(host):
+        message = (
+            f"base_url would send the key to {host} without encryption; use https, or set allow_http=True"
+        )
+    else:
+        path = parts.path.rstrip("/").removesuffix("/embeddings").rstrip("/") or "/v1"
+        return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+    raise ConfigurationError(message)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _headers(value: object) -> dict[str, str] | None:
+    if value is None:
+        return None
+    try:
+        headers: dict[Any, Any] = dict(value)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        raise _refuse("default_headers", type(value), "a mapping of names to strings") from None
+    for name, content in headers.items():
+        # Values may be secrets of a proxy, so no message shows them.
+        if not isinstance(name, str) or not isinstance(content, str):
+            message = f"default_headers must map strings to strings; {name!r} does not"
+            raise ConfigurationError(message)
+        if name.lower() in _OWN_HEADERS:
+            message = f"default_headers must not set {name!r}: {_OWN_HEADERS[name.lower()]}"
+            raise ConfigurationError(message)
+        if not name.isascii() or not name.isprintable() or not content.isascii() or not content.isprintable():
+            message = f"default_headers: {name!r} holds a character that a header can't carry"
+            raise ConfigurationError(message)
+    return headers

@@ -1,0 +1,190 @@
+"""
+The errors users meet. No I/O here.
+
+QwenAIMLError                     everything below, so that one ``except`` is enough
+├── ConfigurationError            a setting is wrong or missing (also ValueError)
+├── InputError                    texts that can't be embedded, refused before any request
+│   ├── InputTypeError            ... not a string (also TypeError)
+│   └── InputValueError           ... blank (also ValueError)
+├── TransportError                no answer: connection, TLS, timeout
+├── DeadlineError                 ``total_timeout`` ran out (also TimeoutError)
+├── APIStatusError                the service answered with an error
+│   ├── AuthenticationError       401: the key
+│   ├── InsufficientCreditsError  the balance, whatever the status
+│   └── RateLimitError            429: too fast
+├── ResponseFormatError           the service answered, but not with the embeddings asked for
+└── EmbeddingBatchError           some texts were embedded and some were not
+
+None derives from RuntimeError, which LlamaIndex replaces by advice of its own. All can be pickled. None
+holds a key or a text.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ._result import Usage
+
+
+class QwenAIMLError(Exception):
+    """
+    The base of every error of this project.
+
+    Attributes:
+        indices: Positions in the list of texts that the error is about, ascending; empty where it is about
+            none in particular.
+
+        attempts: How many times the request was sent; 0 where none was.
+    """
+
+    def __init__(self, message: str, *, indices: Sequence[int] = (), attempts: int = 0) -> None:
+        super().__init__(message)
+        self.indices = tuple(indices)
+        self.attempts = attempts
+
+    def __str__(self) -> str:
+        if not self.attempts:
+            return str(self.args[0])
+        tries = f", {self.attempts} attempts" if self.attempts > 1 else ""
+        return f"{self.args[0]} ({name_texts(self.indices)}{tries})"
+
+    def __reduce__(self) -> tuple[Callable[..., QwenAIMLError], tuple[Any, ...]]:
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(cls: type[QwenAIMLError], args: tuple[Any, ...], attributes: Mapping[str, Any]) -> QwenAIMLError:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
+
+
+def name_texts(indices: Sequence[int]) -> str:
+    """
+    Say which texts are meant, as ``text 3`` or ``texts 0-9, 12``.
+
+    Args:
+        indices: Positions, ascending. At most eight runs of them are spelled out.
+    """
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and runs[-1][1] == index - 1:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    most = 8
+    named = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs[:most])
+    more = f" and more, {len(indices)} in all" if len(runs) > most else ""
+    return f"text{'s' if len(indices) > 1 else ''} {named}{more}"
+
+
+class ConfigurationError(QwenAIMLError, ValueError):
+    """A setting is wrong or missing; nothing was sent."""
+
+
+class InputError(QwenAIMLError):
+    """Some texts can't be embedded; nothing was sent. ``indices`` names every one of them."""
+
+
+class InputTypeError(InputError, TypeError):
+    """Some texts are not strings."""
+
+
+class InputValueError(InputError, ValueError):
+    """Some texts are blank."""
+
+
+class TransportError(QwenAIMLError):
+    """
+    No answer came: the connection, TLS, or a timeout of one network operation.
+
+    The service may have done the work all the same, and may bill it: it has no way to recognise a repeated
+    request. Source: AI/ML API documents no idempotency key.
+
+    Attributes:
+        passing: Whether trying again may help; it does not against a certificate that can't be verified.
+    """
+
+    def __init__(
+        self, message: str, *, passing: bool = True, indices: Sequence[int] = (), attempts: int = 0
+    ) -> None:
+        super().__init__(message, indices=indices, attempts=attempts)
+        self.passing = passing
+
+
+class DeadlineError(QwenAIMLError, TimeoutError):
+    """``total_timeout`` ran out before the call was done."""
+
+
+class APIStatusError(QwenAIMLError):
+    """
+    The service answered with an error.
+
+    Attributes:
+        status_code: The HTTP status.
+
+        request_id: The id to quote to the service's support; None if it gave none.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status_code: int,
+        request_id: str | None = None,
+        indices: Sequence[int] = (),
+        attempts: int = 0,
+    ) -> None:
+        super().__init__(message, indices=indices, attempts=attempts)
+        self.status_code = status_code
+        self.request_id = request_id
+
+
+class AuthenticationError(APIStatusError):
+    """401: the service does not accept the key."""
+
+
+class InsufficientCreditsError(APIStatusError):
+    """The account has no credits left; trying again does not help, topping up does."""
+
+
+class RateLimitError(APIStatusError):
+    """429: more requests than the service takes from this account just now."""
+
+
+class ResponseFormatError(QwenAIMLError):
+    """The service answered with success, but not with one sound embedding for each text."""
+
+
+class EmbeddingBatchError(QwenAIMLError):
+    """
+    The call ended with some texts embedded and some not.
+
+    Attributes:
+        embeddings: One entry a text, in their order: its embedding, or None.
+
+        failures: From the index of a text whose request failed to the error. A text that has neither an
+            embedding nor a failure was not sent.
+
+        usage: What the finished requests cost.
+    """
+
+    def __init__(
+        self,
+        embeddings: list[list[float] | None],
+        failures: dict[int, QwenAIMLError],
+        usage: Usage,
+    ) -> None:
+        missing = [index for index, embedding in enumerate(embeddings) if embedding is None]
+        first = next(iter(failures.values()))
+        super().__init__(
+            f"{len(missing)} of {len(embeddings)} texts have no embedding: {name_texts(missing)}. The others "
+            f"are in `.embeddings`, the errors in `.failures`. First: {type(first).__name__}: {first}",
+            indices=missing,
+        )
+        self.embeddings = embeddings
+        self.failures = failures
+        self.usage = usage

@@ -1,0 +1,60 @@
+"""What a call gives back. No I/O here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Usage:
+    """
+    What some requests cost, as far as the service said.
+
+    Attributes:
+        requests: HTTP requests sent, repeated ones included.
+
+        total_tokens: Tokens billed; None if an answer did not say.
+
+        credits_used: AI/ML API credits charged (2,000,000 are one US dollar); None if an answer did not say.
+
+    Source: AI/ML API docs, FAQ "How can I track my funds" (credits to dollars); answers observed with and
+    without ``meta.usage``.
+    """
+
+    requests: int = 0
+    total_tokens: int | None = 0
+    credits_used: int | None = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        """Add up; what one of the two does not know, the sum does not know."""
+        return Usage(
+            self.requests + other.requests,
+            _sum(self.total_tokens, other.total_tokens),
+            _sum(self.credits_used, other.credits_used),
+        )
+
+
+def _sum(a: int | None, b: int | None) -> int | None:
+    return None if a is None or b is None else a + b
+
+
+@dataclass(frozen=True)
+class EmbeddingResult:
+    """
+    The embeddings of one call.
+
+    Attributes:
+        embeddings: Shape (texts, dimensions), row i for text i.
+
+        usage: What the call cost.
+
+        model: The name the service gave the model, which is the upstream's and need not be the one asked for;
+            None if no answer named one, or none was needed.
+
+        request_ids: The ids of the answers, to quote to the service's support, in the order they came.
+    """
+
+    embeddings: list[list[float]]
+    usage: Usage
+    model: str | None = None
+    request_ids: tuple[str, ...] = ()

@@ -1,0 +1,99 @@
+"""
+When to try again, and how long to wait first: arithmetic. No I/O, no clock here.
+
+Source of the statuses: AI/ML API docs, "Errors and messages"; 408 and 520-524 are assumed to pass by
+themselves. No Retry-After has been seen from the service; Alibaba's throttles clear within 60 seconds.
+"""
+
+from __future__ import annotations
+
+from datetime import timezone
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+from ._errors import (
+    APIStatusError,
+    InsufficientCreditsError,
+    QwenAIMLError,
+    ResponseFormatError,
+    TransportError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
+
+FIRST_BACKOFF = 0.5
+LONGEST_BACKOFF = 30.0
+LONGEST_RETRY_AFTER = 60.0
+
+RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
+
+
+def is_passing(error: QwenAIMLError) -> bool:
+    """Tell whether the same request may well succeed when it is sent again."""
+    if isinstance(error, APIStatusError):
+        return error.status_code in RETRIED_STATUSES and not isinstance(error, InsufficientCreditsError)
+    if isinstance(error, TransportError):
+        return error.passing
+    return isinstance(error, ResponseFormatError)
+
+
+def backoff(attempt: int, advised: float | None, random: Callable[[], float]) -> float:
+    """
+    Give the seconds to wait after a failed attempt.
+
+    Args:
+        attempt: The attempt that failed, from 1.
+
+        advised: Seconds the service asked for; None if it did not.
+
+        random: Gives numbers from 0 to 1.
+
+    Returns:
+        Full jitter over 0.5 * 2**(attempt - 1) seconds, 30 at the most; or what was advised, 60 at the most,
+        plus jitter of up to a tenth so that not all come back at once.
+    """
+    if advised is not None:
+        return min(advised, LONGEST_RETRY_AFTER) * (1 + random() / 10)
+    # The exponent is bounded, since 2.0**1024 overflows.
+    return random() * min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(attempt - 1, 16))
+
+
+def retry_after(headers: Mapping[str, str], date: datetime) -> float | None:
+    """
+    Read how long the service asks to wait.
+
+    Args:
+        headers: By name in lower case.
+
+        date: The present, with its time zone, for the form that is a date.
+
+    Returns:
+        Seconds, 0 or more; None if nothing readable is said.
+
+    Source: RFC 9110, 10.2.3 (seconds or a date); ``retry-after-ms`` as OpenAI's SDKs read it.
+    """
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    said = headers.get("retry-after", "")
+    seconds = _number(said)
+    if seconds is not None:
+        return seconds
+    try:
+        moment = parsedate_to_datetime(said)
+    except (TypeError, ValueError):
+        return None
+    if moment.tzinfo is None:  # "-0000" says that the zone is not known
+        moment = moment.replace(tzinfo=timezone.utc)
+    return max(0.0, (moment - date).total_seconds())
+
+
+def _number(said: str | None) -> float | None:
+    try:
+        value = float(said or "")
+    except ValueError:
+        return None
+    # NaN compares false.
+    return min(value, LONGEST_RETRY_AFTER * 1000) if value >= 0 else None

@@ -1,0 +1,148 @@
+"""
+What an error answer means: two envelopes of AI/ML API, Alibaba's, or none, told apart. No I/O here.
+
+Source: AI/ML API docs, "Errors and messages"; answers observed from January to August 2026. No answer of
+Alibaba's is known to have been seen through AI/ML API, so its envelope is read in case it comes through.
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from ._errors import APIStatusError, AuthenticationError, InsufficientCreditsError, RateLimitError
+from ._wire import read_json, request_id
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ._config import EmbeddingConfig
+    from ._wire import Answer
+
+MOST_CHARACTERS = 300
+
+# Not "quota": Alibaba's throttle says "Allocated quota exceeded" and passes by itself.
+_NO_CREDITS = re.compile(r"credits|funds|balance|subscription|free[- ]tier", re.IGNORECASE)
+_NO_CREDITS_KIND = "err_insufficent_credits"  # the service's spelling
+_TOO_LONG = re.compile(r"Range of input length", re.IGNORECASE)
+_DIMENSION = re.compile(r"dimension for embedding", re.IGNORECASE)
+
+_KINDS: dict[int, type[APIStatusError]] = {401: AuthenticationError, 429: RateLimitError}
+
+_ADVICE: dict[type[APIStatusError], str] = {
+    AuthenticationError: "check the key; keys are made at https://aimlapi.com/app/keys",
+    InsufficientCreditsError: "top up at https://aimlapi.com/app/billing",
+    RateLimitError: "send less at a time: lower max_concurrency, or raise max_retries",
+}
+
+
+def is_success(status: int) -> bool:
+    """Tell whether an HTTP status is 2xx; AI/ML API documents 200, and 201 is assumed to be possible."""
+    return HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
+
+
+def status_error(answer: Answer, texts: Sequence[str], config: EmbeddingConfig) -> APIStatusError:
+    """
+    Turn an answer that is not 2xx into the error to raise.
+
+    Args:
+        answer: Any envelope, or a body that is not JSON; the status decides where the body says nothing.
+
+        texts: What was sent, to mask it should the service repeat it.
+
+        config: Tells the key, masked as well, and the model's facts for the advice.
+
+    Returns:
+        An error whose message is the status, what the service said (300 characters at most), and what to do.
+    """
+    body = read_json(answer.body)
+    said = _message(body) or _outline(answer)
+    kind = _kind(answer.status, said, body)
+    said = _masked(said, texts, config)
+    advice = _advice(kind, answer.status, said, config)
+    return kind(
+        f"HTTP {answer.status}: {said}" + (f". What to do: {advice}" if advice else ""),
+        status_code=answer.status,
+        request_id=request_id(body, answer.headers),
+    )
+
+
+def _message(body: Any) -> str:
+    """Find the sentence meant for people in whichever envelope this is."""
+    if not isinstance(body, dict):
+        return ""
+    error = body.get("error")
+    inner = error if isinstance(error, dict) else {}
+    for said in (body.get("message"), inner.get("message"), error, body.get("title")):
+        if isinstance(said, list):
+            said = "; ".join(map(str, said))  # noqa: PLW2901 (one shape from here on)
+        if isinstance(said, str) and said.strip():
+            return "; ".join([said.strip(), *_issues(inner.get("data"))])
+    return ""
+
+
+def _issues(data: Any) -> list[str]:
+    """Read the validation issues of the current envelope: which field, and what is wrong with it."""
+    if not isinstance(data, list):
+        return []
+    return [
+        f"{'.'.join(map(str, issue.get('path') or ['body']))}: {issue.get('message')}"
+        for issue in data
+        if isinstance(issue, dict) and isinstance(issue.get("path") or [], list)
+    ]
+
+
+def _outline(answer: Answer) -> str:
+    """Describe a body that says nothing readable, without repeating what may be a proxy's page."""
+    kind = answer.headers.get("content-type", "no content type")
+    return f"no message from the service ({kind}, {len(answer.body)} bytes)"
+
+
+def _kind(status: int, said: str, body: Any) -> type[APIStatusError]:
+    if _error_kind(body) == _NO_CREDITS_KIND or status == HTTPStatus.PAYMENT_REQUIRED:
+        return InsufficientCreditsError
+    if status in (HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS) and _NO_CREDITS.search(said):
+        return InsufficientCreditsError
+    return _KINDS.get(status, APIStatusError)
+
+
+def _error_kind(body: Any) -> Any:
+    error = body.get("error") if isinstance(body, dict) else None
+    data = error.get("data") if isinstance(error, dict) else None
+    return data.get("kind") if isinstance(data, dict) else None
+
+
+def _masked(said: str, texts: Sequence[str], config: EmbeddingConfig) -> str:
+    said = config.secret.scrub(said)
+    for text in texts:
+        said = said.replace(text, "[text]")
+    return said if len(said) <= MOST_CHARACTERS else f"{said[: MOST_CHARACTERS - 1]}…"
+
+
+def _advice(kind: type[APIStatusError], status: int, said: str, config: EmbeddingConfig) -> str:
+    facts = config.facts
+    rules = (
+        (kind in _ADVICE, _ADVICE.get(kind)),
+        (
+            status == HTTPStatus.FORBIDDEN,
+            "the key may lack the scope model:embeddings, or have reached its spending limit",
+        ),
+        (
+            status == HTTPStatus.NOT_FOUND,
+            f"check the model ({config.model}) and base_url ({config.base_url})",
+        ),
+        (
+            HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST,
+            "redirects are not followed, so that the key goes nowhere else; check base_url",
+        ),
+        (
+            _TOO_LONG.search(said),
+            f"shorten or split the text that has more than {facts.max_tokens} tokens",
+        ),
+        (
+            _DIMENSION.search(said) and config.dimensions in facts.regional_dimensions,
+            f"{config.model} offers {config.dimensions} dimensions in some regions only; ask for more",
+        ),
+    )
+    return next((advice for applies, advice in rules if applies and advice), "")

@@ -1,0 +1,82 @@
+"""Which texts go out, and which never do. No I/O here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+from ._errors import ConfigurationError, InputTypeError, InputValueError, name_texts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Role = Literal["document", "query"]
+
+
+def check_texts(texts: Iterable[str]) -> list[str]:
+    """
+    Refuse what can't be embedded, before any request is sent.
+
+    Args:
+        texts: Any iterable of strings but a string itself.
+
+    Returns:
+        The texts as a list, untouched.
+
+    Raises:
+        InputTypeError: If *texts* is not such an iterable, or some of its items are not strings.
+
+        InputValueError: If some texts are empty or only white space. The service refuses a whole request for
+            an empty text, and may do so for white space.
+
+    Source: AI/ML API's schema has minLength 1; Alibaba's lower bound for a text is 1 token; that it strips
+    white space first is reported, not established.
+    """
+    if isinstance(texts, (str, bytes)):
+        message = f"texts must be a list of strings, not one {type(texts).__name__}; put it in a list"
+        raise InputTypeError(message)
+    try:
+        listed = list(texts)
+    except TypeError:
+        message = f"texts must be a list of strings, not {type(texts).__name__}"
+        raise InputTypeError(message) from None
+    wrong = [index for index, text in enumerate(listed) if not isinstance(text, str)]
+    blank = [index for index, text in enumerate(listed) if isinstance(text, str) and not text.strip()]
+    if not wrong and not blank:
+        return listed
+    reasons = []
+    if wrong:
+        kinds = ", ".join(sorted({type(listed[index]).__name__ for index in wrong}))
+        reasons.append(f"not a string ({kinds}): {name_texts(wrong)}")
+    if blank:
+        reasons.append(f"empty or only white space: {name_texts(blank)}")
+    message = f"nothing was sent, since some texts can't be embedded; {'; '.join(reasons)}. Leave them out"
+    error = InputTypeError if wrong else InputValueError
+    raise error(message, indices=sorted(wrong + blank))
+
+
+def check_role(role: Role) -> Role:
+    """Refuse what is neither ``document`` nor ``query``."""
+    if role not in get_args(Role):
+        message = f"role must be 'document' or 'query', not {role!r}"
+        raise ConfigurationError(message)
+    return role
+
+
+def outgoing(text: str, instruction: str | None) -> str:
+    """
+    Give the text as it is sent: as it came, but for what JSON can't carry and for a query's instruction.
+
+    Args:
+        text: A checked text. Halves of a surrogate pair are joined, lone ones become U+FFFD.
+
+        instruction: The task to put before a query; None for a document, or for no prefix.
+
+    Source: the form of the prefix, Qwen's README of Qwen3-Embedding; there is no space after ``Query:``.
+    """
+    if instruction is not None:
+        text = f"Instruct: {instruction}\nQuery:{text}"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
