@@ -94,7 +94,7 @@ class EmbeddingConfig:
     facts: ModelFacts = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        facts = model_facts(_text("model", self.model).strip())
+        facts = model_facts(_text("model (model_name)", self.model).strip())
         self._set("facts", facts)
         self._set("model", facts.name)
         _check_dimensions(self.dimensions, facts)
@@ -117,6 +117,11 @@ class EmbeddingConfig:
     def rows(self) -> int:
         """Texts in one request."""
         return self.batch_size or DEFAULT_ROWS
+
+    @property
+    def silence(self) -> float:
+        """Seconds one network operation may take."""
+        return self.timeout or DEFAULT_TIMEOUT
 
     @property
     def endpoint(self) -> str:
@@ -210,11 +215,11 @@ def _check_dimensions(value: object, facts: ModelFacts) -> None:
 def _batch_size(value: int | None, facts: ModelFacts) -> int:
     if value is None:
         return facts.max_rows or DEFAULT_ROWS
-    _whole("batch_size", value, least=1)
+    _whole("batch_size (chunk_size, embed_batch_size)", value, least=1)
     if facts.max_rows is not None and value > facts.max_rows:
         message = (
-            f"batch_size must be at most {facts.max_rows}, not {value}: {facts.name} takes {facts.max_rows} "
-            "texts a request. Lists of any length are split, so there is no need for more"
+            f"batch_size (chunk_size, embed_batch_size) must be at most {facts.max_rows}, not {value}: that is "
+            f"what {facts.name} takes in one request. Lists of any length are split, so nothing more is needed"
         )
         raise ConfigurationError(message)
     return value
@@ -259,23 +264,24 @@ def _base_url(value: object, *, allow_http: bool) -> str:
     if value is None or (isinstance(value, str) and not value.strip()):
         value = first_set(URL_VARIABLES) or DEFAULT_BASE_URL
     if not isinstance(value, str):
-        message = f"base_url must be a string, not {type(value).__name__}"
+        message = f"base_url (api_base) must be a string, not {type(value).__name__}"
         raise ConfigurationError(message)
     try:
         parts = urlsplit(value.strip())
         host, _ = parts.hostname or "", parts.port
     except ValueError as error:
-        message = f"base_url is not an address: {error}"
+        message = f"base_url (api_base) is not an address: {error}"
         raise ConfigurationError(message) from None
     if "@" in parts.netloc:
-        message = "base_url must not hold a user name or password; the key goes into api_key"
+        message = "base_url (api_base) must not hold a user name or password; the key goes into api_key"
     elif parts.scheme not in ("http", "https") or not host:
-        message = f"base_url must be an http or https address such as {DEFAULT_BASE_URL}"
+        message = f"base_url (api_base) must be an http or https address such as {DEFAULT_BASE_URL}"
     elif parts.query or parts.fragment:
-        message = "base_url must be an address without ? and #"
+        message = "base_url (api_base) must be an address without ? and #"
     elif parts.scheme == "http" and not allow_http and not _is_loopback(host):
         message = (
-            f"base_url would send the key to {host} without encryption; use https, or set allow_http=True"
+            f"base_url (api_base) would send the key to {host} without encryption; use https, "
+            "or set allow_http=True"
         )
     else:
         path = parts.path.rstrip("/").removesuffix("/embeddings").rstrip("/") or "/v1"

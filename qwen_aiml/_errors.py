@@ -46,7 +46,7 @@ class QwenAIMLError(Exception):
         self.attempts = attempts
 
     def __str__(self) -> str:
-        if not self.attempts:
+        if not self.attempts or not self.indices:
             return str(self.args[0])
         tries = f", {self.attempts} attempts" if self.attempts > 1 else ""
         return f"{self.args[0]} ({name_texts(self.indices)}{tries})"

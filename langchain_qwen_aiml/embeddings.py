@@ -1,0 +1,242 @@
+"""The LangChain class: it declares fields, maps them to the core's settings and forwards; nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from langchain_core.embeddings import Embeddings
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    SkipValidation,
+    ValidationError,
+)
+
+from qwen_aiml import (
+    DEFAULT_MODEL,
+    AsyncEmbeddingClient,
+    ConfigurationError,
+    EmbeddingClient,
+    EmbeddingConfig,
+    Usage,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from typing_extensions import Self
+
+# Options of OpenAIEmbeddings and AimlapiEmbeddings that are only accepted switched off, and why.
+_SWITCHED_OFF = {
+    "skip_empty": "left-out texts would shift the embeddings of the others; blank texts are refused by index",
+    "check_embedding_ctx_length": "it sends token ids, which the service does not take",
+    "model_kwargs": "its entries are arguments of their own here",
+}
+
+
+class QwenAIMLEmbeddings(BaseModel, Embeddings):
+    """
+    Qwen Text Embedding v4 and v3, served by AI/ML API.
+
+    Setup:
+        ```bash
+        pip install "qwen-aiml[langchain]"
+        export AIMLAPI_API_KEY="..."
+        ```
+
+    Instantiate:
+        ```python
+        from langchain_qwen_aiml import QwenAIMLEmbeddings
+
+        embeddings = QwenAIMLEmbeddings(model="text-embedding-v4", dimensions=1024)
+        ```
+
+    Embed single text:
+        ```python
+        embeddings.embed_query("What is a vector store?")
+        ```
+
+    Embed multiple texts:
+        ```python
+        embeddings.embed_documents(["First text", "Second text"])
+        ```
+
+    Async:
+        ```python
+        await embeddings.aembed_documents(["First text", "Second text"])
+        ```
+
+    Safe in several threads and event loops at once. A pickle takes the settings along, but not the key: an
+    unpickled copy reads it from its environment.
+
+    Raises:
+        ConfigurationError: If an option is unknown, wrong or missing.
+    """
+
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        populate_by_name=True,
+        protected_namespaces=(),
+        strict=True,
+    )
+
+    model: str = DEFAULT_MODEL
+    """Model id or short name, such as ``text-embedding-v4``. Unknown models pass through unchecked."""
+
+    dimensions: int | None = None
+    """Length of the vectors; None leaves it to the service (1024 for v4 and v3)."""
+
+    aimlapi_api_key: SkipValidation[SecretStr | str | None] = Field(
+        default=None, alias="api_key", exclude=True, repr=False
+    )
+    """Also ``api_key``. None takes AIMLAPI_API_KEY, AIML_API_KEY or AIMLAPI_KEY from the environment."""
+
+    aimlapi_api_base: str | None = Field(default=None, alias="base_url")
+    """Also ``base_url``. None takes AIMLAPI_BASE_URL, AIMLAPI_API_BASE or AIML_API_BASE from the environment,
+    else ``https://api.aimlapi.com/v1``."""
+
+    chunk_size: int | None = Field(default=None, validation_alias=AliasChoices("chunk_size", "batch_size"))
+    """Also ``batch_size``. Texts in one request, 1 to 10 for v4 and v3; None takes the most."""
+
+    max_concurrency: int = 8
+    """Requests in flight at once, 1 or more, in all threads together, and in each event loop."""
+
+    max_retries: int = 5
+    """Tries after the first of one request, 0 or more."""
+
+    timeout: float | None = Field(default=None, validation_alias=AliasChoices("timeout", "request_timeout"))
+    """Also ``request_timeout``. Seconds of silence allowed while sending or reading; None means 60."""
+
+    total_timeout: float | None = None
+    """Seconds for one whole call; None means no bound."""
+
+    query_instruction: str | None = None
+    """The task, in English, put before queries (v4 only), never before documents; None means none."""
+
+    encoding_format: Literal["float", "base64"] | None = None
+    """Sent as it is if given; None sends none."""
+
+    default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
+    """Sent with each request."""
+
+    allow_http: bool = False
+    """Accept a ``base_url`` without TLS that is not on this machine."""
+
+    http_client: Any = Field(default=None, exclude=True, repr=False)
+    """An ``httpx.Client`` of your own for the synchronous methods; never closed here, and not picklable."""
+
+    http_async_client: Any = Field(default=None, exclude=True, repr=False)
+    """An ``httpx.AsyncClient`` of your own for the asynchronous methods."""
+
+    _client: EmbeddingClient = PrivateAttr()
+    _async_client: AsyncEmbeddingClient = PrivateAttr()
+
+    if not TYPE_CHECKING:  # type checkers keep the signature that pydantic derives from the fields
+
+        def __init__(self, **options: Any) -> None:
+            for name, reason in _SWITCHED_OFF.items():
+                if options.pop(name, None):
+                    raise ConfigurationError(f"{name} can't be switched on: {reason}")
+            try:
+                super().__init__(**options)
+            except ValidationError as error:
+                wrong = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+                raise ConfigurationError(f"QwenAIMLEmbeddings({'; '.join(wrong)})") from None
+            self._connect()
+
+    def _connect(self) -> None:
+        key = self.aimlapi_api_key
+        config = EmbeddingConfig(
+            model=self.model,
+            dimensions=self.dimensions,
+            api_key=key.get_secret_value() if isinstance(key, SecretStr) else key,
+            base_url=self.aimlapi_api_base,
+            batch_size=self.chunk_size,
+            max_concurrency=self.max_concurrency,
+            max_retries=self.max_retries,
+            timeout=self.timeout,
+            total_timeout=self.total_timeout,
+            query_instruction=self.query_instruction,
+            encoding_format=self.encoding_format,
+            default_headers=self.default_headers,
+            allow_http=self.allow_http,
+        )
+        self.__dict__.update(
+            model=config.model,
+            aimlapi_api_key=SecretStr(config.secret.reveal()),
+            aimlapi_api_base=config.base_url,
+            chunk_size=config.batch_size,
+            timeout=config.timeout,
+        )
+        self._client = EmbeddingClient(config, http_client=self.http_client)
+        self._async_client = AsyncEmbeddingClient(config, http_client=self.http_async_client)
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Embed documents: shape (texts, dimensions), row i for text i. See `EmbeddingClient.embed`."""
+        return self._client.embed(texts).embeddings
+
+    def embed_query(self, text: str) -> list[float]:
+        """Embed a query, with ``query_instruction`` before it if set. See `EmbeddingClient.embed`."""
+        return self._client.embed([text], role="query").embeddings[0]
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Embed documents as `embed_documents` does, awaited; on asyncio or Trio."""
+        return (await self._async_client.embed(texts)).embeddings
+
+    async def aembed_query(self, text: str) -> list[float]:
+        """Embed a query as `embed_query` does, awaited; on asyncio or Trio."""
+        return (await self._async_client.embed([text], role="query")).embeddings[0]
+
+    @property
+    def usage(self) -> Usage:
+        """What all calls of this object have cost so far."""
+        return self._client.usage + self._async_client.usage
+
+    def close(self) -> None:
+        """Close the connections of the synchronous methods; a later call opens new ones."""
+        self._client.close()
+
+    async def aclose(self) -> None:
+        """Close all connections but those of other event loops, which end with them."""
+        self._client.close()
+        await self._async_client.aclose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in type(self).model_fields:
+            message = f"{name} can't be changed; make another object, or use model_copy(update=...)"
+            raise ConfigurationError(message)
+        super().__setattr__(name, value)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Give a copy, with some fields changed by *update* and checked again."""
+        made = super().model_copy(update=update, deep=deep)
+        made._connect()  # noqa: SLF001 (of this class)
+        return made
+
+    def __getstate__(self) -> dict[Any, Any]:
+        # The core's clients, which travel along, refuse if they were given an HTTP client.
+        state = super().__getstate__()
+        left_behind = {"aimlapi_api_key": None, "http_client": None, "http_async_client": None}
+        return {**state, "__dict__": {**state["__dict__"], **left_behind}}
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        shared = (self.http_client, self.http_async_client)
+        return super().__deepcopy__({**(memo or {}), **{id(item): item for item in shared}})

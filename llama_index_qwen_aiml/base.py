@@ -1,0 +1,281 @@
+"""The LlamaIndex class: it declares fields, maps them to the core's settings and forwards; nothing else."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import TYPE_CHECKING, Any, Literal
+
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    SkipValidation,
+    ValidationError,
+)
+
+from qwen_aiml import (
+    DEFAULT_MODEL,
+    AsyncEmbeddingClient,
+    ConfigurationError,
+    EmbeddingClient,
+    EmbeddingConfig,
+    Usage,
+    check_texts,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from typing_extensions import Self
+
+# What the framework sets on a model that exists, and what copies share.
+_OF_THE_FRAMEWORK = ("callback_manager", "embeddings_cache", "num_workers", "rate_limiter")
+
+
+class QwenAIMLEmbedding(BaseEmbedding):
+    """
+    Qwen Text Embedding v4 and v3, served by AI/ML API.
+
+    ```python
+    from llama_index.core import Settings
+    from llama_index_qwen_aiml import QwenAIMLEmbedding
+
+    Settings.embed_model = QwenAIMLEmbedding(model_name="text-embedding-v4", dimensions=1024)
+    ```
+
+    Safe in several threads and event loops at once. ``to_dict`` holds what affects the vectors and nothing
+    else. A pickle takes the settings along, but not the key: an unpickled copy reads it from its environment.
+
+    Lists of any length reach the core whole, which sends several requests at a time; where a ``rate_limiter``
+    is set, or ``num_workers`` for an asynchronous call, the framework cuts them instead, so that each of its
+    calls is one request.
+
+    Raises:
+        ConfigurationError: If an option is unknown, wrong or missing.
+    """
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, protected_namespaces=(), strict=True)
+
+    model_name: str = DEFAULT_MODEL
+    """Model id or short name, such as ``text-embedding-v4``. Unknown models pass through unchecked."""
+
+    dimensions: int | None = None
+    """Length of the vectors; None leaves it to the service (1024 for v4 and v3)."""
+
+    query_instruction: str | None = None
+    """The task, in English, put before queries (v4 only), never before texts; None means none."""
+
+    api_base: str | None = None
+    """Address of the service. None takes AIMLAPI_BASE_URL, AIMLAPI_API_BASE or AIML_API_BASE from the
+    environment, else ``https://api.aimlapi.com/v1``."""
+
+    api_key: SkipValidation[SecretStr | str | None] = Field(default=None, exclude=True, repr=False)
+    """None takes AIMLAPI_API_KEY, AIML_API_KEY or AIMLAPI_KEY from the environment."""
+
+    embed_batch_size: int = Field(default=10, exclude=True)
+    """Texts in one request, 1 to 10 for v4 and v3."""
+
+    max_concurrency: int = Field(default=8, exclude=True)
+    """Requests in flight at once, 1 or more, in all threads together, and in each event loop."""
+
+    max_retries: int = Field(default=5, exclude=True)
+    """Tries after the first of one request, 0 or more."""
+
+    timeout: float | None = Field(default=None, exclude=True)
+    """Seconds of silence allowed while sending or reading; None means 60."""
+
+    total_timeout: float | None = Field(default=None, exclude=True)
+    """Seconds for one whole call of the core; None means no bound."""
+
+    encoding_format: Literal["float", "base64"] | None = Field(default=None, exclude=True)
+    """Sent as it is if given; None sends none."""
+
+    default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
+    """Sent with each request."""
+
+    allow_http: bool = Field(default=False, exclude=True)
+    """Accept an ``api_base`` without TLS that is not on this machine."""
+
+    http_client: Any = Field(default=None, exclude=True, repr=False)
+    """An ``httpx.Client`` of your own for the synchronous methods; never closed here, and not picklable."""
+
+    http_async_client: Any = Field(default=None, exclude=True, repr=False)
+    """An ``httpx.AsyncClient`` of your own for the asynchronous methods."""
+
+    num_workers: int | None = Field(default=None, exclude=True)
+    """Calls of the framework at once in its asynchronous batches; None leaves it to ``max_concurrency``."""
+
+    embeddings_cache: Any = Field(default=None, exclude=True, repr=False)
+    """The framework's cache, by text alone: give each model, length and instruction a store of its own."""
+
+    rate_limiter: Any = Field(default=None, exclude=True, repr=False)
+    """The framework's limiter; it is asked once for each request, but not for its repetitions."""
+
+    _client: EmbeddingClient = PrivateAttr()
+    _async_client: AsyncEmbeddingClient = PrivateAttr()
+
+    if not TYPE_CHECKING:  # type checkers keep the signature that pydantic derives from the fields
+
+        def __init__(self, **options: Any) -> None:
+            try:
+                super().__init__(**options)
+            except ValidationError as error:
+                wrong = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+                raise ConfigurationError(f"QwenAIMLEmbedding({'; '.join(wrong)})") from None
+            self._connect()
+
+    def _connect(self) -> None:
+        key = self.api_key
+        config = EmbeddingConfig(
+            model=self.model_name,
+            dimensions=self.dimensions,
+            api_key=key.get_secret_value() if isinstance(key, SecretStr) else key,
+            base_url=self.api_base,
+            batch_size=self.embed_batch_size,
+            max_concurrency=self.max_concurrency,
+            max_retries=self.max_retries,
+            timeout=self.timeout,
+            total_timeout=self.total_timeout,
+            query_instruction=self.query_instruction,
+            encoding_format=self.encoding_format,
+            default_headers=self.default_headers,
+            allow_http=self.allow_http,
+        )
+        self.__dict__.update(
+            model_name=config.model,
+            api_key=SecretStr(config.secret.reveal()),
+            api_base=config.base_url,
+            timeout=config.timeout,
+        )
+        self._client = EmbeddingClient(config, http_client=self.http_client)
+        self._async_client = AsyncEmbeddingClient(config, http_client=self.http_async_client)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Give the name under which the model is serialised."""
+        return "QwenAIMLEmbedding"
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        return self._client.embed(texts).embeddings
+
+    def _get_text_embedding(self, text: str) -> list[float]:
+        return self._client.embed([text]).embeddings[0]
+
+    def _get_query_embedding(self, query: str) -> list[float]:
+        return self._client.embed([query], role="query").embeddings[0]
+
+    async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        return (await self._async_client.embed(texts)).embeddings
+
+    async def _aget_text_embedding(self, text: str) -> list[float]:
+        return (await self._async_client.embed([text])).embeddings[0]
+
+    async def _aget_query_embedding(self, query: str) -> list[float]:
+        return (await self._async_client.embed([query], role="query")).embeddings[0]
+
+    def get_text_embedding_batch(
+        self,
+        texts: list[str],
+        show_progress: bool = False,
+        **kwargs: Any,  # noqa: FBT001, FBT002
+    ) -> list[list[float]]:
+        """Embed texts: shape (texts, dimensions), row i for text i. See `EmbeddingClient.embed`."""
+        texts = check_texts(texts)
+        cut = self._cutting(len(texts), whole_calls=not show_progress, counted=self.rate_limiter is not None)
+        return BaseEmbedding.get_text_embedding_batch(cut, texts, show_progress, **kwargs)
+
+    async def aget_text_embedding_batch(
+        self,
+        texts: list[str],
+        show_progress: bool = False,
+        **kwargs: Any,  # noqa: FBT001, FBT002
+    ) -> list[list[float]]:
+        """Embed texts as `get_text_embedding_batch` does, awaited."""
+        texts = check_texts(texts)
+        counted = self.rate_limiter is not None or self.num_workers is not None
+        cut = self._cutting(len(texts), whole_calls=not show_progress, counted=counted)
+        return await BaseEmbedding.aget_text_embedding_batch(cut, texts, show_progress, **kwargs)
+
+    def get_query_embedding(self, query: str) -> list[float]:
+        """Embed a query, with ``query_instruction`` before it if set. See `EmbeddingClient.embed`."""
+        return BaseEmbedding.get_query_embedding(self._for_queries(), query)
+
+    async def aget_query_embedding(self, query: str) -> list[float]:
+        """Embed a query as `get_query_embedding` does, awaited."""
+        return await BaseEmbedding.aget_query_embedding(self._for_queries(), query)
+
+    def _cutting(self, texts: int, *, whole_calls: bool, counted: bool) -> Self:
+        """Give a twin for which the framework cuts lists where it must, and leaves them whole otherwise."""
+        if counted:
+            return self
+        # A bar moves, and the framework's cache is filled, once a call.
+        round_of_requests = self.embed_batch_size * self.max_concurrency
+        whole = whole_calls and self.embeddings_cache is None
+        return self._twin(embed_batch_size=max(1, texts) if whole else round_of_requests)
+
+    def _for_queries(self) -> Self:
+        """Give a twin without the framework's cache where that would take a query for a text."""
+        return self if self.query_instruction is None else self._twin(embeddings_cache=None)
+
+    def _twin(self, **fields: Any) -> Self:
+        twin = copy(self)
+        twin.__dict__.update(fields)
+        return twin
+
+    @property
+    def usage(self) -> Usage:
+        """What all calls of this object have cost so far."""
+        return self._client.usage + self._async_client.usage
+
+    def close(self) -> None:
+        """Close the connections of the synchronous methods; a later call opens new ones."""
+        self._client.close()
+
+    async def aclose(self) -> None:
+        """Close all connections but those of other event loops, which end with them."""
+        self._client.close()
+        await self._async_client.aclose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in type(self).model_fields and name not in _OF_THE_FRAMEWORK:
+            message = f"{name} can't be changed; make another object, or use model_copy(update=...)"
+            raise ConfigurationError(message)
+        super().__setattr__(name, value)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Give a copy, with some fields changed by *update* and checked again."""
+        made = super().model_copy(update=update, deep=deep)
+        made._connect()  # noqa: SLF001 (of this class)
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The framework leaves out what can't be pickled, and takes it from the object itself: hence a twin.
+        # The core's clients always travel along, and refuse if they were given an HTTP client.
+        twin = self._twin(api_key=None, http_client=None, http_async_client=None)
+        clients = dict(twin.__pydantic_private__ or {})
+        return {**super(QwenAIMLEmbedding, twin).__getstate__(), "__pydantic_private__": clients}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Not the framework's, which calls __init__ and so wants a key while the pickle is read.
+        BaseModel.__setstate__(self, state)
+        for name, field in type(self).model_fields.items():
+            self.__dict__.setdefault(name, field.get_default(call_default_factory=True))
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        shared = [getattr(self, name) for name in ("http_client", "http_async_client", *_OF_THE_FRAMEWORK)]
+        return super().__deepcopy__({**(memo or {}), **{id(item): item for item in shared}})
