@@ -180,7 +180,7 @@ class QwenAIMLEmbedding(BaseEmbedding):
         self,
         texts: list[str],
         show_progress: bool = False,
-        **kwargs: Any,  # noqa: FBT001, FBT002
+        **kwargs: Any,
     ) -> list[list[float]]:
         """Embed texts: shape (texts, dimensions), row i for text i. See `EmbeddingClient.embed`."""
         texts = check_texts(texts)
@@ -191,7 +191,7 @@ class QwenAIMLEmbedding(BaseEmbedding):
         self,
         texts: list[str],
         show_progress: bool = False,
-        **kwargs: Any,  # noqa: FBT001, FBT002
+        **kwargs: Any,
     ) -> list[list[float]]:
         """Embed texts as `get_text_embedding_batch` does, awaited."""
         texts = check_texts(texts)
