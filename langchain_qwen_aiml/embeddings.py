@@ -143,6 +143,10 @@ class QwenAIMLEmbeddings(BaseModel, Embeddings):
             for name, reason in _SWITCHED_OFF.items():
                 if options.pop(name, None):
                     raise ConfigurationError(f"{name} can't be switched on: {reason}")
+            for name in ("api_key", "aimlapi_api_key"):
+                if isinstance(options.get(name), str):
+                    # Before anything can raise, since tracebacks may print the local variables of a frame.
+                    options[name] = SecretStr(options[name])
             try:
                 super().__init__(**options)
             except ValidationError as error:
@@ -151,11 +155,10 @@ class QwenAIMLEmbeddings(BaseModel, Embeddings):
             self._connect()
 
     def _connect(self) -> None:
-        key = self.aimlapi_api_key
         config = EmbeddingConfig(
             model=self.model,
             dimensions=self.dimensions,
-            api_key=key.get_secret_value() if isinstance(key, SecretStr) else key,
+            api_key=self.aimlapi_api_key,
             base_url=self.aimlapi_api_base,
             batch_size=self.chunk_size,
             max_concurrency=self.max_concurrency,

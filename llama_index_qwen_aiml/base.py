@@ -120,6 +120,9 @@ class QwenAIMLEmbedding(BaseEmbedding):
     if not TYPE_CHECKING:  # type checkers keep the signature that pydantic derives from the fields
 
         def __init__(self, **options: Any) -> None:
+            if isinstance(options.get("api_key"), str):
+                # Before anything can raise, since tracebacks may print the local variables of a frame.
+                options["api_key"] = SecretStr(options["api_key"])
             try:
                 super().__init__(**options)
             except ValidationError as error:
@@ -128,11 +131,10 @@ class QwenAIMLEmbedding(BaseEmbedding):
             self._connect()
 
     def _connect(self) -> None:
-        key = self.api_key
         config = EmbeddingConfig(
             model=self.model_name,
             dimensions=self.dimensions,
-            api_key=key.get_secret_value() if isinstance(key, SecretStr) else key,
+            api_key=self.api_key,
             base_url=self.api_base,
             batch_size=self.embed_batch_size,
             max_concurrency=self.max_concurrency,

@@ -41,8 +41,8 @@ class EmbeddingConfig:
 
         dimensions: Length of the vectors; None leaves it to the service (1024 for v4 and v3).
 
-        api_key: None takes the first of the environment variables AIMLAPI_API_KEY, AIML_API_KEY and
-            AIMLAPI_KEY that is not blank.
+        api_key: A string, or a ``SecretStr`` of pydantic. None takes the first of the environment variables
+            AIMLAPI_API_KEY, AIML_API_KEY and AIMLAPI_KEY that is not blank.
 
         base_url: Address of the service, with or without ``/v1``. None takes the first of AIMLAPI_BASE_URL,
             AIMLAPI_API_BASE and AIML_API_BASE that is not blank, else ``https://api.aimlapi.com/v1``.
@@ -80,7 +80,7 @@ class EmbeddingConfig:
 
     model: str = DEFAULT_MODEL
     dimensions: int | None = None
-    api_key: Secret | str | None = field(default=None, repr=False)
+    api_key: Any = field(default=None, repr=False)
     base_url: str | None = None
     batch_size: int | None = None
     max_concurrency: int = 8
@@ -158,8 +158,7 @@ def _unpickle(settings: dict[str, Any]) -> EmbeddingConfig:
     config = object.__new__(EmbeddingConfig)
     for name, value in settings.items():
         object.__setattr__(config, name, value)
-    key = first_set(KEY_VARIABLES)
-    object.__setattr__(config, "api_key", key and _key(key))
+    object.__setattr__(config, "api_key", _key(None) if first_set(KEY_VARIABLES) else None)
     return config
 
 
@@ -237,26 +236,34 @@ def _check_instruction(value: object, facts: ModelFacts) -> None:
     _text("query_instruction", value)
 
 
-def _key(value: object) -> Secret:
-    if isinstance(value, Secret):
-        value = value.reveal()
-    if value is None:
-        value = first_set(KEY_VARIABLES)
-    if value is None or (isinstance(value, str) and not value.strip()):
+def _key(given: object) -> Secret:
+    # No message shows what was given, and no variable of a frame that raises holds it bare.
+    secret = _wrapped(given)
+    if secret is None:
+        message = f"api_key must be a string, not {type(given).__name__}"
+        raise ConfigurationError(message)
+    if not secret:
+        secret = Secret(first_set(KEY_VARIABLES) or "")
+    if not secret:
         message = (
             f"no API key: give api_key, or set the environment variable {KEY_VARIABLES[0]}. "
             f"Keys are made at {KEYS_PAGE}"
         )
         raise ConfigurationError(message)
-    # The value itself goes into no message, whatever it is.
-    if not isinstance(value, str):
-        message = f"api_key must be a string, not {type(value).__name__}"
-        raise ConfigurationError(message)
-    key = value.strip()
-    if not key.isascii() or not key.isprintable() or " " in key:
+    if not secret.is_sendable():
         message = "api_key holds a space, a line break or another character that no key has"
         raise ConfigurationError(message)
-    return Secret(key)
+    return secret
+
+
+def _wrapped(given: Any) -> Secret | None:
+    if hasattr(given, "get_secret_value"):  # pydantic's SecretStr
+        given = given.get_secret_value()
+    if isinstance(given, Secret):
+        return given
+    if given is None or isinstance(given, str):
+        return Secret((given or "").strip())
+    return None
 
 
 def _base_url(value: object, *, allow_http: bool) -> str:

@@ -21,6 +21,13 @@ class Secret:
         """Give the string itself."""
         return self._value
 
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def is_sendable(self) -> bool:
+        """Tell whether an HTTP header can carry the string."""
+        return self._value.isascii() and self._value.isprintable() and " " not in self._value
+
     def scrub(self, text: str) -> str:
         """Mask the string wherever it stands in *text*."""
         return text.replace(self._value, "[key]")
