@@ -1,0 +1,31 @@
+"""What all tests share: a clean environment, no waiting, both event loops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qwen_aiml import _config, _retry
+
+KEY = "sk-test-0123456789abcdef"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no key, address or proxy of the machine into a test."""
+    proxies = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+    for name in (*_config.KEY_VARIABLES, *_config.URL_VARIABLES, *proxies):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try again at once."""
+    monkeypatch.setattr(_retry, "FIRST_BACKOFF", 0.0)
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    """Run asynchronous tests on both event loops."""
+    return request.param

@@ -1,0 +1,268 @@
+"""Every setting, its default and its check."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+import traceback
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from qwen_aiml import ConfigurationError, EmbeddingConfig, ModelFacts, register_model
+from qwen_aiml import _models as models
+KEY = "sk-test-0123456789abcdef"
+
+V4 = "alibaba/qwen-text-embedding-v4"
+V3 = "alibaba/qwen-text-embedding-v3"
+
+
+def make(**settings: Any) -> EmbeddingConfig:
+    return EmbeddingConfig(**{"api_key": KEY, **settings})
+
+
+def test_defaults() -> None:
+    """Only the key has no default."""
+    config = make()
+
+    assert config.model == V4
+    assert config.endpoint == "https://api.aimlapi.com/v1/embeddings"
+    assert (config.rows, config.max_concurrency, config.max_retries) == (10, 8, 5)
+    assert (config.silence, config.total_timeout) == (60.0, None)
+    assert config.dimensions is config.query_instruction is config.encoding_format is None
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (V4, V4),
+        ("text-embedding-v4", V4),
+        ("qwen-text-embedding-v4", V4),
+        (" Text-Embedding-V3 ", V3),
+        ("qwen-text-embedding-v3", V3),
+        ("alibaba/text-embedding-v4", "alibaba/text-embedding-v4"),
+        ("Some/New-Model", "Some/New-Model"),
+    ],
+)
+def test_model_names(name: str, expected: str) -> None:
+    """Short names stand for full ones; unknown names go out as they are."""
+    assert expected == make(model=name).model
+
+
+@pytest.mark.parametrize(
+    ("model", "dimensions"),
+    [
+        *[(V4, number) for number in (2048, 1536, 1024, 768, 512, 256, 128, 64)],
+        *[(V3, number) for number in (1024, 768, 512, 256, 128, 64)],
+        ("unknown", 3),
+        (V4, None),
+    ],
+)
+def test_dimensions(model: str, dimensions: int | None) -> None:
+    """Each length a model offers is accepted; of an unknown model, any."""
+    assert dimensions == make(model=model, dimensions=dimensions).dimensions
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"model": " "}, "model (model_name) must be a string that is not blank, not ' ' (str)"),
+    ({"model": 4}, "not 4 (int)"),
+    ({"dimensions": 100}, "one of 2048, 1536, 1024, 768, 512, 256, 128, 64"),
+    ({"dimensions": "512"}, "not '512' (str)"),
+    ({"dimensions": 0, "model": "unknown"}, "dimensions must be a whole number, 1 or more"),
+    ({"dimensions": 2048, "model": V3}, "one of 1024, 768, 512, 256, 128, 64 for alibaba/qwen-text-embedding-v3"),
+    ({"batch_size": 0}, "1 or more"),
+    ({"batch_size": 11}, "at most 10, not 11"),
+    ({"batch_size": True}, "not True (bool)"),
+    ({"max_concurrency": 0}, "max_concurrency must be a whole number, 1 or more"),
+    ({"max_retries": -1}, "max_retries must be a whole number, 0 or more"),
+    ({"max_retries": 1.5}, "not 1.5 (float)"),
+    ({"timeout": 0}, "timeout must be a number of seconds above 0"),
+    ({"timeout": "60"}, "not '60' (str)"),
+    ({"timeout": float("nan")}, "timeout"),
+    ({"total_timeout": float("inf")}, "total_timeout"),
+    ({"total_timeout": True}, "not True (bool)"),
+    ({"query_instruction": ""}, "query_instruction must be a string that is not blank"),
+    ({"query_instruction": "Find", "model": V3}, "query_instruction must be None for"),
+    ({"encoding_format": "binary"}, "one of None, 'float', 'base64'"),
+    ({"allow_http": 1}, "allow_http must be True or False"),
+    ({"default_headers": "X-A: b"}, "a mapping of names to strings"),
+    ({"default_headers": 5}, "a mapping of names to strings"),
+    ({"default_headers": {"X-A": 5}}, "'X-A' does not"),
+    ({"default_headers": {"Authorization": "Bearer x"}}, "give the key as api_key"),
+    ({"default_headers": {"content-type": "text/plain"}}, "always application/json"),
+    ({"default_headers": {"X-A": "b\r\nX-C: d"}}, "a character that a header can't carry"),
+    ({"base_url": 5}, "must be a string, not int"),
+    ({"base_url": "api.aimlapi.com/v1"}, "must be an http or https address"),
+    ({"base_url": "ftp://api.aimlapi.com"}, "must be an http or https address"),
+    ({"base_url": "https://"}, "must be an http or https address"),
+    ({"base_url": "https://host:port/v1"}, "is not an address"),
+    ({"base_url": "https://user:pass@host/v1"}, "must not hold a user name"),
+    ({"base_url": "https://host/v1?key=abc"}, "without ? and #"),
+    ({"base_url": "http://example.com/v1"}, "without encryption"),
+    ({"api_key": 5}, "api_key must be a string, not int"),
+    ({"api_key": "two words"}, "a space, a line break"),
+    ({"api_key": "ключ"}, "another character that no key has"),
+    ({"api_key": None}, "set the environment variable AIMLAPI_API_KEY. Keys are made at https://"),
+    ({"api_key": " \n"}, "no API key"),
+]
+
+
+@pytest.mark.parametrize(("settings", "expected"), WRONG, ids=lambda value: str(value)[:40])
+def test_refused(settings: dict[str, Any], expected: str) -> None:
+    """A wrong setting is named, with what was given and what is allowed."""
+    with pytest.raises(ConfigurationError) as caught:
+        make(**settings)
+
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("base_url", "expected"),
+    [
+        ("https://api.aimlapi.com", "https://api.aimlapi.com/v1"),
+        ("https://api.aimlapi.com/", "https://api.aimlapi.com/v1"),
+        ("https://api.aimlapi.com/v1", "https://api.aimlapi.com/v1"),
+        (" https://api.aimlapi.com/v1/ ", "https://api.aimlapi.com/v1"),
+        ("https://api.aimlapi.com/v1/embeddings", "https://api.aimlapi.com/v1"),
+        ("https://proxy.example/aiml/v1", "https://proxy.example/aiml/v1"),
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000/v1"),
+        ("http://[::1]:8000/v1", "http://[::1]:8000/v1"),
+        ("http://localhost/v1", "http://localhost/v1"),
+        ("", "https://api.aimlapi.com/v1"),
+    ],
+)
+def test_base_url(base_url: str, expected: str) -> None:
+    """The address is taken with or without /v1 and slash; plain http only on this machine."""
+    assert expected == make(base_url=base_url).base_url
+
+
+def test_allow_http() -> None:
+    """Plain http to elsewhere has to be asked for."""
+    assert make(base_url="http://gateway.example", allow_http=True).base_url == "http://gateway.example/v1"
+
+
+def test_key_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key comes from the argument, then from the variables in their order; blank is unset."""
+    monkeypatch.setenv("AIMLAPI_KEY", "third")
+    assert EmbeddingConfig().secret.reveal() == "third"
+
+    monkeypatch.setenv("AIML_API_KEY", "second")
+    assert EmbeddingConfig().secret.reveal() == "second"
+
+    monkeypatch.setenv("AIMLAPI_API_KEY", "  ")
+    assert EmbeddingConfig(api_key="").secret.reveal() == "second"
+
+    monkeypatch.setenv("AIMLAPI_API_KEY", " first\n")
+    assert EmbeddingConfig().secret.reveal() == "first"
+    assert EmbeddingConfig(api_key=SecretStr("argument")).secret.reveal() == "argument"
+
+
+def test_no_other_vendors_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key of another vendor is never taken."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-other")
+    monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-other")
+
+    with pytest.raises(ConfigurationError):
+        EmbeddingConfig()
+
+
+def test_address_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address comes from the argument, then from the variables in their order."""
+    monkeypatch.setenv("AIML_API_BASE", "https://third.example/v1")
+    assert make().base_url == "https://third.example/v1"
+
+    monkeypatch.setenv("AIMLAPI_API_BASE", "https://second.example/v1")
+    assert make().base_url == "https://second.example/v1"
+
+    monkeypatch.setenv("AIMLAPI_BASE_URL", "https://first.example")
+    assert make().base_url == "https://first.example/v1"
+    assert make(base_url="https://argument.example").base_url == "https://argument.example/v1"
+
+
+def test_key_is_hidden() -> None:
+    """The key shows in no repr, dict, copy or pickle of the settings."""
+    config = make(default_headers={"X-Proxy": "hidden-too"})
+
+    for shown in (repr(config), str(config), repr(dataclasses.asdict(config)), repr(vars(config))):
+        assert KEY not in shown
+    assert "hidden-too" not in repr(config)
+    assert KEY.encode() not in pickle.dumps(config)
+    with pytest.raises(TypeError, match="never pickled"):
+        pickle.dumps(config.secret)
+
+
+@pytest.mark.parametrize("settings", [{"api_key": SecretStr(f"{KEY} x")}, {"dimensions": 3, "api_key": SecretStr(KEY)}])
+def test_key_is_hidden_in_tracebacks(settings: dict[str, Any]) -> None:
+    """A traceback that prints local variables does not show a wrapped key."""
+    with pytest.raises(ConfigurationError) as caught:
+        EmbeddingConfig(**settings)
+
+    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True).format()
+    assert KEY not in "".join(shown)
+
+
+def test_secret() -> None:
+    """The holder of a key compares and hashes like the key, and prints like none."""
+    config = make()
+
+    assert config.secret == make().secret
+    assert hash(config.secret) == hash(make().secret)
+    assert config.secret != KEY
+    assert str(config.secret) == "Secret('**********')"
+    assert config.secret.scrub(f"bad key {KEY}!") == "bad key [key]!"
+
+
+def test_unpickled_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unpickled copy takes the key from its environment, and says so at use if there is none."""
+    pickled = pickle.dumps(make(dimensions=64, batch_size=3))
+
+    keyless = pickle.loads(pickled)
+    assert (keyless.dimensions, keyless.rows) == (64, 3)
+    with pytest.raises(ConfigurationError, match="a pickle never carries the key. Set AIMLAPI_API_KEY"):
+        _ = keyless.secret
+
+    monkeypatch.setenv("AIMLAPI_API_KEY", "from-the-child")
+    assert pickle.loads(pickled).secret.reveal() == "from-the-child"
+
+
+def test_copies_keep_the_key() -> None:
+    """Copies within the process are complete."""
+    config = make(dimensions=64)
+
+    assert copy.deepcopy(config) is config
+    assert copy.deepcopy(config.secret) is config.secret
+    other = dataclasses.replace(config, model=V3, dimensions=512)
+    assert (other.secret, other.model, other.facts.name) == (config.secret, V3, V3)
+
+
+def test_register_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Users can make a model known, with limits of its own, and the facts travel in a pickle."""
+    monkeypatch.setattr(models, "_models", dict(models._models))
+    facts = ModelFacts(name="alibaba/qwen3.7-text-embedding", aliases=("q37",), dimensions=(2560, 256), max_rows=20)
+    register_model(facts)
+
+    config = make(model="Q37", dimensions=2560, batch_size=20)
+    assert config.model == "alibaba/qwen3.7-text-embedding"
+    assert make(model="q37").rows == 20
+    with pytest.raises(ConfigurationError, match="one of 2560, 256"):
+        make(model="q37", dimensions=1024)
+    assert pickle.loads(pickle.dumps(config)).facts == facts
+
+
+def test_unknown_model_is_not_checked() -> None:
+    """Nothing is assumed of a model that is not known."""
+    config = make(model="new", dimensions=7, batch_size=500, query_instruction="Find it")
+
+    assert (config.rows, config.dimensions) == (500, 7)
+    assert make(model="new").rows == 10
+
+
+def test_headers_are_copied() -> None:
+    """Changing the mapping afterwards changes nothing."""
+    headers = {"X-Title": "mine"}
+    config = make(default_headers=headers)
+    headers["X-Title"] = "yours"
+
+    assert config.default_headers == {"X-Title": "mine"}

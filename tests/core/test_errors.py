@@ -1,0 +1,104 @@
+"""The error tree."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+import qwen_aiml
+from qwen_aiml import (
+    APIStatusError,
+    AuthenticationError,
+    ConfigurationError,
+    DeadlineError,
+    EmbeddingBatchError,
+    InputTypeError,
+    InputValueError,
+    InsufficientCreditsError,
+    QwenAIMLError,
+    RateLimitError,
+    ResponseFormatError,
+    TransportError,
+    Usage,
+)
+from qwen_aiml._errors import name_texts
+
+RATE_LIMIT = RateLimitError("slow down", status_code=429, request_id="r-1", indices=(3, 4), attempts=6)
+
+ALL = [
+    QwenAIMLError("base"),
+    ConfigurationError("setting"),
+    InputTypeError("not a string", indices=(1,)),
+    InputValueError("blank", indices=(0, 2)),
+    TransportError("no answer", passing=False, indices=(0,), attempts=2),
+    DeadlineError("too late", attempts=1),
+    APIStatusError("HTTP 418", status_code=418),
+    AuthenticationError("HTTP 401", status_code=401, request_id="r-0"),
+    InsufficientCreditsError("HTTP 403", status_code=403),
+    RATE_LIMIT,
+    ResponseFormatError("short row"),
+    EmbeddingBatchError([[0.5], None, None], {1: RATE_LIMIT}, Usage(3, 20, None)),
+]
+
+
+@pytest.mark.parametrize("error", ALL, ids=lambda error: type(error).__name__)
+def test_pickle(error: QwenAIMLError) -> None:
+    """Every error survives a pickle with its text and attributes."""
+    copy = pickle.loads(pickle.dumps(error))
+
+    assert type(error) is type(copy)
+    assert str(error) == str(copy)
+    assert repr(vars(error)) == repr(vars(copy))
+
+
+def test_tree() -> None:
+    """Every public error has the one base, and none is a RuntimeError, which LlamaIndex replaces."""
+    public = [getattr(qwen_aiml, name) for name in qwen_aiml.__all__ if name.endswith("Error")]
+
+    assert {type(error) for error in ALL} | {qwen_aiml.InputError} == set(public)
+    assert all(issubclass(error, QwenAIMLError) for error in public)
+    assert not any(issubclass(error, RuntimeError) for error in public)
+
+
+@pytest.mark.parametrize(
+    ("error", "base"),
+    [
+        (ConfigurationError, ValueError),
+        (InputTypeError, TypeError),
+        (InputValueError, ValueError),
+        (DeadlineError, TimeoutError),
+    ],
+)
+def test_builtin_bases(error: type[Exception], base: type[Exception]) -> None:
+    """Errors can be caught as the built-in error they amount to."""
+    assert issubclass(error, base)
+
+
+@pytest.mark.parametrize(
+    ("indices", "expected"),
+    [
+        ([3], "text 3"),
+        ([3, 4], "texts 3-4"),
+        ([0, 1, 2, 7], "texts 0-2, 7"),
+        (list(range(0, 40, 2)), "texts 0, 2, 4, 6, 8, 10, 12, 14 and more, 20 in all"),
+    ],
+)
+def test_name_texts(indices: list[int], expected: str) -> None:
+    """Indices are shown as runs, eight at the most."""
+    assert expected == name_texts(indices)
+
+
+def test_message_of_a_failed_request() -> None:
+    """An error of a request that was sent says for which texts, and how often it was tried."""
+    assert str(RATE_LIMIT) == "slow down (texts 3-4, 6 attempts)"
+    assert str(RateLimitError("no", status_code=429, indices=(0,), attempts=1)) == "no (text 0)"
+
+
+def test_message_of_a_partial_failure() -> None:
+    """A partial failure says how much is missing, what went wrong first, and where the rest is."""
+    message = str(ALL[-1])
+
+    assert "2 of 3 texts have no embedding: texts 1-2." in message
+    assert "RateLimitError: slow down" in message
+    assert ".embeddings" in message

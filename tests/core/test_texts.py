@@ -1,0 +1,74 @@
+"""Which texts go out, and as what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from qwen_aiml import ConfigurationError, InputError, InputTypeError, InputValueError, check_texts
+from qwen_aiml._texts import check_role, outgoing
+
+
+@pytest.mark.parametrize(
+    "texts", [[], ["a"], ("a", "b"), iter(["a"]), {"a": 1}, [" a\n"], ["\u200b"]], ids=repr
+)
+def test_accepted(texts: Any) -> None:
+    """Any iterable of strings is taken, and the strings are left alone."""
+    texts = list(texts)
+
+    assert texts == check_texts(iter(texts))
+
+
+@pytest.mark.parametrize(
+    ("texts", "error", "indices", "said"),
+    [
+        ("abc", InputTypeError, (), "not one str; put it in a list"),
+        (b"abc", InputTypeError, (), "not one bytes"),
+        (None, InputTypeError, (), "not NoneType"),
+        (7, InputTypeError, (), "not int"),
+        (["a", None, 3, b"x"], InputTypeError, (1, 2, 3), "not a string (NoneType, bytes, int): texts 1-3"),
+        (["", "a", " \t\n", "\u3000"], InputValueError, (0, 2, 3), "only white space: texts 0, 2-3"),
+        ([[1, 2], "a", ""], InputTypeError, (0, 2), "not a string (list): text 0; empty"),
+    ],
+)
+def test_refused(texts: Any, error: type[InputError], indices: tuple[int, ...], said: str) -> None:
+    """What can't be embedded is refused at once, with every index."""
+    with pytest.raises(error) as caught:
+        check_texts(texts)
+
+    assert indices == caught.value.indices
+    assert said in str(caught.value)
+
+
+def test_roles() -> None:
+    """There are two roles, and a misspelt one is not taken for a document."""
+    assert check_role("query") == "query"
+    with pytest.raises(ConfigurationError, match="not 'passage'"):
+        check_role("passage")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "text", ["plain", "two\nlines\r\n\ttab", " padded ", "e\u0301 is not é", "😀 中文 العربية", "\x00"], ids=repr
+)
+def test_left_alone(text: str) -> None:
+    """Text goes out as it came in."""
+    assert text == outgoing(text, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("a\ud83d\ude00b", "a😀b"), ("a\ud800b", "a\ufffdb"), ("\udfff", "\ufffd"), ("\ude00\ud83d😀", "\ufffd\ufffd😀")],
+)
+def test_surrogates(text: str, expected: str) -> None:
+    """Split pairs are joined and lone surrogates replaced, since JSON can't carry them."""
+    assert expected == outgoing(text, None)
+    assert orjson.dumps(outgoing(text, None))
+
+
+def test_instruction() -> None:
+    """A query gets the prefix exactly as the model was trained on it."""
+    expected = "Instruct: Find the article\nQuery:right to rest"
+
+    assert expected == outgoing("right to rest", "Find the article")
