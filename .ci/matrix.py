@@ -1,0 +1,430 @@
+"""
+Run the checks, each in an environment of its own, on every supported Python found.
+
+Standard library only. Environments live in `.venv-ci/` and are made again when
+pyproject.toml, lowest.txt or this file changes; uv makes them if it is on PATH,
+else venv and pip. Up to two jobs run at a time; the output of each is printed
+whole when it ends.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+SUPPORTED = ("3.10", "3.11", "3.12", "3.13", "3.14")
+LOWEST_NEEDS = SUPPORTED[:3]  # the lowest versions have no wheels for newer Pythons
+PACKAGES = ("qwen_aiml", "langchain_qwen_aiml", "llama_index_qwen_aiml")
+COVERED = ("-m", "coverage", "run", "-m", "pytest")
+SECONDS = 900  # for one command; the slowest takes a tenth of that
+
+ROOT = Path(__file__).resolve().parent.parent
+HOME = ROOT / ".venv-ci"
+COVERAGE = HOME / "coverage" / "data"  # each process adds its own suffix
+BIN, EXE = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
+UV = shutil.which("uv")
+
+PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+LOWEST = (ROOT / ".ci" / "lowest.txt").read_text(encoding="utf-8")
+# Read with patterns, since tomllib came with Python 3.11.
+CLAIMS = PYPROJECT[PYPROJECT.index("\ndependencies = [") : PYPROJECT.index("\n[dependency-groups]")]
+OPTIONAL = CLAIMS.partition("[project.optional-dependencies]")[2]
+EXTRAS = ",".join(re.findall(r"^([\w-]+) = \[", OPTIONAL, re.MULTILINE))
+
+
+class StepError(Exception):
+    """
+    A check failed; the reader finds why above.
+    """
+
+
+class Job:
+    """
+    One job's output and its environments.
+
+    Args:
+        version: Minor version of Python, such as "3.12".
+
+        python: That interpreter, to make environments with.
+
+    Attributes:
+        output: What its commands printed, in order.
+
+        passed, failed: Tests counted in pytest's closing lines; errors count as failed.
+    """
+
+    def __init__(self, version: str, python: str) -> None:
+        self.version = version
+        self.python = python
+        self.uv = UV
+        self.output = ""
+        self.passed = self.failed = 0
+
+    def run(self, *command: str | Path, cwd: Path = ROOT, **env: str) -> None:
+        """
+        Run a command to its end, or to the time limit.
+
+        Raises:
+            StepError: If it does not exit with 0 in time.
+        """
+        words = [str(word) for word in command]
+        self.output += f"$ {' '.join(words)}\n"
+        code, text = call(words, cwd, env)
+        self.output += text
+        if code:
+            msg = f"exit code {code}"
+            raise StepError(msg)
+
+    def pytest(self, *command: str | Path, cwd: Path = ROOT, **env: str) -> None:
+        """
+        Run a command that ends in pytest, and count its tests.
+        """
+        start = len(self.output)
+        try:
+            self.run(*command, "--color=no", "-p", "no:cacheprovider", cwd=cwd, **env)
+        finally:
+            closing = re.findall(r"^=*\s?((?:\d+ \w+,? ?)+)in [\d.]+s", self.output[start:], re.MULTILINE)
+            counts = re.findall(r"(\d+) (passed|failed|errors?)", closing[-1] if closing else "1 error")
+            self.passed += sum(int(number) for number, word in counts if word == "passed")
+            self.failed += sum(int(number) for number, word in counts if word != "passed")
+
+    def environment(self, name: str, *installs: str, fresh: bool = False) -> Path:
+        """
+        Make an environment, or take the one that was made from the same files.
+
+        Args:
+            name: Its folder in `.venv-ci`.
+
+            installs: Arguments of one install command each.
+
+            fresh: Whether to make it again in any case.
+
+        Returns:
+            Its interpreter.
+
+        Raises:
+            StepError: If it cannot be made.
+        """
+        folder, stamp = HOME / name, HOME / name / "made-from"
+        python = folder / BIN / EXE
+        parts = (PYPROJECT, LOWEST, Path(__file__).read_text(encoding="utf-8"), self.python, *installs)
+        made_from = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+        if not fresh and stamp.exists() and stamp.read_text(encoding="utf-8") == made_from:
+            return python
+        try:
+            self.make(folder, *installs)
+        except StepError:
+            if not self.uv:
+                raise
+            self.uv = None  # pip may know a proxy, a mirror or a certificate that uv does not
+            self.make(folder, *installs)
+        stamp.write_text(made_from, encoding="utf-8")
+        return python
+
+    def make(self, folder: Path, *installs: str) -> None:
+        """
+        Make an environment and install into it.
+        """
+        shutil.rmtree(folder, ignore_errors=True)
+        python = folder / BIN / EXE
+        if self.uv:
+            self.run(self.uv, "venv", "--quiet", "--python", self.python, folder)
+        else:
+            self.run(self.python, "-m", "venv", folder)
+            self.run(python, "-m", "pip", "install", "--quiet", "--upgrade", "pip>=25.1")  # for --group
+        for arguments in installs:
+            self.install(python, *arguments.split())
+
+    def install(self, python: Path, *arguments: str | Path) -> None:
+        """
+        Install into an environment.
+        """
+        if self.uv:
+            self.run(self.uv, "pip", "install", "--quiet", "--python", python, *arguments)
+        else:
+            self.run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments)
+
+
+def call(command: list[str], cwd: Path, extra: dict[str, str]) -> tuple[int, str]:
+    """
+    Run a command with no standard input, and interrupt it when its time is up.
+
+    Output goes through a file: a pipe would wait for grandchildren that hold it open.
+
+    Returns:
+        Its exit code, and what it printed.
+    """
+    env = {key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "PYTEST_ADDOPTS"}}
+    env |= {"PYTHONUTF8": "1", **extra}
+    with tempfile.TemporaryFile() as out:
+        process = subprocess.Popen(
+            command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+        )
+        try:
+            code = process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            code = 124
+            try:
+                process.send_signal(signal.SIGTERM if os.name == "nt" else signal.SIGINT)  # pytest tidies up
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                pass
+        finally:
+            process.kill()
+        out.seek(0)
+        return code, out.read().decode(errors="replace")
+
+
+def pythons(only: Collection[str]) -> dict[str, str]:
+    """
+    Find the supported interpreters by running candidates.
+
+    Args:
+        only: The minor versions wanted, such as "3.12".
+
+    Returns:
+        One interpreter for each minor version, oldest first.
+    """
+    candidates: list[str | None] = [shutil.which(f"python{version}") for version in SUPPORTED]
+    candidates += [sys.executable, shutil.which("python3")]
+    roots = [Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"]
+    candidates += [str(path) for root in roots for path in sorted(root.glob("*/bin/python"))]
+    if UV:
+        for version in SUPPORTED:
+            code, text = call([UV, "python", "find", "--no-python-downloads", version], ROOT, {})
+            candidates.append(text.strip() if code == 0 else None)
+    probe = "import sys; print('%d.%d' % sys.version_info[:2])" + ("" if UV else "; import ensurepip, venv")
+    found: dict[str, str] = {}
+    for candidate in filter(None, candidates):
+        try:
+            answer = subprocess.run(
+                [candidate, "-c", probe], capture_output=True, text=True, timeout=20, check=True, cwd=ROOT
+            )
+        except (OSError, subprocess.SubprocessError):  # a shim without its Python, or half a Python
+            continue
+        found.setdefault(answer.stdout.strip(), candidate)
+    return {version: found[version] for version in SUPPORTED if version in found and version in only}
+
+
+def lint(job: Job) -> None:
+    """
+    Check style and format.
+    """
+    python = job.environment("lint", "--group lint")
+    job.run(python, "-m", "ruff", "check", ".")
+    job.run(python, "-m", "ruff", "format", "--check", ".")
+
+
+def fix(job: Job) -> None:
+    """
+    Put the code into the house's form.
+    """
+    python = job.environment("lint", "--group lint")
+    job.run(python, "-m", "ruff", "check", "--fix", ".")
+    job.run(python, "-m", "ruff", "format", ".")
+
+
+def types(job: Job) -> None:
+    """
+    Check types.
+    """
+    job.run(job.environment("types", f"-e .[{EXTRAS}] --group tests --group types"), "-m", "mypy")
+
+
+def tests(job: Job) -> None:
+    """
+    Run the tests with the newest versions of everything.
+    """
+    job.pytest(newest_versions(job), *COVERED, COVERAGE_FILE=str(COVERAGE))
+
+
+def newest_versions(job: Job) -> Path:
+    """
+    Make the environment that the tests of one Python run in.
+    """
+    return job.environment(f"py{job.version}", f"-e .[{EXTRAS}] --group tests")
+
+
+def lowest(job: Job) -> None:
+    """
+    Run the tests with the oldest versions we claim.
+
+    Raises:
+        StepError: If lowest.txt and the lower bounds in pyproject.toml differ.
+    """
+    pins = dict(re.findall(r"^([\w-]+)==([\w.]+)", LOWEST, re.MULTILINE))
+    for name, bound in re.findall(r'"([\w-]+)>=([\d.]+)', CLAIMS):
+        if re.sub(r"(\.0)+$", "", pins.get(name, "")) != re.sub(r"(\.0)+$", "", bound):
+            msg = f"pyproject.toml says {name}>={bound}, .ci/lowest.txt says {pins.get(name)}"
+            raise StepError(msg)
+    python = job.environment(
+        "lowest",
+        f"-e .[{EXTRAS}] --group tests-base -c .ci/lowest.txt",
+        "--no-deps -r .ci/lowest.txt",
+    )
+    job.pytest(python, *COVERED, COVERAGE_FILE=str(COVERAGE))
+
+
+def dist(job: Job) -> None:
+    """
+    Build the sdist, and the wheel from it, into dist/; check both.
+
+    Raises:
+        StepError: If the wheel does not hold exactly the three packages, or the sdist lacks the tests.
+    """
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    python = job.environment("build", "--group build")
+    job.run(python, "-m", "build", "--no-isolation")
+    (wheel,), (sdist,) = (sorted((ROOT / "dist").glob(pattern)) for pattern in ("*.whl", "*.tar.gz"))
+    job.run(python, "-m", "twine", "--no-color", "check", "--strict", wheel, sdist)
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+    wanted = {
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    } | {f"{package}/py.typed" for package in PACKAGES}
+    if held != wanted:
+        msg = f"the wheel lacks {sorted(wanted - held)} and holds too much: {sorted(held - wanted)}"
+        raise StepError(msg)
+    with tarfile.open(sdist) as files:
+        tops = {name.split("/")[1] for name in files.getnames()}
+    if not tops >= {*PACKAGES, "tests", "cookbook", "README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml"}:
+        msg = f"the sdist holds only {sorted(tops)}"
+        raise StepError(msg)
+
+
+def wheel(job: Job) -> None:
+    """
+    Install the wheel into a fresh environment, and run the tests on it far from the source tree.
+    """
+    dist(job)
+    (built,) = (ROOT / "dist").glob("*.whl")
+    python = job.environment("wheel", fresh=True)
+    with tempfile.TemporaryDirectory() as folder:
+        away = Path(folder)
+        for name in ("tests", "cookbook"):
+            shutil.copytree(ROOT / name, away / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "README.md", "CHANGELOG.md"):
+            shutil.copy(ROOT / name, away)
+        job.install(python, built)
+        job.run(python, "-c", "import qwen_aiml", cwd=away)  # the core alone, with no framework around
+        job.install(python, f"{built}[{EXTRAS}]", "--group", "tests")
+        where = f"import {', '.join(PACKAGES)}; from sysconfig import get_path as p; " + "; ".join(
+            f"assert {package}.__file__.startswith(p('purelib')), {package}" for package in PACKAGES
+        )
+        job.run(python, "-c", where, cwd=away)
+        job.pytest(python, "-m", "pytest", cwd=away)
+
+
+def coverage(job: Job) -> None:
+    """
+    Join what all environments covered, and demand all of it.
+    """
+    python = newest_versions(job)
+    job.run(python, "-m", "coverage", "combine", "--quiet", COVERAGE_FILE=str(COVERAGE))
+    job.run(python, "-m", "coverage", "report", COVERAGE_FILE=str(COVERAGE))
+
+
+def record(job: Job) -> None:
+    """
+    Record the cassettes again.
+    """
+    job.pytest(newest_versions(job), "-m", "pytest", "--record-mode=rewrite", "tests/recorded")
+
+
+STEPS = {step.__name__: step for step in (lint, fix, types, tests, lowest, coverage, dist, wheel, record)}
+
+
+def perform(jobs: dict[str, tuple[str, str]]) -> tuple[int, int, list[str]]:
+    """
+    Run jobs two at a time, and print the output of each as it ends.
+
+    Args:
+        jobs: By title, such as "tests 3.12": the minor version and the interpreter.
+            The title's first word is the step.
+
+    Returns:
+        Tests passed, tests failed, and the titles of the jobs that failed.
+    """
+
+    def one(title: str) -> tuple[str, Job, str, float]:
+        job, start, error = Job(*jobs[title]), time.monotonic(), "ok"
+        try:
+            STEPS[title.split(maxsplit=1)[0]](job)
+        except StepError as failure:
+            error = f"FAILED, {failure}"
+        return title, job, error, time.monotonic() - start
+
+    passed = failed = 0
+    broken = []
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            for done in as_completed([pool.submit(one, title) for title in jobs]):
+                title, job, outcome, seconds = done.result()
+                passed, failed = passed + job.passed, failed + job.failed
+                print(f"\n=== {title}\n{job.output}--- {title}: {outcome}, {seconds:.0f} s", flush=True)
+                if outcome != "ok":
+                    broken.append(title)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return passed, failed, broken
+
+
+def main() -> int:
+    """
+    Run the steps named on the command line.
+
+    Returns:
+        The exit code.
+    """
+    parser = argparse.ArgumentParser(description="Run checks on every supported Python found.")
+    parser.add_argument("--pythons", default="", help="only these, such as '3.10 3.13'")
+    parser.add_argument("steps", nargs="+", choices=STEPS)
+    arguments = parser.parse_args()
+    start, steps = time.monotonic(), arguments.steps
+    wanted = arguments.pythons.split() or SUPPORTED
+    found = pythons(wanted)
+    for version in wanted:
+        print(f"Python {version}: {found.get(version, 'ABSENT, not tested')}")
+    if not found:
+        return 1
+    (oldest, *_), (*_, newest) = found.items(), found.items()
+
+    shutil.rmtree(COVERAGE.parent, ignore_errors=True)
+    COVERAGE.parent.mkdir(parents=True)
+    jobs = {step: newest for step in steps if step not in {"types", "tests", "lowest", "coverage"}}
+    if "types" in steps:
+        jobs["types"] = oldest  # what the newer standard libraries added is an error
+    if "tests" in steps:
+        jobs |= {f"tests {version}": (version, path) for version, path in found.items()}
+    if "lowest" in steps and oldest[0] in LOWEST_NEEDS:
+        jobs["lowest"] = oldest
+    elif "lowest" in steps:
+        print(f"lowest: NOT RUN, it needs one of Python {', '.join(LOWEST_NEEDS)}")
+    passed, failed, broken = perform(jobs)
+    if "coverage" in steps:
+        broken += perform({"coverage": newest})[2]
+    if {"tests", "lowest", "wheel", "record"} & set(steps) and not passed:
+        broken.append("no test passed")
+    print(f"\n{time.monotonic() - start:.0f} s; failed: {', '.join(broken) or 'nothing'}")
+    if passed or failed:
+        print(f"{passed} passed, {failed} failed")
+    return int(bool(broken))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+# Needs Python 3.10 or newer, make and git; uses uv if it is on PATH, else venv and pip.
+# Another interpreter: make test PYTHON=python3.12. Only some versions: make tests PYTHONS='3.10 3.14'.
+
+PYTHON ?= python3
+PYTHONS ?=
+
+MATRIX = @$(PYTHON) .ci/matrix.py --pythons '$(PYTHONS)'
+
+.PHONY: help quickstart test tests lint types format wheel dist record record-live clean python
+
+help: ## list these targets
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
+
+quickstart: .venv/made ## run the cookbook's first page in an environment of its own, .venv
+	@.venv/bin/python cookbook/quickstart.py
+
+test: python ## everything that CI runs
+	$(MATRIX) lint types tests lowest coverage wheel
+
+tests: python ## pytest alone, on each supported Python found
+	$(MATRIX) tests
+
+lint: python ## ruff: rules and format
+	$(MATRIX) lint
+
+types: python ## mypy --strict
+	$(MATRIX) types
+
+format: python ## let ruff put the code into form
+	$(MATRIX) fix
+
+wheel: python ## build, check and test the wheel far from the source tree
+	$(MATRIX) wheel
+
+dist: python ## build and check the sdist and the wheel
+	$(MATRIX) dist
+
+record: python ## record the cassettes again, from the emulator
+	$(MATRIX) record
+
+record-live: python ## record the cassettes again, from the real service; costs a few cents
+	@test -n "$$AIMLAPI_API_KEY" || { echo 'record-live needs a key in AIMLAPI_API_KEY.' >&2; exit 1; }
+	@QWEN_AIML_RECORD_LIVE=1 $(PYTHON) .ci/matrix.py record
+
+clean: ## remove what these targets made
+	rm -rf .venv .venv-ci dist .mypy_cache .ruff_cache .pytest_cache .coverage*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "This needs Python 3.10 or newer, and $(PYTHON) is %d.%d: try make PYTHON=python3.12." % sys.version_info[:2])'
+
+.venv/made: pyproject.toml
+	@$(MAKE) --no-print-directory python
+	@if command -v uv >/dev/null; then \
+	    uv venv --quiet --allow-existing --python '$(PYTHON)' .venv && \
+	    uv pip install --quiet --python .venv/bin/python -e '.[langchain,llama-index]'; \
+	else \
+	    '$(PYTHON)' -m venv .venv && \
+	    .venv/bin/python -m pip install --quiet --upgrade pip && \
+	    .venv/bin/python -m pip install --quiet -e '.[langchain,llama-index]'; \
+	fi
+	@touch $@
