@@ -50,7 +50,9 @@ def test_roles() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["plain", "two\nlines\r\n\ttab", " padded ", "e\u0301 is not é", "😀 中文 العربية", "\x00"], ids=repr
+    "text",
+    ["plain", "two\nlines\r\n\ttab", " padded ", "e\u0301 is not é", "😀 中文 العربية", "\x00"],
+    ids=repr,
 )
 def test_left_alone(text: str) -> None:
     """Text goes out as it came in."""
@@ -59,7 +61,12 @@ def test_left_alone(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("a\ud83d\ude00b", "a😀b"), ("a\ud800b", "a\ufffdb"), ("\udfff", "\ufffd"), ("\ude00\ud83d😀", "\ufffd\ufffd😀")],
+    [
+        ("a\ud83d\ude00b", "a😀b"),
+        ("a\ud800b", "a\ufffdb"),
+        ("\udfff", "\ufffd"),
+        ("\ude00\ud83d😀", "\ufffd\ufffd😀"),
+    ],
 )
 def test_surrogates(text: str, expected: str) -> None:
     """Split pairs are joined and lone surrogates replaced, since JSON can't carry them."""

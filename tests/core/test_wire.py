@@ -47,7 +47,8 @@ def test_encode(settings: dict[str, Any], expected: bytes) -> None:
 
 
 def test_published_response() -> None:
-    """The one real answer that AI/ML API has published is read to the last bit.
+    """
+    The one real answer that AI/ML API has published is read to the last bit.
 
     Source: AI/ML API docs, page of Qwen Text Embedding v3, added on 2026-01-14; the request was
     "Laura is a DJ." with default dimensions. The hash is that of its 1024 numbers as little-endian float32.
@@ -81,7 +82,9 @@ def test_order_of_index(index: list[float]) -> None:
     assert decode(answer({"data": data}), 3, None).embeddings == [[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]]
 
 
-@pytest.mark.parametrize("rows", [[{"embedding": [1.5]}, {"embedding": [2.5]}], [row(None, 1.5), row(None, 2.5)]])
+@pytest.mark.parametrize(
+    "rows", [[{"embedding": [1.5]}, {"embedding": [2.5]}], [row(None, 1.5), row(None, 2.5)]]
+)
 def test_no_index(rows: list[dict[str, Any]]) -> None:
     """Rows of which none has an index are taken in the order given."""
     assert decode(answer({"data": rows}), 2, 1).embeddings == [[1.5], [2.5]]

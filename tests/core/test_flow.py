@@ -1,0 +1,180 @@
+"""The decisions about one batch, driven by hand: no network, no clock, no event loop."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+
+from qwen_aiml import (
+    AuthenticationError,
+    DeadlineError,
+    EmbeddingConfig,
+    QwenAIMLError,
+    RateLimitError,
+    ResponseFormatError,
+    TransportError,
+)
+from qwen_aiml._flow import Clock, Fault, Outcome, Send, Step, Wait, embed_batch
+from qwen_aiml._wire import Answer, Rows
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+GOOD = Answer(200, {}, b'{"data":[{"index":0,"embedding":[0.5]}],"usage":{"total_tokens":3}}')
+BUSY = Answer(503, {}, b"")
+UNSOUND = Answer(200, {}, b"<html>")
+UNKNOWN_KEY = Answer(401, {}, b"")
+RESET = Fault("connection", "ReadError")
+
+
+@pytest.fixture(autouse=True)
+def no_waiting() -> None:
+    """Keep the real waits in this file."""
+
+
+class Hand:
+    """A flow and what drives it: a clock that stands still, and chance that is always 1."""
+
+    def __init__(self, deadline: float | None = None, **settings: Any) -> None:
+        self.time = 0.0
+        self.stopped = False
+        config = EmbeddingConfig(**{"api_key": "k", "dimensions": 1, "model": "unknown", **settings})
+        clock = Clock(lambda: self.time, lambda: datetime(2026, 11, 22, tzinfo=timezone.utc), lambda: 1.0)
+        self.flow: Generator[Step, Outcome, Rows] = embed_batch(
+            ["text"], config, clock, dimensions=1, deadline=deadline, is_stopped=lambda: self.stopped
+        )
+        self.first = next(self.flow)
+
+    def send(self, outcome: Outcome) -> Step:
+        """Say what came of the last step, and get the next."""
+        return self.flow.send(outcome)
+
+    def finish(self, outcome: Outcome) -> Rows:
+        """Say what came of the last step, and get the result."""
+        with pytest.raises(StopIteration) as caught:
+            self.flow.send(outcome)
+        rows: Rows = caught.value.value
+        return rows
+
+    def fail(self, outcome: Outcome, error: type[QwenAIMLError]) -> QwenAIMLError:
+        """Say what came of the last step, and get the error."""
+        with pytest.raises(error) as caught:
+            self.flow.send(outcome)
+        return caught.value
+
+
+def test_success() -> None:
+    """A good answer ends the flow with its rows."""
+    hand = Hand(deadline=9.0)
+
+    assert isinstance(hand.first, Send)
+    assert orjson.loads(hand.first.body) == {"model": "unknown", "input": ["text"], "dimensions": 1}
+    assert hand.first.deadline == 9.0
+    rows = hand.finish(GOOD)
+    assert (rows.embeddings, rows.usage.requests, rows.usage.total_tokens) == ([[0.5]], 1, 3)
+
+
+@pytest.mark.parametrize("passing", [BUSY, UNSOUND, RESET, Fault("timeout", "silence")], ids=repr)
+def test_retry(passing: Outcome) -> None:
+    """What may pass is waited for, and the same body is sent again."""
+    hand = Hand()
+
+    assert hand.send(passing) == Wait(0.5)
+    assert hand.send(None) == hand.first
+    assert hand.send(passing) == Wait(1.0)
+    assert hand.send(None) == hand.first
+    assert hand.finish(GOOD).usage.requests == 3
+
+
+def test_retry_after() -> None:
+    """The service's advice replaces the backoff."""
+    assert Hand().send(Answer(429, {"retry-after": "7"}, b"")) == Wait(7.0 * 1.1)
+
+
+@pytest.mark.parametrize("lasting", [UNKNOWN_KEY, Answer(400, {}, b""), Fault("certificate", "x")], ids=repr)
+def test_no_retry(lasting: Outcome) -> None:
+    """What trying again does not cure ends the flow at once."""
+    assert Hand().fail(lasting, QwenAIMLError).attempts == 1
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error"),
+    [
+        (Answer(429, {}, b""), RateLimitError),
+        (UNSOUND, ResponseFormatError),
+        (RESET, TransportError),
+        (UNKNOWN_KEY, AuthenticationError),
+    ],
+)
+def test_last_error(outcome: Outcome, error: type[QwenAIMLError]) -> None:
+    """After the last attempt its own error is raised, with the number of attempts."""
+    hand = Hand(max_retries=1)
+    hand.send(BUSY)
+    hand.send(None)
+
+    assert hand.fail(outcome, error).attempts == 2
+
+
+def test_no_retries_wanted() -> None:
+    """max_retries=0 sends once."""
+    Hand(max_retries=0).fail(BUSY, QwenAIMLError)
+
+
+def test_deadline_before_the_next_attempt() -> None:
+    """A wait that would end after the deadline is not begun."""
+    hand = Hand(deadline=1.0, total_timeout=1.0)
+    hand.send(BUSY)
+    hand.send(None)
+
+    error = hand.fail(BUSY, DeadlineError)
+    assert isinstance(error.__cause__, QwenAIMLError)
+    assert error.attempts == 2
+    assert str(error).startswith(
+        "total_timeout of 1 s ran out while trying again after: HTTP 503: no message"
+    )
+
+
+def test_deadline_during_an_attempt() -> None:
+    """A fault that comes at the deadline is the deadline's."""
+    hand = Hand(deadline=1.0, total_timeout=1.0, max_retries=0)
+    hand.time = 1.0
+
+    hand.fail(Fault("timeout", "late"), DeadlineError)
+
+
+def test_deadline_before_sending() -> None:
+    """A request that the deadline kept from being sent does not count as an attempt."""
+    error = Hand(deadline=1.0, total_timeout=1.0).fail(None, DeadlineError)
+
+    assert error.attempts == 0
+    assert str(error) == "total_timeout of 1 s ran out"
+
+
+def test_answer_at_the_deadline() -> None:
+    """A good answer is kept however late it comes, and a lasting error says more than the deadline."""
+    hand = Hand(deadline=1.0, total_timeout=1.0)
+    hand.time = 2.0
+    assert hand.finish(GOOD).embeddings == [[0.5]]
+
+    hand = Hand(deadline=1.0, total_timeout=1.0)
+    hand.time = 2.0
+    hand.fail(UNKNOWN_KEY, AuthenticationError)
+
+
+def test_stopped_while_waiting() -> None:
+    """Once the call has failed elsewhere, nothing is sent again."""
+    hand = Hand()
+    hand.send(BUSY)
+    hand.stopped = True
+
+    assert hand.fail(None, QwenAIMLError).attempts == 1
+
+
+def test_transport_error_names_the_service() -> None:
+    """A missing answer says which address was silent, and why."""
+    error = Hand(max_retries=0).fail(RESET, TransportError)
+
+    assert str(error) == "no answer from https://api.aimlapi.com/v1: ReadError"
