@@ -1,0 +1,492 @@
+"""Both clients, one test body: synchronous, and asynchronous on asyncio and Trio, against the emulator in process."""
+
+from __future__ import annotations
+
+import contextvars
+import copy
+import inspect
+import math
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import anyio
+import anyio.to_thread
+import httpx
+import pytest
+
+from qwen_aiml import (
+    AsyncEmbeddingClient,
+    AuthenticationError,
+    ConfigurationError,
+    EmbeddingBatchError,
+    EmbeddingClient,
+    EmbeddingConfig,
+    EmbeddingResult,
+    InputError,
+    InsufficientCreditsError,
+    QwenAIMLError,
+    RateLimitError,
+    ResponseFormatError,
+    TransportError,
+    Usage,
+)
+from qwen_aiml.emulator import Emulator, Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KEY = "sk-test-0123456789abcdef"
+TEXTS = [f"{word} number {at}" for at in range(37) for word in ["text"]]
+
+Client: TypeAlias = EmbeddingClient | AsyncEmbeddingClient
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=[EmbeddingClient, AsyncEmbeddingClient])
+def kind(request: pytest.FixtureRequest) -> Any:
+    """Give each class of client."""
+    return request.param
+
+
+def make(kind: type[Client], emulator: Emulator, **settings: Any) -> Client:
+    """Make a client of the emulator."""
+    config = EmbeddingConfig(**{"api_key": KEY, "dimensions": 64, **settings})
+    if kind is EmbeddingClient:
+        return EmbeddingClient(config, http_client=httpx.Client(transport=emulator.transport()))
+    http_client = httpx.AsyncClient(transport=emulator.async_transport())
+    return AsyncEmbeddingClient(config, http_client=http_client)
+
+
+async def embed(client: Client, texts: Any, **options: Any) -> EmbeddingResult:
+    """Call either client."""
+    result = client.embed(texts, **options)
+    return await result if inspect.isawaitable(result) else result
+
+
+def expected_embeddings(texts: list[str]) -> list[list[float]]:
+    """Embed each text in a request of its own."""
+    client = make(EmbeddingClient, Emulator(), batch_size=1)
+    assert isinstance(client, EmbeddingClient)
+    return [client.embed([text]).embeddings[0] for text in texts]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+async def test_every_vector_is_the_right_one(kind: type[Client], shuffle: bool) -> None:
+    """Of 37 texts each gets its own vector, also when the rows come out of order."""
+    emulator = Emulator(shuffle=shuffle)
+    result = await embed(make(kind, emulator), TEXTS)
+
+    assert expected_embeddings(TEXTS) == result.embeddings
+    assert emulator.request_count == result.usage.requests == 4
+    assert result.model == "text-embedding-v4"
+    assert len(set(result.request_ids)) == 4
+
+
+def without_the_first(answer: dict[str, Any]) -> dict[str, Any]:
+    return {**answer, "data": answer["data"][1:]}
+
+
+def doubled(answer: dict[str, Any]) -> dict[str, Any]:
+    return {**answer, "data": [answer["data"][0], *answer["data"][:-1]]}
+
+
+def with_row(row: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def edit(answer: dict[str, Any]) -> dict[str, Any]:
+        answer["data"][3]["embedding"] = row
+        return answer
+
+    return edit
+
+
+def not_a_number(answer: dict[str, Any]) -> bytes:
+    return str(answer).replace("'", '"').replace("0.", "NaN0.", 1).encode()
+
+
+BAD_ROWS = {
+    "missing": without_the_first,
+    "doubled": doubled,
+    "null row": with_row(None),
+    "null number": with_row([None] * 64),
+    "NaN": not_a_number,
+    "NaN in base64": with_row("AADAfw==" * 64),
+    "zero": with_row([0.0] * 64),
+    "short": with_row([0.5] * 63),
+    "error with 200": lambda _: {"error": {"message": "busy"}},
+    "cut JSON": lambda _: b'{"data": [{"index": 0',
+    "HTML": lambda _: b"<html></html>",
+}
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+async def test_bad_rows_never_get_through(kind: type[Client], name: str) -> None:
+    """An unsound answer is asked for again, and an error if it stays so."""
+    emulator = Emulator()
+    emulator.script(Fault(edit=BAD_ROWS[name]))
+    result = await embed(make(kind, emulator), TEXTS[:10])
+    assert expected_embeddings(TEXTS[:10]) == result.embeddings
+    assert result.usage.requests == 2
+
+    emulator.script(Fault(edit=BAD_ROWS[name]))
+    with pytest.raises(ResponseFormatError) as caught:
+        await embed(make(kind, emulator, max_retries=0), TEXTS[:10])
+    assert caught.value.indices == tuple(range(10))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(status=408),
+        Fault(status=429, headers={"retry-after": "0"}),
+        Fault(status=500),
+        Fault(status=503),
+        Fault(status=524),
+        Fault(cut=30),
+        Fault(reset="before"),
+        Fault(reset="after"),
+    ],
+    ids=str,
+)
+async def test_passing_faults(kind: type[Client], fault: Fault) -> None:
+    """What passes by itself is waited out."""
+    emulator = Emulator()
+    emulator.script(fault, fault)
+    result = await embed(make(kind, emulator), TEXTS[:3])
+
+    assert expected_embeddings(TEXTS[:3]) == result.embeddings
+    assert result.usage.requests == emulator.request_count == 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (Fault(status=429), RateLimitError),
+        (Fault(reset="before"), TransportError),
+        (Fault(cut=30), TransportError),
+    ],
+    ids=str,
+)
+async def test_retries_are_bounded(kind: type[Client], fault: Fault, error: type[QwenAIMLError]) -> None:
+    """max_retries=2 sends three times."""
+    emulator = Emulator()
+    emulator.script(*[fault] * 9)
+    with pytest.raises(error) as caught:
+        await embed(make(kind, emulator, max_retries=2), ["a"])
+
+    assert emulator.request_count == caught.value.attempts == 3
+
+
+@pytest.mark.parametrize(
+    ("emulator", "error"),
+    [
+        (lambda: Emulator(api_keys=["another"]), AuthenticationError),
+        (lambda: Emulator(credits=0), InsufficientCreditsError),
+    ],
+)
+async def test_fatal_answers(
+    kind: type[Client], emulator: Callable[[], Emulator], error: type[QwenAIMLError]
+) -> None:
+    """A bad key or an empty balance is asked about once a worker, and never again."""
+    service = emulator()
+    with pytest.raises(error):
+        await embed(make(kind, service, max_concurrency=2), TEXTS)
+
+    assert service.request_count <= 2
+
+
+async def test_partial_failure(kind: type[Client]) -> None:
+    """What was embedded before a failure comes with the error."""
+    emulator = Emulator()
+    emulator.script(None, None, Fault(status=400))
+    client = make(kind, emulator, max_concurrency=1)
+    with pytest.raises(EmbeddingBatchError) as caught:
+        await embed(client, TEXTS)
+
+    assert caught.value.embeddings == [*expected_embeddings(TEXTS[:20]), *[None] * 17]
+    assert list(caught.value.failures) == list(range(20, 30))
+    assert caught.value.usage == client.usage
+    assert client.usage.requests == emulator.request_count == 3
+
+
+async def test_nothing_is_sent_for_nothing(kind: type[Client]) -> None:
+    """No texts need no request, and no key either."""
+    emulator = Emulator()
+
+    assert (await embed(make(kind, emulator), [])).embeddings == []
+    assert emulator.request_count == 0
+
+
+async def test_bad_input_sends_nothing(kind: type[Client]) -> None:
+    """One bad text among many is refused before any request."""
+    emulator = Emulator()
+    with pytest.raises(InputError) as caught:
+        await embed(make(kind, emulator), [*TEXTS, "", "x", None])
+
+    assert caught.value.indices == (37, 39)
+    assert emulator.request_count == 0
+
+
+async def test_identical_texts_are_paid_for_once(kind: type[Client]) -> None:
+    """A text that comes a hundred times is sent once."""
+    emulator = Emulator()
+    result = await embed(make(kind, emulator), ["same"] * 100)
+
+    assert result.embeddings == expected_embeddings(["same"]) * 100
+    assert [request.texts for request in emulator.requests] == [("same",)]
+
+
+async def test_query_instruction(kind: type[Client]) -> None:
+    """Only queries carry the instruction."""
+    emulator = Emulator()
+    client = make(kind, emulator, query_instruction="Find the article")
+    await embed(client, ["rest"], role="query")
+    await embed(client, ["rest"])
+
+    sent = [request.texts for request in emulator.requests]
+    assert sent == [("Instruct: Find the article\nQuery:rest",), ("rest",)]
+
+
+@pytest.mark.parametrize("bound", [1, 3, 8])
+async def test_requests_in_flight(kind: type[Client], bound: int) -> None:
+    """Requests are sent at once up to the bound, and never beyond it."""
+    emulator = Emulator(latency=0.02)
+    await embed(make(kind, emulator, max_concurrency=bound, batch_size=1), TEXTS)
+
+    assert emulator.peak_in_flight == bound
+
+
+async def test_requests_in_flight_over_several_calls(kind: type[Client]) -> None:
+    """The bound holds for all calls of one client together."""
+    emulator = Emulator(latency=0.02)
+    client = make(kind, emulator, max_concurrency=3, batch_size=2)
+    async with anyio.create_task_group() as group:
+        for at in range(12):
+            texts = [f"{text} {at}" for text in TEXTS[:6]]
+            if isinstance(client, AsyncEmbeddingClient):
+                group.start_soon(client.embed, texts)
+            else:
+                group.start_soon(partial(anyio.to_thread.run_sync, client.embed, texts))
+
+    assert emulator.peak_in_flight == 3
+    assert emulator.request_count == client.usage.requests == 36
+
+
+async def test_usage(kind: type[Client]) -> None:
+    """A client adds up what its calls cost."""
+    client = make(kind, Emulator())
+    assert client.usage == Usage(0, 0, 0)
+    first = await embed(client, TEXTS)
+    second = await embed(client, ["Laura is a DJ."])
+
+    assert (second.usage.requests, second.usage.total_tokens, second.usage.credits_used) == (1, 4, 1)
+    assert first.usage + second.usage == client.usage
+
+
+async def test_key_and_headers(kind: type[Client]) -> None:
+    """The key is sent, and the user's headers win over ours but not over the key."""
+    seen: list[httpx.Headers] = []
+
+    def service(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers)
+        return httpx.Response(401)
+
+    transport = httpx.MockTransport(service)
+    config = EmbeddingConfig(api_key=KEY, default_headers={"user-agent": "mine/1", "X-Title": "app"})
+    http_client: Any = (httpx.Client if kind is EmbeddingClient else httpx.AsyncClient)(transport=transport)
+    with pytest.raises(AuthenticationError):
+        await embed(kind(config, http_client=http_client), ["a"])
+
+    [headers] = seen
+    assert headers["authorization"] == f"Bearer {KEY}"
+    assert (headers["user-agent"], headers["x-title"]) == ("mine/1", "app")
+    assert headers["content-type"] == headers["accept"] == "application/json"
+
+
+@pytest.mark.parametrize("follow", [False, True])
+async def test_redirects_are_refused(kind: type[Client], follow: bool) -> None:
+    """A redirect is an error, and the key goes nowhere else, even with a client that follows redirects."""
+    hosts = []
+
+    def service(request: httpx.Request) -> httpx.Response:
+        hosts.append(request.url.host)
+        return httpx.Response(307, headers={"location": "https://elsewhere.example/v1/embeddings"})
+
+    made: Any = httpx.Client if kind is EmbeddingClient else httpx.AsyncClient
+    http_client = made(transport=httpx.MockTransport(service), follow_redirects=follow)
+    with pytest.raises(QwenAIMLError, match="redirects are not followed"):
+        await embed(kind(EmbeddingConfig(api_key=KEY), http_client=http_client), ["a"])
+
+    assert hosts == ["api.aimlapi.com"]
+
+
+@pytest.mark.parametrize("texts", [["a"], TEXTS])
+async def test_foreign_exceptions(kind: type[Client], texts: list[str]) -> None:
+    """What a client of the user's raises comes out as it is, from any number of workers."""
+
+    def service(_: httpx.Request) -> httpx.Response:
+        raise ZeroDivisionError
+
+    made: Any = httpx.Client if kind is EmbeddingClient else httpx.AsyncClient
+    http_client = made(transport=httpx.MockTransport(service))
+    with pytest.raises(ZeroDivisionError):
+        await embed(kind(EmbeddingConfig(api_key=KEY), http_client=http_client), texts)
+
+
+async def test_context_variables(kind: type[Client]) -> None:
+    """Workers see the caller's context variables, which tracing rests on."""
+    tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
+    seen = set()
+    emulator = Emulator()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.add(tenant.get())
+        return emulator.transport().handle_request(request)
+
+    made: Any = httpx.Client if kind is EmbeddingClient else httpx.AsyncClient
+    client = kind(EmbeddingConfig(api_key=KEY), http_client=made(transport=httpx.MockTransport(answer)))
+    tenant.set("somebody")
+    await embed(client, TEXTS)
+
+    assert seen == {"somebody"}
+
+
+async def test_copies(kind: type[Client]) -> None:
+    """Copies share the settings and the user's own HTTP client, and count for themselves."""
+    client = make(kind, Emulator())
+    await embed(client, ["a"])
+
+    for made in (copy.copy(client), copy.deepcopy(client)):
+        assert made.config is client.config
+        assert made.usage.requests == 0
+        assert (await embed(made, ["a"])).embeddings == expected_embeddings(["a"])
+
+
+async def test_pickle(kind: type[Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pickle holds the settings but no key; the unpickled client takes it from its environment."""
+    pickled = pickle.dumps(kind(EmbeddingConfig(api_key=KEY, dimensions=64)))
+    assert KEY.encode() not in pickled
+    keyless = pickle.loads(pickled)
+    assert keyless.config.dimensions == 64
+    with pytest.raises(ConfigurationError, match="a pickle never carries the key"):
+        await embed(keyless, TEXTS)
+    assert keyless.usage.requests == 0
+
+    monkeypatch.setenv("AIMLAPI_API_KEY", "from-the-environment")
+    assert pickle.loads(pickled).config.secret.reveal() == "from-the-environment"
+
+
+async def test_no_pickle_of_the_users_own_client(kind: type[Client]) -> None:
+    """A client of the user's own can't travel, and is not silently left behind."""
+    with pytest.raises(TypeError, match="HTTPS_PROXY, SSL_CERT_FILE"):
+        pickle.dumps(make(kind, Emulator()))
+
+
+async def test_repr(kind: type[Client]) -> None:
+    """A client shows its settings and no key."""
+    shown = repr(make(kind, Emulator()))
+
+    assert shown.startswith(f"{kind.__name__}(EmbeddingConfig(model='alibaba/qwen-text-embedding-v4'")
+    assert KEY not in shown
+
+
+async def test_own_client_stays_open(kind: type[Client]) -> None:
+    """A client of the user's is never closed here."""
+    client = make(kind, Emulator())
+    if isinstance(client, EmbeddingClient):
+        with client:
+            client.embed(["a"])
+    else:
+        async with client:
+            await client.embed(["a"])
+
+    assert (await embed(client, ["a"])).usage.requests == 1
+
+
+async def test_close_before_use(kind: type[Client]) -> None:
+    """Closing what was never used does nothing."""
+    client = kind(EmbeddingConfig(api_key=KEY))
+    if isinstance(client, EmbeddingClient):
+        client.close()
+    else:
+        await client.aclose()
+
+
+async def test_cancelled() -> None:
+    """Cancelling a call ends its requests, starts no more, and passes through."""
+    emulator = Emulator(latency=30)
+    client = make(AsyncEmbeddingClient, emulator, max_concurrency=2)
+    with anyio.move_on_after(0.1) as scope:
+        await embed(client, TEXTS)
+
+    assert scope.cancelled_caught
+    assert emulator.request_count == 2
+
+
+async def test_deadline() -> None:
+    """total_timeout ends a call that waits for its answers, and one that waits for its turn."""
+    emulator = Emulator(latency=30)
+    client = make(AsyncEmbeddingClient, emulator, max_concurrency=1, total_timeout=0.1)
+    errors = []
+
+    async def call() -> None:
+        with pytest.raises(TimeoutError, match="total_timeout of 0.1 s ran out") as caught:
+            await embed(client, ["a"])
+        errors.append(caught.value)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(call)
+        group.start_soon(call)
+
+    assert sorted(error.attempts for error in errors if isinstance(error, QwenAIMLError)) == [0, 1]
+    assert emulator.request_count == 1
+
+
+def test_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C starts no new request, wakes who waits for a next attempt, and leaves no thread."""
+    emulator = Emulator()
+    emulator.script(*[Fault(status=429, headers={"retry-after": "50"})] * 8)
+    client = make(EmbeddingClient, emulator, max_concurrency=2)
+    assert isinstance(client, EmbeddingClient)
+    waiting = threading.Event()
+    real_wait = threading.Event.wait
+
+    def wait(self: threading.Event, timeout: float | None = None) -> bool:
+        if timeout is not None and timeout > 40:
+            waiting.set()
+        return real_wait(self, timeout)
+
+    def interrupt(*_: object) -> None:
+        assert real_wait(waiting, 10)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Event, "wait", wait)
+    monkeypatch.setattr("concurrent.futures._base.Future.result", interrupt)
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        client.embed(TEXTS)
+
+    assert threading.active_count() == before
+    assert emulator.request_count == 2
+
+
+def test_threads() -> None:
+    """Eight threads on one client each get their own vectors."""
+    client = make(EmbeddingClient, Emulator())
+    assert isinstance(client, EmbeddingClient)
+    lists = [[f"{text} of {at}" for text in TEXTS[:15]] for at in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(client.embed, lists))
+
+    assert [result.embeddings for result in results] == [expected_embeddings(texts) for texts in lists]
+    assert client.usage.requests == 16
+
+
+def test_vectors_are_unit_length() -> None:
+    """The emulator's vectors are compared here, so they must not all be alike."""
+    [first, second] = expected_embeddings(["one", "two"])
+
+    assert first != second
+    assert math.isclose(math.hypot(*first), 1.0, abs_tol=1e-6)
