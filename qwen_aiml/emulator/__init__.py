@@ -1,0 +1,20 @@
+"""
+A stand-in for the service, in the process or as a local server.
+
+It checks, refuses, counts and answers as AI/ML API and Alibaba's service
+behind it are documented and were observed to, and can be told what goes
+wrong when. Its vectors know which words texts share, not what they mean. It
+is never used unless it is asked for::
+
+    from qwen_aiml.emulator import Emulator, Fault
+
+    emulator = Emulator()
+    emulator.script(Fault(status=503), None)
+    embeddings = QwenAIMLEmbeddings(**emulator.client_options())
+"""
+
+from ._emulator import Emulator, ReceivedRequest
+from ._fault import Fault
+from ._server import serve
+
+__all__ = ["Emulator", "Fault", "ReceivedRequest", "serve"]

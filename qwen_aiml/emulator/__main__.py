@@ -1,0 +1,72 @@
+"""Run the emulator as a local server until Ctrl-C: ``python -m qwen_aiml.emulator``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from . import Emulator, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Serve until interrupted.
+
+    Args:
+        arguments: Those of the command line; None: the process's own.
+
+    Returns:
+        The exit status: 0 when interrupted, 1 without uvicorn, 2 if an
+        argument is wrong or the address cannot be listened on.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m qwen_aiml.emulator",
+        description="A local stand-in for AI/ML API's Qwen text embeddings.",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=_port, default=8765, help="port to listen on, 0 for a free one (%(default)s)"
+    )
+    parser.add_argument("--latency", type=float, default=0.0, metavar="S", help="seconds before each answer")
+    parser.add_argument("--rate-limit", type=int, metavar="N", help="requests a second, those beyond get 429")
+    parser.add_argument(
+        "--api-key", action="append", metavar="K", help="a key to accept (default: any); repeatable"
+    )
+    given = parser.parse_args(arguments)
+    try:
+        emulator = Emulator(api_keys=given.api_key, latency=given.latency, rate_limit=given.rate_limit)
+    except ValueError as error:
+        parser.error(str(error))
+    key = "anything" if given.api_key is None else "one of the keys given"
+    try:
+        with serve(emulator, given.host, given.port) as url:
+            print(  # noqa: T201 - it is what the command is for
+                f"Emulating AI/ML API: set AIMLAPI_BASE_URL={url} AIMLAPI_API_KEY={key} (Ctrl-C stops)",
+                flush=True,
+            )
+            while True:
+                time.sleep(60)
+    except KeyboardInterrupt:
+        return 0
+    except ModuleNotFoundError as error:
+        problem, status = str(error), 1
+    except OSError as error:
+        problem, status = f"Cannot listen on {given.host}, port {given.port}: {error}", 2
+    print(problem, file=sys.stderr)  # noqa: T201 - as above
+    return status
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65535:  # noqa: PLR2004 - what fits in TCP's two bytes
+        raise argparse.ArgumentTypeError(f"{number} is not one of 0 to 65535")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""
+What the service's answers look like: envelopes, headers, ids, documented texts.
+
+No I/O and no decisions here: `_service` says which answer a request gets.
+
+The gateway is AI/ML API's, the upstream is Alibaba's. Where a docstring says
+"observed" the text was seen in a real answer; "assumed" is our guess.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from http import HTTPStatus
+from http.client import responses
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Error bodies carry the time of one observed answer, always: an answer depends on its request alone, so that
+# recordings made twice are the same.
+TIMESTAMP = "2026-08-30T18:23:01.734Z"
+
+# Source: observed without a key at api.aimlapi.com, 2026-08-30.
+NO_KEY = (
+    "You provided an empty string instead of valid API key. "
+    "You can create a new API key on the Billing page: https://aimlapi.com/app/keys"
+)
+# Source: AI/ML API docs, "Errors and messages"; observed 2025-12-05. That a wrong key gets it now is assumed.
+WRONG_KEY = (
+    "This request requires a valid API key. "
+    "You can create a new API key on the Billing page: https://aimlapi.com/app/keys"
+)
+# Source: observed 2026-04-14, with the kind spelt like this.
+NO_CREDITS = (
+    "You've run out of credits. Please top up your balance or update your payment method to continue: "
+    "https://aimlapi.com/app/billing/"
+)
+NO_CREDITS_DATA = {"kind": "err_insufficent_credits"}
+# Source: observed 2026-01-22, with a list of zod's issues as its data.
+BAD_PAYLOAD = "Invalid payload provided"
+
+# Source: AI/ML API docs, "Errors and messages", but for the texts above. Names of exceptions are NestJS's;
+# those of 400, 401, 403 and 404 were observed.
+_DOCUMENTED: dict[int, tuple[str, str]] = {
+    400: ("BadRequestException", BAD_PAYLOAD),
+    401: ("UnauthorizedException", WRONG_KEY),
+    403: ("ForbiddenException", NO_CREDITS),
+    429: ("TooManyRequestsException", "Too Many Requests"),
+    500: ("InternalServerErrorException", "Internal server error"),
+    502: ("BadGatewayException", "Bad Gateway"),
+    503: ("ServiceUnavailableException", "Service unavailable"),
+    504: ("GatewayTimeoutException", "Generation timeout"),
+}
+# Statuses of the proxy before the gateway, answered as a page. Source: Cloudflare's docs, "5xx errors".
+_PROXY = {
+    520: "Web server returned an unknown error",
+    521: "Web server is down",
+    522: "Connection timed out",
+    523: "Origin is unreachable",
+    524: "A timeout occurred",
+}
+# HTTP gives these no body. Source: RFC 9110, sections 15.3.5 and 15.4.5.
+BODILESS = frozenset({204, 304})
+
+_CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_ID_ALPHABET = "useandom-26T198340PX75pxJACKVERYMINDBUSHWOLF_GQZbfghjklqvwyzrict"  # nanoid's
+_NANODOLLARS_A_CREDIT = 500  # Source: AI/ML API's FAQ: a dollar is 2,000,000 credits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A request as it came in; names of headers are lower case."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes
+
+    def identify(self, purpose: str, size: int) -> bytes:
+        """Give *size* bytes that depend on the request without its headers, so that no key shows in them."""
+        name = f"{purpose} {self.method} {self.path} ".encode()
+        return blake2b(name + self.body, digest_size=size).digest()
+
+    @property
+    def client_request_id(self) -> str | None:
+        """
+        The client's own id, if it is one the gateway takes.
+
+        Source: AI/ML API docs, "Request tracing and cost".
+        """
+        sent = self.headers.get("x-client-request-id", "")
+        return sent if _CLIENT_REQUEST_ID.fullmatch(sent) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A whole answer; names of headers are lower case, ``content-length`` is the transport's."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def short_id(request: Request, purpose: str) -> str:
+    """Give an id of the form of ``V1StGXR8Z5jdHi6BmyT8k``, the gateway's."""
+    return "".join(_ID_ALPHABET[byte % 64] for byte in request.identify(purpose, 21))
+
+
+def long_id(request: Request) -> str:
+    """Give an id of the form of ``8ef7c577-75e9-9056-ba09-dc4331f81f6d``, the upstream's."""
+    return str(UUID(bytes=request.identify("upstream", 16)))
+
+
+def _headers(request: Request, content_type: str, **more: str) -> dict[str, str]:
+    headers = {"content-type": content_type, "x-request-id": short_id(request, "request")}
+    if request.client_request_id is not None:
+        headers["x-client-request-id"] = request.client_request_id
+    return headers | {name.replace("_", "-"): value for name, value in more.items()}
+
+
+def success(request: Request, content: dict[str, Any], credits_used: int) -> Answer:
+    """
+    Answer with *content* and what it cost.
+
+    Numbers are written as JavaScript does, shortest first, for the gateway is
+    JavaScript: ``0.00005``, where the published sample, printed by Python,
+    has ``5e-05``. ``x-aimlapi-model`` and ``-provider`` are left out: they
+    are documented for newer kinds of models only.
+
+    Source: AI/ML API docs, "Request tracing and cost".
+    """
+    dollars, rest = divmod(credits_used * _NANODOLLARS_A_CREDIT, 10**9)
+    headers = _headers(
+        request,
+        "application/json; charset=utf-8",
+        x_inference_id=short_id(request, "inference"),
+        x_aimlapi_credits_used=str(credits_used),
+        x_aimlapi_usd_spent=f"{dollars}.{rest:09d}",
+    )
+    return Answer(status=200, headers=headers, body=orjson.dumps(content))
+
+
+def refusal(request: Request, status: int, name: str, message: str, data: object = None) -> Answer:
+    """
+    Answer with an error of the gateway's, in its current envelope.
+
+    Source: observed at api.aimlapi.com, 2026-01-22 to 2026-08-30.
+    """
+    error: dict[str, object] = {"name": name, "message": message}
+    if data is not None:
+        error["data"] = data
+    content = {
+        "title": responses.get(status, "Unknown"),
+        "status": status,
+        "message": message,
+        "instance": request.path,
+        "requestId": short_id(request, "request"),
+        "timestamp": TIMESTAMP,
+        "error": error,
+    }
+    headers = _headers(request, "application/problem+json; charset=utf-8")
+    return Answer(status=status, headers=headers, body=orjson.dumps(content))
+
+
+def invalid(request: Request, issues: list[dict[str, Any]]) -> Answer:
+    """Answer 400 with zod's *issues*, as the gateway does when its schema is not met."""
+    return refusal(request, 400, "BadRequestException", BAD_PAYLOAD, issues)
+
+
+def invalid_upstream(request: Request, problem: str) -> Answer:
+    """
+    Answer 400 with a *problem* that the upstream found, in the upstream's envelope.
+
+    Source: observed at Alibaba's endpoint; that the gateway passes it on as
+    it is, status and all, is assumed.
+    """
+    request_id = long_id(request)
+    kind = "InvalidParameter"
+    message = f"<400> InternalError.Algo.{kind}: {problem}"
+    content = {
+        "error": {"message": message, "type": kind, "param": None, "code": kind},
+        "id": request_id,
+        "request_id": request_id,
+    }
+    return Answer(status=400, headers=_headers(request, "application/json"), body=orjson.dumps(content))
+
+
+def throttled(request: Request) -> Answer:
+    """
+    Answer 429 as the upstream does, with no header that says how long to wait.
+
+    Source: observed at Alibaba's endpoint; the gateway's own 429 was never
+    seen, that it passes this one on is assumed.
+    """
+    message = "You have exceeded your current request limit."
+    content = {"error": {"message": message, "type": "limit_requests", "code": "limit_requests"}}
+    return Answer(status=429, headers=_headers(request, "application/json"), body=orjson.dumps(content))
+
+
+def documented(request: Request, status: int) -> Answer:
+    """Answer with the body that is documented for *status*, or one of its style where none is."""
+    if status in BODILESS:
+        return Answer(status=status, headers={"x-request-id": short_id(request, "request")}, body=b"")
+    if status in _PROXY:
+        title = f"api.aimlapi.com | {status}: {_PROXY[status]}"
+        page = f"<!DOCTYPE html>\n<html><title>{title}</title><body><h1>{title}</h1></body></html>\n"
+        return Answer(status=status, headers={"content-type": "text/html; charset=UTF-8"}, body=page.encode())
+    phrase = responses.get(status, "Unknown")
+    name, message = _DOCUMENTED.get(status, (phrase.replace(" ", "") + "Exception", phrase))
+    return refusal(
+        request, status, name, message, NO_CREDITS_DATA if status == HTTPStatus.FORBIDDEN else None
+    )

@@ -1,0 +1,114 @@
+"""The emulator as an ASGI application on uvicorn. The only module of it that imports uvicorn."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ._answers import BODILESS, Request
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from ._emulator import Emulator, Reply
+
+_Message = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
+
+_GRACE = 1  # seconds, for requests broken off to notice
+
+
+class _Protocol(H11Protocol):
+    """Hands each connection's transport to the application: ASGI has no word for breaking it."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.app_state = {"transport": transport}
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server for an emulator, silent, that does not wait for clients when it stops."""
+
+    def __init__(self, emulator: Emulator) -> None:
+        """Set up a server that is not running yet."""
+        config = uvicorn.Config(
+            _application(emulator),
+            http=_Protocol,
+            ws="none",
+            lifespan="off",
+            loop="asyncio",
+            log_config=None,
+            access_log=False,
+            # The answers' headers are the emulator's, the same as in the process.
+            server_header=False,
+            date_header=False,
+            timeout_graceful_shutdown=_GRACE,
+        )
+        super().__init__(config)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Break off what is in flight, then stop as uvicorn does."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await super().shutdown(sockets)
+
+
+def _application(emulator: Emulator) -> Callable[[_Message, _Receive, _Send], Awaitable[None]]:
+    async def application(scope: _Message, receive: _Receive, send: _Send) -> None:
+        body = b""
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message["body"]
+            more = message["more_body"]
+        query = scope["query_string"]
+        request = Request(
+            method=scope["method"],
+            path=(scope["raw_path"] + (b"?" + query if query else b"")).decode("ascii"),
+            headers={name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]},
+            body=body,
+        )
+        with emulator.answering(request) as reply:
+            if await _waited(reply.latency, receive):
+                await _send(reply, scope["state"]["transport"], receive, send)
+
+    return application
+
+
+async def _waited(seconds: float, receive: _Receive) -> bool:
+    """Wait *seconds*, and say whether the client waited too."""
+    if not seconds:
+        return True
+    with anyio.move_on_after(seconds) as scope:
+        await receive()  # all of the request is read: what comes next is its client's leaving
+    return scope.cancelled_caught
+
+
+async def _send(reply: Reply, transport: asyncio.Transport, receive: _Receive, send: _Send) -> None:
+    if reply.answer is None:
+        # A reset, where a plain close would be an end: the socket is told to forget what is not sent.
+        connection = cast("socket.socket", transport.get_extra_info("socket"))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+        await receive()  # until uvicorn has noticed
+        return
+    answer = reply.answer
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()]
+    if answer.status not in BODILESS:
+        headers.append((b"content-length", b"%d" % len(answer.body)))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    if reply.cut is None:
+        await send({"type": "http.response.body", "body": answer.body})
+        return
+    await send({"type": "http.response.body", "body": answer.body[: reply.cut], "more_body": True})
+    transport.close()
+    await receive()

@@ -1,0 +1,55 @@
+"""The emulator behind a real socket: what starts and stops it. uvicorn is asked for only then."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import closing, contextmanager
+from threading import Thread
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ._emulator import Emulator
+
+_STOP = 5.0  # seconds
+
+
+@contextmanager
+def serve(emulator: Emulator, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+    """
+    Run *emulator* as an HTTP server in a thread, until the context is left.
+
+    Requests being answered then are broken off.
+
+    Args:
+        emulator: What answers.
+
+        host: The address to listen on: an IPv4 one, or a name of one.
+
+        port: The port to listen on; 0 picks a free one.
+
+    Returns:
+        The base URL, such as ``http://127.0.0.1:8080/v1``.
+
+    Raises:
+        ModuleNotFoundError: If uvicorn is not installed.
+
+        OSError: If it cannot listen there.
+    """
+    try:
+        from . import _asgi  # noqa: PLC0415 - imports uvicorn, which only servers need
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'The emulator needs uvicorn to listen: pip install "qwen-aiml[emulator]"', name=error.name
+        ) from error
+    # Listens from here on: requests made before the thread is ready wait their turn.
+    with closing(socket.create_server((host, port), backlog=2048)) as listener:
+        server = _asgi.Server(emulator)
+        thread = Thread(target=server.run, args=([listener],), name="qwen-aiml-emulator", daemon=True)
+        thread.start()
+        try:
+            yield f"http://{host}:{listener.getsockname()[1]}/v1"
+        finally:
+            server.should_exit = True
+            thread.join(_STOP)

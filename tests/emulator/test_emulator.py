@@ -1,0 +1,181 @@
+"""The emulated account: credits, rates, what it remembers, what can be set."""
+
+# ruff: noqa: SIM300 - expected == actual, in all tests
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+import qwen_aiml.emulator
+from qwen_aiml.emulator import Emulator, Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Post = Callable[..., httpx.Response]
+
+URL = "https://api.aimlapi.com/v1/embeddings"
+V4 = "alibaba/qwen-text-embedding-v4"
+
+
+def test_surface() -> None:
+    """All that is exported is there."""
+    assert ["Emulator", "Fault", "ReceivedRequest", "serve"] == sorted(qwen_aiml.emulator.__all__)
+    assert all(hasattr(qwen_aiml.emulator, name) for name in qwen_aiml.emulator.__all__)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"api_keys": "key"}, "collection"),
+        ({"api_keys": []}, "blank"),
+        ({"api_keys": ["key", " "]}, "blank"),
+        ({"latency": -1}, "latency"),
+        ({"latency": float("nan")}, "latency"),
+        ({"rate_limit": 0}, "rate_limit"),
+        ({"credits": -1}, "credits"),
+        ({"region": "moon"}, "region"),
+    ],
+)
+def test_bad_settings(arguments: dict[str, Any], problem: str) -> None:
+    """Settings out of range are refused when the emulator is made, by name."""
+    with pytest.raises(ValueError, match=problem):
+        Emulator(**arguments)
+
+
+def test_credits(post: Post, body: Callable[..., Any]) -> None:
+    """Answers are paid for until the balance cannot; then it is 403, and a cheaper request still passes."""
+    emulator = Emulator(credits=3)
+
+    assert [200, 403, 200] == [post(emulator, body("a" * size)).status_code for size in (50, 50, 4)]
+    assert 0 == emulator.credits
+
+
+def test_no_credits(post: Post) -> None:
+    """Being out of credits has the documented message, and the kind with the service's own spelling."""
+    response = post(Emulator(credits=0))
+
+    assert "You've run out of credits." in response.json()["message"]
+    assert {"kind": "err_insufficent_credits"} == response.json()["error"]["data"]
+    assert "Forbidden" == response.json()["title"]
+
+
+@pytest.mark.parametrize("change", [{"dimensions": 100}, {"dimensions": 63}, {"model": "x"}])
+def test_failures_are_not_billed(post: Post, body: Callable[..., Any], change: dict[str, Any]) -> None:
+    """What is refused, by the gateway or the upstream, costs nothing."""
+    emulator = Emulator(credits=100)
+    post(emulator, body() | change)
+
+    assert 100 == emulator.credits
+
+
+def test_rate_limit(post: Post) -> None:
+    """Beyond the rate it is 429 in the upstream's words, without advice, unbilled, for a second."""
+    now = 100.0
+    emulator = Emulator(rate_limit=2, credits=100, clock=lambda: now)
+
+    answers = [post(emulator) for _ in range(3)]
+    now = 100.9
+    answers.append(post(emulator))
+    now = 101.0
+    answers += [post(emulator) for _ in range(3)]
+
+    assert [200, 200, 429, 429, 200, 200, 429] == [answer.status_code for answer in answers]
+    assert 96 == emulator.credits
+    assert {
+        "error": {
+            "message": "You have exceeded your current request limit.",
+            "type": "limit_requests",
+            "code": "limit_requests",
+        }
+    } == answers[-1].json()
+    assert not [name for name in answers[-1].headers if "retry" in name or "ratelimit" in name]
+
+
+def test_refused_requests_leave_the_rate_alone(post: Post) -> None:
+    """Only what reaches the models counts against the rate."""
+    emulator = Emulator(rate_limit=1, api_keys=["key"], clock=lambda: 0.0)
+    post(emulator, authorization="Bearer wrong")
+
+    assert 200 == post(emulator).status_code
+
+
+def test_requests(post: Post, body: Callable[..., Any]) -> None:
+    """What was asked is remembered, with how it was answered, and without the key."""
+    emulator = Emulator()
+    post(emulator, body("a", "b"), authorization="Bearer sesame", x_client_request_id="job-1")
+    post(emulator, body(input="c", model="x"))
+    post(emulator, body(input=[1, 2], dimensions=None))
+    post(emulator, b"[", authorization="Bearer sesame")
+
+    first, second, third, fourth = emulator.requests
+    assert (V4, ["a", "b"], ("a", "b"), 64, 200, "job-1") == (
+        first.model,
+        first.input,
+        first.texts,
+        first.dimensions,
+        first.status,
+        first.client_request_id,
+    )
+    assert ("x", ("c",), 404, None) == (second.model, second.texts, second.status, second.client_request_id)
+    assert ([1, 2], (), None, 400) == (third.input, third.texts, third.dimensions, third.status)
+    assert (None, None, (), 400) == (fourth.model, fourth.input, fourth.texts, fourth.status)
+    assert "sesame" not in repr(emulator.requests) + repr(vars(emulator))
+
+
+def test_requests_are_bounded(post: Post, body: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the last so many requests are remembered; all are counted."""
+    monkeypatch.setattr("qwen_aiml.emulator._emulator._REMEMBERED", 3)
+    emulator = Emulator()
+    for number in range(5):
+        post(emulator, body(str(number)))
+
+    assert 5 == emulator.request_count
+    assert [("2",), ("3",), ("4",)] == [request.texts for request in emulator.requests]
+
+
+def test_peak_in_flight(post: Post) -> None:
+    """The peak is the most requests that were being answered at once, and stays."""
+    emulator = Emulator()
+    together = threading.Barrier(3, timeout=10)
+
+    def meet(answer: dict[str, Any]) -> dict[str, Any]:
+        together.wait()
+        return answer
+
+    emulator.script(*[Fault(edit=meet)] * 3)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: post(emulator), range(3)))
+    post(emulator)
+
+    assert 3 == emulator.peak_in_flight
+
+
+@pytest.mark.anyio
+async def test_transports(body: Callable[..., Any]) -> None:
+    """A transport of each kind can be given to a client of one's own."""
+    emulator = Emulator()
+    headers = {"authorization": "Bearer key"}
+    with httpx.Client(transport=emulator.transport()) as client:
+        here = client.post(URL, json=body(), headers=headers)  # noqa: ASYNC212 - in the process
+    async with httpx.AsyncClient(transport=emulator.async_transport()) as async_client:
+        there = await async_client.post(URL, json=body(), headers=headers)
+
+    assert (200, here.content) == (here.status_code, there.content)
+
+
+@pytest.mark.parametrize(("keys", "key"), [(None, "emulator"), (["first", "second"], "first")])
+def test_client_options(keys: list[str] | None, key: str, body: Callable[..., Any]) -> None:
+    """The options are an accepted key and a client of each kind."""
+    options = Emulator(api_keys=keys).client_options()
+
+    with options["http_client"] as client:
+        response = client.post(URL, json=body(), headers={"authorization": f"Bearer {options['api_key']}"})
+    assert (key, 200) == (options["api_key"], response.status_code)
+    assert ["api_key", "http_client", "http_async_client"] == list(options)
+    assert isinstance(options["http_async_client"], httpx.AsyncClient)

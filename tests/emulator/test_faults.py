@@ -1,0 +1,242 @@
+"""What goes wrong in the process is what would go wrong over a network."""
+
+# ruff: noqa: SIM300 - expected == actual, in all tests
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+import httpx
+import pytest
+
+from qwen_aiml.emulator import Emulator, Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+URL = "https://api.aimlapi.com/v1/embeddings"
+
+
+class Send(Protocol):
+    """Sends a plain request, of either kind of client."""
+
+    async def __call__(self, emulator: Emulator, timeout: float | None = 5) -> httpx.Response:
+        """Send to *emulator*, allowing *timeout* seconds of silence."""
+        ...
+
+
+@pytest.fixture(params=["http_client", "http_async_client"])
+def send(request: pytest.FixtureRequest, body: Callable[..., Any]) -> Send:
+    """Give a function that sends a request with a sync or an async client."""
+
+    async def post(emulator: Emulator, timeout: float | None = 5) -> httpx.Response:
+        client = emulator.client_options()[request.param]
+        try:
+            answer = client.post(URL, json=body(), headers={"authorization": "Bearer key"}, timeout=timeout)
+            response: httpx.Response = await answer if inspect.isawaitable(answer) else answer
+        finally:
+            closing = client.close() if request.param == "http_client" else client.aclose()
+            if inspect.isawaitable(closing):
+                await closing
+        return response
+
+    return post
+
+
+@pytest.mark.anyio
+async def test_script_order(send: Send) -> None:
+    """Faults come one a request, in order; None and an empty script are normal."""
+    emulator = Emulator()
+    emulator.script(Fault(status=500), None)
+    emulator.script(Fault(status=503))
+
+    assert [500, 200, 503, 200] == [(await send(emulator)).status_code for _ in range(4)]
+    assert [500, 200, 503, 200] == [request.status for request in emulator.requests]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("status", "name", "message"),
+    [
+        (400, "BadRequestException", "Invalid payload provided"),
+        (401, "UnauthorizedException", "This request requires a valid API key."),
+        (403, "ForbiddenException", "You've run out of credits."),
+        (404, "NotFoundException", "Not Found"),
+        (408, "RequestTimeoutException", "Request Timeout"),
+        (429, "TooManyRequestsException", "Too Many Requests"),
+        (500, "InternalServerErrorException", "Internal server error"),
+        (502, "BadGatewayException", "Bad Gateway"),
+        (503, "ServiceUnavailableException", "Service unavailable"),
+        (504, "GatewayTimeoutException", "Generation timeout"),
+        (599, "UnknownException", "Unknown"),
+    ],
+)
+async def test_status(send: Send, status: int, name: str, message: str) -> None:
+    """A status comes with the body documented for it, unprocessed."""
+    emulator = Emulator(credits=10)
+    emulator.script(Fault(status=status))
+    response = await send(emulator)
+
+    assert (status, name) == (response.status_code, response.json()["error"]["name"])
+    assert response.json()["message"].startswith(message)
+    assert status == response.json()["status"]
+    assert 10 == emulator.credits
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("status", [520, 521, 522, 523, 524])
+async def test_proxy_status(send: Send, status: int) -> None:
+    """The proxy's statuses come as a page."""
+    emulator = Emulator()
+    emulator.script(Fault(status=status))
+    response = await send(emulator)
+
+    assert (status, "text/html; charset=UTF-8") == (response.status_code, response.headers["content-type"])
+    assert f"<h1>api.aimlapi.com | {status}: " in response.text
+
+
+@pytest.mark.anyio
+async def test_own_answer(send: Send) -> None:
+    """Headers and a body of one's own replace the documented ones."""
+    emulator = Emulator()
+    emulator.script(
+        Fault(status=429, headers={"Retry-After": "7", "Content-Type": "text/plain"}, body=b"slow")
+    )
+    response = await send(emulator)
+
+    assert (429, "7", "text/plain", b"slow") == (
+        response.status_code,
+        response.headers["retry-after"],
+        response.headers["content-type"],
+        response.content,
+    )
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("status", "content"), [(201, None), (200, b""), (204, None)])
+async def test_other_success(send: Send, status: int, content: bytes | None) -> None:
+    """A 2xx is processed and billed; only its status and body are others."""
+    emulator = Emulator(credits=10)
+    emulator.script(Fault(status=status, body=content))
+    response = await send(emulator)
+
+    assert (status, 9) == (response.status_code, emulator.credits)
+    assert (status == 201) == bool(response.content)
+    assert "1" == response.headers["x-aimlapi-credits-used"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("status", [304, 302])
+async def test_not_success(send: Send, status: int) -> None:
+    """A 3xx is unbilled; 304 has no body."""
+    emulator = Emulator(credits=10)
+    emulator.script(Fault(status=status, headers={"location": "https://elsewhere.test"}))
+    response = await send(emulator)
+
+    assert (status, 10, status == 304) == (response.status_code, emulator.credits, not response.content)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("asked", "sent"), [(0, 0), (100, 100), (10**9, -1)])
+async def test_cut(send: Send, asked: int, sent: int) -> None:
+    """A cut body, of which at least a byte is missing, is what httpx makes of a short one."""
+    emulator = Emulator(credits=10)
+    size = len((await send(emulator)).content)
+    emulator.script(Fault(cut=asked))
+    with pytest.raises(httpx.RemoteProtocolError) as raised:
+        await send(emulator)
+
+    assert f"(received {sent % size} bytes, expected {size})" in str(raised.value)
+    assert str(raised.value.request.url) == URL
+    assert 8 == emulator.credits
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("when", "left", "status"), [("before", 10, None), ("after", 9, 200)])
+async def test_reset(send: Send, when: Any, left: int, status: int | None) -> None:
+    """A reset is a read error; the request was billed if it came after it was processed."""
+    emulator = Emulator(credits=10)
+    emulator.script(Fault(reset=when))
+    with pytest.raises(httpx.ReadError, match="reset by peer") as raised:
+        await send(emulator)
+
+    assert str(raised.value.request.url) == URL
+    assert (left, [status]) == (emulator.credits, [request.status for request in emulator.requests])
+
+
+@pytest.mark.anyio
+async def test_edit(send: Send) -> None:
+    """An edit makes what is sent of what would be: NaN and infinity too, or bytes as they are."""
+    emulator = Emulator()
+    emulator.script(
+        Fault(edit=lambda answer: answer | {"data": [math.nan, -math.inf, None]}),
+        Fault(edit=lambda _: b"<html>"),
+    )
+    edited, raw = await send(emulator), await send(emulator)
+
+    assert edited.text.startswith('{"data":[NaN,-Infinity,null],"model":"text-embedding-v4"')
+    assert (200, b"<html>") == (raw.status_code, raw.content)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("fault", [Fault(edit=lambda _: {}), Fault(status=201, body=b"{}")])
+async def test_refusals_stand(send: Send, fault: Fault) -> None:
+    """A fault that changes a good answer leaves a refusal alone."""
+    emulator = Emulator(credits=0)
+    emulator.script(fault)
+
+    assert 403 == (await send(emulator)).json()["status"]
+
+
+@pytest.mark.anyio
+async def test_latency(send: Send) -> None:
+    """An answer takes the emulator's latency and its fault's on top, where silence may last for ever."""
+    emulator = Emulator(latency=0.05)
+    emulator.script(Fault(latency=0.1, status=500))
+    started = time.monotonic()
+    response = await send(emulator, timeout=None)
+
+    assert (500, True) == (response.status_code, time.monotonic() - started >= 0.15)
+
+
+@pytest.mark.anyio
+async def test_timeout(send: Send) -> None:
+    """A client that waits less than the answer takes gets httpx's timeout, as soon as its patience ends."""
+    emulator = Emulator(latency=30, credits=10)
+    started = time.monotonic()
+    with pytest.raises(httpx.ReadTimeout):
+        await send(emulator, timeout=0.05)
+
+    assert 0.05 <= time.monotonic() - started < 10
+    assert 9 == emulator.credits
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"status": 199}, "200 to 599"),
+        ({"status": 600}, "200 to 599"),
+        ({"latency": -0.1}, "latency"),
+        ({"latency": math.inf}, "latency"),
+        ({"cut": -1}, "cut must be"),
+        ({"reset": "during"}, "before"),
+        ({"body": b"x"}, "need a status"),
+        ({"headers": {"a": "b"}}, "need a status"),
+        ({"reset": "after", "status": 500}, "no answer"),
+        ({"reset": "after", "cut": 5}, "no answer"),
+        ({"reset": "after", "edit": dict}, "no answer"),
+        ({"edit": dict, "status": 200}, "one of them"),
+        ({"status": 204, "body": b"x"}, "no body"),
+        ({"status": 304, "cut": 1}, "empty body"),
+        ({"status": 500, "body": b"", "cut": 0}, "empty body"),
+        ({"status": 500, "headers": {"Content-Length": "3"}}, "content-length"),
+    ],
+)
+def test_bad_faults(settings: dict[str, Any], problem: str) -> None:
+    """What cannot be done is refused when the fault is made, with the reason."""
+    with pytest.raises(ValueError, match=problem):
+        Fault(**settings)

@@ -1,0 +1,347 @@
+"""The emulator over a real socket answers, and fails, as it does in the process."""
+
+# ruff: noqa: SIM300 - expected == actual, in all tests
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import openai
+import pytest
+
+from qwen_aiml.emulator import Emulator, Fault, serve
+from qwen_aiml.emulator.__main__ import main
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Post = Callable[..., httpx.Response]
+
+V4 = "alibaba/qwen-text-embedding-v4"
+
+HEADERS = {"authorization": "Bearer key"}
+
+
+@pytest.fixture
+def emulator() -> Emulator:
+    """Give an emulator that knows one key and has some credits."""
+    return Emulator(api_keys=["key"], credits=100_000)
+
+
+@pytest.fixture
+def url(emulator: Emulator) -> Iterator[str]:
+    """Serve the emulator and give its base URL."""
+    with serve(emulator) as url:
+        yield url
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[httpx.Client]:
+    """Give an HTTP client of the served emulator."""
+    with httpx.Client(base_url=url, headers=HEADERS, timeout=10, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture
+def sdk(url: str) -> Iterator[openai.OpenAI]:
+    """Give an OpenAI client of the served emulator."""
+    with openai.OpenAI(base_url=url, api_key="key", max_retries=0, timeout=10) as client:
+        yield client
+
+
+def test_same_answer(client: httpx.Client, post: Post, body: Callable[..., Any]) -> None:
+    """An answer is the same, headers too, as in the process."""
+    there, here = client.post("/embeddings", json=body()), post(Emulator(), body())
+
+    assert (here.status_code, here.content, here.headers) == (there.status_code, there.content, there.headers)
+
+
+def test_connection_is_kept(emulator: Emulator, client: httpx.Client, body: Callable[..., Any]) -> None:
+    """Requests follow each other on one connection, refused ones too, and large bodies arrive whole."""
+    streams = set()
+    for content in (body(), body(*["a" * 32_768] * 10), body(dimensions=63), body()):
+        with client.stream("POST", "/embeddings?a=b", json=content) as response:
+            response.read()
+            streams.add(response.extensions["network_stream"].get_extra_info("client_addr"))
+
+    assert 1 == len(streams)
+    assert [200, 200, 400, 200] == [request.status for request in emulator.requests]
+
+
+def test_path_is_reported(client: httpx.Client) -> None:
+    """A path is reported as it was sent, query and escapes included."""
+    assert "/v1/a%20b?c=d%20e" == client.post("/a%20b?c=d%20e").json()["instance"]
+
+
+@pytest.mark.parametrize("status", [204, 304, 404, 524, 599])
+def test_status(emulator: Emulator, client: httpx.Client, body: Callable[..., Any], status: int) -> None:
+    """Any status can be sent, those without a body too, and the connection still serves."""
+    emulator.script(Fault(status=status))
+
+    assert [status, 200] == [client.post("/embeddings", json=body()).status_code for _ in range(2)]
+
+
+@pytest.mark.parametrize("sent", [0, 1000])
+def test_cut(emulator: Emulator, client: httpx.Client, body: Callable[..., Any], sent: int) -> None:
+    """A cut body ends early for httpx, having promised more; the next request is served."""
+    emulator.script(Fault(cut=sent))
+    with pytest.raises(httpx.RemoteProtocolError, match=rf"received {sent} bytes, expected [1-9]\d{{3}}\)"):
+        client.post("/embeddings", json=body())
+
+    assert 200 == client.post("/embeddings", json=body()).status_code
+
+
+@pytest.mark.parametrize(("when", "left"), [("before", 99_999), ("after", 99_998)])
+def test_reset(
+    emulator: Emulator, client: httpx.Client, body: Callable[..., Any], when: Any, left: int
+) -> None:
+    """A reset is a true one, not an end; the next request is served."""
+    emulator.script(Fault(reset=when))
+    with pytest.raises(httpx.ReadError, match="reset by peer"):
+        client.post("/embeddings", json=body())
+
+    assert 200 == client.post("/embeddings", json=body()).status_code
+    assert left == emulator.credits
+
+
+def test_latency(emulator: Emulator, client: httpx.Client, body: Callable[..., Any]) -> None:
+    """An answer takes as long as it is told to."""
+    emulator.script(Fault(latency=0.1))
+    started = time.monotonic()
+    response = client.post("/embeddings", json=body())
+
+    assert (200, True) == (response.status_code, time.monotonic() - started >= 0.1)
+
+
+def test_client_that_leaves(emulator: Emulator, client: httpx.Client, body: Callable[..., Any]) -> None:
+    """Requests whose client gave up are no longer in flight."""
+    emulator.script(*[Fault(latency=30)] * 4)
+    for _ in range(4):
+        with pytest.raises(httpx.ReadTimeout):
+            client.post("/embeddings", json=body(), timeout=0.1)
+
+    assert 4 == emulator.request_count
+    assert emulator.peak_in_flight <= 2
+
+
+def test_half_a_request(emulator: Emulator, url: str) -> None:
+    """A client that leaves before its request is whole is not counted."""
+    host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf")
+        connection.shutdown(socket.SHUT_WR)
+
+        assert b"" == connection.recv(1)
+    assert 0 == emulator.request_count
+
+
+def test_stop_leaves_nothing(body: Callable[..., Any]) -> None:
+    """Leaving the context ends the thread and frees the port, soon, though a request is in flight."""
+    emulator = Emulator()
+    emulator.script(None, Fault(latency=60))
+    threads = threading.active_count()
+    with serve(emulator) as url, httpx.Client(base_url=url, headers=HEADERS, trust_env=False) as idle:
+        idle.post("/embeddings", json=body())
+        failures: list[Exception] = []
+
+        def wait() -> None:
+            try:
+                httpx.post(url + "/embeddings", json=body(), headers=HEADERS, timeout=60, trust_env=False)
+            except httpx.TransportError as error:
+                failures.append(error)
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        deadline = time.monotonic() + 10
+        while emulator.request_count < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        started = time.monotonic()
+    took = time.monotonic() - started
+    waiting.join(10)
+
+    assert (1, True) == (len(failures), took < 3)
+    assert threads == threading.active_count()
+    with closing(socket.create_server(("127.0.0.1", int(url.split(":")[2].removesuffix("/v1"))))):
+        pass
+
+
+def test_started_and_stopped_at_once() -> None:
+    """A server that is never asked anything stops as well."""
+    threads = threading.active_count()
+    started = time.monotonic()
+    with serve(Emulator()) as url:
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/v1", url)
+
+    assert (threads, True) == (threading.active_count(), time.monotonic() - started < 3)
+
+
+@pytest.mark.parametrize("text", ["Laura", ["Laura", "is", "a", "DJ"]])
+@pytest.mark.parametrize("encoded", [False, True])
+def test_openai(body: Callable[..., Any], post: Post, text: Any, *, encoded: bool) -> None:
+    """The openai package reads lists, and the base64 it asks for if the emulator obeys."""
+    with serve(Emulator(base64=encoded)) as url, openai.OpenAI(base_url=url, api_key="any") as sdk:
+        plain = sdk.embeddings.create(model=V4, input=text)
+        short = sdk.embeddings.create(model=V4, input=text, dimensions=64)
+
+    count = 1 if isinstance(text, str) else 4
+    expected = [row["embedding"] for row in post(Emulator(), body(input=text)).json()["data"]]
+    assert [1024] * count == [len(row.embedding) for row in plain.data]
+    assert expected == [row.embedding for row in short.data]
+    assert ("text-embedding-v4", "list") == (plain.model, plain.object)
+
+
+def test_openai_too_many(sdk: openai.OpenAI) -> None:
+    """Too many rows are a BadRequestError with the upstream's text."""
+    with pytest.raises(
+        openai.BadRequestError, match=r"batch size is invalid, it should not be larger than 10\."
+    ):
+        sdk.embeddings.create(model=V4, input=["a"] * 11)
+
+
+def test_openai_errors(emulator: Emulator, sdk: openai.OpenAI) -> None:
+    """Each status is the openai package's error for it, with the gateway's request id."""
+    with pytest.raises(openai.AuthenticationError, match="requires a valid API key") as raised:
+        sdk.with_options(api_key="wrong").embeddings.create(model=V4, input="a")
+    emulator.script(Fault(status=429), Fault(reset="before"))
+    with pytest.raises(openai.RateLimitError):
+        sdk.embeddings.create(model=V4, input="a")
+    with pytest.raises(openai.APIConnectionError):
+        sdk.embeddings.create(model=V4, input="a")
+    with pytest.raises(openai.NotFoundError):
+        sdk.embeddings.create(model="x", input="a")
+
+    assert raised.value.request_id
+
+
+def test_port_in_use(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A port in use is an OSError in code, one sentence and status 2 on the command line."""
+    port = url.split(":")[2].removesuffix("/v1")
+    with pytest.raises(OSError, match="in use") as raised, serve(Emulator(), port=int(port)):
+        pass
+
+    assert raised.value.errno == errno.EADDRINUSE
+    assert 2 == main(["--port", port])
+    assert re.fullmatch(rf"Cannot listen on 127\.0\.0\.1, port {port}: .*in use.*\n", capsys.readouterr().err)
+
+
+def test_without_uvicorn(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without uvicorn it is said what to install, in code and, with status 1, on the command line."""
+    monkeypatch.delitem(sys.modules, "qwen_aiml.emulator._asgi", raising=False)
+    monkeypatch.delattr("qwen_aiml.emulator._asgi", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    hint = r'pip install "qwen-aiml\[emulator\]"'
+    with pytest.raises(ModuleNotFoundError, match=hint) as raised, serve(Emulator()):
+        pass
+
+    assert raised.value.name == "uvicorn"
+    assert 1 == main([])
+    assert (
+        'The emulator needs uvicorn to listen: pip install "qwen-aiml[emulator]"\n' == capsys.readouterr().err
+    )
+
+
+def test_import_needs_no_server() -> None:
+    """Importing the emulator imports no uvicorn."""
+    script = "import sys, qwen_aiml.emulator; sys.exit('uvicorn' in sys.modules)"
+    command = [sys.executable, "-c", script]
+
+    assert 0 == subprocess.run(command, timeout=60, check=False).returncode  # noqa: S603 - our own
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--latency", "-1"], "latency"),
+        (["--rate-limit", "0"], "rate_limit"),
+        (["--port", "x"], "port"),
+        (["--port", "70000"], "0 to 65535"),
+        (["--port", "-1"], "0 to 65535"),
+    ],
+)
+def test_bad_arguments(arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong argument is named, with status 2."""
+    with pytest.raises(SystemExit) as raised:
+        main(arguments)
+
+    assert (2, True) == (raised.value.code, problem in capsys.readouterr().err)
+
+
+def test_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run as a module, the process ends with the command's status."""
+    monkeypatch.delitem(sys.modules, "qwen_aiml.emulator.__main__")
+    monkeypatch.setattr(sys, "argv", ["emulator", "--port", "-1"])
+    with pytest.raises(SystemExit) as raised:
+        runpy.run_module("qwen_aiml.emulator", run_name="__main__")
+
+    assert 2 == raised.value.code
+
+
+def test_main(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], body: Callable[..., Any]
+) -> None:
+    """The command says where it listens and what to set, obeys its options, and ends with 0 at Ctrl-C."""
+    statuses = []
+
+    def use(_: float) -> None:
+        printed = capsys.readouterr().out
+        assert printed.endswith(" AIMLAPI_API_KEY=one of the keys given (Ctrl-C stops)\n")
+        [url] = re.findall(r"AIMLAPI_BASE_URL=(\S+)", printed)
+        for key in ("other", "second", "second"):
+            headers = {"authorization": f"Bearer {key}"}
+            statuses.append(httpx.post(url + "/embeddings", json=body(), headers=headers).status_code)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("qwen_aiml.emulator.__main__.time.sleep", use)
+    options = [
+        "--port",
+        "0",
+        "--rate-limit",
+        "1",
+        "--latency",
+        "0.01",
+        "--api-key",
+        "first",
+        "--api-key",
+        "second",
+    ]
+
+    assert (0, [401, 200, 429]) == (main(options), statuses)
+
+
+def test_command(body: Callable[..., Any]) -> None:
+    """Run as a module it serves until SIGINT, then ends at once, without a traceback."""
+    command = [sys.executable, "-m", "qwen_aiml.emulator", "--port", "0"]
+    with subprocess.Popen(  # noqa: S603 - our own
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert select.select([process.stdout], [], [], 30)[0]
+            line = process.stdout.readline()
+            [url] = re.findall(r"AIMLAPI_BASE_URL=(\S+) AIMLAPI_API_KEY=anything", line)
+            response = httpx.post(
+                url + "/embeddings", json=body(), headers=HEADERS, timeout=10, trust_env=False
+            )
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=10)
+        finally:
+            process.kill()
+
+    assert (200, 0, "", "") == (response.status_code, process.returncode, out, err)
