@@ -6,6 +6,7 @@ What is sent, whether to try again and when to end is decided in `_job` and `_fl
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import threading
@@ -255,14 +256,16 @@ class AsyncEmbeddingClient(_BaseClient):
         loop = _current_loop()
         if loop in self._senders:
             return self._senders[loop][0]
-        # A loop that ended without closing its asynchronous generators left its sender behind.
+        # Loops that have ended, with or without closing their asynchronous generators first.
         for other in self._senders.keyrefs():
-            if (ended := other()) is not None and getattr(ended, "is_closed", bool)():
+            ended = other()
+            if ended is not None and (self._senders[ended][0].closed or _is_closed(ended)):
                 self._senders.pop(ended, None)
         sender = AsyncSender(self.config, self._clock, self._http_client)
         closing = _close_with_loop(sender)
         self._senders[loop] = (sender, closing)
-        await anext(closing)
+        if self._http_client is None:
+            await anext(closing)
         return sender
 
 
@@ -277,6 +280,11 @@ async def _close_with_loop(sender: AsyncSender) -> AsyncGenerator[None, None]:
         yield
     finally:
         await sender.aclose()
+
+
+def _is_closed(loop: Any) -> bool:
+    # What stands for a loop of Trio does not tell.
+    return isinstance(loop, asyncio.AbstractEventLoop) and loop.is_closed()
 
 
 def _current_loop() -> Any:

@@ -119,7 +119,7 @@ class AsyncSender:
         self._clock = clock
         self._given = given
         self._idle: list[httpx.AsyncClient] = []
-        self._closed = False
+        self.closed = False
         self._free = anyio.Semaphore(config.max_concurrency)
 
     async def send(self, step: Send) -> Outcome:
@@ -133,9 +133,16 @@ class AsyncSender:
 
     async def aclose(self) -> None:
         """Close the connections, those in use as soon as they are free."""
-        self._closed = True
+        self.closed = True
+        interruption: BaseException | None = None
         while self._idle:
-            await self._idle.pop().aclose()
+            try:
+                await self._idle.pop().aclose()
+            except BaseException as error:  # noqa: BLE001 (raised below)
+                # An event loop that ends cancels what it still runs, and would leave the other sockets open.
+                interruption = error
+        if interruption is not None:
+            raise interruption
 
     async def _post(self, http: Any, step: Send) -> Outcome:
         request = _request(http, self._config, step.body, _remaining(step, self._clock))
@@ -159,7 +166,7 @@ class AsyncSender:
                 with anyio.CancelScope(shield=True):
                     await http.aclose()
                 raise
-            if self._closed:
+            if self.closed:
                 await http.aclose()
             else:
                 self._idle.append(http)

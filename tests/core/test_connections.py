@@ -1,0 +1,404 @@
+"""Real connections to a local server: event loops, threads, processes, deadlines, and what is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import multiprocessing
+import os
+import pickle
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import httpx
+import pytest
+import trio
+
+from qwen_aiml import (
+    AsyncEmbeddingClient,
+    DeadlineError,
+    EmbeddingClient,
+    EmbeddingConfig,
+    TransportError,
+    _sender,
+)
+from qwen_aiml._flow import Send
+from qwen_aiml.emulator import Emulator, Fault, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+KEY = "sk-test-0123456789abcdef"
+TEXTS = [f"text {at}" for at in range(37)]
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Emulator:
+    """Share one account among the tests of this file."""
+    return Emulator()
+
+
+@pytest.fixture(scope="module")
+def address(emulator: Emulator) -> Iterator[str]:
+    """Serve it on this machine."""
+    with serve(emulator) as base_url:
+        yield base_url
+
+
+@pytest.fixture
+def config(address: str) -> EmbeddingConfig:
+    """Point a client at it."""
+    return EmbeddingConfig(api_key=KEY, base_url=address, dimensions=64)
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[list[float]]:
+    """Embed each text in a request of its own, without a connection."""
+    http_client = httpx.Client(transport=Emulator().transport())
+    config = EmbeddingConfig(api_key=KEY, dimensions=64, batch_size=1)
+    return EmbeddingClient(config, http_client=http_client).embed(TEXTS).embeddings
+
+
+def test_sync(config: EmbeddingConfig, expected: list[list[float]]) -> None:
+    """A client opens what it needs, can be closed, and opens anew."""
+    with EmbeddingClient(config) as client:
+        assert client.embed(TEXTS).embeddings == expected
+    assert client.embed(TEXTS).embeddings == expected
+    client.close()
+
+
+def test_several_event_loops(config: EmbeddingConfig, expected: list[list[float]]) -> None:
+    """One object serves one event loop after another, and leaves no socket to any of them."""
+    client = AsyncEmbeddingClient(config)
+    for _ in range(3):
+        assert asyncio.run(client.embed(TEXTS)).embeddings == expected
+        assert trio.run(client.embed, TEXTS).embeddings == expected
+
+        [[sender, _]] = client._senders.values()
+        assert sender.closed
+
+
+def test_connections_are_kept(
+    config: EmbeddingConfig, monkeypatch: pytest.MonkeyPatch, expected: list[list[float]]
+) -> None:
+    """Within one event loop a later call finds the connections of an earlier one."""
+    opened = []
+    real_open = _sender.AsyncSender._open
+
+    def count(self: _sender.AsyncSender) -> httpx.AsyncClient:
+        opened.append(self)
+        return real_open(self)
+
+    monkeypatch.setattr(_sender.AsyncSender, "_open", count)
+
+    async def twice() -> None:
+        async with AsyncEmbeddingClient(config) as client:
+            for _ in range(3):
+                assert (await client.embed(TEXTS)).embeddings == expected
+
+    asyncio.run(twice())
+
+    assert len(opened) <= 4
+
+
+def test_event_loops_in_threads(config: EmbeddingConfig, expected: list[list[float]]) -> None:
+    """Eight threads with event loops of their own share one object."""
+    client = AsyncEmbeddingClient(config)
+    with ThreadPoolExecutor(8) as pool:
+        results = [
+            future.result() for future in [pool.submit(asyncio.run, client.embed(TEXTS)) for _ in range(8)]
+        ]
+
+    assert all(result.embeddings == expected for result in results)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_loop_closed_without_ceremony(config: EmbeddingConfig, expected: list[list[float]]) -> None:
+    """A loop that is closed without closing its generators first does not stay in memory."""
+    client = AsyncEmbeddingClient(config)
+    for _ in range(3):
+        loop = asyncio.new_event_loop()
+        assert loop.run_until_complete(client.embed(TEXTS)).embeddings == expected
+        loop.close()
+        assert len(client._senders) == 1
+    asyncio.run(client.embed(["a"]))
+    gc.collect()
+
+    assert [sender.closed for sender, _ in client._senders.values()] == [True]
+
+
+def test_closed_while_in_use(
+    config: EmbeddingConfig, emulator: Emulator, expected: list[list[float]]
+) -> None:
+    """Closing ends the idle connections at once and the others when they are free."""
+
+    async def main() -> None:
+        client = AsyncEmbeddingClient(config)
+        emulator.script(Fault(latency=0.2))
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.embed, ["slow"])
+            while emulator.requests[-1].texts != ("slow",):  # noqa: ASYNC110 (the server has no event to await)
+                await anyio.sleep(0.01)
+            await client.aclose()
+        assert (await client.embed(TEXTS)).embeddings == expected
+
+    asyncio.run(main())
+
+
+def test_cancelled_connection_is_not_used_again(
+    config: EmbeddingConfig, emulator: Emulator, expected: list[list[float]]
+) -> None:
+    """After a cancelled request the next call gets its own answer, not the late one."""
+
+    async def main() -> None:
+        async with AsyncEmbeddingClient(config) as client:
+            emulator.script(Fault(latency=0.3))
+            with anyio.move_on_after(0.1) as scope:
+                await client.embed(["given up"])
+            assert scope.cancelled_caught
+            assert (await client.embed(TEXTS)).embeddings == expected
+
+    for _ in range(2):
+        asyncio.run(main())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_fork(config: EmbeddingConfig, expected: list[list[float]]) -> None:
+    """After a fork, parent and child use connections of their own."""
+    with EmbeddingClient(config) as client:
+        assert client.embed(TEXTS).embeddings == expected
+        with multiprocessing.get_context("fork").Pool(1, initializer=_inherit, initargs=(client,)) as pool:
+            in_child = pool.map_async(_embed_inherited, [TEXTS])
+            assert client.embed(TEXTS).embeddings == expected
+            assert in_child.get(30) == [expected]
+            pool.close()
+            pool.join()
+        assert client.embed(TEXTS).embeddings == expected
+
+
+_inherited: list[EmbeddingClient] = []
+
+
+def _inherit(client: EmbeddingClient) -> None:
+    _inherited.append(client)
+
+
+def _embed_inherited(texts: list[str]) -> list[list[float]]:
+    return _inherited[0].embed(texts).embeddings
+
+
+def _embed_unpickled(pickled: bytes) -> list[list[float]]:
+    client: EmbeddingClient = pickle.loads(pickled)
+    return client.embed(TEXTS).embeddings
+
+
+def test_spawn(config: EmbeddingConfig, expected: list[list[float]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pickled client works in a new process, with the key of its environment."""
+    monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        in_child = pool.map_async(_embed_unpickled, [pickle.dumps(EmbeddingClient(config))])
+        assert in_child.get(60) == [expected]
+        pool.close()
+        pool.join()
+
+
+CLIENTS = [EmbeddingClient, AsyncEmbeddingClient]
+
+
+def embed(kind: Any, config: EmbeddingConfig, texts: list[str]) -> list[list[float]]:
+    """Call either client once, from a thread without an event loop."""
+    if kind is EmbeddingClient:
+        with EmbeddingClient(config) as client:
+            return client.embed(texts).embeddings
+    return asyncio.run(AsyncEmbeddingClient(config).embed(texts)).embeddings
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+@pytest.mark.parametrize(
+    "fault", [Fault(cut=40), Fault(reset="before"), Fault(reset="after"), Fault(status=502)]
+)
+def test_broken_connections(
+    kind: Any, fault: Fault, config: EmbeddingConfig, emulator: Emulator, expected: list[list[float]]
+) -> None:
+    """Resets and cut bodies on a real socket are waited out."""
+    emulator.script(fault, fault)
+
+    assert embed(kind, config, TEXTS) == expected
+
+
+@contextmanager
+def server(*chunks: bytes, pause: float = 0.0) -> Iterator[str]:
+    """Answer one connection with *chunks*, a pause before each; bounded in number and in time."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(10)
+                connection.recv(65536)
+                for chunk in chunks:
+                    if closing.wait(pause):
+                        return
+                    try:
+                        connection.sendall(chunk)
+                    except OSError:
+                        return
+
+        closing = threading.Event()
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            closing.set()
+            thread.join(10)
+
+
+DRIP = [b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n", *[b" "] * 200]
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_deadline_against_a_drip(kind: Any) -> None:
+    """total_timeout ends a call whose answer comes a byte at a time, each within the timeout."""
+    with server(*DRIP, pause=0.05) as address:
+        config = EmbeddingConfig(api_key=KEY, base_url=address, total_timeout=0.5, timeout=5)
+        with pytest.raises(DeadlineError) as caught:
+            embed(kind, config, ["a"])
+
+    assert caught.value.attempts == 1
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_deadline_against_silence(kind: Any) -> None:
+    """total_timeout ends a call that gets no answer, though timeout would allow more."""
+    with server(b"late", pause=30) as address:
+        config = EmbeddingConfig(api_key=KEY, base_url=address, total_timeout=0.3)
+        with pytest.raises(DeadlineError):
+            embed(kind, config, ["a"])
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_timeout(kind: Any) -> None:
+    """Timeout bounds each silence, and the error says so."""
+    with server(b"late", pause=30) as address:
+        config = EmbeddingConfig(api_key=KEY, base_url=address, timeout=0.2, max_retries=0)
+        with pytest.raises(TransportError, match=r"silence for 0.2 s \(ReadTimeout\)"):
+            embed(kind, config, ["a"])
+
+
+def test_deadline_while_waiting_for_a_turn(address: str, emulator: Emulator) -> None:
+    """A call that never got its turn sends nothing."""
+    config = EmbeddingConfig(api_key=KEY, base_url=address, total_timeout=0.5, max_concurrency=1)
+    with EmbeddingClient(config) as client, ThreadPoolExecutor(1) as pool:
+        emulator.script(Fault(latency=0.4))
+        before = emulator.request_count
+        slow = pool.submit(client.embed, ["slow one"])
+        while emulator.request_count == before:
+            time.sleep(0.01)
+        hurried = EmbeddingClient(config)
+        hurried._senders = client._senders
+        hurried.config = EmbeddingConfig(api_key=KEY, base_url=address, total_timeout=0.1)
+        with pytest.raises(DeadlineError) as caught:
+            hurried.embed(["no turn"])
+        slow.result()
+
+    assert caught.value.attempts == 0
+    assert emulator.request_count == before + 1
+
+
+def test_deadline_that_has_passed(config: EmbeddingConfig, emulator: Emulator) -> None:
+    """A turn that comes after the deadline is not used."""
+    client = EmbeddingClient(config)
+    before = emulator.request_count
+    late = Send(b"{}", deadline=time.monotonic() - 1)
+
+    assert client._sender().send(late) is None
+    assert emulator.request_count == before
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_refused(kind: Any) -> None:
+    """Nobody listening is a TransportError that names the address."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    config = EmbeddingConfig(api_key=KEY, base_url=f"http://127.0.0.1:{port}", max_retries=1)
+    with pytest.raises(
+        TransportError, match=f"no answer from http://127.0.0.1:{port}/v1: ConnectError"
+    ) as caught:
+        embed(kind, config, ["a"])
+
+    assert caught.value.attempts == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "detail"),
+    [
+        (httpx.ConnectTimeout("x"), "timeout", "no connection within 10 s (ConnectTimeout)"),
+        (httpx.WriteTimeout("x"), "timeout", "silence for 60 s (WriteTimeout)"),
+        (
+            httpx.LocalProtocolError(f"Illegal header value b'Bearer {KEY}'"),
+            "connection",
+            "LocalProtocolError",
+        ),
+        (httpx.RemoteProtocolError("cut"), "connection", "RemoteProtocolError: cut"),
+        (httpx.ReadError(""), "connection", "ReadError"),
+        (
+            httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed"),
+            "certificate",
+            "its certificate can't be verified ([SSL: CERTIFICATE_VERIFY_FAILED] self-signed). Behind a proxy "
+            "that inspects TLS, set SSL_CERT_FILE to your organisation's CA bundle",
+        ),
+    ],
+    ids=repr,
+)
+def test_faults(error: httpx.RequestError, kind: str, detail: str) -> None:
+    """What httpx raises is told in words, without what may hold the key."""
+    fault = _sender._fault(error, EmbeddingConfig(api_key=KEY))
+
+    assert (fault.kind, fault.detail) == (kind, detail)
+
+
+def test_tls_context() -> None:
+    """The certificates are read once, and again when the environment names others."""
+    context = _sender._tls()
+
+    assert isinstance(context, ssl.SSLContext)
+    assert context is _sender._tls()
+    assert context.verify_mode is ssl.CERT_REQUIRED
+
+
+def test_nothing_left_behind(address: str) -> None:
+    """A program that closes nothing still ends at once and in silence, with -W error."""
+    program = f"""
+import asyncio
+from qwen_aiml import *
+config = EmbeddingConfig(api_key="k", base_url={address!r}, dimensions=64)
+texts = [f"text {{at}}" for at in range(37)]
+client = AsyncEmbeddingClient(config)
+for _ in range(2):
+    asyncio.run(client.embed(texts))
+with EmbeddingClient(config) as other:
+    print(len(other.embed(texts).embeddings), client.usage.requests)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *sys.path])}
+    done = subprocess.run(  # noqa: S603 (our own program)
+        [sys.executable, "-W", "error", "-c", program],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+    )
+
+    assert (done.stdout, done.stderr, done.returncode) == ("37 8\n", "", 0)
