@@ -32,7 +32,7 @@ def test_defaults() -> None:
     assert config.endpoint == "https://api.aimlapi.com/v1/embeddings"
     assert (config.rows, config.max_concurrency, config.max_retries) == (10, 8, 5)
     assert (config.silence, config.total_timeout) == (60.0, None)
-    assert config.dimensions is config.query_instruction is config.encoding_format is None
+    assert (config.dimensions, config.query_instruction, config.encoding_format) == (None, None, None)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,320 @@
+"""What LangChain's suites do not ask: right vectors, names, secrets, copies, stores."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import logging
+import multiprocessing
+import pickle
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from langchain_core.load import dumpd
+from langchain_core.vectorstores import InMemoryVectorStore
+from langchain_qwen_aiml import QwenAIMLEmbeddings
+from pydantic import SecretStr, ValidationError
+
+from qwen_aiml import (
+    AuthenticationError,
+    ConfigurationError,
+    EmbeddingBatchError,
+    InputError,
+    ResponseFormatError,
+    Usage,
+)
+from qwen_aiml.emulator import Emulator, Fault, serve
+
+KEY = "sk-test-0123456789abcdef"
+TEXTS = [f"text number {at}" for at in range(37)]
+
+
+def make(emulator: Emulator | None = None, **options: Any) -> QwenAIMLEmbeddings:
+    """Make an object of the emulator, with short vectors."""
+    return QwenAIMLEmbeddings(**{"dimensions": 64, **(emulator or Emulator()).client_options(), **options})
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[list[float]]:
+    """Embed each text in a request of its own."""
+    return make(chunk_size=1).embed_documents(TEXTS)
+
+
+@pytest.fixture(params=["sync", "async"])
+def documents(request: pytest.FixtureRequest) -> Any:
+    """Give each way to embed documents."""
+    if request.param == "sync":
+        return lambda model, texts: model.embed_documents(texts)
+    return lambda model, texts: asyncio.run(model.aembed_documents(texts))
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_every_vector_is_the_right_one(documents: Any, shuffle: bool, expected: list[list[float]]) -> None:
+    """Of 37 texts each gets its own vector, also when the rows come out of order."""
+    emulator = Emulator(shuffle=shuffle)
+
+    assert expected == documents(make(emulator), TEXTS)
+    assert [len(request.texts) for request in emulator.requests] in ([10, 10, 10, 7], [10, 10, 7, 10], [10, 7, 10, 10], [7, 10, 10, 10])
+
+
+def test_bad_rows(documents: Any) -> None:
+    """A missing row never gets through."""
+    emulator = Emulator()
+    emulator.script(Fault(edit=lambda answer: {**answer, "data": answer["data"][1:]}))
+
+    with pytest.raises(ResponseFormatError, match="9 rows for 10 texts"):
+        documents(make(emulator, max_retries=0), TEXTS[:10])
+
+
+def test_errors_pass_unchanged(documents: Any) -> None:
+    """The core's errors come out as they are."""
+    emulator = Emulator(api_keys=["another"])
+    with pytest.raises(AuthenticationError):
+        documents(make(emulator, api_key=KEY), TEXTS)
+    with pytest.raises(InputError):
+        documents(make(), ["a", " "])
+
+    emulator = Emulator()
+    emulator.script(None, Fault(status=400))
+    with pytest.raises(EmbeddingBatchError) as caught:
+        documents(make(emulator, max_concurrency=1), TEXTS)
+    assert caught.value.embeddings[9] is not None
+    assert caught.value.embeddings[10] is None
+
+
+def test_default_settings_send_many_at_once(documents: Any) -> None:
+    """With default settings 40 batches go out eight at a time."""
+    emulator = Emulator(latency=0.02)
+    documents(make(emulator), [f"text {at}" for at in range(400)])
+
+    assert (emulator.request_count, emulator.peak_in_flight) == (40, 8)
+
+
+def test_queries() -> None:
+    """Only queries carry the instruction, in either colour; keywords are those of the interface."""
+    emulator = Emulator()
+    model = make(emulator, query_instruction="Find the article")
+    first = model.embed_query(text="rest")
+    second = asyncio.run(model.aembed_query(text="rest"))
+    model.embed_documents(texts=["rest"])
+
+    assert first == second
+    sent = [request.texts for request in emulator.requests]
+    assert sent == [("Instruct: Find the article\nQuery:rest",)] * 2 + [("rest",)]
+
+
+def test_plain_lists() -> None:
+    """Results are lists of lists of floats, which frameworks write as JSON."""
+    assert json.loads(json.dumps(make().embed_documents(["a"]))) == make().embed_documents(["a"])
+
+
+@pytest.mark.parametrize(
+    ("options", "attribute", "expected"),
+    [
+        ({}, "model", "alibaba/qwen-text-embedding-v4"),
+        ({"model": "text-embedding-v3"}, "model", "alibaba/qwen-text-embedding-v3"),
+        ({}, "chunk_size", 10),
+        ({"chunk_size": 3}, "chunk_size", 3),
+        ({"batch_size": 3}, "chunk_size", 3),
+        ({"timeout": 5}, "timeout", 5.0),
+        ({"request_timeout": 5}, "timeout", 5.0),
+        ({}, "timeout", 60.0),
+        ({"base_url": "https://a.example"}, "aimlapi_api_base", "https://a.example/v1"),
+        ({"aimlapi_api_base": "https://a.example"}, "aimlapi_api_base", "https://a.example/v1"),
+        ({}, "aimlapi_api_base", "https://api.aimlapi.com/v1"),
+        ({"api_key": SecretStr("other")}, "aimlapi_api_key", SecretStr("other")),
+        ({"aimlapi_api_key": "other"}, "aimlapi_api_key", SecretStr("other")),
+        ({"skip_empty": False, "check_embedding_ctx_length": False, "model_kwargs": {}}, "dimensions", None),
+    ],
+    ids=str,
+)
+def test_names(options: dict[str, Any], attribute: str, expected: object) -> None:
+    """Fields go by LangChain's names and by those of the classes people come from."""
+    given = options if {"api_key", "aimlapi_api_key"} & options.keys() else {"api_key": KEY, **options}
+
+    assert expected == getattr(QwenAIMLEmbeddings(**given), attribute)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"dimension": 512}, "dimension: Extra inputs are not permitted"),
+        ({"dimensions": "512"}, "dimensions: Input should be a valid integer"),
+        ({"dimensions": 100}, "dimensions must be one of 2048"),
+        ({"chunk_size": 1000}, "at most 10, not 1000"),
+        ({"chunk_size": 3, "batch_size": 4}, "batch_size: Extra inputs are not permitted"),
+        ({"skip_empty": True}, "would shift the embeddings of the others"),
+        ({"check_embedding_ctx_length": True}, "sends token ids"),
+        ({"model_kwargs": {"encoding_format": "float"}}, "arguments of their own"),
+        ({"api_key": ""}, "set the environment variable AIMLAPI_API_KEY"),
+        ({"api_key": 5}, "api_key must be a string, not int"),
+        ({"api_kye": f"{KEY} x"}, "api_kye: Extra inputs"),
+        ({"api_key": f"{KEY} x"}, "api_key holds a space"),
+        ({"default_headers": {"Authorization": f"Bearer {KEY}"}}, "give the key as api_key"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_refused(options: dict[str, Any], said: str) -> None:
+    """A wrong option is one of the project's errors, and shows no value that may be a key."""
+    with pytest.raises(ConfigurationError) as caught:
+        QwenAIMLEmbeddings(**{"api_key": KEY, **options})
+
+    assert said in str(caught.value)
+    assert KEY not in str(caught.value)
+    assert not isinstance(caught.value, ValidationError)
+
+
+def test_fields_do_not_change() -> None:
+    """A field can't be changed afterwards, when it would no longer be checked; a changed copy can be made."""
+    model = make()
+    with pytest.raises(ConfigurationError, match=r"use model_copy") as caught:
+        model.aimlapi_api_key = KEY
+    assert KEY not in str(caught.value)
+
+    longer = model.model_copy(update={"dimensions": 128})
+    assert len(longer.embed_query("a")) == 128
+    assert len(model.embed_query("a")) == 64
+    with pytest.raises(ConfigurationError):
+        model.model_copy(update={"dimensions": 100})
+
+
+def test_key_is_hidden(caplog: pytest.LogCaptureFixture) -> None:
+    """The key shows in no repr, dict, JSON, trace of LangChain, log or error."""
+    emulator = Emulator(api_keys=["another"])
+    model = make(emulator, api_key=KEY, default_headers={"X-Proxy-Token": "hidden-too"})
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(AuthenticationError) as caught:
+        model.embed_query("a")
+    error = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    shown = [repr(model), str(model), str(model.model_dump()), model.model_dump_json(), str(dumpd(model))]
+    shown += [caplog.text, *error.format(), str(vars(model.model_copy()))]
+
+    for text in shown:
+        assert KEY not in text
+    assert "hidden-too" not in repr(model) + str(model.model_dump())
+
+
+def test_key_is_hidden_when_refused() -> None:
+    """A traceback of a refused construction that prints local variables of ours does not show the key."""
+
+    def construct(**options: Any) -> QwenAIMLEmbeddings:
+        return QwenAIMLEmbeddings(api_key=SecretStr(KEY), **options)
+
+    for options in ({"dimensions": 3}, {"dimension": 3}, {"chunk_size": 0}):
+        with pytest.raises(ConfigurationError) as caught:
+            construct(**options)
+        error = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+        assert KEY not in "".join(error.format())
+
+
+def test_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pickle holds the settings and no key; the copy takes the key from its environment."""
+    pickled = pickle.dumps(QwenAIMLEmbeddings(api_key=KEY, dimensions=64, query_instruction="Find", timeout=3))
+    assert KEY.encode() not in pickled
+
+    keyless = pickle.loads(pickled)
+    assert (keyless.dimensions, keyless.query_instruction, keyless.timeout) == (64, "Find", 3.0)
+    assert keyless.aimlapi_api_key is None
+    with pytest.raises(ConfigurationError, match="a pickle never carries the key"):
+        keyless.embed_query("a")
+
+    emulator = Emulator(api_keys=["of-the-child"])
+    monkeypatch.setenv("AIMLAPI_API_KEY", "of-the-child")
+    with serve(emulator) as base_url:
+        pickled = pickle.dumps(QwenAIMLEmbeddings(api_key=KEY, dimensions=64, base_url=base_url))
+        with pickle.loads(pickled) as loaded:
+            assert loaded.embed_documents(TEXTS) == make().embed_documents(TEXTS)
+
+
+def _embed_query(model: QwenAIMLEmbeddings) -> list[float]:
+    return model.embed_query("a")
+
+
+def test_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model works in a process that was spawned."""
+    monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
+    with serve(Emulator()) as base_url, multiprocessing.get_context("spawn").Pool(1) as pool:
+        results = pool.map_async(_embed_query, [QwenAIMLEmbeddings(base_url=base_url, dimensions=64)])
+        assert results.get(60) == [make().embed_query("a")]
+        pool.close()
+        pool.join()
+
+
+def test_own_clients_do_not_travel() -> None:
+    """A model with a client of the user's own can be copied but not pickled."""
+    model = make()
+
+    with pytest.raises(TypeError, match="can't be pickled"):
+        pickle.dumps(model)
+    for made in (copy.copy(model), copy.deepcopy(model), model.model_copy(deep=True)):
+        assert made.http_client is model.http_client
+        assert made.embed_query("a") == model.embed_query("a")
+        assert asyncio.run(made.aembed_query("a")) == model.embed_query("a")
+
+
+def test_several_event_loops_and_threads(expected: list[list[float]]) -> None:
+    """One object serves two event loops in turn, and eight threads at once."""
+    with serve(Emulator()) as base_url, QwenAIMLEmbeddings(api_key=KEY, base_url=base_url, dimensions=64) as model:
+        for _ in range(2):
+            assert asyncio.run(model.aembed_documents(TEXTS)) == expected
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(model.embed_documents, [TEXTS] * 8)) == [expected] * 8
+        assert model.usage.requests == 40
+
+
+@pytest.mark.anyio
+async def test_async_context(expected: list[list[float]]) -> None:
+    """The asynchronous methods work on asyncio and Trio, bounded over all calls together."""
+    with serve(Emulator()) as base_url:
+        async with QwenAIMLEmbeddings(api_key=KEY, base_url=base_url, dimensions=64) as model:
+            assert await model.aembed_documents(TEXTS) == expected
+
+    emulator = Emulator(latency=0.01)
+    model = make(emulator, max_concurrency=3)
+    async with anyio.create_task_group() as group:
+        for at in range(12):
+            group.start_soon(partial(model.aembed_query, f"query {at}"))
+    assert (emulator.request_count, emulator.peak_in_flight) == (12, 3)
+
+
+def test_usage() -> None:
+    """The cost of both colours is added up."""
+    model = make()
+    model.embed_query("Laura is a DJ.")
+    asyncio.run(model.aembed_query("Laura is a DJ."))
+
+    assert model.usage == Usage(requests=2, total_tokens=8, credits_used=2)
+
+
+def test_vector_store() -> None:
+    """LangChain's store in memory finds the nearest text, in either colour."""
+    store = InMemoryVectorStore(make())
+    store.add_texts(["the cat sat on the mat", "stocks fell sharply", "rain is expected tomorrow"])
+    asyncio.run(store.aadd_texts(["a dog barked at night"]))
+
+    assert [found.page_content for found in store.similarity_search("a cat on a mat", k=1)] == ["the cat sat on the mat"]
+    found = asyncio.run(store.asimilarity_search("dogs bark at night", k=1))
+    assert [document.page_content for document in found] == ["a dog barked at night"]
+
+
+def test_headers_and_encoding() -> None:
+    """The user's headers and encoding_format are sent; nothing is sent that was not asked for."""
+    bodies = []
+
+    def service(request: httpx.Request) -> httpx.Response:
+        bodies.append((json.loads(request.content), request.headers.get("x-title")))
+        return httpx.Response(200, json={"data": [{"index": 0, "embedding": [0.5] * 64}]})
+
+    http_client = httpx.Client(transport=httpx.MockTransport(service))
+    plain = QwenAIMLEmbeddings(api_key=KEY, dimensions=64, http_client=http_client)
+    plain.embed_query("a")
+    plain.model_copy(update={"encoding_format": "float", "default_headers": {"X-Title": "app"}}).embed_query("a")
+
+    body = {"model": "alibaba/qwen-text-embedding-v4", "input": ["a"], "dimensions": 64}
+    assert bodies == [(body, None), ({**body, "encoding_format": "float"}, "app")]

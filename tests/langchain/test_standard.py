@@ -1,0 +1,83 @@
+"""LangChain's own suites, unmodified, against the emulator in process and over a socket."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from langchain_core.embeddings import Embeddings
+from langchain_qwen_aiml import QwenAIMLEmbeddings
+from langchain_tests.integration_tests import EmbeddingsIntegrationTests
+from langchain_tests.unit_tests import EmbeddingsUnitTests
+
+from qwen_aiml.emulator import Emulator, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class TestUnit(EmbeddingsUnitTests):
+    """The unit suite."""
+
+    @property
+    def embeddings_class(self) -> type[Embeddings]:
+        """Name the class under test."""
+        return QwenAIMLEmbeddings
+
+    @property
+    def embedding_model_params(self) -> dict[str, Any]:
+        """Give what it needs."""
+        return {"model": "text-embedding-v4", "api_key": "test"}
+
+    @property
+    def init_from_env_params(self) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
+        """Give an environment and the attributes that must come of it."""
+        return (
+            {"AIMLAPI_API_KEY": "from-env", "AIMLAPI_API_BASE": "https://example.com/v1"},
+            {"model": "text-embedding-v4"},
+            {"aimlapi_api_key": "from-env", "aimlapi_api_base": "https://example.com/v1"},
+        )
+
+
+@pytest.mark.anyio
+class TestInProcess(EmbeddingsIntegrationTests):
+    """The integration suite without a socket."""
+
+    @property
+    def embeddings_class(self) -> type[Embeddings]:
+        """Name the class under test."""
+        return QwenAIMLEmbeddings
+
+    @property
+    def embedding_model_params(self) -> dict[str, Any]:
+        """Give an emulator of its own."""
+        return {"model": "text-embedding-v4", **Emulator().client_options()}
+
+
+@pytest.mark.anyio
+class TestServer(EmbeddingsIntegrationTests):
+    """The integration suite over a socket."""
+
+    @pytest.fixture(autouse=True)
+    def _server(self) -> Iterator[None]:
+        with serve(Emulator()) as self.base_url:
+            yield
+
+    @property
+    def embeddings_class(self) -> type[Embeddings]:
+        """Name the class under test."""
+        return QwenAIMLEmbeddings
+
+    @property
+    def embedding_model_params(self) -> dict[str, Any]:
+        """Point it at the server."""
+        return {"model": "text-embedding-v3", "api_key": "test", "base_url": self.base_url}
+
+
+def test_suites_are_whole() -> None:
+    """The suites bring the tests that they are known to bring; none is overridden."""
+    for suite, least in ((TestUnit, 3), (TestInProcess, 5), (TestServer, 5)):
+        tests = [name for name, _ in inspect.getmembers(suite, inspect.isfunction) if name.startswith("test_")]
+        assert len(tests) >= least
+        assert not [name for name in vars(suite) if name.startswith("test_")]
