@@ -51,12 +51,10 @@ python:
 
 .venv/made: pyproject.toml
 	@$(MAKE) --no-print-directory python
-	@if command -v uv >/dev/null; then \
-	    uv venv --quiet --allow-existing --python '$(PYTHON)' .venv && \
-	    uv pip install --quiet --python .venv/bin/python -e '.[langchain,llama-index]'; \
-	else \
-	    '$(PYTHON)' -m venv .venv && \
-	    .venv/bin/python -m pip install --quiet --upgrade pip && \
-	    .venv/bin/python -m pip install --quiet -e '.[langchain,llama-index]'; \
-	fi
+	@echo 'Making .venv, which takes up to a minute.'
+	@{ uv venv --quiet --allow-existing --python '$(PYTHON)' .venv && \
+	   uv pip install --quiet --python .venv/bin/python -e '.[langchain,llama-index]'; } 2>/dev/null || \
+	 { '$(PYTHON)' -m venv .venv && \
+	   .venv/bin/python -m pip install --quiet --upgrade pip && \
+	   .venv/bin/python -m pip install --quiet -e '.[langchain,llama-index]'; }
 	@touch $@

@@ -166,7 +166,7 @@ def call(command: list[str], cwd: Path, extra: dict[str, str]) -> tuple[int, str
         Its exit code, and what it printed.
     """
     env = {key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "PYTEST_ADDOPTS"}}
-    env |= {"PYTHONUTF8": "1", **extra}
+    env |= {"PYTHONIOENCODING": "utf-8", **extra}
     with tempfile.TemporaryFile() as out:
         process = subprocess.Popen(
             command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
@@ -198,11 +198,11 @@ def pythons(only: Collection[str]) -> dict[str, str]:
     """
     candidates: list[str | None] = [shutil.which(f"python{version}") for version in SUPPORTED]
     candidates += [sys.executable, shutil.which("python3")]
-    roots = [Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"]
-    candidates += [str(path) for root in roots for path in sorted(root.glob("*/bin/python"))]
+    pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
+    candidates += [str(path) for path in sorted(pyenv.glob("versions/*/bin/python"))]
     if UV:
         for version in SUPPORTED:
-            code, text = call([UV, "python", "find", "--no-python-downloads", version], ROOT, {})
+            code, text = call([UV, "python", "find", "--system", "--no-python-downloads", version], ROOT, {})
             candidates.append(text.strip() if code == 0 else None)
     probe = "import sys; print('%d.%d' % sys.version_info[:2])" + ("" if UV else "; import ensurepip, venv")
     found: dict[str, str] = {}
@@ -290,12 +290,8 @@ def dist(job: Job) -> None:
     job.run(python, "-m", "twine", "--no-color", "check", "--strict", wheel, sdist)
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    wanted = {
-        path.relative_to(ROOT).as_posix()
-        for package in PACKAGES
-        for path in (ROOT / package).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    } | {f"{package}/py.typed" for package in PACKAGES}
+    wanted = {path.relative_to(ROOT).as_posix() for name in PACKAGES for path in (ROOT / name).rglob("*.py")}
+    wanted |= {f"{name}/py.typed" for name in PACKAGES}
     if held != wanted:
         msg = f"the wheel lacks {sorted(wanted - held)} and holds too much: {sorted(held - wanted)}"
         raise StepError(msg)
