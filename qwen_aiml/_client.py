@@ -174,7 +174,7 @@ class EmbeddingClient(_BaseClient):
     def _sender(self) -> Sender:
         pid = os.getpid()
         if pid not in self._senders:
-            # After a fork the parent's sockets are let go of, not closed: closing would speak to their peers.
+            # After a fork the parent's sockets are not ours to speak through.
             made = self._senders.setdefault(pid, Sender(self.config, self._clock, self._http_client))
             self._senders = {pid: made}
         return self._senders[pid]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from contextlib import asynccontextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,8 @@ class Sender:
                     max_connections=None, max_keepalive_connections=self._config.max_concurrency
                 )
                 self._own = httpx.Client(verify=_tls(), limits=limits)
+                # Few people close an embeddings object; its sockets end with it all the same.
+                weakref.finalize(self, self._own.close)
             return self._own
 
 

@@ -432,7 +432,7 @@ async def test_deadline() -> None:
     errors = []
 
     async def call() -> None:
-        with pytest.raises(TimeoutError, match="total_timeout of 0.1 s ran out") as caught:
+        with pytest.raises(TimeoutError, match=r"total_timeout of 0\.1 s ran out") as caught:
             await embed(client, ["a"])
         errors.append(caught.value)
 

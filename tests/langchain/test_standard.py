@@ -6,15 +6,16 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from langchain_core.embeddings import Embeddings
-from langchain_qwen_aiml import QwenAIMLEmbeddings
 from langchain_tests.integration_tests import EmbeddingsIntegrationTests
 from langchain_tests.unit_tests import EmbeddingsUnitTests
 
+from langchain_qwen_aiml import QwenAIMLEmbeddings
 from qwen_aiml.emulator import Emulator, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from langchain_core.embeddings import Embeddings
 
 
 class TestUnit(EmbeddingsUnitTests):
@@ -78,6 +79,6 @@ class TestServer(EmbeddingsIntegrationTests):
 def test_suites_are_whole() -> None:
     """The suites bring the tests that they are known to bring; none is overridden."""
     for suite, least in ((TestUnit, 3), (TestInProcess, 5), (TestServer, 5)):
-        tests = [name for name, _ in inspect.getmembers(suite, inspect.isfunction) if name.startswith("test_")]
-        assert len(tests) >= least
+        names = [name for name, _ in inspect.getmembers(suite, inspect.isfunction)]
+        assert sum(name.startswith("test_") for name in names) >= least
         assert not [name for name in vars(suite) if name.startswith("test_")]

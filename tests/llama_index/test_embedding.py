@@ -1,0 +1,480 @@
+"""What LlamaIndex demands of a model: hooks, batches, events, caches, limiters, copies, pipelines."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import gc
+import json
+import logging
+import pickle
+import threading
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from llama_index.core import Settings, VectorStoreIndex
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
+from llama_index.core.ingestion import IngestionPipeline
+from llama_index.core.ingestion.pipeline import get_transformation_hash
+from llama_index.core.schema import TextNode
+from llama_index.core.storage.kvstore import SimpleKVStore
+from pydantic import SecretStr, ValidationError
+
+from llama_index_qwen_aiml import QwenAIMLEmbedding
+from qwen_aiml import (
+    APIStatusError,
+    AuthenticationError,
+    ConfigurationError,
+    EmbeddingBatchError,
+    InputError,
+    ResponseFormatError,
+    Usage,
+)
+from qwen_aiml.emulator import Emulator, Fault, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KEY = "sk-test-0123456789abcdef"
+TEXTS = [f"text number {at}" for at in range(37)]
+
+
+def make(emulator: Emulator | None = None, **options: Any) -> QwenAIMLEmbedding:
+    """Make a model of the emulator, with short vectors."""
+    return QwenAIMLEmbedding(**{"dimensions": 64, **(emulator or Emulator()).client_options(), **options})
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[list[float]]:
+    """Embed each text in a request of its own."""
+    return make(embed_batch_size=1).get_text_embedding_batch(TEXTS)
+
+
+WAYS: dict[str, Callable[[QwenAIMLEmbedding, list[Any]], list[list[float]]]] = {
+    "batch": lambda model, texts: model.get_text_embedding_batch(texts),
+    "async batch": lambda model, texts: asyncio.run(model.aget_text_embedding_batch(texts)),
+    "batch with progress": lambda model, texts: model.get_text_embedding_batch(texts, show_progress=True),
+    "async batch with progress": lambda model, texts: asyncio.run(
+        model.aget_text_embedding_batch(texts, show_progress=True)
+    ),
+    "hook": lambda model, texts: model._get_text_embeddings(texts),
+    "async hook": lambda model, texts: asyncio.run(model._aget_text_embeddings(texts)),
+    "one by one": lambda model, texts: [model.get_text_embedding(text) for text in texts],
+    "async one by one": lambda model, texts: [asyncio.run(model.aget_text_embedding(text)) for text in texts],
+}
+WHOLE = ["batch", "async batch", "hook", "async hook"]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_every_vector_is_the_right_one(way: str, shuffle: bool, expected: list[list[float]]) -> None:
+    """Of 37 texts each gets its own vector, also when the rows come out of order, whichever way in."""
+    emulator = Emulator(shuffle=shuffle)
+
+    assert expected == WAYS[way](make(emulator), TEXTS)
+    assert max(len(request.texts) for request in emulator.requests) <= 10
+
+
+def test_every_hook_is_overridden() -> None:
+    """No hook is left to the framework, whose defaults block the loop or send one text a request."""
+    hooks = [
+        f"{a}_{b}"
+        for a in ("_get", "_aget")
+        for b in ("query_embedding", "text_embedding", "text_embeddings")
+    ]
+
+    assert all(hook in vars(QwenAIMLEmbedding) for hook in hooks)
+    assert BaseEmbedding in QwenAIMLEmbedding.__mro__
+
+
+@pytest.mark.parametrize("way", WHOLE)
+def test_a_thousand_texts(way: str) -> None:
+    """A thousand texts in one call go out ten to a request at the most."""
+    emulator = Emulator()
+    WAYS[way](make(emulator), [f"text {at}" for at in range(1000)])
+
+    assert [len(request.texts) for request in emulator.requests] == [10] * 100
+
+
+@pytest.mark.parametrize("way", [*WHOLE, "batch with progress", "async batch with progress"])
+def test_default_settings_send_many_at_once(way: str) -> None:
+    """With default settings 40 batches go out eight at a time, with a progress bar too."""
+    emulator = Emulator(latency=0.02)
+    WAYS[way](make(emulator), [f"text {at}" for at in range(400)])
+
+    assert (emulator.request_count, emulator.peak_in_flight) == (40, 8)
+
+
+@pytest.mark.parametrize("way", WHOLE)
+def test_bad_rows(way: str) -> None:
+    """A missing row never gets through."""
+    emulator = Emulator()
+    emulator.script(Fault(edit=lambda answer: {**answer, "data": answer["data"][1:]}))
+
+    with pytest.raises(ResponseFormatError, match="9 rows for 10 texts"):
+        WAYS[way](make(emulator, max_retries=0), TEXTS[:10])
+
+
+@pytest.mark.parametrize("way", WHOLE)
+def test_errors_pass_unchanged(way: str) -> None:
+    """The core's errors come out as they are, with the indices of the list that was given."""
+    with pytest.raises(AuthenticationError):
+        WAYS[way](make(Emulator(api_keys=["another"]), api_key=KEY), TEXTS)
+
+    emulator = Emulator()
+    with pytest.raises(InputError) as refused:
+        WAYS[way](make(emulator), [*TEXTS, "", None])
+    assert refused.value.indices == (37, 38)
+    assert emulator.request_count == 0
+
+    emulator.script(None, Fault(status=400))
+    with pytest.raises(EmbeddingBatchError) as caught:
+        WAYS[way](make(emulator, max_concurrency=1), TEXTS)
+    assert [row is None for row in caught.value.embeddings] == [False] * 10 + [True] * 27
+    assert list(caught.value.failures) == list(range(10, 20))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing(way: str) -> None:
+    """No texts give no vectors and no request."""
+    emulator = Emulator()
+
+    assert WAYS[way](make(emulator), []) == []
+    assert emulator.request_count == 0
+
+
+def test_a_string_is_not_a_list() -> None:
+    """A string in place of a list is refused, not embedded letter by letter."""
+    with pytest.raises(InputError, match="put it in a list"):
+        make().get_text_embedding_batch("abc")  # type: ignore[arg-type]
+
+
+def test_queries() -> None:
+    """Only queries carry the instruction, in either colour."""
+    emulator = Emulator()
+    model = make(emulator, query_instruction="Find the article")
+    first = model.get_query_embedding("rest")
+    second = asyncio.run(model.aget_query_embedding("rest"))
+    model.get_text_embedding("rest")
+
+    assert first == second
+    sent = [request.texts for request in emulator.requests]
+    assert sent == [("Instruct: Find the article\nQuery:rest",)] * 2 + [("rest",)]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"dimensoins": 512}, "dimensoins: Extra inputs are not permitted"),
+        ({"dimensions": "512"}, "dimensions: Input should be a valid integer"),
+        ({"dimensions": 100}, "dimensions must be one of 2048"),
+        ({"embed_batch_size": 100}, "at most 10, not 100"),
+        ({"embed_batch_size": 0}, "1 or more"),
+        ({"model_name": ""}, "model (model_name) must be a string that is not blank"),
+        ({"api_key": " "}, "set the environment variable AIMLAPI_API_KEY"),
+        ({"api_key": 5}, "api_key must be a string, not int"),
+        ({"api_base": "http://a.example"}, "base_url (api_base) would send the key"),
+        ({"api_kye": f"{KEY} x"}, "api_kye: Extra inputs"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_refused(options: dict[str, Any], said: str) -> None:
+    """A wrong option is one of the project's errors, and shows no value that may be a key."""
+    with pytest.raises(ConfigurationError) as caught:
+        QwenAIMLEmbedding(**{"api_key": KEY, **options})
+
+    assert said in str(caught.value)
+    assert KEY not in str(caught.value)
+    assert not isinstance(caught.value, ValidationError)
+
+
+def test_fields_do_not_change() -> None:
+    """A setting can't be changed afterwards, unchecked; the framework's own fields can."""
+    model = make()
+    with pytest.raises(ConfigurationError, match="use model_copy"):
+        model.embed_batch_size = 99999
+    model.num_workers = 2
+
+    longer = model.model_copy(update={"dimensions": 128})
+    assert len(longer.get_query_embedding("a")) == 128
+    assert len(model.get_query_embedding("a")) == 64
+
+
+def test_to_dict() -> None:
+    """to_dict holds what affects the vectors and nothing else."""
+    model = make(embed_batch_size=5, timeout=3, num_workers=2, default_headers={"X": "y"}, max_retries=1)
+
+    assert model.to_dict() == {
+        "class_name": "QwenAIMLEmbedding",
+        "model_name": "alibaba/qwen-text-embedding-v4",
+        "dimensions": 64,
+        "query_instruction": None,
+        "api_base": "https://api.aimlapi.com/v1",
+    }
+    assert json.loads(make(embeddings_cache=SimpleKVStore()).to_json()) == model.to_dict()
+
+
+def test_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A serialised model comes back with the same vectors, and the key of the environment."""
+    model = make(model_name="text-embedding-v3", dimensions=512)
+    monkeypatch.setenv("AIMLAPI_API_KEY", "of-the-environment")
+
+    assert QwenAIMLEmbedding.class_name() == "QwenAIMLEmbedding"
+    for loaded in (
+        QwenAIMLEmbedding.from_dict(model.to_dict()),
+        QwenAIMLEmbedding.from_json(model.to_json()),
+        QwenAIMLEmbedding.from_dict(model.to_dict(), api_key="given"),
+    ):
+        assert loaded.to_dict() == model.to_dict()
+
+
+def test_pipeline_hash() -> None:
+    """What the pipeline's cache goes by changes with the vectors, and with nothing else."""
+    nodes = [TextNode(text="a")]
+
+    def hashed(**options: Any) -> str:
+        return get_transformation_hash(nodes, make(**options))
+
+    same = hashed()
+    assert same == hashed(api_key="another", timeout=1, max_retries=9, embed_batch_size=2, max_concurrency=1)
+    others: list[dict[str, Any]] = [
+        {"dimensions": 128},
+        {"model_name": "text-embedding-v3"},
+        {"query_instruction": "Find"},
+    ]
+    assert len({same, *[hashed(**options) for options in others]}) == 4
+
+
+class Limiter:
+    """The framework's interface, counting."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.lock = threading.Lock()  # as the framework's limiters hold one, which can't be pickled
+
+    def acquire(self, num_tokens: int = 0) -> None:  # noqa: ARG002 (the framework's signature)
+        """Count a synchronous call."""
+        self.asked += 1
+
+    async def async_acquire(self, num_tokens: int = 0) -> None:  # noqa: ARG002
+        """Count an asynchronous call."""
+        self.asked += 1
+
+
+@pytest.mark.skipif(
+    "rate_limiter" not in BaseEmbedding.model_fields, reason="newer than this llama-index-core"
+)
+@pytest.mark.parametrize("way", ["batch", "async batch", "batch with progress", "one by one"])
+def test_rate_limiter(way: str, expected: list[list[float]]) -> None:
+    """The framework's limiter is asked once for each request."""
+    emulator, limiter = Emulator(), Limiter()
+
+    assert expected == WAYS[way](make(emulator, rate_limiter=limiter), TEXTS)
+    assert limiter.asked == emulator.request_count
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_num_workers(workers: int, expected: list[list[float]]) -> None:
+    """num_workers is the framework's, and never takes a request beyond ten texts."""
+    emulator = Emulator(latency=0.02)
+    model = make(emulator, num_workers=workers)
+
+    assert asyncio.run(model.aget_text_embedding_batch(TEXTS)) == expected
+    assert emulator.request_count == 4
+    assert emulator.peak_in_flight == (2 if workers == 2 else 4)
+
+
+@pytest.mark.parametrize("way", ["batch", "async batch", "one by one", "async one by one"])
+def test_embeddings_cache(way: str, expected: list[list[float]]) -> None:
+    """The framework's cache saves the requests of a second call."""
+    emulator = Emulator()
+    model = make(emulator, embeddings_cache=SimpleKVStore())
+
+    assert expected == WAYS[way](model, TEXTS)
+    sent = emulator.request_count
+    assert expected == WAYS[way](model, TEXTS)
+    assert emulator.request_count == sent
+
+
+def test_cache_keeps_what_was_finished() -> None:
+    """With the framework's cache, a call that fails late loses no more than one round of requests."""
+    emulator = Emulator()
+    emulator.script(*[None] * 3, Fault(status=400))
+    model = make(emulator, embeddings_cache=SimpleKVStore(), max_concurrency=1)
+    with pytest.raises(APIStatusError):
+        model.get_text_embedding_batch(TEXTS)
+    model.get_text_embedding_batch(TEXTS)
+
+    assert [request.texts[0] for request in emulator.requests[4:]] == [TEXTS[30]]
+
+
+def test_cache_takes_no_query_for_a_text() -> None:
+    """With an instruction, a query never gets the vector of a document from the framework's cache."""
+    emulator = Emulator()
+    model = make(emulator, embeddings_cache=SimpleKVStore(), query_instruction="Find")
+    document = model.get_text_embedding("rest")
+    query = model.get_query_embedding("rest")
+
+    assert query != document
+    assert query == asyncio.run(model.aget_query_embedding("rest"))
+    assert model.get_text_embedding("rest") == document
+
+
+def test_events() -> None:
+    """Each call of the framework's batches makes one pair of events, with the texts and no key."""
+    handler = LlamaDebugHandler(print_trace_on_end=False)
+    model = make(callback_manager=CallbackManager([handler]), api_key=KEY)
+    model.get_text_embedding_batch(TEXTS)
+    model.get_query_embedding("q")
+
+    pairs = handler.get_event_pairs(CBEventType.EMBEDDING)
+    assert len(pairs) == 2
+    assert KEY not in str([event.payload for pair in pairs for event in pair])
+
+
+def test_settings_and_index() -> None:
+    """Settings.embed_model feeds an index, which finds the nearest text in either colour."""
+    before = Settings._embed_model
+    Settings.embed_model = make()
+    try:
+        texts = ["the cat sat on the mat", "stocks fell sharply", "rain is expected tomorrow"]
+        index = VectorStoreIndex([TextNode(text=text) for text in texts])
+        retriever = index.as_retriever(similarity_top_k=1)
+        assert [found.text for found in retriever.retrieve("a cat on a mat")] == ["the cat sat on the mat"]
+        found = asyncio.run(retriever.aretrieve("tomorrow it rains"))
+        assert [node.text for node in found] == ["rain is expected tomorrow"]
+        asynchronous = VectorStoreIndex([TextNode(text=text) for text in texts], use_async=True)
+        assert (
+            asynchronous.as_retriever(similarity_top_k=1).retrieve("sharply")[0].text == "stocks fell sharply"
+        )
+    finally:
+        Settings._embed_model = before
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_index_inside_a_running_loop() -> None:
+    """
+    An index made inside a running event loop, as in a notebook, works more than once.
+
+    The framework closes the loops it makes for this without closing their asynchronous generators, so that
+    their sockets are left to the garbage collector, which warns.
+    """
+
+    async def notebook() -> None:
+        with serve(Emulator()) as base_url:
+            model = QwenAIMLEmbedding(api_key=KEY, api_base=base_url, dimensions=64)
+            for _ in range(3):
+                nodes = [TextNode(text=text) for text in TEXTS]
+                VectorStoreIndex(nodes, embed_model=model, use_async=True)
+                assert len(await model.aget_query_embedding("q")) == 64
+            await model.aclose()
+
+    asyncio.run(notebook())
+    gc.collect()
+
+
+def test_pipeline(expected: list[list[float]]) -> None:
+    """An ingestion pipeline gives each node its vector, in either colour."""
+    ways: list[Callable[[IngestionPipeline, list[TextNode]], Any]] = [
+        lambda pipeline, nodes: pipeline.run(nodes=nodes),
+        lambda pipeline, nodes: asyncio.run(pipeline.arun(nodes=nodes)),
+    ]
+    for run in ways:
+        nodes = run(IngestionPipeline(transformations=[make()]), [TextNode(text=text) for text in TEXTS])
+        assert [node.embedding for node in nodes] == expected
+
+
+@pytest.mark.filterwarnings("ignore:Specified num_workers:UserWarning")
+def test_pipeline_in_processes(monkeypatch: pytest.MonkeyPatch, expected: list[list[float]]) -> None:
+    """A pipeline with two worker processes works, and leaves the model as it was."""
+    monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
+    emulator = Emulator(api_keys=[KEY])
+    with serve(emulator) as base_url:
+        model = QwenAIMLEmbedding(api_base=base_url, dimensions=64)
+        pipeline = IngestionPipeline(transformations=[model])
+        nodes = pipeline.run(nodes=[TextNode(text=text) for text in TEXTS], num_workers=2)
+        assert [node.embedding for node in nodes] == expected
+        assert model.get_text_embedding_batch(TEXTS) == expected
+        model.close()
+
+
+def test_pickle() -> None:
+    """A pickle holds the settings and no key, and takes nothing from the model itself."""
+    limiter = Limiter()
+    model = QwenAIMLEmbedding(
+        api_key=KEY, dimensions=64, query_instruction="Find", timeout=3, rate_limiter=limiter
+    )
+    pickled = pickle.dumps(model)
+    assert KEY.encode() not in pickled
+    assert model.rate_limiter is limiter
+    assert isinstance(model.api_key, SecretStr)
+
+    loaded = pickle.loads(pickled)
+    assert (loaded.dimensions, loaded.query_instruction, loaded.timeout) == (64, "Find", 3.0)
+    assert (loaded.api_key, loaded.rate_limiter, loaded.embeddings_cache) == (None, None, None)
+    with pytest.raises(ConfigurationError, match="a pickle never carries the key"):
+        loaded.get_query_embedding("a")
+
+
+def test_own_clients_do_not_travel() -> None:
+    """A model with a client of the user's own can be copied but not pickled."""
+    limiter = Limiter()
+    model = make(rate_limiter=limiter)
+
+    with pytest.raises(TypeError, match="can't be pickled"):
+        pickle.dumps(model)
+    for made in (copy.copy(model), copy.deepcopy(model), model.model_copy(deep=True)):
+        assert made.http_client is model.http_client
+        assert made.rate_limiter is limiter
+        assert made.get_query_embedding("a") == model.get_query_embedding("a")
+
+
+def test_key_is_hidden(caplog: pytest.LogCaptureFixture) -> None:
+    """The key shows in no repr, dict, JSON, log or error."""
+    model = make(Emulator(api_keys=["another"]), api_key=KEY, default_headers={"X-Token": "hidden-too"})
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(AuthenticationError) as caught:
+        model.get_text_embedding("a")
+    error = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    shown = [repr(model), str(model), str(model.to_dict()), model.to_json(), caplog.text, *error.format()]
+
+    for text in shown:
+        assert KEY not in text
+    assert "hidden-too" not in repr(model) + str(model.to_dict())
+
+
+def test_several_event_loops_and_threads(expected: list[list[float]]) -> None:
+    """One object serves two event loops in turn, and eight threads at once."""
+    with serve(Emulator()) as base_url:
+        with QwenAIMLEmbedding(api_key=KEY, api_base=base_url, dimensions=64) as model:
+            for _ in range(2):
+                assert asyncio.run(model.aget_text_embedding_batch(TEXTS)) == expected
+            with ThreadPoolExecutor(8) as pool:
+                assert list(pool.map(model.get_text_embedding_batch, [TEXTS] * 8)) == [expected] * 8
+        assert model.usage.requests == 40
+
+
+def test_async_context() -> None:
+    """The model closes with its context, in the loop it was used in."""
+
+    async def main() -> Usage:
+        async with make() as model:
+            await model.aget_text_embedding("Laura is a DJ.")
+            model.get_text_embedding("Laura is a DJ.")
+            return model.usage
+
+    assert asyncio.run(main()) == Usage(requests=2, total_tokens=8, credits_used=2)
+
+
+def test_address_and_key_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Key and address come from the environment, and the address is part of what affects the vectors."""
+    monkeypatch.setenv("AIML_API_KEY", KEY)
+    monkeypatch.setenv("AIMLAPI_BASE_URL", "https://gateway.example")
+    model = QwenAIMLEmbedding(http_client=httpx.Client(transport=Emulator(api_keys=[KEY]).transport()))
+
+    assert model.to_dict()["api_base"] == "https://gateway.example/v1"
+    assert len(model.get_text_embedding("a")) == 1024
