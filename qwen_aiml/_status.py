@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ._wire import Answer
 
 MOST_CHARACTERS = 300
+LEAST_MASKED = 4
 
 # Not "quota": Alibaba's throttle says "Allocated quota exceeded" and passes by itself.
 _NO_CREDITS = re.compile(r"credits|funds|balance|subscription|free[- ]tier", re.IGNORECASE)
@@ -59,10 +60,10 @@ def status_error(answer: Answer, texts: Sequence[str], config: EmbeddingConfig) 
     body = read_json(answer.body)
     said = _message(body) or _outline(answer)
     kind = _kind(answer.status, said, body)
-    said = _masked(said, texts, config)
     advice = _advice(kind, answer.status, said, config)
     return kind(
-        f"HTTP {answer.status}: {said}" + (f". What to do: {advice}" if advice else ""),
+        f"HTTP {answer.status}: {_masked(said, texts, config)}"
+        + (f". What to do: {advice}" if advice else ""),
         status_code=answer.status,
         request_id=request_id(body, answer.headers),
     )
@@ -116,7 +117,9 @@ def _error_kind(body: Any) -> Any:
 def _masked(said: str, texts: Sequence[str], config: EmbeddingConfig) -> str:
     said = config.secret.scrub(said)
     for text in texts:
-        said = said.replace(text, "[text]")
+        # Shorter ones tell nothing, and stand in many a sentence.
+        if len(text) >= LEAST_MASKED:
+            said = re.sub(rf"(?<!\w){re.escape(text)}(?!\w)", "[text]", said)
     return said if len(said) <= MOST_CHARACTERS else f"{said[: MOST_CHARACTERS - 1]}…"
 
 

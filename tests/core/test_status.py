@@ -169,6 +169,20 @@ def test_masked() -> None:
     assert str(raised) == "HTTP 400: bad key [key] for input '[text]' here"
 
 
+@pytest.mark.parametrize("text", ["a", "val", "invalid_"])
+def test_words_are_not_masked(text: str) -> None:
+    """A text that happens to be part of the message does not garble it."""
+    assert str(error(400, legacy(400, "a value is invalid"), texts=(text,))) == "HTTP 400: a value is invalid"
+
+
+def test_advice_survives_masking() -> None:
+    """The advice goes by what the service said, even where that is masked."""
+    raised = error(400, upstream(TOO_LONG), texts=("Range of input length",))
+
+    assert "[text] should be" in str(raised)
+    assert "more than 8192 tokens" in str(raised)
+
+
 def test_cut() -> None:
     """A long message is cut to 300 characters."""
     raised = error(400, legacy(400, "x" * 1000))
