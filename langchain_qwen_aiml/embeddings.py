@@ -19,10 +19,10 @@ from pydantic import (
 from qwen_aiml import (
     DEFAULT_MODEL,
     AsyncEmbeddingClient,
+    ClientHolder,
     ConfigurationError,
     EmbeddingClient,
     EmbeddingConfig,
-    Usage,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _SWITCHED_OFF = {
 }
 
 
-class QwenAIMLEmbeddings(BaseModel, Embeddings):
+class QwenAIMLEmbeddings(ClientHolder, BaseModel, Embeddings):
     """
     Qwen Text Embedding v4 and v3, served by AI/ML API.
 
@@ -195,32 +195,6 @@ class QwenAIMLEmbeddings(BaseModel, Embeddings):
     async def aembed_query(self, text: str) -> list[float]:
         """Embed a query as `embed_query` does, awaited; on asyncio or Trio."""
         return (await self._async_client.embed([text], role="query")).embeddings[0]
-
-    @property
-    def usage(self) -> Usage:
-        """What all calls of this object have cost so far."""
-        return self._client.usage + self._async_client.usage
-
-    def close(self) -> None:
-        """Close the connections of the synchronous methods; a later call opens new ones."""
-        self._client.close()
-
-    async def aclose(self) -> None:
-        """Close all connections but those of other event loops, which end with them."""
-        self._client.close()
-        await self._async_client.aclose()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in type(self).model_fields:

@@ -6,23 +6,15 @@ from copy import copy
 from typing import TYPE_CHECKING, Any, Literal
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    SecretStr,
-    SkipValidation,
-    ValidationError,
-)
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, SkipValidation, ValidationError
 
 from qwen_aiml import (
     DEFAULT_MODEL,
     AsyncEmbeddingClient,
+    ClientHolder,
     ConfigurationError,
     EmbeddingClient,
     EmbeddingConfig,
-    Usage,
     check_texts,
 )
 
@@ -35,7 +27,7 @@ if TYPE_CHECKING:
 _OF_THE_FRAMEWORK = ("callback_manager", "embeddings_cache", "num_workers", "rate_limiter")
 
 
-class QwenAIMLEmbedding(BaseEmbedding):
+class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
     """
     Qwen Text Embedding v4 and v3, served by AI/ML API.
 
@@ -226,32 +218,6 @@ class QwenAIMLEmbedding(BaseEmbedding):
         twin = copy(self)
         twin.__dict__.update(fields)
         return twin
-
-    @property
-    def usage(self) -> Usage:
-        """What all calls of this object have cost so far."""
-        return self._client.usage + self._async_client.usage
-
-    def close(self) -> None:
-        """Close the connections of the synchronous methods; a later call opens new ones."""
-        self._client.close()
-
-    async def aclose(self) -> None:
-        """Close all connections but those of other event loops, which end with them."""
-        self._client.close()
-        await self._async_client.aclose()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in type(self).model_fields and name not in _OF_THE_FRAMEWORK:

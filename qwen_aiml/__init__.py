@@ -21,6 +21,7 @@ from ._errors import (
     ResponseFormatError,
     TransportError,
 )
+from ._holder import ClientHolder
 from ._models import DEFAULT_MODEL, ModelFacts, register_model
 from ._result import EmbeddingResult, Usage
 from ._texts import check_texts
@@ -31,6 +32,7 @@ __all__ = [
     "APIStatusError",
     "AsyncEmbeddingClient",
     "AuthenticationError",
+    "ClientHolder",
     "ConfigurationError",
     "DeadlineError",
     "EmbeddingBatchError",

@@ -1,0 +1,126 @@
+"""
+Search the Universal Declaration of Human Rights in 13 languages, with LangChain and with LlamaIndex.
+
+    python cookbook/quickstart.py
+
+With a key in AIMLAPI_API_KEY it asks the service; without one it asks the emulator, and says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.vectorstores import InMemoryVectorStore
+from llama_index.core import VectorStoreIndex
+from llama_index.core.schema import TextNode
+
+from langchain_qwen_aiml import QwenAIMLEmbeddings
+from llama_index_qwen_aiml import QwenAIMLEmbedding
+from qwen_aiml import EmbeddingConfig, QwenAIMLError
+from qwen_aiml.emulator import Emulator
+
+if TYPE_CHECKING:
+    from qwen_aiml import Usage
+
+MODEL = "text-embedding-v4"
+
+QUERIES = [
+    "rest and leisure, paid holidays",
+    "libertad de opinión y de expresión",
+    "Schutz vor willkürlicher Festnahme und Haft",
+    "право на образование",
+    "حق العمل وحرية اختياره",
+    "विवाह और परिवार",
+    "科学进步和文化生活",
+    "拷問または残虐な刑罰",
+]
+
+
+def connection() -> dict[str, Any]:
+    """Choose the service if there is a key, else the emulator; nothing else in this file depends on it."""
+    if any(os.environ.get(name, "").strip() for name in ("AIMLAPI_API_KEY", "AIML_API_KEY", "AIMLAPI_KEY")):
+        print(f"Using {EmbeddingConfig().base_url}")
+        return {}
+    print(
+        "No key in AIMLAPI_API_KEY, so this uses the emulator, whose vectors match words, not meaning. "
+        "Keys are made at https://aimlapi.com/app/keys"
+    )
+    return Emulator().client_options()
+
+
+def read_corpus() -> tuple[list[str], list[dict[str, Any]]]:
+    """Read the articles and where each is from."""
+    corpus = json.loads((Path(__file__).parent / "data" / "udhr.json").read_text(encoding="utf-8"))
+    texts, metadata = [], []
+    for language in corpus["languages"]:
+        for article in language["articles"]:
+            texts.append(article["text"])
+            metadata.append({"language": language["name"], "article": article["number"]})
+    return texts, metadata
+
+
+def with_langchain(texts: list[str], metadata: list[dict[str, Any]], options: dict[str, Any]) -> None:
+    """Index and search through a LangChain vector store."""
+    embeddings = QwenAIMLEmbeddings(model=MODEL, **options)
+    store = InMemoryVectorStore(embeddings)
+    started = time.perf_counter()
+    store.add_texts(texts, metadata)
+    report("LangChain, InMemoryVectorStore", len(texts), time.perf_counter() - started, embeddings.usage)
+
+    for query in QUERIES:
+        found = store.similarity_search_with_score(query, k=2)
+        show(query, [(score, document.metadata, document.page_content) for document, score in found])
+
+
+def with_llama_index(texts: list[str], metadata: list[dict[str, Any]], options: dict[str, Any]) -> None:
+    """Index and search through a LlamaIndex index."""
+    embedding = QwenAIMLEmbedding(model_name=MODEL, **options)
+    # The language and the number stay out of what is embedded.
+    nodes = [
+        TextNode(text=text, metadata=origin, excluded_embed_metadata_keys=list(origin))
+        for text, origin in zip(texts, metadata, strict=True)
+    ]
+    started = time.perf_counter()
+    index = VectorStoreIndex(nodes, embed_model=embedding)
+    report("LlamaIndex, VectorStoreIndex", len(texts), time.perf_counter() - started, embedding.usage)
+
+    retriever = index.as_retriever(similarity_top_k=2)
+    for query in QUERIES:
+        found = retriever.retrieve(query)
+        show(query, [(hit.get_score(), hit.metadata, hit.node.get_content()) for hit in found])
+
+
+def report(name: str, texts: int, seconds: float, usage: Usage) -> None:
+    """Tell what indexing took."""
+    print(
+        f"\n{name}: {texts} texts in {usage.requests} requests, {usage.total_tokens} tokens, "
+        f"{seconds:.2f} s, {texts / seconds:.0f} texts a second"
+    )
+
+
+def show(query: str, found: list[tuple[float, dict[str, Any], str]]) -> None:
+    """Print the best articles with their scores."""
+    print(f"  {query}")
+    for score, origin, text in found:
+        start = " ".join(text.split())[:60]
+        print(f"    {score:.3f}  {origin['language']}, article {origin['article']}: {start}")
+
+
+def main() -> None:
+    """Run both."""
+    options = connection()
+    texts, metadata = read_corpus()
+    with_langchain(texts, metadata, options)
+    with_llama_index(texts, metadata, options)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except QwenAIMLError as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -1,0 +1,106 @@
+"""The public API as users write it: checked by mypy --strict, never run."""
+
+from __future__ import annotations
+
+import httpx
+from langchain_core.embeddings import Embeddings
+from langchain_core.vectorstores import InMemoryVectorStore
+from llama_index.core import Settings, VectorStoreIndex
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.schema import TextNode
+from pydantic import SecretStr
+
+from langchain_qwen_aiml import QwenAIMLEmbeddings
+from llama_index_qwen_aiml import QwenAIMLEmbedding
+from qwen_aiml import (
+    AsyncEmbeddingClient,
+    EmbeddingBatchError,
+    EmbeddingClient,
+    EmbeddingConfig,
+    EmbeddingResult,
+    ModelFacts,
+    QwenAIMLError,
+    Usage,
+    register_model,
+)
+from qwen_aiml.emulator import Emulator, Fault, serve
+
+
+def core() -> None:
+    """Use the synchronous client."""
+    config = EmbeddingConfig(model="text-embedding-v4", dimensions=512, api_key="sk", total_timeout=30)
+    with EmbeddingClient(config, http_client=httpx.Client()) as client:
+        result: EmbeddingResult = client.embed(("a", "b"), role="query")
+    rows: list[list[float]] = result.embeddings
+    usage: Usage = client.usage + result.usage
+    tokens: int | None = usage.total_tokens
+    print(rows, tokens, result.model, result.request_ids)
+    register_model(ModelFacts(name="new", dimensions=(8,), max_rows=20))
+
+
+async def asynchronous() -> list[float]:
+    """Use the asynchronous client."""
+    async with AsyncEmbeddingClient() as client:
+        result = await client.embed(text for text in ["a"])
+    return result.embeddings[0]
+
+
+def errors() -> dict[int, QwenAIMLError]:
+    """Read what a failure tells."""
+    try:
+        EmbeddingClient().embed(["a"])
+    except EmbeddingBatchError as error:
+        kept: list[list[float] | None] = error.embeddings
+        print(kept, error.indices, error.usage.requests)
+        return error.failures
+    return {}
+
+
+def langchain() -> Embeddings:
+    """Use the LangChain class."""
+    embeddings = QwenAIMLEmbeddings(
+        model="text-embedding-v4",
+        dimensions=1024,
+        api_key="sk",
+        base_url="https://api.aimlapi.com/v1",
+        chunk_size=10,
+        max_concurrency=8,
+        max_retries=5,
+        timeout=60,
+        total_timeout=None,
+        query_instruction="Find the article",
+        default_headers={"X-Title": "app"},
+    )
+    QwenAIMLEmbeddings(api_key=SecretStr("sk"))
+    rows: list[list[float]] = embeddings.embed_documents(["a"])
+    row: list[float] = embeddings.embed_query("a")
+    print(rows, row, embeddings.usage.requests)
+    InMemoryVectorStore(embeddings)
+    return embeddings
+
+
+def llama_index() -> BaseEmbedding:
+    """Use the LlamaIndex class."""
+    embedding = QwenAIMLEmbedding(
+        model_name="text-embedding-v4",
+        dimensions=1024,
+        api_key="sk",
+        api_base="https://api.aimlapi.com/v1",
+        embed_batch_size=10,
+        num_workers=None,
+    )
+    Settings.embed_model = embedding
+    VectorStoreIndex([TextNode(text="a")], embed_model=embedding)
+    row: list[float] = embedding.get_query_embedding("a")
+    print(row, embedding.usage)
+    return embedding
+
+
+def emulator() -> None:
+    """Use the emulator."""
+    service = Emulator(latency=0.1, rate_limit=50)
+    service.script(Fault(status=503), None, Fault(cut=10))
+    QwenAIMLEmbeddings(**service.client_options())
+    with serve(service) as base_url:
+        QwenAIMLEmbedding(api_base=base_url, api_key="any")
+    print(service.request_count, service.peak_in_flight, service.requests[0].texts)
