@@ -137,7 +137,8 @@ class QwenAIMLEmbeddings(ClientHolder, BaseModel, Embeddings):
     _client: EmbeddingClient = PrivateAttr()
     _async_client: AsyncEmbeddingClient = PrivateAttr()
 
-    if not TYPE_CHECKING:  # type checkers keep the signature that pydantic derives from the fields
+    # Type checkers keep the signature that pydantic derives from the fields.
+    if not TYPE_CHECKING:  # pragma: no branch
 
         def __init__(self, **options: Any) -> None:
             for name, reason in _SWITCHED_OFF.items():

@@ -109,7 +109,8 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
     _client: EmbeddingClient = PrivateAttr()
     _async_client: AsyncEmbeddingClient = PrivateAttr()
 
-    if not TYPE_CHECKING:  # type checkers keep the signature that pydantic derives from the fields
+    # Type checkers keep the signature that pydantic derives from the fields.
+    if not TYPE_CHECKING:  # pragma: no branch
 
         def __init__(self, **options: Any) -> None:
             if isinstance(options.get("api_key"), str):
