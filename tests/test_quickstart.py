@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from qwen_aiml.emulator import Emulator, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "cookbook" / "quickstart.py"
@@ -18,19 +23,6 @@ QUICKSTART = ROOT / "cookbook" / "quickstart.py"
 # The article each query is about; its language is the query's.
 ANSWERS = ["English, 24", "Spanish, 19", "German, 9", "Russian, 26", "Arabic, 23", "Hindi, 16"]
 ANSWERS += ["Chinese (simplified), 27", "Japanese, 5"]
-
-
-def run(**environment: str) -> subprocess.CompletedProcess[str]:
-    """Run it with warnings as errors, where the packages under test are found."""
-    path = os.pathsep.join(filter(None, sys.path))
-    return subprocess.run(  # noqa: S603 (our own program)
-        [sys.executable, str(QUICKSTART)],
-        check=False,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=120,
-        env={**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8", **environment},
-    )
 
 
 def best(output: str) -> list[str]:
@@ -41,22 +33,43 @@ def best(output: str) -> list[str]:
 
 def test_without_a_key() -> None:
     """Without a key it says in one line what it uses instead, and both find the right articles."""
-    done = run()
+    path = os.pathsep.join(filter(None, sys.path))
+    done = subprocess.run(  # noqa: S603 (our own program)
+        [sys.executable, str(QUICKSTART)],
+        check=False,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"},
+    )
 
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("No key in AIMLAPI_API_KEY, so this uses the emulator")
     assert best(done.stdout) == ANSWERS * 2
     assert done.stdout.count("390 texts in 39 requests") == 2
 
 
-def test_with_a_key() -> None:
+@pytest.fixture
+def run_with_key(monkeypatch: pytest.MonkeyPatch) -> Callable[[Emulator], None]:
+    """Give a function that runs it, in this process, against an emulator that listens."""
+
+    def run(emulator: Emulator) -> None:
+        with serve(emulator) as base_url:
+            monkeypatch.setenv("AIMLAPI_API_KEY", "a-key")
+            monkeypatch.setenv("AIMLAPI_BASE_URL", base_url)
+            runpy.run_path(str(QUICKSTART), run_name="__main__")
+
+    return run
+
+
+def test_with_a_key(run_with_key: Callable[[Emulator], None], capsys: pytest.CaptureFixture[str]) -> None:
     """With a key it uses the service, wherever that is."""
     emulator = Emulator(api_keys=["a-key"])
-    with serve(emulator) as base_url:
-        done = run(AIMLAPI_API_KEY="a-key", AIMLAPI_BASE_URL=base_url)
+    run_with_key(emulator)
 
-    assert done.stdout.startswith(f"Using {base_url}\n"), done.stderr
-    assert best(done.stdout) == ANSWERS * 2
+    printed = capsys.readouterr().out
+    assert printed.startswith("Using http://127.0.0.1:")
+    assert best(printed) == ANSWERS * 2
     assert emulator.request_count == 2 * (39 + 8)
 
 
@@ -67,11 +80,10 @@ def test_with_a_key() -> None:
         (Emulator(credits=0), "InsufficientCreditsError: HTTP 403"),
     ],
 )
-def test_with_a_bad_key(emulator: Emulator, said: str) -> None:
-    """A key that does not work gives one line, not a traceback."""
-    with serve(emulator) as base_url:
-        done = run(AIMLAPI_API_KEY="a-key", AIMLAPI_BASE_URL=base_url)
+def test_with_a_bad_key(emulator: Emulator, said: str, run_with_key: Callable[[Emulator], None]) -> None:
+    """A key that does not work ends it with one line, not a traceback."""
+    with pytest.raises(SystemExit) as caught:
+        run_with_key(emulator)
 
-    assert done.returncode == 1
-    assert done.stderr.startswith(said)
-    assert len(done.stderr.splitlines()) == 1
+    assert str(caught.value.code).startswith(said)
+    assert len(str(caught.value.code).splitlines()) == 1
