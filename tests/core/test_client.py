@@ -33,6 +33,7 @@ from qwen_aiml import (
     TransportError,
     Usage,
 )
+from qwen_aiml._flow import Send
 from qwen_aiml.emulator import Emulator, Fault
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ async def test_query_instruction(kind: type[Client]) -> None:
 @pytest.mark.parametrize("bound", [1, 3, 8])
 async def test_requests_in_flight(kind: type[Client], bound: int) -> None:
     """Requests are sent at once up to the bound, and never beyond it."""
-    emulator = Emulator(latency=0.02)
+    emulator = Emulator(latency=0.05)
     await embed(make(kind, emulator, max_concurrency=bound, batch_size=1), TEXTS)
 
     assert emulator.peak_in_flight == bound
@@ -260,7 +261,7 @@ async def test_requests_in_flight(kind: type[Client], bound: int) -> None:
 
 async def test_requests_in_flight_over_several_calls(kind: type[Client]) -> None:
     """The bound holds for all calls of one client together."""
-    emulator = Emulator(latency=0.02)
+    emulator = Emulator(latency=0.05)
     client = make(kind, emulator, max_concurrency=3, batch_size=2)
     async with anyio.create_task_group() as group:
         for at in range(12):
@@ -426,21 +427,29 @@ async def test_cancelled() -> None:
 
 
 async def test_deadline() -> None:
-    """total_timeout ends a call that waits for its answers, and one that waits for its turn."""
+    """total_timeout ends a call that waits for its answer."""
     emulator = Emulator(latency=30)
-    client = make(AsyncEmbeddingClient, emulator, max_concurrency=1, total_timeout=0.1)
-    errors = []
+    with pytest.raises(TimeoutError, match=r"total_timeout of 0\.1 s ran out") as caught:
+        await embed(make(AsyncEmbeddingClient, emulator, total_timeout=0.1), ["a"])
 
-    async def call() -> None:
-        with pytest.raises(TimeoutError, match=r"total_timeout of 0\.1 s ran out") as caught:
-            await embed(client, ["a"])
-        errors.append(caught.value)
+    assert isinstance(caught.value, QwenAIMLError)
+    assert caught.value.attempts == emulator.request_count == 1
 
+
+async def test_deadline_while_waiting_for_a_turn() -> None:
+    """A request that the deadline overtakes before its turn is not sent."""
+    emulator = Emulator(latency=30)
+    client = make(AsyncEmbeddingClient, emulator, max_concurrency=1)
+    assert isinstance(client, AsyncEmbeddingClient)
+    sender = await client._sender()
     async with anyio.create_task_group() as group:
-        group.start_soon(call)
-        group.start_soon(call)
+        group.start_soon(client.embed, ["first"])
+        while emulator.request_count == 0:  # noqa: ASYNC110 (it has no event to await)
+            await anyio.sleep(0.01)
+        assert await sender.send(Send(b"{}", deadline=client._clock.now() + 0.05)) is None
+        assert await sender.send(Send(b"{}", deadline=client._clock.now() - 1)) is None
+        group.cancel_scope.cancel()
 
-    assert sorted(error.attempts for error in errors if isinstance(error, QwenAIMLError)) == [0, 1]
     assert emulator.request_count == 1
 
 

@@ -103,7 +103,7 @@ def test_a_thousand_texts(way: str) -> None:
 @pytest.mark.parametrize("way", [*WHOLE, "batch with progress", "async batch with progress"])
 def test_default_settings_send_many_at_once(way: str) -> None:
     """With default settings 40 batches go out eight at a time, with a progress bar too."""
-    emulator = Emulator(latency=0.02)
+    emulator = Emulator(latency=0.1)
     WAYS[way](make(emulator), [f"text {at}" for at in range(400)])
 
     assert (emulator.request_count, emulator.peak_in_flight) == (40, 8)
@@ -280,7 +280,7 @@ def test_rate_limiter(way: str, expected: list[list[float]]) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_num_workers(workers: int, expected: list[list[float]]) -> None:
     """num_workers is the framework's, and never takes a request beyond ten texts."""
-    emulator = Emulator(latency=0.02)
+    emulator = Emulator(latency=0.1)
     model = make(emulator, num_workers=workers)
 
     assert asyncio.run(model.aget_text_embedding_batch(TEXTS)) == expected
@@ -309,7 +309,11 @@ def test_cache_keeps_what_was_finished() -> None:
         model.get_text_embedding_batch(TEXTS)
     model.get_text_embedding_batch(TEXTS)
 
-    assert [request.texts[0] for request in emulator.requests[4:]] == [TEXTS[30]]
+    sent = [request.texts for request in emulator.requests]
+    assert sent[4] == sent[3]
+    assert {text for texts in sent[:3] for text in texts}.isdisjoint(
+        text for texts in sent[4:] for text in texts
+    )
 
 
 def test_cache_takes_no_query_for_a_text() -> None:
