@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _SWITCHED_OFF = {
     "skip_empty": "left-out texts would shift the embeddings of the others; blank texts are refused by index",
     "check_embedding_ctx_length": "it sends token ids, which the service does not take",
+    "show_progress_bar": "there is no progress bar yet",
     "model_kwargs": "its entries are arguments of their own here",
 }
 

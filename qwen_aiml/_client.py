@@ -24,7 +24,7 @@ from ._config import EmbeddingConfig
 from ._flow import Clock, Send
 from ._job import Job
 from ._result import EmbeddingResult, Usage
-from ._sender import AsyncSender, Sender
+from ._sender import AsyncSender, Sender, check_http_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Iterable
@@ -93,6 +93,7 @@ class EmbeddingClient(_BaseClient):
     """
 
     def __init__(self, config: EmbeddingConfig | None = None, *, http_client: Any = None) -> None:
+        check_http_client(http_client, "Client")
         super().__init__(config, http_client=http_client)
         self._senders: dict[int, Sender] = {}
 
@@ -185,7 +186,8 @@ class AsyncEmbeddingClient(_BaseClient):
     Embed texts, awaiting the answers, on asyncio or Trio.
 
     The same as `EmbeddingClient`, awaited. One object serves any number of event loops, one after the other
-    or at once in several threads: each has connections of its own, which are closed when the loop ends.
+    or at once in several threads: each has connections of its own, which are closed when the loop ends, or
+    with ``aclose``.
 
     Args:
         config: The settings; None takes the defaults and the environment.
@@ -198,6 +200,7 @@ class AsyncEmbeddingClient(_BaseClient):
     """
 
     def __init__(self, config: EmbeddingConfig | None = None, *, http_client: Any = None) -> None:
+        check_http_client(http_client, "AsyncClient")
         super().__init__(config, http_client=http_client)
         # By event loop, each with what closes it when the loop ends.
         self._senders: WeakKeyDictionary[Any, tuple[AsyncSender, AsyncGenerator[None, None]]]
@@ -259,7 +262,8 @@ class AsyncEmbeddingClient(_BaseClient):
         # Loops that have ended, with or without closing their asynchronous generators first.
         for other in self._senders.keyrefs():
             ended = other()
-            if ended is not None and (self._senders[ended][0].closed or _is_closed(ended)):
+            sender, _ = self._senders.get(ended, (None, None))
+            if sender is not None and (sender.closed or _is_closed(ended)):
                 self._senders.pop(ended, None)
         sender = AsyncSender(self.config, self._clock, self._http_client)
         closing = _close_with_loop(sender)

@@ -36,10 +36,13 @@ class Send:
         body: JSON.
 
         deadline: Reading of the clock at which to give up; None for never.
+
+        is_stopped: Tells that the call has failed elsewhere, so that what waited for its turn is not sent.
     """
 
     body: bytes
     deadline: float | None
+    is_stopped: Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Fault:
 
 
 Step: TypeAlias = Send | Wait
-# None after Wait, and after a Send that the deadline overtook before anything was sent.
+# None after Wait, and after a Send whose turn came after the deadline or the end of the call.
 Outcome: TypeAlias = Answer | Fault | None
 
 
@@ -85,6 +88,13 @@ class Clock:
     now: Callable[[], float]
     date: Callable[[], datetime]
     random: Callable[[], float]
+
+
+class NotSentError(QwenAIMLError):
+    """A batch was not sent, since the call had failed elsewhere; never raised to users."""
+
+    def __init__(self) -> None:
+        super().__init__("not sent")
 
 
 def embed_batch(
@@ -110,7 +120,7 @@ def embed_batch(
 
         deadline: Reading of the clock at which to give up; None for never.
 
-        is_stopped: Tells, after a wait, that the call has failed elsewhere and nothing more is to be sent.
+        is_stopped: Tells that the call has failed elsewhere and nothing more is to be sent.
 
     Returns:
         The embeddings in the order of the texts, and what they cost.
@@ -123,10 +133,15 @@ def embed_batch(
         ResponseFormatError: If the last answer was unsound.
 
         DeadlineError: If the deadline has passed, or would before the next attempt.
+
+        NotSentError: If the call failed elsewhere before the first attempt.
     """
-    send = Send(encode(texts, config), deadline)
+    send = Send(encode(texts, config), deadline, is_stopped)
+    last: QwenAIMLError = NotSentError()
     for attempt in count(1):
-        outcome = yield send
+        outcome = None if is_stopped() else (yield send)
+        if outcome is None and is_stopped():
+            raise last
         if outcome is None:
             raise _too_late(config, attempt - 1, None)
         try:
@@ -145,8 +160,6 @@ def embed_batch(
         else:
             return replace(rows, usage=replace(rows.usage, requests=attempt))
         yield wait
-        if is_stopped():
-            raise last
     raise AssertionError  # pragma: no cover (count() has no end)
 
 

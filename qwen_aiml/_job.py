@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from ._errors import EmbeddingBatchError, QwenAIMLError, ResponseFormatError
-from ._flow import embed_batch
+from ._flow import NotSentError, embed_batch
 from ._result import EmbeddingResult, Usage
 from ._texts import check_role, check_texts, outgoing
 
@@ -138,6 +138,8 @@ class Job:
                 is_stopped=self._stopped.is_set,
             )
             self._store(batch, rows)
+        except NotSentError:
+            pass
         except QwenAIMLError as error:
             self._fail(batch, error)
 

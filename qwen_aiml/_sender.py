@@ -11,11 +11,12 @@ import threading
 import weakref
 from contextlib import asynccontextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 import httpx
 
+from ._errors import ConfigurationError
 from ._flow import Fault
 from ._version import __version__
 from ._wire import Answer
@@ -28,6 +29,19 @@ if TYPE_CHECKING:
     from ._flow import Clock, Outcome, Send
 
 CONNECT_TIMEOUT = 10.0
+
+
+def check_http_client(given: Any, kind: Literal["Client", "AsyncClient"]) -> None:
+    """
+    Refuse an HTTP client of the other colour, or of another library.
+
+    Raises:
+        ConfigurationError: If *given* is neither None nor of that class of httpx.
+    """
+    if given is not None and not isinstance(given, getattr(httpx, kind)):
+        name = "http_client" if kind == "Client" else "http_async_client"
+        made = f"{type(given).__module__}.{type(given).__qualname__}"
+        raise ConfigurationError(f"{name} must be an httpx.{kind}, not {made}")
 
 
 class Sender:
@@ -51,7 +65,7 @@ class Sender:
         self._free = threading.BoundedSemaphore(config.max_concurrency)
 
     def send(self, step: Send) -> Outcome:
-        """Post, in the turn of the caller; None if the deadline passes before that."""
+        """Post, in the turn of the caller; None if the deadline passes or the call is stopped before that."""
         remaining = _remaining(step, self._clock)
         if not self._free.acquire(timeout=None if remaining is None else max(0.0, remaining)):
             return None
@@ -70,7 +84,7 @@ class Sender:
     def _post(self, step: Send) -> Outcome:
         http = self._http()
         remaining = _remaining(step, self._clock)
-        if remaining is not None and remaining <= 0:
+        if step.is_stopped() or (remaining is not None and remaining <= 0):
             return None
         request = _request(http, self._config, step.body, remaining)
         try:
@@ -126,12 +140,13 @@ class AsyncSender:
         self._free = anyio.Semaphore(config.max_concurrency)
 
     async def send(self, step: Send) -> Outcome:
-        """Post, in the turn of the caller; None if the deadline passes before that."""
+        """Post, in the turn of the caller; None if the deadline passes or the call is stopped before that."""
         outcome: Outcome = None
         with anyio.move_on_after(_remaining(step, self._clock)):
             async with self._http() as http:
-                outcome = _LATE
-                outcome = await self._post(http, step)
+                if not step.is_stopped():
+                    outcome = _LATE
+                    outcome = await self._post(http, step)
         return outcome
 
     async def aclose(self) -> None:

@@ -406,6 +406,14 @@ async def test_own_client_stays_open(kind: type[Client]) -> None:
     assert (await embed(client, ["a"])).usage.requests == 1
 
 
+async def test_http_client_of_the_wrong_kind(kind: type[Client]) -> None:
+    """An HTTP client of the other colour is refused when it is given."""
+    other: Any = httpx.AsyncClient if kind is EmbeddingClient else httpx.Client
+
+    with pytest.raises(ConfigurationError, match=rf"must be an httpx\..*, not httpx\.{other.__name__}"):
+        kind(EmbeddingConfig(api_key=KEY), http_client=other(transport=Emulator().transport()))
+
+
 async def test_close_before_use(kind: type[Client]) -> None:
     """Closing what was never used does nothing."""
     client = kind(EmbeddingConfig(api_key=KEY))
@@ -446,11 +454,30 @@ async def test_deadline_while_waiting_for_a_turn() -> None:
         group.start_soon(client.embed, ["first"])
         while emulator.request_count == 0:  # noqa: ASYNC110 (it has no event to await)
             await anyio.sleep(0.01)
-        assert await sender.send(Send(b"{}", deadline=client._clock.now() + 0.05)) is None
-        assert await sender.send(Send(b"{}", deadline=client._clock.now() - 1)) is None
+        assert await sender.send(Send(b"{}", client._clock.now() + 0.05, lambda: False)) is None
+        assert await sender.send(Send(b"{}", client._clock.now() - 1, lambda: False)) is None
         group.cancel_scope.cancel()
+    assert await sender.send(Send(b"{}", None, lambda: True)) is None
 
     assert emulator.request_count == 1
+
+
+async def test_interrupted_while_closing() -> None:
+    """An event loop that ends and cancels what it runs leaves no connection open for that."""
+    client = AsyncEmbeddingClient(EmbeddingConfig(api_key=KEY))
+    sender = await client._sender()
+    closed = []
+
+    class Connection:
+        async def aclose(self) -> None:
+            closed.append(self)
+            raise InterruptedError
+
+    sender._idle.extend([Connection(), Connection()])  # type: ignore[list-item]
+    with pytest.raises(InterruptedError):
+        await client.aclose()
+
+    assert len(closed) == 2
 
 
 def test_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -318,12 +318,14 @@ def test_deadline_while_waiting_for_a_turn(address: str, emulator: Emulator) -> 
 
 
 def test_deadline_that_has_passed(config: EmbeddingConfig, emulator: Emulator) -> None:
-    """A turn that comes after the deadline is not used."""
+    """A turn that comes after the deadline, or after the end of the call, is not used."""
     client = EmbeddingClient(config)
     before = emulator.request_count
-    late = Send(b"{}", deadline=time.monotonic() - 1)
+    late = Send(b"{}", time.monotonic() - 1, lambda: False)
+    stopped = Send(b"{}", None, lambda: True)
 
     assert client._sender().send(late) is None
+    assert client._sender().send(stopped) is None
     assert emulator.request_count == before
 
 

@@ -17,7 +17,7 @@ from qwen_aiml import (
     ResponseFormatError,
     TransportError,
 )
-from qwen_aiml._flow import Clock, Fault, Outcome, Send, Step, Wait, embed_batch
+from qwen_aiml._flow import Clock, Fault, NotSentError, Outcome, Send, Step, Wait, embed_batch
 from qwen_aiml._wire import Answer, Rows
 
 if TYPE_CHECKING:
@@ -162,6 +162,17 @@ def test_answer_at_the_deadline() -> None:
     hand = Hand(deadline=1.0, total_timeout=1.0)
     hand.time = 2.0
     hand.fail(UNKNOWN_KEY, AuthenticationError)
+
+
+def test_stopped_before_its_turn() -> None:
+    """Once the call has failed elsewhere, what waited for its turn is not sent."""
+    hand = Hand(deadline=1.0, total_timeout=1.0)
+    assert isinstance(hand.first, Send)
+    assert not hand.first.is_stopped()
+    hand.stopped = True
+    assert hand.first.is_stopped()
+
+    assert hand.fail(None, NotSentError).attempts == 0
 
 
 def test_stopped_while_waiting() -> None:

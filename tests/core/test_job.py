@@ -152,6 +152,23 @@ def test_failure_keeps_what_is_paid_for() -> None:
     assert "4 of 6 texts have no embedding: texts 2-5" in str(error)
 
 
+def test_what_was_not_sent_has_not_failed() -> None:
+    """A batch that waited for its turn when the call failed has neither embeddings nor a failure."""
+    work = job(["a", "b", "c", "d", "e"])
+    first, body_1 = take(work)
+    second, _ = take(work)
+    third, _ = take(work)
+    end(first, answer(body_1))
+    end(second, Answer(401, {}, b""))
+    end(third, None)
+
+    with pytest.raises(EmbeddingBatchError) as caught:
+        work.result()
+    assert list(caught.value.failures) == [2, 3]
+    assert caught.value.embeddings[4] is None
+    assert caught.value.usage.requests == 2
+
+
 def test_nothing_embedded() -> None:
     """If no text was embedded, the first error itself is raised."""
     work = job(["a", "b", "c"])
