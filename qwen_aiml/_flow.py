@@ -97,6 +97,13 @@ class NotSentError(QwenAIMLError):
         super().__init__("not sent")
 
 
+_ADVICE = {
+    "connection": "check the network and base_url; behind a proxy, set HTTPS_PROXY",
+    "timeout": "check the network; raise timeout if the service is slow",
+    "certificate": "behind a proxy that inspects TLS, set SSL_CERT_FILE to its CA bundle",
+}
+
+
 def embed_batch(
     texts: Sequence[str],
     config: EmbeddingConfig,
@@ -167,8 +174,10 @@ def _read(
     outcome: Answer | Fault, texts: Sequence[str], config: EmbeddingConfig, dimensions: int | None
 ) -> Rows:
     if isinstance(outcome, Fault):
+        advice = _ADVICE[outcome.kind]
         raise TransportError(
-            f"no answer from {config.base_url}: {outcome.detail}", passing=outcome.kind != "certificate"
+            f"no answer from {config.base_url}: {outcome.detail}. What to do: {advice}",
+            passing=outcome.kind != "certificate",
         )
     if not is_success(outcome.status):
         raise status_error(outcome, texts, config)

@@ -235,11 +235,7 @@ def _fault(error: httpx.RequestError, config: EmbeddingConfig) -> Fault:
     if isinstance(error, httpx.LocalProtocolError):
         return Fault("connection", kind)  # its text may hold a header
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return Fault(
-            "certificate",
-            f"its certificate can't be verified ({error}). Behind a proxy that inspects TLS, set "
-            "SSL_CERT_FILE to your organisation's CA bundle",
-        )
+        return Fault("certificate", f"its certificate can't be verified ({error})")
     return Fault("connection", f"{kind}: {error}" if str(error) else kind)
 
 

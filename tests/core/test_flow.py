@@ -184,8 +184,16 @@ def test_stopped_while_waiting() -> None:
     assert hand.fail(None, QwenAIMLError).attempts == 1
 
 
-def test_transport_error_names_the_service() -> None:
-    """A missing answer says which address was silent, and why."""
-    error = Hand(max_retries=0).fail(RESET, TransportError)
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (RESET, "ReadError. What to do: check the network and base_url; behind a proxy, set HTTPS_PROXY"),
+        (Fault("timeout", "silence"), "silence. What to do: check the network; raise timeout if the service"),
+        (Fault("certificate", "bad"), "bad. What to do: behind a proxy that inspects TLS, set SSL_CERT_FILE"),
+    ],
+)
+def test_transport_error(fault: Fault, said: str) -> None:
+    """A missing answer says which address was silent, why, and what to do."""
+    error = Hand(max_retries=0).fail(fault, TransportError)
 
-    assert str(error) == "no answer from https://api.aimlapi.com/v1: ReadError"
+    assert str(error).startswith(f"no answer from https://api.aimlapi.com/v1: {said}")
