@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import multiprocessing
 import os
 import pickle
@@ -377,6 +378,17 @@ def test_tls_context() -> None:
     assert isinstance(context, ssl.SSLContext)
     assert context is _sender._tls()
     assert context.verify_mode is ssl.CERT_REQUIRED
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_logs(kind: Any, config: EmbeddingConfig, caplog: pytest.LogCaptureFixture) -> None:
+    """Not even the HTTP libraries' debug logs show the key or a text."""
+    caplog.set_level(logging.DEBUG)
+    embed(kind, config, ["a secret diary"])
+
+    assert "POST" in caplog.text
+    assert KEY not in caplog.text
+    assert "diary" not in caplog.text
 
 
 def test_nothing_left_behind(address: str) -> None:
