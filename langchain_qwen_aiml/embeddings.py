@@ -85,6 +85,7 @@ class QwenAIMLEmbeddings(ClientHolder, BaseModel, Embeddings):
         populate_by_name=True,
         protected_namespaces=(),
         strict=True,
+        use_attribute_docstrings=True,
     )
 
     model: str = DEFAULT_MODEL
@@ -152,8 +153,7 @@ class QwenAIMLEmbeddings(ClientHolder, BaseModel, Embeddings):
             try:
                 super().__init__(**options)
             except ValidationError as error:
-                wrong = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-                raise ConfigurationError(f"QwenAIMLEmbeddings({'; '.join(wrong)})") from None
+                raise self._refusal(error.errors()) from None
             self._connect()
 
     def _connect(self) -> None:
@@ -206,6 +206,7 @@ class QwenAIMLEmbeddings(ClientHolder, BaseModel, Embeddings):
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Give a copy, with some fields changed by *update* and checked again."""
+        self._check_names(update or {}, type(self).model_fields)
         made = super().model_copy(update=update, deep=deep)
         made._connect()  # noqa: SLF001 (of this class)
         return made

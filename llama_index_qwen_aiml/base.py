@@ -49,7 +49,9 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
         ConfigurationError: If an option is unknown, wrong or missing.
     """
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, protected_namespaces=(), strict=True)
+    model_config = ConfigDict(
+        extra="forbid", hide_input_in_errors=True, strict=True, use_attribute_docstrings=True
+    )
 
     model_name: str = DEFAULT_MODEL
     """Model id or short name, such as ``text-embedding-v4``. Unknown models pass through unchecked."""
@@ -119,8 +121,7 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
             try:
                 super().__init__(**options)
             except ValidationError as error:
-                wrong = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-                raise ConfigurationError(f"QwenAIMLEmbedding({'; '.join(wrong)})") from None
+                raise self._refusal(error.errors()) from None
             self._connect()
 
     def _connect(self) -> None:
@@ -228,6 +229,7 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Give a copy, with some fields changed by *update* and checked again."""
+        self._check_names(update or {}, type(self).model_fields)
         made = super().model_copy(update=update, deep=deep)
         made._connect()  # noqa: SLF001 (of this class)
         return made

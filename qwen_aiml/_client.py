@@ -21,6 +21,7 @@ import anyio
 import anyio.lowlevel
 
 from ._config import EmbeddingConfig
+from ._errors import ConfigurationError
 from ._flow import Clock, Send
 from ._job import Job
 from ._result import EmbeddingResult, Usage
@@ -39,7 +40,12 @@ class _BaseClient:
     """What both clients share: settings, running totals, copying."""
 
     def __init__(self, config: EmbeddingConfig | None = None, *, http_client: Any = None) -> None:
-        self.config = EmbeddingConfig() if config is None else config
+        if config is not None and not isinstance(config, EmbeddingConfig):
+            made = type(config).__name__
+            raise ConfigurationError(
+                f"config must be an EmbeddingConfig, not {made}; write EmbeddingConfig(...)"
+            )
+        self.config = config or EmbeddingConfig()
         self._http_client = http_client
         self._clock = Clock(time.monotonic, lambda: datetime.now(timezone.utc), random.random)
         self._totals = Usage()

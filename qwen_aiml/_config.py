@@ -124,6 +124,11 @@ class EmbeddingConfig:
         return self.timeout or DEFAULT_TIMEOUT
 
     @property
+    def is_local(self) -> bool:
+        """Whether requests stay on this machine."""
+        return _is_loopback(urlsplit(self.base_url or "").hostname or "")
+
+    @property
     def endpoint(self) -> str:
         """Where requests are posted."""
         return f"{self.base_url}/embeddings"

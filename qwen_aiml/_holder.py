@@ -1,10 +1,14 @@
-"""What the classes of all frameworks share: a client of each colour, what they cost, how they end."""
+"""What the classes of all frameworks share: a client of each colour, their cost, their end, refusals."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from ._errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from typing_extensions import Self
 
     from ._client import AsyncEmbeddingClient, EmbeddingClient
@@ -17,6 +21,22 @@ class ClientHolder:
     if TYPE_CHECKING:
         _client: EmbeddingClient
         _async_client: AsyncEmbeddingClient
+
+    def _refusal(self, errors: Iterable[Mapping[str, Any]]) -> ConfigurationError:
+        """Put what pydantic found wrong with the arguments into words; no value is shown, it may be a key."""
+        wrong = []
+        for error in errors:
+            name = ".".join(map(str, error["loc"]))
+            unknown = error["type"] == "extra_forbidden"
+            wrong.append(f"unknown setting {name}" if unknown else f"{name}: {error['msg']}")
+        return ConfigurationError(f"{type(self).__name__}: {'; '.join(wrong)}")
+
+    def _check_names(self, update: Iterable[str], fields: Iterable[str]) -> None:
+        """Refuse to copy with a change to what is no field; aliases are none."""
+        unknown = sorted(set(update) - set(fields))
+        if unknown:
+            message = f"{type(self).__name__}: unknown setting {', '.join(unknown)}; copies go by field names"
+            raise ConfigurationError(message)
 
     @property
     def usage(self) -> Usage:

@@ -11,7 +11,7 @@ import threading
 import weakref
 from contextlib import asynccontextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import anyio
 import httpx
@@ -23,12 +23,14 @@ from ._wire import Answer
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Generator
+    from collections.abc import AsyncIterator, Callable, Generator
 
     from ._config import EmbeddingConfig
     from ._flow import Clock, Outcome, Send
 
 CONNECT_TIMEOUT = 10.0
+
+_Made = TypeVar("_Made", httpx.Client, httpx.AsyncClient)
 
 
 def check_http_client(given: Any, kind: Literal["Client", "AsyncClient"]) -> None:
@@ -110,7 +112,7 @@ class Sender:
                 limits = httpx.Limits(
                     max_connections=None, max_keepalive_connections=self._config.max_concurrency
                 )
-                self._own = httpx.Client(verify=_tls(), limits=limits)
+                self._own = _made(httpx.Client, self._config, limits)
                 # Few people close an embeddings object; its sockets end with it all the same.
                 weakref.finalize(self, self._own.close)
             return self._own
@@ -191,10 +193,31 @@ class AsyncSender:
 
     def _open(self) -> httpx.AsyncClient:
         limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
-        return httpx.AsyncClient(verify=_tls(), limits=limits)
+        return _made(httpx.AsyncClient, self._config, limits)
 
 
 _LATE = Fault("timeout", "the answer was still to come when the deadline passed")
+
+
+def _made(kind: Callable[..., _Made], config: EmbeddingConfig, limits: httpx.Limits) -> _Made:
+    """
+    Make a client of httpx, with the proxies and certificates of the environment.
+
+    What goes to this machine goes to no proxy, which would see the key in the clear.
+
+    Raises:
+        ConfigurationError: If the environment names what can't be used.
+    """
+    try:
+        return kind(verify=_tls(), limits=limits, trust_env=not config.is_local)
+    except OSError as error:
+        message = f"SSL_CERT_FILE or SSL_CERT_DIR in the environment can't be used: {error}"
+    except ImportError:
+        message = "a SOCKS proxy in the environment needs another package: pip install 'httpx[socks]'"
+    except ValueError:
+        # Not the error's text: a proxy's address may hold a password.
+        message = "a proxy in the environment can't be used; look at HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
+    raise ConfigurationError(message)
 
 
 class _Auth(httpx.Auth):

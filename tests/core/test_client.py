@@ -406,6 +406,12 @@ async def test_own_client_stays_open(kind: type[Client]) -> None:
     assert (await embed(client, ["a"])).usage.requests == 1
 
 
+async def test_config_of_the_wrong_kind(kind: type[Client]) -> None:
+    """What is no configuration is refused when it is given."""
+    with pytest.raises(ConfigurationError, match="config must be an EmbeddingConfig, not str"):
+        kind("text-embedding-v4")  # type: ignore[arg-type]
+
+
 async def test_http_client_of_the_wrong_kind(kind: type[Client]) -> None:
     """An HTTP client of the other colour is refused when it is given."""
     other: Any = httpx.AsyncClient if kind is EmbeddingClient else httpx.Client

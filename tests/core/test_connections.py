@@ -26,6 +26,7 @@ import trio
 
 from qwen_aiml import (
     AsyncEmbeddingClient,
+    ConfigurationError,
     DeadlineError,
     EmbeddingClient,
     EmbeddingConfig,
@@ -369,6 +370,46 @@ def test_faults(error: httpx.RequestError, kind: str, detail: str) -> None:
     fault = _sender._fault(error, EmbeddingConfig(api_key=KEY))
 
     assert (fault.kind, fault.detail) == (kind, detail)
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_local_requests_go_to_no_proxy(
+    kind: Any, config: EmbeddingConfig, expected: list[list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What goes to this machine does not go through the environment's proxy, which would see the key."""
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        assert embed(kind, config, TEXTS) == expected
+
+        proxy.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        (
+            "SSL_CERT_FILE",
+            "/nonexistent.pem",
+            "SSL_CERT_FILE or SSL_CERT_DIR in the environment can't be used",
+        ),
+        ("SSL_CERT_FILE", __file__, "SSL_CERT_FILE or SSL_CERT_DIR"),
+        ("HTTPS_PROXY", "socks5://user:hidden@127.0.0.1:9", "pip install 'httpx[socks]'"),
+        ("HTTPS_PROXY", "ftp://user:hidden@127.0.0.1:9", "look at HTTPS_PROXY"),
+    ],
+)
+def test_environment_that_cannot_be_used(
+    kind: Any, name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy or certificate that can't be used is told, without the proxy's password."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as caught:
+        embed(kind, EmbeddingConfig(api_key=KEY), TEXTS)
+
+    assert said in str(caught.value)
+    assert "hidden" not in str(caught.value)
 
 
 def test_tls_context() -> None:

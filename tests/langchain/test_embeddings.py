@@ -144,17 +144,17 @@ def test_names(options: dict[str, Any], attribute: str, expected: object) -> Non
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"dimension": 512}, "dimension: Extra inputs are not permitted"),
+        ({"dimension": 512}, "unknown setting dimension"),
         ({"dimensions": "512"}, "dimensions: Input should be a valid integer"),
         ({"dimensions": 100}, "dimensions must be one of 2048"),
         ({"chunk_size": 1000}, "at most 10, not 1000"),
-        ({"chunk_size": 3, "batch_size": 4}, "batch_size: Extra inputs are not permitted"),
+        ({"chunk_size": 3, "batch_size": 4}, "unknown setting batch_size"),
         ({"skip_empty": True}, "would shift the embeddings of the others"),
         ({"check_embedding_ctx_length": True}, "sends token ids"),
         ({"model_kwargs": {"encoding_format": "float"}}, "arguments of their own"),
         ({"api_key": ""}, "set the environment variable AIMLAPI_API_KEY"),
         ({"api_key": 5}, "api_key must be a string, not int"),
-        ({"api_kye": f"{KEY} x"}, "api_kye: Extra inputs"),
+        ({"api_kye": f"{KEY} x"}, "unknown setting api_kye"),
         ({"api_key": f"{KEY} x"}, "api_key holds a space"),
         ({"default_headers": {"Authorization": f"Bearer {KEY}"}}, "give the key as api_key"),
     ],
@@ -182,6 +182,25 @@ def test_fields_do_not_change() -> None:
     assert len(model.embed_query("a")) == 64
     with pytest.raises(ConfigurationError):
         model.model_copy(update={"dimensions": 100})
+    for name in ("api_key", "base_url", "dimension"):
+        with pytest.raises(ConfigurationError, match=f"unknown setting {name}"):
+            model.model_copy(update={name: KEY})
+
+
+def test_key_of_a_copy() -> None:
+    """A key given to a copy is used, and hidden as the first one was."""
+    model = QwenAIMLEmbeddings(api_key="first").model_copy(update={"aimlapi_api_key": KEY})
+
+    assert model.aimlapi_api_key == SecretStr(KEY)
+    assert KEY not in repr(vars(model))
+    assert KEY.encode() not in pickle.dumps(model)
+
+
+def test_help() -> None:
+    """Every field says what it means, in help() and in the JSON schema."""
+    undocumented = [name for name, field in QwenAIMLEmbeddings.model_fields.items() if not field.description]
+
+    assert undocumented == []
 
 
 def test_key_is_hidden(caplog: pytest.LogCaptureFixture) -> None:

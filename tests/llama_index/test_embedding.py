@@ -169,7 +169,7 @@ def test_queries() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"dimensoins": 512}, "dimensoins: Extra inputs are not permitted"),
+        ({"dimensoins": 512}, "unknown setting dimensoins"),
         ({"dimensions": "512"}, "dimensions: Input should be a valid integer"),
         ({"dimensions": 100}, "dimensions must be one of 2048"),
         ({"embed_batch_size": 100}, "at most 10, not 100"),
@@ -178,7 +178,7 @@ def test_queries() -> None:
         ({"api_key": " "}, "set the environment variable AIMLAPI_API_KEY"),
         ({"api_key": 5}, "api_key must be a string, not int"),
         ({"api_base": "http://a.example"}, "base_url (api_base) would send the key"),
-        ({"api_kye": f"{KEY} x"}, "api_kye: Extra inputs"),
+        ({"api_kye": f"{KEY} x"}, "unknown setting api_kye"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -202,6 +202,15 @@ def test_fields_do_not_change() -> None:
     longer = model.model_copy(update={"dimensions": 128})
     assert len(longer.get_query_embedding("a")) == 128
     assert len(model.get_query_embedding("a")) == 64
+    with pytest.raises(ConfigurationError, match="unknown setting base_url"):
+        model.model_copy(update={"base_url": "https://elsewhere.example"})
+
+
+def test_help() -> None:
+    """Every field says what it means, in help() and in the JSON schema."""
+    undocumented = [name for name, field in QwenAIMLEmbedding.model_fields.items() if not field.description]
+
+    assert undocumented == ["callback_manager"]  # the framework's
 
 
 def test_to_dict() -> None:
