@@ -26,6 +26,11 @@ from pathlib import Path
 SUPPORTED = ("3.10", "3.11", "3.12", "3.13", "3.14")
 LOWEST_NEEDS = SUPPORTED[:3]  # the lowest versions have no wheels for newer Pythons
 PACKAGES = ("qwen_aiml", "langchain_qwen_aiml", "llama_index_qwen_aiml")
+ONE_FRAMEWORK = """
+from langchain_qwen_aiml import QwenAIMLEmbeddings
+from qwen_aiml.emulator import Emulator
+assert len(QwenAIMLEmbeddings(**Emulator().client_options()).embed_query("a")) == 1024
+"""
 SECONDS = 900  # for one command; the slowest takes a tenth of that
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -316,6 +321,8 @@ def wheel(job: Job) -> None:
             shutil.copy(ROOT / name, away)
         job.install(python, built)
         job.run(python, "-c", "import qwen_aiml", cwd=away)  # the core alone, with no framework around
+        job.install(python, f"{built}[langchain]")
+        job.run(python, "-c", ONE_FRAMEWORK, cwd=away)
         job.install(python, f"{built}[{EXTRAS}]", "--group", "tests")
         where = f"import {', '.join(PACKAGES)}; from sysconfig import get_path as p; " + "; ".join(
             f"assert {package}.__file__.startswith(p('purelib')), {package}" for package in PACKAGES
