@@ -143,13 +143,10 @@ class QwenAIMLEmbeddings(ClientHolder, BaseModel, Embeddings):
     if not TYPE_CHECKING:  # pragma: no branch
 
         def __init__(self, **options: Any) -> None:
+            self._mask(options, "api_key", "aimlapi_api_key")
             for name, reason in _SWITCHED_OFF.items():
                 if options.pop(name, None):
                     raise ConfigurationError(f"{name} can't be switched on: {reason}")
-            for name in ("api_key", "aimlapi_api_key"):
-                if isinstance(options.get(name), str):
-                    # Before anything can raise, since tracebacks may print the local variables of a frame.
-                    options[name] = SecretStr(options[name])
             try:
                 super().__init__(**options)
             except ValidationError as error:
@@ -199,7 +196,7 @@ class QwenAIMLEmbeddings(ClientHolder, BaseModel, Embeddings):
         return (await self._async_client.embed([text], role="query")).embeddings[0]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in type(self).model_fields:
+        if name in QwenAIMLEmbeddings.model_fields:
             message = f"{name} can't be changed; make another object, or use model_copy(update=...)"
             raise ConfigurationError(message)
         super().__setattr__(name, value)

@@ -115,9 +115,7 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
     if not TYPE_CHECKING:  # pragma: no branch
 
         def __init__(self, **options: Any) -> None:
-            if isinstance(options.get("api_key"), str):
-                # Before anything can raise, since tracebacks may print the local variables of a frame.
-                options["api_key"] = SecretStr(options["api_key"])
+            self._mask(options, "api_key")
             try:
                 super().__init__(**options)
             except ValidationError as error:
@@ -222,7 +220,7 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
         return twin
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in type(self).model_fields and name not in _OF_THE_FRAMEWORK:
+        if name in QwenAIMLEmbedding.model_fields and name not in _OF_THE_FRAMEWORK:
             message = f"{name} can't be changed; make another object, or use model_copy(update=...)"
             raise ConfigurationError(message)
         super().__setattr__(name, value)

@@ -14,8 +14,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary, WeakSet
 
 import anyio
 import anyio.lowlevel
@@ -25,7 +25,7 @@ from ._errors import ConfigurationError
 from ._flow import Clock, Send
 from ._job import Job
 from ._result import EmbeddingResult, Usage
-from ._sender import AsyncSender, Sender, check_http_client
+from ._sender import AsyncSender, Sender, check_http
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Iterable
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 class _BaseClient:
     """What both clients share: settings, running totals, copying."""
 
+    _kind: Literal["Client", "AsyncClient"]
+
     def __init__(self, config: EmbeddingConfig | None = None, *, http_client: Any = None) -> None:
         if config is not None and not isinstance(config, EmbeddingConfig):
             made = type(config).__name__
@@ -46,10 +48,26 @@ class _BaseClient:
                 f"config must be an EmbeddingConfig, not {made}; write EmbeddingConfig(...)"
             )
         self.config = config or EmbeddingConfig()
+        check_http(http_client, self._kind, self.config.endpoint)
         self._http_client = http_client
         self._clock = Clock(time.monotonic, lambda: datetime.now(timezone.utc), random.random)
         self._totals = Usage()
         self._totals_lock = threading.Lock()
+        self._forked = False
+        _alive.add(self)
+
+    def _after_fork(self) -> None:
+        """Leave the parent's connections and locks alone; other threads may have held them."""
+        self._totals_lock = threading.Lock()
+        self._forked = self._http_client is not None
+
+    def _check_fork(self) -> None:
+        if self._forked:
+            message = (
+                "a client of your own (http_client, http_async_client) can't be used after a fork, when both "
+                "processes would read from its connections. Make another object in this process"
+            )
+            raise ConfigurationError(message)
 
     @property
     def usage(self) -> Usage:
@@ -84,9 +102,9 @@ class EmbeddingClient(_BaseClient):
     """
     Embed texts, waiting for the answers.
 
-    Safe to use from several threads at once, and after a fork. Copies and pickles take the settings along,
-    not the connections; a pickle does not take the key either, an unpickled copy reads it from its
-    environment. ``close`` frees the connections; a later call opens new ones.
+    Safe to use from several threads at once, and after a fork, unless it was given a client. Copies and
+    pickles take the settings along, not the connections; a pickle does not take the key either, an unpickled
+    copy reads it from its environment. ``close`` frees the connections; a later call opens new ones.
 
     Args:
         config: The settings; None takes the defaults and the environment.
@@ -98,10 +116,11 @@ class EmbeddingClient(_BaseClient):
         ConfigurationError: If a setting is wrong, or no key is found.
     """
 
+    _kind = "Client"
+
     def __init__(self, config: EmbeddingConfig | None = None, *, http_client: Any = None) -> None:
-        check_http_client(http_client, "Client")
         super().__init__(config, http_client=http_client)
-        self._senders: dict[int, Sender] = {}
+        self._sender = Sender(self.config, self._clock, self._http_client)
 
     def embed(self, texts: Iterable[str], *, role: Role = "document") -> EmbeddingResult:
         """
@@ -122,6 +141,7 @@ class EmbeddingClient(_BaseClient):
 
             QwenAIMLError: What went wrong first, if no text was embedded.
         """
+        self._check_fork()
         stopped = threading.Event()
         job = Job(texts, role, self.config, self._clock, stopped)
         workers = min(self.config.max_concurrency, job.batches)
@@ -135,10 +155,8 @@ class EmbeddingClient(_BaseClient):
         return job.result()
 
     def close(self) -> None:
-        """Close the connections of this process."""
-        sender = self._senders.get(os.getpid())
-        if sender is not None:
-            sender.close()
+        """Close the connections, those in use as soon as they are free."""
+        self._sender.close()
 
     def __enter__(self) -> Self:
         return self
@@ -159,11 +177,8 @@ class EmbeddingClient(_BaseClient):
                 raise
 
     def _work(self, job: Job, stopped: threading.Event) -> None:
-        try:
-            while (flow := job.next_flow()) is not None:
-                self._drive(flow, stopped)
-        except Exception as crash:  # noqa: BLE001 (raised by job.result(), once the others are done)
-            job.stop(crash)
+        while (flow := job.next_flow()) is not None:
+            self._drive(flow, stopped)
 
     def _drive(self, flow: Generator[Step, Outcome, None], stopped: threading.Event) -> None:
         outcome: Outcome = None
@@ -172,19 +187,19 @@ class EmbeddingClient(_BaseClient):
                 step = flow.send(outcome)
             except StopIteration:
                 return
+            outcome = None
             if isinstance(step, Send):
-                outcome = self._sender().send(step)
+                try:
+                    outcome = self._sender.send(step)
+                except Exception as crash:  # noqa: BLE001 (the flow decides what comes of it)
+                    outcome = crash
             else:
-                outcome = None
                 stopped.wait(step.seconds)
 
-    def _sender(self) -> Sender:
-        pid = os.getpid()
-        if pid not in self._senders:
-            # After a fork the parent's sockets are not ours to speak through.
-            made = self._senders.setdefault(pid, Sender(self.config, self._clock, self._http_client))
-            self._senders = {pid: made}
-        return self._senders[pid]
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        self._sender.abandon()
+        self._sender = Sender(self.config, self._clock, self._http_client)
 
 
 class AsyncEmbeddingClient(_BaseClient):
@@ -193,7 +208,7 @@ class AsyncEmbeddingClient(_BaseClient):
 
     The same as `EmbeddingClient`, awaited. One object serves any number of event loops, one after the other
     or at once in several threads: each has connections of its own, which are closed when the loop ends, or
-    with ``aclose``.
+    with ``aclose``. On Trio, close an object that is dropped before that, or Trio warns.
 
     Args:
         config: The settings; None takes the defaults and the environment.
@@ -205,8 +220,9 @@ class AsyncEmbeddingClient(_BaseClient):
         ConfigurationError: If a setting is wrong, or no key is found.
     """
 
+    _kind = "AsyncClient"
+
     def __init__(self, config: EmbeddingConfig | None = None, *, http_client: Any = None) -> None:
-        check_http_client(http_client, "AsyncClient")
         super().__init__(config, http_client=http_client)
         # By event loop, each with what closes it when the loop ends.
         self._senders: WeakKeyDictionary[Any, tuple[AsyncSender, AsyncGenerator[None, None]]]
@@ -214,6 +230,7 @@ class AsyncEmbeddingClient(_BaseClient):
 
     async def embed(self, texts: Iterable[str], *, role: Role = "document") -> EmbeddingResult:
         """Embed as `EmbeddingClient.embed` does, awaited. Cancelling it ends its requests."""
+        self._check_fork()
         stopped = anyio.Event()
         job = Job(texts, role, self.config, self._clock, stopped)
         workers = min(self.config.max_concurrency, job.batches)
@@ -241,11 +258,8 @@ class AsyncEmbeddingClient(_BaseClient):
         await self.aclose()
 
     async def _work(self, job: Job, stopped: anyio.Event) -> None:
-        try:
-            while (flow := job.next_flow()) is not None:
-                await self._drive(flow, stopped)
-        except Exception as crash:  # noqa: BLE001 (raised by job.result(), once the others are done)
-            job.stop(crash)
+        while (flow := job.next_flow()) is not None:
+            await self._drive(flow, stopped)
 
     async def _drive(self, flow: Generator[Step, Outcome, None], stopped: anyio.Event) -> None:
         outcome: Outcome = None
@@ -254,10 +268,13 @@ class AsyncEmbeddingClient(_BaseClient):
                 step = flow.send(outcome)
             except StopIteration:
                 return
+            outcome = None
             if isinstance(step, Send):
-                outcome = await (await self._sender()).send(step)
+                try:
+                    outcome = await (await self._sender()).send(step)
+                except Exception as crash:  # noqa: BLE001 (the flow decides what comes of it)
+                    outcome = crash
             else:
-                outcome = None
                 with anyio.move_on_after(step.seconds):
                     await stopped.wait()
 
@@ -267,9 +284,10 @@ class AsyncEmbeddingClient(_BaseClient):
             return self._senders[loop][0]
         # Loops that have ended, with or without closing their asynchronous generators first.
         for other in self._senders.keyrefs():
-            ended = other()
-            sender, _ = self._senders.get(ended, (None, None))
-            if sender is not None and (sender.closed or _is_closed(ended)):
+            if (ended := other()) is None:
+                continue
+            left, _ = self._senders.get(ended, (None, None))
+            if left is not None and (left.closed or _is_closed(ended)):
                 self._senders.pop(ended, None)
         sender = AsyncSender(self.config, self._clock, self._http_client)
         closing = _close_with_loop(sender)
@@ -277,6 +295,22 @@ class AsyncEmbeddingClient(_BaseClient):
         if self._http_client is None:
             await anext(closing)
         return sender
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        self._senders = WeakKeyDictionary()
+
+
+_alive: WeakSet[_BaseClient] = WeakSet()
+
+
+def _after_fork() -> None:
+    for client in list(_alive):
+        client._after_fork()  # noqa: SLF001 (of this module)
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows has no fork)
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 async def _close_with_loop(sender: AsyncSender) -> AsyncGenerator[None, None]:

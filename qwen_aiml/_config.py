@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import ipaddress
-import math
 import os
+import re
 from dataclasses import dataclass, field, fields
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from ._errors import ConfigurationError
 from ._models import DEFAULT_MODEL, DEFAULT_ROWS, ModelFacts, model_facts
-from ._secret import Secret
+from ._secret import Secret, Unusable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 DEFAULT_BASE_URL = "https://api.aimlapi.com/v1"
 DEFAULT_TIMEOUT = 60.0
+MOST_SECONDS = 1_000_000
 KEYS_PAGE = "https://aimlapi.com/app/keys"
 
 # Source: all three spellings stand in AI/ML API's own docs and SDKs; the first is the most used.
 KEY_VARIABLES = ("AIMLAPI_API_KEY", "AIML_API_KEY", "AIMLAPI_KEY")
 URL_VARIABLES = ("AIMLAPI_BASE_URL", "AIMLAPI_API_BASE", "AIML_API_BASE")
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # Source: RFC 9110, 5.6.2
 
 _OWN_HEADERS = {
     "authorization": "give the key as api_key",
@@ -149,6 +153,9 @@ class EmbeddingConfig:
             raise ConfigurationError(message)
         return self.api_key
 
+    def __copy__(self) -> EmbeddingConfig:
+        return self
+
     def __deepcopy__(self, memo: dict[int, object]) -> EmbeddingConfig:
         return self
 
@@ -163,7 +170,7 @@ def _unpickle(settings: dict[str, Any]) -> EmbeddingConfig:
     config = object.__new__(EmbeddingConfig)
     for name, value in settings.items():
         object.__setattr__(config, name, value)
-    object.__setattr__(config, "api_key", _key(None) if first_set(KEY_VARIABLES) else None)
+    object.__setattr__(config, "api_key", _key(Secret("")) if first_set(KEY_VARIABLES) else None)
     return config
 
 
@@ -196,10 +203,9 @@ def _whole(name: str, value: object, *, least: int) -> int:
 
 
 def _seconds(name: str, value: object) -> float:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= 0:  # type: ignore[arg-type, operator]
-        raise _refuse(name, value, "a number of seconds above 0")
-    return float(value)  # type: ignore[arg-type]
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= MOST_SECONDS:
+        raise _refuse(name, value, f"a number of seconds above 0, {MOST_SECONDS} at the most")
+    return float(value)
 
 
 def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
@@ -241,11 +247,9 @@ def _check_instruction(value: object, facts: ModelFacts) -> None:
     _text("query_instruction", value)
 
 
-def _key(given: object) -> Secret:
-    # No message shows what was given, and no variable of a frame that raises holds it bare.
-    secret = _wrapped(given)
-    if secret is None:
-        message = f"api_key must be a string, not {type(given).__name__}"
+def _key(secret: Secret | Unusable) -> Secret:
+    if isinstance(secret, Unusable):
+        message = f"api_key must be a string, not {secret.kind}"
         raise ConfigurationError(message)
     if not secret:
         secret = Secret(first_set(KEY_VARIABLES) or "")
@@ -261,14 +265,28 @@ def _key(given: object) -> Secret:
     return secret
 
 
-def _wrapped(given: Any) -> Secret | None:
+def wrapped(given: Any) -> Secret | Unusable:
+    """Wrap whatever was given as a key, so that from here on no frame's variables show it."""
     if hasattr(given, "get_secret_value"):  # pydantic's SecretStr
         given = given.get_secret_value()
-    if isinstance(given, Secret):
+    if isinstance(given, (Secret, Unusable)):
         return given
     if given is None or isinstance(given, str):
         return Secret((given or "").strip())
-    return None
+    return Unusable(type(given).__name__)
+
+
+def _wrapping_key(init: Callable[..., None]) -> Callable[..., None]:
+    @wraps(init)
+    def wrapping(self: EmbeddingConfig, **settings: Any) -> None:
+        settings["api_key"] = wrapped(settings.get("api_key"))
+        init(self, **settings)
+
+    return wrapping
+
+
+# Around the generated one, whose argument would stand bare in a traceback that prints local variables.
+EmbeddingConfig.__init__ = _wrapping_key(EmbeddingConfig.__init__)  # type: ignore[method-assign]
 
 
 def _base_url(value: object, *, allow_http: bool) -> str:
@@ -281,6 +299,7 @@ def _base_url(value: object, *, allow_http: bool) -> str:
     try:
         parts = urlsplit(value.strip())
         host, _ = parts.hostname or "", parts.port
+        host.encode("idna")
     except ValueError as error:
         message = f"base_url (api_base) is not an address: {error}"
         raise ConfigurationError(message) from None
@@ -323,7 +342,8 @@ def _headers(value: object) -> dict[str, str] | None:
         if name.lower() in _OWN_HEADERS:
             message = f"default_headers must not set {name!r}: {_OWN_HEADERS[name.lower()]}"
             raise ConfigurationError(message)
-        if not name.isascii() or not name.isprintable() or not content.isascii() or not content.isprintable():
+        if not _TOKEN.fullmatch(name) or not content.isascii() or not content.isprintable():
             message = f"default_headers: {name!r} holds a character that a header can't carry"
             raise ConfigurationError(message)
+        headers[name] = content.strip()
     return headers

@@ -16,7 +16,7 @@ QwenAIMLError                     everything below, so that one ``except`` is en
 └── EmbeddingBatchError           some texts were embedded and some were not
 
 None derives from RuntimeError, which LlamaIndex replaces by advice of its own. All can be pickled. None
-holds a key or a text.
+holds a key; where the service repeats a text, or a good part of one, that is masked.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class EmbeddingBatchError(QwenAIMLError):
         failures: From the index of a text whose request failed to the error. A text that has neither an
             embedding nor a failure was not sent.
 
-        usage: What the finished requests cost.
+        usage: What the call has cost, as far as answers said.
     """
 
     def __init__(

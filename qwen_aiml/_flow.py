@@ -11,14 +11,16 @@ Both clients drive it; tests drive it by hand.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ._errors import DeadlineError, QwenAIMLError, TransportError
+from ._result import Usage
 from ._retry import backoff, is_passing, retry_after
 from ._status import is_success, status_error
-from ._wire import Answer, Rows, decode, encode
+from ._wire import Answer, Rows, decode, encode, read_usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -58,18 +60,20 @@ class Fault:
     No answer came.
 
     Attributes:
-        kind: What broke; ``certificate`` won't pass by itself, the others may.
+        kind: What broke; ``certificate`` and ``local`` (a request that can't be sent) won't pass by
+            themselves.
 
         detail: What happened, for people; no text and no key.
     """
 
-    kind: Literal["connection", "timeout", "certificate"]
+    kind: Literal["connection", "timeout", "certificate", "local"]
     detail: str
 
 
 Step: TypeAlias = Send | Wait
 # None after Wait, and after a Send whose turn came after the deadline or the end of the call.
-Outcome: TypeAlias = Answer | Fault | None
+# An exception is one that the HTTP client is not known to raise.
+Outcome: TypeAlias = Answer | Fault | Exception | None
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ class NotSentError(QwenAIMLError):
 _ADVICE = {
     "connection": "check the network and base_url; behind a proxy, set HTTPS_PROXY",
     "timeout": "check the network; raise timeout if the service is slow",
+    "local": "look at default_headers",
     "certificate": "behind a proxy that inspects TLS, set SSL_CERT_FILE to its CA bundle",
 }
 
@@ -112,6 +117,7 @@ def embed_batch(
     dimensions: int | None,
     deadline: float | None,
     is_stopped: Callable[[], bool],
+    spend: Callable[[Usage], None],
 ) -> Generator[Step, Outcome, Rows]:
     """
     Get one batch of texts embedded, trying again where that may help.
@@ -129,8 +135,10 @@ def embed_batch(
 
         is_stopped: Tells that the call has failed elsewhere and nothing more is to be sent.
 
+        spend: Told the cost of each request as soon as it is known.
+
     Returns:
-        The embeddings in the order of the texts, and what they cost.
+        The embeddings in the order of the texts.
 
     Raises:
         APIStatusError: For an answer that trying again does not cure, or the last one.
@@ -150,9 +158,10 @@ def embed_batch(
         if outcome is None and is_stopped():
             raise last
         if outcome is None:
-            raise _too_late(config, attempt - 1, None)
+            raise _too_late(config, attempt - 1, is_over=True, last=None)
+        spend(_cost(outcome))
         try:
-            rows = _read(outcome, texts, config, dimensions)
+            return _read(outcome, texts, config, dimensions)
         except QwenAIMLError as error:
             last = error
             error.attempts = attempt
@@ -160,30 +169,45 @@ def embed_batch(
                 raise
             advised = retry_after(outcome.headers, clock.date()) if isinstance(outcome, Answer) else None
             wait = Wait(backoff(attempt, advised, clock.random))
-            if deadline is not None and clock.now() + wait.seconds >= deadline:
-                raise _too_late(config, attempt, error) from error
-            if attempt > config.max_retries:
+            is_last = attempt > config.max_retries
+            left = math.inf if deadline is None else deadline - clock.now()
+            if left <= (0 if is_last else wait.seconds):
+                raise _too_late(config, attempt, is_over=left <= 0, last=error) from error
+            if is_last:
                 raise
-        else:
-            return replace(rows, usage=replace(rows.usage, requests=attempt))
         yield wait
     raise AssertionError  # pragma: no cover (count() has no end)
 
 
+def _cost(outcome: Answer | Fault | Exception) -> Usage:
+    # Failed requests are not billed. Source: AI/ML API docs, "API key usage". An unsound success is.
+    if isinstance(outcome, Answer) and is_success(outcome.status):
+        return read_usage(outcome)
+    return Usage(requests=0 if isinstance(outcome, Exception) else 1)
+
+
 def _read(
-    outcome: Answer | Fault, texts: Sequence[str], config: EmbeddingConfig, dimensions: int | None
+    outcome: Answer | Fault | Exception,
+    texts: Sequence[str],
+    config: EmbeddingConfig,
+    dimensions: int | None,
 ) -> Rows:
+    if isinstance(outcome, Exception):
+        raise outcome
     if isinstance(outcome, Fault):
         advice = _ADVICE[outcome.kind]
         raise TransportError(
             f"no answer from {config.base_url}: {outcome.detail}. What to do: {advice}",
-            passing=outcome.kind != "certificate",
+            passing=outcome.kind not in ("certificate", "local"),
         )
     if not is_success(outcome.status):
         raise status_error(outcome, texts, config)
     return decode(outcome, len(texts), dimensions)
 
 
-def _too_late(config: EmbeddingConfig, attempts: int, last: QwenAIMLError | None) -> DeadlineError:
-    cause = f" while trying again after: {last.args[0]}" if last else ""
-    return DeadlineError(f"total_timeout of {config.total_timeout:g} s ran out{cause}", attempts=attempts)
+def _too_late(
+    config: EmbeddingConfig, attempts: int, *, is_over: bool, last: QwenAIMLError | None
+) -> DeadlineError:
+    said = "ran out" if is_over else "leaves no time to try again after"
+    cause = f": {last.args[0]}" if last else ""
+    return DeadlineError(f"total_timeout of {config.total_timeout:g} s {said}{cause}", attempts=attempts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ._config import wrapped
 from ._errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -22,6 +23,13 @@ class ClientHolder:
         _client: EmbeddingClient
         _async_client: AsyncEmbeddingClient
 
+    @staticmethod
+    def _mask(options: dict[str, Any], *names: str) -> None:
+        """Wrap the key among the arguments, before anything can raise and a traceback print it."""
+        for name in names:
+            if name in options:
+                options[name] = wrapped(options[name])
+
     def _refusal(self, errors: Iterable[Mapping[str, Any]]) -> ConfigurationError:
         """Put what pydantic found wrong with the arguments into words; no value is shown, it may be a key."""
         wrong = []
@@ -37,6 +45,12 @@ class ClientHolder:
         if unknown:
             message = f"{type(self).__name__}: unknown setting {', '.join(unknown)}; copies go by field names"
             raise ConfigurationError(message)
+
+    if not TYPE_CHECKING:  # pragma: no branch
+
+        def copy(self, **changes: Any) -> Self:
+            """Copy as ``model_copy`` does; pydantic's older method would keep the clients of the original."""
+            return self.model_copy(**changes)
 
     @property
     def usage(self) -> Usage:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Protocol
 
-from ._errors import EmbeddingBatchError, QwenAIMLError, ResponseFormatError
+from ._errors import EmbeddingBatchError, QwenAIMLError, ResponseFormatError, TransportError
 from ._flow import NotSentError, embed_batch
 from ._result import EmbeddingResult, Usage
 from ._texts import check_role, check_texts, outgoing
@@ -62,7 +62,7 @@ class Job:
         self._stopped = stopped
         self._deadline = clock.now() + config.total_timeout if config.total_timeout else None
         self._lock = threading.Lock()
-        self._crash: BaseException | None = None
+        self._crash: Exception | None = None
         self._started = 0
 
         # Each distinct text is sent, and paid for, once.
@@ -93,15 +93,14 @@ class Job:
             self._started = batch.stop
         return self._embed(batch)
 
-    def stop(self, crash: BaseException | None = None) -> None:
-        """
-        Start no further request.
-
-        Args:
-            crash: A fault that is none of this project's errors, for `result` to raise as it is.
-        """
+    def stop(self) -> None:
+        """Start no further request."""
         self._stopped.set()
-        self._crash = self._crash or crash
+
+    def spend(self, usage: Usage) -> None:
+        """Add to what the call has cost."""
+        with self._lock:
+            self.usage += usage
 
     def result(self) -> EmbeddingResult:
         """
@@ -110,22 +109,20 @@ class Job:
         Raises:
             EmbeddingBatchError: If some texts were embedded and some were not.
 
-            QwenAIMLError: If none was.
+            QwenAIMLError: If none was; or, as it is, what the HTTP client is not known to raise.
         """
-        if self._crash is not None:
-            raise self._crash
         embeddings = self._spread()
         if not self._failures:
             complete = [embedding for embedding in embeddings if embedding is not None]
             return EmbeddingResult(complete, self.usage, self._model, tuple(self._request_ids))
         if all(embedding is None for embedding in embeddings):
-            raise next(iter(self._failures.values()))
+            raise self._crash or next(iter(self._failures.values()))
         failures = {
             index: self._failures[place]
             for index, place in enumerate(self._places)
             if place in self._failures
         }
-        raise EmbeddingBatchError(embeddings, failures, self.usage)
+        raise EmbeddingBatchError(embeddings, failures, self.usage) from self._crash
 
     def _embed(self, batch: range) -> Generator[Step, Outcome, None]:
         try:
@@ -136,16 +133,20 @@ class Job:
                 dimensions=self._dimensions,
                 deadline=self._deadline,
                 is_stopped=self._stopped.is_set,
+                spend=self.spend,
             )
             self._store(batch, rows)
         except NotSentError:
             pass
         except QwenAIMLError as error:
             self._fail(batch, error)
+        except Exception as crash:  # noqa: BLE001 (raised by `result`, once the others are done)
+            self._crash = self._crash or crash
+            # Not its text, which may hold anything.
+            self._fail(batch, TransportError(f"the HTTP client raised {type(crash).__name__}", passing=False))
 
     def _store(self, batch: range, rows: Rows) -> None:
         with self._lock:
-            self.usage += rows.usage
             self._model = self._model or rows.model
             if rows.request_id is not None:
                 self._request_ids.append(rows.request_id)
@@ -160,7 +161,6 @@ class Job:
         indices = [index for index, place in enumerate(self._places) if place in batch]
         with self._lock:
             self._stopped.set()
-            self.usage += Usage(requests=error.attempts)
             error.indices = tuple(indices)
             self._failures.update(dict.fromkeys(batch, error))
 

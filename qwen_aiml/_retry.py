@@ -46,7 +46,8 @@ def backoff(attempt: int, advised: float | None, random: Callable[[], float]) ->
     Args:
         attempt: The attempt that failed, from 1.
 
-        advised: Seconds the service asked for; None if it did not.
+        advised: Seconds the service asked for; None if it did not, and 0 counts as that: a clock that goes
+            wrong makes 0 of every date.
 
         random: Gives numbers from 0 to 1.
 
@@ -54,7 +55,7 @@ def backoff(attempt: int, advised: float | None, random: Callable[[], float]) ->
         Full jitter over 0.5 * 2**(attempt - 1) seconds, 30 at the most; or what was advised, 60 at the most,
         plus jitter of up to a tenth so that not all come back at once.
     """
-    if advised is not None:
+    if advised:
         return min(advised, LONGEST_RETRY_AFTER) * (1 + random() / 10)
     # The exponent is bounded, since 2.0**1024 overflows.
     return random() * min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(attempt - 1, 16))
@@ -83,7 +84,7 @@ def retry_after(headers: Mapping[str, str], date: datetime) -> float | None:
         return seconds
     try:
         moment = parsedate_to_datetime(said)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return None
     if moment.tzinfo is None:  # "-0000" says that the zone is not known
         moment = moment.replace(tzinfo=timezone.utc)

@@ -47,3 +47,15 @@ class Secret:
     def __reduce__(self) -> NoReturn:
         message = "an API key is never pickled"
         raise TypeError(message)
+
+
+class Unusable:
+    """
+    What stands for something that was given as a key and is no string; the thing itself is let go of.
+
+    Attributes:
+        kind: The name of its type.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -18,12 +18,13 @@ import httpx
 
 from ._errors import ConfigurationError
 from ._flow import Fault
+from ._turns import Turns
 from ._version import __version__
 from ._wire import Answer
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Callable, Generator
+    from collections.abc import AsyncIterator, Callable, Generator, Iterator
 
     from ._config import EmbeddingConfig
     from ._flow import Clock, Outcome, Send
@@ -33,17 +34,31 @@ CONNECT_TIMEOUT = 10.0
 _Made = TypeVar("_Made", httpx.Client, httpx.AsyncClient)
 
 
-def check_http_client(given: Any, kind: Literal["Client", "AsyncClient"]) -> None:
+def check_http(given: Any, kind: Literal["Client", "AsyncClient"], address: str) -> None:
     """
-    Refuse an HTTP client of the other colour, or of another library.
+    Refuse an HTTP client of the other colour or of another library, and an address that httpx does not take.
 
     Raises:
-        ConfigurationError: If *given* is neither None nor of that class of httpx.
+        ConfigurationError: If *given* is neither None nor of that class of httpx, or *address* is none.
     """
+    try:
+        httpx.URL(address)
+    except httpx.InvalidURL as error:
+        raise ConfigurationError(f"base_url (api_base) is not an address: {error}") from None
     if given is not None and not isinstance(given, getattr(httpx, kind)):
         name = "http_client" if kind == "Client" else "http_async_client"
         made = f"{type(given).__module__}.{type(given).__qualname__}"
         raise ConfigurationError(f"{name} must be an httpx.{kind}, not {made}")
+
+
+class _Shared:
+    """An `httpx.Client` that several requests use at once, and that the last of them closes."""
+
+    def __init__(self, http: httpx.Client, owner: Sender) -> None:
+        self.http = http
+        self.users = 0
+        # Few people close an embeddings object; its sockets end with it all the same.
+        self.close = weakref.finalize(owner, http.close)
 
 
 class Sender:
@@ -62,33 +77,40 @@ class Sender:
         self._config = config
         self._clock = clock
         self._given = given
-        self._own: httpx.Client | None = None
+        self._shared: _Shared | None = None
         self._lock = threading.Lock()
-        self._free = threading.BoundedSemaphore(config.max_concurrency)
+        self._turns = Turns(config.max_concurrency)
 
     def send(self, step: Send) -> Outcome:
         """Post, in the turn of the caller; None if the deadline passes or the call is stopped before that."""
         remaining = _remaining(step, self._clock)
-        if not self._free.acquire(timeout=None if remaining is None else max(0.0, remaining)):
+        if not self._turns.take(None if remaining is None else max(0.0, remaining)):
             return None
         try:
-            return self._post(step)
+            if step.is_stopped() or (step.deadline is not None and step.deadline <= self._clock.now()):
+                return None
+            if self._given is not None:
+                return self._post(self._given, step)
+            with self._borrowed() as http:
+                return self._post(http, step)
         finally:
-            self._free.release()
+            self._turns.give_back()
 
     def close(self) -> None:
-        """Close the connections; the next request opens new ones."""
+        """Close the connections, those in use as soon as they are free; the next request opens new ones."""
         with self._lock:
-            own, self._own = self._own, None
-        if own is not None:
-            own.close()
+            shared, self._shared = self._shared, None
+            idle = shared is not None and not shared.users
+        if shared is not None and idle:
+            shared.close()
 
-    def _post(self, step: Send) -> Outcome:
-        http = self._http()
-        remaining = _remaining(step, self._clock)
-        if step.is_stopped() or (remaining is not None and remaining <= 0):
-            return None
-        request = _request(http, self._config, step.body, remaining)
+    def abandon(self) -> None:
+        """Leave the connections to the parent, in a forked process; their locks may be held for ever."""
+        if self._shared is not None:
+            self._shared.close.detach()
+
+    def _post(self, http: Any, step: Send) -> Outcome:
+        request, limit = _request(http, self._config, step, self._clock)
         try:
             response = http.send(request, auth=_Auth(self._config), stream=True, follow_redirects=False)
             try:
@@ -101,21 +123,27 @@ class Sender:
             finally:
                 response.close()
         except httpx.RequestError as error:
-            return _fault(error, self._config)
+            return _fault(error, limit)
         return Answer(response.status_code, dict(response.headers), b"".join(body))
 
-    def _http(self) -> Any:
-        if self._given is not None:
-            return self._given
+    @contextmanager
+    def _borrowed(self) -> Iterator[httpx.Client]:
         with self._lock:
-            if self._own is None:
+            if self._shared is None:
                 limits = httpx.Limits(
                     max_connections=None, max_keepalive_connections=self._config.max_concurrency
                 )
-                self._own = _made(httpx.Client, self._config, limits)
-                # Few people close an embeddings object; its sockets end with it all the same.
-                weakref.finalize(self, self._own.close)
-            return self._own
+                self._shared = _Shared(_made(httpx.Client, self._config, limits), self)
+            shared = self._shared
+            shared.users += 1
+        try:
+            yield shared.http
+        finally:
+            with self._lock:
+                shared.users -= 1
+                last = not shared.users and shared is not self._shared
+            if last:
+                shared.close()
 
 
 class AsyncSender:
@@ -165,11 +193,11 @@ class AsyncSender:
             raise interruption
 
     async def _post(self, http: Any, step: Send) -> Outcome:
-        request = _request(http, self._config, step.body, _remaining(step, self._clock))
+        request, limit = _request(http, self._config, step, self._clock)
         try:
             response = await http.send(request, auth=_Auth(self._config), follow_redirects=False)
         except httpx.RequestError as error:
-            return _fault(error, self._config)
+            return _fault(error, limit)
         return Answer(response.status_code, dict(response.headers), response.content)
 
     @asynccontextmanager
@@ -235,7 +263,9 @@ def _remaining(step: Send, clock: Clock) -> float | None:
     return None if step.deadline is None else step.deadline - clock.now()
 
 
-def _request(http: Any, config: EmbeddingConfig, body: bytes, remaining: float | None) -> Any:
+def _request(http: Any, config: EmbeddingConfig, step: Send, clock: Clock) -> tuple[Any, float]:
+    """Build a request, and say how many seconds of silence it allows."""
+    remaining = _remaining(step, clock)
     limit = config.silence if remaining is None else max(0.001, min(config.silence, remaining))
     headers = httpx.Headers(
         {
@@ -246,17 +276,18 @@ def _request(http: Any, config: EmbeddingConfig, body: bytes, remaining: float |
     )
     headers.update(config.default_headers)
     timeout = httpx.Timeout(limit, connect=min(limit, CONNECT_TIMEOUT), pool=None)
-    return http.build_request("POST", config.endpoint, content=body, headers=headers, timeout=timeout)
+    request = http.build_request("POST", config.endpoint, content=step.body, headers=headers, timeout=timeout)
+    return request, limit
 
 
-def _fault(error: httpx.RequestError, config: EmbeddingConfig) -> Fault:
+def _fault(error: httpx.RequestError, limit: float) -> Fault:
     kind = type(error).__name__
     if isinstance(error, httpx.ConnectTimeout):
-        return Fault("timeout", f"no connection within {min(config.silence, CONNECT_TIMEOUT):g} s ({kind})")
+        return Fault("timeout", f"no connection within {min(limit, CONNECT_TIMEOUT):.3g} s ({kind})")
     if isinstance(error, httpx.TimeoutException):
-        return Fault("timeout", f"silence for {config.silence:g} s ({kind})")
+        return Fault("timeout", f"silence for {limit:.3g} s ({kind})")
     if isinstance(error, httpx.LocalProtocolError):
-        return Fault("connection", kind)  # its text may hold a header
+        return Fault("local", kind)  # its text may hold a header
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return Fault("certificate", f"its certificate can't be verified ({error})")
     return Fault("connection", f"{kind}: {error}" if str(error) else kind)

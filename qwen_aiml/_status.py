@@ -7,6 +7,7 @@ Alibaba's is known to have been seen through AI/ML API, so its envelope is read 
 
 from __future__ import annotations
 
+import json
 import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 MOST_CHARACTERS = 300
 LEAST_MASKED = 4
+TELLING = 16  # characters that can't be there by chance
 
 # Not "quota": Alibaba's throttle says "Allocated quota exceeded" and passes by itself.
 _NO_CREDITS = re.compile(r"credits|funds|balance|subscription|free[- ]tier", re.IGNORECASE)
@@ -65,7 +67,7 @@ def status_error(answer: Answer, texts: Sequence[str], config: EmbeddingConfig) 
         f"HTTP {answer.status}: {_masked(said, texts, config)}"
         + (f". What to do: {advice}" if advice else ""),
         status_code=answer.status,
-        request_id=request_id(body, answer.headers),
+        request_id=config.secret.scrub(request_id(body, answer.headers) or "") or None,
     )
 
 
@@ -117,10 +119,25 @@ def _error_kind(body: Any) -> Any:
 def _masked(said: str, texts: Sequence[str], config: EmbeddingConfig) -> str:
     said = config.secret.scrub(said)
     for text in texts:
-        # Shorter ones tell nothing, and stand in many a sentence.
-        if len(text) >= LEAST_MASKED:
-            said = re.sub(rf"(?<!\w){re.escape(text)}(?!\w)", "[text]", said)
+        for form in {text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}:
+            said = _without(said, form)
     return said if len(said) <= MOST_CHARACTERS else f"{said[: MOST_CHARACTERS - 1]}…"
+
+
+def _without(said: str, text: str) -> str:
+    if len(text) < LEAST_MASKED:
+        return said  # tells nothing, and stands in many a sentence
+    if len(text) < TELLING and text.isascii():
+        return re.sub(rf"(?<!\w){re.escape(text)}(?!\w)", "[text]", said)
+    # The service may have cut what it repeats.
+    start = said.find(text[:TELLING])
+    while start >= 0:
+        end = start + TELLING
+        while end < len(said) and said[end] == text[end - start : end - start + 1]:
+            end += 1
+        said = f"{said[:start]}[text]{said[end:]}"
+        start = said.find(text[:TELLING], start + len("[text]"))
+    return said
 
 
 def _advice(kind: type[APIStatusError], status: int, said: str, config: EmbeddingConfig) -> str:

@@ -35,10 +35,11 @@ def check_texts(texts: Iterable[str]) -> list[str]:
         message = f"texts must be a list of strings, not one {type(texts).__name__}; put it in a list"
         raise InputTypeError(message)
     try:
-        listed = list(texts)
+        given = iter(texts)
     except TypeError:
         message = f"texts must be a list of strings, not {type(texts).__name__}"
         raise InputTypeError(message) from None
+    listed = list(given)
     wrong = [index for index, text in enumerate(listed) if not isinstance(text, str)]
     blank = [index for index, text in enumerate(listed) if isinstance(text, str) and not text.strip()]
     if not wrong and not blank:
@@ -73,6 +74,8 @@ def outgoing(text: str, instruction: str | None) -> str:
 
     Source: the form of the prefix, Qwen's README of Qwen3-Embedding; there is no space after ``Query:``.
     """
+    # Subclasses, such as members of an enumeration, may print or compare as something else.
+    text = str.__str__(text)
     if instruction is not None:
         text = f"Instruct: {instruction}\nQuery:{text}"
     try:

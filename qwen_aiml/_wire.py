@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import re
 import sys
 from array import array
 from dataclasses import dataclass
@@ -51,15 +52,12 @@ class Rows:
     Attributes:
         embeddings: Shape (texts sent, dimensions), in the order of the texts.
 
-        usage: What the answer says of its cost.
-
         model: The model's name as the service gives it, or None.
 
         request_id: The answer's id, or None.
     """
 
     embeddings: list[list[float]]
-    usage: Usage
     model: str | None
     request_id: str | None
 
@@ -111,9 +109,18 @@ def decode(answer: Answer, expected: int, dimensions: int | None) -> Rows:
     for at, embedding in enumerate(embeddings):
         if len(embedding) != length:
             raise _unsound(f"row {at} has {len(embedding)} numbers instead of {length}")
-    return Rows(
-        embeddings, _usage(body, answer.headers), _string(body, "model"), request_id(body, answer.headers)
-    )
+    return Rows(embeddings, _string(body, "model"), request_id(body, answer.headers))
+
+
+def read_usage(answer: Answer) -> Usage:
+    """Read what an answer says of the cost of its request, sound or not; what it does not say is unknown."""
+    body = read_json(answer.body)
+    usage, meta = (body.get("usage"), body.get("meta")) if isinstance(body, dict) else (None, None)
+    credits_used = _count(meta.get("usage") if isinstance(meta, dict) else None, "credits_used")
+    header = answer.headers.get("x-aimlapi-credits-used", "")
+    if credits_used is None and re.fullmatch("[0-9]{1,18}", header):
+        credits_used = int(header)
+    return Usage(requests=1, total_tokens=_count(usage, "total_tokens"), credits_used=credits_used)
 
 
 def read_json(body: bytes) -> Any:
@@ -185,16 +192,6 @@ def _from_base64(text: str, at: int) -> list[float]:
     if sys.byteorder == "big":  # pragma: no cover (no such machine in CI)
         numbers.byteswap()
     return numbers.tolist()
-
-
-def _usage(body: dict[str, Any], headers: Mapping[str, str]) -> Usage:
-    usage, meta = body.get("usage"), body.get("meta")
-    charged = meta.get("usage") if isinstance(meta, dict) else None
-    credits_used = _count(charged, "credits_used")
-    header = headers.get("x-aimlapi-credits-used", "")
-    if credits_used is None and header.isdecimal():
-        credits_used = int(header)
-    return Usage(requests=0, total_tokens=_count(usage, "total_tokens"), credits_used=credits_used)
 
 
 def _count(source: Any, name: str) -> int | None:

@@ -116,6 +116,7 @@ def test_pure_modules() -> None:
         "_secret",
         "_status",
         "_texts",
+        "_turns",
         "_wire",
         "_job",
     }

@@ -259,6 +259,29 @@ async def test_requests_in_flight(kind: type[Client], bound: int) -> None:
     assert emulator.peak_in_flight == bound
 
 
+async def test_a_query_does_not_wait_for_an_ingestion(kind: type[Client]) -> None:
+    """A call that comes later gets its turn among those of a long one."""
+    emulator = Emulator(latency=0.02)
+    client = make(kind, emulator, max_concurrency=2, batch_size=1)
+    done = []
+
+    async def call(name: str, texts: list[str]) -> None:
+        if isinstance(client, AsyncEmbeddingClient):
+            await client.embed(texts)
+        else:
+            await anyio.to_thread.run_sync(client.embed, texts)
+        done.append((name, emulator.request_count))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(call, "ingestion", [f"text {at}" for at in range(40)])
+        while emulator.request_count < 4:  # noqa: ASYNC110 (it has no event to await)
+            await anyio.sleep(0.005)
+        group.start_soon(call, "query", ["query"])
+
+    assert [name for name, _ in done] == ["query", "ingestion"]
+    assert done[0][1] < 20
+
+
 async def test_requests_in_flight_over_several_calls(kind: type[Client]) -> None:
     """The bound holds for all calls of one client together."""
     emulator = Emulator(latency=0.05)
@@ -404,6 +427,12 @@ async def test_own_client_stays_open(kind: type[Client]) -> None:
             await client.embed(["a"])
 
     assert (await embed(client, ["a"])).usage.requests == 1
+
+
+async def test_address_that_httpx_does_not_take(kind: type[Client]) -> None:
+    """An address that looks like one and is none is refused before any request."""
+    with pytest.raises(ConfigurationError, match="base_url"):
+        kind(EmbeddingConfig(api_key=KEY, base_url="https://1.2.3.999/v1"))
 
 
 async def test_config_of_the_wrong_kind(kind: type[Client]) -> None:

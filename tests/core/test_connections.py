@@ -31,6 +31,7 @@ from qwen_aiml import (
     EmbeddingClient,
     EmbeddingConfig,
     TransportError,
+    _client,
     _sender,
 )
 from qwen_aiml._flow import Send
@@ -112,6 +113,28 @@ def test_connections_are_kept(
     assert len(opened) <= 4
 
 
+def test_forgotten_loops(config: EmbeddingConfig) -> None:
+    """A loop that is being collected while another thread looks through the loops is passed over."""
+
+    class Loops:
+        def __contains__(self, _: object) -> bool:
+            return False
+
+        def keyrefs(self) -> list[Any]:
+            return [lambda: None]
+
+        def __setitem__(self, loop: object, made: Any) -> None:
+            self.made = made
+
+    client = AsyncEmbeddingClient(config, http_client=httpx.AsyncClient())
+    client._senders = Loops()  # type: ignore[assignment]
+
+    async def look() -> None:
+        assert isinstance(await client._sender(), _sender.AsyncSender)
+
+    asyncio.run(look())
+
+
 def test_event_loops_in_threads(config: EmbeddingConfig, expected: list[list[float]]) -> None:
     """Eight threads with event loops of their own share one object."""
     client = AsyncEmbeddingClient(config)
@@ -171,6 +194,48 @@ def test_cancelled_connection_is_not_used_again(
 
     for _ in range(2):
         asyncio.run(main())
+
+
+def test_closed_while_in_use_by_threads(
+    config: EmbeddingConfig, emulator: Emulator, expected: list[list[float]]
+) -> None:
+    """Closing in one thread lets another finish, and leaves nothing open."""
+    client = EmbeddingClient(config)
+    for _ in range(5):
+        emulator.script(Fault(latency=0.2))
+        before = emulator.request_count
+        with ThreadPoolExecutor(1) as pool:
+            call = pool.submit(client.embed, TEXTS)
+            while emulator.request_count == before:
+                time.sleep(0.01)
+            shared = client._sender._shared
+            client.close()
+            assert call.result().embeddings == expected
+        assert shared is not None
+        assert (shared.users, shared.close.alive) == (0, False)
+    client.close()
+    assert client._sender._shared is None
+
+
+def test_after_a_fork(config: EmbeddingConfig, expected: list[list[float]]) -> None:
+    """The child leaves connections and locks of its parent alone, and refuses a client that was given."""
+    own, given = EmbeddingClient(config), EmbeddingClient(config, http_client=httpx.Client())
+    given_async = AsyncEmbeddingClient(config, http_client=httpx.AsyncClient())
+    assert own.embed(TEXTS).embeddings == expected
+    inherited = own._sender._shared
+    assert inherited is not None
+    own._totals_lock.acquire()
+
+    _client._after_fork()
+
+    assert not inherited.close.alive
+    inherited.http.close()
+    assert own.embed(TEXTS).embeddings == expected
+    own.close()
+    with pytest.raises(ConfigurationError, match="can't be used after a fork"):
+        given.embed(["a"])
+    with pytest.raises(ConfigurationError, match="can't be used after a fork"):
+        asyncio.run(given_async.embed(["a"]))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
@@ -309,7 +374,7 @@ def test_deadline_while_waiting_for_a_turn(address: str, emulator: Emulator) -> 
         while emulator.request_count == before:
             time.sleep(0.01)
         hurried = EmbeddingClient(config)
-        hurried._senders = client._senders
+        hurried._sender = client._sender
         hurried.config = EmbeddingConfig(api_key=KEY, base_url=address, total_timeout=0.1)
         with pytest.raises(DeadlineError) as caught:
             hurried.embed(["no turn"])
@@ -326,8 +391,8 @@ def test_deadline_that_has_passed(config: EmbeddingConfig, emulator: Emulator) -
     late = Send(b"{}", time.monotonic() - 1, lambda: False)
     stopped = Send(b"{}", None, lambda: True)
 
-    assert client._sender().send(late) is None
-    assert client._sender().send(stopped) is None
+    assert client._sender.send(late) is None
+    assert client._sender.send(stopped) is None
     assert emulator.request_count == before
 
 
@@ -352,7 +417,7 @@ def test_refused(kind: Any) -> None:
         (httpx.WriteTimeout("x"), "timeout", "silence for 60 s (WriteTimeout)"),
         (
             httpx.LocalProtocolError(f"Illegal header value b'Bearer {KEY}'"),
-            "connection",
+            "local",
             "LocalProtocolError",
         ),
         (httpx.RemoteProtocolError("cut"), "connection", "RemoteProtocolError: cut"),
@@ -367,7 +432,7 @@ def test_refused(kind: Any) -> None:
 )
 def test_faults(error: httpx.RequestError, kind: str, detail: str) -> None:
     """What httpx raises is told in words, without what may hold the key."""
-    fault = _sender._fault(error, EmbeddingConfig(api_key=KEY))
+    fault = _sender._fault(error, 60.0)
 
     assert (fault.kind, fault.detail) == (kind, detail)
 

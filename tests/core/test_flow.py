@@ -16,6 +16,7 @@ from qwen_aiml import (
     RateLimitError,
     ResponseFormatError,
     TransportError,
+    Usage,
 )
 from qwen_aiml._flow import Clock, Fault, NotSentError, Outcome, Send, Step, Wait, embed_batch
 from qwen_aiml._wire import Answer, Rows
@@ -41,12 +42,23 @@ class Hand:
     def __init__(self, deadline: float | None = None, **settings: Any) -> None:
         self.time = 0.0
         self.stopped = False
+        self.usage = Usage()
         config = EmbeddingConfig(**{"api_key": "k", "dimensions": 1, "model": "unknown", **settings})
         clock = Clock(lambda: self.time, lambda: datetime(2026, 11, 22, tzinfo=timezone.utc), lambda: 1.0)
         self.flow: Generator[Step, Outcome, Rows] = embed_batch(
-            ["text"], config, clock, dimensions=1, deadline=deadline, is_stopped=lambda: self.stopped
+            ["text"],
+            config,
+            clock,
+            dimensions=1,
+            deadline=deadline,
+            is_stopped=lambda: self.stopped,
+            spend=self.spend,
         )
         self.first = next(self.flow)
+
+    def spend(self, usage: Usage) -> None:
+        """Add up the cost."""
+        self.usage += usage
 
     def send(self, outcome: Outcome) -> Step:
         """Say what came of the last step, and get the next."""
@@ -73,8 +85,8 @@ def test_success() -> None:
     assert isinstance(hand.first, Send)
     assert orjson.loads(hand.first.body) == {"model": "unknown", "input": ["text"], "dimensions": 1}
     assert hand.first.deadline == 9.0
-    rows = hand.finish(GOOD)
-    assert (rows.embeddings, rows.usage.requests, rows.usage.total_tokens) == ([[0.5]], 1, 3)
+    assert hand.finish(GOOD).embeddings == [[0.5]]
+    assert hand.usage == Usage(1, 3, None)
 
 
 @pytest.mark.parametrize("passing", [BUSY, UNSOUND, RESET, Fault("timeout", "silence")], ids=repr)
@@ -86,7 +98,8 @@ def test_retry(passing: Outcome) -> None:
     assert hand.send(None) == hand.first
     assert hand.send(passing) == Wait(1.0)
     assert hand.send(None) == hand.first
-    assert hand.finish(GOOD).usage.requests == 3
+    hand.finish(GOOD)
+    assert hand.usage.requests == 3
 
 
 def test_retry_after() -> None:
@@ -94,7 +107,9 @@ def test_retry_after() -> None:
     assert Hand().send(Answer(429, {"retry-after": "7"}, b"")) == Wait(7.0 * 1.1)
 
 
-@pytest.mark.parametrize("lasting", [UNKNOWN_KEY, Answer(400, {}, b""), Fault("certificate", "x")], ids=repr)
+@pytest.mark.parametrize(
+    "lasting", [UNKNOWN_KEY, Answer(400, {}, b""), Fault("certificate", "x"), Fault("local", "x")], ids=repr
+)
 def test_no_retry(lasting: Outcome) -> None:
     """What trying again does not cure ends the flow at once."""
     assert Hand().fail(lasting, QwenAIMLError).attempts == 1
@@ -133,8 +148,33 @@ def test_deadline_before_the_next_attempt() -> None:
     assert isinstance(error.__cause__, QwenAIMLError)
     assert error.attempts == 2
     assert str(error).startswith(
-        "total_timeout of 1 s ran out while trying again after: HTTP 503: no message"
+        "total_timeout of 1 s leaves no time to try again after: HTTP 503: no message"
     )
+
+
+def test_last_error_before_the_deadline() -> None:
+    """An error after which nothing was to be tried again is no matter of the deadline."""
+    hand = Hand(deadline=10.0, total_timeout=10.0, max_retries=0)
+
+    hand.fail(Answer(429, {"retry-after": "30"}, b""), RateLimitError)
+
+
+def test_cost_of_unsound_answers() -> None:
+    """A success that is unsound was billed all the same."""
+    hand = Hand()
+    hand.send(Answer(200, {}, b'{"data":[],"usage":{"total_tokens":3},"meta":{"usage":{"credits_used":1}}}'))
+    hand.send(None)
+    hand.send(BUSY)
+    hand.send(None)
+    hand.finish(GOOD)
+
+    assert hand.usage == Usage(3, 6, None)
+
+
+def test_foreign_exceptions() -> None:
+    """What the HTTP client is not known to raise ends the flow as it is."""
+    with pytest.raises(ZeroDivisionError):
+        Hand().send(ZeroDivisionError())
 
 
 def test_deadline_during_an_attempt() -> None:
@@ -142,7 +182,8 @@ def test_deadline_during_an_attempt() -> None:
     hand = Hand(deadline=1.0, total_timeout=1.0, max_retries=0)
     hand.time = 1.0
 
-    hand.fail(Fault("timeout", "late"), DeadlineError)
+    error = hand.fail(Fault("timeout", "late"), DeadlineError)
+    assert str(error).startswith("total_timeout of 1 s ran out: no answer from")
 
 
 def test_deadline_before_sending() -> None:
@@ -189,6 +230,7 @@ def test_stopped_while_waiting() -> None:
     [
         (RESET, "ReadError. What to do: check the network and base_url; behind a proxy, set HTTPS_PROXY"),
         (Fault("timeout", "silence"), "silence. What to do: check the network; raise timeout if the service"),
+        (Fault("local", "LocalProtocolError"), "LocalProtocolError. What to do: look at default_headers"),
         (Fault("certificate", "bad"), "bad. What to do: behind a proxy that inspects TLS, set SSL_CERT_FILE"),
     ],
 )

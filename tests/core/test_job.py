@@ -224,17 +224,41 @@ def test_deadline() -> None:
     assert isinstance(caught.value.failures[2], DeadlineError)
 
 
-def test_crash() -> None:
-    """What is no error of this project ends the call and is raised as it is."""
+def test_foreign_exception_of_the_first_request() -> None:
+    """What is no error of this project ends the call, and is raised as it is if nothing was embedded."""
     work = job(["a", "b", "c"])
+    flow, _ = take(work)
     crash = ZeroDivisionError()
-    work.stop(crash)
-    work.stop(OSError())
+    end(flow, crash)
 
     assert work.next_flow() is None
     with pytest.raises(ZeroDivisionError) as caught:
         work.result()
     assert caught.value is crash
+
+
+def test_foreign_exception_of_a_later_request() -> None:
+    """It does not throw away what was embedded before."""
+    work = job(["a", "b", "c"])
+    flow, body = take(work)
+    end(flow, answer(body))
+    flow, _ = take(work)
+    crash = ZeroDivisionError("a text of its own")
+    end(flow, crash)
+
+    with pytest.raises(EmbeddingBatchError) as caught:
+        work.result()
+    assert caught.value.embeddings == [[97.0, 1.0], [98.0, 1.0], None]
+    assert str(caught.value.failures[2]) == "the HTTP client raised ZeroDivisionError"
+    assert caught.value.__cause__ is crash
+
+
+def test_stop() -> None:
+    """A call that was interrupted starts no further request."""
+    work = job(["a", "b", "c"])
+    work.stop()
+
+    assert work.next_flow() is None
 
 
 def test_usage_of_failures() -> None:

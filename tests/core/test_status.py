@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import orjson
@@ -177,10 +178,34 @@ def test_words_are_not_masked(text: str) -> None:
 
 def test_advice_survives_masking() -> None:
     """The advice goes by what the service said, even where that is masked."""
-    raised = error(400, upstream(TOO_LONG), texts=("Range of input length",))
+    raised = error(400, upstream(TOO_LONG), texts=("Range of input length should",))
 
-    assert "[text] should be" in str(raised)
+    assert "[text] be [1, 8192]" in str(raised)
     assert "more than 8192 tokens" in str(raised)
+
+
+@pytest.mark.parametrize(
+    ("text", "echo"),
+    [
+        ("line one\nline two of a diary", "line one\\nline two of a diary"),
+        ("我的秘密诊断", "输入我的秘密诊断无效"),
+        ("My diagnosis is confidential: stage II", "My diagnosis is confid... (truncated)"),
+        ("naïve “quotes” and more of them", json.dumps("naïve “quotes” and more of them")),
+        ("My diagnosis is confidential", "My diagnosis is confidential, My diagnosis is confidential"),
+    ],
+)
+def test_echoes_are_masked(text: str, echo: str) -> None:
+    """A text that is repeated escaped, between other letters, cut or twice is masked too."""
+    shown = str(error(400, legacy(400, f"bad input: {echo}"), texts=(text,)))
+
+    assert "[text]" in shown
+    for part in ("diary", "秘密", "diagnosis", "quotes"):
+        assert part not in shown
+
+
+def test_key_as_request_id() -> None:
+    """Not even as its own request id does the key come back."""
+    assert error(400, {"requestId": KEY, "message": "x"}).request_id == "[key]"
 
 
 def test_cut() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from enum import Enum
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
 
 from qwen_aiml import ConfigurationError, InputError, InputTypeError, InputValueError, check_texts
 from qwen_aiml._texts import check_role, outgoing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.mark.parametrize(
@@ -72,6 +76,41 @@ def test_surrogates(text: str, expected: str) -> None:
     """Split pairs are joined and lone surrogates replaced, since JSON can't carry them."""
     assert expected == outgoing(text, None)
     assert orjson.dumps(outgoing(text, None))
+
+
+class Kind(str, Enum):
+    """What prints as ``Kind.A``."""
+
+    A = "hello world"
+
+
+class Folded(str):
+    """What compares without regard to case."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return self.lower() == str(other).lower()
+
+    def __hash__(self) -> int:
+        return hash(self.lower())
+
+
+def test_subclasses_of_str() -> None:
+    """What goes out is the string itself, whatever a subclass makes of it."""
+    assert outgoing(Kind.A, "Find") == "Instruct: Find\nQuery:hello world"
+    assert {type(outgoing(text, None)) for text in (Kind.A, Folded("A"))} == {str}
+
+
+def broken() -> Iterator[str]:
+    yield "a"
+    raise TypeError("a fault of the generator's own")
+
+
+def test_faults_of_a_generator() -> None:
+    """A generator that fails is not taken for a wrong type."""
+    with pytest.raises(TypeError, match="of the generator's own"):
+        check_texts(broken())
 
 
 def test_instruction() -> None:

@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from qwen_aiml import EmbeddingConfig, ResponseFormatError, Usage
-from qwen_aiml._wire import Answer, decode, encode
+from qwen_aiml._wire import Answer, decode, encode, read_usage
 
 PUBLISHED = Path(__file__).with_name("published_response.json")
 
@@ -61,7 +61,7 @@ def test_published_response() -> None:
     assert math.isclose(math.hypot(*embedding), 0.9999999929080919, rel_tol=1e-15)
     assert rows.model == "text-embedding-v3"
     assert rows.request_id == "8ef7c577-75e9-9056-ba09-dc4331f81f6d"
-    assert rows.usage == Usage(requests=0, total_tokens=4, credits_used=1)
+    assert read_usage(answer(PUBLISHED.read_bytes())) == Usage(requests=1, total_tokens=4, credits_used=1)
 
 
 def test_base64() -> None:
@@ -164,20 +164,26 @@ def test_length_asked_for() -> None:
 @pytest.mark.parametrize(
     ("extra", "headers", "expected"),
     [
-        ({}, {}, Usage(0, None, None)),
-        ({"usage": None, "meta": None}, {}, Usage(0, None, None)),
-        ({"usage": {"total_tokens": None}}, {}, Usage(0, None, None)),
-        ({"usage": {"total_tokens": 7.0}}, {}, Usage(0, 7, None)),
-        ({"usage": {"total_tokens": 7.5}}, {}, Usage(0, None, None)),
-        ({"usage": {"total_tokens": True}}, {}, Usage(0, None, None)),
-        ({"usage": [], "meta": {"usage": {"credits_used": 2}}}, {}, Usage(0, None, 2)),
-        ({"usage": {"total_tokens": 1}}, {"x-aimlapi-credits-used": "3"}, Usage(0, 1, 3)),
-        ({"meta": {"usage": {}}}, {"x-aimlapi-credits-used": "many"}, Usage(0, None, None)),
+        ({}, {}, Usage(1, None, None)),
+        ({"usage": None, "meta": None}, {}, Usage(1, None, None)),
+        ({"usage": {"total_tokens": None}}, {}, Usage(1, None, None)),
+        ({"usage": {"total_tokens": 7.0}}, {}, Usage(1, 7, None)),
+        ({"usage": {"total_tokens": 7.5}}, {}, Usage(1, None, None)),
+        ({"usage": {"total_tokens": True}}, {}, Usage(1, None, None)),
+        ({"usage": [], "meta": {"usage": {"credits_used": 2}}}, {}, Usage(1, None, 2)),
+        ({"usage": {"total_tokens": 1}}, {"x-aimlapi-credits-used": "3"}, Usage(1, 1, 3)),
+        ({"meta": {"usage": {}}}, {"x-aimlapi-credits-used": "many"}, Usage(1, None, None)),
+        ({}, {"x-aimlapi-credits-used": "9" * 5000}, Usage(1, None, None)),
     ],
 )
 def test_usage(extra: dict[str, Any], headers: dict[str, str], expected: Usage) -> None:
     """What an answer does not say of its cost is unknown, never 0."""
-    assert expected == decode(answer({"data": [row(0, 1.0)], **extra}, **headers), 1, 1).usage
+    assert expected == read_usage(answer({"data": [row(0, 1.0)], **extra}, **headers))
+
+
+def test_usage_of_no_json() -> None:
+    """What is no JSON object says nothing of its cost."""
+    assert read_usage(answer(b"<html>")) == Usage(1, None, None)
 
 
 @pytest.mark.parametrize(
