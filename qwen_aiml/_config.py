@@ -276,17 +276,22 @@ def wrapped(given: Any) -> Secret | Unusable:
     return Unusable(type(given).__name__)
 
 
-def _wrapping_key(init: Callable[..., None]) -> Callable[..., None]:
+def _guarded(init: Callable[..., None]) -> Callable[..., None]:
+    known = {item.name for item in fields(EmbeddingConfig) if item.init}
+
     @wraps(init)
-    def wrapping(self: EmbeddingConfig, **settings: Any) -> None:
+    def guarding(self: EmbeddingConfig, **settings: Any) -> None:
         settings["api_key"] = wrapped(settings.get("api_key"))
+        unknown = sorted(settings.keys() - known)
+        if unknown:
+            raise ConfigurationError(f"EmbeddingConfig: unknown setting {', '.join(unknown)}")
         init(self, **settings)
 
-    return wrapping
+    return guarding
 
 
 # Around the generated one, whose argument would stand bare in a traceback that prints local variables.
-EmbeddingConfig.__init__ = _wrapping_key(EmbeddingConfig.__init__)  # type: ignore[method-assign]
+EmbeddingConfig.__init__ = _guarded(EmbeddingConfig.__init__)  # type: ignore[method-assign]
 
 
 def _base_url(value: object, *, allow_http: bool) -> str:
@@ -300,8 +305,8 @@ def _base_url(value: object, *, allow_http: bool) -> str:
         parts = urlsplit(value.strip())
         host, _ = parts.hostname or "", parts.port
         host.encode("idna")
-    except ValueError as error:
-        message = f"base_url (api_base) is not an address: {error}"
+    except ValueError:
+        message = "base_url (api_base) is not an address"
         raise ConfigurationError(message) from None
     if "@" in parts.netloc:
         message = "base_url (api_base) must not hold a user name or password; the key goes into api_key"

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from ._errors import APIStatusError, AuthenticationError, InsufficientCreditsError, RateLimitError
-from ._wire import read_json, request_id
+from ._wire import request_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +59,7 @@ def status_error(answer: Answer, texts: Sequence[str], config: EmbeddingConfig) 
     Returns:
         An error whose message is the status, what the service said (300 characters at most), and what to do.
     """
-    body = read_json(answer.body)
+    body = answer.json
     said = _message(body) or _outline(answer)
     kind = _kind(answer.status, said, body)
     advice = _advice(kind, answer.status, said, config)

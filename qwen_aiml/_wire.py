@@ -13,6 +13,7 @@ import re
 import sys
 from array import array
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -42,6 +43,14 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+    @cached_property
+    def json(self) -> Any:
+        """The body, parsed once; None if it is no JSON."""
+        try:
+            return orjson.loads(self.body)
+        except orjson.JSONDecodeError:
+            return None
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,7 @@ def decode(answer: Answer, expected: int, dimensions: int | None) -> Rows:
     Source: AI/ML API's OpenAPI (``CreateEmbeddingsResponseDTO``) and its one published recording. ``object``
     and ``model`` differ between the two, so neither is checked; ``usage``, ``meta`` and ``id`` are optional.
     """
-    body = read_json(answer.body)
+    body = answer.json
     if not isinstance(body, dict):
         kind = answer.headers.get("content-type", "no content type")
         raise _unsound(f"the body is not a JSON object ({kind}, {len(answer.body)} bytes)")
@@ -114,21 +123,13 @@ def decode(answer: Answer, expected: int, dimensions: int | None) -> Rows:
 
 def read_usage(answer: Answer) -> Usage:
     """Read what an answer says of the cost of its request, sound or not; what it does not say is unknown."""
-    body = read_json(answer.body)
+    body = answer.json
     usage, meta = (body.get("usage"), body.get("meta")) if isinstance(body, dict) else (None, None)
     credits_used = _count(meta.get("usage") if isinstance(meta, dict) else None, "credits_used")
     header = answer.headers.get("x-aimlapi-credits-used", "")
     if credits_used is None and re.fullmatch("[0-9]{1,18}", header):
         credits_used = int(header)
     return Usage(requests=1, total_tokens=_count(usage, "total_tokens"), credits_used=credits_used)
-
-
-def read_json(body: bytes) -> Any:
-    """Parse JSON; None if it is none."""
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
 
 
 def request_id(body: Any, headers: Mapping[str, str]) -> str | None:

@@ -69,6 +69,8 @@ def test_dimensions(model: str, dimensions: int | None) -> None:
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"model": " "}, "model (model_name) must be a string that is not blank, not ' ' (str)"),
     ({"model": 4}, "not 4 (int)"),
+    ({"dimension": 512, "chunk_size": 3}, "EmbeddingConfig: unknown setting chunk_size, dimension"),
+    ({"facts": ModelFacts(name="x")}, "unknown setting facts"),
     ({"dimensions": 100}, "one of 2048, 1536, 1024, 768, 512, 256, 128, 64"),
     ({"dimensions": "512"}, "not '512' (str)"),
     ({"dimensions": 0, "model": "unknown"}, "dimensions must be a whole number, 1 or more"),
