@@ -1,5 +1,9 @@
 """Qwen Text Embedding v4 and v3, served by AI/ML API, for LangChain."""
 
-from .embeddings import QwenAIMLEmbeddings
+try:
+    from .embeddings import QwenAIMLEmbeddings
+except ModuleNotFoundError as error:
+    message = 'langchain_qwen_aiml needs langchain-core: pip install "qwen-aiml[langchain]"'
+    raise ModuleNotFoundError(message, name=error.name) from error
 
 __all__ = ["QwenAIMLEmbeddings"]

@@ -156,18 +156,10 @@ class QwenAIMLEmbeddings(ClientHolder, BaseModel, Embeddings):
     def _connect(self) -> None:
         config = EmbeddingConfig(
             model=self.model,
-            dimensions=self.dimensions,
             api_key=self.aimlapi_api_key,
             base_url=self.aimlapi_api_base,
             batch_size=self.chunk_size,
-            max_concurrency=self.max_concurrency,
-            max_retries=self.max_retries,
-            timeout=self.timeout,
-            total_timeout=self.total_timeout,
-            query_instruction=self.query_instruction,
-            encoding_format=self.encoding_format,
-            default_headers=self.default_headers,
-            allow_http=self.allow_http,
+            **self._settings_of_one_name(),
         )
         self.__dict__.update(
             model=config.model,

@@ -125,18 +125,10 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
     def _connect(self) -> None:
         config = EmbeddingConfig(
             model=self.model_name,
-            dimensions=self.dimensions,
             api_key=self.api_key,
             base_url=self.api_base,
             batch_size=self.embed_batch_size,
-            max_concurrency=self.max_concurrency,
-            max_retries=self.max_retries,
-            timeout=self.timeout,
-            total_timeout=self.total_timeout,
-            query_instruction=self.query_instruction,
-            encoding_format=self.encoding_format,
-            default_headers=self.default_headers,
-            allow_http=self.allow_http,
+            **self._settings_of_one_name(),
         )
         self.__dict__.update(
             model_name=config.model,

@@ -16,6 +16,19 @@ if TYPE_CHECKING:
     from ._result import Usage
 
 
+_OF_ONE_NAME = (
+    "dimensions",
+    "max_concurrency",
+    "max_retries",
+    "timeout",
+    "total_timeout",
+    "query_instruction",
+    "encoding_format",
+    "default_headers",
+    "allow_http",
+)
+
+
 class ClientHolder:
     """A base for a class that holds an `EmbeddingClient` and an `AsyncEmbeddingClient`."""
 
@@ -29,6 +42,10 @@ class ClientHolder:
         for name in names:
             if name in options:
                 options[name] = wrapped(options[name])
+
+    def _settings_of_one_name(self) -> dict[str, Any]:
+        """Give the settings that every framework's class has under the core's own name."""
+        return {name: getattr(self, name) for name in _OF_ONE_NAME}
 
     def _refusal(self, errors: Iterable[Mapping[str, Any]]) -> ConfigurationError:
         """Put what pydantic found wrong with the arguments into words; no value is shown, it may be a key."""

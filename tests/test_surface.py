@@ -154,6 +154,29 @@ def test_what_an_import_loads(module: str, strangers: set[str]) -> None:
     assert strangers & set(done.stdout.split()) == set()
 
 
+@pytest.mark.parametrize(
+    ("module", "framework", "extra"),
+    [
+        ("langchain_qwen_aiml", "langchain_core", "langchain"),
+        ("llama_index_qwen_aiml", "llama_index", "llama-index"),
+    ],
+)
+def test_missing_framework(module: str, framework: str, extra: str) -> None:
+    """Without its framework, an adapter says which extra to install."""
+    program = f"import sys; sys.modules[{framework!r}] = None; import {module}"
+    done = subprocess.run(  # noqa: S603 (our own program)
+        [sys.executable, "-c", program],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+
+    assert done.returncode == 1
+    assert f'pip install "qwen-aiml[{extra}]"' in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize("name", ["qwen_aiml", "langchain_qwen_aiml", "llama_index_qwen_aiml"])
 def test_typed(name: str) -> None:
     """Each package says that it is typed."""
