@@ -26,8 +26,6 @@ from qwen_aiml import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from typing_extensions import Self
 
 # Options of OpenAIEmbeddings and AimlapiEmbeddings that are only accepted switched off, and why.
@@ -192,13 +190,6 @@ class QwenAIMLEmbeddings(ClientHolder, BaseModel, Embeddings):
             message = f"{name} can't be changed; make another object, or use model_copy(update=...)"
             raise ConfigurationError(message)
         super().__setattr__(name, value)
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Give a copy, with some fields changed by *update* and checked again."""
-        self._check_names(update or {}, type(self).model_fields)
-        made = super().model_copy(update=update, deep=deep)
-        made._connect()  # noqa: SLF001 (of this class)
-        return made
 
     def __getstate__(self) -> dict[Any, Any]:
         # The core's clients, which travel along, refuse if they were given an HTTP client.

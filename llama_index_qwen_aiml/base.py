@@ -19,8 +19,6 @@ from qwen_aiml import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from typing_extensions import Self
 
 # What the framework sets on a model that exists, and what copies share.
@@ -216,13 +214,6 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
             message = f"{name} can't be changed; make another object, or use model_copy(update=...)"
             raise ConfigurationError(message)
         super().__setattr__(name, value)
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Give a copy, with some fields changed by *update* and checked again."""
-        self._check_names(update or {}, type(self).model_fields)
-        made = super().model_copy(update=update, deep=deep)
-        made._connect()  # noqa: SLF001 (of this class)
-        return made
 
     def __getstate__(self) -> dict[str, Any]:
         # The framework leaves out what can't be pickled, and takes it from the object itself: hence a twin.

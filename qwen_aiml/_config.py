@@ -196,10 +196,9 @@ def _flag(name: str, value: object) -> bool:
     return value
 
 
-def _whole(name: str, value: object, *, least: int) -> int:
+def _whole(name: str, value: object, *, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise _refuse(name, value, f"a whole number, {least} or more")
-    return value
 
 
 def _seconds(name: str, value: object) -> float:

@@ -3,7 +3,7 @@ One batch from its first attempt to its embeddings or its error, as a generator 
 
 It yields what is to be done and is sent what came of it:
 
-    Send  ->  Answer or Fault
+    Send  ->  Answer, Fault, an exception of the HTTP client's own; None if it was not sent
     Wait  ->  None
 
 Both clients drive it; tests drive it by hand.

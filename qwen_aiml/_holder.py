@@ -56,14 +56,18 @@ class ClientHolder:
             wrong.append(f"unknown setting {name}" if unknown else f"{name}: {error['msg']}")
         return ConfigurationError(f"{type(self).__name__}: {'; '.join(wrong)}")
 
-    def _check_names(self, update: Iterable[str], fields: Iterable[str]) -> None:
-        """Refuse to copy with a change to what is no field; aliases are none."""
-        unknown = sorted(set(update) - set(fields))
-        if unknown:
-            message = f"{type(self).__name__}: unknown setting {', '.join(unknown)}; copies go by field names"
-            raise ConfigurationError(message)
-
+    # Type checkers keep the signatures of pydantic, which stands behind this class and is unknown here.
     if not TYPE_CHECKING:  # pragma: no branch
+
+        def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+            """Give a copy, with some fields, by name, changed by *update* and checked again."""
+            unknown = sorted((update or {}).keys() - type(self).model_fields.keys())
+            if unknown:
+                message = f"unknown setting {', '.join(unknown)}; copies go by field names"
+                raise ConfigurationError(f"{type(self).__name__}: {message}")
+            made = super().model_copy(update=update, deep=deep)
+            made._connect()  # noqa: SLF001 (of this class)
+            return made
 
         def copy(self, **changes: Any) -> Self:
             """Copy as ``model_copy`` does; pydantic's older method would keep the clients of the original."""

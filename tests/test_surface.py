@@ -63,6 +63,18 @@ def code_lines(path: Path) -> int:
     return len(code - documentation)
 
 
+def run(program: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a process of its own, where the packages under test are found."""
+    return subprocess.run(  # noqa: S603 (our own program)
+        [sys.executable, "-c", program],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+
+
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
 def test_all_is_true(package: ModuleType) -> None:
     """__all__ names exactly the public names, sorted, and they are strings."""
@@ -141,16 +153,9 @@ def test_pure_modules() -> None:
 )
 def test_what_an_import_loads(module: str, strangers: set[str]) -> None:
     """Importing one adapter loads neither the other framework nor the emulator."""
-    program = f"import sys, {module}; print(*sys.modules)"
-    done = subprocess.run(  # noqa: S603 (our own program)
-        [sys.executable, "-c", program],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
+    done = run(f"import sys, {module}; print(*sys.modules)")
 
+    assert done.returncode == 0
     assert strangers & set(done.stdout.split()) == set()
 
 
@@ -163,15 +168,7 @@ def test_what_an_import_loads(module: str, strangers: set[str]) -> None:
 )
 def test_missing_framework(module: str, framework: str, extra: str) -> None:
     """Without its framework, an adapter says which extra to install."""
-    program = f"import sys; sys.modules[{framework!r}] = None; import {module}"
-    done = subprocess.run(  # noqa: S603 (our own program)
-        [sys.executable, "-c", program],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
+    done = run(f"import sys; sys.modules[{framework!r}] = None; import {module}")
 
     assert done.returncode == 1
     assert f'pip install "qwen-aiml[{extra}]"' in done.stderr.splitlines()[-1]
