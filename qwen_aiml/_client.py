@@ -1,7 +1,7 @@
 """
-The clients: workers, in both colours, that do what a job's flows ask for.
+The clients: workers, in both colours, that drive a job's flows.
 
-What is sent, whether to try again and when to end is decided in `_job` and `_flow`.
+What is sent, whether to try again and when to end is decided in `_job`, `_batch` and `_flow`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import datetime, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -21,19 +22,25 @@ import anyio
 import anyio.lowlevel
 
 from ._config import EmbeddingConfig
+from ._drivers import AsyncDriver, Driver
 from ._errors import ConfigurationError
-from ._flow import Clock, Send
+from ._flow import Call, Clock
 from ._job import Job
+from ._learned import Learned
 from ._result import EmbeddingResult, Usage
 from ._sender import AsyncSender, Sender, check_http
+from ._sqlite import open_cache
+from ._watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator, Iterable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
     from typing_extensions import Self
 
-    from ._flow import Outcome, Step
+    from ._cache import Cache
+    from ._flow import Flag
     from ._texts import Role
+    from ._turns import Turns
 
 
 class _BaseClient:
@@ -41,7 +48,14 @@ class _BaseClient:
 
     _kind: Literal["Client", "AsyncClient"]
 
-    def __init__(self, config: EmbeddingConfig | None = None, *, http_client: Any = None) -> None:
+    def __init__(
+        self,
+        config: EmbeddingConfig | None = None,
+        *,
+        http_client: Any = None,
+        cache: Cache | str | os.PathLike[str] | None = None,
+        learned: Learned | None = None,
+    ) -> None:
         if config is not None and not isinstance(config, EmbeddingConfig):
             made = type(config).__name__
             raise ConfigurationError(
@@ -50,15 +64,36 @@ class _BaseClient:
         self.config = config or EmbeddingConfig()
         check_http(http_client, self._kind, self.config.endpoint)
         self._http_client = http_client
+        self._cache = open_cache(cache)
+        self._learned = learned or Learned(self.config)
         self._clock = Clock(time.monotonic, lambda: datetime.now(timezone.utc), random.random)
         self._totals = Usage()
         self._totals_lock = threading.Lock()
         self._forked = False
         _alive.add(self)
 
+    def _job(
+        self, texts: Iterable[str], role: Role, turns: Turns, stopped: Flag, *, has_limiter: bool
+    ) -> tuple[Job, Call]:
+        self._check_fork()
+        total = self.config.total_timeout
+        call = Call(
+            self.config,
+            self._clock,
+            self._learned,
+            turns,
+            stopped,
+            has_limiter=has_limiter,
+            deadline=None if total is None else self._clock.now() + total,
+        )
+        # A stand-in for the service says so, lest its vectors be taken for the service's.
+        service = getattr(self._http_client, "qwen_aiml_service", None) or self.config.base_url
+        return Job(texts, role, call, None if self._cache is None else service), call
+
     def _after_fork(self) -> None:
         """Leave the parent's connections and locks alone; other threads may have held them."""
         self._totals_lock = threading.Lock()
+        self._learned.pace.after_fork()
         self._forked = self._http_client is not None
 
     def _check_fork(self) -> None:
@@ -78,12 +113,12 @@ class _BaseClient:
         return f"{type(self).__name__}({self.config!r})"
 
     def __copy__(self) -> Self:
-        return type(self)(self.config, http_client=self._http_client)
+        return type(self)(self.config, http_client=self._http_client, cache=self._cache)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
         return self.__copy__()
 
-    def __reduce__(self) -> tuple[type[Self], tuple[EmbeddingConfig]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         if self._http_client is not None:
             message = (
                 "a client of your own (http_client, http_async_client) can't be pickled, and a copy without "
@@ -91,7 +126,7 @@ class _BaseClient:
                 "(HTTPS_PROXY, SSL_CERT_FILE): the default clients read them in every process"
             )
             raise TypeError(message)
-        return type(self), (self.config,)
+        return partial(type(self), cache=self._cache), (self.config,)
 
     def _count(self, usage: Usage) -> None:
         with self._totals_lock:
@@ -109,8 +144,14 @@ class EmbeddingClient(_BaseClient):
     Args:
         config: The settings; None takes the defaults and the environment.
 
-        http_client: An ``httpx.Client`` to send with; None makes one when it is needed. It is used as it is,
-            but for authorisation, timeouts and redirects, and never closed.
+        http_client: An ``httpx.Client`` to send with; None makes what is needed. It is used as it is, but
+            for authorisation, timeouts and redirects, and never closed.
+
+        cache: Where embeddings are looked up first, and stored as soon as they are there: a `SQLiteCache`, or
+            the path of its file, or anything with the methods of `Cache`. None keeps nothing.
+
+        learned: What another client of the same account has found out of the service's limits, to share it
+            and the fixed rates with that client; None starts anew.
 
     Raises:
         ConfigurationError: If a setting is wrong, or no key is found.
@@ -118,11 +159,24 @@ class EmbeddingClient(_BaseClient):
 
     _kind = "Client"
 
-    def __init__(self, config: EmbeddingConfig | None = None, *, http_client: Any = None) -> None:
-        super().__init__(config, http_client=http_client)
-        self._sender = Sender(self.config, self._clock, self._http_client)
+    def __init__(
+        self,
+        config: EmbeddingConfig | None = None,
+        *,
+        http_client: Any = None,
+        cache: Cache | str | os.PathLike[str] | None = None,
+        learned: Learned | None = None,
+    ) -> None:
+        super().__init__(config, http_client=http_client, cache=cache, learned=learned)
+        self._sender = Sender(self.config, self._clock, self._learned.pace, self._http_client)
 
-    def embed(self, texts: Iterable[str], *, role: Role = "document") -> EmbeddingResult:
+    def embed(
+        self,
+        texts: Iterable[str],
+        *,
+        role: Role = "document",
+        admit: Callable[[int], object] | None = None,
+    ) -> EmbeddingResult:
         """
         Embed texts.
 
@@ -131,27 +185,39 @@ class EmbeddingClient(_BaseClient):
 
             role: ``query`` puts the configured ``query_instruction`` before each text.
 
+            admit: A rate limiter of your own, called before each request, repeated ones included, with the
+                tokens expected in it; the request is sent when it returns. One call is made at a time. None
+                for none.
+
         Returns:
             Embeddings of shape (texts, dimensions), row i for text i, and what they cost.
 
         Raises:
             InputError: If some of the texts can't be embedded; nothing is sent then.
 
+            CacheError: If the cache can't be read; nothing is sent then.
+
             EmbeddingBatchError: If some texts were embedded and some were not.
 
             QwenAIMLError: What went wrong first, if no text was embedded.
         """
-        self._check_fork()
         stopped = threading.Event()
-        job = Job(texts, role, self.config, self._clock, stopped)
-        workers = min(self.config.max_concurrency, job.batches)
-        try:
-            if workers > 1:
-                self._work_in_threads(job, stopped, workers)
-            else:
-                self._work(job, stopped)
-        finally:
-            self._count(job.usage)
+        job, call = self._job(
+            texts, role, self._sender.turns, stopped, has_limiter=admit is not None
+        )
+        with Watch(self.config.total_timeout) as watch:
+            driver = Driver(
+                self._sender, self._sender.turns, self._clock, stopped, watch, self._cache, admit
+            )
+            driver.drive(job.look_up())
+            workers = min(self.config.max_concurrency, job.batches)
+            try:
+                if workers > 1:
+                    _work_in_threads(driver, job, call, workers)
+                else:
+                    _work(driver, job)
+            finally:
+                self._count(call.usage)
         return job.result()
 
     def close(self) -> None:
@@ -164,42 +230,10 @@ class EmbeddingClient(_BaseClient):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _work_in_threads(self, job: Job, stopped: threading.Event, workers: int) -> None:
-        with ThreadPoolExecutor(workers, thread_name_prefix="qwen_aiml") as pool:
-            try:
-                # Each thread sees the caller's context variables, which tracing rests on.
-                for done in [
-                    pool.submit(copy_context().run, self._work, job, stopped) for _ in range(workers)
-                ]:
-                    done.result()
-            except BaseException:
-                job.stop()
-                raise
-
-    def _work(self, job: Job, stopped: threading.Event) -> None:
-        while (flow := job.next_flow()) is not None:
-            self._drive(flow, stopped)
-
-    def _drive(self, flow: Generator[Step, Outcome, None], stopped: threading.Event) -> None:
-        outcome: Outcome = None
-        while True:
-            try:
-                step = flow.send(outcome)
-            except StopIteration:
-                return
-            outcome = None
-            if isinstance(step, Send):
-                try:
-                    outcome = self._sender.send(step)
-                except Exception as crash:  # noqa: BLE001 (the flow decides what comes of it)
-                    outcome = crash
-            else:
-                stopped.wait(step.seconds)
-
     def _after_fork(self) -> None:
         super()._after_fork()
         self._sender.abandon()
-        self._sender = Sender(self.config, self._clock, self._http_client)
+        self._sender = Sender(self.config, self._clock, self._learned.pace, self._http_client)
 
 
 class AsyncEmbeddingClient(_BaseClient):
@@ -216,33 +250,52 @@ class AsyncEmbeddingClient(_BaseClient):
         http_client: An ``httpx.AsyncClient`` to send with, in every event loop; None makes what is needed. It
             is used as it is, but for authorisation, timeouts and redirects, and never closed.
 
+        cache: As in `EmbeddingClient`.
+
+        learned: As in `EmbeddingClient`, also between the two.
+
     Raises:
         ConfigurationError: If a setting is wrong, or no key is found.
     """
 
     _kind = "AsyncClient"
 
-    def __init__(self, config: EmbeddingConfig | None = None, *, http_client: Any = None) -> None:
-        super().__init__(config, http_client=http_client)
+    def __init__(
+        self,
+        config: EmbeddingConfig | None = None,
+        *,
+        http_client: Any = None,
+        cache: Cache | str | os.PathLike[str] | None = None,
+        learned: Learned | None = None,
+    ) -> None:
+        super().__init__(config, http_client=http_client, cache=cache, learned=learned)
         # By event loop, each with what closes it when the loop ends.
         self._senders: WeakKeyDictionary[Any, tuple[AsyncSender, AsyncGenerator[None, None]]]
         self._senders = WeakKeyDictionary()
 
-    async def embed(self, texts: Iterable[str], *, role: Role = "document") -> EmbeddingResult:
-        """Embed as `EmbeddingClient.embed` does, awaited. Cancelling it ends its requests."""
-        self._check_fork()
+    async def embed(
+        self,
+        texts: Iterable[str],
+        *,
+        role: Role = "document",
+        admit: Callable[[int], Awaitable[object]] | None = None,
+    ) -> EmbeddingResult:
+        """Embed as `EmbeddingClient.embed` does, awaited, *admit* too. Cancelling it ends its requests."""
         stopped = anyio.Event()
-        job = Job(texts, role, self.config, self._clock, stopped)
+        sender = await self._sender()
+        job, call = self._job(texts, role, sender.turns, stopped, has_limiter=admit is not None)
+        driver = AsyncDriver(sender, sender.turns, self._clock, stopped, self._cache, admit)
+        await driver.drive(job.look_up())
         workers = min(self.config.max_concurrency, job.batches)
         try:
             if workers > 1:
                 async with anyio.create_task_group() as group:
                     for _ in range(workers):
-                        group.start_soon(self._work, job, stopped)
+                        group.start_soon(_awork, driver, job)
             else:
-                await self._work(job, stopped)
+                await _awork(driver, job)
         finally:
-            self._count(job.usage)
+            self._count(call.usage)
         return job.result()
 
     async def aclose(self) -> None:
@@ -257,27 +310,6 @@ class AsyncEmbeddingClient(_BaseClient):
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    async def _work(self, job: Job, stopped: anyio.Event) -> None:
-        while (flow := job.next_flow()) is not None:
-            await self._drive(flow, stopped)
-
-    async def _drive(self, flow: Generator[Step, Outcome, None], stopped: anyio.Event) -> None:
-        outcome: Outcome = None
-        while True:
-            try:
-                step = flow.send(outcome)
-            except StopIteration:
-                return
-            outcome = None
-            if isinstance(step, Send):
-                try:
-                    outcome = await (await self._sender()).send(step)
-                except Exception as crash:  # noqa: BLE001 (the flow decides what comes of it)
-                    outcome = crash
-            else:
-                with anyio.move_on_after(step.seconds):
-                    await stopped.wait()
-
     async def _sender(self) -> AsyncSender:
         loop = _current_loop()
         if loop in self._senders:
@@ -289,7 +321,7 @@ class AsyncEmbeddingClient(_BaseClient):
             left, _ = self._senders.get(ended, (None, None))
             if left is not None and (left.closed or _is_closed(ended)):
                 self._senders.pop(ended, None)
-        sender = AsyncSender(self.config, self._clock, self._http_client)
+        sender = AsyncSender(self.config, self._clock, self._learned.pace, self._http_client)
         closing = _close_with_loop(sender)
         self._senders[loop] = (sender, closing)
         if self._http_client is None:
@@ -299,6 +331,27 @@ class AsyncEmbeddingClient(_BaseClient):
     def _after_fork(self) -> None:
         super()._after_fork()
         self._senders = WeakKeyDictionary()
+
+
+def _work_in_threads(driver: Driver, job: Job, call: Call, workers: int) -> None:
+    with ThreadPoolExecutor(workers, thread_name_prefix="qwen_aiml") as pool:
+        try:
+            # Each thread sees the caller's context variables, which tracing rests on.
+            for done in [pool.submit(copy_context().run, _work, driver, job) for _ in range(workers)]:
+                done.result()
+        except BaseException:
+            call.stop()
+            raise
+
+
+def _work(driver: Driver, job: Job) -> None:
+    while (flow := job.next_flow()) is not None:
+        driver.drive(flow)
+
+
+async def _awork(driver: AsyncDriver, job: Job) -> None:
+    while (flow := job.next_flow()) is not None:
+        await driver.drive(flow)
 
 
 _alive: WeakSet[_BaseClient] = WeakSet()

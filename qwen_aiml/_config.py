@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import re
 from dataclasses import dataclass, field, fields
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 from ._errors import ConfigurationError
 from ._models import DEFAULT_MODEL, DEFAULT_ROWS, ModelFacts, model_facts
 from ._secret import Secret, Unusable
+from ._tokens import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,8 +55,15 @@ class EmbeddingConfig:
 
         batch_size: Texts in one request, 1 to what the model takes (10 for v4 and v3); None takes the most.
 
-        max_concurrency: Requests in flight at once in one client, 1 or more. Threads share the bound; so do
-            the tasks of one event loop.
+        max_concurrency: Requests in flight at once in one client, at the most, 1 or more. Threads share the
+            bound; so do the tasks of one event loop. It starts with 6, and one more is tried after each
+            round, so that an unknown limit of the service is met gently.
+
+        requests_per_minute: Requests that may start a minute, spread evenly, above 0; None means no bound but
+            what the service shows it has.
+
+        tokens_per_minute: Tokens that may be sent a minute, spread evenly, above 0; they are estimated from
+            the length of the texts, and settled when the answer says what was billed. None means no bound.
 
         max_retries: Tries after the first of one request, 0 or more.
 
@@ -65,6 +74,16 @@ class EmbeddingConfig:
 
         query_instruction: The task, in English, that queries are prefixed with, as ``Instruct: {task}`` and
             ``Query:{query}`` on two lines; documents never are. None means no prefix.
+
+        on_blank: What becomes of an empty or blank text: ``raise`` refuses it before anything is sent; any other
+            string is embedded in its place.
+
+        on_too_long: What becomes of a text that the service refuses as too long, or the *tokenizer* finds so:
+            ``raise``; ``truncate`` embeds as much of its beginning as is taken; ``split_mean`` embeds its
+            pieces and gives the mean, weighted by their length and of length 1.
+
+        tokenizer: ``qwen`` counts tokens before anything is sent, with the extra ``tokenizer``; None leaves it
+            to the service to judge.
 
         encoding_format: Sent as it is if given; None sends none. Both forms of answer are read either way.
 
@@ -87,11 +106,16 @@ class EmbeddingConfig:
     api_key: Any = field(default=None, repr=False)
     base_url: str | None = None
     batch_size: int | None = None
-    max_concurrency: int = 8
+    max_concurrency: int = 32
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
     max_retries: int = 5
     timeout: float | None = None
     total_timeout: float | None = None
     query_instruction: str | None = None
+    on_blank: str = "raise"
+    on_too_long: Literal["raise", "truncate", "split_mean"] = "raise"
+    tokenizer: Literal["qwen"] | None = None
     encoding_format: Literal["float", "base64"] | None = None
     default_headers: Mapping[str, str] | None = field(default=None, repr=False)
     allow_http: bool = False
@@ -106,11 +130,17 @@ class EmbeddingConfig:
         self._set("base_url", _base_url(self.base_url, allow_http=_flag("allow_http", self.allow_http)))
         self._set("batch_size", _batch_size(self.batch_size, facts))
         _whole("max_concurrency", self.max_concurrency, least=1)
+        for name in ("requests_per_minute", "tokens_per_minute"):
+            _rate(name, getattr(self, name))
         _whole("max_retries", self.max_retries, least=0)
         self._set("timeout", DEFAULT_TIMEOUT if self.timeout is None else _seconds("timeout", self.timeout))
         if self.total_timeout is not None:
             self._set("total_timeout", _seconds("total_timeout", self.total_timeout))
         _check_instruction(self.query_instruction, facts)
+        _text("on_blank", self.on_blank)
+        _one_of("on_too_long", self.on_too_long, ("raise", "truncate", "split_mean"))
+        _one_of("tokenizer", self.tokenizer, (None, "qwen"))
+        _check_tokenizer(self.tokenizer, facts)
         _one_of("encoding_format", self.encoding_format, (None, "float", "base64"))
         self._set("default_headers", _headers(self.default_headers))
 
@@ -207,6 +237,13 @@ def _seconds(name: str, value: object) -> float:
     return float(value)
 
 
+def _rate(name: str, value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise _refuse(name, value, "a number above 0, or None")
+
+
 def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
     if value not in allowed:
         raise _refuse(name, value, f"one of {', '.join(map(repr, allowed))}")
@@ -244,6 +281,18 @@ def _check_instruction(value: object, facts: ModelFacts) -> None:
         )
         raise ConfigurationError(message)
     _text("query_instruction", value)
+
+
+def _check_tokenizer(value: str | None, facts: ModelFacts) -> None:
+    if value is None:
+        return
+    if facts.max_tokens is None:
+        message = (
+            f"tokenizer must be None for {facts.name}: it is not known how many tokens a text may have. "
+            "register_model can make it known"
+        )
+        raise ConfigurationError(message)
+    load()
 
 
 def _key(secret: Secret | Unusable) -> Secret:

@@ -21,12 +21,15 @@ holds a key; where the service repeats a text, or a good part of one, that is ma
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ._result import Usage
+
+
+Reason = Literal["account", "rate", "request", "rows", "length", "content", "text", "service"]
 
 
 class QwenAIMLError(Exception):
@@ -106,13 +109,22 @@ class TransportError(QwenAIMLError):
 
     Attributes:
         passing: Whether trying again may help; it does not against a certificate that can't be verified.
+
+        timed_out: Whether the service was reached and then was silent for too long.
     """
 
     def __init__(
-        self, message: str, *, passing: bool = True, indices: Sequence[int] = (), attempts: int = 0
+        self,
+        message: str,
+        *,
+        passing: bool = True,
+        timed_out: bool = False,
+        indices: Sequence[int] = (),
+        attempts: int = 0,
     ) -> None:
         super().__init__(message, indices=indices, attempts=attempts)
         self.passing = passing
+        self.timed_out = timed_out
 
 
 class DeadlineError(QwenAIMLError, TimeoutError):
@@ -127,6 +139,12 @@ class APIStatusError(QwenAIMLError):
         status_code: The HTTP status.
 
         request_id: The id to quote to the service's support; None if it gave none.
+
+        reason: What it is about, as far as the answer tells: the ``account``, its ``rate``, the ``request`` as a
+            whole (such as an unknown model), too many ``rows``, the ``length`` or the ``content`` of a text, a
+            ``text`` in some other way, or the ``service``.
+
+        max_rows: Texts one request may hold, where the answer names that; else None.
     """
 
     def __init__(
@@ -135,12 +153,16 @@ class APIStatusError(QwenAIMLError):
         *,
         status_code: int,
         request_id: str | None = None,
+        reason: Reason = "service",
+        max_rows: int | None = None,
         indices: Sequence[int] = (),
         attempts: int = 0,
     ) -> None:
         super().__init__(message, indices=indices, attempts=attempts)
         self.status_code = status_code
         self.request_id = request_id
+        self.reason = reason
+        self.max_rows = max_rows
 
 
 class AuthenticationError(APIStatusError):

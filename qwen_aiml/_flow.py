@@ -1,79 +1,41 @@
 """
-One batch from its first attempt to its embeddings or its error, as a generator that does no I/O.
+One request from its first attempt to its embeddings or its error, as a generator that does no I/O.
 
-It yields what is to be done and is sent what came of it:
-
-    Send  ->  Answer, Fault, an exception of the HTTP client's own; None if it was not sent
-    Wait  ->  None
-
-Both clients drive it; tests drive it by hand.
+It yields what is to be done and is sent what came of it, as `_steps` lists. Both clients drive it; tests drive
+it by hand.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from http import HTTPStatus
 from itertools import count
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from threading import Lock
+from typing import TYPE_CHECKING, Protocol, cast
 
-from ._errors import DeadlineError, QwenAIMLError, TransportError
+from ._errors import DeadlineError, QwenAIMLError, RateLimitError, TransportError
+from ._pace import Start
 from ._result import Usage
 from ._retry import backoff, is_passing, retry_after
-from ._status import is_success, status_error
-from ._wire import Answer, Rows, decode, encode, read_usage
+from ._status import is_success, is_throttle, status_error
+from ._steps import Admit, Enter, Fault, Send, Wait
+from ._wire import Answer, decode, encode, most_bytes, read_usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
     from datetime import datetime
 
     from ._config import EmbeddingConfig
+    from ._learned import Learned
+    from ._steps import Outcome, Step
+    from ._turns import Turns
+    from ._wire import Rows
 
+logger = logging.getLogger("qwen_aiml")
 
-@dataclass(frozen=True)
-class Send:
-    """
-    Post *body* to the endpoint.
-
-    Attributes:
-        body: JSON.
-
-        deadline: Reading of the clock at which to give up; None for never.
-
-        is_stopped: Tells that the call has failed elsewhere, so that what waited for its turn is not sent.
-    """
-
-    body: bytes
-    deadline: float | None
-    is_stopped: Callable[[], bool]
-
-
-@dataclass(frozen=True)
-class Wait:
-    """Do nothing for some *seconds*."""
-
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Fault:
-    """
-    No answer came.
-
-    Attributes:
-        kind: What broke; ``certificate`` and ``local`` (a request that can't be sent) won't pass by
-            themselves.
-
-        detail: What happened, for people; no text and no key.
-    """
-
-    kind: Literal["connection", "timeout", "certificate", "local"]
-    detail: str
-
-
-Step: TypeAlias = Send | Wait
-# None after Wait, and after a Send whose turn came after the deadline or the end of the call.
-# An exception is one that the HTTP client is not known to raise.
-Outcome: TypeAlias = Answer | Fault | Exception | None
+JITTER = 0.1  # of a pause, at the most
 
 
 @dataclass(frozen=True)
@@ -94,8 +56,81 @@ class Clock:
     random: Callable[[], float]
 
 
+class Flag(Protocol):
+    """What `threading.Event` and `anyio.Event` share: something to wait for in either colour."""
+
+    def set(self) -> object:
+        """Raise the flag."""
+        ...
+
+    def is_set(self) -> bool:
+        """Tell whether it was raised."""
+        ...
+
+
+@dataclass(eq=False)
+class Call:
+    """
+    What all requests of one call share.
+
+    Attributes:
+        config: The settings.
+
+        clock: Time and chance.
+
+        learned: What the client knows of the service's limits.
+
+        turns: The line in which requests wait to start.
+
+        stopped: Raised once no further request may start, so that nobody waits for a next attempt.
+
+        has_limiter: Whether the user's own rate limiter is to be asked before each request.
+
+        deadline: Reading of the clock at which to give up; None for never.
+
+        dimensions: Length each embedding must have; None as long as it is not known.
+
+        usage: What the call has cost so far.
+
+        accepted: Answers that held sound embeddings, so far.
+
+        refused_alone: Texts that were refused in a request of their own while no answer was good.
+    """
+
+    config: EmbeddingConfig
+    clock: Clock
+    learned: Learned
+    turns: Turns
+    stopped: Flag
+    has_limiter: bool = False
+    deadline: float | None = None
+    dimensions: int | None = None
+    usage: Usage = field(default_factory=Usage)
+    accepted: int = 0
+    refused_alone: int = 0
+    lock: Lock = field(default_factory=Lock)
+
+    def stop(self) -> None:
+        """Start no further request, and let nobody wait for one."""
+        self.stopped.set()
+        self.turns.dismiss(self)
+
+    def spend(self, usage: Usage) -> None:
+        """Add to what the call has cost."""
+        with self.lock:
+            self.usage += usage
+
+    def seconds_left(self) -> float:
+        """Say how long the call may still take."""
+        return math.inf if self.deadline is None else self.deadline - self.clock.now()
+
+    def is_over(self) -> bool:
+        """Tell whether nothing more may be sent."""
+        return self.stopped.is_set() or self.seconds_left() <= 0
+
+
 class NotSentError(QwenAIMLError):
-    """A batch was not sent, since the call had failed elsewhere; never raised to users."""
+    """A request was not sent, since the call had failed elsewhere; never raised to users."""
 
     def __init__(self) -> None:
         super().__init__("not sent")
@@ -109,33 +144,16 @@ _ADVICE = {
 }
 
 
-def embed_batch(
-    texts: Sequence[str],
-    config: EmbeddingConfig,
-    clock: Clock,
-    *,
-    dimensions: int | None,
-    deadline: float | None,
-    is_stopped: Callable[[], bool],
-    spend: Callable[[Usage], None],
-) -> Generator[Step, Outcome, Rows]:
+def embed_batch(texts: Sequence[str], call: Call, *, retries: int) -> Generator[Step, Outcome, Rows]:
     """
-    Get one batch of texts embedded, trying again where that may help.
+    Get the texts of one request embedded, trying again where that may help.
 
     Args:
         texts: As they are sent, at most as many as one request may hold.
 
-        config: The settings.
+        call: What the requests of the call share.
 
-        clock: Time and chance.
-
-        dimensions: Length each embedding must have; None if it is not known.
-
-        deadline: Reading of the clock at which to give up; None for never.
-
-        is_stopped: Tells that the call has failed elsewhere and nothing more is to be sent.
-
-        spend: Told the cost of each request as soon as it is known.
+        retries: Tries after the first.
 
     Returns:
         The embeddings in the order of the texts.
@@ -151,63 +169,119 @@ def embed_batch(
 
         NotSentError: If the call failed elsewhere before the first attempt.
     """
-    send = Send(encode(texts, config), deadline, is_stopped)
-    last: QwenAIMLError = NotSentError()
+    config, clock = call.config, call.clock
+    send = Send(encode(texts, config), call.deadline, most_bytes(len(texts)))
+    last: QwenAIMLError | None = None
     for attempt in count(1):
-        outcome = None if is_stopped() else (yield send)
-        if outcome is None and is_stopped():
-            raise last
+        outcome = yield from _attempt(call, send)
         if outcome is None:
-            raise _too_late(config, attempt - 1, is_over=True, last=None)
-        spend(_cost(outcome))
+            if call.stopped.is_set():
+                raise last or NotSentError()
+            raise _too_late(call, attempt - 1, last) from last
+        logger.debug("%d texts, attempt %d: %s", len(texts), attempt, _said(outcome))
+        call.spend(_cost(outcome))
         try:
-            return _read(outcome, texts, config, dimensions)
+            rows = _read(outcome, texts, call)
         except QwenAIMLError as error:
             last = error
             error.attempts = attempt
             if not is_passing(error):
                 raise
-            advised = retry_after(outcome.headers, clock.date()) if isinstance(outcome, Answer) else None
-            wait = Wait(backoff(attempt, advised, clock.random))
-            is_last = attempt > config.max_retries
-            left = math.inf if deadline is None else deadline - clock.now()
-            if left <= (0 if is_last else wait.seconds):
-                raise _too_late(config, attempt, is_over=left <= 0, last=error) from error
-            if is_last:
+            if attempt > retries:
+                if call.seconds_left() <= 0:
+                    raise _too_late(call, attempt, error) from error
                 raise
-        yield wait
+            # After a refusal for the rate all requests of the client pause, this one among them.
+            if not isinstance(error, RateLimitError):
+                advised = retry_after(outcome.headers, clock.date()) if isinstance(outcome, Answer) else None
+                seconds = backoff(attempt, advised, clock.random)
+                if call.seconds_left() <= seconds:
+                    raise _too_late(call, attempt, error) from error
+                yield Wait(seconds)
+        else:
+            with call.lock:
+                call.accepted += 1
+            return rows
     raise AssertionError  # pragma: no cover (count() has no end)
 
 
-def _cost(outcome: Answer | Fault | Exception) -> Usage:
+def _attempt(call: Call, send: Send) -> Generator[Step, Outcome, Outcome]:
+    """Send once, in turn and at the right pace; None if the deadline or the end of the call comes first."""
+    pace, size = call.learned.pace, len(send.body)
+    turn = call.turns.enter(call)
+    start: Start | float = 0.0
+    outcome: Outcome = None
+    try:
+        crash = yield Enter(turn, call.deadline)
+        tokens = pace.expected_tokens(size)
+        if crash is None and call.has_limiter and turn.has_come and not call.is_over():
+            crash = yield Admit(math.ceil(tokens))
+        if crash is not None:
+            return crash
+        while turn.has_come and not call.is_over():
+            start = pace.take(call.clock.now(), tokens)
+            if isinstance(start, Start):
+                call.turns.start(turn)
+                outcome = yield send
+                break
+            if call.seconds_left() <= start:
+                break
+            yield Wait(start)
+        return outcome
+    finally:
+        if isinstance(start, Start):
+            _report(call, start, size, outcome)
+        call.turns.leave(turn)
+
+
+def _report(call: Call, start: Start, size: int, outcome: Outcome) -> None:
+    pace = call.learned.pace
+    if not isinstance(outcome, Answer) or outcome.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        pace.lost(start)
+    elif is_throttle(outcome):
+        # Zero counts as unsaid: a clock that goes wrong makes 0 of every date.
+        advised = retry_after(outcome.headers, call.clock.date()) or None
+        pace.refused(start, call.clock.now(), advised, JITTER * call.clock.random())
+    else:
+        pace.accepted(start, size, read_usage(outcome).total_tokens if is_success(outcome.status) else None)
+
+
+def _said(outcome: Outcome) -> str:
+    """Put an outcome into words for the log, which shows neither texts nor embeddings."""
+    if isinstance(outcome, Answer):
+        return f"HTTP {outcome.status}, {len(outcome.body)} bytes"
+    return outcome.detail if isinstance(outcome, Fault) else type(outcome).__name__
+
+
+def _cost(outcome: Outcome) -> Usage:
     # Failed requests are not billed. Source: AI/ML API docs, "API key usage". An unsound success is.
     if isinstance(outcome, Answer) and is_success(outcome.status):
         return read_usage(outcome)
     return Usage(requests=0 if isinstance(outcome, Exception) else 1)
 
 
-def _read(
-    outcome: Answer | Fault | Exception,
-    texts: Sequence[str],
-    config: EmbeddingConfig,
-    dimensions: int | None,
-) -> Rows:
+def _read(outcome: Outcome, texts: Sequence[str], call: Call) -> Rows:
     if isinstance(outcome, Exception):
         raise outcome
     if isinstance(outcome, Fault):
         advice = _ADVICE[outcome.kind]
         raise TransportError(
-            f"no answer from {config.base_url}: {outcome.detail}. What to do: {advice}",
+            f"no answer from {call.config.base_url}: {outcome.detail}. What to do: {advice}",
             passing=outcome.kind not in ("certificate", "local"),
+            timed_out=outcome.kind == "timeout",
         )
-    if not is_success(outcome.status):
-        raise status_error(outcome, texts, config)
-    return decode(outcome, len(texts), dimensions)
+    answer = cast("Answer", outcome)
+    if not is_success(answer.status):
+        raise status_error(answer, texts, call.config)
+    return decode(answer, len(texts), call.dimensions)
 
 
-def _too_late(
-    config: EmbeddingConfig, attempts: int, *, is_over: bool, last: QwenAIMLError | None
-) -> DeadlineError:
-    said = "ran out" if is_over else "leaves no time to try again after"
+def _too_late(call: Call, attempts: int, last: QwenAIMLError | None) -> DeadlineError:
+    if call.seconds_left() <= 0:
+        said = "ran out"
+    elif last is None:
+        said = "leaves no time to send: requests have to wait longer than that"
+    else:
+        said = "leaves no time to try again after"
     cause = f": {last.args[0]}" if last else ""
-    return DeadlineError(f"total_timeout of {config.total_timeout:g} s {said}{cause}", attempts=attempts)
+    return DeadlineError(f"total_timeout of {call.config.total_timeout:g} s {said}{cause}", attempts=attempts)

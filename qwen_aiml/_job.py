@@ -6,33 +6,29 @@ Workers of either colour take flows from a job until it has no more; all it deci
 
 from __future__ import annotations
 
-import threading
-from typing import TYPE_CHECKING, Protocol
+import logging
+from typing import TYPE_CHECKING
 
-from ._errors import EmbeddingBatchError, QwenAIMLError, ResponseFormatError, TransportError
-from ._flow import NotSentError, embed_batch
-from ._result import EmbeddingResult, Usage
+from ._batch import embed_places
+from ._cache import cache_key, namespace, pack, unpack
+from ._errors import CacheError, EmbeddingBatchError, QwenAIMLError, ResponseFormatError, TransportError
+from ._flow import NotSentError
+from ._long import NEVER_TOO_LONG, LongTexts
+from ._result import EmbeddingResult
+from ._steps import Load, Store
 from ._texts import check_role, check_texts, outgoing
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Generator, Iterable, Sequence
 
-    from ._config import EmbeddingConfig
-    from ._flow import Clock, Outcome, Step
+    from ._flow import Call
+    from ._steps import Outcome, Step
     from ._texts import Role
     from ._wire import Rows
 
+logger = logging.getLogger("qwen_aiml")
 
-class Flag(Protocol):
-    """What `threading.Event` and `anyio.Event` share: something to wait for in either colour."""
-
-    def set(self) -> None:
-        """Raise the flag."""
-        ...
-
-    def is_set(self) -> bool:
-        """Tell whether it was raised."""
-        ...
+LOOKED_UP = 1000  # keys at a time
 
 
 class Job:
@@ -44,63 +40,77 @@ class Job:
 
         role: Whether they are documents or queries.
 
-        config: The settings.
+        call: What its requests share.
 
-        clock: Time and chance.
-
-        stopped: Raised once no further request may start, so that nobody waits for a next attempt.
+        service: Whose vectors a cache holds, for its keys; None if there is no cache.
 
     Raises:
         InputError: If some of the texts can't be embedded.
     """
 
-    def __init__(
-        self, texts: Iterable[str], role: Role, config: EmbeddingConfig, clock: Clock, stopped: Flag
-    ) -> None:
-        self._config = config
-        self._clock = clock
-        self._stopped = stopped
-        self._deadline = clock.now() + config.total_timeout if config.total_timeout else None
-        self._lock = threading.Lock()
-        self._crash: Exception | None = None
-        self._started = 0
+    def __init__(self, texts: Iterable[str], role: Role, call: Call, service: str | None) -> None:
+        config = call.config
+        self._call = call
+        call.dimensions = config.dimensions or config.facts.default_dimensions
+        instruction = config.query_instruction if check_role(role) == "query" else None
+        self._namespace = None
+        if service is not None:
+            self._namespace = namespace(
+                service, config.model, call.dimensions, role=role, instruction=instruction
+            )
 
         # Each distinct text is sent, and paid for, once.
         places: dict[str, int] = {}
-        instruction = config.query_instruction if check_role(role) == "query" else None
-        sent = (outgoing(text, instruction) for text in check_texts(texts))
+        sent = (outgoing(text, instruction) for text in check_texts(texts, on_blank=config.on_blank))
         self._places = [places.setdefault(text, len(places)) for text in sent]
         self._texts = list(places)
+        self._long = LongTexts(config, instruction)
+        counts = self._long.counted(self._texts)
+        self._long.refuse({at: counts[place] for at, place in enumerate(self._places) if place in counts})
+
         self._embeddings: list[list[float] | None] = [None] * len(self._texts)
         self._failures: dict[int, QwenAIMLError] = {}
-
-        self._dimensions = config.dimensions or config.facts.default_dimensions
+        self._crash: Exception | None = None
+        self._todo = [place for place in range(len(self._texts)) if place not in counts]
+        self._begun = 0
+        self._too_long = list(counts)
+        self._shortened: set[int] = set()
+        self._cached = 0
         self._model: str | None = None
         self._request_ids: list[str] = []
-        self.usage = Usage()
 
     @property
     def batches(self) -> int:
         """How many requests the job needs if none fails."""
-        return -(-len(self._texts) // self._config.rows)
+        return -(-len(self._todo) // self._call.learned.rows) + len(self._too_long)
+
+    def look_up(self) -> Generator[Step, Outcome, None]:
+        """
+        Take from the cache what it has.
+
+        Raises:
+            CacheError: If it can't be read; nothing was sent then.
+        """
+        if self._namespace is None:
+            return
+        yield from self._load(self._todo, "")
+        if self._long.label:
+            long = [place for place in self._todo if len(self._texts[place].encode()) > NEVER_TOO_LONG]
+            yield from self._load([*self._missing(long), *self._too_long], self._long.label)
+        self._todo, self._too_long = self._missing(self._todo), self._missing(self._too_long)
 
     def next_flow(self) -> Generator[Step, Outcome, None] | None:
         """Give the flow of the next batch; None if there is none, or no new request may start."""
-        with self._lock:
-            if self._stopped.is_set() or self._started >= len(self._texts):
+        with self._call.lock:
+            if self._call.stopped.is_set():
                 return None
-            batch = range(self._started, min(self._started + self._config.rows, len(self._texts)))
-            self._started = batch.stop
-        return self._embed(batch)
-
-    def stop(self) -> None:
-        """Start no further request."""
-        self._stopped.set()
-
-    def spend(self, usage: Usage) -> None:
-        """Add to what the call has cost."""
-        with self._lock:
-            self.usage += usage
+            if self._too_long:
+                return self._guarded([place := self._too_long.pop()], self._embed_long(place))
+            if self._begun == len(self._todo):
+                return None
+            batch = self._todo[self._begun : self._begun + self._call.learned.rows]
+            self._begun += len(batch)
+        return self._guarded(batch, embed_places(batch, self, self._call))
 
     def result(self) -> EmbeddingResult:
         """
@@ -114,7 +124,17 @@ class Job:
         embeddings = self._spread()
         if not self._failures:
             complete = [embedding for embedding in embeddings if embedding is not None]
-            return EmbeddingResult(complete, self.usage, self._model, tuple(self._request_ids))
+            shortened = tuple(self._indices(self._shortened))
+            if shortened:
+                logger.warning("%d texts were too long and not embedded whole", len(shortened))
+            return EmbeddingResult(
+                complete,
+                self._call.usage,
+                self._model,
+                tuple(self._request_ids),
+                cached=self._cached,
+                shortened=shortened,
+            )
         if all(embedding is None for embedding in embeddings):
             raise self._crash or next(iter(self._failures.values()))
         failures = {
@@ -122,47 +142,118 @@ class Job:
             for index, place in enumerate(self._places)
             if place in self._failures
         }
-        raise EmbeddingBatchError(embeddings, failures, self.usage) from self._crash
+        raise EmbeddingBatchError(embeddings, failures, self._call.usage) from self._crash
 
-    def _embed(self, batch: range) -> Generator[Step, Outcome, None]:
-        try:
-            rows = yield from embed_batch(
-                self._texts[batch.start : batch.stop],
-                self._config,
-                self._clock,
-                dimensions=self._dimensions,
-                deadline=self._deadline,
-                is_stopped=self._stopped.is_set,
-                spend=self.spend,
-            )
-            self._store(batch, rows)
-        except NotSentError:
-            pass
-        except QwenAIMLError as error:
-            self._fail(batch, error)
-        except Exception as crash:  # noqa: BLE001 (raised by `result`, once the others are done)
-            self._crash = self._crash or crash
-            # Not its text, which may hold anything.
-            self._fail(batch, TransportError(f"the HTTP client raised {type(crash).__name__}", passing=False))
+    def texts(self, places: Sequence[int]) -> list[str]:
+        """Give texts as they are sent."""
+        return [self._texts[place] for place in places]
 
-    def _store(self, batch: range, rows: Rows) -> None:
-        with self._lock:
+    def keep(
+        self, places: Sequence[int], rows: Rows, shortened: str = ""
+    ) -> Generator[Step, Outcome, None]:
+        """
+        Keep the embeddings of some texts, in the cache too if there is one.
+
+        Raises:
+            ResponseFormatError: If they are not as long as those that other answers gave.
+        """
+        length = len(rows.embeddings[0])
+        with self._call.lock:
             self._model = self._model or rows.model
             if rows.request_id is not None:
                 self._request_ids.append(rows.request_id)
-            length = len(rows.embeddings[0])
-            self._dimensions = self._dimensions or length
-            if length != self._dimensions:
-                message = f"rows of {length} numbers, where earlier answers had {self._dimensions}"
+            self._call.dimensions = self._call.dimensions or length
+            if length != self._call.dimensions:
+                message = f"rows of {length} numbers, where earlier answers had {self._call.dimensions}"
                 raise ResponseFormatError(message)
-            self._embeddings[batch.start : batch.stop] = rows.embeddings
+            for place, embedding in zip(places, rows.embeddings, strict=True):
+                self._embeddings[place] = embedding
+            if shortened:
+                self._shortened.update(places)
+        if self._namespace is not None:
+            yield from self._store(places, shortened)
 
-    def _fail(self, batch: range, error: QwenAIMLError) -> None:
-        indices = [index for index, place in enumerate(self._places) if place in batch]
-        with self._lock:
-            self._stopped.set()
-            error.indices = tuple(indices)
-            self._failures.update(dict.fromkeys(batch, error))
+    def fail(self, places: Sequence[int], error: QwenAIMLError) -> None:
+        """Note why some texts have no embedding."""
+        with self._call.lock:
+            error.indices = tuple(self._indices(set(places)))
+            self._failures.update(dict.fromkeys(places, error))
+
+    def shorten(self, place: int, error: QwenAIMLError | None) -> Generator[Step, Outcome, QwenAIMLError | None]:
+        """Embed a text that is too long in another form; give the error if there is none."""
+        found = yield from self._long.embed(self._texts[place], error, self._call)
+        if isinstance(found, QwenAIMLError):
+            return found
+        yield from self.keep([place], found, self._long.label)
+        return None
+
+    def _embed_long(self, place: int) -> Generator[Step, Outcome, None]:
+        error = yield from self.shorten(place, None)
+        if error is not None:
+            self.fail([place], error)
+
+    def _guarded(
+        self, batch: Sequence[int], flow: Generator[Step, Outcome, None]
+    ) -> Generator[Step, Outcome, None]:
+        """End the call, and keep what others have embedded, if a batch can't be."""
+        try:
+            yield from flow
+        except NotSentError:
+            return
+        except QwenAIMLError as error:
+            fatal = error
+        except Exception as crash:  # noqa: BLE001 (raised by `result`, once the others are done)
+            self._crash = self._crash or crash
+            # Not its text, which may hold anything.
+            fatal = TransportError(f"the HTTP client or the rate limiter raised {type(crash).__name__}", passing=False)
+        else:
+            return
+        self._call.stop()
+        self.fail([place for place in self._missing(batch) if place not in self._failures], fatal)
+
+    def _missing(self, places: Sequence[int]) -> list[int]:
+        return [place for place in places if self._embeddings[place] is None]
+
+    def _indices(self, places: set[int]) -> list[int]:
+        return [index for index, place in enumerate(self._places) if place in places]
+
+    def _load(self, places: Sequence[int], shortened: str) -> Generator[Step, Outcome, None]:
+        for at in range(0, len(places), LOOKED_UP):
+            some = places[at : at + LOOKED_UP]
+            keys = [self._key(place, shortened) for place in some]
+            entries = yield Load(keys)
+            if isinstance(entries, CacheError):
+                raise entries
+            if isinstance(entries, Exception):
+                raise CacheError(f"the cache can't be read ({type(entries).__name__}); nothing was sent") from entries
+            if not isinstance(entries, (list, tuple)) or len(entries) != len(keys):
+                raise CacheError("the cache did not give an entry or None for each key; nothing was sent")
+            for place, key, entry in zip(some, keys, entries, strict=True):
+                embedding = unpack(key, entry, self._call.dimensions)
+                if embedding is not None:
+                    self._call.dimensions = self._call.dimensions or len(embedding)
+                    self._embeddings[place] = embedding
+                    self._cached += 1
+                    if shortened:
+                        self._shortened.add(place)
+
+    def _store(self, places: Sequence[int], shortened: str) -> Generator[Step, Outcome, None]:
+        entries = {}
+        for place in places:
+            key = self._key(place, shortened)
+            entry = pack(key, self._embeddings[place] or ())
+            if entry is not None:
+                entries[key] = entry
+                # As float32 from the first time on, so that what comes is the same with and without a cache.
+                self._embeddings[place] = unpack(key, entry, None)
+        crash = yield Store(entries)
+        if crash is not None:
+            # What is paid for goes to the caller all the same.
+            said = crash if isinstance(crash, CacheError) else type(crash).__name__
+            logger.warning("%d embeddings could not be put into the cache: %s", len(entries), said)
+
+    def _key(self, place: int, shortened: str) -> str:
+        return cache_key(self._namespace or "", self._texts[place], shortened)
 
     def _spread(self) -> list[list[float] | None]:
         """Give every text its embedding; a repeated text gets a list of its own."""

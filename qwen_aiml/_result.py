@@ -52,9 +52,15 @@ class EmbeddingResult:
             None if no answer named one, or none was needed.
 
         request_ids: The ids of the answers, to quote to the service's support, in the order they came.
+
+        cached: How many distinct texts came from the cache.
+
+        shortened: Positions of the texts that were too long and not embedded whole, as ``on_too_long`` has it.
     """
 
     embeddings: list[list[float]]
     usage: Usage
     model: str | None = None
     request_ids: tuple[str, ...] = ()
+    cached: int = 0
+    shortened: tuple[int, ...] = ()

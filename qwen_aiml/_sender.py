@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -17,17 +17,21 @@ import anyio
 import httpx
 
 from ._errors import ConfigurationError
-from ._flow import Fault
+from ._steps import Fault
 from ._turns import Turns
 from ._version import __version__
+from ._watch import Line
 from ._wire import Answer
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Callable, Generator, Iterator
+    from collections.abc import AsyncIterator, Callable, Generator
 
     from ._config import EmbeddingConfig
-    from ._flow import Clock, Outcome, Send
+    from ._flow import Clock
+    from ._pace import Pace
+    from ._steps import Outcome, Send
+    from ._watch import Watch
 
 CONNECT_TIMEOUT = 10.0
 
@@ -51,104 +55,107 @@ def check_http(given: Any, kind: Literal["Client", "AsyncClient"], address: str)
         raise ConfigurationError(f"{name} must be an httpx.{kind}, not {made}")
 
 
-class _Shared:
-    """An `httpx.Client` that several requests use at once, and that the last of them closes."""
+class _Idle:
+    """Connections that are open and not in use; `generation` goes up when all are closed."""
 
-    def __init__(self, http: httpx.Client, owner: Sender) -> None:
-        self.http = http
-        self.users = 0
-        # Few people close an embeddings object; its sockets end with it all the same.
-        self.close = weakref.finalize(owner, http.close)
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+        self.generation = 0
+
+    def close(self) -> None:
+        """Close them, and those in use as soon as they come back."""
+        self.generation += 1
+        lines, self.lines = self.lines, []
+        for line in lines:
+            line.close()
 
 
 class Sender:
     """
-    The connections of one process, and the bound on requests in flight.
+    The connections of one process.
+
+    Each request in flight has an ``httpx.Client`` with a single connection, as in `AsyncSender`.
 
     Args:
         config: The settings.
 
         clock: What deadlines are read from.
 
-        given: The user's own ``httpx.Client``; None makes one when it is needed.
+        pace: Tells how many requests may be in flight.
+
+        given: The user's own ``httpx.Client``; None makes what is needed.
+
+    Attributes:
+        turns: The line in which requests wait.
     """
 
-    def __init__(self, config: EmbeddingConfig, clock: Clock, given: Any) -> None:
+    def __init__(self, config: EmbeddingConfig, clock: Clock, pace: Pace, given: Any) -> None:
         self._config = config
         self._clock = clock
         self._given = given
-        self._shared: _Shared | None = None
+        self._idle = _Idle()
+        # Few people close an embeddings object; its sockets end with it all the same.
+        self._end = weakref.finalize(self, self._idle.close)
         self._lock = threading.Lock()
-        self._turns = Turns(config.max_concurrency)
+        self.turns = Turns(lambda: pace.window)
 
-    def send(self, step: Send) -> Outcome:
-        """Post, in the turn of the caller; None if the deadline passes or the call is stopped before that."""
-        remaining = _remaining(step, self._clock)
-        if not self._turns.take(None if remaining is None else max(0.0, remaining)):
-            return None
+    def send(self, step: Send, watch: Watch) -> Outcome:
+        """Post, and be broken off by *watch*; a client of the user's is only looked after between reads."""
+        if self._given is not None:
+            return self._post(self._given, step, None)
+        with self._lock:
+            generation = self._idle.generation
+            line = self._idle.lines.pop() if self._idle.lines else None
+        line = line or self._open()
+        keep = False
         try:
-            if step.is_stopped() or (step.deadline is not None and step.deadline <= self._clock.now()):
-                return None
-            if self._given is not None:
-                return self._post(self._given, step)
-            with self._borrowed() as http:
-                return self._post(http, step)
+            with watch.over(line):
+                outcome = self._post(line.http, step, line)
+            with self._lock:
+                keep = generation == self._idle.generation
+                if keep:
+                    self._idle.lines.append(line)
         finally:
-            self._turns.give_back()
+            if not keep:
+                line.close()
+        return outcome
 
     def close(self) -> None:
         """Close the connections, those in use as soon as they are free; the next request opens new ones."""
         with self._lock:
-            shared, self._shared = self._shared, None
-            idle = shared is not None and not shared.users
-        if shared is not None and idle:
-            shared.close()
+            self._idle.close()
 
     def abandon(self) -> None:
         """Leave the connections to the parent, in a forked process; their locks may be held for ever."""
-        if self._shared is not None:
-            self._shared.close.detach()
+        self._end.detach()
 
-    def _post(self, http: Any, step: Send) -> Outcome:
+    def _post(self, http: Any, step: Send, line: Line | None) -> Outcome:
         request, limit = _request(http, self._config, step, self._clock)
+        if line is not None and step.deadline is not None:
+            request.extensions["trace"] = line.trace
+        body = bytearray()
         try:
             response = http.send(request, auth=_Auth(self._config), stream=True, follow_redirects=False)
             try:
-                body = []
                 for chunk in response.iter_bytes():
-                    body.append(chunk)
-                    # A timeout bounds each read; only this bounds a body that comes in drops.
-                    if step.deadline is not None and self._clock.now() >= step.deadline:
+                    body += chunk
+                    if len(body) > step.most:
+                        break
+                    if _is_late(step, self._clock):
                         return _LATE
             finally:
                 response.close()
         except httpx.RequestError as error:
-            return _fault(error, limit)
-        return Answer(response.status_code, dict(response.headers), b"".join(body))
+            return _LATE if _is_late(step, self._clock) else _fault(error, limit)
+        return Answer(response.status_code, dict(response.headers), bytes(body[: step.most]))
 
-    @contextmanager
-    def _borrowed(self) -> Iterator[httpx.Client]:
-        with self._lock:
-            if self._shared is None:
-                limits = httpx.Limits(
-                    max_connections=None, max_keepalive_connections=self._config.max_concurrency
-                )
-                self._shared = _Shared(_made(httpx.Client, self._config, limits), self)
-            shared = self._shared
-            shared.users += 1
-        try:
-            yield shared.http
-        finally:
-            with self._lock:
-                shared.users -= 1
-                last = not shared.users and shared is not self._shared
-            if last:
-                shared.close()
+    def _open(self) -> Line:
+        return Line(_made(httpx.Client, self._config))
 
 
 class AsyncSender:
     """
-    The connections of one event loop, and the bound on requests in flight.
+    The connections of one event loop.
 
     Each request in flight has an ``httpx.AsyncClient`` with a single connection: a pool shared by all costs
     httpx 0.28 work that grows with connections x waiting requests.
@@ -158,25 +165,28 @@ class AsyncSender:
 
         clock: What deadlines are read from.
 
+        pace: Tells how many requests may be in flight.
+
         given: The user's own ``httpx.AsyncClient``; None makes what is needed.
+
+    Attributes:
+        turns: The line in which requests wait.
     """
 
-    def __init__(self, config: EmbeddingConfig, clock: Clock, given: Any) -> None:
+    def __init__(self, config: EmbeddingConfig, clock: Clock, pace: Pace, given: Any) -> None:
         self._config = config
         self._clock = clock
         self._given = given
         self._idle: list[httpx.AsyncClient] = []
         self.closed = False
-        self._free = anyio.Semaphore(config.max_concurrency)
+        self.turns = Turns(lambda: pace.window)
 
     async def send(self, step: Send) -> Outcome:
-        """Post, in the turn of the caller; None if the deadline passes or the call is stopped before that."""
-        outcome: Outcome = None
-        with anyio.move_on_after(_remaining(step, self._clock)):
+        """Post, until the deadline."""
+        outcome: Outcome = _LATE
+        with anyio.move_on_after(None if step.deadline is None else step.deadline - self._clock.now()):
             async with self._http() as http:
-                if not step.is_stopped():
-                    outcome = _LATE
-                    outcome = await self._post(http, step)
+                outcome = await self._post(http, step)
         return outcome
 
     async def aclose(self) -> None:
@@ -194,48 +204,58 @@ class AsyncSender:
 
     async def _post(self, http: Any, step: Send) -> Outcome:
         request, limit = _request(http, self._config, step, self._clock)
+        body = bytearray()
         try:
-            response = await http.send(request, auth=_Auth(self._config), follow_redirects=False)
+            response = await http.send(
+                request, auth=_Auth(self._config), stream=True, follow_redirects=False
+            )
+            try:
+                async for chunk in response.aiter_bytes():
+                    body += chunk
+                    if len(body) > step.most:
+                        break
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await response.aclose()
         except httpx.RequestError as error:
             return _fault(error, limit)
-        return Answer(response.status_code, dict(response.headers), response.content)
+        return Answer(response.status_code, dict(response.headers), bytes(body[: step.most]))
 
     @asynccontextmanager
     async def _http(self) -> AsyncIterator[Any]:
-        async with self._free:
-            if self._given is not None:
-                yield self._given
-                return
-            http = self._idle.pop() if self._idle else self._open()
-            try:
-                yield http
-            except BaseException:
-                # Cancelled in the middle of a request, so the connection is of no more use.
-                with anyio.CancelScope(shield=True):
-                    await http.aclose()
-                raise
-            if self.closed:
+        if self._given is not None:
+            yield self._given
+            return
+        http = self._idle.pop() if self._idle else self._open()
+        try:
+            yield http
+        except BaseException:
+            # Cancelled in the middle of a request, so the connection is of no more use.
+            with anyio.CancelScope(shield=True):
                 await http.aclose()
-            else:
-                self._idle.append(http)
+            raise
+        if self.closed:
+            await http.aclose()
+        else:
+            self._idle.append(http)
 
     def _open(self) -> httpx.AsyncClient:
-        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
-        return _made(httpx.AsyncClient, self._config, limits)
+        return _made(httpx.AsyncClient, self._config)
 
 
 _LATE = Fault("timeout", "the answer was still to come when the deadline passed")
 
 
-def _made(kind: Callable[..., _Made], config: EmbeddingConfig, limits: httpx.Limits) -> _Made:
+def _made(kind: Callable[..., _Made], config: EmbeddingConfig) -> _Made:
     """
-    Make a client of httpx, with the proxies and certificates of the environment.
+    Make a client of httpx for one connection, with the proxies and certificates of the environment.
 
     What goes to this machine goes to no proxy, which would see the key in the clear.
 
     Raises:
         ConfigurationError: If the environment names what can't be used.
     """
+    limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
     try:
         return kind(verify=_tls(), limits=limits, trust_env=not config.is_local)
     except OSError as error:
@@ -259,14 +279,15 @@ class _Auth(httpx.Auth):
         yield request
 
 
-def _remaining(step: Send, clock: Clock) -> float | None:
-    return None if step.deadline is None else step.deadline - clock.now()
+def _is_late(step: Send, clock: Clock) -> bool:
+    return step.deadline is not None and step.deadline <= clock.now()
 
 
 def _request(http: Any, config: EmbeddingConfig, step: Send, clock: Clock) -> tuple[Any, float]:
     """Build a request, and say how many seconds of silence it allows."""
-    remaining = _remaining(step, clock)
-    limit = config.silence if remaining is None else max(0.001, min(config.silence, remaining))
+    limit = config.silence
+    if step.deadline is not None:
+        limit = max(0.001, min(limit, step.deadline - clock.now()))
     headers = httpx.Headers(
         {
             "Accept": "application/json",
@@ -283,7 +304,7 @@ def _request(http: Any, config: EmbeddingConfig, step: Send, clock: Clock) -> tu
 def _fault(error: httpx.RequestError, limit: float) -> Fault:
     kind = type(error).__name__
     if isinstance(error, httpx.ConnectTimeout):
-        return Fault("timeout", f"no connection within {min(limit, CONNECT_TIMEOUT):.3g} s ({kind})")
+        return Fault("connection", f"no connection within {min(limit, CONNECT_TIMEOUT):.3g} s ({kind})")
     if isinstance(error, httpx.TimeoutException):
         return Fault("timeout", f"silence for {limit:.3g} s ({kind})")
     if isinstance(error, httpx.LocalProtocolError):

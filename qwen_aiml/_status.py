@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ._config import EmbeddingConfig
+    from ._errors import Reason
     from ._wire import Answer
 
 MOST_CHARACTERS = 300
@@ -28,8 +29,17 @@ TELLING = 16  # characters that can't be there by chance
 # Not "quota": Alibaba's throttle says "Allocated quota exceeded" and passes by itself.
 _NO_CREDITS = re.compile(r"credits|funds|balance|subscription|free[- ]tier", re.IGNORECASE)
 _NO_CREDITS_KIND = "err_insufficent_credits"  # the service's spelling
-_TOO_LONG = re.compile(r"Range of input length", re.IGNORECASE)
+_TOO_LONG = re.compile(r"Range of input length|token limit|too long|maximum context length", re.IGNORECASE)
 _DIMENSION = re.compile(r"dimension for embedding", re.IGNORECASE)
+# Texts a request may hold, in the upstream's words, and in those of the gateway's schema if it had a bound.
+_MOST_ROWS = re.compile(
+    r"batch size is invalid, it should not be larger than (\d{1,6})|"
+    r"Array must contain at most (\d{1,6}) element",
+    re.IGNORECASE,
+)
+_OF_THE_REQUEST = re.compile(r"\bdimensions?\b|\bmodel\b|\bencoding_format\b", re.IGNORECASE)
+# Source: Alibaba Cloud Model Studio, "Error codes": DataInspectionFailed.
+_INSPECTED = re.compile(r"DataInspectionFailed|data_inspection_failed|inappropriate content", re.IGNORECASE)
 
 _KINDS: dict[int, type[APIStatusError]] = {401: AuthenticationError, 429: RateLimitError}
 
@@ -63,12 +73,40 @@ def status_error(answer: Answer, texts: Sequence[str], config: EmbeddingConfig) 
     said = _message(body) or _outline(answer)
     kind = _kind(answer.status, said, body)
     advice = _advice(kind, answer.status, said, config)
+    most_rows = _MOST_ROWS.search(said) if answer.status == HTTPStatus.BAD_REQUEST else None
     return kind(
         f"HTTP {answer.status}: {_masked(said, texts, config)}"
         + (f". What to do: {advice}" if advice else ""),
         status_code=answer.status,
         request_id=config.secret.scrub(request_id(body, answer.headers) or "") or None,
+        reason=_reason(kind, answer.status, said),
+        max_rows=int(most_rows[1] or most_rows[2]) if most_rows else None,
     )
+
+
+def is_throttle(answer: Answer) -> bool:
+    """Tell whether an answer asks to send less, and not for money."""
+    return answer.status == HTTPStatus.TOO_MANY_REQUESTS and (
+        _kind(answer.status, _message(answer.json), answer.json) is RateLimitError
+    )
+
+
+def _reason(kind: type[APIStatusError], status: int, said: str) -> Reason:
+    if kind is RateLimitError:
+        return "rate"
+    if kind is not APIStatusError or status == HTTPStatus.FORBIDDEN:
+        return "account"
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return "length"
+    if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY):
+        rules: tuple[tuple[re.Pattern[str], Reason], ...] = (
+            (_MOST_ROWS, "rows"),
+            (_TOO_LONG, "length"),
+            (_INSPECTED, "content"),
+            (_OF_THE_REQUEST, "request"),
+        )
+        return next((reason for pattern, reason in rules if pattern.search(said)), "text")
+    return "service" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "request"
 
 
 def _message(body: Any) -> str:

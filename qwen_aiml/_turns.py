@@ -1,64 +1,108 @@
-"""A bound on what happens at once that serves threads in the order they came. No I/O here."""
+"""A line in which requests wait to start, fair to calls that come later. No I/O, and no waiting here."""
 
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Turn:
+    """
+    One place in the line.
+
+    Attributes:
+        has_come: Whether this is the request that may start next.
+    """
+
+    def __init__(self, owner: object) -> None:
+        self.owner = owner
+        self.has_come = False
+        self.call: Callable[[], None] = _nobody_waits
 
 
 class Turns:
     """
-    A semaphore that is fair.
+    Who may start next, and how many have started and not ended. Safe in several threads.
 
-    With the standard library's, the thread that gives a turn back takes it again at once, so that a query
-    waits until a whole ingestion in other threads is done.
+    One turn at a time comes, so that its holder can wait for the right moment while all others stay in line.
+    Calls are served round robin: a query gets its turn in the midst of an ingestion.
 
     Args:
-        count: Turns that may be held at once.
+        limit: Tells how many may have started at once, the next one included.
     """
 
-    def __init__(self, count: int) -> None:
-        self._free = count
+    def __init__(self, limit: Callable[[], int]) -> None:
+        self._limit = limit
+        self._started: set[Turn] = set()
+        self._next: Turn | None = None
+        self._waiting: OrderedDict[object, deque[Turn]] = OrderedDict()
         self._lock = threading.Lock()
-        self._waiting: deque[threading.Lock] = deque()
 
-    def take(self, seconds: float | None) -> bool:
+    def enter(self, owner: object) -> Turn:
+        """Go to the end of the line of *owner*, the call that the request is part of."""
+        turn = Turn(owner)
+        with self._lock:
+            self._waiting.setdefault(owner, deque()).append(turn)
+        self._serve()
+        return turn
+
+    def when_it_comes(self, turn: Turn, call: Callable[[], None]) -> None:
         """
-        Wait for a turn.
+        Have *call* called as soon as the turn has come or was withdrawn, which may be now.
 
         Args:
-            seconds: How long; None for as long as it takes.
+            turn: One that was entered.
 
-        Returns:
-            Whether there was one in time. If so, `give_back` is to be called.
+            call: Must neither wait nor raise; it comes from any thread.
         """
-        mine = threading.Lock()
         with self._lock:
-            if self._free:
-                self._free -= 1
-                return True
-            mine.acquire()
-            self._waiting.append(mine)
-        try:
-            called = mine.acquire(timeout=-1 if seconds is None else seconds)
-        except BaseException:
-            # Interrupted, perhaps after the turn was handed over.
-            if not self._withdraw(mine):
-                self.give_back()
-            raise
-        return called or not self._withdraw(mine)
+            turn.call = call
+            settled = turn.has_come or turn not in self._waiting.get(turn.owner, ())
+        if settled:
+            call()
 
-    def give_back(self) -> None:
-        """Hand a turn to whoever has waited longest."""
+    def start(self, turn: Turn) -> None:
+        """Count the turn, which has come, as started; the next one may come."""
         with self._lock:
-            if self._waiting:
-                self._waiting.popleft().release()
-            else:
-                self._free += 1
+            self._started.add(turn)
+            self._next = None
+        self._serve()
 
-    def _withdraw(self, mine: threading.Lock) -> bool:
+    def leave(self, turn: Turn) -> None:
+        """End the turn, wherever it is."""
         with self._lock:
-            if mine in self._waiting:
-                self._waiting.remove(mine)
-                return True
-            return False
+            self._started.discard(turn)
+            if turn is self._next:
+                self._next = None
+            line = self._waiting.get(turn.owner, deque())
+            if turn in line:
+                line.remove(turn)
+                if not line:
+                    del self._waiting[turn.owner]
+        self._serve()
+
+    def dismiss(self, owner: object) -> None:
+        """Withdraw all turns of *owner* that have not come, and call those who wait for them."""
+        with self._lock:
+            dismissed = self._waiting.pop(owner, deque())
+        for turn in dismissed:
+            turn.call()
+
+    def _serve(self) -> None:
+        with self._lock:
+            if self._next is not None or not self._waiting or len(self._started) >= self._limit():
+                return
+            owner, line = self._waiting.popitem(last=False)
+            self._next = turn = line.popleft()
+            turn.has_come = True
+            if line:
+                self._waiting[owner] = line
+        turn.call()
+
+
+def _nobody_waits() -> None:
+    pass

@@ -85,6 +85,15 @@ def encode(texts: Sequence[str], config: EmbeddingConfig) -> bytes:
     return orjson.dumps(body)
 
 
+def most_bytes(rows: int) -> int:
+    """
+    Give how large the body of an answer may be: 1 MiB for each of the *rows*, 16 MiB at least.
+
+    A row of 2,048 numbers takes 45 kB, so what is larger is no answer of the service.
+    """
+    return max(16, rows) * 2**20
+
+
 def decode(answer: Answer, expected: int, dimensions: int | None) -> Rows:
     """
     Read the answer to a request that succeeded.

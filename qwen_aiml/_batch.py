@@ -1,0 +1,166 @@
+"""
+One batch of texts to the end: sent whole, and cut where the service takes less or refuses one of the texts.
+
+A generator that does no I/O, as `_flow` is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from ._errors import APIStatusError, QwenAIMLError, ResponseFormatError, TransportError
+from ._flow import embed_batch
+from ._retry import is_passing
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from ._flow import Call
+    from ._steps import Outcome, Step
+    from ._wire import Rows
+
+logger = logging.getLogger("qwen_aiml")
+
+# What the service may say of a text it can't digest, when it does not say so. Source: AI/ML API docs, "Errors
+# and messages": errors of its partners show as 500; that others of these do is assumed.
+OF_ONE_TEXT = frozenset({408, 500, 504, 524})
+
+
+class Book(Protocol):
+    """Where the texts of a call stand, by place, and what became of them."""
+
+    def texts(self, places: Sequence[int]) -> list[str]:
+        """Give texts as they are sent."""
+        ...
+
+    def keep(self, places: Sequence[int], rows: Rows) -> Generator[Step, Outcome, None]:
+        """Keep the embeddings of some texts."""
+        ...
+
+    def fail(self, places: Sequence[int], error: QwenAIMLError) -> None:
+        """Note why some texts have none."""
+        ...
+
+    def shorten(self, place: int, error: QwenAIMLError) -> Generator[Step, Outcome, QwenAIMLError | None]:
+        """Embed a text that was refused alone in another form, if the settings have one; give the error if not."""
+        ...
+
+
+def embed_places(places: Sequence[int], book: Book, call: Call) -> Generator[Step, Outcome, None]:
+    """
+    Get a batch embedded as far as it can be.
+
+    A text that the service refuses is found by halving: at most six requests more for a batch of ten, and the
+    nine others are embedded. So is a text that makes the service time out or answer nonsense each time, unless
+    nothing else is answered either.
+
+    Args:
+        places: Which texts of *book*, as many as one request may hold.
+
+        book: Where the texts stand.
+
+        call: What the requests of the call share.
+
+    Raises:
+        QwenAIMLError: What no other text of the account would escape either. Texts without an embedding or an
+            error of their own are those it is about.
+    """
+    waiting = deque([list(places)])
+    while waiting:
+        piece = waiting.popleft()
+        before = call.accepted
+        error = yield from _embed(piece, book, call, call.config.max_retries)
+        if error is None:
+            continue
+        if (rows := _fewer_rows(error, len(piece))) is not None:
+            _learn(call, rows)
+            waiting.extendleft(piece[at : at + rows] for at in reversed(range(0, len(piece), rows)))
+            continue
+        culprit, others, error = yield from _narrowed(piece, error, book, call)
+        if error is not None:
+            _blame_the_text(error, call, before if is_passing(error) else 0)
+            error = yield from book.shorten(culprit, error)
+        if error is not None:
+            book.fail([culprit], error)
+        if others:
+            waiting.append(others)
+
+
+def _embed(
+    places: list[int], book: Book, call: Call, retries: int
+) -> Generator[Step, Outcome, QwenAIMLError | None]:
+    """Give the error if one of the texts may be its cause."""
+    try:
+        rows = yield from embed_batch(book.texts(places), call, retries=retries)
+    except QwenAIMLError as error:
+        if _may_be_one_text(error, call):
+            return error
+        raise
+    yield from book.keep(places, rows)
+    return None
+
+
+def _narrowed(
+    suspects: list[int], error: QwenAIMLError, book: Book, call: Call
+) -> Generator[Step, Outcome, tuple[int, list[int], QwenAIMLError | None]]:
+    """
+    Find one text that is the cause of *error*.
+
+    Returns:
+        The text; those of which nothing is known, since the cause was found without them; and the error of the
+        text alone, None if it was embedded after all.
+    """
+    # A service that is slow or out of order got all its tries already.
+    retries = 0 if is_passing(error) else call.config.max_retries
+    others: list[int] = []
+    seen_alone = len(suspects) == 1
+    while len(suspects) > 1:
+        half, rest = suspects[: len(suspects) // 2], suspects[len(suspects) // 2 :]
+        found = yield from _embed(half, book, call, retries)
+        if found is None:
+            suspects, seen_alone = rest, False
+        else:
+            suspects, others, error = half, rest + others, found
+            seen_alone = len(half) == 1
+    if seen_alone:
+        return suspects[0], others, error
+    return suspects[0], others, (yield from _embed(suspects, book, call, retries))
+
+
+def _blame_the_text(error: QwenAIMLError, call: Call, before: int) -> None:
+    """
+    Make sure that it is the text, since others are accepted.
+
+    Raises:
+        QwenAIMLError: If it is rather the request, or the service.
+    """
+    if call.accepted > before or (isinstance(error, APIStatusError) and error.reason in ("length", "content")):
+        return
+    with call.lock:
+        call.refused_alone += 1
+    if is_passing(error) or call.refused_alone > 1:
+        raise error
+
+
+def _may_be_one_text(error: QwenAIMLError, call: Call) -> bool:
+    if not is_passing(error):
+        return isinstance(error, APIStatusError) and error.reason in ("rows", "length", "content", "text")
+    if not call.config.max_retries:
+        return False  # what may have been billed is not to be sent again
+    if isinstance(error, APIStatusError):
+        return error.status_code in OF_ONE_TEXT
+    return isinstance(error, ResponseFormatError) or (isinstance(error, TransportError) and error.timed_out)
+
+
+def _fewer_rows(error: QwenAIMLError, sent: int) -> int | None:
+    """Read from a refusal how many texts a request may hold, if those were too many."""
+    rows = error.max_rows if isinstance(error, APIStatusError) else None
+    return rows if rows is not None and 0 < rows < sent else None
+
+
+def _learn(call: Call, rows: int) -> None:
+    if rows < call.learned.rows:
+        logger.info("the service takes %d texts a request, so that is what it gets from now on", rows)
+        call.learned.rows = rows

@@ -1,0 +1,130 @@
+"""Carrying out what flows ask for, in both colours; what to do is decided in the flows."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from ._steps import Admit, Enter, Load, Send, Store, Wait
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator
+
+    from ._cache import Cache
+    from ._flow import Clock
+    from ._sender import AsyncSender, Sender
+    from ._steps import Outcome, Step
+    from ._turns import Turns
+    from ._watch import Watch
+
+
+@dataclass(frozen=True)
+class Driver:
+    """
+    Does what flows ask for, waiting for it.
+
+    Attributes:
+        sender: Posts.
+
+        turns: The line in which requests wait.
+
+        clock: What deadlines are read from.
+
+        stopped: Ends each wait for a next attempt.
+
+        watch: Ends requests that the deadline overtakes.
+
+        cache: What is looked up and stored in; None for nothing.
+
+        admit: The user's rate limiter; None for none.
+    """
+
+    sender: Sender
+    turns: Turns
+    clock: Clock
+    stopped: threading.Event
+    watch: Watch
+    cache: Cache | None
+    admit: Callable[[int], object] | None
+
+    def drive(self, flow: Generator[Step, Outcome, None]) -> None:
+        """Take a flow to its end."""
+        outcome: Outcome = None
+        with closing(flow):
+            while True:
+                try:
+                    step = flow.send(outcome)
+                except StopIteration:
+                    return
+                try:
+                    outcome = self._do(step)
+                except Exception as crash:  # noqa: BLE001 (the flow decides what comes of it)
+                    outcome = crash
+
+    def _do(self, step: Any) -> Outcome:
+        if isinstance(step, Send):
+            return self.sender.send(step, self.watch)
+        if isinstance(step, Enter):
+            came = threading.Event()
+            self.turns.when_it_comes(step.turn, came.set)
+            came.wait(None if step.deadline is None else max(0.0, step.deadline - self.clock.now()))
+        elif isinstance(step, Wait):
+            self.stopped.wait(step.seconds)
+        elif isinstance(step, Admit) and self.admit is not None:
+            self.admit(step.tokens)
+        elif isinstance(step, Load) and self.cache is not None:
+            return self.cache.get_many(step.keys)
+        elif isinstance(step, Store) and self.cache is not None:
+            self.cache.set_many(step.entries)
+        return None
+
+
+@dataclass(frozen=True)
+class AsyncDriver:
+    """The same as `Driver`, awaited, on asyncio and Trio; ``stopped`` is an `anyio.Event`."""
+
+    sender: AsyncSender
+    turns: Turns
+    clock: Clock
+    stopped: anyio.Event
+    cache: Cache | None
+    admit: Callable[[int], Awaitable[object]] | None
+
+    async def drive(self, flow: Generator[Step, Outcome, None]) -> None:
+        """Take a flow to its end."""
+        outcome: Outcome = None
+        with closing(flow):
+            while True:
+                try:
+                    step = flow.send(outcome)
+                except StopIteration:
+                    return
+                try:
+                    outcome = await self._do(step)
+                except Exception as crash:  # noqa: BLE001 (the flow decides what comes of it)
+                    outcome = crash
+
+    async def _do(self, step: Any) -> Outcome:
+        if isinstance(step, Send):
+            return await self.sender.send(step)
+        if isinstance(step, Enter):
+            came = anyio.Event()
+            self.turns.when_it_comes(step.turn, came.set)
+            with anyio.move_on_after(None if step.deadline is None else step.deadline - self.clock.now()):
+                await came.wait()
+        elif isinstance(step, Wait):
+            with anyio.move_on_after(step.seconds):
+                await self.stopped.wait()
+        elif isinstance(step, Admit) and self.admit is not None:
+            await self.admit(step.tokens)
+        elif isinstance(step, Load) and self.cache is not None:
+            return await self.cache.aget_many(step.keys)
+        elif isinstance(step, Store) and self.cache is not None:
+            # What is paid for is stored also while the call is being cancelled.
+            with anyio.CancelScope(shield=True):
+                await self.cache.aset_many(step.entries)
+        return None

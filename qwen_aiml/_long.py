@@ -1,0 +1,131 @@
+"""What becomes of a text that is too long, as the settings want it: a generator that does no I/O, as `_flow` is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import _tokens
+from ._errors import APIStatusError, InputValueError, QwenAIMLError, name_texts
+from ._flow import embed_batch
+from ._retry import is_passing
+from ._shorten import SAFE_BYTES, mean, splits, truncations
+from ._texts import outgoing
+from ._wire import Rows
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Sequence
+
+    from ._config import EmbeddingConfig
+    from ._flow import Call
+    from ._steps import Outcome, Step
+
+# No text of fewer bytes has ever more than 8,192 tokens. Source: as that of `_tokens.MOST_TOKENS_A_BYTE`.
+NEVER_TOO_LONG = 8192 // _tokens.MOST_TOKENS_A_BYTE
+
+
+class LongTexts:
+    """
+    What to send instead of texts that are too long.
+
+    Args:
+        config: The settings.
+
+        instruction: The task put before each text; None for none.
+
+    Attributes:
+        label: How texts are shortened, for the keys of a cache; empty if they are not.
+    """
+
+    def __init__(self, config: EmbeddingConfig, instruction: str | None) -> None:
+        self._config = config
+        self._prefix = outgoing("", instruction)
+        self._tokens = None if config.tokenizer is None else _tokens.load()
+        by = "tokens" if self._tokens else "bytes"
+        self.label = "" if config.on_too_long == "raise" else f"{config.on_too_long}:{by}"
+
+    def counted(self, sent: Sequence[str]) -> dict[int, int]:
+        """Tell which of the texts as they are sent the tokenizer finds too long, and their tokens."""
+        limit = self._config.facts.max_tokens
+        return {} if self._tokens is None or limit is None else self._tokens.too_long(sent, limit)
+
+    def refuse(self, counts: dict[int, int]) -> None:
+        """
+        Refuse what was counted as too long, if the settings have no other form for it.
+
+        Args:
+            counts: From a text's index in the call to its tokens.
+
+        Raises:
+            InputValueError: If there is any.
+        """
+        if not counts or self.label:
+            return
+        most = self._config.facts.max_tokens
+        indices = sorted(counts)
+        message = (
+            f"nothing was sent, since some texts have more than {most} tokens, up to "
+            f"{max(counts.values())}: {name_texts(indices)}. Shorten or split them, or set on_too_long"
+        )
+        raise InputValueError(message, indices=indices)
+
+    def embed(
+        self, sent: str, error: QwenAIMLError | None, call: Call
+    ) -> Generator[Step, Outcome, Rows | QwenAIMLError]:
+        """
+        Embed a text in another form.
+
+        Args:
+            sent: The text as it was sent, or would be, instruction included.
+
+            error: Why it was refused alone; None if it was found too long before it was sent.
+
+            call: What the requests of the call share.
+
+        Returns:
+            One row; or the error, the last one, if there is no other form that the service takes.
+
+        Raises:
+            QwenAIMLError: What is not about the text.
+        """
+        if error is not None and not (self.label and _may_be_too_long(error, sent)):
+            return error
+        retries = 0 if error is not None and is_passing(error) else self._config.max_retries
+        for pieces in self._forms(sent[len(self._prefix) :], counted=error is None):
+            try:
+                return (yield from self._embed_pieces(pieces, call, retries))
+            except APIStatusError as refused:
+                if not _may_be_too_long(refused, sent):
+                    raise
+                error = refused
+        return error or InputValueError("the query_instruction leaves no room for the text")
+
+    def _forms(self, text: str, *, counted: bool) -> Iterable[list[str]]:
+        if counted and self._tokens is not None:
+            most = self._config.facts.max_tokens or 0
+            limit = most - (self._tokens.count(self._prefix) if self._prefix else 0)
+            if self._config.on_too_long == "truncate":
+                cut = self._tokens.truncate(text, limit)
+                return [[cut]] if cut else []
+            return [self._tokens.pieces(text, limit)]
+        prefix_bytes = len(self._prefix.encode())
+        if self._config.on_too_long == "truncate":
+            return ([beginning] for beginning in truncations(text, prefix_bytes=prefix_bytes))
+        return splits(text, prefix_bytes=prefix_bytes)
+
+    def _embed_pieces(
+        self, pieces: list[str], call: Call, retries: int
+    ) -> Generator[Step, Outcome, Rows]:
+        found: list[Rows] = []
+        for at in range(0, len(pieces), call.learned.rows):
+            texts = [self._prefix + piece for piece in pieces[at : at + call.learned.rows]]
+            found.append((yield from embed_batch(texts, call, retries=retries)))
+        rows = [embedding for each in found for embedding in each.embeddings]
+        if len(rows) > 1:
+            rows = [mean(rows, [len(piece.encode()) for piece in pieces])]
+        return Rows(rows, found[-1].model, found[-1].request_id)
+
+
+def _may_be_too_long(error: QwenAIMLError, sent: str) -> bool:
+    if not isinstance(error, APIStatusError) or error.reason not in ("length", "text", "service"):
+        return False
+    return error.reason == "length" or len(sent.encode()) > SAFE_BYTES

@@ -1,0 +1,102 @@
+"""
+What flows ask for and are told: the words between decisions, which do no I/O, and the drivers, which do.
+
+    Enter  ->  None, once the turn came, was withdrawn, or the deadline has passed
+    Wait   ->  None
+    Admit  ->  None, or what the user's rate limiter raised
+    Send   ->  Answer, Fault, or an exception that the HTTP client is not known to raise
+    Load   ->  the entries, or what the cache raised
+    Store  ->  None, or what the cache raised
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from ._wire import Answer
+
+if TYPE_CHECKING:
+    from ._turns import Turn
+
+
+@dataclass(frozen=True)
+class Enter:
+    """
+    Wait for a turn.
+
+    Attributes:
+        turn: Calls when it has come.
+
+        deadline: Reading of the clock at which to give up; None for never.
+    """
+
+    turn: Turn
+    deadline: float | None
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Do nothing for some *seconds*, or until the call is stopped."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Admit:
+    """Ask the user's rate limiter to let a request with about so many *tokens* through."""
+
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Send:
+    """
+    Post *body* to the endpoint.
+
+    Attributes:
+        body: JSON.
+
+        deadline: Reading of the clock at which to give up; None for never.
+
+        most: Bytes of the answer's body to read, decompressed; what is beyond is left.
+    """
+
+    body: bytes
+    deadline: float | None
+    most: int
+
+
+@dataclass(frozen=True)
+class Load:
+    """Look up *keys* in the cache."""
+
+    keys: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Store:
+    """Put *entries* into the cache, and be sure they are there."""
+
+    entries: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """
+    No answer came.
+
+    Attributes:
+        kind: What broke; ``certificate`` and ``local`` (a request that can't be sent) won't pass by
+            themselves.
+
+        detail: What happened, for people; no text and no key.
+    """
+
+    kind: Literal["connection", "timeout", "certificate", "local"]
+    detail: str
+
+
+Step: TypeAlias = Enter | Wait | Admit | Send | Load | Store
+Outcome: TypeAlias = Answer | Fault | Exception | Sequence[object] | None

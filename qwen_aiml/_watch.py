@@ -1,0 +1,98 @@
+"""Breaking off the connections of a synchronous call at its deadline, from another thread."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from typing_extensions import Self
+
+
+class Watch:
+    """
+    Breaks off the requests of one call at its deadline, whatever they wait for.
+
+    A timeout of httpx bounds each read, so that headers which come a byte at a time would be waited for.
+
+    Args:
+        seconds: From now to the deadline; None if there is none.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self._lock = threading.Lock()
+        self._lines: set[Line] = set()
+        self._timer = None if seconds is None else threading.Timer(seconds, self._break_off)
+
+    def __enter__(self) -> Self:
+        if self._timer is not None:
+            self._timer.daemon = True
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()
+
+    @contextmanager
+    def over(self, line: Line) -> Iterator[None]:
+        """Watch one connection for the time of a request."""
+        with self._lock:
+            self._lines.add(line)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._lines.discard(line)
+
+    def _break_off(self) -> None:
+        with self._lock:
+            for line in self._lines:
+                line.break_off()
+
+
+class Line:
+    """
+    A client of httpx and its one connection, which another thread can break off.
+
+    Args:
+        http: An ``httpx.Client`` that keeps one connection.
+    """
+
+    def __init__(self, http: Any) -> None:
+        self.http = http
+        self._connected: socket.socket | None = None
+        # TLS takes the socket over while it is negotiated, so that for so long only a second handle reaches it.
+        self._negotiating: socket.socket | None = None
+
+    def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """Follow what httpcore tells of its connection."""
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            self._connected = info["return_value"].get_extra_info("socket")
+            self._let_go()
+        elif event.endswith("start_tls.started") and self._connected is not None:
+            self._negotiating = self._connected.dup()
+        elif event.endswith("start_tls.failed"):
+            self._let_go()
+
+    def break_off(self) -> None:
+        """End whatever waits for this connection."""
+        for handle in (self._connected, self._negotiating):
+            if handle is not None:
+                with suppress(OSError):
+                    # Not TLS's own way, which is not for two threads.
+                    socket.socket.shutdown(handle, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.http.close()
+
+    def _let_go(self) -> None:
+        if self._negotiating is not None:
+            self._negotiating.close()
+            self._negotiating = None
