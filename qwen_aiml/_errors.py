@@ -13,6 +13,7 @@ QwenAIMLError                     everything below, so that one ``except`` is en
 │   ├── InsufficientCreditsError  the balance, whatever the status
 │   └── RateLimitError            429: too fast
 ├── ResponseFormatError           the service answered, but not with the embeddings asked for
+├── CacheError                    the cache can't be read or written
 └── EmbeddingBatchError           some texts were embedded and some were not
 
 None derives from RuntimeError, which LlamaIndex replaces by advice of its own. All can be pickled. None
@@ -179,6 +180,10 @@ class RateLimitError(APIStatusError):
 
 class ResponseFormatError(QwenAIMLError):
     """The service answered with success, but not with one sound embedding for each text."""
+
+
+class CacheError(QwenAIMLError):
+    """The cache can't be read or written."""
 
 
 class EmbeddingBatchError(QwenAIMLError):

