@@ -4,11 +4,13 @@ Qwen Text Embedding v4 and v3, served by AI/ML API: the core under the LangChain
 It knows the service and no framework.
 """
 
+from ._cache import Cache
 from ._client import AsyncEmbeddingClient, EmbeddingClient
 from ._config import EmbeddingConfig
 from ._errors import (
     APIStatusError,
     AuthenticationError,
+    CacheError,
     ConfigurationError,
     DeadlineError,
     EmbeddingBatchError,
@@ -22,8 +24,10 @@ from ._errors import (
     TransportError,
 )
 from ._holder import ClientHolder
+from ._learned import Learned
 from ._models import DEFAULT_MODEL, ModelFacts, register_model
 from ._result import EmbeddingResult, Usage
+from ._sqlite import SQLiteCache
 from ._texts import check_texts
 from ._version import __version__
 
@@ -32,6 +36,8 @@ __all__ = [
     "APIStatusError",
     "AsyncEmbeddingClient",
     "AuthenticationError",
+    "Cache",
+    "CacheError",
     "ClientHolder",
     "ConfigurationError",
     "DeadlineError",
@@ -43,10 +49,12 @@ __all__ = [
     "InputTypeError",
     "InputValueError",
     "InsufficientCreditsError",
+    "Learned",
     "ModelFacts",
     "QwenAIMLError",
     "RateLimitError",
     "ResponseFormatError",
+    "SQLiteCache",
     "TransportError",
     "Usage",
     "__version__",

@@ -44,7 +44,7 @@ class Book(Protocol):
         ...
 
     def shorten(self, place: int, error: QwenAIMLError) -> Generator[Step, Outcome, QwenAIMLError | None]:
-        """Embed a text that was refused alone in another form, if the settings have one; give the error if not."""
+        """Embed a text that was refused alone in another form; give the error if there is none."""
         ...
 
 
@@ -52,9 +52,9 @@ def embed_places(places: Sequence[int], book: Book, call: Call) -> Generator[Ste
     """
     Get a batch embedded as far as it can be.
 
-    A text that the service refuses is found by halving: at most six requests more for a batch of ten, and the
-    nine others are embedded. So is a text that makes the service time out or answer nonsense each time, unless
-    nothing else is answered either.
+    A text that the service refuses is found by halving: at most six requests more for a batch of ten, and
+    the nine others are embedded. So is a text that makes the service time out or answer nonsense each time,
+    unless nothing else is answered either.
 
     Args:
         places: Which texts of *book*, as many as one request may hold.
@@ -109,8 +109,8 @@ def _narrowed(
     Find one text that is the cause of *error*.
 
     Returns:
-        The text; those of which nothing is known, since the cause was found without them; and the error of the
-        text alone, None if it was embedded after all.
+        The text; those of which nothing is known, since the cause was found without them; and the error of
+        the text alone, None if it was embedded after all.
     """
     # A service that is slow or out of order got all its tries already.
     retries = 0 if is_passing(error) else call.config.max_retries
@@ -136,7 +136,9 @@ def _blame_the_text(error: QwenAIMLError, call: Call, before: int) -> None:
     Raises:
         QwenAIMLError: If it is rather the request, or the service.
     """
-    if call.accepted > before or (isinstance(error, APIStatusError) and error.reason in ("length", "content")):
+    if call.accepted > before or (
+        isinstance(error, APIStatusError) and error.reason in ("length", "content")
+    ):
         return
     with call.lock:
         call.refused_alone += 1

@@ -202,13 +202,9 @@ class EmbeddingClient(_BaseClient):
             QwenAIMLError: What went wrong first, if no text was embedded.
         """
         stopped = threading.Event()
-        job, call = self._job(
-            texts, role, self._sender.turns, stopped, has_limiter=admit is not None
-        )
+        job, call = self._job(texts, role, self._sender.turns, stopped, has_limiter=admit is not None)
         with Watch(self.config.total_timeout) as watch:
-            driver = Driver(
-                self._sender, self._sender.turns, self._clock, stopped, watch, self._cache, admit
-            )
+            driver = Driver(self._sender, self._sender.turns, self._clock, stopped, watch, self._cache, admit)
             driver.drive(job.look_up())
             workers = min(self.config.max_concurrency, job.batches)
             try:

@@ -75,15 +75,15 @@ class EmbeddingConfig:
         query_instruction: The task, in English, that queries are prefixed with, as ``Instruct: {task}`` and
             ``Query:{query}`` on two lines; documents never are. None means no prefix.
 
-        on_blank: What becomes of an empty or blank text: ``raise`` refuses it before anything is sent; any other
-            string is embedded in its place.
+        on_blank: What becomes of an empty or blank text: ``raise`` refuses it before anything is sent; any
+            other string is embedded in its place.
 
         on_too_long: What becomes of a text that the service refuses as too long, or the *tokenizer* finds so:
             ``raise``; ``truncate`` embeds as much of its beginning as is taken; ``split_mean`` embeds its
-            pieces and gives the mean, weighted by their length and of length 1.
+            pieces and gives their mean, weighted by length and scaled to length 1.
 
-        tokenizer: ``qwen`` counts tokens before anything is sent, with the extra ``tokenizer``; None leaves it
-            to the service to judge.
+        tokenizer: ``qwen`` counts tokens before anything is sent, with the extra ``tokenizer``; None leaves
+            it to the service to judge.
 
         encoding_format: Sent as it is if given; None sends none. Both forms of answer are read either way.
 

@@ -141,9 +141,9 @@ class APIStatusError(QwenAIMLError):
 
         request_id: The id to quote to the service's support; None if it gave none.
 
-        reason: What it is about, as far as the answer tells: the ``account``, its ``rate``, the ``request`` as a
-            whole (such as an unknown model), too many ``rows``, the ``length`` or the ``content`` of a text, a
-            ``text`` in some other way, or the ``service``.
+        reason: What it is about, as far as the answer tells: the ``account``, its ``rate``, the ``request``
+            as a whole (such as an unknown model), too many ``rows``, the ``length`` or the ``content`` of a
+            text, a ``text`` in some other way, or the ``service``.
 
         max_rows: Texts one request may hold, where the answer names that; else None.
     """

@@ -1,8 +1,8 @@
 """
 One request from its first attempt to its embeddings or its error, as a generator that does no I/O.
 
-It yields what is to be done and is sent what came of it, as `_steps` lists. Both clients drive it; tests drive
-it by hand.
+It yields what is to be done and is sent what came of it, as `_steps` lists. Both clients drive it; tests
+drive it by hand.
 """
 
 from __future__ import annotations
@@ -169,8 +169,7 @@ def embed_batch(texts: Sequence[str], call: Call, *, retries: int) -> Generator[
 
         NotSentError: If the call failed elsewhere before the first attempt.
     """
-    config, clock = call.config, call.clock
-    send = Send(encode(texts, config), call.deadline, most_bytes(len(texts)))
+    send = Send(encode(texts, call.config), call.deadline, most_bytes(len(texts)))
     last: QwenAIMLError | None = None
     for attempt in count(1):
         outcome = yield from _attempt(call, send)
@@ -185,24 +184,35 @@ def embed_batch(texts: Sequence[str], call: Call, *, retries: int) -> Generator[
         except QwenAIMLError as error:
             last = error
             error.attempts = attempt
-            if not is_passing(error):
-                raise
-            if attempt > retries:
-                if call.seconds_left() <= 0:
-                    raise _too_late(call, attempt, error) from error
-                raise
-            # After a refusal for the rate all requests of the client pause, this one among them.
-            if not isinstance(error, RateLimitError):
-                advised = retry_after(outcome.headers, clock.date()) if isinstance(outcome, Answer) else None
-                seconds = backoff(attempt, advised, clock.random)
-                if call.seconds_left() <= seconds:
-                    raise _too_late(call, attempt, error) from error
+            seconds = _backoff(error, outcome, call, is_last=attempt > retries)
+            if seconds:
                 yield Wait(seconds)
         else:
             with call.lock:
                 call.accepted += 1
             return rows
     raise AssertionError  # pragma: no cover (count() has no end)
+
+
+def _backoff(error: QwenAIMLError, outcome: Outcome, call: Call, *, is_last: bool) -> float:
+    """
+    Say how long to wait before the next attempt.
+
+    Raises:
+        QwenAIMLError: If there is none to be: *error*, or a `DeadlineError`.
+    """
+    if not is_passing(error):
+        raise error
+    seconds = 0.0
+    # After a refusal for the rate all requests of the client pause, this one among them.
+    if not is_last and not isinstance(error, RateLimitError):
+        advised = retry_after(outcome.headers, call.clock.date()) if isinstance(outcome, Answer) else None
+        seconds = backoff(error.attempts, advised, call.clock.random)
+    if call.seconds_left() <= seconds:
+        raise _too_late(call, error.attempts, error) from error
+    if is_last:
+        raise error
+    return seconds
 
 
 def _attempt(call: Call, send: Send) -> Generator[Step, Outcome, Outcome]:
@@ -212,7 +222,7 @@ def _attempt(call: Call, send: Send) -> Generator[Step, Outcome, Outcome]:
     start: Start | float = 0.0
     outcome: Outcome = None
     try:
-        crash = yield Enter(turn, call.deadline)
+        crash = None if turn.has_come else (yield Enter(turn, call.deadline))
         tokens = pace.expected_tokens(size)
         if crash is None and call.has_limiter and turn.has_come and not call.is_over():
             crash = yield Admit(math.ceil(tokens))

@@ -148,9 +148,7 @@ class Job:
         """Give texts as they are sent."""
         return [self._texts[place] for place in places]
 
-    def keep(
-        self, places: Sequence[int], rows: Rows, shortened: str = ""
-    ) -> Generator[Step, Outcome, None]:
+    def keep(self, places: Sequence[int], rows: Rows, shortened: str = "") -> Generator[Step, Outcome, None]:
         """
         Keep the embeddings of some texts, in the cache too if there is one.
 
@@ -179,7 +177,9 @@ class Job:
             error.indices = tuple(self._indices(set(places)))
             self._failures.update(dict.fromkeys(places, error))
 
-    def shorten(self, place: int, error: QwenAIMLError | None) -> Generator[Step, Outcome, QwenAIMLError | None]:
+    def shorten(
+        self, place: int, error: QwenAIMLError | None
+    ) -> Generator[Step, Outcome, QwenAIMLError | None]:
         """Embed a text that is too long in another form; give the error if there is none."""
         found = yield from self._long.embed(self._texts[place], error, self._call)
         if isinstance(found, QwenAIMLError):
@@ -205,7 +205,9 @@ class Job:
         except Exception as crash:  # noqa: BLE001 (raised by `result`, once the others are done)
             self._crash = self._crash or crash
             # Not its text, which may hold anything.
-            fatal = TransportError(f"the HTTP client or the rate limiter raised {type(crash).__name__}", passing=False)
+            fatal = TransportError(
+                f"the HTTP client (or rate limiter) raised {type(crash).__name__}", passing=False
+            )
         else:
             return
         self._call.stop()
@@ -225,7 +227,9 @@ class Job:
             if isinstance(entries, CacheError):
                 raise entries
             if isinstance(entries, Exception):
-                raise CacheError(f"the cache can't be read ({type(entries).__name__}); nothing was sent") from entries
+                raise CacheError(
+                    f"the cache can't be read ({type(entries).__name__}); nothing was sent"
+                ) from entries
             if not isinstance(entries, (list, tuple)) or len(entries) != len(keys):
                 raise CacheError("the cache did not give an entry or None for each key; nothing was sent")
             for place, key, entry in zip(some, keys, entries, strict=True):

@@ -1,4 +1,4 @@
-"""What becomes of a text that is too long, as the settings want it: a generator that does no I/O, as `_flow` is."""
+"""What becomes of a text that is too long: a generator that does no I/O, as `_flow` is."""
 
 from __future__ import annotations
 
@@ -112,9 +112,7 @@ class LongTexts:
             return ([beginning] for beginning in truncations(text, prefix_bytes=prefix_bytes))
         return splits(text, prefix_bytes=prefix_bytes)
 
-    def _embed_pieces(
-        self, pieces: list[str], call: Call, retries: int
-    ) -> Generator[Step, Outcome, Rows]:
+    def _embed_pieces(self, pieces: list[str], call: Call, retries: int) -> Generator[Step, Outcome, Rows]:
         found: list[Rows] = []
         for at in range(0, len(pieces), call.learned.rows):
             texts = [self._prefix + piece for piece in pieces[at : at + call.learned.rows]]

@@ -106,7 +106,7 @@ class Pace:
     @property
     def window(self) -> int:
         """How many requests may be under way at once."""
-        return int(self._window)
+        return int(self._window + 1e-6)  # ten tenths are a little less than one
 
     def expected_tokens(self, size: int) -> float:
         """Estimate the tokens in *size* bytes of text, from what answers have said so far."""
@@ -150,7 +150,7 @@ class Pace:
         with self._lock:
             self._end(start, "accepted")
             self._fruitless = 0
-            self._window = min(self._most, self._window + 1 / (self._window * self._patience))
+            self._window = min(self._most, self._window + 1 / (self.window * self._patience))
             if self._suspicion is not None and start.at > self._suspicion.first.at:
                 self._too_many_under_way(self._suspicion)
             if tokens is not None:

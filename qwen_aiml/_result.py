@@ -55,7 +55,7 @@ class EmbeddingResult:
 
         cached: How many distinct texts came from the cache.
 
-        shortened: Positions of the texts that were too long and not embedded whole, as ``on_too_long`` has it.
+        shortened: Positions of the texts that were too long and not embedded whole; see ``on_too_long``.
     """
 
     embeddings: list[list[float]]

@@ -206,9 +206,7 @@ class AsyncSender:
         request, limit = _request(http, self._config, step, self._clock)
         body = bytearray()
         try:
-            response = await http.send(
-                request, auth=_Auth(self._config), stream=True, follow_redirects=False
-            )
+            response = await http.send(request, auth=_Auth(self._config), stream=True, follow_redirects=False)
             try:
                 async for chunk in response.aiter_bytes():
                     body += chunk

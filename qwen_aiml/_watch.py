@@ -67,7 +67,7 @@ class Line:
     def __init__(self, http: Any) -> None:
         self.http = http
         self._connected: socket.socket | None = None
-        # TLS takes the socket over while it is negotiated, so that for so long only a second handle reaches it.
+        # While TLS is negotiated it has taken the socket over, and only a second handle reaches it.
         self._negotiating: socket.socket | None = None
 
     def trace(self, event: str, info: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qwen_aiml import _config, _retry
+from qwen_aiml import _config, _pace, _retry
 
 KEY = "sk-test-0123456789abcdef"
 
@@ -21,8 +21,9 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Try again at once."""
+    """Try again at once, also after a refusal for the rate."""
     monkeypatch.setattr(_retry, "FIRST_BACKOFF", 0.0)
+    monkeypatch.setattr(_pace.Pace, "refused", lambda self, start, *_: self.lost(start))
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,17 @@ from qwen_aiml import (
     AuthenticationError,
     DeadlineError,
     EmbeddingConfig,
+    InsufficientCreditsError,
     QwenAIMLError,
     RateLimitError,
     ResponseFormatError,
     TransportError,
     Usage,
 )
-from qwen_aiml._flow import Clock, Fault, NotSentError, Outcome, Send, Step, Wait, embed_batch
+from qwen_aiml._flow import Call, Clock, NotSentError, embed_batch
+from qwen_aiml._learned import Learned
+from qwen_aiml._steps import Admit, Enter, Fault, Outcome, Send, Step, Wait
+from qwen_aiml._turns import Turns
 from qwen_aiml._wire import Answer, Rows
 
 if TYPE_CHECKING:
@@ -39,26 +44,25 @@ def no_waiting() -> None:
 class Hand:
     """A flow and what drives it: a clock that stands still, and chance that is always 1."""
 
-    def __init__(self, deadline: float | None = None, **settings: Any) -> None:
+    def __init__(self, *, has_limiter: bool = False, **settings: Any) -> None:
         self.time = 0.0
-        self.stopped = False
-        self.usage = Usage()
         config = EmbeddingConfig(**{"api_key": "k", "dimensions": 1, "model": "unknown", **settings})
         clock = Clock(lambda: self.time, lambda: datetime(2026, 11, 22, tzinfo=timezone.utc), lambda: 1.0)
-        self.flow: Generator[Step, Outcome, Rows] = embed_batch(
-            ["text"],
+        learned = Learned(config)
+        self.call = Call(
             config,
             clock,
+            learned,
+            Turns(lambda: learned.pace.window),
+            threading.Event(),
+            has_limiter=has_limiter,
+            deadline=config.total_timeout,
             dimensions=1,
-            deadline=deadline,
-            is_stopped=lambda: self.stopped,
-            spend=self.spend,
+        )
+        self.flow: Generator[Step, Outcome, Rows] = embed_batch(
+            ["text"], self.call, retries=config.max_retries
         )
         self.first = next(self.flow)
-
-    def spend(self, usage: Usage) -> None:
-        """Add up the cost."""
-        self.usage += usage
 
     def send(self, outcome: Outcome) -> Step:
         """Say what came of the last step, and get the next."""
@@ -80,13 +84,13 @@ class Hand:
 
 def test_success() -> None:
     """A good answer ends the flow with its rows."""
-    hand = Hand(deadline=9.0)
+    hand = Hand(total_timeout=9.0)
 
     assert isinstance(hand.first, Send)
     assert orjson.loads(hand.first.body) == {"model": "unknown", "input": ["text"], "dimensions": 1}
     assert hand.first.deadline == 9.0
     assert hand.finish(GOOD).embeddings == [[0.5]]
-    assert hand.usage == Usage(1, 3, None)
+    assert hand.call.usage == Usage(1, 3, None)
 
 
 @pytest.mark.parametrize("passing", [BUSY, UNSOUND, RESET, Fault("timeout", "silence")], ids=repr)
@@ -99,12 +103,121 @@ def test_retry(passing: Outcome) -> None:
     assert hand.send(passing) == Wait(1.0)
     assert hand.send(None) == hand.first
     hand.finish(GOOD)
-    assert hand.usage.requests == 3
+    assert hand.call.usage.requests == 3
 
 
 def test_retry_after() -> None:
     """The service's advice replaces the backoff."""
-    assert Hand().send(Answer(429, {"retry-after": "7"}, b"")) == Wait(7.0 * 1.1)
+    assert Hand().send(Answer(503, {"retry-after": "7"}, b"")) == Wait(7.0 * 1.1)
+
+
+def test_refusal_for_the_rate() -> None:
+    """After a 429 the client pauses, for as long as is advised, and then the same body is sent again."""
+    hand = Hand()
+    assert hand.send(Answer(429, {"retry-after": "7"}, b"")) == Wait(7.0 * 1.1)
+    assert hand.send(None) == Wait(7.0 * 1.1)
+    hand.time = 7.8
+    assert hand.send(None) == hand.first
+    hand.finish(GOOD)
+
+
+def test_refusal_for_the_rate_near_the_deadline() -> None:
+    """A pause that would outlast the deadline is not begun."""
+    error = Hand(total_timeout=5.0).fail(Answer(429, {"retry-after": "7"}, b""), DeadlineError)
+
+    assert str(error).startswith("total_timeout of 5 s leaves no time to try again after: HTTP 429")
+    assert error.attempts == 1
+
+
+def test_empty_balance_is_no_matter_of_the_rate() -> None:
+    """A 429 for want of credits ends the flow, and slows nothing down."""
+    hand = Hand()
+    hand.fail(Answer(429, {}, b'{"message":"no credits left"}'), InsufficientCreditsError)
+
+    assert hand.call.learned.pace._rate is None
+
+
+def test_fixed_rate() -> None:
+    """Requests start no faster than requests_per_minute allows."""
+    hand = Hand(requests_per_minute=6)
+    assert hand.send(BUSY) == Wait(0.5)
+    step = hand.send(None)
+    assert isinstance(step, Wait)
+    assert step.seconds == pytest.approx(10, abs=0.1)
+    hand.time = 10
+    assert hand.send(None) == hand.first
+
+
+def test_limiter() -> None:
+    """The user's rate limiter is asked before each request, with the tokens expected in it."""
+    hand = Hand(has_limiter=True)
+    body = b'{"model":"unknown","input":["text"],"dimensions":1}'
+    assert hand.first == Admit(-(-len(body) // 3))
+    assert isinstance(hand.send(None), Send)
+    assert isinstance(hand.send(BUSY), Wait)
+    assert isinstance(hand.send(None), Admit)
+    assert isinstance(hand.send(None), Send)
+    hand.finish(GOOD)
+
+
+def test_limiter_that_raises() -> None:
+    """What the user's rate limiter raises ends the flow, and nothing is sent."""
+    hand = Hand(has_limiter=True)
+    with pytest.raises(ZeroDivisionError):
+        hand.send(ZeroDivisionError())
+
+    assert hand.call.usage.requests == 0
+
+
+def test_turns() -> None:
+    """A request waits for its turn, and hands it on when it ends."""
+    first = Hand(max_concurrency=1)
+    second = Hand(max_concurrency=1)
+    second.flow.close()
+    second.call.turns = first.call.turns
+    flow = embed_batch(["text"], second.call, retries=0)
+    step = next(flow)
+    assert isinstance(step, Enter)
+    assert not step.turn.has_come
+
+    first.finish(GOOD)
+    assert step.turn.has_come
+    assert isinstance(flow.send(None), Send)
+    flow.close()
+    assert isinstance(next(embed_batch(["text"], first.call, retries=0)), Send)
+
+
+def test_turn_that_never_came() -> None:
+    """A request whose turn is withdrawn since the call has ended is not sent."""
+    first = Hand(max_concurrency=1)
+    second = Hand(max_concurrency=1)
+    second.flow.close()
+    second.call.turns = first.call.turns
+    flow = embed_batch(["text"], second.call, retries=0)
+    next(flow)
+    second.call.stop()
+    with pytest.raises(NotSentError):
+        flow.send(None)
+
+
+def test_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Each attempt is logged, without texts and embeddings."""
+    caplog.set_level("DEBUG", logger="qwen_aiml")
+    hand = Hand()
+    hand.send(BUSY)
+    hand.send(None)
+    hand.send(RESET)
+    hand.send(None)
+    hand.finish(GOOD)
+    with pytest.raises(ZeroDivisionError):
+        Hand().send(ZeroDivisionError("text"))
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "1 texts, attempt 1: HTTP 503, 0 bytes",
+        "1 texts, attempt 2: ReadError",
+        f"1 texts, attempt 3: HTTP 200, {len(GOOD.body)} bytes",
+        "1 texts, attempt 1: ZeroDivisionError",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +253,7 @@ def test_no_retries_wanted() -> None:
 
 def test_deadline_before_the_next_attempt() -> None:
     """A wait that would end after the deadline is not begun."""
-    hand = Hand(deadline=1.0, total_timeout=1.0)
+    hand = Hand(total_timeout=1.0)
     hand.send(BUSY)
     hand.send(None)
 
@@ -154,7 +267,7 @@ def test_deadline_before_the_next_attempt() -> None:
 
 def test_last_error_before_the_deadline() -> None:
     """An error after which nothing was to be tried again is no matter of the deadline."""
-    hand = Hand(deadline=10.0, total_timeout=10.0, max_retries=0)
+    hand = Hand(total_timeout=10.0, max_retries=0)
 
     hand.fail(Answer(429, {"retry-after": "30"}, b""), RateLimitError)
 
@@ -168,7 +281,7 @@ def test_cost_of_unsound_answers() -> None:
     hand.send(None)
     hand.finish(GOOD)
 
-    assert hand.usage == Usage(3, 6, None)
+    assert hand.call.usage == Usage(3, 6, None)
 
 
 def test_foreign_exceptions() -> None:
@@ -179,7 +292,7 @@ def test_foreign_exceptions() -> None:
 
 def test_deadline_during_an_attempt() -> None:
     """A fault that comes at the deadline is the deadline's."""
-    hand = Hand(deadline=1.0, total_timeout=1.0, max_retries=0)
+    hand = Hand(total_timeout=1.0, max_retries=0)
     hand.time = 1.0
 
     error = hand.fail(Fault("timeout", "late"), DeadlineError)
@@ -188,39 +301,48 @@ def test_deadline_during_an_attempt() -> None:
 
 def test_deadline_before_sending() -> None:
     """A request that the deadline kept from being sent does not count as an attempt."""
-    error = Hand(deadline=1.0, total_timeout=1.0).fail(None, DeadlineError)
+    hand = Hand(total_timeout=5.0, requests_per_minute=6)
+    hand.send(BUSY)
+    late = Hand(total_timeout=5.0)
+    late.flow.close()
+    late.call.learned = hand.call.learned
+    with pytest.raises(DeadlineError) as caught:
+        next(embed_batch(["text"], late.call, retries=0))
 
-    assert error.attempts == 0
-    assert str(error) == "total_timeout of 1 s ran out"
+    assert caught.value.attempts == 0
+    assert str(caught.value) == (
+        "total_timeout of 5 s leaves no time to send: requests have to wait longer than that"
+    )
+    late.time = 5.0
+    with pytest.raises(DeadlineError, match=r"^total_timeout of 5 s ran out$"):
+        next(embed_batch(["text"], late.call, retries=0))
 
 
 def test_answer_at_the_deadline() -> None:
     """A good answer is kept however late it comes, and a lasting error says more than the deadline."""
-    hand = Hand(deadline=1.0, total_timeout=1.0)
+    hand = Hand(total_timeout=1.0)
     hand.time = 2.0
     assert hand.finish(GOOD).embeddings == [[0.5]]
 
-    hand = Hand(deadline=1.0, total_timeout=1.0)
+    hand = Hand(total_timeout=1.0)
     hand.time = 2.0
     hand.fail(UNKNOWN_KEY, AuthenticationError)
 
 
 def test_stopped_before_its_turn() -> None:
-    """Once the call has failed elsewhere, what waited for its turn is not sent."""
-    hand = Hand(deadline=1.0, total_timeout=1.0)
-    assert isinstance(hand.first, Send)
-    assert not hand.first.is_stopped()
-    hand.stopped = True
-    assert hand.first.is_stopped()
+    """Once the call has failed elsewhere, what was to come is not sent."""
+    hand = Hand()
+    hand.call.stop()
 
-    assert hand.fail(None, NotSentError).attempts == 0
+    with pytest.raises(NotSentError):
+        next(embed_batch(["text"], hand.call, retries=0))
 
 
 def test_stopped_while_waiting() -> None:
     """Once the call has failed elsewhere, nothing is sent again."""
     hand = Hand()
     hand.send(BUSY)
-    hand.stopped = True
+    hand.call.stop()
 
     assert hand.fail(None, QwenAIMLError).attempts == 1
 

@@ -19,9 +19,12 @@ from qwen_aiml import (
     ResponseFormatError,
     Usage,
 )
-from qwen_aiml._flow import Clock, Outcome, Send, Step
+from qwen_aiml._flow import Call, Clock
 from qwen_aiml._job import Job
-from qwen_aiml._wire import Answer
+from qwen_aiml._learned import Learned
+from qwen_aiml._steps import Outcome, Send, Step
+from qwen_aiml._turns import Turns
+from qwen_aiml._wire import Answer, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -31,7 +34,9 @@ CLOCK = Clock(lambda: 100.0, lambda: datetime(2026, 11, 22, tzinfo=timezone.utc)
 
 def job(texts: Any, role: Any = "document", **settings: Any) -> Job:
     config = EmbeddingConfig(**{"api_key": "k", "model": "unknown", "batch_size": 2, **settings})
-    return Job(texts, role, config, CLOCK, threading.Event())
+    deadline = None if config.total_timeout is None else CLOCK.now() + config.total_timeout
+    call = Call(config, CLOCK, Learned(config), Turns(lambda: 99), threading.Event(), deadline=deadline)
+    return Job(texts, role, call, None)
 
 
 def answer(body: bytes, length: int = 2) -> Answer:
@@ -148,7 +153,7 @@ def test_failure_keeps_what_is_paid_for() -> None:
     assert {type(failure) for failure in error.failures.values()} == {AuthenticationError}
     assert error.failures[2].indices == (2, 3, 5)
     assert error.indices == (2, 3, 4, 5)
-    assert error.usage == work.usage == Usage(2, 2, None)
+    assert error.usage == work._call.usage == Usage(2, 2, None)
     assert "4 of 6 texts have no embedding: texts 2-5" in str(error)
 
 
@@ -185,7 +190,7 @@ def test_nothing_embedded() -> None:
 
 def test_length_across_batches() -> None:
     """Where the length is not known, all answers must still agree on one."""
-    work = job(["a", "b", "c"])
+    work = job(["a", "b", "c"], max_retries=0)
     first, body_1 = take(work)
     second, body_2 = take(work)
     end(first, answer(body_1))
@@ -194,7 +199,15 @@ def test_length_across_batches() -> None:
     with pytest.raises(EmbeddingBatchError) as caught:
         work.result()
     assert isinstance(caught.value.failures[2], ResponseFormatError)
-    assert "rows of 3 numbers, where earlier answers had 2" in str(caught.value)
+    assert "row 0 has 3 numbers instead of 2" in str(caught.value)
+
+
+def test_length_across_simultaneous_batches() -> None:
+    """Answers that are read at the same moment must agree as well."""
+    work = job(["a"])
+    assert list(work.keep([0], Rows([[1.0, 2.0]], None, None))) == []
+    with pytest.raises(ResponseFormatError, match="rows of 3 numbers, where earlier answers had 2"):
+        next(work.keep([0], Rows([[1.0, 2.0, 3.0]], None, None)))
 
 
 def test_known_length() -> None:
@@ -249,14 +262,14 @@ def test_foreign_exception_of_a_later_request() -> None:
     with pytest.raises(EmbeddingBatchError) as caught:
         work.result()
     assert caught.value.embeddings == [[97.0, 1.0], [98.0, 1.0], None]
-    assert str(caught.value.failures[2]) == "the HTTP client raised ZeroDivisionError"
+    assert str(caught.value.failures[2]) == "the HTTP client (or rate limiter) raised ZeroDivisionError"
     assert caught.value.__cause__ is crash
 
 
 def test_stop() -> None:
     """A call that was interrupted starts no further request."""
     work = job(["a", "b", "c"])
-    work.stop()
+    work._call.stop()
 
     assert work.next_flow() is None
 
@@ -266,9 +279,8 @@ def test_usage_of_failures() -> None:
     work = job(["a"], max_retries=1)
     flow, _ = take(work)
     flow.send(Answer(500, {}, b""))
-    flow.send(None)
     end(flow, Answer(500, {}, b""))
 
-    assert work.usage == Usage(2, 0, 0)
+    assert work._call.usage == Usage(2, 0, 0)
     with pytest.raises(APIStatusError, match=r"\(text 0, 2 attempts\)"):
         work.result()
