@@ -31,7 +31,7 @@ ADDED_TOKENS = 2
 # of one. Source: Unicode's FAQ on normalisation.
 MOST_TOKENS_A_BYTE = 3
 
-_LEAST_CHUNK, _MOST_CHUNK = 5_000, 10_000  # characters
+_LEAST_CHUNK, _MOST_CHUNK = 2_000, 4_000  # characters
 
 # Tokens never reach over the start of such a space, so cutting there changes no count. Source: the package's
 # regular expression.

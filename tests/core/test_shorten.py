@@ -196,7 +196,7 @@ def test_long_white_space() -> None:
 
 
 @given(checked, st.integers(0, SAFE_BYTES + 100))
-@example("a" * 1_000_000, 0)
+@example("a" * 300_000, 0)
 @repeatable
 def test_splits(text: str, prefix_bytes: int) -> None:
     """A text is split into ever smaller pieces, each time the whole of it, a bounded number of times."""
