@@ -97,10 +97,10 @@ def cache_backed_embeddings(
     # By identity, since a store that is empty may be false.
     query_store = None
     if queries is not False:
-        query_store = store(queries, model.query_cache_namespace)  # type: ignore[attr-defined]
+        query_store = store(queries, model.query_cache_namespace)
     made: CacheBackedEmbeddings = framework.CacheBackedEmbeddings(
         model,
-        store(documents, model.cache_namespace),  # type: ignore[attr-defined]
+        store(documents, model.cache_namespace),
         batch_size=batch_size or (model.chunk_size or 10) * model.max_concurrency,
         query_embedding_store=query_store,
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.embeddings import Embeddings
+from langchain_core.rate_limiters import BaseRateLimiter  # noqa: TC002 (pydantic reads it)
+from langchain_core.stores import BaseStore
 from pydantic import (
     AliasChoices,
     BaseModel,
@@ -24,6 +26,8 @@ from qwen_aiml import (
     EmbeddingClient,
     EmbeddingConfig,
 )
+
+from .cache import ByteStoreCache
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -104,8 +108,18 @@ class QwenAIMLEmbeddings(ClientHolder, BaseModel, Embeddings):
     chunk_size: int | None = Field(default=None, validation_alias=AliasChoices("chunk_size", "batch_size"))
     """Also ``batch_size``. Texts in one request, 1 to 10 for v4 and v3; None takes the most."""
 
-    max_concurrency: int = 8
-    """Requests in flight at once, 1 or more, in all threads together, and in each event loop."""
+    max_concurrency: int = 32
+    """Requests in flight at once at the most, 1 or more, in all threads together, and in each event loop.
+    It starts with 6, and adapts to what the service takes."""
+
+    requests_per_minute: float | None = None
+    """Requests that may start a minute, spread evenly; None means as many as the service takes."""
+
+    tokens_per_minute: float | None = None
+    """Tokens that may be sent a minute, spread evenly, estimated from the texts; None means no bound."""
+
+    rate_limiter: BaseRateLimiter | None = Field(default=None, exclude=True, repr=False)
+    """LangChain's limiter; it is asked once for each request, repeated ones included."""
 
     max_retries: int = 5
     """Tries after the first of one request, 0 or more."""
@@ -118,6 +132,20 @@ class QwenAIMLEmbeddings(ClientHolder, BaseModel, Embeddings):
 
     query_instruction: str | None = None
     """The task, in English, put before queries (v4 only), never before documents; None means none."""
+
+    cache: Any = Field(default=None, exclude=True, repr=False)
+    """Where embeddings are looked up first and stored as soon as they are there: the path of an SQLite file,
+    a `SQLiteCache`, a ``ByteStore`` of LangChain; None keeps nothing."""
+
+    on_blank: str = "raise"
+    """``raise`` refuses blank texts before anything is sent; any other string is embedded in their place."""
+
+    on_too_long: Literal["raise", "truncate", "split_mean"] = "raise"
+    """What becomes of a text that has too many tokens: an error, its beginning, or the mean of its pieces."""
+
+    tokenizer: Literal["qwen"] | None = None
+    """``qwen`` counts tokens before anything is sent, with the extra ``tokenizer``; None leaves it to the
+    service."""
 
     encoding_format: Literal["float", "base64"] | None = None
     """Sent as it is if given; None sends none."""
@@ -166,24 +194,29 @@ class QwenAIMLEmbeddings(ClientHolder, BaseModel, Embeddings):
             chunk_size=config.batch_size,
             timeout=config.timeout,
         )
-        self._client = EmbeddingClient(config, http_client=self.http_client)
-        self._async_client = AsyncEmbeddingClient(config, http_client=self.http_async_client)
+        stored = isinstance(self.cache, BaseStore)
+        self._make_clients(config, ByteStoreCache(self.cache) if stored else self.cache)
+
+    def _admission(self) -> tuple[Any, Any]:
+        if (limiter := self.rate_limiter) is None:
+            return None, None
+        return (lambda _: limiter.acquire(blocking=True)), (lambda _: limiter.aacquire(blocking=True))
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents: shape (texts, dimensions), row i for text i. See `EmbeddingClient.embed`."""
-        return self._client.embed(texts).embeddings
+        return self._embed(texts)
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a query, with ``query_instruction`` before it if set. See `EmbeddingClient.embed`."""
-        return self._client.embed([text], role="query").embeddings[0]
+        return self._embed([text], "query")[0]
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents as `embed_documents` does, awaited; on asyncio or Trio."""
-        return (await self._async_client.embed(texts)).embeddings
+        return await self._aembed(texts)
 
     async def aembed_query(self, text: str) -> list[float]:
         """Embed a query as `embed_query` does, awaited; on asyncio or Trio."""
-        return (await self._async_client.embed([text], role="query")).embeddings[0]
+        return (await self._aembed([text], "query"))[0]
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in QwenAIMLEmbeddings.model_fields:
@@ -198,5 +231,5 @@ class QwenAIMLEmbeddings(ClientHolder, BaseModel, Embeddings):
         return {**state, "__dict__": {**state["__dict__"], **left_behind}}
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        shared = (self.http_client, self.http_async_client)
+        shared = (self.http_client, self.http_async_client, self.cache, self.rate_limiter)
         return super().__deepcopy__({**(memo or {}), **{id(item): item for item in shared}})

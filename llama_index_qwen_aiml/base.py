@@ -6,6 +6,7 @@ from copy import copy
 from typing import TYPE_CHECKING, Any, Literal
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.storage.kvstore.types import BaseKVStore
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, SkipValidation, ValidationError
 
 from qwen_aiml import (
@@ -17,6 +18,8 @@ from qwen_aiml import (
     EmbeddingConfig,
     check_texts,
 )
+
+from .cache import KVStoreCache
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -39,9 +42,8 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
     Safe in several threads and event loops at once. ``to_dict`` holds what affects the vectors and nothing
     else. A pickle takes the settings along, but not the key: an unpickled copy reads it from its environment.
 
-    Lists of any length reach the core whole, which sends several requests at a time; where a ``rate_limiter``
-    is set, or ``num_workers`` for an asynchronous call, the framework cuts them instead, so that each of its
-    calls is one request.
+    Lists of any length reach the core whole, which sends several requests at a time; where ``num_workers`` is
+    set, the framework cuts those of asynchronous calls, so that each of its own calls is one request.
 
     Raises:
         ConfigurationError: If an option is unknown, wrong or missing.
@@ -60,6 +62,16 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
     query_instruction: str | None = None
     """The task, in English, put before queries (v4 only), never before texts; None means none."""
 
+    on_blank: str = "raise"
+    """``raise`` refuses blank texts before anything is sent; any other string is embedded in their place."""
+
+    on_too_long: Literal["raise", "truncate", "split_mean"] = "raise"
+    """What becomes of a text that has too many tokens: an error, its beginning, or the mean of its pieces."""
+
+    tokenizer: Literal["qwen"] | None = None
+    """``qwen`` counts tokens before anything is sent, with the extra ``tokenizer``; None leaves it to the
+    service."""
+
     api_base: str | None = None
     """Address of the service. None takes AIMLAPI_BASE_URL, AIMLAPI_API_BASE or AIML_API_BASE from the
     environment, else ``https://api.aimlapi.com/v1``."""
@@ -70,8 +82,15 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
     embed_batch_size: int = Field(default=10, exclude=True)
     """Texts in one request, 1 to 10 for v4 and v3."""
 
-    max_concurrency: int = Field(default=8, exclude=True)
-    """Requests in flight at once, 1 or more, in all threads together, and in each event loop."""
+    max_concurrency: int = Field(default=32, exclude=True)
+    """Requests in flight at once at the most, 1 or more, in all threads together, and in each event loop.
+    It starts with 6, and adapts to what the service takes."""
+
+    requests_per_minute: float | None = Field(default=None, exclude=True)
+    """Requests that may start a minute, spread evenly; None means as many as the service takes."""
+
+    tokens_per_minute: float | None = Field(default=None, exclude=True)
+    """Tokens that may be sent a minute, spread evenly, estimated from the texts; None means no bound."""
 
     max_retries: int = Field(default=5, exclude=True)
     """Tries after the first of one request, 0 or more."""
@@ -97,17 +116,22 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
     http_async_client: Any = Field(default=None, exclude=True, repr=False)
     """An ``httpx.AsyncClient`` of your own for the asynchronous methods."""
 
+    cache: Any = Field(default=None, exclude=True, repr=False)
+    """Where embeddings are looked up first and stored as soon as they are there: the path of an SQLite file,
+    a `SQLiteCache`, a ``BaseKVStore`` of LlamaIndex; None keeps nothing."""
+
     num_workers: int | None = Field(default=None, exclude=True)
     """Calls of the framework at once in its asynchronous batches; None leaves it to ``max_concurrency``."""
 
     embeddings_cache: Any = Field(default=None, exclude=True, repr=False)
-    """The framework's cache, by text alone: give each model, length and instruction a store of its own."""
+    """The framework's cache, by text alone: put a `NamespacedKVStore` around it, or use ``cache``."""
 
     rate_limiter: Any = Field(default=None, exclude=True, repr=False)
-    """The framework's limiter; it is asked once for each request, but not for its repetitions."""
+    """The framework's limiter; it is asked once for each request, repeated ones included, with its tokens."""
 
     _client: EmbeddingClient = PrivateAttr()
     _async_client: AsyncEmbeddingClient = PrivateAttr()
+    _limiter: Any = PrivateAttr(default=None)
 
     # Type checkers keep the signature that pydantic derives from the fields.
     if not TYPE_CHECKING:  # pragma: no branch
@@ -134,8 +158,12 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
             api_base=config.base_url,
             timeout=config.timeout,
         )
-        self._client = EmbeddingClient(config, http_client=self.http_client)
-        self._async_client = AsyncEmbeddingClient(config, http_client=self.http_async_client)
+        stored = isinstance(self.cache, BaseKVStore)
+        self._make_clients(config, KVStoreCache(self.cache) if stored else self.cache)
+
+    def _admission(self) -> tuple[Any, Any]:
+        limiter = self.rate_limiter or self._limiter
+        return (None, None) if limiter is None else (limiter.acquire, limiter.async_acquire)
 
     @classmethod
     def class_name(cls) -> str:
@@ -143,70 +171,71 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
         return "QwenAIMLEmbedding"
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return self._client.embed(texts).embeddings
+        return self._embed(texts)
 
     def _get_text_embedding(self, text: str) -> list[float]:
-        return self._client.embed([text]).embeddings[0]
+        return self._embed([text])[0]
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return self._client.embed([query], role="query").embeddings[0]
+        return self._embed([query], "query")[0]
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return (await self._async_client.embed(texts)).embeddings
+        return await self._aembed(texts)
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
-        return (await self._async_client.embed([text])).embeddings[0]
+        return (await self._aembed([text]))[0]
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return (await self._async_client.embed([query], role="query")).embeddings[0]
+        return (await self._aembed([query], "query"))[0]
 
     def get_text_embedding_batch(
-        self,
-        texts: list[str],
-        show_progress: bool = False,
-        **kwargs: Any,
+        self, texts: list[str], show_progress: bool = False, **kwargs: Any
     ) -> list[list[float]]:
         """Embed texts: shape (texts, dimensions), row i for text i. See `EmbeddingClient.embed`."""
-        texts = check_texts(texts)
-        cut = self._cutting(len(texts), whole_calls=not show_progress, counted=self.rate_limiter is not None)
-        return BaseEmbedding.get_text_embedding_batch(cut, texts, show_progress, **kwargs)
+        texts = check_texts(texts, on_blank=self.on_blank)
+        twin = self._for_batch(len(texts), show_progress=show_progress)
+        return BaseEmbedding.get_text_embedding_batch(twin, texts, show_progress, **kwargs)
 
     async def aget_text_embedding_batch(
-        self,
-        texts: list[str],
-        show_progress: bool = False,
-        **kwargs: Any,
+        self, texts: list[str], show_progress: bool = False, **kwargs: Any
     ) -> list[list[float]]:
         """Embed texts as `get_text_embedding_batch` does, awaited."""
-        texts = check_texts(texts)
-        counted = self.rate_limiter is not None or self.num_workers is not None
-        cut = self._cutting(len(texts), whole_calls=not show_progress, counted=counted)
-        return await BaseEmbedding.aget_text_embedding_batch(cut, texts, show_progress, **kwargs)
+        texts = check_texts(texts, on_blank=self.on_blank)
+        twin = self._twin() if self.num_workers else self._for_batch(len(texts), show_progress=show_progress)
+        return await BaseEmbedding.aget_text_embedding_batch(twin, texts, show_progress, **kwargs)
+
+    def get_text_embedding(self, text: str) -> list[float]:
+        """Embed one text."""
+        return BaseEmbedding.get_text_embedding(self._twin(), text)
+
+    async def aget_text_embedding(self, text: str) -> list[float]:
+        """Embed one text, awaited."""
+        return await BaseEmbedding.aget_text_embedding(self._twin(), text)
 
     def get_query_embedding(self, query: str) -> list[float]:
         """Embed a query, with ``query_instruction`` before it if set. See `EmbeddingClient.embed`."""
-        return BaseEmbedding.get_query_embedding(self._for_queries(), query)
+        return BaseEmbedding.get_query_embedding(self._for_query(), query)
 
     async def aget_query_embedding(self, query: str) -> list[float]:
         """Embed a query as `get_query_embedding` does, awaited."""
-        return await BaseEmbedding.aget_query_embedding(self._for_queries(), query)
+        return await BaseEmbedding.aget_query_embedding(self._for_query(), query)
 
-    def _cutting(self, texts: int, *, whole_calls: bool, counted: bool) -> Self:
+    def _for_batch(self, texts: int, *, show_progress: bool) -> Self:
         """Give a twin for which the framework cuts lists where it must, and leaves them whole otherwise."""
-        if counted:
-            return self
         # A bar moves, and the framework's cache is filled, once a call.
-        round_of_requests = self.embed_batch_size * self.max_concurrency
-        whole = whole_calls and self.embeddings_cache is None
-        return self._twin(embed_batch_size=max(1, texts) if whole else round_of_requests)
+        whole = not show_progress and self.embeddings_cache is None
+        size = max(1, texts) if whole else self.embed_batch_size * self.max_concurrency
+        return self._twin(embed_batch_size=size)
 
-    def _for_queries(self) -> Self:
+    def _for_query(self) -> Self:
         """Give a twin without the framework's cache where that would take a query for a text."""
-        return self if self.query_instruction is None else self._twin(embeddings_cache=None)
+        return self._twin() if self.query_instruction is None else self._twin(embeddings_cache=None)
 
     def _twin(self, **fields: Any) -> Self:
+        """Give a copy whose rate limiter is asked by the core, for each request, and not by the framework."""
         twin = copy(self)
-        twin.__dict__.update(fields)
+        twin._limiter = self.rate_limiter or self._limiter  # noqa: SLF001 (of this class)
+        twin.__dict__.update(rate_limiter=None, **fields)
         return twin
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -218,7 +247,8 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
     def __getstate__(self) -> dict[str, Any]:
         # The framework leaves out what can't be pickled, and takes it from the object itself: hence a twin.
         # The core's clients always travel along, and refuse if they were given an HTTP client.
-        twin = self._twin(api_key=None, http_client=None, http_async_client=None)
+        twin = copy(self)
+        twin.__dict__.update(api_key=None, http_client=None, http_async_client=None)
         clients = dict(twin.__pydantic_private__ or {})
         return {**super(QwenAIMLEmbedding, twin).__getstate__(), "__pydantic_private__": clients}
 
@@ -229,5 +259,7 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
             self.__dict__.setdefault(name, field.get_default(call_default_factory=True))
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        shared = [getattr(self, name) for name in ("http_client", "http_async_client", *_OF_THE_FRAMEWORK)]
+        shared = [
+            getattr(self, name) for name in ("http_client", "http_async_client", "cache", *_OF_THE_FRAMEWORK)
+        ]
         return super().__deepcopy__({**(memo or {}), **{id(item): item for item in shared}})

@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import anyio
 import anyio.lowlevel
 
+from ._cache import namespace
 from ._config import EmbeddingConfig
 from ._drivers import AsyncDriver, Driver
 from ._errors import ConfigurationError
@@ -29,7 +30,8 @@ from ._job import Job
 from ._learned import Learned
 from ._result import EmbeddingResult, Usage
 from ._sender import AsyncSender, Sender, check_http
-from ._sqlite import open_cache
+from ._sqlite import SQLiteCache, open_cache
+from ._texts import check_role
 from ._watch import Watch
 
 if TYPE_CHECKING:
@@ -64,8 +66,9 @@ class _BaseClient:
         self.config = config or EmbeddingConfig()
         check_http(http_client, self._kind, self.config.endpoint)
         self._http_client = http_client
-        self._cache = open_cache(cache)
-        self._learned = learned or Learned(self.config)
+        self.cache = open_cache(cache)
+        self._opened_cache = self.cache if isinstance(cache, (str, os.PathLike)) else None
+        self.learned = learned or Learned(self.config)
         self._clock = Clock(time.monotonic, lambda: datetime.now(timezone.utc), random.random)
         self._totals = Usage()
         self._totals_lock = threading.Lock()
@@ -80,20 +83,45 @@ class _BaseClient:
         call = Call(
             self.config,
             self._clock,
-            self._learned,
+            self.learned,
             turns,
             stopped,
             has_limiter=has_limiter,
             deadline=None if total is None else self._clock.now() + total,
         )
+        return Job(texts, role, call, None if self.cache is None else self._service), call
+
+    @property
+    def _service(self) -> str:
         # A stand-in for the service says so, lest its vectors be taken for the service's.
-        service = getattr(self._http_client, "qwen_aiml_service", None) or self.config.base_url
-        return Job(texts, role, call, None if self._cache is None else service), call
+        return getattr(self._http_client, "qwen_aiml_service", None) or str(self.config.base_url)
+
+    def cache_namespace(self, role: Role = "document") -> str:
+        """
+        Name what makes embeddings of the same text differ, as a prefix for caches that go by text alone.
+
+        Args:
+            role: What the texts are embedded as; ``query_instruction`` counts for queries only.
+        """
+        config = self.config
+        return namespace(
+            self._service,
+            config.model,
+            config.dimensions or config.facts.default_dimensions,
+            role=check_role(role),
+            instruction=config.query_instruction if role == "query" else None,
+            policies=(config.on_blank, config.on_too_long, config.tokenizer or ""),
+        )
+
+    def _close_cache(self) -> None:
+        # What was opened here, from a path; a later call opens it again.
+        if isinstance(self._opened_cache, SQLiteCache):
+            self._opened_cache.close()
 
     def _after_fork(self) -> None:
         """Leave the parent's connections and locks alone; other threads may have held them."""
         self._totals_lock = threading.Lock()
-        self._learned.pace.after_fork()
+        self.learned.pace.after_fork()
         self._forked = self._http_client is not None
 
     def _check_fork(self) -> None:
@@ -113,7 +141,7 @@ class _BaseClient:
         return f"{type(self).__name__}({self.config!r})"
 
     def __copy__(self) -> Self:
-        return type(self)(self.config, http_client=self._http_client, cache=self._cache)
+        return type(self)(self.config, http_client=self._http_client, cache=self.cache)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
         return self.__copy__()
@@ -126,7 +154,7 @@ class _BaseClient:
                 "(HTTPS_PROXY, SSL_CERT_FILE): the default clients read them in every process"
             )
             raise TypeError(message)
-        return partial(type(self), cache=self._cache), (self.config,)
+        return partial(type(self), cache=self.cache), (self.config,)
 
     def _count(self, usage: Usage) -> None:
         with self._totals_lock:
@@ -168,7 +196,7 @@ class EmbeddingClient(_BaseClient):
         learned: Learned | None = None,
     ) -> None:
         super().__init__(config, http_client=http_client, cache=cache, learned=learned)
-        self._sender = Sender(self.config, self._clock, self._learned.pace, self._http_client)
+        self._sender = Sender(self.config, self._clock, self.learned.pace, self._http_client)
 
     def embed(
         self,
@@ -204,7 +232,7 @@ class EmbeddingClient(_BaseClient):
         stopped = threading.Event()
         job, call = self._job(texts, role, self._sender.turns, stopped, has_limiter=admit is not None)
         with Watch(self.config.total_timeout) as watch:
-            driver = Driver(self._sender, self._sender.turns, self._clock, stopped, watch, self._cache, admit)
+            driver = Driver(self._sender, self._sender.turns, self._clock, stopped, watch, self.cache, admit)
             driver.drive(job.look_up())
             workers = min(self.config.max_concurrency, job.batches)
             try:
@@ -217,8 +245,9 @@ class EmbeddingClient(_BaseClient):
         return job.result()
 
     def close(self) -> None:
-        """Close the connections, those in use as soon as they are free."""
+        """Close the connections, those in use as soon as they are free, and a cache given by its path."""
         self._sender.close()
+        self._close_cache()
 
     def __enter__(self) -> Self:
         return self
@@ -229,7 +258,7 @@ class EmbeddingClient(_BaseClient):
     def _after_fork(self) -> None:
         super()._after_fork()
         self._sender.abandon()
-        self._sender = Sender(self.config, self._clock, self._learned.pace, self._http_client)
+        self._sender = Sender(self.config, self._clock, self.learned.pace, self._http_client)
 
 
 class AsyncEmbeddingClient(_BaseClient):
@@ -280,7 +309,7 @@ class AsyncEmbeddingClient(_BaseClient):
         stopped = anyio.Event()
         sender = await self._sender()
         job, call = self._job(texts, role, sender.turns, stopped, has_limiter=admit is not None)
-        driver = AsyncDriver(sender, sender.turns, self._clock, stopped, self._cache, admit)
+        driver = AsyncDriver(sender, sender.turns, self._clock, stopped, self.cache, admit)
         await driver.drive(job.look_up())
         workers = min(self.config.max_concurrency, job.batches)
         try:
@@ -295,7 +324,8 @@ class AsyncEmbeddingClient(_BaseClient):
         return job.result()
 
     async def aclose(self) -> None:
-        """Close the connections of this event loop."""
+        """Close the connections of this event loop, and a cache given by its path."""
+        self._close_cache()
         _, closing = self._senders.pop(_current_loop(), (None, None))
         if closing is not None:
             await closing.aclose()
@@ -317,7 +347,7 @@ class AsyncEmbeddingClient(_BaseClient):
             left, _ = self._senders.get(ended, (None, None))
             if left is not None and (left.closed or _is_closed(ended)):
                 self._senders.pop(ended, None)
-        sender = AsyncSender(self.config, self._clock, self._learned.pace, self._http_client)
+        sender = AsyncSender(self.config, self._clock, self.learned.pace, self._http_client)
         closing = _close_with_loop(sender)
         self._senders[loop] = (sender, closing)
         if self._http_client is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ._client import AsyncEmbeddingClient, EmbeddingClient
 from ._config import wrapped
 from ._errors import ConfigurationError
 
@@ -12,17 +13,23 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from ._client import AsyncEmbeddingClient, EmbeddingClient
+    from ._config import EmbeddingConfig
     from ._result import Usage
+    from ._texts import Role
 
 
 _OF_ONE_NAME = (
     "dimensions",
     "max_concurrency",
+    "requests_per_minute",
+    "tokens_per_minute",
     "max_retries",
     "timeout",
     "total_timeout",
     "query_instruction",
+    "on_blank",
+    "on_too_long",
+    "tokenizer",
     "encoding_format",
     "default_headers",
     "allow_http",
@@ -35,6 +42,29 @@ class ClientHolder:
     if TYPE_CHECKING:
         _client: EmbeddingClient
         _async_client: AsyncEmbeddingClient
+        http_client: Any
+        http_async_client: Any
+
+    def _make_clients(self, config: EmbeddingConfig, cache: Any) -> None:
+        """Make a client of each colour; both share a cache and what they find out of the service."""
+        self._client = EmbeddingClient(config, http_client=self.http_client, cache=cache)
+        self._async_client = AsyncEmbeddingClient(
+            config,
+            http_client=self.http_async_client,
+            cache=self._client.cache,
+            learned=self._client.learned,
+        )
+
+    def _admission(self) -> tuple[Any, Any]:
+        """Give the framework's rate limiter as a function of each colour; None for none."""
+        return None, None
+
+    def _embed(self, texts: Iterable[str], role: Role = "document") -> list[list[float]]:
+        return self._client.embed(texts, role=role, admit=self._admission()[0]).embeddings
+
+    async def _aembed(self, texts: Iterable[str], role: Role = "document") -> list[list[float]]:
+        result = await self._async_client.embed(texts, role=role, admit=self._admission()[1])
+        return result.embeddings
 
     @staticmethod
     def _mask(options: dict[str, Any], *names: str) -> None:
@@ -77,6 +107,20 @@ class ClientHolder:
     def usage(self) -> Usage:
         """What all calls of this object have cost so far."""
         return self._client.usage + self._async_client.usage
+
+    @property
+    def cache_namespace(self) -> str:
+        """
+        What makes embeddings of the same document differ, as a prefix for caches that go by text alone.
+
+        Letters, digits, ``_``, ``.`` and ``-``: the model, the length, and a hash of these and of all else.
+        """
+        return self._client.cache_namespace("document")
+
+    @property
+    def query_cache_namespace(self) -> str:
+        """The same for queries, which ``query_instruction`` makes differ from documents."""
+        return self._client.cache_namespace("query")
 
     def close(self) -> None:
         """Close the connections of the synchronous methods; a later call opens new ones."""

@@ -201,7 +201,7 @@ async def test_fatal_answers(
 async def test_partial_failure(kind: type[Client]) -> None:
     """What was embedded before a failure comes with the error."""
     emulator = Emulator()
-    emulator.script(None, None, Fault(status=400))
+    emulator.script(None, None, Fault(status=401))
     client = make(kind, emulator, max_concurrency=1)
     with pytest.raises(EmbeddingBatchError) as caught:
         await embed(client, TEXTS)

@@ -1,105 +1,148 @@
-"""The fair bound."""
+"""The fair line, driven by hand, and once by many threads."""
 
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
-
-from qwen_aiml._turns import Turns
+from qwen_aiml._turns import Turn, Turns
 
 
-def wait_for(turns: Turns, waiting: int) -> None:
-    """Wait until so many threads wait; bounded."""
-    for _ in range(1000):
-        if len(turns._waiting) == waiting:
-            return
-        time.sleep(0.005)
-    pytest.fail("nobody waits")
+def turns_of(limit: int) -> Turns:
+    return Turns(lambda: limit)
+
+
+def test_one_at_a_time() -> None:
+    """The next turn comes when the one before has started, not while its holder still waits for something."""
+    turns = turns_of(5)
+    first, second = turns.enter("a"), turns.enter("a")
+    assert (first.has_come, second.has_come) == (True, False)
+
+    turns.start(first)
+    assert second.has_come
+
+
+def test_limit() -> None:
+    """No turn comes while as many have started as may, and one comes when one of these ends."""
+    turns = turns_of(2)
+    started = [turns.enter("a") for _ in range(2)]
+    for turn in started:
+        turns.start(turn)
+    waiting = turns.enter("a")
+    assert not waiting.has_come
+
+    turns.leave(started[0])
+    assert waiting.has_come
+
+
+def test_limit_that_grows() -> None:
+    """A limit that has grown lets more in at the next end."""
+    limit = 1
+    turns = Turns(lambda: limit)
+    first, *others = [turns.enter("a") for _ in range(4)]
+    turns.start(first)
+    assert not others[0].has_come
+
+    limit = 3
+    turns.leave(first)
+    turns.start(others[0])
+    turns.start(others[1])
+    assert [turn.has_come for turn in others] == [True, True, True]
 
 
 def test_in_the_order_they_came() -> None:
-    """Whoever has waited longest is next, and the one who gives back is not served first."""
-    turns, order = Turns(1), []
+    """Within one call whoever has waited longest is next."""
+    turns = turns_of(1)
+    waiting = [turns.enter("a") for _ in range(5)]
+    served = []
+    for _ in waiting:
+        [turn] = [turn for turn in waiting if turn.has_come and turn not in served]
+        served.append(turn)
+        turns.start(turn)
+        turns.leave(turn)
 
-    def work(name: int) -> None:
-        assert turns.take(None)
-        order.append(name)
-        turns.give_back()
-
-    assert turns.take(None)
-    with ThreadPoolExecutor(5) as pool:
-        for name in range(5):
-            pool.submit(work, name)
-            wait_for(turns, name + 1)
-        turns.give_back()
-        assert turns.take(None)
-        assert order == [0, 1, 2, 3, 4]
-    turns.give_back()
-
-    assert (turns._free, len(turns._waiting)) == (1, 0)
+    assert served == waiting
 
 
-def test_in_time() -> None:
-    """A turn that does not come in time is not taken, and not lost."""
-    turns = Turns(1)
-    assert turns.take(0)
-    assert not turns.take(0)
-    assert not turns.take(0.01)
-    turns.give_back()
+def test_calls_in_rotation() -> None:
+    """A call that comes later gets its turn in the midst of a long one."""
+    turns = turns_of(1)
+    long = [turns.enter("ingestion") for _ in range(50)]
+    query = turns.enter("query")
+    turns.leave(long[0])
+    assert long[1].has_come
+    turns.leave(long[1])
 
-    assert turns.take(0)
+    assert query.has_come
+    assert not long[2].has_come
 
 
-def test_bound() -> None:
-    """No more hold a turn at once than there are."""
-    turns, lock = Turns(3), threading.Lock()
+def test_leaving_the_line() -> None:
+    """Who gives up leaves no gap, wherever in the line it is."""
+    turns = turns_of(1)
+    first, second, third, other = (turns.enter(owner) for owner in "aaab")
+    turns.leave(second)
+    turns.leave(other)
+    turns.leave(first)
+    assert third.has_come
+
+    turns.leave(third)
+    turns.leave(third)
+    assert turns.enter("c").has_come
+
+
+def test_called() -> None:
+    """Whoever waits for a turn is called when it comes, or at once if it has."""
+    turns = turns_of(1)
+    called: list[Turn] = []
+    first, second = turns.enter("a"), turns.enter("a")
+    for turn in (first, second):
+        turns.when_it_comes(turn, lambda turn=turn: called.append(turn))  # type: ignore[misc]
+    assert called == [first]
+
+    turns.leave(first)
+    assert called == [first, second]
+
+
+def test_dismissed() -> None:
+    """A call that ends calls all who wait for its turns, and the turns of others come."""
+    turns = turns_of(1)
+    first, *mine, other = (turns.enter(owner) for owner in "aaab")
+    called: list[Turn] = []
+    turns.when_it_comes(mine[0], lambda: called.append(mine[0]))
+    turns.dismiss("a")
+    assert called == [mine[0]]
+    turns.when_it_comes(mine[1], lambda: called.append(mine[1]))
+    assert called == mine
+    assert not any(turn.has_come for turn in mine)
+
+    turns.dismiss("nobody")
+    for turn in (*mine, first):
+        turns.leave(turn)
+    assert other.has_come
+
+
+def test_threads() -> None:
+    """With many threads each gets its turn, and no more than the limit are under way."""
+    turns, lock = turns_of(3), threading.Lock()
     held, most = 0, 0
 
-    def work(_: int) -> None:
+    def work(at: int) -> None:
         nonlocal held, most
-        assert turns.take(10)
+        turn = turns.enter(at % 7)
+        came = threading.Event()
+        turns.when_it_comes(turn, came.set)
+        assert came.wait(30)
+        turns.start(turn)
         with lock:
             held += 1
             most = max(most, held)
-        time.sleep(0.001)
         with lock:
             held -= 1
-        turns.give_back()
+        turns.leave(turn)
 
     with ThreadPoolExecutor(20) as pool:
-        list(pool.map(work, range(200)))
+        list(pool.map(work, range(500)))
 
-    assert most == 3
-    assert turns._free == 3
-
-
-@pytest.mark.parametrize("in_time", [False, True])
-def test_interrupted(in_time: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An interrupt loses no turn, whether it comes before or after the turn was handed over."""
-    turns = Turns(1)
-    assert turns.take(None)
-
-    class Mine:
-        waits = False
-
-        def acquire(self, timeout: float = -1) -> bool:  # noqa: ARG002 (as a lock's)
-            if not self.waits:
-                self.waits = True
-                return True
-            if in_time:
-                turns.give_back()
-            raise KeyboardInterrupt
-
-        def release(self) -> None:
-            """Be handed the turn."""
-
-    monkeypatch.setattr("qwen_aiml._turns.threading.Lock", Mine)
-    with pytest.raises(KeyboardInterrupt):
-        turns.take(5)
-    if not in_time:
-        turns.give_back()
-
-    assert (turns._free, len(turns._waiting)) == (1, 0)
+    assert most <= 3
+    assert turns.enter("a").has_come

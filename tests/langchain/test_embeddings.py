@@ -81,7 +81,7 @@ def test_errors_pass_unchanged(documents: Any) -> None:
         documents(make(), ["a", " "])
 
     emulator = Emulator()
-    emulator.script(None, Fault(status=400))
+    emulator.script(None, Fault(status=401))
     with pytest.raises(EmbeddingBatchError) as caught:
         documents(make(emulator, max_concurrency=1), TEXTS)
     assert caught.value.embeddings[9] is not None

@@ -131,7 +131,7 @@ def test_errors_pass_unchanged(way: str) -> None:
     assert refused.value.indices == (37, 38)
     assert emulator.request_count == 0
 
-    emulator.script(None, Fault(status=400))
+    emulator.script(None, Fault(status=401))
     with pytest.raises(EmbeddingBatchError) as caught:
         WAYS[way](make(emulator, max_concurrency=1), TEXTS)
     assert [row is None for row in caught.value.embeddings] == [False] * 10 + [True] * 27
@@ -312,7 +312,7 @@ def test_embeddings_cache(way: str, expected: list[list[float]]) -> None:
 def test_cache_keeps_what_was_finished() -> None:
     """With the framework's cache, a call that fails late loses no more than one round of requests."""
     emulator = Emulator()
-    emulator.script(*[None] * 3, Fault(status=400))
+    emulator.script(*[None] * 3, Fault(status=401))
     model = make(emulator, embeddings_cache=SimpleKVStore(), max_concurrency=1)
     with pytest.raises(APIStatusError):
         model.get_text_embedding_batch(TEXTS)

@@ -1,0 +1,264 @@
+"""How fast requests start, in a time that the tests make: against a service with limits that it does not tell."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from dataclasses import dataclass, field
+from random import Random
+
+import pytest
+
+from qwen_aiml import _pace
+from qwen_aiml._pace import Pace, Start
+
+
+@pytest.fixture(autouse=True)
+def no_waiting() -> None:
+    """Keep the real pauses in this file."""
+
+
+@dataclass
+class Service:
+    """
+    A service that refuses, after its latency, what is beyond its limits.
+
+    Args:
+        rate: Requests it takes in any second; None for any number.
+
+        concurrency: Requests it takes at once; None for any number.
+
+        latency: Seconds, give or take a tenth.
+
+        advice: Seconds that its refusals name; None if they name none.
+
+        bad_luck: Share of requests that it refuses without a reason.
+    """
+
+    rate: int | None = None
+    concurrency: int | None = None
+    latency: float = 0.1
+    advice: float | None = None
+    bad_luck: float = 0.0
+    requests: int = 0
+    refused: int = 0
+    recent: deque[float] = field(default_factory=deque)
+    random: Random = field(default_factory=lambda: Random(1))  # noqa: S311 (no secret)
+
+    def takes(self, now: float, under_way: int) -> bool:
+        """Decide about a request as it comes in."""
+        while self.recent and self.recent[0] <= now - 1:
+            self.recent.popleft()
+        taken = (
+            (self.rate is None or len(self.recent) < self.rate)
+            and (self.concurrency is None or under_way < self.concurrency)
+            and self.random.random() >= self.bad_luck
+        )
+        if taken:
+            self.recent.append(now)
+        self.requests += 1
+        self.refused += not taken
+        return taken
+
+    def run(self, pace: Pace, requests: int) -> float:
+        """Have so many requests accepted, and say how many seconds that took."""
+        now = again = 0.0
+        waiting, under_way = requests, 0
+        answers: list[tuple[float, int, Start, bool]] = []
+        for turn in range(100 * requests):  # bounded, should the pace ever stand still
+            if waiting and under_way < pace.window and again <= now:
+                start = pace.take(now, 0)
+                if isinstance(start, Start):
+                    waiting -= 1
+                    answer = now + self.latency * self.random.uniform(0.9, 1.1)
+                    heapq.heappush(answers, (answer, turn, start, self.takes(now, under_way)))
+                    under_way += 1
+                else:
+                    again = now + start + self.random.uniform(0, 0.001)  # nobody wakes to the millisecond
+                continue
+            moments = [answers[0][0]] if answers else []
+            if waiting and under_way < pace.window:
+                moments.append(again)
+            if not moments:
+                return now
+            now = min(moments)
+            while answers and answers[0][0] <= now:
+                _, _, start, taken = heapq.heappop(answers)
+                under_way -= 1
+                if taken:
+                    pace.accepted(start, 100, 20)
+                else:
+                    waiting += 1
+                    pace.refused(start, now, self.advice, 0.0)
+        pytest.fail("the pace stands still")
+
+
+@pytest.mark.parametrize(
+    ("rate", "latency", "requests"),
+    [(5, 0.1, 150), (50, 0.005, 300), (50, 0.02, 300), (50, 0.1, 300), (50, 0.1, 1500), (500, 0.02, 5000)],
+)
+def test_unknown_rate(rate: int, latency: float, requests: int) -> None:
+    """An unknown rate is found: 1.15 of the ideal time at the most, under 5 % of requests refused."""
+    service = Service(rate=rate, latency=latency)
+    seconds = service.run(Pace(32), requests)
+
+    assert seconds <= 1.15 * requests / rate
+    assert service.refused <= 0.05 * service.requests
+
+
+@pytest.mark.parametrize(("concurrency", "latency"), [(4, 0.1), (4, 1.0), (10, 0.3)])
+def test_unknown_concurrency(concurrency: int, latency: float) -> None:
+    """An unknown bound on requests at once is found, and is not taken for a rate."""
+    service = Service(concurrency=concurrency, latency=latency)
+    seconds = service.run(Pace(32), 300)
+
+    assert seconds <= 2 * 300 * latency / concurrency
+    assert service.refused <= 0.06 * service.requests
+
+
+def test_advice() -> None:
+    """A service that says how long to wait is obeyed, and costs little all the same."""
+    service = Service(rate=50, advice=1.0)
+    seconds = service.run(Pace(32), 300)
+
+    assert seconds <= 1.6 * 300 / 50
+    assert service.refused <= 0.05 * service.requests
+
+
+def test_no_limit() -> None:
+    """Without refusals as many are under way as may be."""
+    service = Service()
+    pace = Pace(32)
+    seconds = service.run(pace, 3000)
+
+    assert pace.window == 32
+    assert seconds <= 1.2 * 3000 * 0.1 / 32
+
+
+def test_bad_luck() -> None:
+    """One refusal among many accepted requests does not slow a young call down for long."""
+    service = Service()
+    pace = Pace(32)
+    first = [pace.take(0.0, 0) for _ in range(6)]
+    for at, start in enumerate(first):
+        assert isinstance(start, Start)
+        start.at += at / 1000
+        if at == 2:
+            pace.refused(start, 0.1, None, 0.0)
+        else:
+            pace.accepted(start, 100, 20)
+
+    assert pace.window == 6
+    assert pace._rate is None
+    assert service.run(pace, 3000) <= 1.2 * 3000 * 0.1 / 32
+
+
+def test_fruitless() -> None:
+    """Where nothing is accepted pauses grow, and fewer and fewer are under way, so that tries last a minute."""
+    pace = Pace(32)
+    now, pauses = 0.0, []
+    for _ in range(6):
+        while not isinstance(start := pace.take(now, 0), Start):
+            now += start
+        pace.refused(start, now, None, 0.0)
+        pauses.append(pace._paused_until - now)
+
+    assert pauses == [1, 3, 9, 27, 30, 30]
+    assert pace.window == 1
+    assert sum(pauses) > 60
+
+
+def test_fixed_rates() -> None:
+    """Fixed rates hold from the first request on, and the slower one decides."""
+    for pace, tokens, seconds in (
+        (Pace(32, requests_per_minute=120), 1000, 0.5),
+        (Pace(32, tokens_per_minute=60_000), 1000, 1.0),
+        (Pace(32, requests_per_minute=120, tokens_per_minute=60_000), 100, 0.5),
+    ):
+        now, starts = 0.0, []
+        while len(starts) < 20:
+            taken = pace.take(now, tokens)
+            if isinstance(taken, Start):
+                starts.append(now)
+            else:
+                now += taken
+        assert starts[-1] == pytest.approx(19 * seconds, abs=0.02)
+        assert min(later - earlier for earlier, later in zip(starts, starts[1:], strict=False)) > seconds - 0.02
+
+
+def test_tokens_are_settled() -> None:
+    """What was billed beyond the estimate is waited for, and what was less is given back."""
+    pace = Pace(32, tokens_per_minute=600)
+    start = pace.take(0.0, 10)
+    assert isinstance(start, Start)
+    assert pace.take(0.0, 10) == pytest.approx(1.0, abs=0.02)
+    pace.accepted(start, 100, 30)
+    assert pace.take(0.0, 10) == pytest.approx(3.0, abs=0.02)
+
+    start = pace.take(3.0, 40)
+    assert isinstance(start, Start)
+    pace.accepted(start, 100, 20)
+    assert pace.take(3.0, 10) == pytest.approx(2.0, abs=0.02)
+
+
+def test_expected_tokens() -> None:
+    """Tokens are expected as answers have told, and at a third of the bytes before the first."""
+    pace = Pace(32)
+    assert pace.expected_tokens(300) == 100
+    start = pace.take(0.0, 0)
+    assert isinstance(start, Start)
+    pace.accepted(start, 1000, 200)
+    assert pace.expected_tokens(300) == pytest.approx(60)
+    pace.accepted(start, 1000, None)
+    assert pace.expected_tokens(300) == pytest.approx(60)
+
+
+def test_old_refusals_tell_nothing_new() -> None:
+    """Requests that were under way when others were refused do not slow down once more."""
+    pace = Pace(32)
+    accepted, *refused = (pace.take(0.0, 0) for _ in range(6))
+    assert isinstance(accepted, Start)
+    pace.accepted(accepted, 100, 20)
+    for start in refused:
+        assert isinstance(start, Start)
+        pace.refused(start, 0.1, 2.0, 0.0)
+    rate = pace._rate
+    assert rate is not None
+
+    assert rate == pytest.approx(_pace.KEPT * 5)
+    assert pace.take(0.1, 0) == pytest.approx(2.0)
+
+
+def test_lost_requests() -> None:
+    """A request that got no answer frees its place and tells nothing."""
+    pace = Pace(1)
+    start = pace.take(0.0, 0)
+    assert isinstance(start, Start)
+    pace.lost(start)
+    again = pace.take(0.0, 0)
+
+    assert isinstance(again, Start)
+    assert again.level == 1
+
+
+def test_memory() -> None:
+    """What is long past is forgotten."""
+    pace = Pace(32)
+    for second in range(100):
+        start = pace.take(float(second), 0)
+        assert isinstance(start, Start)
+        pace.accepted(start, 100, 20)
+
+    assert len(pace._recent) <= _pace.REMEMBERED + 1
+
+
+def test_after_a_fork() -> None:
+    """The child has a lock of its own, and none of its parent's requests."""
+    pace = Pace(2)
+    pace.take(0.0, 0)
+    pace._lock.acquire()
+    pace.after_fork()
+    start = pace.take(0.0, 0)
+
+    assert isinstance(start, Start)
+    assert start.level == 1
