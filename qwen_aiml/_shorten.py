@@ -111,7 +111,7 @@ def pieces(text: str, limit_bytes: int) -> list[str]:
     """
     text = outgoing(text, None)
     left, start, found = len(text.encode()), 0, []
-    while left > limit_bytes and start < len(text) - 1:
+    while left > limit_bytes:
         even = _ceil(left, _ceil(left, limit_bytes))
         # One character more than may be taken, to see what follows.
         piece = _first_piece(text[start : start + limit_bytes + 1], even, limit_bytes)

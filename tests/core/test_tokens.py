@@ -73,6 +73,18 @@ def test_chunks(tokens: Tokens) -> None:
 
 @needs_package
 @pytest.mark.parametrize(
+    "unit", ["words and      words", "end.\n\n      - item", "f(x) !=   'y'\n", "e\u0301  ü    "]
+)
+def test_exact_cuts(unit: str) -> None:
+    """Where there are spaces, counting in chunks changes no count."""
+    text = unit * 3000
+    whole = load()._encode(text, allowed_special=set(), disallowed_special=())
+
+    assert load().count(text) == len(whole) + ADDED_TOKENS
+
+
+@needs_package
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("How do I reset my password?", 7),
