@@ -9,6 +9,7 @@ The gateway is AI/ML API's, the upstream is Alibaba's. Where a docstring says
 
 from __future__ import annotations
 
+import gzip
 import re
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -100,11 +101,23 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A whole answer; names of headers are lower case, ``content-length`` is the transport's."""
+    """A whole answer; names of headers are lower case, ``content-length`` is not among them."""
 
     status: int
     headers: dict[str, str]
     body: bytes
+
+    @property
+    def framed(self) -> dict[str, str]:
+        """The headers, and how long the body is if the status has one."""
+        if self.status in BODILESS:
+            return self.headers
+        return {**self.headers, "content-length": str(len(self.body))}
+
+    def compressed(self) -> Answer:
+        """Give the same answer as gzip, always the same bytes of it."""
+        headers = self.headers | {"content-encoding": "gzip"}
+        return Answer(status=self.status, headers=headers, body=gzip.compress(self.body, mtime=0))
 
 
 def short_id(request: Request, purpose: str) -> str:

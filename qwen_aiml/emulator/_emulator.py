@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from . import _answers, _service, _transports
 from ._account import Account
 from ._fault import Fault
+from ._reply import Reply, reply
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -62,20 +63,6 @@ class ReceivedRequest:
         """The texts to embed; empty if the input was not made of texts."""
         rows = self.input if isinstance(self.input, list) else [self.input]
         return tuple(row for row in rows if isinstance(row, str))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reply:
-    """
-    What a transport does about a request.
-
-    It waits *latency* seconds. Then it breaks the connection if *answer* is
-    None, else sends *answer*: all of it, or *cut* bytes of its body.
-    """
-
-    latency: float
-    answer: Answer | None
-    cut: int | None
 
 
 class Emulator:
@@ -231,7 +218,8 @@ class Emulator:
 
         Returns:
             ``api_key``, ``http_client`` and ``http_async_client``, to be
-            passed on by name. The clients are new, and the caller's to close.
+            passed on by name. The clients are new, and the caller's to close;
+            their ``qwen_aiml_service`` is "emulator".
         """
         api_keys = self._account.api_keys
         api_key = "emulator" if api_keys is None else api_keys[0]
@@ -248,11 +236,7 @@ class Emulator:
             in_flight.callback(self._leave)
             answer = None if fault.reset == "before" else self._answer(request, fault, in_flight)
             self._remember(request, answer)
-            yield Reply(
-                latency=self._latency + fault.latency,
-                answer=None if fault.reset else answer,
-                cut=None if fault.cut is None or answer is None else min(fault.cut, len(answer.body) - 1),
-            )
+            yield reply(fault, answer, self._latency)
 
     def _leave(self) -> None:
         with self._lock:
@@ -283,7 +267,7 @@ class Emulator:
             answer = self._account.process(request, in_flight)
             if answer.status == HTTPStatus.OK:
                 answer = _changed(answer, fault)
-        return answer
+        return answer.compressed() if fault.gzip else answer
 
 
 def _changed(answer: Answer, fault: Fault) -> Answer:
