@@ -23,15 +23,21 @@ if TYPE_CHECKING:
     from ._emulator import Emulator
     from ._reply import Reply
 
+# The core asks a client for this name: whether two services are one decides what may share a cache.
+_SERVICE = "qwen_aiml_service"
 _FOR_EVER = 1e8  # seconds, three years: `time.sleep` takes no infinity
 
 
 def clients(emulator: Emulator) -> dict[str, Any]:
     """Give a client of each kind whose requests go to *emulator*."""
-    return {
+    made: dict[str, Any] = {
         "http_client": httpx.Client(transport=sync_transport(emulator)),
         "http_async_client": httpx.AsyncClient(transport=async_transport(emulator)),
     }
+    for client in made.values():
+        # Its requests name the service's own address, so nothing else tells its vectors from the service's.
+        setattr(client, _SERVICE, "emulator")
+    return made
 
 
 def sync_transport(emulator: Emulator) -> httpx.MockTransport:

@@ -260,9 +260,12 @@ async def test_transports(body: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize(("keys", "key"), [(None, "emulator"), (["first", "second"], "first")])
 def test_client_options(keys: list[str] | None, key: str, body: Callable[..., Any]) -> None:
-    """The options are an accepted key and a client of each kind."""
+    """The options are an accepted key and a client of each kind, that says what it speaks to."""
     options = Emulator(api_keys=keys).client_options()
 
+    assert ["emulator"] * 2 == [
+        options[name].qwen_aiml_service for name in ("http_client", "http_async_client")
+    ]
     with options["http_client"] as client:
         response = client.post(URL, json=body(), headers={"authorization": f"Bearer {options['api_key']}"})
     assert (key, 200) == (options["api_key"], response.status_code)

@@ -276,6 +276,8 @@ def test_main(
         "0",
         "--rate-limit",
         "1",
+        "--retry-after",
+        "7",
         "--latency",
         "0.01",
         "--api-key",
@@ -284,7 +286,7 @@ def test_main(
         "second",
     ]
 
-    assert (0, [(401, None), (200, None), (429, None)]) == (main(options), statuses)
+    assert (0, [(401, None), (200, None), (429, "7")]) == (main(options), statuses)
 
 
 def test_command(body: Callable[..., Any]) -> None:
