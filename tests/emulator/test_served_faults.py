@@ -123,7 +123,7 @@ def test_headers_drip(
     emulator: Emulator, url: str, body: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The status line comes byte by byte, until the client leaves."""
-    emulator.script(Fault(drip=0.05))
+    emulator.script(Fault(drip=0.1))
     with ask(url, body()) as connection:
         first = connection.recv(100)
         second = connection.recv(100)
