@@ -34,12 +34,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--latency", type=float, default=0.0, metavar="S", help="seconds before each answer")
     parser.add_argument("--rate-limit", type=int, metavar="N", help="requests a second, those beyond get 429")
+    parser.add_argument("--retry-after", type=float, metavar="S", help="seconds that those 429s say to wait")
     parser.add_argument(
         "--api-key", action="append", metavar="K", help="a key to accept (default: any); repeatable"
     )
     given = parser.parse_args(arguments)
     try:
-        emulator = Emulator(api_keys=given.api_key, latency=given.latency, rate_limit=given.rate_limit)
+        emulator = Emulator(
+            api_keys=given.api_key,
+            latency=given.latency,
+            rate_limit=given.rate_limit,
+            retry_after=given.retry_after,
+        )
     except ValueError as error:
         parser.error(str(error))
     key = "anything" if given.api_key is None else "one of the keys given"

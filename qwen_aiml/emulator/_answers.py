@@ -9,6 +9,7 @@ The gateway is AI/ML API's, the upstream is Alibaba's. Where a docstring says
 
 from __future__ import annotations
 
+import gzip
 import re
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -100,11 +101,23 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A whole answer; names of headers are lower case, ``content-length`` is the transport's."""
+    """A whole answer; names of headers are lower case, ``content-length`` is not among them."""
 
     status: int
     headers: dict[str, str]
     body: bytes
+
+    @property
+    def framed(self) -> dict[str, str]:
+        """The headers, and how long the body is if the status has one."""
+        if self.status in BODILESS:
+            return self.headers
+        return {**self.headers, "content-length": str(len(self.body))}
+
+    def compressed(self) -> Answer:
+        """Give the same answer as gzip, always the same bytes of it."""
+        headers = self.headers | {"content-encoding": "gzip"}
+        return Answer(status=self.status, headers=headers, body=gzip.compress(self.body, mtime=0))
 
 
 def short_id(request: Request, purpose: str) -> str:
@@ -173,15 +186,14 @@ def invalid(request: Request, issues: list[dict[str, Any]]) -> Answer:
     return refusal(request, 400, "BadRequestException", BAD_PAYLOAD, issues)
 
 
-def invalid_upstream(request: Request, problem: str) -> Answer:
+def refused_upstream(request: Request, kind: str, problem: str) -> Answer:
     """
-    Answer 400 with a *problem* that the upstream found, in the upstream's envelope.
+    Answer 400 with a *problem* of some *kind* that the upstream found, in the upstream's envelope.
 
     Source: observed at Alibaba's endpoint; that the gateway passes it on as
     it is, status and all, is assumed.
     """
     request_id = long_id(request)
-    kind = "InvalidParameter"
     message = f"<400> InternalError.Algo.{kind}: {problem}"
     content = {
         "error": {"message": message, "type": kind, "param": None, "code": kind},
@@ -191,16 +203,24 @@ def invalid_upstream(request: Request, problem: str) -> Answer:
     return Answer(status=400, headers=_headers(request, "application/json"), body=orjson.dumps(content))
 
 
-def throttled(request: Request) -> Answer:
+def throttled(request: Request, retry_after: float | None) -> Answer:
     """
-    Answer 429 as the upstream does, with no header that says how long to wait.
+    Answer 429 as the upstream does.
 
-    Source: observed at Alibaba's endpoint; the gateway's own 429 was never
-    seen, that it passes this one on is assumed.
+    Args:
+        request: What came in.
+
+        retry_after: Seconds to wait that a header names, to the millisecond.
+            None: no such header.
+
+    Source: observed at Alibaba's endpoint, without the header; the gateway's
+    own 429 was never seen, that it passes this one on is assumed.
     """
     message = "You have exceeded your current request limit."
     content = {"error": {"message": message, "type": "limit_requests", "code": "limit_requests"}}
-    return Answer(status=429, headers=_headers(request, "application/json"), body=orjson.dumps(content))
+    advice = {} if retry_after is None else {"retry_after": f"{retry_after:.3f}".rstrip("0").rstrip(".")}
+    headers = _headers(request, "application/json", **advice)
+    return Answer(status=429, headers=headers, body=orjson.dumps(content))
 
 
 def documented(request: Request, status: int) -> Answer:

@@ -5,24 +5,28 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Awaitable, Callable, MutableMapping
+from http.client import responses
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ._answers import BODILESS, Request
+from ._answers import Request
 
 if TYPE_CHECKING:
     import asyncio
 
-    from ._emulator import Emulator, Reply
+    from ._answers import Answer
+    from ._emulator import Emulator
+    from ._reply import Reply
 
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
 
 _GRACE = 1  # seconds, for requests broken off to notice
+_MOMENT = 0.05  # seconds, for what is on its way
 
 
 class _Protocol(H11Protocol):
@@ -55,6 +59,9 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Break off what is in flight, then stop as uvicorn does."""
+        for server in self.servers:
+            server.close()
+        await anyio.sleep(_MOMENT)  # those accepted just now get to be among the connections
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         await super().shutdown(sockets)
@@ -85,7 +92,7 @@ def _application(emulator: Emulator) -> Callable[[_Message, _Receive, _Send], Aw
 
 
 async def _waited(seconds: float, receive: _Receive) -> bool:
-    """Wait *seconds*, and say whether the client waited too."""
+    """Wait *seconds*, for ever if infinite, and say whether the client waited too."""
     if not seconds:
         return True
     with anyio.move_on_after(seconds) as scope:
@@ -94,21 +101,53 @@ async def _waited(seconds: float, receive: _Receive) -> bool:
 
 
 async def _send(reply: Reply, transport: asyncio.Transport, receive: _Receive, send: _Send) -> None:
-    if reply.answer is None:
-        # A reset, where a plain close would be an end: the socket is told to forget what is not sent.
-        connection = cast("socket.socket", transport.get_extra_info("socket"))
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        transport.abort()
-        await receive()  # until uvicorn has noticed
-        return
+    """Send *reply*, for which the time has come."""
     answer = reply.answer
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()]
-    if answer.status not in BODILESS:
-        headers.append((b"content-length", b"%d" % len(answer.body)))
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    if reply.cut is None:
+    if answer is None:
+        _reset(transport)
+    elif reply.is_plain:
+        await send({"type": "http.response.start", "status": answer.status, "headers": _encoded(answer)})
         await send({"type": "http.response.body", "body": answer.body})
         return
-    await send({"type": "http.response.body", "body": answer.body[: reply.cut], "more_body": True})
-    transport.close()
-    await receive()
+    elif not await _written(reply, answer, transport, receive):
+        return
+    elif reply.resets:
+        _reset(transport)
+    else:
+        transport.close()
+    await receive()  # until uvicorn has noticed
+
+
+async def _written(reply: Reply, answer: Answer, transport: asyncio.Transport, receive: _Receive) -> bool:
+    """
+    Write what is sent of *answer*, and say whether the client is still there.
+
+    It goes past uvicorn, which sends heads whole and minds its framing; so
+    this is the last answer on its connection.
+    """
+    lines = [b"HTTP/1.1 %d %s" % (answer.status, responses.get(answer.status, "").encode())]
+    lines += [b"%s: %s" % header for header in _encoded(answer)]
+    sent = b"\r\n".join([*lines, b"connection: close", b"", answer.body[: reply.sent]])
+    size = 1 if reply.drip else len(sent)
+    for start in range(0, len(sent), size):
+        if not await _waited(reply.drip, receive):
+            return False
+        transport.write(sent[start : start + size])
+    if not reply.resets:
+        return True
+    # A reset forgets what is still on its way.
+    while await _waited(_MOMENT, receive):
+        if not transport.get_write_buffer_size():
+            return True
+    return False
+
+
+def _encoded(answer: Answer) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.framed.items()]
+
+
+def _reset(transport: asyncio.Transport) -> None:
+    # A reset, where a plain close would be an end: the socket is told to forget what is not sent.
+    connection = cast("socket.socket", transport.get_extra_info("socket"))
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()

@@ -1,5 +1,5 @@
 """
-The emulated account: keys, credits, rate limit, faults to come, requests seen.
+What users hold: an account, faults to come, requests seen.
 
 All of it may be used from any thread. No I/O and no waiting here: transports
 and the server ask what to answer, and after how long.
@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from json import dumps
 from math import inf
 from threading import Lock
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from . import _answers, _service, _transports
+from ._account import Account
 from ._fault import Fault
+from ._reply import Reply, reply
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable, Collection, Iterator
 
     import httpx
@@ -28,7 +31,6 @@ if TYPE_CHECKING:
     from ._answers import Answer, Request
 
 _REMEMBERED = 10_000
-_WINDOW = 1.0  # seconds over which the rate is counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +46,8 @@ class ReceivedRequest:
         dimensions: The body's ``dimensions``, whatever they were; None if it
             has none.
 
-        status: The status it was answered with; None if it was reset before
-            it was processed.
+        status: The status of its answer, though a fault may have kept that
+            from arriving; None if it was reset before it was processed.
 
         client_request_id: The id its client gave it, if the service takes it.
     """
@@ -63,20 +65,6 @@ class ReceivedRequest:
         return tuple(row for row in rows if isinstance(row, str))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reply:
-    """
-    What a transport does about a request.
-
-    It waits *latency* seconds. Then it breaks the connection if *answer* is
-    None, else sends *answer*: all of it, or *cut* bytes of its body.
-    """
-
-    latency: float
-    answer: Answer | None
-    cut: int | None
-
-
 class Emulator:
     """
     A stand-in for the service, with an account of its own.
@@ -90,11 +78,28 @@ class Emulator:
         rate_limit: Requests a second that reach the models; those beyond get
             429. None: no limit.
 
+        concurrency_limit: Requests that the models process at once; those
+            beyond get 429. One is processed until its answer is sent, all
+            waiting included. None: no limit.
+
+        retry_after: Seconds that the 429 of these limits names in a
+            ``retry-after`` header. None: there is none, as was observed.
+
         credits: The balance in whole credits, of which a dollar buys
             2,000,000. A request it cannot pay gets 403. None: endless.
 
         region: Whose rules for ``dimensions`` hold: v3 knows fewer lengths
             in "international", the default, than in "mainland".
+
+        max_rows: The most texts in a request, default 10; more get 400.
+
+        refuses: Says of a text whether its content is refused, and with it
+            the whole request. It is called from any thread. None: no content
+            is.
+
+        refusal_status: The status of such a refusal, 400 to 599. 400, the
+            default, has the upstream's words; others have those documented
+            for the status and do not say why, as the service may do.
 
         shuffle: Send rows in an order other than that of their index.
 
@@ -113,40 +118,42 @@ class Emulator:
         api_keys: Collection[str] | None = None,
         latency: float = 0.0,
         rate_limit: int | None = None,
+        concurrency_limit: int | None = None,
+        retry_after: float | None = None,
         credits: int | None = None,  # noqa: A002 - the service's word; the builtin is for the REPL
         region: _service.Region = "international",
+        max_rows: int = _service.MOST_ROWS,
+        refuses: Callable[[str], bool] | None = None,
+        refusal_status: int = 400,
         shuffle: bool = False,
         base64: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Set up an account that has seen no request yet."""
-        if isinstance(api_keys, str) or (
-            api_keys is not None and not all(key.strip() for key in api_keys or [""])
-        ):
-            raise ValueError(
-                "api_keys must be a collection of keys, none of them blank; or None, to accept any"
-            )
         if not 0 <= latency < inf:
             raise ValueError(f"latency must be a number of seconds, 0 or more, not {latency}")
-        if rate_limit is not None and rate_limit < 1:
-            raise ValueError(f"rate_limit must be 1 request a second or more, not {rate_limit}")
-        if credits is not None and credits < 0:
-            raise ValueError(f"credits must be 0 or more, not {credits}")
-        if region not in get_args(_service.Region):
-            raise ValueError(f'region must be "international" or "mainland", not {region!r}')
-        self._api_keys = None if api_keys is None else tuple(api_keys)
         self._latency = latency
-        self._rate_limit = rate_limit
-        self._credits = credits
-        self._region = region
-        self._shuffle = shuffle
-        self._base64 = base64
-        self._clock = clock
+        self._account = Account(
+            api_keys=api_keys,
+            credits=credits,
+            rate_limit=rate_limit,
+            concurrency_limit=concurrency_limit,
+            retry_after=retry_after,
+            clock=clock,
+            upstream=_service.Upstream(
+                region=region,
+                max_rows=max_rows,
+                refuses=refuses,
+                refusal_status=refusal_status,
+                shuffle=shuffle,
+                base64=base64,
+            ),
+        )
         self._lock = Lock()
         self._script: deque[Fault | None] = deque()
-        self._recent: deque[float] = deque()
         self._requests: deque[ReceivedRequest] = deque(maxlen=_REMEMBERED)
         self._request_count = 0
+        self._rejected_count = 0
         self._in_flight = 0
         self._peak_in_flight = 0
 
@@ -173,6 +180,21 @@ class Emulator:
         return self._request_count
 
     @property
+    def rejected_count(self) -> int:
+        """How many requests were answered 429."""
+        return self._rejected_count
+
+    @property
+    def texts_billed(self) -> Counter[str]:
+        """
+        How often each text was billed, as one row of a request: a copy.
+
+        Requests whose answer was then lost count; those that were refused,
+        or reset before they were processed, do not.
+        """
+        return self._account.texts_billed
+
+    @property
     def peak_in_flight(self) -> int:
         """The most requests that were being answered at the same time."""
         return self._peak_in_flight
@@ -180,7 +202,7 @@ class Emulator:
     @property
     def credits(self) -> int | None:
         """The credits left; None if they are endless."""
-        return self._credits
+        return self._account.credits
 
     def transport(self) -> httpx.MockTransport:
         """Give a transport for `httpx.Client`; it waits with `time.sleep`."""
@@ -196,29 +218,29 @@ class Emulator:
 
         Returns:
             ``api_key``, ``http_client`` and ``http_async_client``, to be
-            passed on by name. The clients are new, and the caller's to close.
+            passed on by name. The clients are new, and the caller's to close;
+            their ``qwen_aiml_service`` is "emulator".
         """
-        api_key = "emulator" if self._api_keys is None else self._api_keys[0]
+        api_keys = self._account.api_keys
+        api_key = "emulator" if api_keys is None else api_keys[0]
         return {"api_key": api_key, **_transports.clients(self)}
 
     @contextmanager
     def answering(self, request: Request) -> Iterator[Reply]:
         """Decide what *request* gets; it is in flight until this is left."""
-        with self._lock:
-            fault = (self._script.popleft() if self._script else None) or Fault()
-            self._in_flight += 1
-            self._peak_in_flight = max(self._peak_in_flight, self._in_flight)
-        try:
-            answer = None if fault.reset == "before" else self._answer(request, fault)
-            self._remember(request, answer)
-            yield Reply(
-                latency=self._latency + fault.latency,
-                answer=None if fault.reset else answer,
-                cut=None if fault.cut is None or answer is None else min(fault.cut, len(answer.body) - 1),
-            )
-        finally:
+        with ExitStack() as in_flight:
             with self._lock:
-                self._in_flight -= 1
+                fault = (self._script.popleft() if self._script else None) or Fault()
+                self._in_flight += 1
+                self._peak_in_flight = max(self._peak_in_flight, self._in_flight)
+            in_flight.callback(self._leave)
+            answer = None if fault.reset == "before" else self._answer(request, fault, in_flight)
+            self._remember(request, answer)
+            yield reply(fault, answer, self._latency)
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._in_flight -= 1
 
     def _remember(self, request: Request, answer: Answer | None) -> None:
         content = _service.read(request.body)
@@ -235,70 +257,34 @@ class Emulator:
         with self._lock:
             self._requests.append(received)
             self._request_count += 1
+            self._rejected_count += received.status == HTTPStatus.TOO_MANY_REQUESTS
 
-    def _answer(self, request: Request, fault: Fault) -> Answer:
+    def _answer(self, request: Request, fault: Fault, in_flight: ExitStack) -> Answer:
         """Answer *request* as *fault* has it."""
         if fault.status is not None and fault.status >= HTTPStatus.MULTIPLE_CHOICES:
-            answer = _answers.documented(request, fault.status)
+            answer = _replaced(_answers.documented(request, fault.status), fault.status, fault)
         else:
-            answer = self._process(request)
-            if answer.status != HTTPStatus.OK:
-                return answer
-        if fault.edit is not None:
-            return _edited(answer, fault.edit)
-        if fault.status is None:
-            return answer
-        body = answer.body if fault.body is None else fault.body
-        if fault.status in _answers.BODILESS:
-            body = b""
-        headers = answer.headers | {name.lower(): value for name, value in fault.headers.items()}
-        return _answers.Answer(status=fault.status, headers=headers, body=body)
+            answer = self._account.process(request, in_flight)
+            if answer.status == HTTPStatus.OK:
+                answer = _changed(answer, fault)
+        return answer.compressed() if fault.gzip else answer
 
-    def _process(self, request: Request) -> Answer:
-        """Answer *request* as the service does, and bill it if it is embedded."""
-        call = _service.gateway(request, api_keys=self._api_keys)
-        if isinstance(call, _answers.Answer):
-            return call
-        if not self._hold(call.cost):
-            return _answers.documented(request, HTTPStatus.FORBIDDEN.value)
-        if self._admit():
-            answer = _service.upstream(call, region=self._region, shuffle=self._shuffle, base64=self._base64)
-        else:
-            answer = _answers.throttled(request)
-        if answer.status != HTTPStatus.OK:
-            self._hold(-call.cost)
+
+def _changed(answer: Answer, fault: Fault) -> Answer:
+    """Give what *fault* makes of a good answer."""
+    if fault.status is not None:
+        return _replaced(answer, fault.status, fault)
+    if fault.edit is None:
         return answer
-
-    def _hold(self, cost: int) -> bool:
-        """
-        Take *cost* from the balance, if it covers it; give it back if negative.
-
-        Source: AI/ML API docs, "API key usage": a hold, rolled back when the
-        request fails.
-        """
-        with self._lock:
-            if self._credits is None:
-                return True
-            if self._credits < cost:
-                return False
-            self._credits -= cost
-            return True
-
-    def _admit(self) -> bool:
-        """Count a request against the rate limit, and say whether it is within it."""
-        if self._rate_limit is None:
-            return True
-        with self._lock:
-            now = self._clock()
-            while self._recent and self._recent[0] <= now - _WINDOW:
-                self._recent.popleft()
-            if len(self._recent) >= self._rate_limit:
-                return False
-            self._recent.append(now)
-            return True
-
-
-def _edited(answer: Answer, edit: Callable[[dict[str, Any]], dict[str, Any] | bytes]) -> Answer:
-    content = edit(_service.read(answer.body))
+    content = fault.edit(_service.read(answer.body))
     body = content if isinstance(content, bytes) else dumps(content, separators=(",", ":")).encode()
     return _answers.Answer(status=answer.status, headers=answer.headers, body=body)
+
+
+def _replaced(answer: Answer, status: int, fault: Fault) -> Answer:
+    """Give *answer* with *status*, and the headers and body of *fault*."""
+    body = answer.body if fault.body is None else fault.body
+    if status in _answers.BODILESS:
+        body = b""
+    headers = answer.headers | {name.lower(): value for name, value in fault.headers.items()}
+    return _answers.Answer(status=status, headers=headers, body=body)

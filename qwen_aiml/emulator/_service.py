@@ -11,7 +11,8 @@ from __future__ import annotations
 import struct
 from base64 import b64encode
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import orjson
 
@@ -19,7 +20,7 @@ from . import _answers, _vectors
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from ._answers import Answer, Request
 
@@ -47,7 +48,7 @@ _DIMENSIONS: dict[tuple[str, Region], frozenset[int]] = {
     ("text-embedding-v3", "mainland"): frozenset({64, 128, 256, 512, 768, 1024}),
 }
 # Source: Alibaba Cloud Model Studio, "Text embedding".
-_MOST_ROWS = 10
+MOST_ROWS = 10
 _MOST_TOKENS = 8192
 # Credits a hundred tokens cost. AI/ML API's price is not published: this is Alibaba's, $0.07 a million,
 # at 2,000,000 credits a dollar, and agrees with the one published answer (4 tokens, 1 credit).
@@ -221,64 +222,115 @@ def _dimensions_issues(value: object) -> list[dict[str, Any]]:
     return []
 
 
-def upstream(call: Call, *, region: Region, shuffle: bool, base64: bool) -> Answer:
+@dataclass(frozen=True, kw_only=True)
+class Upstream:
     """
-    Answer *call* as the upstream does: refuse all of it, or give a vector for each text.
+    Alibaba's service, which refuses all of a call or gives a vector for each text.
 
     Args:
-        call: What the gateway let through.
+        region: Which edition of it answers.
 
-        region: Which edition of Alibaba's service answers.
+        max_rows: The most texts of a call.
+
+        refuses: Says of a text whether its content is refused, and with it
+            the whole call. None: no content is.
+
+        refusal_status: The status of such a refusal. 400 comes in the
+            upstream's envelope; any other in the gateway's, as documented
+            for it: "partner errors" are said to show as 500.
 
         shuffle: Whether rows come in an order other than that of their index.
 
         base64: Whether ``encoding_format`` is obeyed. Alibaba documents
             lists only, and what the gateway makes of it is not known.
 
-    Source: Alibaba Cloud Model Studio, "Text embedding"; the shape is that of
-    the one published answer.
-    """
-    problem = _upstream_problem(call, region)
-    if problem is not None:
-        return _answers.invalid_upstream(call.request, problem)
-    space = call.model.removeprefix("text-")
-    vectors = (_vectors.embed(text, call.dimensions, space) for text in call.texts)
-    rows = [
-        {"embedding": _written(vector, base64=base64 and call.base64), "index": index, "object": "embedding"}
-        for index, vector in enumerate(vectors)
-    ]
-    if shuffle:
-        rows = rows[1:] + rows[:1]
-    content = {
-        "data": rows,
-        "model": call.model,
-        "object": "list",
-        "usage": {"prompt_tokens": call.tokens, "total_tokens": call.tokens},
-        "id": _answers.long_id(call.request),
-        "meta": {"usage": {"credits_used": call.cost}},
-    }
-    return _answers.success(call.request, content, call.cost)
+    Raises:
+        ValueError: If an argument is out of range.
 
-
-def _upstream_problem(call: Call, region: Region) -> str | None:
+    Source: Alibaba Cloud Model Studio, "Text embedding"; AI/ML API docs,
+    "Errors and messages".
     """
-    Say what the upstream refuses in *call*, in its words and spelling.
 
-    Source: logs of several public projects. Assumed: the order of the checks,
-    that a blank row gets the text of a too long one (whose range begins at
-    1), and the list of lengths given for v3.
-    """
-    if len(call.texts) > _MOST_ROWS:
-        return (
-            f"Value error, batch size is invalid, it should not be larger than {_MOST_ROWS}.: input.contents"
-        )
-    if any(not text.strip() or estimate_tokens(text) > _MOST_TOKENS for text in call.texts):
-        return f"Range of input length should be [1, {_MOST_TOKENS}]"
-    known = _DIMENSIONS[call.model, region]
-    if call.dimensions not in known:
-        listed = sorted(known | {3072}) if known == _ALL else sorted(known)
-        return f"Value error, dimension for embedding v3 is invalid, its value shold be in {listed}"
-    return None
+    region: Region
+    max_rows: int
+    refuses: Callable[[str], bool] | None
+    refusal_status: int
+    shuffle: bool
+    base64: bool
+
+    def __post_init__(self) -> None:
+        """Refuse settings out of range."""
+        if self.region not in get_args(Region):
+            raise ValueError(f'region must be "international" or "mainland", not {self.region!r}')
+        if self.max_rows < 1:
+            raise ValueError(f"max_rows must be 1 or more, not {self.max_rows}")
+        if not 400 <= self.refusal_status <= 599:  # noqa: PLR2004 - HTTP's statuses of errors
+            raise ValueError(f"refusal_status must be 400 to 599, not {self.refusal_status}")
+
+    def answer(self, call: Call) -> Answer:
+        """
+        Answer *call*.
+
+        Source: the shape of a good answer is that of the one published.
+        """
+        refusal = self._refusal(call)
+        if refusal is not None:
+            return refusal
+        space = call.model.removeprefix("text-")
+        base64 = self.base64 and call.base64
+        vectors = (_vectors.embed(text, call.dimensions, space) for text in call.texts)
+        rows = [
+            {"embedding": _written(vector, base64=base64), "index": index, "object": "embedding"}
+            for index, vector in enumerate(vectors)
+        ]
+        if self.shuffle:
+            rows = rows[1:] + rows[:1]
+        content = {
+            "data": rows,
+            "model": call.model,
+            "object": "list",
+            "usage": {"prompt_tokens": call.tokens, "total_tokens": call.tokens},
+            "id": _answers.long_id(call.request),
+            "meta": {"usage": {"credits_used": call.cost}},
+        }
+        return _answers.success(call.request, content, call.cost)
+
+    def _refusal(self, call: Call) -> Answer | None:
+        """
+        Give what the upstream refuses *call* with, if it does.
+
+        Source: Alibaba Cloud Model Studio, "Error codes",
+        ``data_inspection_failed``, for refused content; that embeddings get
+        it, and through the gateway, is assumed.
+        """
+        problem = self._problem(call)
+        if problem is not None:
+            return _answers.refused_upstream(call.request, "InvalidParameter", problem)
+        if self.refuses is None or not any(map(self.refuses, call.texts)):
+            return None
+        if self.refusal_status == HTTPStatus.BAD_REQUEST:
+            message = "Input text data may contain inappropriate content."
+            return _answers.refused_upstream(call.request, "DataInspectionFailed", message)
+        return _answers.documented(call.request, self.refusal_status)
+
+    def _problem(self, call: Call) -> str | None:
+        """
+        Say what parameter of *call* the upstream refuses, in its words and spelling.
+
+        Source: logs of several public projects. Assumed: the order of the
+        checks, that a blank row gets the text of a too long one (whose range
+        begins at 1), and the list of lengths given for v3.
+        """
+        if len(call.texts) > self.max_rows:
+            limit = f"it should not be larger than {self.max_rows}.: input.contents"
+            return f"Value error, batch size is invalid, {limit}"
+        if any(not text.strip() or estimate_tokens(text) > _MOST_TOKENS for text in call.texts):
+            return f"Range of input length should be [1, {_MOST_TOKENS}]"
+        known = _DIMENSIONS[call.model, self.region]
+        if call.dimensions not in known:
+            listed = sorted(known | {3072}) if known == _ALL else sorted(known)
+            return f"Value error, dimension for embedding v3 is invalid, its value shold be in {listed}"
+        return None
 
 
 def _written(vector: array[float], *, base64: bool) -> list[float] | str:

@@ -38,6 +38,12 @@ def test_surface() -> None:
         ({"latency": -1}, "latency"),
         ({"latency": float("nan")}, "latency"),
         ({"rate_limit": 0}, "rate_limit"),
+        ({"concurrency_limit": 0}, "concurrency_limit"),
+        ({"retry_after": -1}, "retry_after"),
+        ({"retry_after": float("inf")}, "retry_after"),
+        ({"max_rows": 0}, "max_rows"),
+        ({"refusal_status": 399}, "refusal_status"),
+        ({"refusal_status": 600}, "refusal_status"),
         ({"credits": -1}, "credits"),
         ({"region": "moon"}, "region"),
     ],
@@ -95,6 +101,89 @@ def test_rate_limit(post: Post) -> None:
         }
     } == answers[-1].json()
     assert not [name for name in answers[-1].headers if "retry" in name or "ratelimit" in name]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "header"), [(None, None), (0, "0"), (2.0, "2"), (1e7, "10000000"), (0.25, "0.25")]
+)
+def test_retry_after(post: Post, seconds: float | None, header: str | None) -> None:
+    """The 429 of a limit names the seconds it was told to, in plain digits, or none."""
+    emulator = Emulator(rate_limit=1, retry_after=seconds, clock=lambda: 0.0)
+
+    assert [None, header] == [post(emulator).headers.get("retry-after") for _ in range(2)]
+
+
+def test_rejected_count(post: Post) -> None:
+    """All requests answered 429 are counted, whichever way they came to it, and no others."""
+    emulator = Emulator(rate_limit=1, clock=lambda: 0.0)
+    emulator.script(None, None, Fault(status=429), Fault(status=503))
+    statuses = [post(emulator).status_code for _ in range(4)]
+
+    assert ([200, 429, 429, 503], 2) == (statuses, emulator.rejected_count)
+
+
+def test_concurrency_limit(post: Post) -> None:
+    """No more requests than the limit are processed at once; those beyond leave rate and balance alone."""
+    emulator = Emulator(concurrency_limit=2, rate_limit=3, credits=100, clock=lambda: 0.0)
+    together, done = threading.Barrier(3, timeout=10), threading.Event()
+
+    def meet(answer: dict[str, Any]) -> dict[str, Any]:
+        together.wait()
+        assert done.wait(10)
+        return answer
+
+    emulator.script(*[Fault(edit=meet)] * 2)
+    with ThreadPoolExecutor(2) as pool:
+        within = [pool.submit(post, emulator) for _ in range(2)]
+        together.wait()
+        beyond = [post(emulator).status_code for _ in range(3)]
+        done.set()
+        statuses = [answer.result().status_code for answer in within]
+    after = [post(emulator).status_code for _ in range(2)]
+
+    assert ([429] * 3, [200] * 2, [200, 429]) == (beyond, statuses, after)
+    assert 97 == emulator.credits
+
+
+def test_only_what_is_processed_takes_a_place(post: Post) -> None:
+    """Requests that do not reach the models are not counted as processed at once."""
+    emulator = Emulator(concurrency_limit=1, api_keys=["key"])
+    statuses = []
+
+    def meanwhile(answer: dict[str, Any]) -> dict[str, Any]:
+        statuses.append(post(emulator, authorization="Bearer wrong").status_code)
+        return answer
+
+    emulator.script(Fault(edit=meanwhile), Fault(status=500))
+
+    assert ([200, 200], [500]) == ([post(emulator).status_code for _ in range(2)], statuses)
+
+
+def test_texts_billed(post: Post, body: Callable[..., Any]) -> None:
+    """A text counts once for each row that was embedded and charged, whatever was sent then."""
+    emulator = Emulator(refuses=lambda text: text == "bad")
+    emulator.script(
+        None,
+        Fault(status=201),
+        Fault(edit=lambda _: b""),
+        None,
+        Fault(status=503),
+        Fault(status=429),
+        None,
+    )
+    for texts in (["a", "b", "a"], ["a"], ["c"], ["bad", "a"], ["a"], ["a"], ["d"] * 11):
+        post(emulator, body(*texts))
+
+    assert {"a": 3, "b": 1, "c": 1} == emulator.texts_billed
+
+
+def test_texts_billed_is_a_copy(post: Post) -> None:
+    """Changing what was given changes nothing in the emulator."""
+    emulator = Emulator()
+    post(emulator)
+    emulator.texts_billed.clear()
+
+    assert {"Laura is a DJ.": 1} == emulator.texts_billed
 
 
 def test_refused_requests_leave_the_rate_alone(post: Post) -> None:
@@ -171,9 +260,12 @@ async def test_transports(body: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize(("keys", "key"), [(None, "emulator"), (["first", "second"], "first")])
 def test_client_options(keys: list[str] | None, key: str, body: Callable[..., Any]) -> None:
-    """The options are an accepted key and a client of each kind."""
+    """The options are an accepted key and a client of each kind, that says what it speaks to."""
     options = Emulator(api_keys=keys).client_options()
 
+    assert ["emulator"] * 2 == [
+        options[name].qwen_aiml_service for name in ("http_client", "http_async_client")
+    ]
     with options["http_client"] as client:
         response = client.post(URL, json=body(), headers={"authorization": f"Bearer {options['api_key']}"})
     assert (key, 200) == (options["api_key"], response.status_code)

@@ -4,47 +4,23 @@
 
 from __future__ import annotations
 
-import inspect
 import math
+import threading
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+import anyio
 import httpx
 import pytest
 
 from qwen_aiml.emulator import Emulator, Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
+    Send = Callable[..., Awaitable[httpx.Response]]
 
 URL = "https://api.aimlapi.com/v1/embeddings"
-
-
-class Send(Protocol):
-    """Sends a plain request, of either kind of client."""
-
-    async def __call__(self, emulator: Emulator, timeout: float | None = 5) -> httpx.Response:
-        """Send to *emulator*, allowing *timeout* seconds of silence."""
-        ...
-
-
-@pytest.fixture(params=["http_client", "http_async_client"])
-def send(request: pytest.FixtureRequest, body: Callable[..., Any]) -> Send:
-    """Give a function that sends a request with a sync or an async client."""
-
-    async def post(emulator: Emulator, timeout: float | None = 5) -> httpx.Response:
-        client = emulator.client_options()[request.param]
-        try:
-            answer = client.post(URL, json=body(), headers={"authorization": "Bearer key"}, timeout=timeout)
-            response: httpx.Response = await answer if inspect.isawaitable(answer) else answer
-        finally:
-            closing = client.close() if request.param == "http_client" else client.aclose()
-            if inspect.isawaitable(closing):
-                await closing
-        return response
-
-    return post
 
 
 @pytest.mark.anyio
@@ -141,21 +117,6 @@ async def test_not_success(send: Send, status: int) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(("asked", "sent"), [(0, 0), (100, 100), (10**9, -1)])
-async def test_cut(send: Send, asked: int, sent: int) -> None:
-    """A cut body, of which at least a byte is missing, is what httpx makes of a short one."""
-    emulator = Emulator(credits=10)
-    size = len((await send(emulator)).content)
-    emulator.script(Fault(cut=asked))
-    with pytest.raises(httpx.RemoteProtocolError) as raised:
-        await send(emulator)
-
-    assert f"(received {sent % size} bytes, expected {size})" in str(raised.value)
-    assert str(raised.value.request.url) == URL
-    assert 8 == emulator.credits
-
-
-@pytest.mark.anyio
 @pytest.mark.parametrize(("when", "left", "status"), [("before", 10, None), ("after", 9, 200)])
 async def test_reset(send: Send, when: Any, left: int, status: int | None) -> None:
     """A reset is a read error; the request was billed if it came after it was processed."""
@@ -166,6 +127,32 @@ async def test_reset(send: Send, when: Any, left: int, status: int | None) -> No
 
     assert str(raised.value.request.url) == URL
     assert (left, [status]) == (emulator.credits, [request.status for request in emulator.requests])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("when", "billed"), [("before", 0), ("during", 1), ("after", 1)])
+async def test_lost_answers_are_billed(send: Send, when: Any, billed: int) -> None:
+    """A text whose answer was lost is billed as any other, unless its request was reset before."""
+    emulator = Emulator()
+    emulator.script(Fault(reset=when))
+    with pytest.raises(httpx.ReadError, match="reset by peer"):
+        await send(emulator)
+
+    assert billed == emulator.texts_billed["Laura is a DJ."]
+
+
+@pytest.mark.anyio
+async def test_redirect(send: Send) -> None:
+    """A redirect names where to, and is neither processed nor billed."""
+    emulator = Emulator()
+    emulator.script(Fault(status=307, headers={"location": "http://elsewhere.test/v1/embeddings"}))
+    response = await send(emulator)
+
+    assert (307, "http://elsewhere.test/v1/embeddings") == (
+        response.status_code,
+        response.headers["location"],
+    )
+    assert not emulator.texts_billed
 
 
 @pytest.mark.anyio
@@ -215,6 +202,59 @@ async def test_timeout(send: Send) -> None:
     assert 9 == emulator.credits
 
 
+@pytest.mark.anyio
+async def test_hang(send: Send) -> None:
+    """A request that hangs is billed, and its client gets httpx's timeout when its patience ends."""
+    emulator = Emulator()
+    emulator.script(Fault(hang=True))
+    with pytest.raises(httpx.ReadTimeout):
+        await send(emulator, timeout=0.05)
+
+    assert (1, [200]) == (
+        emulator.texts_billed["Laura is a DJ."],
+        [request.status for request in emulator.requests],
+    )
+
+
+@pytest.mark.anyio
+async def test_hang_without_timeout(body: Callable[..., Any]) -> None:
+    """A task that hangs with no timeout waits until it is cancelled, and takes a place until then."""
+    emulator = Emulator(concurrency_limit=1)
+    emulator.script(Fault(hang=True))
+    statuses = []
+    options = emulator.client_options()
+    options["http_client"].close()
+    async with options["http_async_client"] as client:
+
+        async def post() -> None:
+            headers = {"authorization": "Bearer key"}
+            response = await client.post(URL, json=body(), headers=headers, timeout=None)
+            statuses.append(response.status_code)
+
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as group:
+                group.start_soon(post)
+                await anyio.wait_all_tasks_blocked()
+                await post()
+                group.cancel_scope.cancel()
+            await post()
+
+    assert [429, 200] == statuses
+    assert 1 == emulator.rejected_count
+
+
+def test_hang_of_a_thread(post: Callable[..., httpx.Response], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that hangs with no timeout waits for years, not for a time that cannot be waited."""
+    waits: list[float] = []
+    monkeypatch.setattr("qwen_aiml.emulator._transports.time.sleep", waits.append)
+    emulator = Emulator()
+    emulator.script(Fault(hang=True))
+    with pytest.raises(httpx.ReadTimeout):
+        post(emulator, timeout=None)
+
+    assert [True] == [10**7 < wait < threading.TIMEOUT_MAX for wait in waits]
+
+
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
@@ -223,17 +263,28 @@ async def test_timeout(send: Send) -> None:
         ({"latency": -0.1}, "latency"),
         ({"latency": math.inf}, "latency"),
         ({"cut": -1}, "cut must be"),
-        ({"reset": "during"}, "before"),
+        ({"reset": "later"}, '"before", "during" or "after"'),
+        ({"drip": -0.1}, "drip must be"),
+        ({"drip": math.inf}, "drip must be"),
         ({"body": b"x"}, "need a status"),
         ({"headers": {"a": "b"}}, "need a status"),
         ({"reset": "after", "status": 500}, "no answer"),
         ({"reset": "after", "cut": 5}, "no answer"),
         ({"reset": "after", "edit": dict}, "no answer"),
+        ({"reset": "before", "drip": 1}, "no answer"),
+        ({"reset": "before", "gzip": True}, "no answer"),
+        ({"reset": "during", "cut": 5}, "one of them"),
+        ({"reset": "during", "status": 304}, "empty body"),
+        ({"hang": True, "status": 500}, "no other setting"),
+        ({"hang": True, "reset": "after"}, "no other setting"),
+        ({"hang": True, "latency": 1}, "no other setting"),
         ({"edit": dict, "status": 200}, "one of them"),
         ({"status": 204, "body": b"x"}, "no body"),
+        ({"status": 204, "gzip": True}, "no body"),
         ({"status": 304, "cut": 1}, "empty body"),
         ({"status": 500, "body": b"", "cut": 0}, "empty body"),
         ({"status": 500, "headers": {"Content-Length": "3"}}, "content-length"),
+        ({"status": 500, "gzip": True, "headers": {"Content-Encoding": "br"}}, "content-encoding"),
     ],
 )
 def test_bad_faults(settings: dict[str, Any], problem: str) -> None:

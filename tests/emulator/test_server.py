@@ -36,30 +36,15 @@ HEADERS = {"authorization": "Bearer key"}
 
 
 @pytest.fixture
-def emulator() -> Emulator:
-    """Give an emulator that knows one key and has some credits."""
-    return Emulator(api_keys=["key"], credits=100_000)
-
-
-@pytest.fixture
-def url(emulator: Emulator) -> Iterator[str]:
-    """Serve the emulator and give its base URL."""
-    with serve(emulator) as url:
-        yield url
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[httpx.Client]:
-    """Give an HTTP client of the served emulator."""
-    with httpx.Client(base_url=url, headers=HEADERS, timeout=10, trust_env=False) as client:
-        yield client
-
-
-@pytest.fixture
 def sdk(url: str) -> Iterator[openai.OpenAI]:
     """Give an OpenAI client of the served emulator."""
     with openai.OpenAI(base_url=url, api_key="key", max_retries=0, timeout=10) as client:
         yield client
+
+
+def threads() -> list[str]:
+    """Name the threads that are there; other libraries' may come and go."""
+    return [thread.name for thread in threading.enumerate()]
 
 
 def test_same_answer(client: httpx.Client, post: Post, body: Callable[..., Any]) -> None:
@@ -92,29 +77,6 @@ def test_status(emulator: Emulator, client: httpx.Client, body: Callable[..., An
     emulator.script(Fault(status=status))
 
     assert [status, 200] == [client.post("/embeddings", json=body()).status_code for _ in range(2)]
-
-
-@pytest.mark.parametrize("sent", [0, 1000])
-def test_cut(emulator: Emulator, client: httpx.Client, body: Callable[..., Any], sent: int) -> None:
-    """A cut body ends early for httpx, having promised more; the next request is served."""
-    emulator.script(Fault(cut=sent))
-    with pytest.raises(httpx.RemoteProtocolError, match=rf"received {sent} bytes, expected [1-9]\d{{3}}\)"):
-        client.post("/embeddings", json=body())
-
-    assert 200 == client.post("/embeddings", json=body()).status_code
-
-
-@pytest.mark.parametrize(("when", "left"), [("before", 99_999), ("after", 99_998)])
-def test_reset(
-    emulator: Emulator, client: httpx.Client, body: Callable[..., Any], when: Any, left: int
-) -> None:
-    """A reset is a true one, not an end; the next request is served."""
-    emulator.script(Fault(reset=when))
-    with pytest.raises(httpx.ReadError, match="reset by peer"):
-        client.post("/embeddings", json=body())
-
-    assert 200 == client.post("/embeddings", json=body()).status_code
-    assert left == emulator.credits
 
 
 def test_latency(emulator: Emulator, client: httpx.Client, body: Callable[..., Any]) -> None:
@@ -155,7 +117,6 @@ def test_stop_leaves_nothing(body: Callable[..., Any]) -> None:
     """Leaving the context ends the thread and frees the port, soon, though a request is in flight."""
     emulator = Emulator()
     emulator.script(None, Fault(latency=60))
-    threads = threading.active_count()
     with serve(emulator) as url, httpx.Client(base_url=url, headers=HEADERS, trust_env=False) as idle:
         idle.post("/embeddings", json=body())
         failures: list[Exception] = []
@@ -176,19 +137,20 @@ def test_stop_leaves_nothing(body: Callable[..., Any]) -> None:
     waiting.join(10)
 
     assert (1, True) == (len(failures), took < 3)
-    assert threads == threading.active_count()
+    assert "qwen-aiml-emulator" not in threads()
     with closing(socket.create_server(("127.0.0.1", int(url.split(":")[2].removesuffix("/v1"))))):
         pass
 
 
 def test_started_and_stopped_at_once() -> None:
     """A server that is never asked anything stops as well."""
-    threads = threading.active_count()
     started = time.monotonic()
     with serve(Emulator()) as url:
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/v1", url)
+        assert "qwen-aiml-emulator" in threads()
 
-    assert (threads, True) == (threading.active_count(), time.monotonic() - started < 3)
+    assert time.monotonic() - started < 3
+    assert "qwen-aiml-emulator" not in threads()
 
 
 @pytest.mark.parametrize("text", ["Laura", ["Laura", "is", "a", "DJ"]])
@@ -304,7 +266,8 @@ def test_main(
         [url] = re.findall(r"AIMLAPI_BASE_URL=(\S+)", printed)
         for key in ("other", "second", "second"):
             headers = {"authorization": f"Bearer {key}"}
-            statuses.append(httpx.post(url + "/embeddings", json=body(), headers=headers).status_code)
+            response = httpx.post(url + "/embeddings", json=body(), headers=headers)
+            statuses.append((response.status_code, response.headers.get("retry-after")))
         raise KeyboardInterrupt
 
     monkeypatch.setattr("qwen_aiml.emulator.__main__.time.sleep", use)
@@ -313,6 +276,8 @@ def test_main(
         "0",
         "--rate-limit",
         "1",
+        "--retry-after",
+        "7",
         "--latency",
         "0.01",
         "--api-key",
@@ -321,7 +286,7 @@ def test_main(
         "second",
     ]
 
-    assert (0, [401, 200, 429]) == (main(options), statuses)
+    assert (0, [(401, None), (200, None), (429, "7")]) == (main(options), statuses)
 
 
 def test_command(body: Callable[..., Any]) -> None:

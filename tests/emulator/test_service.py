@@ -339,6 +339,44 @@ def test_upstream_refuses(post: Post, body: Callable[..., Any], change: dict[str
     assert {"error": error, "id": request_id, "request_id": request_id} == response.json()
 
 
+@pytest.mark.parametrize(("rows", "status"), [(3, 200), (4, 400)])
+def test_max_rows(post: Post, body: Callable[..., Any], rows: int, status: int) -> None:
+    """The most rows are as many as was said, and the refusal of more says how many."""
+    response = post(Emulator(max_rows=3), body(*["a"] * rows))
+
+    assert (status, status == 400) == (response.status_code, "not be larger than 3." in response.text)
+
+
+def test_refused_content(post: Post, body: Callable[..., Any]) -> None:
+    """One text of refused content is a 400 for all, in the upstream's envelope and words."""
+    emulator = Emulator(refuses=lambda text: "bad" in text, credits=10)
+    response = post(emulator, body("a", "so bad", "b"))
+
+    message = (
+        "<400> InternalError.Algo.DataInspectionFailed: Input text data may contain inappropriate content."
+    )
+    kind = "DataInspectionFailed"
+    assert (400, "application/json") == (response.status_code, response.headers["content-type"])
+    assert {"message": message, "type": kind, "param": None, "code": kind} == response.json()["error"]
+    assert [10, 200] == [emulator.credits, post(emulator, body("a", "b")).status_code]
+
+
+def test_refused_content_unexplained(post: Post, body: Callable[..., Any]) -> None:
+    """Content may be refused with another status, in the gateway's words for it, which do not say why."""
+    emulator = Emulator(refuses=lambda text: text == "bad", refusal_status=500, credits=10)
+    response = post(emulator, body("a", "bad"))
+
+    assert (500, "Internal server error") == (response.status_code, response.json()["message"])
+    assert [10, 200] == [emulator.credits, post(emulator, body("a", "b")).status_code]
+
+
+def test_parameters_before_content(post: Post, body: Callable[..., Any]) -> None:
+    """A wrong parameter is found before any content is looked at."""
+    response = post(Emulator(refuses=lambda _: True), body("a", dimensions=100))
+
+    assert "InvalidParameter" == response.json()["error"]["code"]
+
+
 @pytest.mark.parametrize("dimensions", [64, 128, 256, 512, 768, 1024, 1536, 2048])
 @pytest.mark.parametrize("region", ["international", "mainland"])
 def test_dimensions(post: Post, body: Callable[..., Any], region: Any, dimensions: int) -> None:

@@ -1,0 +1,153 @@
+"""
+An account with the service: what it may do at once, what it has left, what it was billed.
+
+All of it may be used from any thread. No I/O and no waiting here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from http import HTTPStatus
+from math import inf
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from . import _answers, _service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from contextlib import ExitStack
+
+    from ._answers import Answer, Request
+
+_WINDOW = 1.0  # seconds over which the rate is counted
+
+
+class Account:
+    """
+    What stands between a request and the models.
+
+    Args:
+        api_keys: The keys that are known. None: all that are not blank.
+
+        credits: The balance, in whole credits. None: endless.
+
+        rate_limit: Requests a second that reach the models. None: no limit.
+
+        concurrency_limit: Requests that the models process at once. None: no
+            limit.
+
+        retry_after: Seconds that a request beyond those limits is told to
+            wait. None: it is told nothing.
+
+        clock: Seconds that only grow; the rate goes by it.
+
+        upstream: The models.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_keys: Collection[str] | None,
+        credits: int | None,  # noqa: A002 - the service's word; the builtin is for the REPL
+        rate_limit: int | None,
+        concurrency_limit: int | None,
+        retry_after: float | None,
+        clock: Callable[[], float],
+        upstream: _service.Upstream,
+    ) -> None:
+        """Set up an account that was billed nothing yet."""
+        if isinstance(api_keys, str) or (
+            api_keys is not None and not all(key.strip() for key in api_keys or [""])
+        ):
+            raise ValueError(
+                "api_keys must be a collection of keys, none of them blank; or None, to accept any"
+            )
+        if credits is not None and credits < 0:
+            raise ValueError(f"credits must be 0 or more, not {credits}")
+        if rate_limit is not None and rate_limit < 1:
+            raise ValueError(f"rate_limit must be 1 request a second or more, not {rate_limit}")
+        if concurrency_limit is not None and concurrency_limit < 1:
+            raise ValueError(f"concurrency_limit must be 1 request or more, not {concurrency_limit}")
+        if retry_after is not None and not 0 <= retry_after < inf:
+            raise ValueError(f"retry_after must be a number of seconds, 0 or more, not {retry_after}")
+        self.api_keys = None if api_keys is None else tuple(api_keys)
+        self._credits = credits
+        self._rate_limit = inf if rate_limit is None else rate_limit
+        self._concurrency_limit = inf if concurrency_limit is None else concurrency_limit
+        self._retry_after = retry_after
+        self._clock = clock
+        self._upstream = upstream
+        self._lock = Lock()
+        self._recent: deque[float] = deque()
+        self._processing = 0
+        self._billed: Counter[str] = Counter()
+
+    @property
+    def credits(self) -> int | None:
+        """The credits left; None if they are endless."""
+        return self._credits
+
+    @property
+    def texts_billed(self) -> Counter[str]:
+        """How often each text was billed, a copy."""
+        with self._lock:
+            return self._billed.copy()
+
+    def process(self, request: Request, in_flight: ExitStack) -> Answer:
+        """
+        Answer *request* as the service does, and bill it if it is embedded.
+
+        If it reaches the models, it takes one of the places there until
+        *in_flight* is closed.
+        """
+        call = _service.gateway(request, api_keys=self.api_keys)
+        if isinstance(call, _answers.Answer):
+            return call
+        if not self._hold(call.cost):
+            return _answers.documented(request, HTTPStatus.FORBIDDEN.value)
+        if self._admit():
+            in_flight.callback(self._leave)
+            answer = self._upstream.answer(call)
+        else:
+            answer = _answers.throttled(request, self._retry_after)
+        if answer.status != HTTPStatus.OK:
+            self._hold(-call.cost)
+            return answer
+        with self._lock:
+            self._billed.update(call.texts)
+        return answer
+
+    def _hold(self, cost: int) -> bool:
+        """
+        Take *cost* from the balance, if it covers it; give it back if negative.
+
+        Source: AI/ML API docs, "API key usage": a hold, rolled back when the
+        request fails.
+        """
+        with self._lock:
+            if self._credits is None:
+                return True
+            if self._credits < cost:
+                return False
+            self._credits -= cost
+            return True
+
+    def _admit(self) -> bool:
+        """Say whether one more request is within the limits, and count it against them if it is."""
+        with self._lock:
+            now = self._clock()
+            while self._recent and self._recent[0] <= now - _WINDOW:
+                self._recent.popleft()
+            if self._processing >= self._concurrency_limit or len(self._recent) >= self._rate_limit:
+                return False
+            self._recent.append(now)
+            self._processing += 1
+            return True
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._processing -= 1
