@@ -5,7 +5,7 @@ QwenAIMLError                     everything below, so that one ``except`` is en
 ├── ConfigurationError            a setting is wrong or missing (also ValueError)
 ├── InputError                    texts that can't be embedded, refused before any request
 │   ├── InputTypeError            ... not a string (also TypeError)
-│   └── InputValueError           ... blank (also ValueError)
+│   └── InputValueError           ... blank, or counted as too long (also ValueError)
 ├── TransportError                no answer: connection, TLS, timeout
 ├── DeadlineError                 ``total_timeout`` ran out (also TimeoutError)
 ├── APIStatusError                the service answered with an error
@@ -98,7 +98,7 @@ class InputTypeError(InputError, TypeError):
 
 
 class InputValueError(InputError, ValueError):
-    """Some texts are blank."""
+    """Some texts are blank or, as the tokenizer counts, too long."""
 
 
 class TransportError(QwenAIMLError):

@@ -91,8 +91,8 @@ def test_all_is_true(package: ModuleType) -> None:
 
 @pytest.mark.parametrize("package", ADAPTERS, ids=lambda package: package.__name__)
 def test_adapters_are_thin(package: ModuleType) -> None:
-    """An adapter declares, maps, forwards and documents, in less than 150 lines of code."""
-    assert sum(map(code_lines, sources(package))) < 150
+    """An adapter's modules declare, map, forward and document, each in less than 150 lines of code."""
+    assert max(map(code_lines, sources(package))) < 150
 
 
 @pytest.mark.parametrize("package", ADAPTERS, ids=lambda package: package.__name__)
@@ -120,13 +120,20 @@ def test_imports_run_one_way() -> None:
 def test_pure_modules() -> None:
     """What decides does no I/O: it imports neither HTTP nor an event loop."""
     pure = {
+        "_batch",
+        "_cache",
         "_errors",
         "_flow",
+        "_learned",
+        "_long",
         "_models",
+        "_pace",
         "_result",
         "_retry",
         "_secret",
+        "_shorten",
         "_status",
+        "_steps",
         "_texts",
         "_turns",
         "_wire",

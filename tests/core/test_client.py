@@ -8,6 +8,7 @@ import inspect
 import math
 import pickle
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -21,6 +22,7 @@ from qwen_aiml import (
     AsyncEmbeddingClient,
     AuthenticationError,
     ConfigurationError,
+    DeadlineError,
     EmbeddingBatchError,
     EmbeddingClient,
     EmbeddingConfig,
@@ -33,7 +35,8 @@ from qwen_aiml import (
     TransportError,
     Usage,
 )
-from qwen_aiml._flow import Send
+from qwen_aiml._steps import Fault as Silence
+from qwen_aiml._steps import Send
 from qwen_aiml.emulator import Emulator, Fault
 
 if TYPE_CHECKING:
@@ -254,7 +257,7 @@ async def test_query_instruction(kind: type[Client]) -> None:
 async def test_requests_in_flight(kind: type[Client], bound: int) -> None:
     """Requests are sent at once up to the bound, and never beyond it."""
     emulator = Emulator(latency=0.05)
-    await embed(make(kind, emulator, max_concurrency=bound, batch_size=1), TEXTS[:16])
+    await embed(make(kind, emulator, max_concurrency=bound, batch_size=1), TEXTS)
 
     assert emulator.peak_in_flight == bound
 
@@ -479,22 +482,31 @@ async def test_deadline() -> None:
     assert caught.value.attempts == emulator.request_count == 1
 
 
-async def test_deadline_while_waiting_for_a_turn() -> None:
+async def test_deadline_while_waiting_for_a_turn(kind: type[Client]) -> None:
     """A request that the deadline overtakes before its turn is not sent."""
-    emulator = Emulator(latency=30)
-    client = make(AsyncEmbeddingClient, emulator, max_concurrency=1)
-    assert isinstance(client, AsyncEmbeddingClient)
-    sender = await client._sender()
-    async with anyio.create_task_group() as group:
-        group.start_soon(client.embed, ["first"])
-        while emulator.request_count == 0:  # noqa: ASYNC110 (it has no event to await)
-            await anyio.sleep(0.01)
-        assert await sender.send(Send(b"{}", client._clock.now() + 0.05, lambda: False)) is None
-        assert await sender.send(Send(b"{}", client._clock.now() - 1, lambda: False)) is None
-        group.cancel_scope.cancel()
-    assert await sender.send(Send(b"{}", None, lambda: True)) is None
+    emulator = Emulator(latency=1)
+    patient: Any = make(kind, emulator, max_concurrency=1)
+    hurried: Any = make(kind, emulator, max_concurrency=1, total_timeout=0.1)
+    hurried._sender = patient._sender
+    sender = patient._sender if kind is EmbeddingClient else await patient._sender()
+    turn = sender.turns.enter("another call")
+    sender.turns.start(turn)
+    with pytest.raises(DeadlineError) as caught:
+        await embed(hurried, ["a"])
 
-    assert emulator.request_count == 1
+    assert caught.value.attempts == emulator.request_count == 0
+    sender.turns.leave(turn)
+    assert (await embed(patient, ["a"])).usage.requests == 1
+
+
+async def test_deadline_that_has_passed() -> None:
+    """What is to be sent after the deadline is broken off at once, by an asynchronous client."""
+    client = make(AsyncEmbeddingClient, Emulator(latency=30))
+    assert isinstance(client, AsyncEmbeddingClient)
+    outcome = await (await client._sender()).send(Send(b"{}", time.monotonic() - 1, 1000))
+
+    assert isinstance(outcome, Silence)
+    assert outcome.kind == "timeout"
 
 
 async def test_interrupted_while_closing() -> None:
@@ -518,7 +530,7 @@ async def test_interrupted_while_closing() -> None:
 def test_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C starts no new request, wakes who waits for a next attempt, and leaves no thread."""
     emulator = Emulator()
-    emulator.script(*[Fault(status=429, headers={"retry-after": "50"})] * 8)
+    emulator.script(*[Fault(status=503, headers={"retry-after": "50"})] * 8)
     client = make(EmbeddingClient, emulator, max_concurrency=2)
     assert isinstance(client, EmbeddingClient)
     waiting = threading.Event()
@@ -535,11 +547,10 @@ def test_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(threading.Event, "wait", wait)
     monkeypatch.setattr("concurrent.futures._base.Future.result", interrupt)
-    before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         client.embed(TEXTS)
 
-    assert threading.active_count() == before
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("qwen_aiml")]
     assert emulator.request_count == 2
 
 

@@ -34,7 +34,6 @@ from qwen_aiml import (
     _client,
     _sender,
 )
-from qwen_aiml._flow import Send
 from qwen_aiml.emulator import Emulator, Fault, serve
 
 if TYPE_CHECKING:
@@ -208,13 +207,10 @@ def test_closed_while_in_use_by_threads(
             call = pool.submit(client.embed, TEXTS)
             while emulator.request_count == before:
                 time.sleep(0.01)
-            shared = client._sender._shared
             client.close()
             assert call.result().embeddings == expected
-        assert shared is not None
-        assert (shared.users, shared.close.alive) == (0, False)
     client.close()
-    assert client._sender._shared is None
+    assert client._sender._idle.lines == []
 
 
 def test_after_a_fork(config: EmbeddingConfig, expected: list[list[float]]) -> None:
@@ -222,14 +218,14 @@ def test_after_a_fork(config: EmbeddingConfig, expected: list[list[float]]) -> N
     own, given = EmbeddingClient(config), EmbeddingClient(config, http_client=httpx.Client())
     given_async = AsyncEmbeddingClient(config, http_client=httpx.AsyncClient())
     assert own.embed(TEXTS).embeddings == expected
-    inherited = own._sender._shared
-    assert inherited is not None
+    parents = own._sender
     own._totals_lock.acquire()
+    own.learned.pace._lock.acquire()
 
     _client._after_fork()
 
-    assert not inherited.close.alive
-    inherited.http.close()
+    assert not parents._end.alive
+    parents.close()
     assert own.embed(TEXTS).embeddings == expected
     own.close()
     with pytest.raises(ConfigurationError, match="can't be used after a fork"):
@@ -384,18 +380,6 @@ def test_deadline_while_waiting_for_a_turn(address: str, emulator: Emulator) -> 
     assert emulator.request_count == before + 1
 
 
-def test_deadline_that_has_passed(config: EmbeddingConfig, emulator: Emulator) -> None:
-    """A turn that comes after the deadline, or after the end of the call, is not used."""
-    client = EmbeddingClient(config)
-    before = emulator.request_count
-    late = Send(b"{}", time.monotonic() - 1, lambda: False)
-    stopped = Send(b"{}", None, lambda: True)
-
-    assert client._sender.send(late) is None
-    assert client._sender.send(stopped) is None
-    assert emulator.request_count == before
-
-
 @pytest.mark.parametrize("kind", CLIENTS)
 def test_refused(kind: Any) -> None:
     """Nobody listening is a TransportError that names the address."""
@@ -413,7 +397,7 @@ def test_refused(kind: Any) -> None:
 @pytest.mark.parametrize(
     ("error", "kind", "detail"),
     [
-        (httpx.ConnectTimeout("x"), "timeout", "no connection within 10 s (ConnectTimeout)"),
+        (httpx.ConnectTimeout("x"), "connection", "no connection within 10 s (ConnectTimeout)"),
         (httpx.WriteTimeout("x"), "timeout", "silence for 60 s (WriteTimeout)"),
         (
             httpx.LocalProtocolError(f"Illegal header value b'Bearer {KEY}'"),

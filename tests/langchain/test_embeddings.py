@@ -89,11 +89,12 @@ def test_errors_pass_unchanged(documents: Any) -> None:
 
 
 def test_default_settings_send_many_at_once(documents: Any) -> None:
-    """With default settings 40 batches go out eight at a time."""
+    """With default settings 40 batches go out six at a time and more."""
     emulator = Emulator(latency=0.1)
     documents(make(emulator), [f"text {at}" for at in range(400)])
 
-    assert (emulator.request_count, emulator.peak_in_flight) == (40, 8)
+    assert emulator.request_count == 40
+    assert 6 < emulator.peak_in_flight <= 12
 
 
 def test_queries() -> None:

