@@ -176,7 +176,8 @@ def test_fixed_rates() -> None:
         (Pace(32, tokens_per_minute=60_000), 1000, 1.0),
         (Pace(32, requests_per_minute=120, tokens_per_minute=60_000), 100, 0.5),
     ):
-        now, starts = 0.0, []
+        now = 0.0
+        starts: list[float] = []
         while len(starts) < 20:
             taken = pace.take(now, tokens)
             if isinstance(taken, Start):
