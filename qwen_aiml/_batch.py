@@ -107,7 +107,7 @@ def _embed(
     try:
         rows = yield from embed_batch(book.texts(places), call, retries=retries)
     except QwenAIMLError as error:
-        if _may_be_one_text(error, call):
+        if may_be_one_text(error, call):
             return error
         raise
     yield from book.keep(places, rows)
@@ -162,7 +162,8 @@ def _blame_the_text(error: QwenAIMLError, call: Call, before: int) -> None:
         raise error
 
 
-def _may_be_one_text(error: QwenAIMLError, call: Call) -> bool:
+def may_be_one_text(error: QwenAIMLError, call: Call) -> bool:
+    """Tell whether one text may be the cause of an error, and others would be embedded."""
     if not is_passing(error):
         return isinstance(error, APIStatusError) and error.reason in ("rows", "length", "content", "text")
     if not call.config.max_retries:
