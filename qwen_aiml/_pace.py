@@ -152,7 +152,7 @@ class Pace:
             self._fruitless = 0
             self._window = min(self._most, self._window + 1 / (self.window * self._patience))
             if self._suspicion is not None and start.at > self._suspicion.first.at:
-                self._too_many_under_way(self._suspicion)
+                self._too_many_under_way(self._suspicion, start)
             if tokens is not None:
                 self._bytes += size
                 self._tokens += tokens
@@ -194,7 +194,8 @@ class Pace:
             elif not accepted:
                 self._fruitless += 1
                 self._window = max(1.0, self._window / 2)
-                self._rate = rate / 2 if rate else self._window
+                # Not slower than the pauses, or the client would crawl long after the service has recovered.
+                self._rate = max(rate / 2, 1 / LONGEST_PAUSE) if rate else self._window
                 if advised is None:
                     self._pause(now, min(LONGEST_PAUSE, 3.0 ** (self._fruitless - 1)) * (1 + jitter))
             else:
@@ -216,9 +217,10 @@ class Pace:
     def _pause(self, now: float, seconds: float) -> None:
         self._paused_until = max(self._paused_until, now + seconds)
 
-    def _too_many_under_way(self, suspicion: _Suspicion) -> None:
+    def _too_many_under_way(self, suspicion: _Suspicion, probe: Start) -> None:
         """Keep to the number that was accepted; a refusal below that was one request's bad luck."""
-        most = max(start.level for start in self._recent if start.outcome == "accepted")
+        # The probe may have taken so long that it is no longer remembered.
+        most = max([probe.level, *(start.level for start in self._recent if start.outcome == "accepted")])
         if most >= suspicion.first.level:
             self._window = suspicion.window
         else:
