@@ -222,7 +222,8 @@ def _attempt(call: Call, send: Send) -> Generator[Step, Outcome, Outcome]:
     start: Start | float = 0.0
     outcome: Outcome = None
     try:
-        crash = None if turn.has_come else (yield Enter(turn, call.deadline))
+        # Looked at after the turn was entered: a call that is stopped later than that withdraws it.
+        crash = None if turn.has_come or call.is_over() else (yield Enter(turn, call.deadline))
         tokens = pace.expected_tokens(size)
         if crash is None and call.has_limiter and turn.has_come and not call.is_over():
             crash = yield Admit(math.ceil(tokens))

@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from qwen_aiml import (
+    APIStatusError,
     AuthenticationError,
     DeadlineError,
     EmbeddingConfig,
@@ -342,6 +343,18 @@ def test_stopped_before_its_turn() -> None:
 
     with pytest.raises(NotSentError):
         next(embed_batch(["text"], hand.call, retries=0))
+
+
+def test_stopped_before_it_enters_the_line() -> None:
+    """A call that was stopped does not wait for a turn that another call holds back."""
+    hand = Hand()
+    other = Call(hand.call.config, hand.call.clock, hand.call.learned, hand.call.turns, threading.Event())
+    assert hand.send(BUSY) == Wait(0.5)
+    held = hand.call.turns.enter(other)
+    assert held.has_come
+    hand.call.stop()
+
+    hand.fail(None, APIStatusError)
 
 
 def test_stopped_while_waiting() -> None:
