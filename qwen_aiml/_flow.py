@@ -240,9 +240,12 @@ def _attempt(call: Call, send: Send) -> Generator[Step, Outcome, Outcome]:
             yield Wait(start)
         return outcome
     finally:
-        if isinstance(start, Start):
-            _report(call, start, size, outcome)
-        call.turns.leave(turn)
+        try:
+            if isinstance(start, Start):
+                _report(call, start, size, outcome)
+        finally:
+            # Come what may: a turn that is not given back is one less for all later calls.
+            call.turns.leave(turn)
 
 
 def _report(call: Call, start: Start, size: int, outcome: Outcome) -> None:

@@ -117,7 +117,7 @@ def _message(body: Any) -> str:
     inner = error if isinstance(error, dict) else {}
     for said in (body.get("message"), inner.get("message"), error, body.get("title")):
         if isinstance(said, list):
-            said = "; ".join(map(str, said))  # noqa: PLW2901 (one shape from here on)
+            said = "; ".join(map(_plain, said))  # noqa: PLW2901 (one shape from here on)
         if isinstance(said, str) and said.strip():
             return "; ".join([said.strip(), *_issues(inner.get("data"))])
     return ""
@@ -128,10 +128,15 @@ def _issues(data: Any) -> list[str]:
     if not isinstance(data, list):
         return []
     return [
-        f"{'.'.join(map(str, issue.get('path') or ['body']))}: {issue.get('message')}"
+        f"{'.'.join(map(_plain, issue.get('path') or ['body']))}: {_plain(issue.get('message'))}"
         for issue in data
         if isinstance(issue, dict) and isinstance(issue.get("path") or [], list)
     ]
+
+
+def _plain(said: object) -> str:
+    # To print what is nested a thousand deep is more than Python can.
+    return str(said) if isinstance(said, (str, int)) else "..."
 
 
 def _outline(answer: Answer) -> str:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from ._config import EmbeddingConfig
 
+MOST_COUNTED = 2**53
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -207,8 +209,9 @@ def _from_base64(text: str, at: int) -> list[float]:
 def _count(source: Any, name: str) -> int | None:
     value = source.get(name) if isinstance(source, dict) else None
     if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if type(value) is int else None
+        value = int(value)
+    # Rates and totals are reckoned with it, so what no request can cost counts as unsaid.
+    return value if type(value) is int and 0 <= value < MOST_COUNTED else None
 
 
 def _string(source: Any, name: str) -> str | None:

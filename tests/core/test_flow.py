@@ -194,6 +194,20 @@ def test_turns() -> None:
     assert isinstance(next(embed_batch(["text"], first.call, retries=0)), Send)
 
 
+def test_turns_are_given_back_come_what_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of ours, in what is learned from an answer, does not cost the client a turn."""
+    hand = Hand()
+
+    def fail(*_: object) -> None:
+        raise RecursionError
+
+    monkeypatch.setattr(hand.call.learned.pace, "accepted", fail)
+    with pytest.raises(RecursionError):
+        hand.send(GOOD)
+
+    assert not hand.call.turns._started
+
+
 def test_turn_that_never_came() -> None:
     """A request whose turn is withdrawn since the call has ended is not sent."""
     first = Hand(max_concurrency=1)
