@@ -231,7 +231,7 @@ class EmbeddingClient(_BaseClient):
         """
         stopped = threading.Event()
         job, call = self._job(texts, role, self._sender.turns, stopped, has_limiter=admit is not None)
-        with Watch(self.config.total_timeout) as watch:
+        with Watch(None if call.deadline is None else call.seconds_left()) as watch:
             driver = Driver(self._sender, self._sender.turns, self._clock, stopped, watch, self.cache, admit)
             driver.drive(job.look_up())
             workers = min(self.config.max_concurrency, job.batches)
@@ -366,7 +366,9 @@ def _work_in_threads(driver: Driver, job: Job, call: Call, workers: int) -> None
             for done in [pool.submit(copy_context().run, _work, driver, job) for _ in range(workers)]:
                 done.result()
         except BaseException:
+            # Interrupted, so that nobody waits for the answers; on the way out all threads are waited for.
             call.stop()
+            driver.watch.break_off()
             raise
 
 
