@@ -311,14 +311,11 @@ class AsyncEmbeddingClient(_BaseClient):
         job, call = self._job(texts, role, sender.turns, stopped, has_limiter=admit is not None)
         driver = AsyncDriver(sender, sender.turns, self._clock, stopped, self.cache, admit)
         await driver.drive(job.look_up())
-        workers = min(self.config.max_concurrency, job.batches)
         try:
-            if workers > 1:
-                async with anyio.create_task_group() as group:
-                    for _ in range(workers):
-                        group.start_soon(_awork, driver, job)
-            else:
-                await _awork(driver, job)
+            # Also for one worker alone: asyncio's own cancellation ends what is shielded, but not in a child.
+            async with anyio.create_task_group() as group:
+                for _ in range(min(self.config.max_concurrency, job.batches)):
+                    group.start_soon(_awork, driver, job)
         finally:
             self._count(call.usage)
         return job.result()

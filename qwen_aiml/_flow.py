@@ -176,7 +176,7 @@ def embed_batch(texts: Sequence[str], call: Call, *, retries: int) -> Generator[
         if outcome is None:
             if call.stopped.is_set():
                 raise last or NotSentError()
-            raise _too_late(call, attempt - 1, last) from last
+            raise too_late(call, attempt - 1, last) from last
         logger.debug("%d texts, attempt %d: %s", len(texts), attempt, _said(outcome))
         call.spend(_cost(outcome))
         try:
@@ -209,7 +209,7 @@ def _backoff(error: QwenAIMLError, outcome: Outcome, call: Call, *, is_last: boo
         advised = retry_after(outcome.headers, call.clock.date()) if isinstance(outcome, Answer) else None
         seconds = backoff(error.attempts, advised, call.clock.random)
     if call.seconds_left() <= seconds:
-        raise _too_late(call, error.attempts, error) from error
+        raise too_late(call, error.attempts, error) from error
     if is_last:
         raise error
     return seconds
@@ -226,7 +226,7 @@ def _attempt(call: Call, send: Send) -> Generator[Step, Outcome, Outcome]:
         crash = None if turn.has_come or call.is_over() else (yield Enter(turn, call.deadline))
         tokens = pace.expected_tokens(size)
         if crash is None and call.has_limiter and turn.has_come and not call.is_over():
-            crash = yield Admit(math.ceil(tokens))
+            crash = yield Admit(math.ceil(tokens), call.deadline)
         if crash is not None:
             return crash
         while turn.has_come and not call.is_over():
@@ -290,7 +290,8 @@ def _read(outcome: Outcome, texts: Sequence[str], call: Call) -> Rows:
     return decode(answer, len(texts), call.dimensions)
 
 
-def _too_late(call: Call, attempts: int, last: QwenAIMLError | None) -> DeadlineError:
+def too_late(call: Call, attempts: int = 0, last: QwenAIMLError | None = None) -> DeadlineError:
+    """Say that the deadline has passed, or would, after some *attempts*, the last of which got an error."""
     if call.seconds_left() <= 0:
         said = "ran out"
     elif last is None:

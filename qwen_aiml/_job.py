@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ._batch import embed_places
 from ._cache import cache_key, namespace, pack, unpack
 from ._errors import CacheError, EmbeddingBatchError, QwenAIMLError, ResponseFormatError, TransportError
-from ._flow import NotSentError
+from ._flow import NotSentError, too_late
 from ._long import NEVER_TOO_LONG, LongTexts
 from ._result import EmbeddingResult
 from ._steps import Load, Store
@@ -90,6 +90,8 @@ class Job:
 
         Raises:
             CacheError: If it can't be read; nothing was sent then.
+
+            DeadlineError: If it took too long.
         """
         if self._namespace is None:
             return
@@ -223,7 +225,9 @@ class Job:
         for at in range(0, len(places), LOOKED_UP):
             some = places[at : at + LOOKED_UP]
             keys = [self._key(place, shortened) for place in some]
-            entries = yield Load(keys)
+            entries = yield Load(keys, self._call.deadline)
+            if self._call.seconds_left() <= 0:
+                raise too_late(self._call)
             if isinstance(entries, CacheError):
                 raise entries
             if isinstance(entries, Exception):

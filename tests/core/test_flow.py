@@ -161,7 +161,7 @@ def test_limiter() -> None:
     """The user's rate limiter is asked before each request, with the tokens expected in it."""
     hand = Hand(has_limiter=True)
     body = b'{"model":"unknown","input":["text"],"dimensions":1}'
-    assert hand.first == Admit(-(-len(body) // 3))
+    assert hand.first == Admit(-(-len(body) // 3), None)
     assert isinstance(hand.send(None), Send)
     assert isinstance(hand.send(BUSY), Wait)
     assert isinstance(hand.send(None), Admit)
