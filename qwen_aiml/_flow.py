@@ -110,6 +110,11 @@ class Call:
     refused_alone: int = 0
     lock: Lock = field(default_factory=Lock)
 
+    @property
+    def rows(self) -> int:
+        """Texts that one request may hold, by the settings and by what the service has told."""
+        return min(self.config.rows, self.learned.rows)
+
     def stop(self) -> None:
         """Start no further request, and let nobody wait for one."""
         self.stopped.set()

@@ -7,6 +7,7 @@ Workers of either colour take flows from a job until it has no more; all it deci
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ._batch import embed_places
@@ -82,7 +83,7 @@ class Job:
     @property
     def batches(self) -> int:
         """How many requests the job needs if none fails."""
-        return -(-len(self._todo) // self._call.learned.rows) + len(self._too_long)
+        return -(-len(self._todo) // self._call.rows) + len(self._too_long)
 
     def look_up(self) -> Generator[Step, Outcome, None]:
         """
@@ -110,7 +111,7 @@ class Job:
                 return self._guarded([place := self._too_long.pop()], self._embed_long(place))
             if self._begun == len(self._todo):
                 return None
-            batch = self._todo[self._begun : self._begun + self._call.learned.rows]
+            batch = self._todo[self._begun : self._begun + self._call.rows]
             self._begun += len(batch)
         return self._guarded(batch, embed_places(batch, self, self._call))
 
@@ -176,7 +177,7 @@ class Job:
     def fail(self, places: Sequence[int], error: QwenAIMLError) -> None:
         """Note why some texts have no embedding."""
         with self._call.lock:
-            error.indices = tuple(self._indices(set(places)))
+            error.indices = tuple(self._indices(places))
             self._failures.update(dict.fromkeys(places, error))
 
     def shorten(
@@ -218,8 +219,15 @@ class Job:
     def _missing(self, places: Sequence[int]) -> list[int]:
         return [place for place in places if self._embeddings[place] is None]
 
-    def _indices(self, places: set[int]) -> list[int]:
-        return [index for index, place in enumerate(self._places) if place in places]
+    def _indices(self, places: Iterable[int]) -> list[int]:
+        return sorted(index for place in places for index in self._indices_of[place])
+
+    @cached_property
+    def _indices_of(self) -> list[list[int]]:
+        found: list[list[int]] = [[] for _ in self._texts]
+        for index, place in enumerate(self._places):
+            found[place].append(index)
+        return found
 
     def _load(self, places: Sequence[int], shortened: str) -> Generator[Step, Outcome, None]:
         for at in range(0, len(places), LOOKED_UP):

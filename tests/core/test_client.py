@@ -572,3 +572,18 @@ def test_vectors_are_unit_length() -> None:
 
     assert first != second
     assert math.isclose(math.hypot(*first), 1.0, abs_tol=1e-6)
+
+
+async def test_rows_learned_by_another_client(kind: type[Client]) -> None:
+    """Who shares what another client has learned keeps to a batch_size of its own."""
+    emulator = Emulator()
+    first = make(kind, emulator)
+    transport = first._http_client
+    small = kind(
+        EmbeddingConfig(api_key=KEY, dimensions=64, batch_size=2),
+        http_client=transport,
+        learned=first.learned,
+    )
+    await embed(small, TEXTS[:6])
+
+    assert {len(request.texts) for request in emulator.requests} == {2}
