@@ -192,7 +192,9 @@ class Pace:
             # Both ways to count: connecting delays a first request, and a refusal may come before its elders'
             # answers do.
             earlier = [other for other in self._recent if other.outcome in ("accepted", None)]
-            started = [other.at for other in earlier if start.at - 1 < other.at <= start.at]
+            near = [other.at for other in earlier if start.at - 1 < other.at]
+            # A request that starts first can arrive last.
+            started = [at for at in near if at <= start.at] or near
             answered = [other.at for other in earlier if now - 1 < other.ended <= now]
             if self._suspicion is not None:
                 self._too_high_a_rate(self._suspicion, now)

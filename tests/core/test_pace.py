@@ -185,7 +185,21 @@ def test_after_an_outage() -> None:
 
     wait = pace.take(now, 0)
     assert not isinstance(wait, Start)
-    assert wait <= _pace.LONGEST_PAUSE
+    assert wait <= 1.1 * _pace.LONGEST_PAUSE
+
+
+def test_the_first_of_a_burst_is_refused() -> None:
+    """It may have arrived last, so that it is no sign that nothing is accepted."""
+    pace = Pace(32)
+    first, *others = [pace.take(at / 1000, 0) for at in range(6)]
+    assert isinstance(first, Start)
+    pace.refused(first, 0.1, None, 0.0)
+    for start in others:
+        assert isinstance(start, Start)
+        pace.accepted(start, 0.1, 100, 20)
+
+    assert pace._rate is None
+    assert isinstance(pace.take(0.1, 0), Start)
 
 
 def test_a_slow_probe() -> None:
