@@ -27,6 +27,9 @@ logger = logging.getLogger("qwen_aiml")
 # and messages": errors of its partners show as 500; that others of these do is assumed.
 OF_ONE_TEXT = frozenset({408, 500, 504, 524})
 
+# Texts refused in requests of their own, while nothing was accepted, that show that it is not the texts.
+ENOUGH = 3
+
 
 class Book(Protocol):
     """Where the texts of a call stand, by place, and what became of them."""
@@ -67,25 +70,34 @@ def embed_places(places: Sequence[int], book: Book, call: Call) -> Generator[Ste
         QwenAIMLError: What no other text of the account would escape either. Texts without an embedding or an
             error of their own are those it is about.
     """
-    waiting = deque([list(places)])
+    # Pieces, each with why it was refused as a whole, if it was.
+    waiting: deque[tuple[list[int], QwenAIMLError | None]] = deque([(list(places), None)])
     while waiting:
-        piece = waiting.popleft()
+        piece, error = waiting.popleft()
         before = call.accepted
-        error = yield from _embed(piece, book, call, call.config.max_retries)
+        if error is None:
+            error = yield from _embed(piece, book, call, call.config.max_retries)
         if error is None:
             continue
         if (rows := _fewer_rows(error, len(piece))) is not None:
             _learn(call, rows)
-            waiting.extendleft(piece[at : at + rows] for at in reversed(range(0, len(piece), rows)))
+            pieces = [piece[at : at + rows] for at in range(0, len(piece), rows)]
+            waiting.extendleft((part, None) for part in reversed(pieces))
             continue
         culprit, others, error = yield from _narrowed(piece, error, book, call)
+        others_error = None
         if error is not None:
-            _blame_the_text(error, call, before if is_passing(error) else 0)
+            before = before if is_passing(error) else 0
+            if others and call.accepted == before:
+                # No text is blamed before another one was accepted.
+                others_error = yield from _embed(others, book, call, _retries(error, call))
+                others = others if others_error else []
+            _blame_the_text(error, call, before)
             error = yield from book.shorten(culprit, error)
         if error is not None:
             book.fail([culprit], error)
         if others:
-            waiting.append(others)
+            waiting.append((others, others_error))
 
 
 def _embed(
@@ -95,7 +107,7 @@ def _embed(
     try:
         rows = yield from embed_batch(book.texts(places), call, retries=retries)
     except QwenAIMLError as error:
-        if _may_be_one_text(error, call):
+        if may_be_one_text(error, call):
             return error
         raise
     yield from book.keep(places, rows)
@@ -112,8 +124,7 @@ def _narrowed(
         The text; those of which nothing is known, since the cause was found without them; and the error of
         the text alone, None if it was embedded after all.
     """
-    # A service that is slow or out of order got all its tries already.
-    retries = 0 if is_passing(error) else call.config.max_retries
+    retries = _retries(error, call)
     others: list[int] = []
     seen_alone = len(suspects) == 1
     while len(suspects) > 1:
@@ -129,6 +140,11 @@ def _narrowed(
     return suspects[0], others, (yield from _embed(suspects, book, call, retries))
 
 
+def _retries(error: QwenAIMLError, call: Call) -> int:
+    # A service that is slow or out of order got all its tries already.
+    return 0 if is_passing(error) else call.config.max_retries
+
+
 def _blame_the_text(error: QwenAIMLError, call: Call, before: int) -> None:
     """
     Make sure that it is the text, since others are accepted.
@@ -142,11 +158,12 @@ def _blame_the_text(error: QwenAIMLError, call: Call, before: int) -> None:
         return
     with call.lock:
         call.refused_alone += 1
-    if is_passing(error) or call.refused_alone > 1:
+    if is_passing(error) or call.refused_alone >= ENOUGH:
         raise error
 
 
-def _may_be_one_text(error: QwenAIMLError, call: Call) -> bool:
+def may_be_one_text(error: QwenAIMLError, call: Call) -> bool:
+    """Tell whether one text may be the cause of an error, and others would be embedded."""
     if not is_passing(error):
         return isinstance(error, APIStatusError) and error.reason in ("rows", "length", "content", "text")
     if not call.config.max_retries:

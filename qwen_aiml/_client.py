@@ -237,6 +237,7 @@ class EmbeddingClient(_BaseClient):
             workers = min(self.config.max_concurrency, job.batches)
             try:
                 if workers > 1:
+                    self._sender.prepare()
                     _work_in_threads(driver, job, call, workers)
                 else:
                     _work(driver, job)

@@ -245,15 +245,16 @@ def _attempt(call: Call, send: Send) -> Generator[Step, Outcome, Outcome]:
 
 
 def _report(call: Call, start: Start, size: int, outcome: Outcome) -> None:
-    pace = call.learned.pace
+    pace, now = call.learned.pace, call.clock.now()
     if not isinstance(outcome, Answer) or outcome.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        pace.lost(start)
+        pace.lost(start, now)
     elif is_throttle(outcome):
         # Zero counts as unsaid: a clock that goes wrong makes 0 of every date.
         advised = retry_after(outcome.headers, call.clock.date()) or None
-        pace.refused(start, call.clock.now(), advised, JITTER * call.clock.random())
+        pace.refused(start, now, advised, JITTER * call.clock.random())
     else:
-        pace.accepted(start, size, read_usage(outcome).total_tokens if is_success(outcome.status) else None)
+        tokens = read_usage(outcome).total_tokens if is_success(outcome.status) else None
+        pace.accepted(start, now, size, tokens)
 
 
 def _said(outcome: Outcome) -> str:

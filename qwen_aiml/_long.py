@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import _tokens
+from ._batch import may_be_one_text
 from ._errors import APIStatusError, InputValueError, QwenAIMLError, name_texts
 from ._flow import embed_batch
 from ._retry import is_passing
@@ -93,10 +94,12 @@ class LongTexts:
         for pieces in self._forms(sent[len(self._prefix) :], counted=error is None):
             try:
                 return (yield from self._embed_pieces(pieces, call, retries))
-            except APIStatusError as refused:
-                if not _may_be_too_long(refused, sent):
+            except QwenAIMLError as refused:
+                if not may_be_one_text(refused, call):
                     raise
                 error = refused
+                if not _may_be_too_long(refused, sent):
+                    break
         return error or InputValueError("the query_instruction leaves no room for the text")
 
     def _forms(self, text: str, *, counted: bool) -> Iterable[list[str]]:

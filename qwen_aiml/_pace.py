@@ -4,9 +4,9 @@ How fast the requests of one client may start: fixed rates, and limits found out
 The service publishes no limits, so they are found. Requests start as fast as answers come, and one more is
 under way at once after each round, until one is refused with 429. Then nothing starts until those under way
 are answered and one more has been tried. If that one is accepted, too many were under way. If it is refused
-as well, too many had started: all pause, and from there on requests start evenly at the rate that was just
-accepted, less 5 %. That rate grows, slowly near where it failed and faster the longer nothing is refused, as
-CUBIC does for TCP. Halving it instead would leave a quarter of what the service takes unused.
+as well, too many had started in a second: once that second is over they start evenly, a little slower than
+was just accepted. The rate comes back to that, stays near it, and goes beyond it faster and faster the longer
+nothing is refused, as CUBIC does for TCP. Halving it would leave a quarter of what the service takes unused.
 
 Source: CUBIC, RFC 9438. That limits hold for each second: Alibaba Cloud Model Studio, "Rate limits" (those a
 minute are enforced a second as well); that AI/ML API has such limits is assumed.
@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 FIRST_WINDOW = 6
-KEPT = 0.95  # of the rate that was just accepted
-SLOW_GROWTH = 0.05  # after SLOW_REQUESTS at the rate kept, eightfold after twice as long
-SLOW_REQUESTS = 200
+LESS = 0.05  # than the rate that was just accepted
+REGAINED = 150  # requests until it is that rate again, and as many more until it is as much above it
 FASTEST, SLOWEST = 0.5, 30.0  # seconds that may take
 PATIENCE = 16  # rounds before one more is under way, near the number that was too many
 REMEMBERED = 10.0  # seconds
-EARLY = 0.01  # seconds a request may start before its time, since nobody wakes to the millisecond
+SETTLED = 1.2  # seconds
+CAUGHT_UP = 0.04  # seconds of lateness that are made good, since nobody wakes to the millisecond
 LONGEST_PAUSE = 30.0
 FIRST_RATIO = 1 / 3  # tokens a byte, until answers tell; English has 0.2, Chinese 0.25, code 0.4
 
@@ -45,12 +45,15 @@ class Start:
         level: How many were under way then, itself included.
 
         outcome: What came of it; None if that is not known yet.
+
+        ended: When that was known.
     """
 
     at: float
     tokens: float
     level: int
     outcome: Literal["accepted", "refused", "lost"] | None = None
+    ended: float = math.inf
 
 
 @dataclass
@@ -59,7 +62,6 @@ class _Suspicion:
 
     first: Start
     rate: float
-    resume_at: float
     window: float
 
 
@@ -94,7 +96,7 @@ class Pace:
         self._suspicion: _Suspicion | None = None
         # Requests a second at the time of `_grown_from`; None as long as no limit was met.
         self._rate: float | None = None
-        self._grown_from = self._refused_at = -math.inf
+        self._grown_from = self._refused_at = self._settled_at = -math.inf
         self._fruitless = 0
         self._lock = threading.Lock()
 
@@ -123,11 +125,11 @@ class Pace:
             tokens: Expected in the request.
         """
         with self._lock:
-            wait = max(self._next - EARLY, self._paused_until) - now
+            rate = self._rate_at(now)
+            wait = max(self._next, self._paused_until, self._room_at(now, rate)) - now
             if wait > 0:
                 return wait
-            rate = self._rate_at(now)
-            self._next = max(self._next, now - EARLY) + max(
+            self._next = max(self._next, now - CAUGHT_UP) + max(
                 self._seconds_a_request, tokens * self._seconds_a_token, 1 / rate if rate else 0.0
             )
             while self._recent and self._recent[0].at < now - REMEMBERED:
@@ -136,32 +138,35 @@ class Pace:
             self._recent.append(Start(now, tokens, self._under_way))
             return self._recent[-1]
 
-    def accepted(self, start: Start, size: int, tokens: int | None) -> None:
+    def accepted(self, start: Start, now: float, size: int, tokens: int | None) -> None:
         """
         Count an answer that was no refusal.
 
         Args:
             start: The request.
 
+            now: Reading of the clock.
+
             size: Bytes of text in it.
 
             tokens: Billed for it; None if the answer did not say.
         """
         with self._lock:
-            self._end(start, "accepted")
+            self._end(start, now, "accepted")
             self._fruitless = 0
-            self._window = min(self._most, self._window + 1 / (self.window * self._patience))
-            if self._suspicion is not None and start.at > self._suspicion.first.at:
+            if self._suspicion is None:
+                self._window = min(self._most, self._window + 1 / (self.window * self._patience))
+            elif start.at > self._suspicion.first.at:
                 self._too_many_under_way(self._suspicion)
             if tokens is not None:
                 self._bytes += size
                 self._tokens += tokens
                 self._next += (tokens - start.tokens) * self._seconds_a_token
 
-    def lost(self, start: Start) -> None:
+    def lost(self, start: Start, now: float) -> None:
         """Count a request whose answer tells nothing about limits, or never came."""
         with self._lock:
-            self._end(start, "lost")
+            self._end(start, now, "lost")
 
     def refused(self, start: Start, now: float, advised: float | None, jitter: float) -> None:
         """
@@ -177,40 +182,40 @@ class Pace:
             jitter: Share by which to lengthen the pause, so that not all clients come back at once.
         """
         with self._lock:
-            self._end(start, "refused")
+            self._end(start, now, "refused")
             if advised is not None:
                 self._pause(now, advised * (1 + jitter))
             if start.at <= self._refused_at:
                 return  # under way when the others were refused, so it tells nothing new
-            self._refused_at = now
-            accepted = [
-                other.at
-                for other in self._recent
-                if start.at - 1 < other.at <= start.at and other.outcome in ("accepted", None)
-            ]
             rate = self._rate_at(now)
+            self._refused_at = now
+            # Both ways to count: connecting delays a first request, and a refusal may come before its elders'
+            # answers do.
+            earlier = [other for other in self._recent if other.outcome in ("accepted", None)]
+            started = [other.at for other in earlier if start.at - 1 < other.at <= start.at]
+            answered = [other.at for other in earlier if now - 1 < other.ended <= now]
             if self._suspicion is not None:
                 self._too_high_a_rate(self._suspicion, now)
-            elif not accepted:
+            elif not started:
                 self._fruitless += 1
                 self._window = max(1.0, self._window / 2)
                 self._rate = rate / 2 if rate else self._window
                 if advised is None:
                     self._pause(now, min(LONGEST_PAUSE, 3.0 ** (self._fruitless - 1)) * (1 + jitter))
             else:
-                found = KEPT * len(accepted)
-                suspicion = _Suspicion(start, found, accepted[0] + 1, self._window)
+                found = float(max(len(started), len(answered)))
+                suspicion = _Suspicion(start, found, self._window)
                 if rate is not None:
-                    suspicion.rate = max(rate / 2, min(found, KEPT * rate))
+                    suspicion.rate = max(rate / 2, min(found, rate))
                 known = any(start.at - 2 < other.at <= start.at - 1 for other in self._recent)
                 if rate is not None or advised is not None or known:
-                    self._too_high_a_rate(suspicion, now, known=advised is not None)
+                    self._too_high_a_rate(suspicion, now)
                 else:
                     self._suspicion, self._window = suspicion, 1.0
             self._grown_from = max(now, self._paused_until)
 
-    def _end(self, start: Start, outcome: Literal["accepted", "refused", "lost"]) -> None:
-        start.outcome = outcome
+    def _end(self, start: Start, now: float, outcome: Literal["accepted", "refused", "lost"]) -> None:
+        start.outcome, start.ended = outcome, now
         self._under_way -= 1
 
     def _pause(self, now: float, seconds: float) -> None:
@@ -225,13 +230,31 @@ class Pace:
             self._window, self._patience = float(most), PATIENCE
         self._suspicion = None
 
-    def _too_high_a_rate(self, suspicion: _Suspicion, now: float, *, known: bool = False) -> None:
+    def _too_high_a_rate(self, suspicion: _Suspicion, now: float) -> None:
+        if self._rate is None:
+            self._settled_at = now + SETTLED
         self._suspicion, self._window, self._rate = None, suspicion.window, suspicion.rate
-        if not known:
-            self._pause(now, suspicion.resume_at - now)
+
+    def _room_at(self, now: float, rate: float | None) -> float:
+        """
+        Say when the last second leaves room for one more, as the service counts.
+
+        Only after a refusal: from then on an even pace keeps to the limit by itself.
+        """
+        if rate is None or now > self._settled_at:
+            return now
+        # A request reached the service at the latest when it was answered; connecting delays some.
+        reached = [
+            start.at if start.outcome is None else start.ended
+            for start in self._recent
+            if start.outcome in ("accepted", None)
+        ]
+        most = max(1, round(rate / (1 - LESS)))
+        last_second = sorted(moment for moment in reached if moment > now - 1)
+        return last_second[-most] + 1 if len(last_second) >= most else now
 
     def _rate_at(self, now: float) -> float | None:
         if self._rate is None:
             return None
-        slow = min(SLOWEST, max(FASTEST, SLOW_REQUESTS / self._rate))
-        return self._rate * (1 + SLOW_GROWTH * (max(0.0, now - self._grown_from) / slow) ** 3)
+        back = min(SLOWEST, max(FASTEST, REGAINED / self._rate))
+        return self._rate * (1 + LESS * (max(0.0, now - self._grown_from) / back - 1) ** 3)

@@ -99,6 +99,13 @@ class Sender:
         self._lock = threading.Lock()
         self.turns = Turns(lambda: pace.window)
 
+    def prepare(self) -> None:
+        """Open a first connection, so that threads do not all read the certificates at once."""
+        if self._given is None and not self._idle.lines:
+            line = self._open()
+            with self._lock:
+                self._idle.lines.append(line)
+
     def send(self, step: Send, watch: Watch) -> Outcome:
         """Post, and be broken off by *watch*; a client of the user's is only looked after between reads."""
         if self._given is not None:
@@ -256,8 +263,10 @@ def _made(kind: Callable[..., _Made], config: EmbeddingConfig) -> _Made:
         ConfigurationError: If the environment names what can't be used.
     """
     limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
+    # Without TLS nothing needs the certificates, which take a while to read.
+    plain = config.is_local and config.endpoint.startswith("http:")
     try:
-        return kind(verify=_tls(), limits=limits, trust_env=not config.is_local)
+        return kind(verify=False if plain else _tls(), limits=limits, trust_env=not config.is_local)
     except OSError as error:
         message = f"SSL_CERT_FILE or SSL_CERT_DIR in the environment can't be used: {error}"
     except ImportError:

@@ -196,7 +196,7 @@ def _advice(kind: type[APIStatusError], status: int, said: str, config: Embeddin
         ),
         (
             _TOO_LONG.search(said),
-            f"shorten or split the text that has more than {facts.max_tokens} tokens",
+            f"shorten or split the text that has more than {facts.max_tokens} tokens, or set on_too_long",
         ),
         (
             _DIMENSION.search(said) and config.dimensions in facts.regional_dimensions,

@@ -23,7 +23,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again at once, also after a refusal for the rate."""
     monkeypatch.setattr(_retry, "FIRST_BACKOFF", 0.0)
-    monkeypatch.setattr(_pace.Pace, "refused", lambda self, start, *_: self.lost(start))
+    monkeypatch.setattr(_pace.Pace, "refused", lambda self, start, now, *_: self.lost(start, now))
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -17,12 +17,15 @@ SNIPPETS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTAL
 
 def test_there_are_snippets() -> None:
     """Every Python fence of the README is found."""
-    assert len(SNIPPETS) == README.count("```python") == 5
+    assert len(SNIPPETS) == README.count("```python") == 6
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
-def test_snippet(snippet: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_snippet(
+    snippet: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     """Each snippet runs by itself, with nothing set but the key, and finds what it looks for."""
+    monkeypatch.chdir(tmp_path)
     with serve(Emulator()) as base_url:
         monkeypatch.setenv("AIMLAPI_API_KEY", "a-key")
         monkeypatch.setenv("AIMLAPI_BASE_URL", base_url)

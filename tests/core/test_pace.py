@@ -87,7 +87,7 @@ class Service:
                 _, _, start, taken = heapq.heappop(answers)
                 under_way -= 1
                 if taken:
-                    pace.accepted(start, 100, 20)
+                    pace.accepted(start, now, 100, 20)
                 else:
                     waiting += 1
                     pace.refused(start, now, self.advice, 0.0)
@@ -96,7 +96,7 @@ class Service:
 
 @pytest.mark.parametrize(
     ("rate", "latency", "requests"),
-    [(5, 0.1, 150), (50, 0.005, 300), (50, 0.02, 300), (50, 0.1, 300), (50, 0.1, 1500), (500, 0.02, 5000)],
+    [(5, 0.1, 300), (50, 0.005, 300), (50, 0.02, 300), (50, 0.1, 300), (50, 0.1, 1500), (500, 0.02, 5000)],
 )
 def test_unknown_rate(rate: int, latency: float, requests: int) -> None:
     """An unknown rate is found: 1.15 of the ideal time at the most, under 5 % of requests refused."""
@@ -147,7 +147,7 @@ def test_bad_luck() -> None:
         if at == 2:
             pace.refused(start, 0.1, None, 0.0)
         else:
-            pace.accepted(start, 100, 20)
+            pace.accepted(start, 0.1, 100, 20)
 
     assert pace.window == 6
     assert pace._rate is None
@@ -184,9 +184,9 @@ def test_fixed_rates() -> None:
                 starts.append(now)
             else:
                 now += taken
-        assert starts[-1] == pytest.approx(19 * seconds, abs=0.021)
+        assert starts[-1] == pytest.approx(19 * seconds, abs=0.05)
         gaps = [later - earlier for earlier, later in pairwise(starts)]
-        assert min(gaps) >= seconds - 0.021
+        assert min(gaps) >= seconds - _pace.CAUGHT_UP - 0.001
 
 
 def test_tokens_are_settled() -> None:
@@ -194,14 +194,14 @@ def test_tokens_are_settled() -> None:
     pace = Pace(32, tokens_per_minute=600)
     start = pace.take(0.0, 10)
     assert isinstance(start, Start)
-    assert pace.take(0.0, 10) == pytest.approx(1.0, abs=0.021)
-    pace.accepted(start, 100, 30)
-    assert pace.take(0.0, 10) == pytest.approx(3.0, abs=0.021)
+    assert pace.take(0.0, 10) == pytest.approx(1.0, abs=0.05)
+    pace.accepted(start, 0.0, 100, 30)
+    assert pace.take(0.0, 10) == pytest.approx(3.0, abs=0.05)
 
     start = pace.take(3.0, 40)
     assert isinstance(start, Start)
-    pace.accepted(start, 100, 20)
-    assert pace.take(3.0, 10) == pytest.approx(2.0, abs=0.021)
+    pace.accepted(start, 3.0, 100, 20)
+    assert pace.take(3.0, 10) == pytest.approx(2.0, abs=0.05)
 
 
 def test_expected_tokens() -> None:
@@ -210,9 +210,9 @@ def test_expected_tokens() -> None:
     assert pace.expected_tokens(300) == 100
     start = pace.take(0.0, 0)
     assert isinstance(start, Start)
-    pace.accepted(start, 1000, 200)
+    pace.accepted(start, 0.0, 1000, 200)
     assert pace.expected_tokens(300) == pytest.approx(60)
-    pace.accepted(start, 1000, None)
+    pace.accepted(start, 0.0, 1000, None)
     assert pace.expected_tokens(300) == pytest.approx(60)
 
 
@@ -221,14 +221,14 @@ def test_old_refusals_tell_nothing_new() -> None:
     pace = Pace(32)
     accepted, *refused = (pace.take(0.0, 0) for _ in range(6))
     assert isinstance(accepted, Start)
-    pace.accepted(accepted, 100, 20)
+    pace.accepted(accepted, 0.1, 100, 20)
     for start in refused:
         assert isinstance(start, Start)
         pace.refused(start, 0.1, 2.0, 0.0)
     rate = pace._rate
     assert rate is not None
 
-    assert rate == pytest.approx(_pace.KEPT * 5)
+    assert rate == 5
     assert pace.take(0.1, 0) == pytest.approx(2.0)
 
 
@@ -237,7 +237,7 @@ def test_lost_requests() -> None:
     pace = Pace(1)
     start = pace.take(0.0, 0)
     assert isinstance(start, Start)
-    pace.lost(start)
+    pace.lost(start, 0.0)
     again = pace.take(0.0, 0)
 
     assert isinstance(again, Start)
@@ -250,7 +250,7 @@ def test_memory() -> None:
     for second in range(100):
         start = pace.take(float(second), 0)
         assert isinstance(start, Start)
-        pace.accepted(start, 100, 20)
+        pace.accepted(start, float(second), 100, 20)
 
     assert len(pace._recent) <= _pace.REMEMBERED + 1
 

