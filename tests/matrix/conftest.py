@@ -141,7 +141,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         self: _pace.Pace, start: _pace.Start, now: float, advised: float | None, jitter: float
     ) -> None:
         if advised is None:
-            self.lost(start)
+            self.lost(start, now)
         else:
             asked.append(advised)
             refused(self, start, now, advised, jitter)

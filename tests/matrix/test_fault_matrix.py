@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 KEY = "sk-test-0123456789abcdef"
 TEXTS = tuple(f"confidential {at:02d}" for at in range(23))  # three requests
+FEW = TEXTS[:13]  # two
 TEN = TEXTS[:10]
 POISON = TEXTS[9]
 LONG = "confidential " * 3000  # more tokens than are taken
@@ -94,7 +95,7 @@ class Case:
     choose: Callable[[Sequence[str]], Fault | None] = lambda _: None
     account: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    texts: Sequence[str] = TEXTS
+    texts: Sequence[str] = FEW
     sent: Sequence[str] | None = None
     requests: int
     harmless: bool = False
@@ -138,12 +139,12 @@ def once(fault: Fault, **more: Any) -> dict[str, Case]:
 
 def each(faults: Mapping[str, Fault], **more: Any) -> dict[str, Case]:
     """Expect that one request more mends each."""
-    return {name: Case(faults=[fault], requests=4, **more) for name, fault in faults.items()}
+    return {name: Case(faults=[fault], requests=3, **more) for name, fault in faults.items()}
 
 
 def fine(faults: Mapping[str, Fault]) -> dict[str, Case]:
     """Expect that each is taken as the good answer that it is."""
-    return {name: Case(faults=[fault] * 3, requests=3, harmless=True) for name, fault in faults.items()}
+    return {name: Case(faults=[fault] * 2, requests=2, harmless=True) for name, fault in faults.items()}
 
 
 def said(body: bytes, status: int = 200, **headers: str) -> Fault:
@@ -181,7 +182,7 @@ def poisoned(fault: Fault) -> Callable[[Sequence[str]], Fault | None]:
     return lambda texts: fault if POISON in texts else None
 
 
-def poison(requests: int = 8, error: type[QwenAIMLError] = APIStatusError, **more: Any) -> Case:
+def poison(requests: int = 7, error: type[QwenAIMLError] = APIStatusError, **more: Any) -> Case:
     """Expect that the text is found, and all others are embedded."""
     return Case(requests=requests, error=error, **{"failed": [9], **more})
 
@@ -204,6 +205,7 @@ def final(error: type[QwenAIMLError], *faults: Fault, facts: Mapping[str, Any] |
     """Expect that the first fault of a call ends it."""
     return Case(
         faults=faults,
+        texts=TEXTS,
         requests=len(faults),
         settings=ONE | {"max_retries": len(faults) - 1},
         error=error,
@@ -222,6 +224,7 @@ def late(error: type[QwenAIMLError], fault: Fault, **settings: Any) -> Case:
     """Expect that a fault after a good request leaves what that one brought."""
     return Case(
         faults=[None, fault],
+        texts=TEXTS,
         requests=2,
         settings=ONE | settings,
         error=error,
@@ -406,6 +409,7 @@ TABLE = (
             "401": late(AuthenticationError, Fault(status=401)),
             "credits": Case(
                 account={"credits": 12},  # six for ten texts
+                texts=TEXTS,
                 requests=3,
                 settings=ONE,
                 error=InsufficientCreditsError,
@@ -532,11 +536,12 @@ TABLE = (
     Row(
         "unsound-always",
         "Any of these, or 500, at each try and for all texts",
-        "a text at fault is looked for, three requests, then `ResponseFormatError` or `APIStatusError`",
+        "a text at fault is looked for, four requests more, then `ResponseFormatError` or `APIStatusError`",
         {
             name: Case(
                 choose=always(fault),
-                requests=6,
+                texts=TEXTS,
+                requests=7,
                 settings=ONE | {"max_retries": 2},
                 error=error,
                 failed=range(10),
@@ -577,7 +582,7 @@ TABLE = (
                     ),
                 }
             ),
-            "base64": Case(account={"base64": True}, settings={"encoding_format": "base64"}, requests=3),
+            "base64": Case(account={"base64": True}, settings={"encoding_format": "base64"}, requests=2),
         },
     ),
     Row(
@@ -590,6 +595,7 @@ TABLE = (
                 choose=poisoned(said(b'{"message": "Can not digest confidential 09"}', 400)),
                 facts={"reason": "text"},
             ),
+            "worst-place": refusing(4, requests=8),
             "413": poison(account=refused(413), facts={"reason": "length"}),
             "422": poison(account=refused(422), facts={"reason": "text"}),
         },
@@ -601,7 +607,7 @@ TABLE = (
         "the same, once all tries failed",
         {
             str(status): poison(
-                9,
+                8,
                 account=refused(status),
                 settings={"max_retries": 1},
                 facts={"status_code": status},
@@ -615,13 +621,13 @@ TABLE = (
         "the same",
         {
             "unsound": poison(
-                9,
+                8,
                 ResponseFormatError,
                 choose=poisoned(row(embedding=None)),
                 settings={"max_retries": 1},
             ),
             "hang": poison(
-                9,
+                8,
                 TransportError,
                 choose=poisoned(Fault(hang=True)),
                 settings={"max_retries": 1, "timeout": 0.2},
@@ -634,18 +640,19 @@ TABLE = (
         "Two such texts, in one request or in two",
         "both are found",
         {
-            "apart": refusing(9, 12, requests=12),
-            "together": refusing(3, 7, requests=11),
+            "apart": refusing(9, 12, requests=10),
+            "together": refusing(3, 7, requests=10),
         },
     ),
     Row(
         "refused-all",
         "Every text refused without a reason",
-        "the error after the second text that is refused alone",
+        "the error after the third text that is refused alone",
         {
             "": Case(
                 choose=always(said(b'{"message": "No"}', 400)),
-                requests=8,
+                texts=TEXTS,
+                requests=13,
                 settings=ONE,
                 error=APIStatusError,
                 facts={"reason": "text", "attempts": 1},
@@ -658,7 +665,7 @@ TABLE = (
         "row-limit",
         "Fewer texts a request than documented: a 400 that names the number",
         "split to that number, and no more sent at once from then on",
-        {"": Case(account={"max_rows": 4}, settings=ONE, requests=8, again=3)},
+        {"": Case(account={"max_rows": 4}, texts=TEXTS, settings=ONE, requests=8, again=3)},
     ),
     Row(
         "too-long",
