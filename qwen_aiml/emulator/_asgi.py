@@ -34,6 +34,9 @@ class _Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # Else a body waits 40 ms for its head to be confirmed, on each connection that is kept. asyncio sees
+        # to it only where the listener was made with the number of the protocol.
+        _socket(transport).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.app_state = {"transport": transport}
 
 
@@ -148,6 +151,9 @@ def _encoded(answer: Answer) -> list[tuple[bytes, bytes]]:
 
 def _reset(transport: asyncio.Transport) -> None:
     # A reset, where a plain close would be an end: the socket is told to forget what is not sent.
-    connection = cast("socket.socket", transport.get_extra_info("socket"))
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    _socket(transport).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
+
+
+def _socket(transport: asyncio.Transport) -> socket.socket:
+    return cast("socket.socket", transport.get_extra_info("socket"))

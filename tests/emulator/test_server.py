@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import re
 import runpy
@@ -64,6 +65,26 @@ def test_connection_is_kept(emulator: Emulator, client: httpx.Client, body: Call
 
     assert 1 == len(streams)
     assert [200, 200, 400, 200] == [request.status for request in emulator.requests]
+
+
+def test_answers_are_sent_at_once(url: str) -> None:
+    """The head of an answer, sent before its body, does not wait for the client to confirm it."""
+    host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert connection.recv(1)
+        [served] = [held for held in gc.get_objects() if is_other_end(held, connection)]
+
+        assert served.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def is_other_end(held: object, connection: socket.socket) -> bool:
+    """Tell whether an object is the open socket that a connection leads to."""
+    if type(held) is not socket.socket or held.fileno() < 0 or held.family != socket.AF_INET:
+        return False
+    return bool(held.getsockname() == connection.getpeername()) and not held.getsockopt(
+        socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+    )
 
 
 def test_path_is_reported(client: httpx.Client) -> None:

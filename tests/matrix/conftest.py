@@ -1,0 +1,336 @@
+"""What the fault matrix stands on: one server whose account changes, all ways in, a look at what is left."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+import anyio
+import httpx
+import orjson
+import pytest
+
+from langchain_qwen_aiml import QwenAIMLEmbeddings
+from llama_index_qwen_aiml import QwenAIMLEmbedding
+from qwen_aiml import (
+    AsyncEmbeddingClient,
+    EmbeddingClient,
+    EmbeddingConfig,
+    QwenAIMLError,
+    Usage,
+    _client,
+    _flow,
+    _pace,
+    _retry,
+    _steps,
+)
+from qwen_aiml.emulator import Emulator, _vectors, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from qwen_aiml.emulator import Fault
+    from qwen_aiml.emulator._answers import Request
+    from qwen_aiml.emulator._reply import Reply
+
+KEY = "sk-test-0123456789abcdef"
+MARK = "confidential"  # stands in every text
+DIMENSIONS = 64
+NOW = datetime(2026, 1, 1, 12, 0, 0, 980_000, tzinfo=timezone.utc)
+
+
+class Service(Emulator):
+    """
+    An emulator whose account and faults are changed from test to test, behind the same server.
+
+    Attributes:
+        account: What answers.
+
+        given: The fault of each request of that account, in order.
+    """
+
+    account: Emulator
+
+    def use(
+        self,
+        account: Emulator,
+        faults: Iterable[Fault | None] = (),
+        choose: Callable[[Sequence[str]], Fault | None] = lambda _: None,
+    ) -> None:
+        """
+        Answer from another account.
+
+        Args:
+            account: A new one.
+
+            faults: What happens to its first requests.
+
+            choose: What happens to those after them, by their texts.
+        """
+        self.account = account
+        self.given: list[Fault | None] = []
+        self._faults = deque(faults)
+        self._choose = choose
+
+    @contextmanager
+    def answering(self, request: Request) -> Iterator[Reply]:
+        """Answer as the account does."""
+        fault = self._faults.popleft() if self._faults else self._choose(orjson.loads(request.body)["input"])
+        self.given.append(fault)
+        self.account.script(fault)
+        with self.account.answering(request) as reply:
+            yield reply
+
+
+@pytest.fixture(scope="module")
+def _served() -> Iterator[tuple[Service, str]]:
+    service = Service()
+    gc.collect()
+    gc.freeze()  # so that looking for what is left is quick
+    with pytest.MonkeyPatch.context() as patch, serve(service) as address:
+        patch.setattr(_vectors, "embed", cache(_vectors.embed))  # the same few texts, thousands of times
+        yield service, address
+    gc.unfreeze()
+
+
+@pytest.fixture
+def service(_served: tuple[Service, str], monkeypatch: pytest.MonkeyPatch) -> Service:
+    """Give the service, with a new account, whose address and key are in the environment."""
+    service, address = _served
+    monkeypatch.setenv("AIMLAPI_BASE_URL", address)
+    monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
+    service.use(Emulator())
+    return service
+
+
+@pytest.fixture(scope="session")
+def vector() -> Callable[[str], list[float]]:
+    """Give the embedding of a text, got in a request of its own and without a connection."""
+    http_client = httpx.Client(transport=Emulator().transport())
+    config = EmbeddingConfig(api_key=KEY, dimensions=DIMENSIONS)
+
+    @cache
+    def embedded(text: str) -> list[float]:
+        return EmbeddingClient(config, http_client=http_client).embed([text]).embeddings[0]
+
+    return embedded
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Wait only where the service asks for it, and give the seconds it was found to ask for."""
+    asked: list[float] = []
+    refused = _pace.Pace.refused
+
+    def note(seconds: float) -> _steps.Wait:
+        asked.append(seconds)
+        return _steps.Wait(seconds)
+
+    def note_refusal(
+        self: _pace.Pace, start: _pace.Start, now: float, advised: float | None, jitter: float
+    ) -> None:
+        if advised is None:
+            self.lost(start, now)
+        else:
+            asked.append(advised)
+            refused(self, start, now, advised, jitter)
+
+    class Frozen:
+        """Stands for `datetime`, where the client asks what time it is."""
+
+        now = staticmethod(lambda _: NOW)
+
+    monkeypatch.setattr(_retry, "FIRST_BACKOFF", 0.0)
+    monkeypatch.setattr(_flow, "Wait", note)
+    monkeypatch.setattr(_pace.Pace, "refused", note_refusal)
+    monkeypatch.setattr(_client, "datetime", Frozen)
+    return asked
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """
+    What came of a call.
+
+    Attributes:
+        embeddings: What it gave, or None.
+
+        error: What it raised, or None.
+
+        usage: What it cost, as the object that was called tells.
+
+        again: What another call of the same object gave, once nothing went wrong any more; None if there was
+            none.
+    """
+
+    embeddings: list[list[float]] | None = None
+    error: QwenAIMLError | None = None
+    usage: Usage = field(default_factory=Usage)
+    again: list[list[float]] | None = None
+
+
+def made(way: str, settings: Mapping[str, Any]) -> tuple[Any, Callable[[Any], Any]]:
+    """Make an object to call, and give its method that embeds a list of texts."""
+    framework, _, colour = way.partition("-")
+    if framework == "langchain":
+        langchain = QwenAIMLEmbeddings(**settings)
+        return langchain, langchain.aembed_documents if colour else langchain.embed_documents
+    if framework == "llamaindex":
+        llama = QwenAIMLEmbedding(**settings)
+        return llama, llama.aget_text_embedding_batch if colour else llama.get_text_embedding_batch
+    if colour:
+        client = AsyncEmbeddingClient(EmbeddingConfig(**settings))
+
+        async def aembed(texts: list[str]) -> list[list[float]]:
+            return (await client.embed(texts)).embeddings
+
+        return client, aembed
+    sync = EmbeddingClient(EmbeddingConfig(**settings))
+    return sync, lambda texts: sync.embed(texts).embeddings
+
+
+@pytest.fixture
+def ask(
+    _served: tuple[Service, str], service: Service, caplog: pytest.LogCaptureFixture
+) -> Iterator[Callable[..., Outcome]]:
+    """
+    Give a function that calls the project in one of its ways; look afterwards at what is left behind.
+
+    It takes the name of the way, settings, texts, and the texts of another call; None for no other call.
+    """
+    caplog.set_level(logging.DEBUG, logger="qwen_aiml")
+    threads = set(threading.enumerate())
+    accounts: list[Emulator] = []
+
+    @contextmanager
+    def noted(outcome: Outcome, model: Any) -> Iterator[None]:
+        accounts.append(service.account)
+        try:
+            yield
+        except QwenAIMLError as error:
+            outcome.error = error
+        outcome.usage = model.usage
+        service.use(Emulator())
+
+    def ask(way: str, settings: Mapping[str, Any], texts: Any, again: Any = None) -> Outcome:
+        outcome = Outcome()
+        model, embed = made(way, {"dimensions": DIMENSIONS, **settings})
+        if "-" not in way:
+            with model:
+                with noted(outcome, model):
+                    outcome.embeddings = embed(texts)
+                outcome.again = None if again is None else embed(again)
+            return outcome
+
+        async def main() -> None:
+            async with model:
+                with noted(outcome, model):
+                    outcome.embeddings = await embed(texts)
+                outcome.again = None if again is None else await embed(again)
+
+        anyio.run(main, backend="trio" if way.endswith("trio") else "asyncio")
+        return outcome
+
+    yield ask
+
+    assert set(threading.enumerate()) == threads
+    until = time.monotonic() + 10
+    while any(account._in_flight for account in accounts) and time.monotonic() < until:
+        time.sleep(0.001)
+    assert not any(account._in_flight for account in accounts)
+    gc.collect()
+    port = urlsplit(_served[1]).port
+    assert [held for held in gc.get_objects() if _is_client(held, port)] == []
+    gc.freeze()
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+    assert KEY not in caplog.text
+    assert MARK not in caplog.text
+
+
+def _is_client(held: object, port: int | None) -> bool:
+    """Tell an open connection to a server, which may be another than the emulator's, from that one's end."""
+    if not issubclass(type(held), socket.socket):
+        return False
+    connection = cast("socket.socket", held)
+    try:
+        connection.getpeername()
+        return connection.family == socket.AF_INET and bool(connection.getsockname()[1] != port)
+    except OSError:
+        return False  # closed, maybe just now
+
+
+class Peer:
+    """
+    A listener that says the same to whoever connects; bounded in number and in time.
+
+    Attributes:
+        port: Where it listens.
+
+        received: What it was sent, connection by connection.
+    """
+
+    def __init__(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
+        self.port = listener.getsockname()[1]
+        self.received: list[bytes] = []
+        self._listener = listener
+        self._tls = tls
+
+    def serve(self, said: bytes, connections: int) -> None:
+        """Answer some *connections*."""
+        self._listener.settimeout(10)
+        for _ in range(connections):
+            connection, _ = self._listener.accept()
+            with connection:
+                connection.settimeout(10)
+                self.received.append(self._answer(connection, said))
+
+    def _answer(self, connection: socket.socket, said: bytes) -> bytes:
+        if self._tls is None:
+            received = connection.recv(65536)
+            connection.sendall(said)
+            return received
+        try:
+            with self._tls.wrap_socket(connection, server_side=True) as secure:
+                return secure.recv(65536)
+        except ssl.SSLError:
+            return b""
+
+    def has_more(self) -> bool:
+        """Tell whether yet another connection was made."""
+        self._listener.setblocking(False)
+        try:
+            self._listener.accept()[0].close()
+        except BlockingIOError:
+            return False
+        return True
+
+
+@pytest.fixture
+def peer() -> Callable[..., Any]:
+    """Give a context in which a `Peer` listens, and takes as many connections as are said."""
+
+    @contextmanager
+    def listening(
+        said: bytes = b"", *, connections: int = 0, tls: ssl.SSLContext | None = None
+    ) -> Iterator[Peer]:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            peer = Peer(listener, tls)
+            thread = threading.Thread(target=peer.serve, args=(said, connections))
+            thread.start()
+            try:
+                yield peer
+            finally:
+                thread.join(10 * connections + 10)
+
+    return listening
