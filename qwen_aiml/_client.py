@@ -73,7 +73,11 @@ class _BaseClient:
         self._totals = Usage()
         self._totals_lock = threading.Lock()
         self._forked = False
+        self._open()
         _alive.add(self)
+
+    def _open(self) -> None:
+        """Make what holds the connections."""
 
     def _job(
         self, texts: Iterable[str], role: Role, turns: Turns, stopped: Flag, *, has_limiter: bool
@@ -187,15 +191,7 @@ class EmbeddingClient(_BaseClient):
 
     _kind = "Client"
 
-    def __init__(
-        self,
-        config: EmbeddingConfig | None = None,
-        *,
-        http_client: Any = None,
-        cache: Cache | str | os.PathLike[str] | None = None,
-        learned: Learned | None = None,
-    ) -> None:
-        super().__init__(config, http_client=http_client, cache=cache, learned=learned)
+    def _open(self) -> None:
         self._sender = Sender(self.config, self._clock, self.learned.pace, self._http_client)
 
     def embed(
@@ -259,7 +255,7 @@ class EmbeddingClient(_BaseClient):
     def _after_fork(self) -> None:
         super()._after_fork()
         self._sender.abandon()
-        self._sender = Sender(self.config, self._clock, self.learned.pace, self._http_client)
+        self._open()
 
 
 class AsyncEmbeddingClient(_BaseClient):
@@ -286,15 +282,7 @@ class AsyncEmbeddingClient(_BaseClient):
 
     _kind = "AsyncClient"
 
-    def __init__(
-        self,
-        config: EmbeddingConfig | None = None,
-        *,
-        http_client: Any = None,
-        cache: Cache | str | os.PathLike[str] | None = None,
-        learned: Learned | None = None,
-    ) -> None:
-        super().__init__(config, http_client=http_client, cache=cache, learned=learned)
+    def _open(self) -> None:
         # By event loop, each with what closes it when the loop ends.
         self._senders: WeakKeyDictionary[Any, tuple[AsyncSender, AsyncGenerator[None, None]]]
         self._senders = WeakKeyDictionary()
@@ -354,7 +342,7 @@ class AsyncEmbeddingClient(_BaseClient):
 
     def _after_fork(self) -> None:
         super()._after_fork()
-        self._senders = WeakKeyDictionary()
+        self._open()
 
 
 def _work_in_threads(driver: Driver, job: Job, call: Call, workers: int) -> None:

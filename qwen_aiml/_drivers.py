@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ._turns import Turns
     from ._watch import Watch
 
+STORE_SECONDS = 30.0
+
 
 @dataclass(frozen=True)
 class Driver:
@@ -126,8 +128,8 @@ class AsyncDriver:
             with self._until(step.deadline):
                 return await self.cache.aget_many(step.keys)
         elif isinstance(step, Store) and self.cache is not None:
-            # What is paid for is stored also while the call is being cancelled.
-            with anyio.CancelScope(shield=True):
+            # What is paid for is stored also while the call is being cancelled, unless the store hangs.
+            with anyio.fail_after(STORE_SECONDS, shield=True):
                 await self.cache.aset_many(step.entries)
         return None
 

@@ -21,6 +21,7 @@ from ._result import Usage
 from ._retry import backoff, is_passing, retry_after
 from ._status import is_success, is_throttle, status_error
 from ._steps import Admit, Enter, Fault, Send, Wait
+from ._turns import Turn
 from ._wire import Answer, decode, encode, most_bytes, read_usage
 
 if TYPE_CHECKING:
@@ -223,10 +224,11 @@ def _backoff(error: QwenAIMLError, outcome: Outcome, call: Call, *, is_last: boo
 def _attempt(call: Call, send: Send) -> Generator[Step, Outcome, Outcome]:
     """Send once, in turn and at the right pace; None if the deadline or the end of the call comes first."""
     pace, size = call.learned.pace, len(send.body)
-    turn = call.turns.enter(call)
+    turn = Turn(call)
     start: Start | float = 0.0
     outcome: Outcome = None
     try:
+        call.turns.enter(turn)
         # Looked at after the turn was entered: a call that is stopped later than that withdraws it.
         crash = None if turn.has_come or call.is_over() else (yield Enter(turn, call.deadline))
         tokens = pace.expected_tokens(size)

@@ -153,7 +153,9 @@ class Pace:
         """
         with self._lock:
             self._end(start, now, "accepted")
-            self._fruitless = 0
+            if self._fruitless:
+                # Whatever was in the way is gone; the rate was a guess.
+                self._fruitless, self._rate = 0, None
             if self._suspicion is None:
                 self._window = min(self._most, self._window + 1 / (self.window * self._patience))
             elif start.at > self._suspicion.first.at:

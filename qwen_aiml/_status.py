@@ -70,7 +70,7 @@ def status_error(answer: Answer, texts: Sequence[str], config: EmbeddingConfig) 
         An error whose message is the status, what the service said (300 characters at most), and what to do.
     """
     body = answer.json
-    said = _message(body) or _outline(answer)
+    said = _message(body) or f"no message from the service ({answer.outline})"
     kind = _kind(answer.status, said, body)
     advice = _advice(kind, answer.status, said, config)
     most_rows = _MOST_ROWS.search(said) if answer.status == HTTPStatus.BAD_REQUEST else None
@@ -137,12 +137,6 @@ def _issues(data: Any) -> list[str]:
 def _plain(said: object) -> str:
     # To print what is nested a thousand deep is more than Python can.
     return str(said) if isinstance(said, (str, int)) else "..."
-
-
-def _outline(answer: Answer) -> str:
-    """Describe a body that says nothing readable, without repeating what may be a proxy's page."""
-    kind = answer.headers.get("content-type", "no content type")
-    return f"no message from the service ({kind}, {len(answer.body)} bytes)"
 
 
 def _kind(status: int, said: str, body: Any) -> type[APIStatusError]:

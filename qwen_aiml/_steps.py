@@ -12,7 +12,7 @@ What flows ask for and are told: the words between decisions, which do no I/O, a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ._wire import Answer
@@ -71,7 +71,7 @@ class Send:
         most: Bytes of the answer's body to read, decompressed; what is beyond is left.
     """
 
-    body: bytes
+    body: bytes = field(repr=False)
     deadline: float | None
     most: int
 

@@ -24,7 +24,7 @@ from qwen_aiml import (
 from qwen_aiml._flow import Call, Clock, NotSentError, embed_batch
 from qwen_aiml._learned import Learned
 from qwen_aiml._steps import Admit, Enter, Fault, Outcome, Send, Step, Wait
-from qwen_aiml._turns import Turns
+from qwen_aiml._turns import Turn, Turns
 from qwen_aiml._wire import Answer, Rows
 
 if TYPE_CHECKING:
@@ -366,7 +366,8 @@ def test_stopped_before_it_enters_the_line() -> None:
     hand = Hand()
     other = Call(hand.call.config, hand.call.clock, hand.call.learned, hand.call.turns, threading.Event())
     assert hand.send(BUSY) == Wait(0.5)
-    held = hand.call.turns.enter(other)
+    held = Turn(other)
+    hand.call.turns.enter(held)
     assert held.has_come
     hand.call.stop()
 
