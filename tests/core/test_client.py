@@ -258,7 +258,7 @@ async def test_query_instruction(kind: type[Client]) -> None:
 async def test_requests_in_flight(kind: type[Client], bound: int) -> None:
     """Requests are sent at once up to the bound, and never beyond it."""
     emulator = Emulator(latency=0.05)
-    await embed(make(kind, emulator, max_concurrency=bound, batch_size=1), TEXTS)
+    await embed(make(kind, emulator, max_concurrency=bound, batch_size=1), TEXTS[: 6 * bound])
 
     assert emulator.peak_in_flight == bound
 
@@ -485,7 +485,7 @@ async def test_deadline() -> None:
 
 async def test_deadline_while_waiting_for_a_turn(kind: type[Client]) -> None:
     """A request that the deadline overtakes before its turn is not sent."""
-    emulator = Emulator(latency=1)
+    emulator = Emulator(latency=0.2)
     patient: Any = make(kind, emulator, max_concurrency=1)
     hurried: Any = make(kind, emulator, max_concurrency=1, total_timeout=0.1)
     hurried._sender = patient._sender

@@ -125,10 +125,10 @@ def test_cache_in_a_pipeline_of_processes(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
     emulator = Emulator()
     with serve(emulator) as address:
-        for _ in range(2):
+        for processes in (2, None):
             model = QwenAIMLEmbedding(api_base=address, dimensions=64, cache=str(tmp_path / "embeddings.db"))
             nodes = [TextNode(text=text) for text in TEXTS]
-            done = IngestionPipeline(transformations=[model]).run(nodes=nodes, num_workers=2)
+            done = IngestionPipeline(transformations=[model]).run(nodes=nodes, num_workers=processes)
             assert all(node.embedding for node in done)
 
     assert set(emulator.texts_billed.values()) == {1}
