@@ -79,8 +79,7 @@ def embed_places(places: Sequence[int], book: Book, call: Call) -> Generator[Ste
             error = yield from _embed(piece, book, call, call.config.max_retries)
         if error is None:
             continue
-        if (rows := _fewer_rows(error, len(piece))) is not None:
-            _learn(call, rows)
+        if (rows := fewer_rows(error, len(piece), call)) is not None:
             pieces = [piece[at : at + rows] for at in range(0, len(piece), rows)]
             waiting.extendleft((part, None) for part in reversed(pieces))
             continue
@@ -173,13 +172,24 @@ def may_be_one_text(error: QwenAIMLError, call: Call) -> bool:
     return isinstance(error, ResponseFormatError) or (isinstance(error, TransportError) and error.timed_out)
 
 
-def _fewer_rows(error: QwenAIMLError, sent: int) -> int | None:
-    """Read from a refusal how many texts a request may hold, if those were too many."""
+def fewer_rows(error: QwenAIMLError, sent: int, call: Call) -> int | None:
+    """
+    Learn from a refusal how many texts a request may hold.
+
+    Args:
+        error: The refusal.
+
+        sent: How many texts were in the request.
+
+        call: Whose client is to know.
+
+    Returns:
+        The number; None if those were not too many.
+    """
     rows = error.max_rows if isinstance(error, APIStatusError) else None
-    return rows if rows is not None and 0 < rows < sent else None
-
-
-def _learn(call: Call, rows: int) -> None:
+    if rows is None or not 0 < rows < sent:
+        return None
     if rows < call.learned.rows:
         logger.info("the service takes %d texts a request, so that is what it gets from now on", rows)
         call.learned.rows = rows
+    return rows

@@ -73,7 +73,11 @@ class _BaseClient:
         self._totals = Usage()
         self._totals_lock = threading.Lock()
         self._forked = False
+        self._open()
         _alive.add(self)
+
+    def _open(self) -> None:
+        """Make what holds the connections."""
 
     def _job(
         self, texts: Iterable[str], role: Role, turns: Turns, stopped: Flag, *, has_limiter: bool
@@ -187,15 +191,7 @@ class EmbeddingClient(_BaseClient):
 
     _kind = "Client"
 
-    def __init__(
-        self,
-        config: EmbeddingConfig | None = None,
-        *,
-        http_client: Any = None,
-        cache: Cache | str | os.PathLike[str] | None = None,
-        learned: Learned | None = None,
-    ) -> None:
-        super().__init__(config, http_client=http_client, cache=cache, learned=learned)
+    def _open(self) -> None:
         self._sender = Sender(self.config, self._clock, self.learned.pace, self._http_client)
 
     def embed(
@@ -231,7 +227,7 @@ class EmbeddingClient(_BaseClient):
         """
         stopped = threading.Event()
         job, call = self._job(texts, role, self._sender.turns, stopped, has_limiter=admit is not None)
-        with Watch(self.config.total_timeout) as watch:
+        with Watch(None if call.deadline is None else call.seconds_left()) as watch:
             driver = Driver(self._sender, self._sender.turns, self._clock, stopped, watch, self.cache, admit)
             driver.drive(job.look_up())
             workers = min(self.config.max_concurrency, job.batches)
@@ -259,7 +255,7 @@ class EmbeddingClient(_BaseClient):
     def _after_fork(self) -> None:
         super()._after_fork()
         self._sender.abandon()
-        self._sender = Sender(self.config, self._clock, self.learned.pace, self._http_client)
+        self._open()
 
 
 class AsyncEmbeddingClient(_BaseClient):
@@ -286,15 +282,7 @@ class AsyncEmbeddingClient(_BaseClient):
 
     _kind = "AsyncClient"
 
-    def __init__(
-        self,
-        config: EmbeddingConfig | None = None,
-        *,
-        http_client: Any = None,
-        cache: Cache | str | os.PathLike[str] | None = None,
-        learned: Learned | None = None,
-    ) -> None:
-        super().__init__(config, http_client=http_client, cache=cache, learned=learned)
+    def _open(self) -> None:
         # By event loop, each with what closes it when the loop ends.
         self._senders: WeakKeyDictionary[Any, tuple[AsyncSender, AsyncGenerator[None, None]]]
         self._senders = WeakKeyDictionary()
@@ -312,14 +300,11 @@ class AsyncEmbeddingClient(_BaseClient):
         job, call = self._job(texts, role, sender.turns, stopped, has_limiter=admit is not None)
         driver = AsyncDriver(sender, sender.turns, self._clock, stopped, self.cache, admit)
         await driver.drive(job.look_up())
-        workers = min(self.config.max_concurrency, job.batches)
         try:
-            if workers > 1:
-                async with anyio.create_task_group() as group:
-                    for _ in range(workers):
-                        group.start_soon(_awork, driver, job)
-            else:
-                await _awork(driver, job)
+            # Also for one worker alone: asyncio's own cancellation ends what is shielded, but not in a child.
+            async with anyio.create_task_group() as group:
+                for _ in range(min(self.config.max_concurrency, job.batches)):
+                    group.start_soon(_awork, driver, job)
         finally:
             self._count(call.usage)
         return job.result()
@@ -357,7 +342,7 @@ class AsyncEmbeddingClient(_BaseClient):
 
     def _after_fork(self) -> None:
         super()._after_fork()
-        self._senders = WeakKeyDictionary()
+        self._open()
 
 
 def _work_in_threads(driver: Driver, job: Job, call: Call, workers: int) -> None:
@@ -367,7 +352,9 @@ def _work_in_threads(driver: Driver, job: Job, call: Call, workers: int) -> None
             for done in [pool.submit(copy_context().run, _work, driver, job) for _ in range(workers)]:
                 done.result()
         except BaseException:
+            # Interrupted, so that nobody waits for the answers; on the way out all threads are waited for.
             call.stop()
+            driver.watch.break_off()
             raise
 
 

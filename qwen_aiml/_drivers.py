@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ._turns import Turns
     from ._watch import Watch
 
+STORE_SECONDS = 30.0
+
 
 @dataclass(frozen=True)
 class Driver:
@@ -114,17 +116,22 @@ class AsyncDriver:
         if isinstance(step, Enter):
             came = anyio.Event()
             self.turns.when_it_comes(step.turn, came.set)
-            with anyio.move_on_after(None if step.deadline is None else step.deadline - self.clock.now()):
+            with self._until(step.deadline):
                 await came.wait()
         elif isinstance(step, Wait):
             with anyio.move_on_after(step.seconds):
                 await self.stopped.wait()
         elif isinstance(step, Admit) and self.admit is not None:
-            await self.admit(step.tokens)
+            with self._until(step.deadline):
+                await self.admit(step.tokens)
         elif isinstance(step, Load) and self.cache is not None:
-            return await self.cache.aget_many(step.keys)
+            with self._until(step.deadline):
+                return await self.cache.aget_many(step.keys)
         elif isinstance(step, Store) and self.cache is not None:
-            # What is paid for is stored also while the call is being cancelled.
-            with anyio.CancelScope(shield=True):
+            # What is paid for is stored also while the call is being cancelled, unless the store hangs.
+            with anyio.fail_after(STORE_SECONDS, shield=True):
                 await self.cache.aset_many(step.entries)
         return None
+
+    def _until(self, deadline: float | None) -> anyio.CancelScope:
+        return anyio.move_on_after(None if deadline is None else deadline - self.clock.now())

@@ -21,6 +21,7 @@ from ._result import Usage
 from ._retry import backoff, is_passing, retry_after
 from ._status import is_success, is_throttle, status_error
 from ._steps import Admit, Enter, Fault, Send, Wait
+from ._turns import Turn
 from ._wire import Answer, decode, encode, most_bytes, read_usage
 
 if TYPE_CHECKING:
@@ -110,6 +111,11 @@ class Call:
     refused_alone: int = 0
     lock: Lock = field(default_factory=Lock)
 
+    @property
+    def rows(self) -> int:
+        """Texts that one request may hold, by the settings and by what the service has told."""
+        return min(self.config.rows, self.learned.rows)
+
     def stop(self) -> None:
         """Start no further request, and let nobody wait for one."""
         self.stopped.set()
@@ -176,7 +182,7 @@ def embed_batch(texts: Sequence[str], call: Call, *, retries: int) -> Generator[
         if outcome is None:
             if call.stopped.is_set():
                 raise last or NotSentError()
-            raise _too_late(call, attempt - 1, last) from last
+            raise too_late(call, attempt - 1, last) from last
         logger.debug("%d texts, attempt %d: %s", len(texts), attempt, _said(outcome))
         call.spend(_cost(outcome))
         try:
@@ -209,7 +215,7 @@ def _backoff(error: QwenAIMLError, outcome: Outcome, call: Call, *, is_last: boo
         advised = retry_after(outcome.headers, call.clock.date()) if isinstance(outcome, Answer) else None
         seconds = backoff(error.attempts, advised, call.clock.random)
     if call.seconds_left() <= seconds:
-        raise _too_late(call, error.attempts, error) from error
+        raise too_late(call, error.attempts, error) from error
     if is_last:
         raise error
     return seconds
@@ -218,14 +224,16 @@ def _backoff(error: QwenAIMLError, outcome: Outcome, call: Call, *, is_last: boo
 def _attempt(call: Call, send: Send) -> Generator[Step, Outcome, Outcome]:
     """Send once, in turn and at the right pace; None if the deadline or the end of the call comes first."""
     pace, size = call.learned.pace, len(send.body)
-    turn = call.turns.enter(call)
+    turn = Turn(call)
     start: Start | float = 0.0
     outcome: Outcome = None
     try:
-        crash = None if turn.has_come else (yield Enter(turn, call.deadline))
+        call.turns.enter(turn)
+        # Looked at after the turn was entered: a call that is stopped later than that withdraws it.
+        crash = None if turn.has_come or call.is_over() else (yield Enter(turn, call.deadline))
         tokens = pace.expected_tokens(size)
         if crash is None and call.has_limiter and turn.has_come and not call.is_over():
-            crash = yield Admit(math.ceil(tokens))
+            crash = yield Admit(math.ceil(tokens), call.deadline)
         if crash is not None:
             return crash
         while turn.has_come and not call.is_over():
@@ -239,9 +247,12 @@ def _attempt(call: Call, send: Send) -> Generator[Step, Outcome, Outcome]:
             yield Wait(start)
         return outcome
     finally:
-        if isinstance(start, Start):
-            _report(call, start, size, outcome)
-        call.turns.leave(turn)
+        try:
+            if isinstance(start, Start):
+                _report(call, start, size, outcome)
+        finally:
+            # Come what may: a turn that is not given back is one less for all later calls.
+            call.turns.leave(turn)
 
 
 def _report(call: Call, start: Start, size: int, outcome: Outcome) -> None:
@@ -287,7 +298,8 @@ def _read(outcome: Outcome, texts: Sequence[str], call: Call) -> Rows:
     return decode(answer, len(texts), call.dimensions)
 
 
-def _too_late(call: Call, attempts: int, last: QwenAIMLError | None) -> DeadlineError:
+def too_late(call: Call, attempts: int = 0, last: QwenAIMLError | None = None) -> DeadlineError:
+    """Say that the deadline has passed, or would, after some *attempts*, the last of which got an error."""
     if call.seconds_left() <= 0:
         said = "ran out"
     elif last is None:

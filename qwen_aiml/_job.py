@@ -7,12 +7,13 @@ Workers of either colour take flows from a job until it has no more; all it deci
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ._batch import embed_places
 from ._cache import cache_key, namespace, pack, unpack
 from ._errors import CacheError, EmbeddingBatchError, QwenAIMLError, ResponseFormatError, TransportError
-from ._flow import NotSentError
+from ._flow import NotSentError, too_late
 from ._long import NEVER_TOO_LONG, LongTexts
 from ._result import EmbeddingResult
 from ._steps import Load, Store
@@ -82,7 +83,7 @@ class Job:
     @property
     def batches(self) -> int:
         """How many requests the job needs if none fails."""
-        return -(-len(self._todo) // self._call.learned.rows) + len(self._too_long)
+        return -(-len(self._todo) // self._call.rows) + len(self._too_long)
 
     def look_up(self) -> Generator[Step, Outcome, None]:
         """
@@ -90,6 +91,8 @@ class Job:
 
         Raises:
             CacheError: If it can't be read; nothing was sent then.
+
+            DeadlineError: If it took too long.
         """
         if self._namespace is None:
             return
@@ -108,7 +111,7 @@ class Job:
                 return self._guarded([place := self._too_long.pop()], self._embed_long(place))
             if self._begun == len(self._todo):
                 return None
-            batch = self._todo[self._begun : self._begun + self._call.learned.rows]
+            batch = self._todo[self._begun : self._begun + self._call.rows]
             self._begun += len(batch)
         return self._guarded(batch, embed_places(batch, self, self._call))
 
@@ -174,7 +177,7 @@ class Job:
     def fail(self, places: Sequence[int], error: QwenAIMLError) -> None:
         """Note why some texts have no embedding."""
         with self._call.lock:
-            error.indices = tuple(self._indices(set(places)))
+            error.indices = tuple(self._indices(places))
             self._failures.update(dict.fromkeys(places, error))
 
     def shorten(
@@ -216,14 +219,23 @@ class Job:
     def _missing(self, places: Sequence[int]) -> list[int]:
         return [place for place in places if self._embeddings[place] is None]
 
-    def _indices(self, places: set[int]) -> list[int]:
-        return [index for index, place in enumerate(self._places) if place in places]
+    def _indices(self, places: Iterable[int]) -> list[int]:
+        return sorted(index for place in places for index in self._indices_of[place])
+
+    @cached_property
+    def _indices_of(self) -> list[list[int]]:
+        found: list[list[int]] = [[] for _ in self._texts]
+        for index, place in enumerate(self._places):
+            found[place].append(index)
+        return found
 
     def _load(self, places: Sequence[int], shortened: str) -> Generator[Step, Outcome, None]:
         for at in range(0, len(places), LOOKED_UP):
             some = places[at : at + LOOKED_UP]
             keys = [self._key(place, shortened) for place in some]
-            entries = yield Load(keys)
+            entries = yield Load(keys, self._call.deadline)
+            if self._call.seconds_left() <= 0:
+                raise too_late(self._call)
             if isinstance(entries, CacheError):
                 raise entries
             if isinstance(entries, Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import _tokens
-from ._batch import may_be_one_text
+from ._batch import fewer_rows, may_be_one_text
 from ._errors import APIStatusError, InputValueError, QwenAIMLError, name_texts
 from ._flow import embed_batch
 from ._retry import is_passing
@@ -117,9 +117,16 @@ class LongTexts:
 
     def _embed_pieces(self, pieces: list[str], call: Call, retries: int) -> Generator[Step, Outcome, Rows]:
         found: list[Rows] = []
-        for at in range(0, len(pieces), call.learned.rows):
-            texts = [self._prefix + piece for piece in pieces[at : at + call.learned.rows]]
-            found.append((yield from embed_batch(texts, call, retries=retries)))
+        sent = 0
+        while sent < len(pieces):
+            texts = [self._prefix + piece for piece in pieces[sent : sent + call.rows]]
+            try:
+                found.append((yield from embed_batch(texts, call, retries=retries)))
+            except APIStatusError as error:
+                if fewer_rows(error, len(texts), call) is None:
+                    raise
+            else:
+                sent += len(texts)
         rows = [embedding for each in found for embedding in each.embeddings]
         if len(rows) > 1:
             rows = [mean(rows, [len(piece.encode()) for piece in pieces])]

@@ -153,11 +153,13 @@ class Pace:
         """
         with self._lock:
             self._end(start, now, "accepted")
-            self._fruitless = 0
+            if self._fruitless:
+                # Whatever was in the way is gone; the rate was a guess.
+                self._fruitless, self._rate = 0, None
             if self._suspicion is None:
                 self._window = min(self._most, self._window + 1 / (self.window * self._patience))
             elif start.at > self._suspicion.first.at:
-                self._too_many_under_way(self._suspicion)
+                self._too_many_under_way(self._suspicion, start)
             if tokens is not None:
                 self._bytes += size
                 self._tokens += tokens
@@ -192,14 +194,17 @@ class Pace:
             # Both ways to count: connecting delays a first request, and a refusal may come before its elders'
             # answers do.
             earlier = [other for other in self._recent if other.outcome in ("accepted", None)]
-            started = [other.at for other in earlier if start.at - 1 < other.at <= start.at]
+            near = [other.at for other in earlier if start.at - 1 < other.at]
+            # A request that starts first can arrive last.
+            started = [at for at in near if at <= start.at] or near
             answered = [other.at for other in earlier if now - 1 < other.ended <= now]
             if self._suspicion is not None:
                 self._too_high_a_rate(self._suspicion, now)
             elif not started:
                 self._fruitless += 1
                 self._window = max(1.0, self._window / 2)
-                self._rate = rate / 2 if rate else self._window
+                # Not slower than the pauses, or the client would crawl long after the service has recovered.
+                self._rate = max(rate / 2, 1 / LONGEST_PAUSE) if rate else self._window
                 if advised is None:
                     self._pause(now, min(LONGEST_PAUSE, 3.0 ** (self._fruitless - 1)) * (1 + jitter))
             else:
@@ -221,9 +226,10 @@ class Pace:
     def _pause(self, now: float, seconds: float) -> None:
         self._paused_until = max(self._paused_until, now + seconds)
 
-    def _too_many_under_way(self, suspicion: _Suspicion) -> None:
+    def _too_many_under_way(self, suspicion: _Suspicion, probe: Start) -> None:
         """Keep to the number that was accepted; a refusal below that was one request's bad luck."""
-        most = max(start.level for start in self._recent if start.outcome == "accepted")
+        # The probe may have taken so long that it is no longer remembered.
+        most = max([probe.level, *(start.level for start in self._recent if start.outcome == "accepted")])
         if most >= suspicion.first.level:
             self._window = suspicion.window
         else:

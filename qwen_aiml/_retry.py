@@ -52,11 +52,11 @@ def backoff(attempt: int, advised: float | None, random: Callable[[], float]) ->
         random: Gives numbers from 0 to 1.
 
     Returns:
-        Full jitter over 0.5 * 2**(attempt - 1) seconds, 30 at the most; or what was advised, 60 at the most,
-        plus jitter of up to a tenth so that not all come back at once.
+        Full jitter over 0.5 * 2**(attempt - 1) seconds, 30 at the most; or what was advised, plus jitter of
+        up to a tenth so that not all come back at once.
     """
     if advised:
-        return min(advised, LONGEST_RETRY_AFTER) * (1 + random() / 10)
+        return advised * (1 + random() / 10)
     # The exponent is bounded, since 2.0**1024 overflows.
     return random() * min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(attempt - 1, 16))
 
@@ -71,24 +71,25 @@ def retry_after(headers: Mapping[str, str], date: datetime) -> float | None:
         date: The present, with its time zone, for the form that is a date.
 
     Returns:
-        Seconds, 0 or more; None if nothing readable is said.
+        Seconds, from 0 to 60: nobody waits an hour, or for ever, because a header says so. None if nothing
+        readable is said.
 
     Source: RFC 9110, 10.2.3 (seconds or a date); ``retry-after-ms`` as OpenAI's SDKs read it.
     """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
-        return milliseconds / 1000
+        return min(milliseconds / 1000, LONGEST_RETRY_AFTER)
     said = headers.get("retry-after", "")
     seconds = _number(said)
     if seconds is not None:
-        return seconds
+        return min(seconds, LONGEST_RETRY_AFTER)
     try:
         moment = parsedate_to_datetime(said)
     except (OverflowError, TypeError, ValueError):
         return None
     if moment.tzinfo is None:  # "-0000" says that the zone is not known
         moment = moment.replace(tzinfo=timezone.utc)
-    return max(0.0, (moment - date).total_seconds())
+    return min(max(0.0, (moment - date).total_seconds()), LONGEST_RETRY_AFTER)
 
 
 def _number(said: str | None) -> float | None:
@@ -97,4 +98,4 @@ def _number(said: str | None) -> float | None:
     except ValueError:
         return None
     # NaN compares false.
-    return min(value, LONGEST_RETRY_AFTER * 1000) if value >= 0 else None
+    return value if value >= 0 else None

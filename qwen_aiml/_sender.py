@@ -119,7 +119,7 @@ class Sender:
             with watch.over(line):
                 outcome = self._post(line.http, step, line)
             with self._lock:
-                keep = generation == self._idle.generation
+                keep = generation == self._idle.generation and not line.is_broken_off
                 if keep:
                     self._idle.lines.append(line)
         finally:
@@ -138,7 +138,7 @@ class Sender:
 
     def _post(self, http: Any, step: Send, line: Line | None) -> Outcome:
         request, limit = _request(http, self._config, step, self._clock)
-        if line is not None and step.deadline is not None:
+        if line is not None:
             request.extensions["trace"] = line.trace
         body = bytearray()
         try:

@@ -70,7 +70,7 @@ def status_error(answer: Answer, texts: Sequence[str], config: EmbeddingConfig) 
         An error whose message is the status, what the service said (300 characters at most), and what to do.
     """
     body = answer.json
-    said = _message(body) or _outline(answer)
+    said = _message(body) or f"no message from the service ({answer.outline})"
     kind = _kind(answer.status, said, body)
     advice = _advice(kind, answer.status, said, config)
     most_rows = _MOST_ROWS.search(said) if answer.status == HTTPStatus.BAD_REQUEST else None
@@ -117,7 +117,7 @@ def _message(body: Any) -> str:
     inner = error if isinstance(error, dict) else {}
     for said in (body.get("message"), inner.get("message"), error, body.get("title")):
         if isinstance(said, list):
-            said = "; ".join(map(str, said))  # noqa: PLW2901 (one shape from here on)
+            said = "; ".join(map(_plain, said))  # noqa: PLW2901 (one shape from here on)
         if isinstance(said, str) and said.strip():
             return "; ".join([said.strip(), *_issues(inner.get("data"))])
     return ""
@@ -128,16 +128,15 @@ def _issues(data: Any) -> list[str]:
     if not isinstance(data, list):
         return []
     return [
-        f"{'.'.join(map(str, issue.get('path') or ['body']))}: {issue.get('message')}"
+        f"{'.'.join(map(_plain, issue.get('path') or ['body']))}: {_plain(issue.get('message'))}"
         for issue in data
         if isinstance(issue, dict) and isinstance(issue.get("path") or [], list)
     ]
 
 
-def _outline(answer: Answer) -> str:
-    """Describe a body that says nothing readable, without repeating what may be a proxy's page."""
-    kind = answer.headers.get("content-type", "no content type")
-    return f"no message from the service ({kind}, {len(answer.body)} bytes)"
+def _plain(said: object) -> str:
+    # To print what is nested a thousand deep is more than Python can.
+    return str(said) if isinstance(said, (str, int)) else "..."
 
 
 def _kind(status: int, said: str, body: Any) -> type[APIStatusError]:

@@ -5,14 +5,14 @@ What flows ask for and are told: the words between decisions, which do no I/O, a
     Wait   ->  None
     Admit  ->  None, or what the user's rate limiter raised
     Send   ->  Answer, Fault, or an exception that the HTTP client is not known to raise
-    Load   ->  the entries, or what the cache raised
+    Load   ->  the entries, or what the cache raised; None if the deadline came first
     Store  ->  None, or what the cache raised
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ._wire import Answer
@@ -45,9 +45,17 @@ class Wait:
 
 @dataclass(frozen=True)
 class Admit:
-    """Ask the user's rate limiter to let a request with about so many *tokens* through."""
+    """
+    Ask the user's rate limiter to let a request through.
+
+    Attributes:
+        tokens: About so many are in it.
+
+        deadline: Reading of the clock at which to give up, where that can be done; None for never.
+    """
 
     tokens: int
+    deadline: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,16 +71,24 @@ class Send:
         most: Bytes of the answer's body to read, decompressed; what is beyond is left.
     """
 
-    body: bytes
+    body: bytes = field(repr=False)
     deadline: float | None
     most: int
 
 
 @dataclass(frozen=True)
 class Load:
-    """Look up *keys* in the cache."""
+    """
+    Look up *keys* in the cache.
+
+    Attributes:
+        keys: As many as are looked up at a time.
+
+        deadline: Reading of the clock at which to give up, where that can be done; None for never.
+    """
 
     keys: Sequence[str]
+    deadline: float | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ class Turn:
     """
     One place in the line.
 
+    Args:
+        owner: The call that the request is part of.
+
     Attributes:
         has_come: Whether this is the request that may start next.
     """
@@ -42,13 +45,11 @@ class Turns:
         self._waiting: OrderedDict[object, deque[Turn]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def enter(self, owner: object) -> Turn:
-        """Go to the end of the line of *owner*, the call that the request is part of."""
-        turn = Turn(owner)
+    def enter(self, turn: Turn) -> None:
+        """Go to the end of the line of the turn's owner, the call that the request is part of."""
         with self._lock:
-            self._waiting.setdefault(owner, deque()).append(turn)
+            self._waiting.setdefault(turn.owner, deque()).append(turn)
         self._serve()
-        return turn
 
     def when_it_comes(self, turn: Turn, call: Callable[[], None]) -> None:
         """

@@ -1,4 +1,4 @@
-"""Breaking off the connections of a synchronous call at its deadline, from another thread."""
+"""Breaking off the connections of a synchronous call, at its deadline or when it is interrupted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Watch:
     def __init__(self, seconds: float | None) -> None:
         self._lock = threading.Lock()
         self._lines: set[Line] = set()
-        self._timer = None if seconds is None else threading.Timer(seconds, self._break_off)
+        self._is_over = False
+        self._timer = None if seconds is None else threading.Timer(seconds, self.break_off)
 
     def __enter__(self) -> Self:
         if self._timer is not None:
@@ -44,14 +45,18 @@ class Watch:
         """Watch one connection for the time of a request."""
         with self._lock:
             self._lines.add(line)
+            if self._is_over:
+                line.break_off()
         try:
             yield
         finally:
             with self._lock:
                 self._lines.discard(line)
 
-    def _break_off(self) -> None:
+    def break_off(self) -> None:
+        """End the requests under way, and those that are about to begin."""
         with self._lock:
+            self._is_over = True
             for line in self._lines:
                 line.break_off()
 
@@ -62,10 +67,14 @@ class Line:
 
     Args:
         http: An ``httpx.Client`` that keeps one connection.
+
+    Attributes:
+        is_broken_off: Whether it was, and so is of no more use.
     """
 
     def __init__(self, http: Any) -> None:
         self.http = http
+        self.is_broken_off = False
         self._connected: socket.socket | None = None
         # While TLS is negotiated it has taken the socket over, and only a second handle reaches it.
         self._negotiating: socket.socket | None = None
@@ -75,13 +84,18 @@ class Line:
         if event.endswith(("connect_tcp.complete", "start_tls.complete")):
             self._connected = info["return_value"].get_extra_info("socket")
             self._let_go()
-        elif event.endswith("start_tls.started") and self._connected is not None:
+            if self.is_broken_off:
+                # It came too late for that, since nobody ends a look-up of a name.
+                self.break_off()
+        elif event.endswith("start_tls.started") and type(self._connected) is socket.socket:
+            # TLS within that of a proxy takes nothing over.
             self._negotiating = self._connected.dup()
         elif event.endswith("start_tls.failed"):
             self._let_go()
 
     def break_off(self) -> None:
-        """End whatever waits for this connection."""
+        """End whatever waits for this connection, or would once it is there."""
+        self.is_broken_off = True
         for handle in (self._connected, self._negotiating):
             if handle is not None:
                 with suppress(OSError):

@@ -12,7 +12,7 @@ import math
 import re
 import sys
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ._config import EmbeddingConfig
+
+MOST_COUNTED = 2**53
+
+_MEDIA_TYPE = re.compile(r"[a-z]{1,20}/[a-z0-9.+-]{1,40}(; ?charset=[A-Za-z0-9-]{1,20})?")
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,9 @@ class Answer:
     """
 
     status: int
-    headers: Mapping[str, str]
-    body: bytes
+    # A traceback that prints local variables shows neither, since the service may repeat what it was sent.
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
 
     @cached_property
     def json(self) -> Any:
@@ -51,6 +56,12 @@ class Answer:
             return orjson.loads(self.body)
         except orjson.JSONDecodeError:
             return None
+
+    @property
+    def outline(self) -> str:
+        """What can be said of a body without repeating any of it."""
+        kind = self.headers.get("content-type", "")
+        return f"{kind if _MEDIA_TYPE.fullmatch(kind) else 'no content type'}, {len(self.body)} bytes"
 
 
 @dataclass(frozen=True)
@@ -114,8 +125,7 @@ def decode(answer: Answer, expected: int, dimensions: int | None) -> Rows:
     """
     body = answer.json
     if not isinstance(body, dict):
-        kind = answer.headers.get("content-type", "no content type")
-        raise _unsound(f"the body is not a JSON object ({kind}, {len(answer.body)} bytes)")
+        raise _unsound(f"the body is not a JSON object ({answer.outline})")
     data = body.get("data")
     if not isinstance(data, list):
         said = " and holds an error" if body.get("error") else ""
@@ -207,8 +217,9 @@ def _from_base64(text: str, at: int) -> list[float]:
 def _count(source: Any, name: str) -> int | None:
     value = source.get(name) if isinstance(source, dict) else None
     if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if type(value) is int else None
+        value = int(value)
+    # Rates and totals are reckoned with it, so what no request can cost counts as unsaid.
+    return value if type(value) is int and 0 <= value < MOST_COUNTED else None
 
 
 def _string(source: Any, name: str) -> str | None:

@@ -19,6 +19,7 @@ from qwen_aiml import (
     ResponseFormatError,
     TransportError,
 )
+from qwen_aiml._batch import fewer_rows
 from qwen_aiml._flow import Call, Clock
 from qwen_aiml._job import Job
 from qwen_aiml._learned import Learned
@@ -243,6 +244,16 @@ def test_row_limit_that_does_not_fit() -> None:
 
     assert list(run.failure().failures) == [6]
     assert run.learned.rows == 10
+
+
+def test_row_limit_that_is_known() -> None:
+    """A request that was under way when a lower limit was learned does not raise it again."""
+    run = Run(TEXTS, accepted)
+    run.learned.rows = 2
+    error = APIStatusError("too many", status_code=400, reason="rows", max_rows=5)
+
+    assert fewer_rows(error, 10, run.call) == 5
+    assert run.learned.rows == 2
 
 
 def test_row_limit_of_the_schema() -> None:

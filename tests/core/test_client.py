@@ -37,6 +37,7 @@ from qwen_aiml import (
 )
 from qwen_aiml._steps import Fault as Silence
 from qwen_aiml._steps import Send
+from qwen_aiml._turns import Turn
 from qwen_aiml.emulator import Emulator, Fault
 
 if TYPE_CHECKING:
@@ -489,7 +490,8 @@ async def test_deadline_while_waiting_for_a_turn(kind: type[Client]) -> None:
     hurried: Any = make(kind, emulator, max_concurrency=1, total_timeout=0.1)
     hurried._sender = patient._sender
     sender = patient._sender if kind is EmbeddingClient else await patient._sender()
-    turn = sender.turns.enter("another call")
+    turn = Turn("another call")
+    sender.turns.enter(turn)
     sender.turns.start(turn)
     with pytest.raises(DeadlineError) as caught:
         await embed(hurried, ["a"])
@@ -572,3 +574,18 @@ def test_vectors_are_unit_length() -> None:
 
     assert first != second
     assert math.isclose(math.hypot(*first), 1.0, abs_tol=1e-6)
+
+
+async def test_rows_learned_by_another_client(kind: type[Client]) -> None:
+    """Who shares what another client has learned keeps to a batch_size of its own."""
+    emulator = Emulator()
+    first = make(kind, emulator)
+    transport = first._http_client
+    small = kind(
+        EmbeddingConfig(api_key=KEY, dimensions=64, batch_size=2),
+        http_client=transport,
+        learned=first.learned,
+    )
+    await embed(small, TEXTS[:6])
+
+    assert {len(request.texts) for request in emulator.requests} == {2}

@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from qwen_aiml import (
+    APIStatusError,
     AuthenticationError,
     DeadlineError,
     EmbeddingConfig,
@@ -23,7 +24,7 @@ from qwen_aiml import (
 from qwen_aiml._flow import Call, Clock, NotSentError, embed_batch
 from qwen_aiml._learned import Learned
 from qwen_aiml._steps import Admit, Enter, Fault, Outcome, Send, Step, Wait
-from qwen_aiml._turns import Turns
+from qwen_aiml._turns import Turn, Turns
 from qwen_aiml._wire import Answer, Rows
 
 if TYPE_CHECKING:
@@ -121,6 +122,14 @@ def test_refusal_for_the_rate() -> None:
     hand.finish(GOOD)
 
 
+def test_refusal_for_an_hour() -> None:
+    """A 429 that asks for an hour, or for the year 2065, pauses the client for a minute."""
+    for said in ("3600", "Sun, 22 Nov 2065 12:00:00 GMT"):
+        step = Hand().send(Answer(429, {"retry-after": said}, b""))
+        assert isinstance(step, Wait)
+        assert step.seconds == pytest.approx(60.0 * 1.1)
+
+
 def test_refusal_for_the_rate_near_the_deadline() -> None:
     """A pause that would outlast the deadline is not begun."""
     error = Hand(total_timeout=5.0).fail(Answer(429, {"retry-after": "7"}, b""), DeadlineError)
@@ -152,7 +161,7 @@ def test_limiter() -> None:
     """The user's rate limiter is asked before each request, with the tokens expected in it."""
     hand = Hand(has_limiter=True)
     body = b'{"model":"unknown","input":["text"],"dimensions":1}'
-    assert hand.first == Admit(-(-len(body) // 3))
+    assert hand.first == Admit(-(-len(body) // 3), None)
     assert isinstance(hand.send(None), Send)
     assert isinstance(hand.send(BUSY), Wait)
     assert isinstance(hand.send(None), Admit)
@@ -185,6 +194,20 @@ def test_turns() -> None:
     assert isinstance(flow.send(None), Send)
     flow.close()
     assert isinstance(next(embed_batch(["text"], first.call, retries=0)), Send)
+
+
+def test_turns_are_given_back_come_what_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of ours, in what is learned from an answer, does not cost the client a turn."""
+    hand = Hand()
+
+    def fail(*_: object) -> None:
+        raise RecursionError
+
+    monkeypatch.setattr(hand.call.learned.pace, "accepted", fail)
+    with pytest.raises(RecursionError):
+        hand.send(GOOD)
+
+    assert not hand.call.turns._started
 
 
 def test_turn_that_never_came() -> None:
@@ -336,6 +359,19 @@ def test_stopped_before_its_turn() -> None:
 
     with pytest.raises(NotSentError):
         next(embed_batch(["text"], hand.call, retries=0))
+
+
+def test_stopped_before_it_enters_the_line() -> None:
+    """A call that was stopped does not wait for a turn that another call holds back."""
+    hand = Hand()
+    other = Call(hand.call.config, hand.call.clock, hand.call.learned, hand.call.turns, threading.Event())
+    assert hand.send(BUSY) == Wait(0.5)
+    held = Turn(other)
+    hand.call.turns.enter(held)
+    assert held.has_come
+    hand.call.stop()
+
+    hand.fail(None, APIStatusError)
 
 
 def test_stopped_while_waiting() -> None:

@@ -299,3 +299,14 @@ class TestTokenizer:
         )
         with pytest.raises(InputValueError, match="leaves no room"):
             await embed(client, ["a query"], role="query")
+
+
+async def test_more_pieces_than_a_request_may_hold(kind: type[Client]) -> None:
+    """A row limit that shows while the pieces of a text are sent is learned from, as with whole texts."""
+    emulator = Emulator(max_rows=5)
+    client = make(kind, emulator, on_too_long="split_mean")
+    result = await embed(client, [LONG])
+
+    assert result.shortened == (0,)
+    assert client.learned.rows == 5
+    assert [len(request.texts) for request in emulator.requests] == [1, 10, 5, 5, 3]

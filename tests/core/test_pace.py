@@ -169,6 +169,55 @@ def test_fruitless() -> None:
     assert sum(pauses) > 60
 
 
+def test_after_an_outage() -> None:
+    """A service that refused everything for an hour is used again half a minute after it has recovered."""
+    pace = Pace(32)
+    now = 0.0
+    while now < 3600:
+        start = pace.take(now, 0)
+        if isinstance(start, Start):
+            pace.refused(start, now, None, 0.0)
+        else:
+            now += start
+    while not isinstance(start := pace.take(now, 0), Start):
+        now += start
+    pace.accepted(start, now, 100, 20)
+
+    wait = pace.take(now, 0)
+    assert not isinstance(wait, Start)
+    assert wait <= 1.1 * _pace.LONGEST_PAUSE
+
+
+def test_the_first_of_a_burst_is_refused() -> None:
+    """It may have arrived last, so that it is no sign that nothing is accepted."""
+    pace = Pace(32)
+    first, *others = [pace.take(at / 1000, 0) for at in range(6)]
+    assert isinstance(first, Start)
+    pace.refused(first, 0.1, None, 0.0)
+    for start in others:
+        assert isinstance(start, Start)
+        pace.accepted(start, 0.1, 100, 20)
+
+    assert pace._rate is None
+    assert isinstance(pace.take(0.1, 0), Start)
+
+
+def test_a_slow_probe() -> None:
+    """A probe whose answer takes so long that it is no longer remembered settles a suspicion all the same."""
+    pace = Pace(32)
+    accepted, refused = pace.take(0.0, 0), pace.take(0.1, 0)
+    assert isinstance(accepted, Start)
+    assert isinstance(refused, Start)
+    pace.refused(refused, 0.2, None, 0.0)
+    pace.accepted(accepted, 0.2, 100, 20)
+    probe = pace.take(0.3, 0)
+    assert isinstance(probe, Start)
+    pace.take(20.0, 0)  # of the other client that shares the pace
+    pace.accepted(probe, 20.5, 100, 20)
+
+    assert pace._suspicion is None
+
+
 def test_fixed_rates() -> None:
     """Fixed rates hold from the first request on, and the slower one decides."""
     for pace, tokens, seconds in (

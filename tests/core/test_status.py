@@ -146,6 +146,15 @@ def test_validation_issues(data: list[Any], said: str) -> None:
     assert str(raised) == f"HTTP 400: {said}"
 
 
+def test_nested_beyond_measure() -> None:
+    """A message that Python can't print for its depth is left out."""
+    deep = b"[" * 1010 + b'"x"' + b"]" * 1010
+    said = str(error(429, b'{"message": ["slow down", ' + deep + b"]}"))
+    assert said.startswith("HTTP 429: slow down; ...")
+    issues = b'{"error": {"message": "no", "data": [{"path": [' + deep + b'], "message": ' + deep + b"}]}}"
+    assert str(error(400, issues)) == "HTTP 400: no; ...: ..."
+
+
 def test_regional_dimension() -> None:
     """A length that only some regions offer is explained where it is refused."""
     refused = upstream(BAD_DIMENSION)

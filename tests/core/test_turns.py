@@ -12,10 +12,16 @@ def turns_of(limit: int) -> Turns:
     return Turns(lambda: limit)
 
 
+def entered(turns: Turns, owner: object) -> Turn:
+    turn = Turn(owner)
+    turns.enter(turn)
+    return turn
+
+
 def test_one_at_a_time() -> None:
     """The next turn comes when the one before has started, not while its holder still waits for something."""
     turns = turns_of(5)
-    first, second = turns.enter("a"), turns.enter("a")
+    first, second = entered(turns, "a"), entered(turns, "a")
     assert (first.has_come, second.has_come) == (True, False)
 
     turns.start(first)
@@ -25,10 +31,10 @@ def test_one_at_a_time() -> None:
 def test_limit() -> None:
     """No turn comes while as many have started as may, and one comes when one of these ends."""
     turns = turns_of(2)
-    started = [turns.enter("a") for _ in range(2)]
+    started = [entered(turns, "a") for _ in range(2)]
     for turn in started:
         turns.start(turn)
-    waiting = turns.enter("a")
+    waiting = entered(turns, "a")
     assert not waiting.has_come
 
     turns.leave(started[0])
@@ -39,7 +45,7 @@ def test_limit_that_grows() -> None:
     """A limit that has grown lets more in at the next end."""
     limit = 1
     turns = Turns(lambda: limit)
-    first, *others = [turns.enter("a") for _ in range(4)]
+    first, *others = [entered(turns, "a") for _ in range(4)]
     turns.start(first)
     assert not others[0].has_come
 
@@ -53,7 +59,7 @@ def test_limit_that_grows() -> None:
 def test_in_the_order_they_came() -> None:
     """Within one call whoever has waited longest is next."""
     turns = turns_of(1)
-    waiting = [turns.enter("a") for _ in range(5)]
+    waiting = [entered(turns, "a") for _ in range(5)]
     served = []
     for _ in waiting:
         [turn] = [turn for turn in waiting if turn.has_come and turn not in served]
@@ -67,8 +73,8 @@ def test_in_the_order_they_came() -> None:
 def test_calls_in_rotation() -> None:
     """A call that comes later gets its turn in the midst of a long one."""
     turns = turns_of(1)
-    long = [turns.enter("ingestion") for _ in range(50)]
-    query = turns.enter("query")
+    long = [entered(turns, "ingestion") for _ in range(50)]
+    query = entered(turns, "query")
     turns.leave(long[0])
     assert long[1].has_come
     turns.leave(long[1])
@@ -80,7 +86,7 @@ def test_calls_in_rotation() -> None:
 def test_leaving_the_line() -> None:
     """Who gives up leaves no gap, wherever in the line it is."""
     turns = turns_of(1)
-    first, second, third, other = (turns.enter(owner) for owner in "aaab")
+    first, second, third, other = (entered(turns, owner) for owner in "aaab")
     turns.leave(second)
     turns.leave(other)
     turns.leave(first)
@@ -88,14 +94,14 @@ def test_leaving_the_line() -> None:
 
     turns.leave(third)
     turns.leave(third)
-    assert turns.enter("c").has_come
+    assert entered(turns, "c").has_come
 
 
 def test_called() -> None:
     """Whoever waits for a turn is called when it comes, or at once if it has."""
     turns = turns_of(1)
     called: list[Turn] = []
-    first, second = turns.enter("a"), turns.enter("a")
+    first, second = entered(turns, "a"), entered(turns, "a")
     for turn in (first, second):
         turns.when_it_comes(turn, lambda turn=turn: called.append(turn))  # type: ignore[misc]
     assert called == [first]
@@ -107,7 +113,7 @@ def test_called() -> None:
 def test_dismissed() -> None:
     """A call that ends calls all who wait for its turns, and the turns of others come."""
     turns = turns_of(1)
-    first, *mine, other = (turns.enter(owner) for owner in "aaab")
+    first, *mine, other = (entered(turns, owner) for owner in "aaab")
     called: list[Turn] = []
     turns.when_it_comes(mine[0], lambda: called.append(mine[0]))
     turns.dismiss("a")
@@ -129,7 +135,7 @@ def test_threads() -> None:
 
     def work(at: int) -> None:
         nonlocal held, most
-        turn = turns.enter(at % 7)
+        turn = entered(turns, at % 7)
         came = threading.Event()
         turns.when_it_comes(turn, came.set)
         assert came.wait(30)
@@ -145,4 +151,4 @@ def test_threads() -> None:
         list(pool.map(work, range(500)))
 
     assert most <= 3
-    assert turns.enter("a").has_come
+    assert entered(turns, "a").has_come

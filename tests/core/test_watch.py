@@ -9,9 +9,10 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
-from qwen_aiml import DeadlineError, EmbeddingClient, EmbeddingConfig
+from qwen_aiml import DeadlineError, EmbeddingClient, EmbeddingConfig, _client
 from qwen_aiml._watch import Line, Watch
 from qwen_aiml.emulator import Emulator, Fault, serve
 
@@ -22,7 +23,7 @@ KEY = "sk-test-0123456789abcdef"
 
 
 @contextmanager
-def dripping(data: bytes) -> Iterator[str]:
+def dripping(data: bytes, sent: list[int] | None = None) -> Iterator[str]:
     """Serve one connection that gets *data* a byte every 50 ms, for ten seconds at the most."""
     closing = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -41,6 +42,8 @@ def dripping(data: bytes) -> Iterator[str]:
                         connection.sendall(data[at % len(data) : at % len(data) + 1])
                     except OSError:
                         return
+                    if sent is not None:
+                        sent.append(at)
 
         thread = threading.Thread(target=run)
         thread.start()
@@ -60,6 +63,45 @@ def test_headers_that_drip() -> None:
             client.embed(["a"])
 
     assert caught.value.attempts == 1
+
+
+def test_a_connection_that_comes_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor do they where the look-up of the name alone has outlasted it."""
+    look_up = socket.getaddrinfo
+
+    def slow(*args: Any, **options: Any) -> Any:
+        time.sleep(0.3)
+        return look_up(*args, **options)
+
+    sent: list[int] = []
+    with dripping(b"HTTP/1.1 200 OK\r\n" + b"x-header: value\r\n" * 100, sent) as address:
+        config = EmbeddingConfig(api_key=KEY, base_url=f"http://{address}", total_timeout=0.1, timeout=5)
+        monkeypatch.setattr(socket, "getaddrinfo", slow)
+        with EmbeddingClient(config) as client, pytest.raises(DeadlineError):
+            client.embed(["a"])
+    assert len(sent) < 100
+
+
+def test_texts_that_come_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time that the texts take is time of the call."""
+    watched: list[float | None] = []
+
+    class Noted(Watch):
+        def __init__(self, seconds: float | None) -> None:
+            watched.append(seconds)
+            super().__init__(seconds)
+
+    def texts() -> Iterator[str]:
+        time.sleep(0.2)
+        yield "a"
+
+    monkeypatch.setattr(_client, "Watch", Noted)
+    config = EmbeddingConfig(api_key=KEY, total_timeout=60.0)
+    EmbeddingClient(config, http_client=httpx.Client(transport=Emulator().transport())).embed(texts())
+
+    [seconds] = watched
+    assert seconds is not None
+    assert seconds < 59.9
 
 
 def test_tls_that_drips() -> None:
@@ -130,6 +172,31 @@ def test_a_line() -> None:
         theirs.close()
         ours.close()
         line.break_off()
+
+
+def test_tls_within_that_of_a_proxy() -> None:
+    """Where a proxy is spoken to by TLS, that of the service takes no socket over."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    ours, theirs = socket.socketpair()
+    with theirs, context.wrap_socket(ours, do_handshake_on_connect=False) as secured:
+        line = Line(None)
+        line.trace("connection.start_tls.complete", {"return_value": Stream(secured)})
+        line.trace("proxy.start_tls.started", {})
+        line.break_off()
+        assert theirs.recv(1) == b""
+
+
+def test_once_and_for_all() -> None:
+    """A request that begins after the end, and a connection that is made after it, are broken off at once."""
+    ours, theirs = socket.socketpair()
+    line = Line(None)
+    with ours, theirs, Watch(None) as watch:
+        watch.break_off()
+        with watch.over(line):
+            line.trace("connection.connect_tcp.complete", {"return_value": Stream(ours)})
+        assert theirs.recv(1) == b""
+        assert line.is_broken_off
 
 
 def test_only_the_lines_of_the_call() -> None:

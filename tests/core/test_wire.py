@@ -170,6 +170,8 @@ def test_length_asked_for() -> None:
         ({"usage": {"total_tokens": 7.0}}, {}, Usage(1, 7, None)),
         ({"usage": {"total_tokens": 7.5}}, {}, Usage(1, None, None)),
         ({"usage": {"total_tokens": True}}, {}, Usage(1, None, None)),
+        ({"usage": {"total_tokens": -7}}, {}, Usage(1, None, None)),
+        ({"usage": {"total_tokens": 1e300}}, {}, Usage(1, None, None)),
         ({"usage": [], "meta": {"usage": {"credits_used": 2}}}, {}, Usage(1, None, 2)),
         ({"usage": {"total_tokens": 1}}, {"x-aimlapi-credits-used": "3"}, Usage(1, 1, 3)),
         ({"meta": {"usage": {}}}, {"x-aimlapi-credits-used": "many"}, Usage(1, None, None)),

@@ -1,0 +1,155 @@
+"""What ends an asynchronous call from outside: cancellation, as anyio and asyncio have it, and deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import httpx
+import pytest
+
+from qwen_aiml import AsyncEmbeddingClient, DeadlineError, EmbeddingClient, EmbeddingConfig
+from qwen_aiml.emulator import Emulator, Fault, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+KEY = "sk-test-0123456789abcdef"
+TEXTS = [f"text {at}" for at in range(40)]
+
+pytestmark = [
+    pytest.mark.anyio,
+    # What httpx makes of a body is a generator, which is left behind if its request is cancelled half sent.
+    pytest.mark.filterwarnings("ignore:Async generator 'httpx.*:ResourceWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def no_waiting() -> None:
+    """Keep the real waits in this file."""
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Emulator:
+    """Share one account."""
+    return Emulator()
+
+
+@pytest.fixture(scope="module")
+def address(emulator: Emulator) -> Iterator[str]:
+    """Serve it on this machine."""
+    with serve(emulator) as base_url:
+        yield base_url
+
+
+class Store:
+    """A cache that takes its time."""
+
+    def __init__(self, *, reading: float = 0.0, writing: float = 0.0) -> None:
+        self.reading = reading
+        self.writing = writing
+        self.lookups = 0
+        self.begun = anyio.Event()
+        self.kept: dict[str, bytes] = {}
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Look up."""
+        self.lookups += 1
+        time.sleep(self.reading)
+        return [self.kept.get(key) for key in keys]
+
+    def set_many(self, entries: Mapping[str, bytes]) -> None:
+        """Store."""
+        self.kept.update(entries)
+
+    async def aget_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Look up."""
+        self.lookups += 1
+        await anyio.sleep(self.reading)
+        return [self.kept.get(key) for key in keys]
+
+    async def aset_many(self, entries: Mapping[str, bytes]) -> None:
+        """Store."""
+        self.begun.set()
+        await anyio.sleep(self.writing)
+        self.kept.update(entries)
+
+
+def make(address: str, cache: Store | None = None, **settings: Any) -> AsyncEmbeddingClient:
+    settings = {"api_key": KEY, "base_url": address, "dimensions": 64, "batch_size": 1, **settings}
+    return AsyncEmbeddingClient(EmbeddingConfig(**settings), cache=cache)
+
+
+FAULTS = {
+    "request": Fault(hang=True),
+    "backoff": Fault(status=503, headers={"retry-after": "50"}),
+    "pause": Fault(status=429, headers={"retry-after": "50"}),
+}
+
+
+@pytest.mark.parametrize("texts", [TEXTS[:1], TEXTS], ids=len)
+@pytest.mark.parametrize("doing", FAULTS)
+async def test_cancelled(address: str, emulator: Emulator, doing: str, texts: list[str]) -> None:
+    """A request, a backoff, a pause and a wait in line all end, and the client can be used as before."""
+    emulator.script(*[FAULTS[doing]] * 100)
+    seen = emulator.request_count
+    async with make(address) as client:
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.embed, texts)
+            with anyio.fail_after(30):
+                while emulator.request_count == seen:  # noqa: ASYNC110 (it has no event to await)
+                    await anyio.sleep(0.01)
+            group.cancel_scope.cancel()
+        emulator._script.clear()
+        client.learned.pace._paused_until = 0.0
+        [(sender, _)] = client._senders.values()
+        assert client.learned.pace._under_way == 0
+        assert not sender.turns._started
+        with anyio.fail_after(30):
+            assert len((await client.embed(TEXTS[:3])).embeddings) == 3
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("texts", [TEXTS[:1], TEXTS], ids=len)
+async def test_cancelled_by_asyncio_while_storing(address: str, texts: list[str]) -> None:
+    """What is paid for is stored, though asyncio's own cancellation knows no shield."""
+    store = Store(writing=0.1)
+    async with make(address, store) as client:
+        task = asyncio.create_task(client.embed(texts))
+        await store.begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    assert store.kept
+
+
+async def test_deadline_of_a_slow_cache(address: str) -> None:
+    """A cache that does not answer is waited for until the deadline."""
+    async with make(address, Store(reading=1e6), total_timeout=0.1) as client:
+        with anyio.fail_after(30), pytest.raises(DeadlineError, match=r"total_timeout of 0\.1 s ran out"):
+            await client.embed(TEXTS)
+
+
+def test_deadline_of_a_slow_cache_in_a_thread() -> None:
+    """Without an event loop the deadline ends the look-up before the next thousand keys."""
+    store = Store(reading=0.1)
+    config = EmbeddingConfig(api_key=KEY, total_timeout=0.05)
+    http_client = httpx.Client(transport=Emulator().transport())
+    with pytest.raises(DeadlineError):
+        EmbeddingClient(config, http_client=http_client, cache=store).embed(map(str, range(5000)))
+
+    assert store.lookups == 1
+
+
+async def test_deadline_of_a_slow_limiter(address: str) -> None:
+    """A rate limiter that does not let a request through is waited for until the deadline."""
+
+    async def never(_: int) -> None:
+        await anyio.sleep_forever()
+
+    async with make(address, total_timeout=0.1) as client:
+        with anyio.fail_after(30), pytest.raises(DeadlineError):
+            await client.embed(TEXTS, admit=never)

@@ -1,0 +1,128 @@
+"""Ctrl-C in the midst of a synchronous call: it ends at once and leaves nothing behind."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qwen_aiml import EmbeddingClient, EmbeddingConfig
+from qwen_aiml.emulator import Emulator, Fault, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+KEY = "sk-test-0123456789abcdef"
+TEXTS = [f"text {at}" for at in range(40)]
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(signal, "pthread_kill"), reason="only there can one thread interrupt another"
+)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting() -> None:
+    """Keep the real waits in this file."""
+
+
+@contextmanager
+def interrupted(when: Callable[[], bool]) -> Iterator[None]:
+    """Press Ctrl-C once *when* holds, and expect that it ends the block; 30 seconds are for ever."""
+    ended = threading.Event()
+
+    def press() -> None:
+        for _ in range(3000):
+            if ended.wait(0.01) or when():
+                break
+        ended.wait(0.1)
+        if not ended.is_set():
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+FAULTS = {
+    "request": Fault(hang=True),
+    "backoff": Fault(status=503, headers={"retry-after": "50"}),
+    "pause": Fault(status=429, headers={"retry-after": "50"}),
+}
+
+
+@pytest.mark.parametrize("total_timeout", [None, 300.0])
+@pytest.mark.parametrize("workers", [1, 32])
+@pytest.mark.parametrize("doing", FAULTS)
+def test_interrupt(doing: str, workers: int, total_timeout: float | None) -> None:
+    """A request, a backoff and a pause all end at once, with one worker and with many."""
+    emulator = Emulator()
+    emulator.script(*[FAULTS[doing]] * 100)
+    threads = set(threading.enumerate())
+    with serve(emulator) as address:
+        config = EmbeddingConfig(
+            api_key=KEY,
+            base_url=address,
+            dimensions=64,
+            batch_size=1,
+            max_concurrency=workers,
+            timeout=300.0,
+            total_timeout=total_timeout,
+        )
+        with EmbeddingClient(config) as client:
+            with interrupted(lambda: emulator.request_count > 0):
+                client.embed(TEXTS)
+            assert client._sender.turns._next is None
+            assert not client._sender.turns._started
+            assert not client._sender.turns._waiting
+            assert client.learned.pace._under_way == 0
+    assert threads >= set(threading.enumerate())
+
+
+class Store:
+    """A cache that tells when it is written."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+        self.writing = threading.Event()
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Look up."""
+        return [self.kept.get(key) for key in keys]
+
+    def set_many(self, entries: Mapping[str, bytes]) -> None:
+        """Store, and take half a second for it."""
+        self.writing.set()
+        threading.Event().wait(0.5)
+        self.kept.update(entries)
+
+    async def aget_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Look up."""
+        return self.get_many(keys)
+
+    async def aset_many(self, entries: Mapping[str, bytes]) -> None:
+        """Store."""
+        self.set_many(entries)
+
+
+def test_interrupt_while_storing() -> None:
+    """What is being stored by the workers is stored to the end, and not paid for again."""
+    emulator, store = Emulator(), Store()
+    emulator.script(*[None] * 6, *[Fault(hang=True)] * 100)
+    with serve(emulator) as address:
+        config = EmbeddingConfig(
+            api_key=KEY, base_url=address, dimensions=64, batch_size=1, timeout=300.0, max_retries=0
+        )
+        with EmbeddingClient(config, cache=store) as client:
+            with interrupted(store.writing.is_set):
+                client.embed(TEXTS)
+            stored = len(store.kept)
+            emulator._script.clear()
+            assert client.embed(TEXTS).cached == stored > 0
