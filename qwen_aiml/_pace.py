@@ -18,7 +18,11 @@ import math
 import threading
 from collections import deque
 from dataclasses import dataclass
-from typing import Literal
+from itertools import accumulate
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FIRST_WINDOW = 6
 LESS = 0.05  # than the rate that was just accepted
@@ -42,8 +46,6 @@ class Start:
 
         tokens: Expected in it.
 
-        level: How many were under way then, itself included.
-
         outcome: What came of it; None if that is not known yet.
 
         ended: When that was known.
@@ -51,7 +53,6 @@ class Start:
 
     at: float
     tokens: float
-    level: int
     outcome: Literal["accepted", "refused", "lost"] | None = None
     ended: float = math.inf
 
@@ -89,8 +90,7 @@ class Pace:
         self._seconds_a_token = 60 / tokens_per_minute if tokens_per_minute else 0.0
         self._bytes, self._tokens = 0, 0
         self._window = float(min(FIRST_WINDOW, most))
-        self._patience = 1
-        self._under_way = 0
+        self._too_many = 0  # under way at once, as far as was found out
         self._next = self._paused_until = -math.inf
         self._recent: deque[Start] = deque()
         self._suspicion: _Suspicion | None = None
@@ -101,9 +101,8 @@ class Pace:
         self._lock = threading.Lock()
 
     def after_fork(self) -> None:
-        """Leave the lock to the parent, one of whose threads may have held it, and its requests."""
+        """Leave the lock to the parent, one of whose threads may have held it."""
         self._lock = threading.Lock()
-        self._under_way = 0
 
     @property
     def window(self) -> int:
@@ -134,8 +133,7 @@ class Pace:
             )
             while self._recent and self._recent[0].at < now - REMEMBERED:
                 self._recent.popleft()
-            self._under_way += 1
-            self._recent.append(Start(now, tokens, self._under_way))
+            self._recent.append(Start(now, tokens))
             return self._recent[-1]
 
     def accepted(self, start: Start, now: float, size: int, tokens: int | None) -> None:
@@ -157,9 +155,10 @@ class Pace:
                 # Whatever was in the way is gone; the rate was a guess.
                 self._fruitless, self._rate = 0, None
             if self._suspicion is None:
-                self._window = min(self._most, self._window + 1 / (self.window * self._patience))
+                patience = 1 if self.window > self._too_many else PATIENCE
+                self._window = min(self._most, self._window + 1 / (self.window * patience))
             elif start.at > self._suspicion.first.at:
-                self._too_many_under_way(self._suspicion, start)
+                self._too_many_under_way(self._suspicion)
             if tokens is not None:
                 self._bytes += size
                 self._tokens += tokens
@@ -221,20 +220,18 @@ class Pace:
 
     def _end(self, start: Start, now: float, outcome: Literal["accepted", "refused", "lost"]) -> None:
         start.outcome, start.ended = outcome, now
-        self._under_way -= 1
 
     def _pause(self, now: float, seconds: float) -> None:
         self._paused_until = max(self._paused_until, now + seconds)
 
-    def _too_many_under_way(self, suspicion: _Suspicion, probe: Start) -> None:
-        """Keep to the number that was accepted; a refusal below that was one request's bad luck."""
-        # The probe may have taken so long that it is no longer remembered.
-        most = max([probe.level, *(start.level for start in self._recent if start.outcome == "accepted")])
-        if most >= suspicion.first.level:
-            self._window = suspicion.window
-        else:
-            self._window, self._patience = float(most), PATIENCE
-        self._suspicion = None
+    def _too_many_under_way(self, suspicion: _Suspicion) -> None:
+        """Keep to as many as were accepted at once; fewer than that, and one request had bad luck."""
+        accepted = [start for start in self._recent if start.outcome == "accepted"]
+        then = sum(start.at <= suspicion.first.at < start.ended for start in accepted)
+        most = max(accumulate(step for _, step in sorted(_steps(accepted))), default=0)
+        self._suspicion, self._window = None, suspicion.window
+        if most <= then:
+            self._window, self._too_many = max(1.0, float(most)), then + 1
 
     def _too_high_a_rate(self, suspicion: _Suspicion, now: float) -> None:
         if self._rate is None:
@@ -264,3 +261,10 @@ class Pace:
             return None
         back = min(SLOWEST, max(FASTEST, REGAINED / self._rate))
         return self._rate * (1 + LESS * (max(0.0, now - self._grown_from) / back - 1) ** 3)
+
+
+def _steps(starts: list[Start]) -> Iterator[tuple[float, int]]:
+    """Give the moments at which one more or one less was under way."""
+    for start in starts:
+        yield start.at, 1
+        yield start.ended, -1
