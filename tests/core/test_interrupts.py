@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 from contextlib import contextmanager
@@ -38,9 +39,13 @@ def interrupted(when: Callable[[], bool]) -> Iterator[None]:
             if ended.wait(0.01) or when():
                 break
         ended.wait(0.1)
-        if not ended.is_set():
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        # Again, as a person would: Python ignores an interrupt that comes while it collects garbage.
+        for _ in range(5):
+            if not ended.is_set():
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            ended.wait(5)
 
+    gc.collect()
     thread = threading.Thread(target=press)
     thread.start()
     try:
