@@ -117,7 +117,7 @@ def _message(body: Any) -> str:
     inner = error if isinstance(error, dict) else {}
     for said in (body.get("message"), inner.get("message"), error, body.get("title")):
         if isinstance(said, list):
-            said = "; ".join(map(str, said))  # noqa: PLW2901 (one shape from here on)
+            said = "; ".join(map(_word, said))  # noqa: PLW2901 (one shape from here on)
         if isinstance(said, str) and said.strip():
             return "; ".join([said.strip(), *_issues(inner.get("data"))])
     return ""
@@ -128,10 +128,15 @@ def _issues(data: Any) -> list[str]:
     if not isinstance(data, list):
         return []
     return [
-        f"{'.'.join(map(str, issue.get('path') or ['body']))}: {issue.get('message')}"
+        f"{'.'.join(map(_word, issue.get('path') or ['body']))}: {_word(issue.get('message'))}"
         for issue in data
         if isinstance(issue, dict) and isinstance(issue.get("path") or [], list)
     ]
+
+
+def _word(said: Any) -> str:
+    # What is nested may be so more deeply than Python can write, and says nothing to people.
+    return "..." if isinstance(said, (list, dict)) else str(said)
 
 
 def _outline(answer: Answer) -> str:

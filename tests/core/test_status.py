@@ -146,6 +146,22 @@ def test_validation_issues(data: list[Any], said: str) -> None:
     assert str(raised) == f"HTTP 400: {said}"
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"message":[%s]}',
+        b'{"error":{"message":"odd","data":[{"path":[%s]}]}}',
+        b'{"error":{"message":"odd","data":[{"message":%s}]}}',
+    ],
+)
+def test_nested_without_end(body: bytes) -> None:
+    """What is nested more deeply than Python can write is no reason to fail."""
+    answer = Answer(400, {}, body % (b"[" * 1000 + b"]" * 1000))
+    assert isinstance(answer.json, dict)
+
+    assert status_error(answer, [], EmbeddingConfig(api_key="k")).status_code == 400
+
+
 def test_regional_dimension() -> None:
     """A length that only some regions offer is explained where it is refused."""
     refused = upstream(BAD_DIMENSION)
