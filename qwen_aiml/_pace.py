@@ -150,8 +150,9 @@ class Pace:
         with self._lock:
             self._end(start, "accepted")
             self._fruitless = 0
-            self._window = min(self._most, self._window + 1 / (self.window * self._patience))
-            if self._suspicion is not None and start.at > self._suspicion.first.at:
+            if self._suspicion is None:
+                self._window = min(self._most, self._window + 1 / (self.window * self._patience))
+            elif start.at > self._refused_at:
                 self._too_many_under_way(self._suspicion)
             if tokens is not None:
                 self._bytes += size

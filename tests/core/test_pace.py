@@ -140,18 +140,36 @@ def test_bad_luck() -> None:
     """One refusal among many accepted requests does not slow a young call down for long."""
     service = Service()
     pace = Pace(32)
-    first = [pace.take(0.0, 0) for _ in range(6)]
+    first = [pace.take(at / 1000, 0) for at in range(6)]
     for at, start in enumerate(first):
         assert isinstance(start, Start)
-        start.at += at / 1000
         if at == 2:
             pace.refused(start, 0.1, None, 0.0)
         else:
             pace.accepted(start, 100, 20)
+    one_more = pace.take(0.2, 0)
+    assert isinstance(one_more, Start)
+    pace.accepted(one_more, 100, 20)
 
     assert pace.window == 6
     assert pace._rate is None
     assert service.run(pace, 3000) <= 1.2 * 3000 * 0.1 / 32
+
+
+def test_one_more_is_tried() -> None:
+    """After a first refusal one more is tried alone; answers to those under way before decide nothing."""
+    pace = Pace(32)
+    starts = [start for at in range(6) if isinstance(start := pace.take(at / 1000, 0), Start)]
+    pace.refused(starts[3], 0.1, None, 0.0)
+    for start in (*starts[:3], *starts[4:]):
+        pace.accepted(start, 100, 20)
+    assert pace.window == 1
+
+    one_more = pace.take(0.2, 0)
+    assert isinstance(one_more, Start)
+    pace.refused(one_more, 0.3, None, 0.0)
+    assert pace._rate == pytest.approx(_pace.KEPT * 3)
+    assert pace.window == 6
 
 
 def test_fruitless() -> None:
