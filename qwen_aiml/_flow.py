@@ -253,7 +253,8 @@ def _report(call: Call, start: Start, size: int, outcome: Outcome) -> None:
         advised = retry_after(outcome.headers, call.clock.date()) or None
         pace.refused(start, call.clock.now(), advised, JITTER * call.clock.random())
     else:
-        pace.accepted(start, size, read_usage(outcome).total_tokens if is_success(outcome.status) else None)
+        tokens = read_usage(outcome).total_tokens if is_success(outcome.status) else None
+        pace.accepted(start, call.clock.now(), size, tokens)
 
 
 def _said(outcome: Outcome) -> str:

@@ -45,12 +45,15 @@ class Start:
         level: How many were under way then, itself included.
 
         outcome: What came of it; None if that is not known yet.
+
+        took: Seconds until it was accepted; 0 if it was not.
     """
 
     at: float
     tokens: float
     level: int
     outcome: Literal["accepted", "refused", "lost"] | None = None
+    took: float = 0.0
 
 
 @dataclass
@@ -136,12 +139,14 @@ class Pace:
             self._recent.append(Start(now, tokens, self._under_way))
             return self._recent[-1]
 
-    def accepted(self, start: Start, size: int, tokens: int | None) -> None:
+    def accepted(self, start: Start, now: float, size: int, tokens: int | None) -> None:
         """
         Count an answer that was no refusal.
 
         Args:
             start: The request.
+
+            now: Reading of the clock.
 
             size: Bytes of text in it.
 
@@ -149,6 +154,7 @@ class Pace:
         """
         with self._lock:
             self._end(start, "accepted")
+            start.took = now - start.at
             self._fruitless = 0
             if self._suspicion is None:
                 self._window = min(self._most, self._window + 1 / (self.window * self._patience))
@@ -184,11 +190,7 @@ class Pace:
             if start.at <= self._refused_at:
                 return  # under way when the others were refused, so it tells nothing new
             self._refused_at = now
-            accepted = [
-                other.at
-                for other in self._recent
-                if start.at - 1 < other.at <= start.at and other.outcome in ("accepted", None)
-            ]
+            accepted = self._accepted_before(start, now)
             rate = self._rate_at(now)
             if self._suspicion is not None:
                 self._too_high_a_rate(self._suspicion, now)
@@ -209,6 +211,18 @@ class Pace:
                 else:
                     self._suspicion, self._window = suspicion, 1.0
             self._grown_from = max(now, self._paused_until)
+
+    def _accepted_before(self, refused: Start, now: float) -> list[float]:
+        """Tell when, in the second before, requests that were accepted reached the service, about."""
+        # What took longer than the fastest was late to reach it: connecting takes its time.
+        fastest = min((start.took for start in self._recent if start.took), default=0.0)
+        at = max(refused.at, now - fastest) if fastest else refused.at
+        reached = (
+            start.at + max(0.0, start.took - fastest)
+            for start in self._recent
+            if start.at <= refused.at and start.outcome in ("accepted", None)
+        )
+        return sorted(moment for moment in reached if at - 1 < moment <= at)
 
     def _end(self, start: Start, outcome: Literal["accepted", "refused", "lost"]) -> None:
         start.outcome = outcome

@@ -87,7 +87,7 @@ class Service:
                 _, _, start, taken = heapq.heappop(answers)
                 under_way -= 1
                 if taken:
-                    pace.accepted(start, 100, 20)
+                    pace.accepted(start, now, 100, 20)
                 else:
                     waiting += 1
                     pace.refused(start, now, self.advice, 0.0)
@@ -146,10 +146,10 @@ def test_bad_luck() -> None:
         if at == 2:
             pace.refused(start, 0.1, None, 0.0)
         else:
-            pace.accepted(start, 100, 20)
+            pace.accepted(start, 0.1, 100, 20)
     one_more = pace.take(0.2, 0)
     assert isinstance(one_more, Start)
-    pace.accepted(one_more, 100, 20)
+    pace.accepted(one_more, 0.3, 100, 20)
 
     assert pace.window == 6
     assert pace._rate is None
@@ -162,7 +162,7 @@ def test_one_more_is_tried() -> None:
     starts = [start for at in range(6) if isinstance(start := pace.take(at / 1000, 0), Start)]
     pace.refused(starts[3], 0.1, None, 0.0)
     for start in (*starts[:3], *starts[4:]):
-        pace.accepted(start, 100, 20)
+        pace.accepted(start, 0.1, 100, 20)
     assert pace.window == 1
 
     one_more = pace.take(0.2, 0)
@@ -170,6 +170,22 @@ def test_one_more_is_tried() -> None:
     pace.refused(one_more, 0.3, None, 0.0)
     assert pace._rate == pytest.approx(_pace.KEPT * 3)
     assert pace.window == 6
+
+
+def test_slow_to_connect() -> None:
+    """A request counts from when it reached the service, late if it had to connect first."""
+    pace = Pace(32)
+
+    def starts(count: int, at: float) -> list[Start]:
+        return [start for _ in range(count) if isinstance(start := pace.take(at, 0), Start)]
+
+    for at, took in ((0.0, 0.12), (0.2, 0.02), (0.3, 0.02)):
+        for start in starts(6, at):
+            pace.accepted(start, at + took, 100, 20)
+    for at in (0.4, 0.5):
+        pace.refused(starts(1, at)[0], at + 0.02, None, 0.0)
+    assert pace._rate == pytest.approx(_pace.KEPT * 18)
+    assert pace.take(0.52, 0) == pytest.approx(0.1 + 1 - 0.52)
 
 
 def test_fruitless() -> None:
@@ -213,12 +229,12 @@ def test_tokens_are_settled() -> None:
     start = pace.take(0.0, 10)
     assert isinstance(start, Start)
     assert pace.take(0.0, 10) == pytest.approx(1.0, abs=0.021)
-    pace.accepted(start, 100, 30)
+    pace.accepted(start, 0.1, 100, 30)
     assert pace.take(0.0, 10) == pytest.approx(3.0, abs=0.021)
 
     start = pace.take(3.0, 40)
     assert isinstance(start, Start)
-    pace.accepted(start, 100, 20)
+    pace.accepted(start, 3.0, 100, 20)
     assert pace.take(3.0, 10) == pytest.approx(2.0, abs=0.021)
 
 
@@ -228,9 +244,9 @@ def test_expected_tokens() -> None:
     assert pace.expected_tokens(300) == 100
     start = pace.take(0.0, 0)
     assert isinstance(start, Start)
-    pace.accepted(start, 1000, 200)
+    pace.accepted(start, 0.1, 1000, 200)
     assert pace.expected_tokens(300) == pytest.approx(60)
-    pace.accepted(start, 1000, None)
+    pace.accepted(start, 0.1, 1000, None)
     assert pace.expected_tokens(300) == pytest.approx(60)
 
 
@@ -239,7 +255,7 @@ def test_old_refusals_tell_nothing_new() -> None:
     pace = Pace(32)
     accepted, *refused = (pace.take(0.0, 0) for _ in range(6))
     assert isinstance(accepted, Start)
-    pace.accepted(accepted, 100, 20)
+    pace.accepted(accepted, 0.1, 100, 20)
     for start in refused:
         assert isinstance(start, Start)
         pace.refused(start, 0.1, 2.0, 0.0)
@@ -268,7 +284,7 @@ def test_memory() -> None:
     for second in range(100):
         start = pace.take(float(second), 0)
         assert isinstance(start, Start)
-        pace.accepted(start, 100, 20)
+        pace.accepted(start, float(second), 100, 20)
 
     assert len(pace._recent) <= _pace.REMEMBERED + 1
 
