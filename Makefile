@@ -3,10 +3,11 @@
 
 PYTHON ?= python3
 PYTHONS ?=
+SECONDS ?= 60
 
 MATRIX = @$(PYTHON) .ci/matrix.py --pythons '$(PYTHONS)'
 
-.PHONY: help quickstart test tests lint types format wheel dist record record-live clean python
+.PHONY: help quickstart test tests lint types format wheel dist record record-live soak fuzz clean python
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,6 +42,12 @@ record: python ## record the cassettes again, from the emulator
 record-live: python ## record the cassettes again, from the real service; costs a few cents
 	@test -n "$$AIMLAPI_API_KEY" || { echo 'record-live needs a key in AIMLAPI_API_KEY.' >&2; exit 1; }
 	@QWEN_AIML_RECORD_LIVE=1 $(PYTHON) .ci/matrix.py record
+
+soak: python ## what takes minutes: thousands of texts under faults, kills and limits that nobody tells
+	$(MATRIX) soak
+
+fuzz: python ## feed random answers to what reads them, for SECONDS=60
+	$(MATRIX) --seconds '$(SECONDS)' fuzz
 
 clean: ## remove what these targets made
 	rm -rf .venv .venv-ci dist .mypy_cache .ruff_cache .pytest_cache .coverage*

@@ -32,6 +32,7 @@ from qwen_aiml.emulator import Emulator
 assert len(QwenAIMLEmbeddings(**Emulator().client_options()).embed_query("a")) == 1024
 """
 SECONDS = 900  # for one command; the slowest takes a tenth of that
+SOAK_SECONDS = 3600
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".venv-ci"
@@ -62,41 +63,44 @@ class Job:
 
         python: That interpreter, to make environments with.
 
+        seconds: How long to fuzz.
+
     Attributes:
         output: What its commands printed, in order.
 
         passed, failed: Tests counted in pytest's closing lines; errors count as failed.
     """
 
-    def __init__(self, version: str, python: str) -> None:
+    def __init__(self, version: str, python: str, seconds: int) -> None:
         self.version = version
         self.python = python
+        self.seconds = seconds
         self.uv = UV
         self.output = ""
         self.passed = self.failed = 0
 
-    def run(self, *command: str | Path, cwd: Path = ROOT, **env: str) -> None:
+    def run(self, *command: str | Path, cwd: Path = ROOT, limit: int = SECONDS, **env: str) -> None:
         """
-        Run a command to its end, or to the time limit.
+        Run a command to its end, or to the time limit, in seconds.
 
         Raises:
             StepError: If it does not exit with 0 in time.
         """
         words = [str(word) for word in command]
         self.output += f"$ {' '.join(words)}\n"
-        code, text = call(words, cwd, env)
+        code, text = call(words, cwd, env, limit)
         self.output += text
         if code:
             msg = f"exit code {code}"
             raise StepError(msg)
 
-    def pytest(self, *command: str | Path, cwd: Path = ROOT, **env: str) -> None:
+    def pytest(self, *command: str | Path, cwd: Path = ROOT, limit: int = SECONDS, **env: str) -> None:
         """
         Run a command that ends in pytest, and count its tests.
         """
         start = len(self.output)
         try:
-            self.run(*command, "--color=no", "-p", "no:cacheprovider", cwd=cwd, **env)
+            self.run(*command, "--color=no", "-p", "no:cacheprovider", cwd=cwd, limit=limit, **env)
         finally:
             closing = re.findall(r"^=*\s?((?:\d+ \w+,? ?)+)in [\d.]+s", self.output[start:], re.MULTILINE)
             counts = re.findall(r"(\d+) (passed|failed|errors?)", closing[-1] if closing else "1 error")
@@ -160,7 +164,7 @@ class Job:
             self.run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments)
 
 
-def call(command: list[str], cwd: Path, extra: dict[str, str]) -> tuple[int, str]:
+def call(command: list[str], cwd: Path, extra: dict[str, str], limit: int = SECONDS) -> tuple[int, str]:
     """
     Run a command with no standard input, and interrupt it when its time is up.
 
@@ -176,7 +180,7 @@ def call(command: list[str], cwd: Path, extra: dict[str, str]) -> tuple[int, str
             command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
         )
         try:
-            code = process.wait(SECONDS)
+            code = process.wait(limit)
         except subprocess.TimeoutExpired:
             code = 124
             try:
@@ -350,10 +354,30 @@ def record(job: Job) -> None:
     job.pytest(newest_versions(job), "-m", "pytest", "--record-mode=rewrite", "tests/recorded")
 
 
-STEPS = {step.__name__: step for step in (lint, fix, types, tests, lowest, coverage, dist, wheel, record)}
+def soak(job: Job) -> None:
+    """
+    Run the tests that take minutes.
+    """
+    job.pytest(newest_versions(job), "-m", "pytest", "-m", "long", limit=SOAK_SECONDS)
 
 
-def perform(jobs: dict[str, tuple[str, str]]) -> tuple[int, int, list[str]]:
+def fuzz(job: Job) -> None:
+    """
+    Feed random answers to what reads them; an answer that breaks it is kept in `.venv-ci/`.
+    """
+    python = job.environment("fuzz", "-e . --group fuzz")
+    program = ROOT / "tests" / "long" / "fuzz_answers.py"
+    bounds = (f"-max_total_time={job.seconds}", "-timeout=20", f"-artifact_prefix={HOME}{os.sep}")
+    job.run(python, program, *bounds, limit=job.seconds + SECONDS)
+
+
+STEPS = {
+    step.__name__: step
+    for step in (lint, fix, types, tests, lowest, coverage, dist, wheel, record, soak, fuzz)
+}
+
+
+def perform(jobs: dict[str, tuple[str, str]], fuzz_seconds: int) -> tuple[int, int, list[str]]:
     """
     Run jobs two at a time, and print the output of each as it ends.
 
@@ -361,12 +385,14 @@ def perform(jobs: dict[str, tuple[str, str]]) -> tuple[int, int, list[str]]:
         jobs: By title, such as "tests 3.12": the minor version and the interpreter.
             The title's first word is the step.
 
+        fuzz_seconds: How long to fuzz.
+
     Returns:
         Tests passed, tests failed, and the titles of the jobs that failed.
     """
 
     def one(title: str) -> tuple[str, Job, str, float]:
-        job, start, error = Job(*jobs[title]), time.monotonic(), "ok"
+        job, start, error = Job(*jobs[title], fuzz_seconds), time.monotonic(), "ok"
         try:
             STEPS[title.split(maxsplit=1)[0]](job)
         except StepError as failure:
@@ -398,6 +424,7 @@ def main() -> int:
     """
     parser = argparse.ArgumentParser(description="Run checks on every supported Python found.")
     parser.add_argument("--pythons", default="", help="only these, such as '3.10 3.13'")
+    parser.add_argument("--seconds", type=int, default=60, help="how long to fuzz (default: %(default)s)")
     parser.add_argument("steps", nargs="+", choices=STEPS)
     arguments = parser.parse_args()
     start, steps = time.monotonic(), arguments.steps
@@ -420,8 +447,8 @@ def main() -> int:
         jobs["lowest"] = oldest
     elif "lowest" in steps:
         print(f"lowest: NOT RUN, it needs one of Python {', '.join(LOWEST_NEEDS)}")
-    passed, failed, broken = perform(jobs)
-    if {"tests", "coverage", "lowest", "wheel", "record"} & set(steps) and not passed:
+    passed, failed, broken = perform(jobs, arguments.seconds)
+    if {"tests", "coverage", "lowest", "wheel", "record", "soak"} & set(steps) and not passed:
         broken.append("no test passed")
     print(f"\n{time.monotonic() - start:.0f} s; failed: {', '.join(broken) or 'nothing'}")
     if passed or failed:

@@ -1,0 +1,552 @@
+"""What holds for any texts, any answers in any order, and any faults: one call driven by hand, no I/O."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import struct
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from qwen_aiml import (
+    APIStatusError,
+    EmbeddingBatchError,
+    EmbeddingConfig,
+    QwenAIMLError,
+    ResponseFormatError,
+    Usage,
+)
+from qwen_aiml._flow import Call, Clock
+from qwen_aiml._job import Job
+from qwen_aiml._learned import Learned
+from qwen_aiml._retry import retry_after
+from qwen_aiml._status import status_error
+from qwen_aiml._steps import Enter, Fault, Outcome, Send, Step, Wait
+from qwen_aiml._turns import Turns
+from qwen_aiml._wire import Answer, decode, read_usage
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from hypothesis.strategies import DrawFn, SearchStrategy
+
+# Repeatable, and without a clock: the machine may be slow.
+repeatable = settings(deadline=None, derandomize=True, database=None)
+
+DATE = datetime(2026, 11, 22, tzinfo=timezone.utc)
+REFUSALS: dict[str, Outcome] = {
+    "content": Answer(400, {}, b'{"error":{"message":"DataInspectionFailed"}}'),
+    "length": Answer(400, {}, b'{"error":{"message":"Range of input length should be [1, 8192]"}}'),
+    "text": Answer(422, {}, b'{"message":"unprocessable"}'),
+    "crash": Answer(500, {}, b""),
+    "silence": Fault("timeout", "silence"),
+}
+PASSING: list[Outcome] = [
+    Answer(408, {}, b""),
+    Answer(429, {"retry-after": "1"}, b""),
+    Answer(429, {}, b""),
+    Answer(500, {}, b""),
+    Answer(503, {}, b""),
+    Answer(200, {}, b"<html>busy</html>"),
+    Answer(200, {}, b'{"data":[]}'),
+    Fault("connection", "ReadError"),
+    Fault("timeout", "silence"),
+]
+FATAL: list[Outcome] = [
+    Answer(401, {}, b""),
+    Answer(403, {}, b""),
+    Answer(404, {}, b""),
+    Fault("certificate", "x"),
+    ZeroDivisionError("of the HTTP client"),
+]
+
+
+@pytest.fixture(autouse=True)
+def no_waiting() -> None:
+    """Keep the real waits in this file, where time passes as fast as it is told to."""
+
+
+@dataclass
+class Service:
+    """
+    A service that answers by the texts it gets.
+
+    Args:
+        random: Chance.
+
+        poison: Texts that it refuses, and the whole request with them.
+
+        refusal: How.
+
+        max_rows: Texts it takes in a request.
+
+        faults: Share of requests that meet a passing fault; never more in a row than are tried again.
+
+        dies_at: The request, from 0, that is answered with what ends the call; None for none.
+    """
+
+    random: Random
+    poison: set[str]
+    refusal: str
+    max_rows: int
+    faults: float = 0.0
+    dies_at: int | None = None
+    requests: int = 0
+    faulty: int = 0
+    beyond: int = 0
+    died: bool = False
+    accepted: Counter[str] = field(default_factory=Counter)
+    refused_alone: set[str] = field(default_factory=set)
+    in_a_row: Counter[tuple[str, ...]] = field(default_factory=Counter)
+
+    def answer(self, texts: list[str]) -> Outcome:
+        """Answer one request."""
+        self.requests += 1
+        if self.requests - 1 == self.dies_at:
+            self.died = True
+            return self.random.choice(FATAL)
+        if self.in_a_row[tuple(texts)] < 5 and self.random.random() < self.faults:
+            self.in_a_row[tuple(texts)] += 1
+            self.faulty += 1
+            return self.random.choice(PASSING)
+        self.in_a_row[tuple(texts)] = 0
+        if len(texts) > self.max_rows:
+            self.beyond += 1
+            said = f"batch size is invalid, it should not be larger than {self.max_rows}.: input.contents"
+            return Answer(400, {}, orjson.dumps({"error": {"message": said}}))
+        if not self.poison.isdisjoint(texts):
+            self.refused_alone.update(texts if len(texts) == 1 else ())
+            return REFUSALS[self.refusal]
+        self.accepted.update(texts)
+        rows = [{"index": at, "embedding": vector(text)} for at, text in enumerate(texts)]
+        self.random.shuffle(rows)
+        return Answer(200, {}, orjson.dumps({"data": rows}))
+
+
+def vector(text: str) -> list[float]:
+    """Give an embedding that tells whose it is."""
+    return [float(text) + 1.0, -1.0]
+
+
+@dataclass
+class Worker:
+    """One flow under way, and what it waits for."""
+
+    flow: Generator[Step, Outcome, None]
+    step: Step | None
+    has_turn: bool = True
+    texts: list[str] = field(default_factory=list)
+
+
+class Run:
+    """A call with several workers, whose steps end in any order."""
+
+    def __init__(self, texts: list[str], size: int, workers: int, service: Service) -> None:
+        self.time = 0.0
+        self.service = service
+        self.random = service.random
+        config = EmbeddingConfig(api_key="k", model="unknown", batch_size=size, max_concurrency=workers)
+        clock = Clock(lambda: self.time, lambda: DATE, self.random.random)
+        learned = Learned(config)
+        turns = Turns(lambda: learned.pace.window)
+        self.call = Call(config, clock, learned, turns, threading.Event())
+        self.job = Job(texts, "document", self.call, None)
+        self.workers: list[Worker] = []
+        self.size = size
+        self.go(workers)
+
+    def go(self, workers: int) -> None:
+        """Do steps until there are none."""
+        for _ in range(workers):
+            self.next_flow()
+        for _ in range(100_000):  # bounded, should the call ever stand still
+            if not self.workers:
+                return
+            worker = self.random.choice([worker for worker in self.workers if worker.has_turn])
+            outcome: Outcome = None
+            if isinstance(worker.step, Wait):
+                self.time += worker.step.seconds
+            elif isinstance(worker.step, Send):
+                outcome = self.service.answer(worker.texts)
+            try:
+                self.take(worker, worker.flow.send(outcome))
+            except StopIteration:
+                self.workers.remove(worker)
+                self.next_flow()
+        pytest.fail("the call stands still")
+
+    def next_flow(self) -> None:
+        """Have a worker begin the next flow, if there is one."""
+        flow = self.job.next_flow()
+        if flow is None:
+            return
+        worker = Worker(flow, None)
+        self.workers.append(worker)
+        try:
+            self.take(worker, next(flow))
+        except StopIteration:
+            self.workers.remove(worker)
+
+    def take(self, worker: Worker, step: Step) -> None:
+        """Look at what a flow asks for."""
+        worker.step = step
+        if isinstance(step, Enter):
+            worker.has_turn = False
+            self.call.turns.when_it_comes(step.turn, lambda: setattr(worker, "has_turn", True))
+        elif isinstance(step, Send):
+            worker.texts = orjson.loads(step.body)["input"]
+            assert not self.call.stopped.is_set()
+            assert len(worker.texts) == len(set(worker.texts)) <= self.size
+            assert self.service.accepted.keys().isdisjoint(worker.texts)
+            assert self.service.refusal in ("crash", "silence") or self.service.refused_alone.isdisjoint(
+                worker.texts
+            )
+
+    def outcome(self) -> tuple[list[list[float] | None], dict[int, QwenAIMLError]]:
+        """Give embeddings and failures."""
+        given = len(self.job._places)
+        try:
+            return list(self.job.result().embeddings), {}
+        except EmbeddingBatchError as error:
+            return error.embeddings, error.failures
+        except QwenAIMLError as error:
+            return [None] * given, dict.fromkeys(error.indices, error)
+        except ZeroDivisionError:
+            return [None] * given, {}
+
+
+@st.composite
+def lists(draw: DrawFn) -> list[str]:
+    """Make up to 60 texts, some of them repeated, in any order."""
+    distinct = list(map(str, range(draw(st.integers(0, 60)))))
+    random = draw(st.randoms())
+    texts = distinct + random.choices(distinct or [""], k=len(distinct) // 3)
+    random.shuffle(texts)
+    return texts
+
+
+poisons = st.sets(st.integers(0, 60).map(str), max_size=8)
+sizes = st.integers(1, 10)
+
+
+@given(lists(), sizes, sizes, st.integers(1, 8), st.floats(0, 0.6), st.randoms())
+@repeatable
+def test_faults(
+    texts: list[str], size: int, max_rows: int, workers: int, faults: float, random: Random
+) -> None:
+    """Whatever passes by itself, every text gets its own vector, from the one answer it was accepted in."""
+    service = Service(random, set(), "content", max_rows, faults)
+    run = Run(texts, size, workers, service)
+
+    assert run.outcome() == ([vector(text) for text in texts], {})
+    assert service.accepted == Counter(set(texts))
+    plain = -(-len(set(texts)) // size)
+    if size <= max_rows:
+        assert service.requests == plain + service.faulty
+    # Batches begun before the limit was known are sent in pieces; those begun later are cut to it.
+    pieces = -(-len(set(texts)) // min(size, max_rows))
+    assert service.beyond <= workers
+    assert service.requests <= pieces + 2 * workers + service.faulty
+    assert run.call.usage.requests == service.requests
+
+
+@given(
+    lists(),
+    poisons,
+    sizes,
+    sizes,
+    st.integers(1, 8),
+    st.floats(0, 0.6),
+    st.randoms(),
+)
+@repeatable
+def test_refused_texts(
+    texts: list[str],
+    poison: set[str],
+    size: int,
+    max_rows: int,
+    workers: int,
+    faults: float,
+    random: Random,
+) -> None:
+    """Exactly the texts that are refused have failures, and each costs at most six requests more."""
+    refusal = random.choice(["content", "length"])
+    service = Service(random, poison, refusal, max_rows, faults)
+    run = Run(texts, size, workers, service)
+    embeddings, failures = run.outcome()
+
+    assert embeddings == [None if text in poison else vector(text) for text in texts]
+    assert list(failures) == [at for at, text in enumerate(texts) if text in poison]
+    assert all(
+        isinstance(error, APIStatusError) and error.reason == refusal and at in error.indices
+        for at, error in failures.items()
+    )
+    assert service.accepted == Counter(set(texts) - poison)
+    pieces = -(-len(set(texts)) // min(size, max_rows))
+    more = 0 if size <= max_rows else 2 * workers
+    assert service.requests <= pieces + more + 6 * len(poison & set(texts)) + service.faulty
+
+
+@pytest.mark.parametrize("size", range(1, 11))
+def test_search(size: int) -> None:
+    """Wherever the one text stands that is refused, halving finds it: at most six requests more among ten."""
+    texts = list(map(str, range(size)))
+    for poison in texts:
+        service = Service(Random(1), {poison}, "content", 10)  # noqa: S311 (no secret)
+        embeddings, failures = Run(texts, size, 1, service).outcome()
+
+        assert list(failures) == [int(poison)]
+        assert embeddings.count(None) == 1
+        assert service.requests <= 1 + 2 * math.log2(size)
+
+
+@given(
+    lists(),
+    poisons,
+    sizes,
+    st.integers(1, 8),
+    st.sampled_from(["text", "crash", "silence"]),
+    st.randoms(),
+)
+@repeatable
+def test_indigestible_texts(
+    texts: list[str], poison: set[str], size: int, workers: int, refusal: str, random: Random
+) -> None:
+    """A text that fails without a word is told from a service that fails: by others that are accepted."""
+    service = Service(random, poison, refusal, 10)
+    run = Run(texts, size, workers, service)
+    embeddings, failures = run.outcome()
+    bad = [at for at, text in enumerate(texts) if text in poison]
+
+    assert all(embedding in (None, vector(text)) for text, embedding in zip(texts, embeddings, strict=True))
+    assert all(embeddings[at] is None for at in bad)
+    assert max(service.accepted.values(), default=1) == 1
+    if not run.call.stopped.is_set():
+        assert embeddings == [None if text in poison else vector(text) for text in texts]
+        assert list(failures) == bad
+        tries = 6 if refusal == "text" else 6 + run.call.config.max_retries
+        assert service.requests <= -(-len(set(texts)) // size) + tries * len(poison & set(texts))
+    else:
+        assert bad
+        event("taken for a failure of the service")
+
+
+@given(
+    lists(),
+    poisons,
+    sizes,
+    st.integers(1, 8),
+    st.floats(0, 0.6),
+    st.integers(0, 30),
+    st.randoms(),
+)
+@repeatable
+def test_end_of_the_call(
+    texts: list[str],
+    poison: set[str],
+    size: int,
+    workers: int,
+    faults: float,
+    dies_at: int,
+    random: Random,
+) -> None:
+    """After what no other text would escape nothing new starts, and what was accepted is kept."""
+    service = Service(random, poison, "content", 10, faults, dies_at)
+    run = Run(texts, size, workers, service)  # which looks at each request that starts
+    embeddings, failures = run.outcome()
+
+    assert service.died == run.call.stopped.is_set()
+    # Those under way when the call ended are answered; none is tried again.
+    assert service.requests <= dies_at + workers
+    assert embeddings == [vector(text) if text in service.accepted else None for text in texts]
+    assert service.accepted.keys().isdisjoint(poison)
+    assert all(embeddings[at] is None for at in failures)
+    kinds = {texts[at]: getattr(error, "reason", None) for at, error in failures.items()}
+    assert all(kinds.get(text, "content") == "content" for text in service.refused_alone)
+    if service.died:
+        assert service.requests > dies_at
+    else:
+        assert service.accepted == Counter(set(texts) - poison)
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**63), 2**64 - 1)
+leaves = st.none() | st.booleans() | finite | st.text(max_size=20)
+anything = st.recursive(
+    leaves,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@st.composite
+def answers(draw: DrawFn) -> dict[str, Any]:
+    """Make a good answer of 1 to 4 rows, in any order, as lists or base64."""
+    count, length = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    number = st.integers(-99, 99).map(lambda eighths: eighths / 8)  # float32 holds it
+    row = st.lists(number, min_size=length, max_size=length)
+    data = []
+    for index in draw(st.permutations(range(count))):
+        embedding: Any = draw(row.filter(any))
+        if draw(st.booleans()):
+            embedding = base64.b64encode(struct.pack(f"<{length}f", *embedding)).decode()
+        data.append({"index": index, "embedding": embedding, "object": "embedding"})
+    return {"data": data, "usage": {"total_tokens": 4}, "meta": {"usage": {"credits_used": 1}}, "id": "a"}
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Give everything that stands in some JSON, as a container and a key of it."""
+    keys: list[Any] = list(value) if isinstance(value, dict) else []
+    if isinstance(value, list):
+        keys = list(range(len(value)))
+    return [place for key in keys for place in [(value, key), *places(value[key])]]
+
+
+@st.composite
+def bodies(draw: DrawFn) -> tuple[bytes, int]:
+    """Make the bytes of an answer, good or changed in some places, and how many texts it is for."""
+    answer = draw(answers())
+    count = len(answer["data"])
+    for _ in range(draw(st.integers(0, 3))):
+        container, key = draw(st.sampled_from([(answer, "data"), *places(answer)]))
+        change = draw(st.sampled_from(["replace", "delete", "repeat"]))
+        if change == "replace":
+            container[key] = draw(anything | st.sampled_from([0, 1, 2, 0.0, 1.0, True, "AACAPw=="]))
+        elif change == "delete":
+            container.pop(key, None) if isinstance(container, dict) else container.pop(key)
+            if container is answer:
+                break
+        elif isinstance(container, list):
+            container.append(container[key])
+    body = orjson.dumps(answer)
+    if draw(st.booleans()):
+        at = draw(st.integers(0, len(body)))
+        body = body[:at] + draw(st.binary(max_size=3)) + body[at + draw(st.integers(0, 3)) :]
+    return body, count
+
+
+def numbers_of(embedding: Any) -> list[float]:
+    """Read a row as the service means it."""
+    if isinstance(embedding, str):
+        packed = base64.b64decode(embedding)
+        return list(struct.unpack(f"<{len(packed) // 4}f", packed))
+    return [float(number) for number in embedding]
+
+
+@given(answers())
+@repeatable
+def test_order_of_rows(answer: dict[str, Any]) -> None:
+    """Rows in any order are put in that of the texts."""
+    rows = decode(Answer(200, {}, orjson.dumps(answer)), len(answer["data"]), None)
+
+    expected = {row["index"]: numbers_of(row["embedding"]) for row in answer["data"]}
+    assert rows.embeddings == [expected[at] for at in range(len(expected))]
+
+
+@given(bodies(), st.none() | st.integers(1, 4))
+@settings(repeatable, max_examples=500)
+def test_changed_answer(body: tuple[bytes, int], dimensions: int | None) -> None:
+    """An answer with anything changed is refused, or is read as what it says: the row of each index."""
+    sent, expected = body
+    answer = Answer(200, {}, sent)
+    try:
+        found = decode(answer, expected, dimensions).embeddings
+    except ResponseFormatError:
+        event("refused")
+        return
+    data = json.loads(sent)["data"]
+    by_index = {at if row.get("index") is None else row["index"]: row for at, row in enumerate(data)}
+    assert len(found) == len(data) == len(by_index) == expected
+    assert found == [numbers_of(by_index[at]["embedding"]) for at in range(expected)]
+    assert {len(row) for row in found} == {dimensions or len(found[0])}
+    assert all(type(number) is float and math.isfinite(number) for row in found for number in row)
+    assert all(any(row) for row in found)
+
+
+envelopes = st.one_of(
+    st.binary(max_size=50),
+    anything.map(orjson.dumps),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "message": anything,
+            "title": anything,
+            "requestId": anything,
+            "usage": anything | st.fixed_dictionaries({"total_tokens": anything}),
+            "meta": anything | st.fixed_dictionaries({"usage": anything}),
+            "error": anything
+            | st.fixed_dictionaries(
+                {},
+                optional={
+                    "message": anything,
+                    "data": anything
+                    | st.lists(st.fixed_dictionaries({"path": anything, "message": anything}), max_size=2)
+                    | st.fixed_dictionaries({"kind": anything}),
+                },
+            ),
+        },
+    ).map(orjson.dumps),
+)
+header_names = ["retry-after", "retry-after-ms", "x-request-id", "x-aimlapi-credits-used", "content-type"]
+headers_of: SearchStrategy[dict[str, str]] = st.dictionaries(
+    st.sampled_from(header_names), st.text(st.characters(max_codepoint=255), max_size=20), max_size=3
+)
+
+
+@given(envelopes, headers_of, st.integers(100, 999), st.lists(st.text(max_size=20), max_size=3))
+@settings(repeatable, max_examples=300)
+def test_any_error_answer(body: bytes, headers: dict[str, str], status: int, texts: list[str]) -> None:
+    """Whatever an error answer holds, there is one error, of a bounded length, and no key in it."""
+    config = EmbeddingConfig(api_key="sk-0123456789abcdef")
+    answer = Answer(status, headers, body)
+    error = status_error(answer, texts, config)
+
+    assert isinstance(error, APIStatusError)
+    assert error.status_code == status
+    assert len(str(error)) < 600
+    assert "0123456789abcdef" not in str(error)
+    usage = read_usage(answer)
+    assert isinstance(usage, Usage)
+    assert all(type(count) in (int, type(None)) for count in (usage.total_tokens, usage.credits_used))
+
+
+dates = st.lists(
+    st.sampled_from(
+        [
+            "Sun",
+            ",",
+            " ",
+            "22",
+            "Nov",
+            "2026",
+            "12:00:30",
+            "GMT",
+            "+0200",
+            "-",
+            "0",
+            ":",
+            "99999",
+            "1",
+            "9999",
+        ]
+    ),
+    max_size=14,
+).map("".join)
+
+
+@given(st.text(max_size=30) | dates | st.floats().map(str), st.text(max_size=8) | st.floats().map(str))
+@settings(repeatable, max_examples=500)
+def test_any_retry_after(seconds: str, milliseconds: str) -> None:
+    """Whatever stands in the headers, the advice is None or a finite number, 0 or more."""
+    for headers in ({"retry-after": seconds}, {"retry-after": seconds, "retry-after-ms": milliseconds}):
+        advised = retry_after(headers, DATE)
+        assert advised is None or (math.isfinite(advised) and advised >= 0)

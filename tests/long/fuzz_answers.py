@@ -1,0 +1,95 @@
+"""
+Feed changed answers to what reads them, guided by coverage: ``make fuzz``, ``make fuzz SECONDS=600``.
+
+Only a ResponseFormatError may come out of reading a success, and an error answer always gives one error. What
+breaks that is printed and kept, as a file that is an argument of this program to see it again.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import atheris
+
+with atheris.instrument_imports(include=["qwen_aiml._wire", "qwen_aiml._status"]):
+    from qwen_aiml import APIStatusError, EmbeddingConfig, ResponseFormatError, _status, _wire
+    from qwen_aiml.emulator import Emulator
+
+PUBLISHED = Path(__file__).parent.parent / "core" / "published_response.json"
+KEY = "sk-0123456789abcdef"
+CONFIG = EmbeddingConfig(api_key=KEY)
+HEAD = 8  # bytes that say what surrounds a body
+TEXTS = ["Laura is a DJ.", "a text that is long enough to be told when only a part of it is repeated", "字"]
+
+
+def check(data: bytes) -> None:
+    """Read an answer whose status, count, length and headers are in its first bytes."""
+    if len(data) < HEAD:
+        return
+    status, expected, dimensions = 100 + data[0] * 4, data[1] % 4 + 1, data[2] % 6
+    said = data[3:HEAD].decode("latin-1")
+    headers = {"x-request-id": said, "x-aimlapi-credits-used": said, "content-type": said}
+    answer = _wire.Answer(status, headers, data[HEAD:])
+
+    error = _status.status_error(answer, TEXTS, CONFIG)
+    assert isinstance(error, APIStatusError)
+    assert len(str(error)) < 600
+    assert KEY not in str(error)
+    assert _status.is_throttle(answer) in (True, False)
+    usage = _wire.read_usage(answer)
+    assert all(type(count) in (int, type(None)) for count in (usage.total_tokens, usage.credits_used))
+    assert isinstance(_wire.request_id(answer.json, headers), (str, type(None)))
+    try:
+        rows = _wire.decode(answer, expected, dimensions or None)
+    except ResponseFormatError:
+        return
+    assert len(rows.embeddings) == expected
+    assert {len(row) for row in rows.embeddings} == {dimensions or len(rows.embeddings[0])}
+    assert all(type(number) is float and math.isfinite(number) for row in rows.embeddings for number in row)
+    assert all(map(any, rows.embeddings))
+
+
+def seeds() -> list[bytes]:
+    """Give answers to begin with: the one that is published, and those of an emulator."""
+    options = Emulator(credits=3, refuses=lambda text: "bad" in text, shuffle=True).client_options()
+    url = f"{CONFIG.base_url}/embeddings"
+    bodies = [PUBLISHED.read_bytes()]
+    with options["http_client"] as http:
+        for key, texts in [
+            (KEY, ["a"]),
+            (KEY, ["bad"]),
+            (KEY, [""]),
+            (KEY, ["a"] * 11),
+            (KEY, []),
+            ("", ["a"]),
+            (KEY, ["a"] * 9),
+        ]:
+            body = {"model": CONFIG.model, "input": texts, "dimensions": 64}
+            bodies.append(http.post(url, json=body, headers={"authorization": f"Bearer {key}"}).content)
+    bodies += [
+        b'{"data":[{"index":1,"embedding":[1,0.5]},{"index":0,"embedding":"AACAPwAAgD8="}]}',
+        b'{"message":["a","b"],"requestId":"c","statusCode":400}',
+        b'{"error":{"message":"a","data":[{"path":["input",0],"message":"Required"}]}}',
+        b'{"title":"a","usage":{"total_tokens":3},"meta":{"usage":{"credits_used":1}}}',
+    ]
+    heads = [bytes([status, count, 0]) + b"12345" for status in (25, 75, 82) for count in (0, 1)]
+    return [head + body for head in heads for body in bodies]
+
+
+def main() -> None:
+    """
+    Fuzz, or read the files that are given.
+
+    The arguments are those of libFuzzer, such as ``-max_total_time=60``.
+    """
+    with TemporaryDirectory() as corpus:
+        for at, seed in enumerate(seeds()):
+            (Path(corpus) / f"{at}").write_bytes(seed)
+        atheris.Setup([*sys.argv, corpus], check)
+        atheris.Fuzz()
+
+
+main()
