@@ -6,7 +6,6 @@ What is sent, whether to try again and when to end is decided in `_job`, `_batch
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
 import threading
@@ -19,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary, WeakSet
 
 import anyio
-import anyio.lowlevel
 
 from ._cache import namespace
 from ._config import EmbeddingConfig
@@ -28,6 +26,7 @@ from ._errors import ConfigurationError
 from ._flow import Call, Clock
 from ._job import Job
 from ._learned import Learned
+from ._loops import close_with_loop, current_loop, is_closed
 from ._result import EmbeddingResult, Usage
 from ._sender import AsyncSender, Sender, check_http
 from ._sqlite import SQLiteCache, open_cache
@@ -312,7 +311,7 @@ class AsyncEmbeddingClient(_BaseClient):
     async def aclose(self) -> None:
         """Close the connections of this event loop, and a cache given by its path."""
         self._close_cache()
-        _, closing = self._senders.pop(_current_loop(), (None, None))
+        _, closing = self._senders.pop(current_loop(), (None, None))
         if closing is not None:
             await closing.aclose()
 
@@ -323,7 +322,7 @@ class AsyncEmbeddingClient(_BaseClient):
         await self.aclose()
 
     async def _sender(self) -> AsyncSender:
-        loop = _current_loop()
+        loop = current_loop()
         if loop in self._senders:
             return self._senders[loop][0]
         # Loops that have ended, with or without closing their asynchronous generators first.
@@ -331,10 +330,10 @@ class AsyncEmbeddingClient(_BaseClient):
             if (ended := other()) is None:
                 continue
             left, _ = self._senders.get(ended, (None, None))
-            if left is not None and (left.closed or _is_closed(ended)):
+            if left is not None and (left.closed or is_closed(ended)):
                 self._senders.pop(ended, None)
         sender = AsyncSender(self.config, self._clock, self.learned.pace, self._http_client)
-        closing = _close_with_loop(sender)
+        closing = close_with_loop(sender)
         self._senders[loop] = (sender, closing)
         if self._http_client is None:
             await anext(closing)
@@ -378,26 +377,3 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows has no fork)
     os.register_at_fork(after_in_child=_after_fork)
-
-
-async def _close_with_loop(sender: AsyncSender) -> AsyncGenerator[None, None]:
-    """
-    Close *sender* when the event loop ends.
-
-    An event loop closes the asynchronous generators that were begun in it before it ends, which is the one
-    moment at which connections that belong to it can still be closed.
-    """
-    try:
-        yield
-    finally:
-        await sender.aclose()
-
-
-def _is_closed(loop: Any) -> bool:
-    # What stands for a loop of Trio does not tell.
-    return isinstance(loop, asyncio.AbstractEventLoop) and loop.is_closed()
-
-
-def _current_loop() -> Any:
-    token = anyio.lowlevel.current_token()
-    return getattr(token, "native_token", token)

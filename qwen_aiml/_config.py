@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
-import os
-import re
 from dataclasses import dataclass, field, fields
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
+from ._address import check_base_url, check_headers, first_set, is_loopback
 from ._errors import ConfigurationError
 from ._models import DEFAULT_MODEL, DEFAULT_ROWS, ModelFacts, model_facts
 from ._secret import Secret, Unusable
@@ -19,22 +17,12 @@ from ._tokens import load
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-DEFAULT_BASE_URL = "https://api.aimlapi.com/v1"
 DEFAULT_TIMEOUT = 60.0
 MOST_SECONDS = 1_000_000
 KEYS_PAGE = "https://aimlapi.com/app/keys"
 
 # Source: all three spellings stand in AI/ML API's own docs and SDKs; the first is the most used.
 KEY_VARIABLES = ("AIMLAPI_API_KEY", "AIML_API_KEY", "AIMLAPI_KEY")
-URL_VARIABLES = ("AIMLAPI_BASE_URL", "AIMLAPI_API_BASE", "AIML_API_BASE")
-
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # Source: RFC 9110, 5.6.2
-
-_OWN_HEADERS = {
-    "authorization": "give the key as api_key",
-    "content-length": "it follows from the request",
-    "content-type": "it is always application/json",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +115,7 @@ class EmbeddingConfig:
         self._set("model", facts.name)
         _check_dimensions(self.dimensions, facts)
         self._set("api_key", _key(self.api_key))
-        self._set("base_url", _base_url(self.base_url, allow_http=_flag("allow_http", self.allow_http)))
+        self._set("base_url", check_base_url(self.base_url, allow_http=_flag("allow_http", self.allow_http)))
         self._set("batch_size", _batch_size(self.batch_size, facts))
         _whole("max_concurrency", self.max_concurrency, least=1)
         for name in ("requests_per_minute", "tokens_per_minute"):
@@ -142,7 +130,7 @@ class EmbeddingConfig:
         _one_of("tokenizer", self.tokenizer, (None, "qwen"))
         _check_tokenizer(self.tokenizer, facts)
         _one_of("encoding_format", self.encoding_format, (None, "float", "base64"))
-        self._set("default_headers", _headers(self.default_headers))
+        self._set("default_headers", check_headers(self.default_headers))
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -160,7 +148,7 @@ class EmbeddingConfig:
     @property
     def is_local(self) -> bool:
         """Whether requests stay on this machine."""
-        return _is_loopback(urlsplit(self.base_url or "").hostname or "")
+        return is_loopback(urlsplit(self.base_url or "").hostname or "")
 
     @property
     def endpoint(self) -> str:
@@ -202,12 +190,6 @@ def _unpickle(settings: dict[str, Any]) -> EmbeddingConfig:
         object.__setattr__(config, name, value)
     object.__setattr__(config, "api_key", _key(Secret("")) if first_set(KEY_VARIABLES) else None)
     return config
-
-
-def first_set(variables: tuple[str, ...]) -> str | None:
-    """Give the value of the first of the environment *variables* that is not blank, else None."""
-    values = (os.environ.get(name, "").strip() for name in variables)
-    return next((value for value in values if value), None)
 
 
 def _refuse(name: str, value: object, allowed: str) -> ConfigurationError:
@@ -340,63 +322,3 @@ def _guarded(init: Callable[..., None]) -> Callable[..., None]:
 
 # Around the generated one, whose argument would stand bare in a traceback that prints local variables.
 EmbeddingConfig.__init__ = _guarded(EmbeddingConfig.__init__)  # type: ignore[method-assign]
-
-
-def _base_url(value: object, *, allow_http: bool) -> str:
-    # No message shows the address: people paste keys and passwords into the wrong field.
-    if value is None or (isinstance(value, str) and not value.strip()):
-        value = first_set(URL_VARIABLES) or DEFAULT_BASE_URL
-    if not isinstance(value, str):
-        message = f"base_url (api_base) must be a string, not {type(value).__name__}"
-        raise ConfigurationError(message)
-    try:
-        parts = urlsplit(value.strip())
-        host, _ = parts.hostname or "", parts.port
-        host.encode("idna")
-    except ValueError:
-        message = "base_url (api_base) is not an address"
-        raise ConfigurationError(message) from None
-    if "@" in parts.netloc:
-        message = "base_url (api_base) must not hold a user name or password; the key goes into api_key"
-    elif parts.scheme not in ("http", "https") or not host:
-        message = f"base_url (api_base) must be an http or https address such as {DEFAULT_BASE_URL}"
-    elif parts.query or parts.fragment:
-        message = "base_url (api_base) must be an address without ? and #"
-    elif parts.scheme == "http" and not allow_http and not _is_loopback(host):
-        message = (
-            f"base_url (api_base) would send the key to {host} without encryption; use https, "
-            "or set allow_http=True"
-        )
-    else:
-        path = parts.path.rstrip("/").removesuffix("/embeddings").rstrip("/") or "/v1"
-        return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
-    raise ConfigurationError(message)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
-def _headers(value: object) -> dict[str, str] | None:
-    if value is None:
-        return None
-    try:
-        headers: dict[Any, Any] = dict(value)  # type: ignore[call-overload]
-    except (TypeError, ValueError):
-        raise _refuse("default_headers", type(value), "a mapping of names to strings") from None
-    for name, content in headers.items():
-        # Values may be secrets of a proxy, so no message shows them.
-        if not isinstance(name, str) or not isinstance(content, str):
-            message = f"default_headers must map strings to strings; {name!r} does not"
-            raise ConfigurationError(message)
-        if name.lower() in _OWN_HEADERS:
-            message = f"default_headers must not set {name!r}: {_OWN_HEADERS[name.lower()]}"
-            raise ConfigurationError(message)
-        if not _TOKEN.fullmatch(name) or not content.isascii() or not content.isprintable():
-            message = f"default_headers: {name!r} holds a character that a header can't carry"
-            raise ConfigurationError(message)
-        headers[name] = content.strip()
-    return headers

@@ -1,0 +1,104 @@
+"""Where requests go, and with which headers. Reads the environment; no other I/O here."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from ._errors import ConfigurationError
+
+DEFAULT_BASE_URL = "https://api.aimlapi.com/v1"
+
+# Source: all three spellings stand in AI/ML API's own docs and SDKs; the first is the most used.
+URL_VARIABLES = ("AIMLAPI_BASE_URL", "AIMLAPI_API_BASE", "AIML_API_BASE")
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # Source: RFC 9110, 5.6.2
+
+_OWN_HEADERS = {
+    "authorization": "give the key as api_key",
+    "content-length": "it follows from the request",
+    "content-type": "it is always application/json",
+}
+
+
+def first_set(variables: tuple[str, ...]) -> str | None:
+    """Give the value of the first of the environment *variables* that is not blank, else None."""
+    values = (os.environ.get(name, "").strip() for name in variables)
+    return next((value for value in values if value), None)
+
+
+def check_base_url(value: object, *, allow_http: bool) -> str:
+    """
+    Take an address, or that of the environment, or the service's own.
+
+    Raises:
+        ConfigurationError: If it is none to which a key may be sent.
+    """
+    # No message shows the address: people paste keys and passwords into the wrong field.
+    if value is None or (isinstance(value, str) and not value.strip()):
+        value = first_set(URL_VARIABLES) or DEFAULT_BASE_URL
+    if not isinstance(value, str):
+        message = f"base_url (api_base) must be a string, not {type(value).__name__}"
+        raise ConfigurationError(message)
+    try:
+        parts = urlsplit(value.strip())
+        host, _ = parts.hostname or "", parts.port
+        host.encode("idna")
+    except ValueError:
+        message = "base_url (api_base) is not an address"
+        raise ConfigurationError(message) from None
+    if "@" in parts.netloc:
+        message = "base_url (api_base) must not hold a user name or password; the key goes into api_key"
+    elif parts.scheme not in ("http", "https") or not host:
+        message = f"base_url (api_base) must be an http or https address such as {DEFAULT_BASE_URL}"
+    elif parts.query or parts.fragment:
+        message = "base_url (api_base) must be an address without ? and #"
+    elif parts.scheme == "http" and not allow_http and not is_loopback(host):
+        message = (
+            f"base_url (api_base) would send the key to {host} without encryption; use https, "
+            "or set allow_http=True"
+        )
+    else:
+        path = parts.path.rstrip("/").removesuffix("/embeddings").rstrip("/") or "/v1"
+        return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+    raise ConfigurationError(message)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def check_headers(value: object) -> dict[str, str] | None:
+    """
+    Take headers, or none.
+
+    Raises:
+        ConfigurationError: If they can't be sent, or are not the user's to set.
+    """
+    if value is None:
+        return None
+    try:
+        headers: dict[Any, Any] = dict(value)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        message = f"default_headers must be a mapping of names to strings, not {type(value).__name__}"
+        raise ConfigurationError(message) from None
+    for name, content in headers.items():
+        # Values may be secrets of a proxy, so no message shows them.
+        if not isinstance(name, str) or not isinstance(content, str):
+            message = f"default_headers must map strings to strings; {name!r} does not"
+            raise ConfigurationError(message)
+        if name.lower() in _OWN_HEADERS:
+            message = f"default_headers must not set {name!r}: {_OWN_HEADERS[name.lower()]}"
+            raise ConfigurationError(message)
+        if not _TOKEN.fullmatch(name) or not content.isascii() or not content.isprintable():
+            message = f"default_headers: {name!r} holds a character that a header can't carry"
+            raise ConfigurationError(message)
+        headers[name] = content.strip()
+    return headers

@@ -1,0 +1,38 @@
+"""The event loop that runs here, and what happens when it ends; asyncio's and Trio's alike."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import anyio.lowlevel
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from ._sender import AsyncSender
+
+
+async def close_with_loop(sender: AsyncSender) -> AsyncGenerator[None, None]:
+    """
+    Close *sender* when the event loop ends.
+
+    An event loop closes the asynchronous generators that were begun in it before it ends, which is the one
+    moment at which connections that belong to it can still be closed.
+    """
+    try:
+        yield
+    finally:
+        await sender.aclose()
+
+
+def is_closed(loop: Any) -> bool:
+    """Tell whether a loop is known to have ended."""
+    # What stands for a loop of Trio does not tell.
+    return isinstance(loop, asyncio.AbstractEventLoop) and loop.is_closed()
+
+
+def current_loop() -> Any:
+    """Give what stands for the event loop that runs here."""
+    token = anyio.lowlevel.current_token()
+    return getattr(token, "native_token", token)
