@@ -227,7 +227,7 @@ class EmbeddingClient(_BaseClient):
         stopped = threading.Event()
         job, call = self._job(texts, role, self._sender.turns, stopped, has_limiter=admit is not None)
         with Watch(None if call.deadline is None else call.seconds_left()) as watch:
-            driver = Driver(self._sender, self._sender.turns, self._clock, stopped, watch, self.cache, admit)
+            driver = Driver(self._sender, self._clock, stopped, watch, self.cache, admit)
             driver.drive(job.look_up())
             workers = min(self.config.max_concurrency, job.batches)
             try:
@@ -297,7 +297,7 @@ class AsyncEmbeddingClient(_BaseClient):
         stopped = anyio.Event()
         sender = await self._sender()
         job, call = self._job(texts, role, sender.turns, stopped, has_limiter=admit is not None)
-        driver = AsyncDriver(sender, sender.turns, self._clock, stopped, self.cache, admit)
+        driver = AsyncDriver(sender, self._clock, stopped, self.cache, admit)
         await driver.drive(job.look_up())
         try:
             # Also for one worker alone: asyncio's own cancellation ends what is shielded, but not in a child.

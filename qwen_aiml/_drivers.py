@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ._flow import Clock
     from ._sender import AsyncSender, Sender
     from ._steps import Outcome, Step
-    from ._turns import Turns
     from ._watch import Watch
 
 STORE_SECONDS = 30.0
@@ -30,9 +29,7 @@ class Driver:
     Does what flows ask for, waiting for it.
 
     Attributes:
-        sender: Posts.
-
-        turns: The line in which requests wait.
+        sender: Posts, and has the line in which requests wait.
 
         clock: What deadlines are read from.
 
@@ -46,7 +43,6 @@ class Driver:
     """
 
     sender: Sender
-    turns: Turns
     clock: Clock
     stopped: threading.Event
     watch: Watch
@@ -72,7 +68,7 @@ class Driver:
             return self.sender.send(step, self.watch)
         if isinstance(step, Enter):
             came = threading.Event()
-            self.turns.when_it_comes(step.turn, came.set)
+            self.sender.turns.when_it_comes(step.turn, came.set)
             came.wait(None if step.deadline is None else max(0.0, step.deadline - self.clock.now()))
         elif isinstance(step, Wait):
             self.stopped.wait(step.seconds)
@@ -90,7 +86,6 @@ class AsyncDriver:
     """The same as `Driver`, awaited, on asyncio and Trio; ``stopped`` is an `anyio.Event`."""
 
     sender: AsyncSender
-    turns: Turns
     clock: Clock
     stopped: anyio.Event
     cache: Cache | None
@@ -115,7 +110,7 @@ class AsyncDriver:
             return await self.sender.send(step)
         if isinstance(step, Enter):
             came = anyio.Event()
-            self.turns.when_it_comes(step.turn, came.set)
+            self.sender.turns.when_it_comes(step.turn, came.set)
             with self._until(step.deadline):
                 await came.wait()
         elif isinstance(step, Wait):
