@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import anyio
 
-from ._steps import Admit, Enter, Load, Send, Store, Wait
+from ._steps import Admit, Enter, Load, Send, Wait
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -63,7 +63,7 @@ class Driver:
                 except Exception as crash:  # noqa: BLE001 (the flow decides what comes of it)
                     outcome = crash
 
-    def _do(self, step: Any) -> Outcome:
+    def _do(self, step: Step) -> Outcome:
         if isinstance(step, Send):
             return self.sender.send(step, self.watch)
         if isinstance(step, Enter):
@@ -72,12 +72,12 @@ class Driver:
             came.wait(None if step.deadline is None else max(0.0, step.deadline - self.clock.now()))
         elif isinstance(step, Wait):
             self.stopped.wait(step.seconds)
-        elif isinstance(step, Admit) and self.admit is not None:
-            self.admit(step.tokens)
-        elif isinstance(step, Load) and self.cache is not None:
-            return self.cache.get_many(step.keys)
-        elif isinstance(step, Store) and self.cache is not None:
-            self.cache.set_many(step.entries)
+        elif isinstance(step, Admit):
+            cast("Callable[[int], object]", self.admit)(step.tokens)
+        elif isinstance(step, Load):
+            return cast("Cache", self.cache).get_many(step.keys)
+        else:
+            cast("Cache", self.cache).set_many(step.entries)
         return None
 
 
@@ -105,7 +105,7 @@ class AsyncDriver:
                 except Exception as crash:  # noqa: BLE001 (the flow decides what comes of it)
                     outcome = crash
 
-    async def _do(self, step: Any) -> Outcome:
+    async def _do(self, step: Step) -> Outcome:
         if isinstance(step, Send):
             return await self.sender.send(step)
         if isinstance(step, Enter):
@@ -116,16 +116,16 @@ class AsyncDriver:
         elif isinstance(step, Wait):
             with anyio.move_on_after(step.seconds):
                 await self.stopped.wait()
-        elif isinstance(step, Admit) and self.admit is not None:
+        elif isinstance(step, Admit):
             with self._until(step.deadline):
-                await self.admit(step.tokens)
-        elif isinstance(step, Load) and self.cache is not None:
+                await cast("Callable[[int], Awaitable[object]]", self.admit)(step.tokens)
+        elif isinstance(step, Load):
             with self._until(step.deadline):
-                return await self.cache.aget_many(step.keys)
-        elif isinstance(step, Store) and self.cache is not None:
+                return await cast("Cache", self.cache).aget_many(step.keys)
+        else:
             # What is paid for is stored also while the call is being cancelled, unless the store hangs.
             with anyio.fail_after(STORE_SECONDS, shield=True):
-                await self.cache.aset_many(step.entries)
+                await cast("Cache", self.cache).aset_many(step.entries)
         return None
 
     def _until(self, deadline: float | None) -> anyio.CancelScope:

@@ -45,6 +45,10 @@ class ClientHolder:
         http_client: Any
         http_async_client: Any
 
+        def _admission(self) -> tuple[Any, Any]:
+            """Give the framework's rate limiter as a function of each colour; None for none."""
+            ...
+
     def _make_clients(self, config: EmbeddingConfig, cache: Any) -> None:
         """Make a client of each colour; both share a cache and what they find out of the service."""
         self._client = EmbeddingClient(config, http_client=self.http_client, cache=cache)
@@ -54,10 +58,6 @@ class ClientHolder:
             cache=self._client.cache,
             learned=self._client.learned,
         )
-
-    def _admission(self) -> tuple[Any, Any]:
-        """Give the framework's rate limiter as a function of each colour; None for none."""
-        return None, None
 
     def _embed(self, texts: Iterable[str], role: Role = "document") -> list[list[float]]:
         return self._client.embed(texts, role=role, admit=self._admission()[0]).embeddings

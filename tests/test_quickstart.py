@@ -17,6 +17,8 @@ from qwen_aiml.emulator import Emulator, serve
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "cookbook" / "quickstart.py"
 

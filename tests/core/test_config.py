@@ -24,6 +24,14 @@ def make(**settings: Any) -> EmbeddingConfig:
     return EmbeddingConfig(**{"api_key": KEY, **settings})
 
 
+@pytest.mark.parametrize("name", ["requests_per_minute", "tokens_per_minute"])
+@pytest.mark.parametrize("value", [0, -1, True, "60", float("inf"), float("nan")])
+def test_rates(name: str, value: object) -> None:
+    """A rate is a number above 0, or None."""
+    with pytest.raises(ConfigurationError, match=f"{name} must be a number above 0, or None, not"):
+        make(**{name: value})
+
+
 def test_defaults() -> None:
     """Only the key has no default."""
     config = make()

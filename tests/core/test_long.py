@@ -145,12 +145,14 @@ async def test_a_service_that_breaks_on_it(kind: type[Client]) -> None:
 
 async def test_a_fatal_error_in_between(kind: type[Client]) -> None:
     """What is no matter of the text ends the attempt to shorten it."""
-    emulator = Emulator(credits=3000)
+    # Enough for the text as a whole, which is refused, and for ten of its pieces.
+    emulator = Emulator(credits=3700)
     client = make(kind, emulator, on_too_long="split_mean", max_retries=0)
     with pytest.raises(QwenAIMLError) as caught:
         await embed(client, [LONG])
 
     assert type(caught.value).__name__ == "InsufficientCreditsError"
+    assert [request.status for request in emulator.requests] == [400, 200, 403]
 
 
 async def test_query(kind: type[Client]) -> None:

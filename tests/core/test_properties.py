@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 # Repeatable, and without a clock: the machine may be slow.
 repeatable = settings(deadline=None, derandomize=True, database=None)
 
+pytestmark = pytest.mark.once
+
 DATE = datetime(2026, 11, 22, tzinfo=timezone.utc)
 REFUSALS: dict[str, Outcome] = {
     "content": Answer(400, {}, b'{"error":{"message":"DataInspectionFailed"}}'),

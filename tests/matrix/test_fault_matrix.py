@@ -41,6 +41,8 @@ from qwen_aiml.emulator import Emulator, Fault
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+pytestmark = pytest.mark.once
+
 KEY = "sk-test-0123456789abcdef"
 TEXTS = tuple(f"confidential {at:02d}" for at in range(23))  # three requests
 FEW = TEXTS[:13]  # two
