@@ -12,6 +12,7 @@ import pytest
 from qwen_aiml import (
     APIStatusError,
     AsyncEmbeddingClient,
+    AuthenticationError,
     ConfigurationError,
     EmbeddingBatchError,
     EmbeddingClient,
@@ -19,12 +20,11 @@ from qwen_aiml import (
     EmbeddingResult,
     InputValueError,
     ModelFacts,
-    QwenAIMLError,
     _models,
     register_model,
 )
 from qwen_aiml._shorten import SAFE_BYTES
-from qwen_aiml.emulator import Emulator
+from qwen_aiml.emulator import Emulator, Fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,14 +145,14 @@ async def test_a_service_that_breaks_on_it(kind: type[Client]) -> None:
 
 async def test_a_fatal_error_in_between(kind: type[Client]) -> None:
     """What is no matter of the text ends the attempt to shorten it."""
-    # Enough for the text as a whole, which is refused, and for ten of its pieces.
-    emulator = Emulator(credits=3700)
+    emulator = Emulator()
+    # The text as a whole, which is refused, and ten of its pieces.
+    emulator.script(None, None, Fault(status=401))
     client = make(kind, emulator, on_too_long="split_mean", max_retries=0)
-    with pytest.raises(QwenAIMLError) as caught:
+    with pytest.raises(AuthenticationError):
         await embed(client, [LONG])
 
-    assert type(caught.value).__name__ == "InsufficientCreditsError"
-    assert [request.status for request in emulator.requests] == [400, 200, 403]
+    assert [request.status for request in emulator.requests] == [400, 200, 401]
 
 
 async def test_query(kind: type[Client]) -> None:
