@@ -1,4 +1,4 @@
-# Needs Python 3.10 or newer, make and git; uses uv if it is on PATH, else venv and pip.
+# Needs Python 3.10 or newer, make and git; the checks install uv for themselves if they can.
 # Another interpreter: make test PYTHON=python3.12. Only some versions: make tests PYTHONS='3.10 3.14'.
 
 PYTHON ?= python3

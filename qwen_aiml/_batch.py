@@ -57,7 +57,8 @@ def embed_places(places: Sequence[int], book: Book, call: Call) -> Generator[Ste
 
     A text that the service refuses is found by halving: at most six requests more for a batch of ten, and
     the nine others are embedded. So is a text that makes the service time out or answer nonsense each time,
-    unless nothing else is answered either.
+    unless nothing else is answered either. A batch that was unlucky in all its tries, while others were
+    accepted, is tried in parts as well, and at worst fails alone.
 
     Args:
         places: Which texts of *book*, as many as one request may hold.
@@ -76,20 +77,24 @@ def embed_places(places: Sequence[int], book: Book, call: Call) -> Generator[Ste
         piece, error = waiting.popleft()
         before = call.accepted
         if error is None:
-            error = yield from _embed(piece, book, call, call.config.max_retries)
+            error = yield from _embed(piece, book, call, call.config.max_retries, before)
         if error is None:
             continue
         if (rows := fewer_rows(error, len(piece), call)) is not None:
             pieces = [piece[at : at + rows] for at in range(0, len(piece), rows)]
             waiting.extendleft((part, None) for part in reversed(pieces))
             continue
-        culprit, others, error = yield from _narrowed(piece, error, book, call)
+        tried = before
+        if len(piece) > 1:
+            # Counted anew, lest a service that has gone down since be tried text by text.
+            before = call.accepted
+        culprit, others, error = yield from _narrowed(piece, error, book, call, tried)
         others_error = None
         if error is not None:
             before = before if is_passing(error) else 0
             if others and call.accepted == before:
                 # No text is blamed before another one was accepted.
-                others_error = yield from _embed(others, book, call, _retries(error, call))
+                others_error = yield from _embed(others, book, call, _retries(error, call), tried)
                 others = others if others_error else []
             _blame_the_text(error, call, before)
             error = yield from book.shorten(culprit, error)
@@ -100,13 +105,13 @@ def embed_places(places: Sequence[int], book: Book, call: Call) -> Generator[Ste
 
 
 def _embed(
-    places: list[int], book: Book, call: Call, retries: int
+    places: list[int], book: Book, call: Call, retries: int, before: int
 ) -> Generator[Step, Outcome, QwenAIMLError | None]:
-    """Give the error if one of the texts may be its cause."""
+    """Give the error if one of the texts may be its cause; *before* as in `may_be_one_text`."""
     try:
         rows = yield from embed_batch(book.texts(places), call, retries=retries)
     except QwenAIMLError as error:
-        if may_be_one_text(error, call):
+        if may_be_one_text(error, call, before):
             return error
         raise
     yield from book.keep(places, rows)
@@ -114,7 +119,7 @@ def _embed(
 
 
 def _narrowed(
-    suspects: list[int], error: QwenAIMLError, book: Book, call: Call
+    suspects: list[int], error: QwenAIMLError, book: Book, call: Call, before: int
 ) -> Generator[Step, Outcome, tuple[int, list[int], QwenAIMLError | None]]:
     """
     Find one text that is the cause of *error*.
@@ -128,7 +133,7 @@ def _narrowed(
     seen_alone = len(suspects) == 1
     while len(suspects) > 1:
         half, rest = suspects[: len(suspects) // 2], suspects[len(suspects) // 2 :]
-        found = yield from _embed(half, book, call, retries)
+        found = yield from _embed(half, book, call, retries, before)
         if found is None:
             suspects, seen_alone = rest, False
         else:
@@ -136,7 +141,7 @@ def _narrowed(
             seen_alone = len(half) == 1
     if seen_alone:
         return suspects[0], others, error
-    return suspects[0], others, (yield from _embed(suspects, book, call, retries))
+    return suspects[0], others, (yield from _embed(suspects, book, call, retries, before))
 
 
 def _retries(error: QwenAIMLError, call: Call) -> int:
@@ -161,12 +166,23 @@ def _blame_the_text(error: QwenAIMLError, call: Call, before: int) -> None:
         raise error
 
 
-def may_be_one_text(error: QwenAIMLError, call: Call) -> bool:
-    """Tell whether one text may be the cause of an error, and others would be embedded."""
+def may_be_one_text(error: QwenAIMLError, call: Call, before: int) -> bool:
+    """
+    Tell whether one text may be the cause of an error, and others would be embedded.
+
+    Args:
+        error: The last one of a request.
+
+        call: Whose request it was.
+
+        before: How many answers of the call had been accepted before its first attempt.
+    """
     if not is_passing(error):
         return isinstance(error, APIStatusError) and error.reason in ("rows", "length", "content", "text")
     if not call.config.max_retries:
         return False  # what may have been billed is not to be sent again
+    if call.accepted > before:
+        return True  # the service is there for others
     if isinstance(error, APIStatusError):
         return error.status_code in OF_ONE_TEXT
     return isinstance(error, ResponseFormatError) or (isinstance(error, TransportError) and error.timed_out)

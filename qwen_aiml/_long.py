@@ -90,12 +90,13 @@ class LongTexts:
         """
         if error is not None and not (self.label and _may_be_too_long(error, sent)):
             return error
+        before = call.accepted
         retries = 0 if error is not None and is_passing(error) else self._config.max_retries
         for pieces in self._forms(sent[len(self._prefix) :], counted=error is None):
             try:
                 return (yield from self._embed_pieces(pieces, call, retries))
             except QwenAIMLError as refused:
-                if not may_be_one_text(refused, call):
+                if not may_be_one_text(refused, call, before):
                     raise
                 error = refused
                 if not _may_be_too_long(refused, sent):

@@ -57,11 +57,18 @@ def service(poison: Mapping[str, Outcome]) -> Callable[[list[str]], Outcome]:
 class Run:
     """A call that is driven to its end, batch after batch, with what it sent."""
 
-    def __init__(self, texts: list[str], reply: Callable[[list[str]], Outcome], **settings: Any) -> None:
+    def __init__(
+        self,
+        texts: list[str],
+        reply: Callable[[list[str]], Outcome],
+        watch: Callable[[Call], None] = lambda _: None,
+        **settings: Any,
+    ) -> None:
         config = EmbeddingConfig(**{"api_key": "k", "model": "unknown", "batch_size": 10, **settings})
         self.learned = Learned(config)
         self.call = Call(config, CLOCK, self.learned, Turns(lambda: 99), threading.Event())
         self.sent: list[list[str]] = []
+        watch(self.call)
         job = Job(texts, "document", self.call, None)
         while (flow := job.next_flow()) is not None:
             outcome: Outcome = None
@@ -280,3 +287,57 @@ def test_a_fatal_error_while_halving() -> None:
     assert all(error.embeddings[:5])
     assert sorted(error.failures) == [5, 6, 7, 8, 9]
     assert len(run.sent) == 3
+
+
+@pytest.mark.parametrize("outcome", [refusal(503), refusal(429), Fault("connection", "reset")], ids=repr)
+def test_an_unlucky_batch(outcome: Outcome) -> None:
+    """A batch that fails at each try while others are accepted is tried in parts, and the call goes on."""
+    tries = 0
+
+    def reply(texts: list[str]) -> Outcome:
+        nonlocal tries
+        if texts == TEXTS:
+            tries += 1
+            calls[0].accepted += 1  # meanwhile, for another worker
+            return outcome
+        return accepted(texts)
+
+    calls: list[Call] = []
+    run = Run([*TEXTS, "more 1"], reply, max_retries=2, watch=calls.append)
+
+    assert len(run.result().embeddings) == 11
+    assert tries == 3
+
+
+def test_an_unlucky_text() -> None:
+    """A text that fails at each try, also alone, while others are accepted fails alone."""
+
+    def reply(texts: list[str]) -> Outcome:
+        if TEXTS[4] in texts:
+            calls[0].accepted += 1
+            return refusal(503)
+        return accepted(texts)
+
+    calls: list[Call] = []
+    run = Run([*TEXTS, "more 1"], reply, max_retries=1, watch=calls.append)
+
+    assert list(run.failure().failures) == [4]
+
+
+def test_a_service_that_goes_down() -> None:
+    """Where the service was there for others before, but no longer is, the call ends after a few requests."""
+
+    def reply(texts: list[str]) -> Outcome:
+        if not calls[0].accepted:
+            return accepted(texts)
+        calls[0].accepted += len(seen) < 1
+        seen.append(texts)
+        return refusal(503)
+
+    calls: list[Call] = []
+    seen: list[list[str]] = []
+    run = Run(TEXTS + [f"more {at}" for at in range(90)], reply, max_retries=2, watch=calls.append)
+
+    error = run.failure()
+    assert len(seen) <= 3 + 6
+    assert sum(row is not None for row in error.embeddings) == 10
