@@ -483,6 +483,24 @@ async def test_deadline() -> None:
     assert caught.value.attempts == emulator.request_count == 1
 
 
+async def test_answers_are_bounded(kind: type[Client]) -> None:
+    """An answer larger than any that the service gives is not read to its end."""
+    emulator = Emulator()
+    emulator.script(Fault(status=200, body=b" " * (17 * 2**20)))
+    with pytest.raises(ResponseFormatError, match=f"{16 * 2**20} bytes"):
+        await embed(make(kind, emulator, max_retries=0), ["a"])
+
+
+def test_deadline_with_a_client_of_ones_own() -> None:
+    """A body that drips does not outlast the deadline with a client of the user's either."""
+    emulator = Emulator()
+    emulator.script(Fault(drip=0.02))
+    client = make(EmbeddingClient, emulator, total_timeout=0.2)
+    assert isinstance(client, EmbeddingClient)
+    with pytest.raises(DeadlineError):
+        client.embed(["a"])
+
+
 async def test_deadline_while_waiting_for_a_turn(kind: type[Client]) -> None:
     """A request that the deadline overtakes before its turn is not sent."""
     emulator = Emulator(latency=0.2)
