@@ -46,6 +46,8 @@ def interrupted(when: Callable[[], bool]) -> Iterator[None]:
             ended.wait(5)
 
     gc.collect()
+    # A process that a shell has put into the background ignores interrupts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     thread = threading.Thread(target=press)
     thread.start()
     try:
@@ -54,6 +56,7 @@ def interrupted(when: Callable[[], bool]) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+        signal.signal(signal.SIGINT, before)
 
 
 FAULTS = {
