@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from itertools import count
 from threading import Lock
@@ -19,7 +19,7 @@ from ._errors import DeadlineError, QwenAIMLError, RateLimitError, TransportErro
 from ._pace import Start
 from ._result import Usage
 from ._retry import backoff, is_passing, retry_after
-from ._status import is_success, is_throttle, status_error
+from ._status import is_success, is_throttle, masked, status_error
 from ._steps import Admit, Enter, Fault, Send, Wait
 from ._turns import Turn
 from ._wire import Answer, decode, encode, most_bytes, read_usage
@@ -183,6 +183,9 @@ def embed_batch(texts: Sequence[str], call: Call, *, retries: int) -> Generator[
             if call.stopped.is_set():
                 raise last or NotSentError()
             raise too_late(call, attempt - 1, last) from last
+        if isinstance(outcome, Fault):
+            # It may quote what came, and so what we sent.
+            outcome = replace(outcome, detail=masked(outcome.detail, texts, call.config))
         logger.debug("%d texts, attempt %d: %s", len(texts), attempt, _said(outcome))
         call.spend(_cost(outcome))
         try:

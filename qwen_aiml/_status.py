@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MOST_CHARACTERS = 300
 LEAST_MASKED = 4
 TELLING = 16  # characters that can't be there by chance
+MOST_MASKED = 20_000  # characters read; masking takes quadratic time where a text is repeated over and over
 
 # Not "quota": Alibaba's throttle says "Allocated quota exceeded" and passes by itself.
 _NO_CREDITS = re.compile(r"credits|funds|balance|subscription|free[- ]tier", re.IGNORECASE)
@@ -75,7 +76,7 @@ def status_error(answer: Answer, texts: Sequence[str], config: EmbeddingConfig) 
     advice = _advice(kind, answer.status, said, config)
     most_rows = _MOST_ROWS.search(said) if answer.status == HTTPStatus.BAD_REQUEST else None
     return kind(
-        f"HTTP {answer.status}: {_masked(said, texts, config)}"
+        f"HTTP {answer.status}: {masked(said, texts, config)}"
         + (f". What to do: {advice}" if advice else ""),
         status_code=answer.status,
         request_id=config.secret.scrub(request_id(body, answer.headers) or "") or None,
@@ -153,10 +154,24 @@ def _error_kind(body: Any) -> Any:
     return data.get("kind") if isinstance(data, dict) else None
 
 
-def _masked(said: str, texts: Sequence[str], config: EmbeddingConfig) -> str:
-    said = config.secret.scrub(said)
+def masked(said: str, texts: Sequence[str], config: EmbeddingConfig) -> str:
+    """
+    Take the key and the texts out of a message that may quote the request.
+
+    Args:
+        said: What the service or httpx says.
+
+        texts: What was sent.
+
+        config: Tells the key.
+
+    Returns:
+        At most 300 characters.
+    """
+    said = config.secret.scrub(said)[:MOST_MASKED]
     for text in texts:
-        for form in {text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}:
+        raw = repr(text.encode())[2:-1]  # as httpx shows what is no HTTP
+        for form in {text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], raw}:
             said = _without(said, form)
     return said if len(said) <= MOST_CHARACTERS else f"{said[: MOST_CHARACTERS - 1]}…"
 

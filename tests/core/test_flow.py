@@ -397,3 +397,23 @@ def test_transport_error(fault: Fault, said: str) -> None:
     error = Hand(max_retries=0).fail(fault, TransportError)
 
     assert str(error).startswith(f"no answer from https://api.aimlapi.com/v1: {said}")
+
+
+@pytest.mark.parametrize("form", ["{}", "illegal header line: bytearray({!r})"])
+def test_fault_that_repeats_the_request(form: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What a fault says shows no key, no text and no more than 300 characters, in errors and in the log."""
+    caplog.set_level("DEBUG", logger="qwen_aiml")
+    key, text = "sk-test-0123456789abcdef", "déjà vu, a secret diary"
+    said = f"Bearer {key} {text} {'x' * 900}"
+    hand = Hand(api_key=key, max_retries=0)
+    flow = embed_batch([text], hand.call, retries=0)
+    hand.flow.close()
+    next(flow)
+    with pytest.raises(TransportError) as caught:
+        flow.send(Fault("connection", form.format(said.encode() if "!r" in form else said)))
+
+    for shown in (str(caught.value), caplog.text):
+        assert key not in shown
+        assert "secret diary" not in shown
+        assert "[key] [text]" in shown
+        assert "x" * 300 not in shown

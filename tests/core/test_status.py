@@ -224,6 +224,14 @@ def test_cut() -> None:
     assert str(raised) == f"HTTP 400: {'x' * 299}…"
 
 
+def test_a_text_repeated_without_end() -> None:
+    """What is said is masked up to a bound only, since that takes longer and longer."""
+    text = "My diagnosis is confidential. " * 100
+    shown = str(error(400, legacy(400, text * 100 + "END"), texts=(text,)))
+
+    assert shown == "HTTP 400: " + "[text]" * 7
+
+
 def test_masked_before_cut() -> None:
     """No part of a key is left over by the cut."""
     raised = error(400, legacy(400, "x" * 290 + KEY))
