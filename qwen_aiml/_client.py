@@ -30,7 +30,6 @@ from ._loops import close_with_loop, current_loop, is_closed
 from ._result import EmbeddingResult, Usage
 from ._sender import AsyncSender, Sender, check_http
 from ._sqlite import SQLiteCache, open_cache
-from ._texts import check_role
 from ._watch import Watch
 
 if TYPE_CHECKING:
@@ -110,9 +109,9 @@ class _BaseClient:
         return namespace(
             self._service,
             config.model,
-            config.dimensions or config.facts.default_dimensions,
-            role=check_role(role),
-            instruction=config.query_instruction if role == "query" else None,
+            config.length,
+            role=role,
+            instruction=config.instruction(role),
             policies=(config.on_blank, config.on_too_long, config.tokenizer or ""),
         )
 

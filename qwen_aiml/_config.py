@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass, field, fields
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,10 +12,13 @@ from ._address import check_base_url, check_headers, first_set, is_loopback
 from ._errors import ConfigurationError
 from ._models import DEFAULT_MODEL, DEFAULT_ROWS, ModelFacts, model_facts
 from ._secret import Secret, Unusable
+from ._texts import check_role
 from ._tokens import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from ._texts import Role
 
 DEFAULT_TIMEOUT = 60.0
 MOST_SECONDS = 1_000_000
@@ -136,6 +139,15 @@ class EmbeddingConfig:
         object.__setattr__(self, name, value)
 
     @property
+    def length(self) -> int | None:
+        """Numbers in an embedding; None if it is not known."""
+        return self.dimensions or self.facts.default_dimensions
+
+    def instruction(self, role: Role) -> str | None:
+        """Give the task to put before each text; None for none."""
+        return self.query_instruction if check_role(role) == "query" else None
+
+    @property
     def rows(self) -> int:
         """Texts in one request."""
         return self.batch_size or DEFAULT_ROWS
@@ -213,17 +225,20 @@ def _whole(name: str, value: object, *, least: int) -> None:
         raise _refuse(name, value, f"a whole number, {least} or more")
 
 
-def _seconds(name: str, value: object) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= MOST_SECONDS:
-        raise _refuse(name, value, f"a number of seconds above 0, {MOST_SECONDS} at the most")
+def _number(name: str, value: object, *, most: float, allowed: str) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= most:
+        raise _refuse(name, value, allowed)
     return float(value)
 
 
+def _seconds(name: str, value: object) -> float:
+    allowed = f"a number of seconds above 0, {MOST_SECONDS} at the most"
+    return _number(name, value, most=MOST_SECONDS, allowed=allowed)
+
+
 def _rate(name: str, value: object) -> None:
-    if value is None:
-        return
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
-        raise _refuse(name, value, "a number above 0, or None")
+    if value is not None:
+        _number(name, value, most=sys.float_info.max, allowed="a number above 0, or None")
 
 
 def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:

@@ -17,7 +17,7 @@ from ._flow import NotSentError, too_late
 from ._long import NEVER_TOO_LONG, LongTexts
 from ._result import EmbeddingResult
 from ._steps import Load, Store
-from ._texts import check_role, check_texts, outgoing
+from ._texts import check_texts, outgoing
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
@@ -52,8 +52,8 @@ class Job:
     def __init__(self, texts: Iterable[str], role: Role, call: Call, service: str | None) -> None:
         config = call.config
         self._call = call
-        call.dimensions = config.dimensions or config.facts.default_dimensions
-        instruction = config.query_instruction if check_role(role) == "query" else None
+        call.dimensions = config.length
+        instruction = config.instruction(role)
         self._namespace = None
         if service is not None:
             self._namespace = namespace(

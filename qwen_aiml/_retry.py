@@ -76,26 +76,29 @@ def retry_after(headers: Mapping[str, str], date: datetime) -> float | None:
 
     Source: RFC 9110, 10.2.3 (seconds or a date); ``retry-after-ms`` as OpenAI's SDKs read it.
     """
-    milliseconds = _number(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return min(milliseconds / 1000, LONGEST_RETRY_AFTER)
     said = headers.get("retry-after", "")
-    seconds = _number(said)
-    if seconds is not None:
-        return min(seconds, LONGEST_RETRY_AFTER)
+    seconds = _number(headers.get("retry-after-ms", ""), 1000)
+    if seconds is None:
+        seconds = _number(said)
+    if seconds is None:
+        seconds = _seconds_until(said, date)
+    return None if seconds is None else min(seconds, LONGEST_RETRY_AFTER)
+
+
+def _number(said: str, units: int = 1) -> float | None:
+    try:
+        value = float(said) / units
+    except ValueError:
+        return None
+    # NaN compares false.
+    return value if value >= 0 else None
+
+
+def _seconds_until(said: str, date: datetime) -> float | None:
     try:
         moment = parsedate_to_datetime(said)
     except (OverflowError, TypeError, ValueError):
         return None
     if moment.tzinfo is None:  # "-0000" says that the zone is not known
         moment = moment.replace(tzinfo=timezone.utc)
-    return min(max(0.0, (moment - date).total_seconds()), LONGEST_RETRY_AFTER)
-
-
-def _number(said: str | None) -> float | None:
-    try:
-        value = float(said or "")
-    except ValueError:
-        return None
-    # NaN compares false.
-    return value if value >= 0 else None
+    return max(0.0, (moment - date).total_seconds())
