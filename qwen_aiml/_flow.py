@@ -16,7 +16,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Protocol, cast
 
 from ._errors import DeadlineError, QwenAIMLError, RateLimitError, TransportError
-from ._pace import Start
+from ._history import Start
 from ._result import Usage
 from ._retry import backoff, is_passing, retry_after
 from ._status import is_success, is_throttle, masked, status_error

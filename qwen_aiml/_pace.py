@@ -8,6 +8,10 @@ as well, too many had started in a second: once that second is over they start e
 was just accepted. The rate comes back to that, stays near it, and goes beyond it faster and faster the longer
 nothing is refused, as CUBIC does for TCP. Halving it would leave a quarter of what the service takes unused.
 
+A service may also refuse now and then for reasons of its own. Whoever slows down each time soon crawls, so a
+refusal is held against what was accepted before: if as many in a second, and as many at once, were, no limit
+explains it. After two of these a single refusal means nothing any more, only many in a short time do.
+
 Source: CUBIC, RFC 9438. That limits hold for each second: Alibaba Cloud Model Studio, "Rate limits" (those a
 minute are enforced a second as well); that AI/ML API has such limits is assumed.
 """
@@ -16,45 +20,25 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import deque
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from ._history import History
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from ._history import Start
 
 FIRST_WINDOW = 6
 LESS = 0.05  # than the rate that was just accepted
 REGAINED = 150  # requests until it is that rate again, and as many more until it is as much above it
 FASTEST, SLOWEST = 0.5, 30.0  # seconds that may take
 PATIENCE = 16  # rounds before one more is under way, near the number that was too many
-REMEMBERED = 10.0  # seconds
-SETTLED = 1.2  # seconds
+SLACK = 0.03  # seconds by which a request may come to the service earlier or later than it starts here
+BAD_LUCK = 2  # refusals that no limit explains, after which those that one might explain are bad luck too
+SETTLED = 1.2  # seconds after a first refusal in which the service may still count what came before it
 CAUGHT_UP = 0.04  # seconds of lateness that are made good, since nobody wakes to the millisecond
 LONGEST_PAUSE = 30.0
 FIRST_RATIO = 1 / 3  # tokens a byte, until answers tell; English has 0.2, Chinese 0.25, code 0.4
-
-
-@dataclass(eq=False)
-class Start:
-    """
-    One request that has started.
-
-    Attributes:
-        at: When, by the clock.
-
-        tokens: Expected in it.
-
-        outcome: What came of it; None if that is not known yet.
-
-        ended: When that was known.
-    """
-
-    at: float
-    tokens: float
-    outcome: Literal["accepted", "refused", "lost"] | None = None
-    ended: float = math.inf
 
 
 @dataclass
@@ -92,17 +76,18 @@ class Pace:
         self._window = float(min(FIRST_WINDOW, most))
         self._too_many = 0  # under way at once, as far as was found out
         self._next = self._paused_until = -math.inf
-        self._recent: deque[Start] = deque()
+        self._history = History()
         self._suspicion: _Suspicion | None = None
         # Requests a second at the time of `_grown_from`; None as long as no limit was met.
         self._rate: float | None = None
+        self._is_proven = False  # that there is a limit: by many refusals in a short time
         self._grown_from = self._refused_at = self._settled_at = -math.inf
         self._fruitless = 0
         self._lock = threading.Lock()
 
     def after_fork(self) -> None:
-        """Leave the lock to the parent, one of whose threads may have held it."""
-        self._lock = threading.Lock()
+        """Leave the lock and what is under way to the parent, one of whose threads may have held it."""
+        self._lock, self._history = threading.Lock(), History()
 
     @property
     def window(self) -> int:
@@ -131,10 +116,7 @@ class Pace:
             self._next = max(self._next, now - CAUGHT_UP) + max(
                 self._seconds_a_request, tokens * self._seconds_a_token, 1 / rate if rate else 0.0
             )
-            while self._recent and self._recent[0].at < now - REMEMBERED:
-                self._recent.popleft()
-            self._recent.append(Start(now, tokens))
-            return self._recent[-1]
+            return self._history.begin(now, tokens)
 
     def accepted(self, start: Start, now: float, size: int, tokens: int | None) -> None:
         """
@@ -150,15 +132,17 @@ class Pace:
             tokens: Billed for it; None if the answer did not say.
         """
         with self._lock:
-            self._end(start, now, "accepted")
+            self._history.end(start, now, "accepted")
             if self._fruitless:
                 # Whatever was in the way is gone; the rate was a guess.
-                self._fruitless, self._rate = 0, None
+                self._fruitless, self._rate, self._is_proven = 0, None, False
             if self._suspicion is None:
                 patience = 1 if self.window > self._too_many else PATIENCE
                 self._window = min(self._most, self._window + 1 / (self.window * patience))
-            elif start.at > self._suspicion.first.at:
-                self._too_many_under_way(self._suspicion)
+            elif start.at > self._refused_at:
+                suspicion, self._suspicion = self._suspicion, None
+                self._window = suspicion.window
+                self._too_many_under_way(suspicion.first)
             if tokens is not None:
                 self._bytes += size
                 self._tokens += tokens
@@ -167,7 +151,7 @@ class Pace:
     def lost(self, start: Start, now: float) -> None:
         """Count a request whose answer tells nothing about limits, or never came."""
         with self._lock:
-            self._end(start, now, "lost")
+            self._history.end(start, now, "lost")
 
     def refused(self, start: Start, now: float, advised: float | None, jitter: float) -> None:
         """
@@ -183,55 +167,69 @@ class Pace:
             jitter: Share by which to lengthen the pause, so that not all clients come back at once.
         """
         with self._lock:
-            self._end(start, now, "refused")
+            self._history.end(start, now, "refused")
             if advised is not None:
                 self._pause(now, advised * (1 + jitter))
             if start.at <= self._refused_at:
                 return  # under way when the others were refused, so it tells nothing new
-            rate = self._rate_at(now)
-            self._refused_at = now
             # Both ways to count: connecting delays a first request, and a refusal may come before its elders'
             # answers do.
-            earlier = [other for other in self._recent if other.outcome in ("accepted", None)]
-            near = [other.at for other in earlier if start.at - 1 < other.at]
-            # A request that starts first can arrive last.
-            started = [at for at in near if at <= start.at] or near
-            answered = [other.at for other in earlier if now - 1 < other.ended <= now]
+            started = self._history.in_the_second_before(start)
+            found = max(started, self._history.answered_in_the_second_before(now))
             if self._suspicion is not None:
                 self._too_high_a_rate(self._suspicion, now)
             elif not started:
-                self._fruitless += 1
-                self._window = max(1.0, self._window / 2)
-                # Not slower than the pauses, or the client would crawl long after the service has recovered.
-                self._rate = max(rate / 2, 1 / LONGEST_PAUSE) if rate else self._window
-                if advised is None:
-                    self._pause(now, min(LONGEST_PAUSE, 3.0 ** (self._fruitless - 1)) * (1 + jitter))
+                self._nothing_accepted(now, advised, jitter)
+            elif self._history.is_refused_often:
+                self._history.explain()
+                self._is_proven = True
+                self._too_high_a_rate(self._suspect(start, found, now), now)
+            elif self._history.unlucky >= BAD_LUCK:
+                self._had_bad_luck(start)
+            elif self._history.in_the_second_before(start, SLACK) < self._history.most_in_a_second():
+                self._too_many_under_way(start)  # since more in a second were accepted
             else:
-                found = float(max(len(started), len(answered)))
-                suspicion = _Suspicion(start, found, self._window)
-                if rate is not None:
-                    suspicion.rate = max(rate / 2, min(found, rate))
-                known = any(start.at - 2 < other.at <= start.at - 1 for other in self._recent)
-                if rate is not None or advised is not None or known:
+                # What was accepted once would be again, so that less than that was not the limit.
+                suspicion = self._suspect(start, max(found, self._history.most_in_a_second()), now)
+                if self._rate is not None or advised is not None or self._history.was_busy(start):
                     self._too_high_a_rate(suspicion, now)
                 else:
                     self._suspicion, self._window = suspicion, 1.0
-            self._grown_from = max(now, self._paused_until)
-
-    def _end(self, start: Start, now: float, outcome: Literal["accepted", "refused", "lost"]) -> None:
-        start.outcome, start.ended = outcome, now
+            if start.outcome == "refused":
+                self._refused_at = now
+                self._grown_from = max(now, self._paused_until)
 
     def _pause(self, now: float, seconds: float) -> None:
         self._paused_until = max(self._paused_until, now + seconds)
 
-    def _too_many_under_way(self, suspicion: _Suspicion) -> None:
-        """Keep to as many as were accepted at once; fewer than that, and one request had bad luck."""
-        accepted = [start for start in self._recent if start.outcome == "accepted"]
-        then = sum(start.at <= suspicion.first.at < start.ended for start in accepted)
-        most = max(accumulate(step for _, step in sorted(_steps(accepted))), default=0)
-        self._suspicion, self._window = None, suspicion.window
-        if most <= then:
-            self._window, self._too_many = max(1.0, float(most)), then + 1
+    def _nothing_accepted(self, now: float, advised: float | None, jitter: float) -> None:
+        rate = self._rate_at(now)
+        self._fruitless += 1
+        self._window = max(1.0, self._window / 2)
+        # Not slower than the pauses, or the client would crawl long after the service has recovered.
+        self._rate = max(rate / 2, 1 / LONGEST_PAUSE) if rate else self._window
+        if advised is None:
+            self._pause(now, min(LONGEST_PAUSE, 3.0 ** (self._fruitless - 1)) * (1 + jitter))
+
+    def _had_bad_luck(self, refused: Start) -> None:
+        refused.outcome = "unlucky"
+        if self._history.unlucky >= BAD_LUCK and not self._is_proven:
+            # Other refusals, taken for the sign of a limit, are likely to have been bad luck as well.
+            self._rate, self._too_many = None, 0
+
+    def _suspect(self, start: Start, found: int, now: float) -> _Suspicion:
+        rate = self._rate_at(now)
+        return _Suspicion(start, max(rate / 2, min(found, rate)) if rate else float(found), self._window)
+
+    def _too_many_under_way(self, refused: Start) -> None:
+        """Keep to as many as are accepted at once; if it was one of those, it had bad luck."""
+        if self._history.is_accepted_with(refused.under_way):
+            self._had_bad_luck(refused)
+        else:
+            most = self._history.most_under_way()
+            # One that ends as another starts may seem to have been under way with it.
+            most = max(1, most - (most >= refused.under_way))
+            self._window, self._too_many = float(most), most + 1
 
     def _too_high_a_rate(self, suspicion: _Suspicion, now: float) -> None:
         if self._rate is None:
@@ -246,14 +244,8 @@ class Pace:
         """
         if rate is None or now > self._settled_at:
             return now
-        # A request reached the service at the latest when it was answered; connecting delays some.
-        reached = [
-            start.at if start.outcome is None else start.ended
-            for start in self._recent
-            if start.outcome in ("accepted", None)
-        ]
         most = max(1, round(rate / (1 - LESS)))
-        last_second = sorted(moment for moment in reached if moment > now - 1)
+        last_second = self._history.reached_since(now - 1)
         return last_second[-most] + 1 if len(last_second) >= most else now
 
     def _rate_at(self, now: float) -> float | None:
@@ -261,10 +253,3 @@ class Pace:
             return None
         back = min(SLOWEST, max(FASTEST, REGAINED / self._rate))
         return self._rate * (1 + LESS * (max(0.0, now - self._grown_from) / back - 1) ** 3)
-
-
-def _steps(starts: list[Start]) -> Iterator[tuple[float, int]]:
-    """Give the moments at which one more or one less was under way."""
-    for start in starts:
-        yield start.at, 1
-        yield start.ended, -1

@@ -105,7 +105,7 @@ async def test_cancelled(address: str, emulator: Emulator, doing: str, texts: li
         emulator._script.clear()
         client.learned.pace._paused_until = 0.0
         [(sender, _)] = client._senders.values()
-        assert all(start.outcome for start in client.learned.pace._recent)
+        assert all(start.outcome for start in client.learned.pace._history)
         assert not sender.turns._started
         with anyio.fail_after(30):
             assert len((await client.embed(TEXTS[:3])).embeddings) == 3

@@ -90,7 +90,7 @@ def test_interrupt(doing: str, workers: int, total_timeout: float | None) -> Non
             assert client._sender.turns._next is None
             assert not client._sender.turns._started
             assert not client._sender.turns._waiting
-            assert all(start.outcome for start in client.learned.pace._recent)
+            assert all(start.outcome for start in client.learned.pace._history)
     assert threads >= set(threading.enumerate())
 
 

@@ -40,6 +40,7 @@ from qwen_aiml.emulator import Emulator, _vectors, serve
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from qwen_aiml._history import Start
     from qwen_aiml.emulator import Fault
     from qwen_aiml.emulator._answers import Request
     from qwen_aiml.emulator._reply import Reply
@@ -138,7 +139,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         return _steps.Wait(seconds)
 
     def note_refusal(
-        self: _pace.Pace, start: _pace.Start, now: float, advised: float | None, jitter: float
+        self: _pace.Pace, start: Start, now: float, advised: float | None, jitter: float
     ) -> None:
         if advised is None:
             self.lost(start, now)
