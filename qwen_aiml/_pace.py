@@ -33,7 +33,8 @@ LESS = 0.05  # than the rate that was just accepted
 REGAINED = 150  # requests until it is that rate again, and as many more until it is as much above it
 FASTEST, SLOWEST = 0.5, 30.0  # seconds that may take
 PATIENCE = 16  # rounds before one more is under way, near the number that was too many
-SLACK = 0.03  # seconds by which a request may come to the service earlier or later than it starts here
+SLACK = 0.01  # seconds by which a request may come to the service earlier or later than it starts here
+AS_MUCH = 0.98  # of the most that was accepted in a second is as much, as far as can be told from here
 BAD_LUCK = 2  # refusals that no limit explains, after which those that one might explain are bad luck too
 SETTLED = 1.2  # seconds after a first refusal in which the service may still count what came before it
 CAUGHT_UP = 0.04  # seconds of lateness that are made good, since nobody wakes to the millisecond
@@ -186,7 +187,9 @@ class Pace:
                 self._too_high_a_rate(self._suspect(start, found, now), now)
             elif self._history.unlucky >= BAD_LUCK:
                 self._had_bad_luck(start)
-            elif self._history.in_the_second_before(start, SLACK) < self._history.most_in_a_second():
+            elif (
+                self._history.in_the_second_before(start, SLACK) < AS_MUCH * self._history.most_in_a_second()
+            ):
                 self._too_many_under_way(start)  # since more in a second were accepted
             else:
                 # What was accepted once would be again, so that less than that was not the limit.
