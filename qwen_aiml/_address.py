@@ -17,6 +17,9 @@ URL_VARIABLES = ("AIMLAPI_BASE_URL", "AIMLAPI_API_BASE", "AIML_API_BASE")
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # Source: RFC 9110, 5.6.2
 
+_HOST = re.compile(r"[0-9A-Za-z._-]+")
+_DIGITS = re.compile(r"[0-9.]+")
+
 _OWN_HEADERS = {
     "authorization": "give the key as api_key",
     "content-length": "it follows from the request",
@@ -54,6 +57,8 @@ def check_base_url(value: object, *, allow_http: bool) -> str:
         message = "base_url (api_base) must not hold a user name or password; the key goes into api_key"
     elif parts.scheme not in ("http", "https") or not host:
         message = f"base_url (api_base) must be an http or https address such as {DEFAULT_BASE_URL}"
+    elif not is_host(host):
+        message = "base_url (api_base) is not an address"
     elif parts.query or parts.fragment:
         message = "base_url (api_base) must be an address without ? and #"
     elif parts.scheme == "http" and not allow_http and not is_loopback(host):
@@ -65,6 +70,18 @@ def check_base_url(value: object, *, allow_http: bool) -> str:
         path = parts.path.rstrip("/").removesuffix("/embeddings").rstrip("/") or "/v1"
         return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
     raise ConfigurationError(message)
+
+
+def is_host(host: str) -> bool:
+    """Tell whether a host is a name or an address, with what is not ASCII as DNS has it."""
+    name = host.encode("idna").decode()
+    if ":" not in name and not _DIGITS.fullmatch(name):
+        return _HOST.fullmatch(name) is not None
+    try:
+        ipaddress.ip_address(name.partition("%")[0])
+    except ValueError:
+        return False
+    return True
 
 
 def is_loopback(host: str) -> bool:

@@ -28,7 +28,7 @@ from ._job import Job
 from ._learned import Learned
 from ._loops import close_with_loop, current_loop, is_closed
 from ._result import EmbeddingResult, Usage
-from ._sender import AsyncSender, Sender, check_http
+from ._sender import AsyncSender, Sender, check_given
 from ._sqlite import SQLiteCache, open_cache
 from ._watch import Watch
 
@@ -62,7 +62,7 @@ class _BaseClient:
                 f"config must be an EmbeddingConfig, not {made}; write EmbeddingConfig(...)"
             )
         self.config = config or EmbeddingConfig()
-        check_http(http_client, self._kind, self.config.endpoint)
+        check_given(http_client, self._kind)
         self._http_client = http_client
         self.cache = open_cache(cache)
         self._opened_cache = self.cache if isinstance(cache, (str, os.PathLike)) else None
@@ -231,7 +231,6 @@ class EmbeddingClient(_BaseClient):
             workers = min(self.config.max_concurrency, job.batches)
             try:
                 if workers > 1:
-                    self._sender.prepare()
                     _work_in_threads(driver, job, call, workers)
                 else:
                     _work(driver, job)

@@ -1,31 +1,22 @@
-"""
-Posting a request body and bringing back plain data, in both colours; nothing is decided here.
-
-The only module of the core that imports httpx.
-"""
+"""Keeping connections and posting over them, in both colours; what is sent is decided elsewhere."""
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
-from contextlib import asynccontextmanager
-from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import anyio
-import httpx
 
 from ._errors import ConfigurationError
-from ._steps import Fault
+from ._lines import AsyncConnection, Connection, Target
+from ._route import needs_httpx
+from ._steps import LATE
 from ._turns import Turns
-from ._version import __version__
-from ._watch import Line
-from ._wire import Answer
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import AsyncIterator, Callable, Generator
+    from collections.abc import AsyncIterator, Iterator
 
     from ._config import EmbeddingConfig
     from ._flow import Clock
@@ -33,26 +24,45 @@ if TYPE_CHECKING:
     from ._steps import Outcome, Send
     from ._watch import Watch
 
-CONNECT_TIMEOUT = 10.0
 
-_Made = TypeVar("_Made", httpx.Client, httpx.AsyncClient)
+class Line(Protocol):
+    """A connection for one request at a time; `Connection` and `HTTPXLine`."""
+
+    is_broken_off: bool
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether it can carry another request."""
+        ...
+
+    def post(self, step: Send, limit: float) -> Outcome:
+        """Post, with at most *limit* seconds of silence."""
+        ...
+
+    def break_off(self) -> None:
+        """End whatever waits for it."""
+        ...
+
+    def close(self) -> None:
+        """Close it."""
+        ...
 
 
-def check_http(given: Any, kind: Literal["Client", "AsyncClient"], address: str) -> None:
-    """
-    Refuse an HTTP client of the other colour or of another library, and an address that httpx does not take.
+class AsyncLine(Protocol):
+    """The same, awaited; `AsyncConnection` and `AsyncHTTPXLine`."""
 
-    Raises:
-        ConfigurationError: If *given* is neither None nor of that class of httpx, or *address* is none.
-    """
-    try:
-        httpx.URL(address)
-    except httpx.InvalidURL as error:
-        raise ConfigurationError(f"base_url (api_base) is not an address: {error}") from None
-    if given is not None and not isinstance(given, getattr(httpx, kind)):
-        name = "http_client" if kind == "Client" else "http_async_client"
-        made = f"{type(given).__module__}.{type(given).__qualname__}"
-        raise ConfigurationError(f"{name} must be an httpx.{kind}, not {made}")
+    @property
+    def is_reusable(self) -> bool:
+        """Whether it can carry another request."""
+        ...
+
+    async def post(self, step: Send, limit: float) -> Outcome:
+        """Post, with at most *limit* seconds of silence."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close it."""
+        ...
 
 
 class _Idle:
@@ -72,9 +82,7 @@ class _Idle:
 
 class Sender:
     """
-    The connections of one process.
-
-    Each request in flight has an ``httpx.Client`` with a single connection, as in `AsyncSender`.
+    The connections of one process, each for one request at a time.
 
     Args:
         config: The settings.
@@ -93,33 +101,28 @@ class Sender:
         self._config = config
         self._clock = clock
         self._given = given
+        self._target: Target | None = None
         self._idle = _Idle()
         # Few people close an embeddings object; its sockets end with it all the same.
         self._end = weakref.finalize(self, self._idle.close)
         self._lock = threading.Lock()
         self.turns = Turns(lambda: pace.window)
 
-    def prepare(self) -> None:
-        """Open a first connection, so that threads do not all read the certificates at once."""
-        if self._given is None and not self._idle.lines:
-            line = self._open()
-            with self._lock:
-                self._idle.lines.append(line)
-
     def send(self, step: Send, watch: Watch) -> Outcome:
         """Post, and be broken off by *watch*; a client of the user's is only looked after between reads."""
+        limit = _silence(self._config, step, self._clock)
         if self._given is not None:
-            return self._post(self._given, step, None)
+            return _httpx_line(self._config, self._clock, self._given).post(step, limit)
+        through_httpx = needs_httpx(self._config)
         with self._lock:
             generation = self._idle.generation
-            line = self._idle.lines.pop() if self._idle.lines else None
-        line = line or self._open()
+        line = self._reused(through_httpx=through_httpx) or self._open(through_httpx=through_httpx)
         keep = False
         try:
             with watch.over(line):
-                outcome = self._post(line.http, step, line)
+                outcome = line.post(step, limit)
             with self._lock:
-                keep = generation == self._idle.generation and not line.is_broken_off
+                keep = generation == self._idle.generation and line.is_reusable
                 if keep:
                     self._idle.lines.append(line)
         finally:
@@ -136,36 +139,29 @@ class Sender:
         """Leave the connections to the parent, in a forked process; their locks may be held for ever."""
         self._end.detach()
 
-    def _post(self, http: Any, step: Send, line: Line | None) -> Outcome:
-        request, limit = _request(http, self._config, step, self._clock)
-        if line is not None:
-            request.extensions["trace"] = line.trace
-        body = bytearray()
-        try:
-            response = http.send(request, auth=_Auth(self._config), stream=True, follow_redirects=False)
-            try:
-                for chunk in response.iter_bytes():
-                    body += chunk
-                    if len(body) > step.most:
-                        break
-                    if _is_late(step, self._clock):
-                        return _LATE
-            finally:
-                response.close()
-        except httpx.RequestError as error:
-            return _LATE if _is_late(step, self._clock) else _fault(error, limit)
-        return Answer(response.status_code, dict(response.headers), bytes(body[: step.most]))
+    def _reused(self, *, through_httpx: bool) -> Line | None:
+        while True:
+            with self._lock:
+                if not self._idle.lines:
+                    return None
+                line = self._idle.lines.pop()
+            if line.is_reusable and isinstance(line, Connection) != through_httpx:
+                return line
+            line.close()
 
-    def _open(self) -> Line:
-        return Line(_made(httpx.Client, self._config))
+    def _open(self, *, through_httpx: bool) -> Line:
+        with _readable_certificates():
+            if through_httpx:
+                return _httpx_line(self._config, self._clock, None)
+            with self._lock:
+                # Threads that begin at once do not all read the certificates.
+                self._target = self._target or Target(self._config, self._clock.now)
+            return Connection(self._target)
 
 
 class AsyncSender:
     """
-    The connections of one event loop.
-
-    Each request in flight has an ``httpx.AsyncClient`` with a single connection: a pool shared by all costs
-    httpx 0.28 work that grows with connections x waiting requests.
+    The connections of one event loop, each for one request at a time.
 
     Args:
         config: The settings.
@@ -184,16 +180,17 @@ class AsyncSender:
         self._config = config
         self._clock = clock
         self._given = given
-        self._idle: list[httpx.AsyncClient] = []
+        self._target: Target | None = None
+        self._idle: list[AsyncLine] = []
         self.closed = False
         self.turns = Turns(lambda: pace.window)
 
     async def send(self, step: Send) -> Outcome:
         """Post, until the deadline."""
-        outcome: Outcome = _LATE
+        outcome: Outcome = LATE
         with anyio.move_on_after(None if step.deadline is None else step.deadline - self._clock.now()):
-            async with self._http() as http:
-                outcome = await self._post(http, step)
+            async with self._line() as line:
+                outcome = await line.post(step, _silence(self._config, step, self._clock))
         return outcome
 
     async def aclose(self) -> None:
@@ -209,125 +206,81 @@ class AsyncSender:
         if interruption is not None:
             raise interruption
 
-    async def _post(self, http: Any, step: Send) -> Outcome:
-        request, limit = _request(http, self._config, step, self._clock)
-        body = bytearray()
-        try:
-            response = await http.send(request, auth=_Auth(self._config), stream=True, follow_redirects=False)
-            try:
-                with anyio.CancelScope() as enough:
-                    async for chunk in response.aiter_bytes():
-                        body += chunk[: step.most + 1 - len(body)]
-                        if len(body) > step.most:
-                            # Not a break, which would leave generators of httpx behind: Trio warns of those.
-                            enough.cancel()
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await response.aclose()
-        except httpx.RequestError as error:
-            return _fault(error, limit)
-        return Answer(response.status_code, dict(response.headers), bytes(body[: step.most]))
-
     @asynccontextmanager
-    async def _http(self) -> AsyncIterator[Any]:
+    async def _line(self) -> AsyncIterator[AsyncLine]:
         if self._given is not None:
-            yield self._given
+            yield _async_httpx_line(self._config, self._given)
             return
-        http = self._idle.pop() if self._idle else self._open()
+        through_httpx = needs_httpx(self._config)
+        line = await self._reused(through_httpx=through_httpx) or self._open(through_httpx=through_httpx)
+        keep = False
         try:
-            yield http
-        except BaseException:
-            # Cancelled in the middle of a request, so the connection is of no more use.
+            yield line
+            keep = not self.closed and line.is_reusable
+        finally:
+            if keep:
+                self._idle.append(line)
+            else:
+                # Also when cancelled in the middle of a request.
+                with anyio.CancelScope(shield=True):
+                    await line.aclose()
+
+    async def _reused(self, *, through_httpx: bool) -> AsyncLine | None:
+        while self._idle:
+            line = self._idle.pop()
+            if line.is_reusable and isinstance(line, AsyncConnection) != through_httpx:
+                return line
             with anyio.CancelScope(shield=True):
-                await http.aclose()
-            raise
-        if self.closed:
-            await http.aclose()
-        else:
-            self._idle.append(http)
+                await line.aclose()
+        return None
 
-    def _open(self) -> httpx.AsyncClient:
-        return _made(httpx.AsyncClient, self._config)
-
-
-_LATE = Fault("timeout", "the answer was still to come when the deadline passed")
+    def _open(self, *, through_httpx: bool) -> AsyncLine:
+        with _readable_certificates():
+            if through_httpx:
+                return _async_httpx_line(self._config, None)
+            self._target = self._target or Target(self._config, self._clock.now)
+            return AsyncConnection(self._target)
 
 
-def _made(kind: Callable[..., _Made], config: EmbeddingConfig) -> _Made:
-    """
-    Make a client of httpx for one connection, with the proxies and certificates of the environment.
+def _silence(config: EmbeddingConfig, step: Send, clock: Clock) -> float:
+    """Say how many seconds of silence a request allows."""
+    if step.deadline is None:
+        return config.silence
+    return max(0.001, min(config.silence, step.deadline - clock.now()))
 
-    What goes to this machine goes to no proxy, which would see the key in the clear.
 
-    Raises:
-        ConfigurationError: If the environment names what can't be used.
-    """
-    limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
-    # Without TLS nothing needs the certificates, which take a while to read.
-    plain = config.is_local and config.endpoint.startswith("http:")
+@contextmanager
+def _readable_certificates() -> Iterator[None]:
     try:
-        return kind(verify=False if plain else _tls(), limits=limits, trust_env=not config.is_local)
+        yield
     except OSError as error:
         message = f"SSL_CERT_FILE or SSL_CERT_DIR in the environment can't be used: {error}"
-    except ImportError:
-        message = "a SOCKS proxy in the environment needs another package: pip install 'httpx[socks]'"
-    except ValueError:
-        # Not the error's text: a proxy's address may hold a password.
-        message = "a proxy in the environment can't be used; look at HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
-    raise ConfigurationError(message)
+        raise ConfigurationError(message) from None
 
 
-class _Auth(httpx.Auth):
-    """Puts the key into the request, and into no local variable that a traceback could show."""
-
-    def __init__(self, config: EmbeddingConfig) -> None:
-        self._config = config
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        request.headers["Authorization"] = f"Bearer {self._config.secret.reveal()}"
-        yield request
+# httpx takes longer to import than all else, and is seldom needed.
 
 
-def _is_late(step: Send, clock: Clock) -> bool:
-    return step.deadline is not None and step.deadline <= clock.now()
+def _httpx_line(config: EmbeddingConfig, clock: Clock, given: Any) -> Line:
+    from ._through_httpx import HTTPXLine  # noqa: PLC0415
+
+    return HTTPXLine(config, clock.now, given)
 
 
-def _request(http: Any, config: EmbeddingConfig, step: Send, clock: Clock) -> tuple[Any, float]:
-    """Build a request, and say how many seconds of silence it allows."""
-    limit = config.silence
-    if step.deadline is not None:
-        limit = max(0.001, min(limit, step.deadline - clock.now()))
-    headers = httpx.Headers(
-        {
-            "Accept": "application/json",
-            "Content-Type": "application/json",
-            "User-Agent": f"qwen-aiml/{__version__}",
-        }
-    )
-    headers.update(config.default_headers)
-    timeout = httpx.Timeout(limit, connect=min(limit, CONNECT_TIMEOUT), pool=None)
-    request = http.build_request("POST", config.endpoint, content=step.body, headers=headers, timeout=timeout)
-    return request, limit
+def _async_httpx_line(config: EmbeddingConfig, given: Any) -> AsyncLine:
+    from ._through_httpx import AsyncHTTPXLine  # noqa: PLC0415
+
+    return AsyncHTTPXLine(config, given)
 
 
-def _fault(error: httpx.RequestError, limit: float) -> Fault:
-    kind = type(error).__name__
-    if isinstance(error, httpx.ConnectTimeout):
-        return Fault("connection", f"no connection within {min(limit, CONNECT_TIMEOUT):.3g} s ({kind})")
-    if isinstance(error, httpx.TimeoutException):
-        return Fault("timeout", f"silence for {limit:.3g} s ({kind})")
-    if isinstance(error, httpx.LocalProtocolError):
-        return Fault("local", kind)  # its text may hold a header
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return Fault("certificate", f"its certificate can't be verified ({error})")
-    return Fault("connection", f"{kind}: {error}" if str(error) else kind)
+def check_given(given: Any, kind: Literal["Client", "AsyncClient"]) -> None:
+    """
+    Refuse an HTTP client of the other colour or of another library; None is fine.
 
+    Raises:
+        ConfigurationError: If it can't be used.
+    """
+    if given is not None:
+        from ._through_httpx import check_http  # noqa: PLC0415
 
-def _tls() -> ssl.SSLContext:
-    return _tls_context(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
-
-
-@cache
-def _tls_context(*_: str | None) -> ssl.SSLContext:
-    # Reading the CA certificates takes some 25 ms, so all connections share one context.
-    return httpx.create_ssl_context()
+        check_http(given, kind)

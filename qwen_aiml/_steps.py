@@ -114,5 +114,7 @@ class Fault:
     detail: str
 
 
+LATE = Fault("timeout", "the answer was still to come when the deadline passed")
+
 Step: TypeAlias = Enter | Wait | Admit | Send | Load | Store
 Outcome: TypeAlias = Answer | Fault | Exception | Sequence[object] | None

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import socket
 import threading
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from typing_extensions import Self
+
+    from ._sender import Line
 
 
 class Watch:
@@ -59,54 +60,3 @@ class Watch:
             self._is_over = True
             for line in self._lines:
                 line.break_off()
-
-
-class Line:
-    """
-    A client of httpx and its one connection, which another thread can break off.
-
-    Args:
-        http: An ``httpx.Client`` that keeps one connection.
-
-    Attributes:
-        is_broken_off: Whether it was, and so is of no more use.
-    """
-
-    def __init__(self, http: Any) -> None:
-        self.http = http
-        self.is_broken_off = False
-        self._connected: socket.socket | None = None
-        # While TLS is negotiated it has taken the socket over, and only a second handle reaches it.
-        self._negotiating: socket.socket | None = None
-
-    def trace(self, event: str, info: Mapping[str, Any]) -> None:
-        """Follow what httpcore tells of its connection."""
-        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
-            self._connected = info["return_value"].get_extra_info("socket")
-            self._let_go()
-            if self.is_broken_off:
-                # It came too late for that, since nobody ends a look-up of a name.
-                self.break_off()
-        elif event.endswith("start_tls.started") and type(self._connected) is socket.socket:
-            # TLS within that of a proxy takes nothing over.
-            self._negotiating = self._connected.dup()
-        elif event.endswith("start_tls.failed"):
-            self._let_go()
-
-    def break_off(self) -> None:
-        """End whatever waits for this connection, or would once it is there."""
-        self.is_broken_off = True
-        for handle in (self._connected, self._negotiating):
-            if handle is not None:
-                with suppress(OSError):
-                    # Not TLS's own way, which is not for two threads.
-                    socket.socket.shutdown(handle, socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """Close the connection."""
-        self.http.close()
-
-    def _let_go(self) -> None:
-        if self._negotiating is not None:
-            self._negotiating.close()
-            self._negotiating = None

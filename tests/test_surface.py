@@ -110,7 +110,7 @@ def test_imports_run_one_way() -> None:
 
     for path in [*core, *emulator]:
         assert not frameworks & roots(path)
-    assert [path.name for path in core if "httpx" in roots(path)] == ["_sender.py"]
+    assert [path.name for path in core if "httpx" in roots(path)] == ["_through_httpx.py"]
     assert not [path.name for path in core if any("emulator" in name for name in imports(path))]
     assert [path.name for path in emulator if "uvicorn" in roots(path)] == ["_asgi.py"]
     # The one other is for type checkers only.

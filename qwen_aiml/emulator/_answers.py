@@ -18,7 +18,7 @@ from http.client import responses
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import orjson
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -156,7 +156,7 @@ def success(request: Request, content: dict[str, Any], credits_used: int) -> Ans
         x_aimlapi_credits_used=str(credits_used),
         x_aimlapi_usd_spent=f"{dollars}.{rest:09d}",
     )
-    return Answer(status=200, headers=headers, body=orjson.dumps(content))
+    return Answer(status=200, headers=headers, body=msgspec.json.encode(content))
 
 
 def refusal(request: Request, status: int, name: str, message: str, data: object = None) -> Answer:
@@ -178,7 +178,7 @@ def refusal(request: Request, status: int, name: str, message: str, data: object
         "error": error,
     }
     headers = _headers(request, "application/problem+json; charset=utf-8")
-    return Answer(status=status, headers=headers, body=orjson.dumps(content))
+    return Answer(status=status, headers=headers, body=msgspec.json.encode(content))
 
 
 def invalid(request: Request, issues: list[dict[str, Any]]) -> Answer:
@@ -200,7 +200,9 @@ def refused_upstream(request: Request, kind: str, problem: str) -> Answer:
         "id": request_id,
         "request_id": request_id,
     }
-    return Answer(status=400, headers=_headers(request, "application/json"), body=orjson.dumps(content))
+    return Answer(
+        status=400, headers=_headers(request, "application/json"), body=msgspec.json.encode(content)
+    )
 
 
 def throttled(request: Request, retry_after: float | None) -> Answer:
@@ -220,7 +222,7 @@ def throttled(request: Request, retry_after: float | None) -> Answer:
     content = {"error": {"message": message, "type": "limit_requests", "code": "limit_requests"}}
     advice = {} if retry_after is None else {"retry_after": f"{retry_after:.3f}".rstrip("0").rstrip(".")}
     headers = _headers(request, "application/json", **advice)
-    return Answer(status=429, headers=headers, body=orjson.dumps(content))
+    return Answer(status=429, headers=headers, body=msgspec.json.encode(content))
 
 
 def documented(request: Request, status: int) -> Answer:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import orjson
+import msgspec
 
 from . import _answers, _vectors
 
@@ -89,8 +89,8 @@ def estimate_tokens(text: str) -> int:
 def read(body: bytes) -> Any:
     """Parse *body*, None if it is no JSON."""
     try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

@@ -32,7 +32,9 @@ from qwen_aiml import (
     EmbeddingConfig,
     TransportError,
     _client,
+    _lines,
     _sender,
+    _through_httpx,
 )
 from qwen_aiml.emulator import Emulator, Fault, serve
 
@@ -96,9 +98,9 @@ def test_connections_are_kept(
     opened = []
     real_open = _sender.AsyncSender._open
 
-    def count(self: _sender.AsyncSender) -> httpx.AsyncClient:
+    def count(self: _sender.AsyncSender, *, through_httpx: bool) -> _sender.AsyncLine:
         opened.append(self)
-        return real_open(self)
+        return real_open(self, through_httpx=through_httpx)
 
     monkeypatch.setattr(_sender.AsyncSender, "_open", count)
 
@@ -356,7 +358,7 @@ def test_timeout(kind: Any) -> None:
     """Timeout bounds each silence, and the error says so."""
     with server(b"late", pause=30) as address:
         config = EmbeddingConfig(api_key=KEY, base_url=address, timeout=0.2, max_retries=0)
-        with pytest.raises(TransportError, match=r"silence for 0.2 s \(ReadTimeout\)"):
+        with pytest.raises(TransportError, match=r"silence for 0.2 s\."):
             embed(kind, config, ["a"])
 
 
@@ -386,9 +388,8 @@ def test_refused(kind: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     config = EmbeddingConfig(api_key=KEY, base_url=f"http://127.0.0.1:{port}", max_retries=1)
-    with pytest.raises(
-        TransportError, match=f"no answer from http://127.0.0.1:{port}/v1: ConnectError"
-    ) as caught:
+    said = rf"no answer from http://127.0.0.1:{port}/v1: no connection \(.*\b111\b.*[Cc]onnect"
+    with pytest.raises(TransportError, match=said) as caught:
         embed(kind, config, ["a"])
 
     assert caught.value.attempts == 2
@@ -416,7 +417,7 @@ def test_refused(kind: Any) -> None:
 )
 def test_faults(error: httpx.RequestError, kind: str, detail: str) -> None:
     """What httpx raises is told in words, without what may hold the key."""
-    fault = _sender._fault(error, 60.0)
+    fault = _through_httpx.fault(error, 60.0)
 
     assert (fault.kind, fault.detail) == (kind, detail)
 
@@ -463,10 +464,10 @@ def test_environment_that_cannot_be_used(
 
 def test_tls_context() -> None:
     """The certificates are read once, and again when the environment names others."""
-    context = _sender._tls()
+    context = _lines.tls_context()
 
     assert isinstance(context, ssl.SSLContext)
-    assert context is _sender._tls()
+    assert context is _lines.tls_context()
     assert context.verify_mode is ssl.CERT_REQUIRED
 
 

@@ -147,12 +147,12 @@ def test_validation_issues(data: list[Any], said: str) -> None:
 
 
 def test_nested_beyond_measure() -> None:
-    """A message that Python can't print for its depth is left out."""
+    """An answer that Python can't read for its depth counts as one that says nothing."""
     deep = b"[" * 1010 + b'"x"' + b"]" * 1010
     said = str(error(429, b'{"message": ["slow down", ' + deep + b"]}"))
-    assert said.startswith("HTTP 429: slow down; ...")
+    assert said.startswith("HTTP 429: no message from the service")
     issues = b'{"error": {"message": "no", "data": [{"path": [' + deep + b'], "message": ' + deep + b"}]}}"
-    assert str(error(400, issues)) == "HTTP 400: no; ...: ..."
+    assert str(error(400, issues)).startswith("HTTP 400: no message from the service")
 
 
 def test_regional_dimension() -> None:

@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from qwen_aiml import DeadlineError, EmbeddingClient, EmbeddingConfig, _client
-from qwen_aiml._watch import Line, Watch
+from qwen_aiml._through_httpx import HTTPXLine
+from qwen_aiml._watch import Watch
 from qwen_aiml.emulator import Emulator, Fault, serve
 
 if TYPE_CHECKING:
@@ -139,6 +140,10 @@ def test_no_thread_without_a_deadline() -> None:
     assert set(threading.enumerate()) == before
 
 
+def new_line() -> HTTPXLine:
+    return HTTPXLine(EmbeddingConfig(api_key=KEY), time.monotonic)
+
+
 class Stream:
     """What httpcore tells of: a network stream with its socket."""
 
@@ -154,7 +159,7 @@ def test_a_line() -> None:
     """A line follows its connection through TLS and leaves no handle open, whether that succeeds or fails."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        line = Line(None)
+        line = new_line()
         line.break_off()
         line.trace("connection.start_tls.started", {})
         line.trace("connection.connect_tcp.complete", {"return_value": Stream(ours)})
@@ -180,7 +185,7 @@ def test_tls_within_that_of_a_proxy() -> None:
     context.check_hostname = False
     ours, theirs = socket.socketpair()
     with theirs, context.wrap_socket(ours, do_handshake_on_connect=False) as secured:
-        line = Line(None)
+        line = new_line()
         line.trace("connection.start_tls.complete", {"return_value": Stream(secured)})
         line.trace("proxy.start_tls.started", {})
         line.break_off()
@@ -190,7 +195,7 @@ def test_tls_within_that_of_a_proxy() -> None:
 def test_once_and_for_all() -> None:
     """A request that begins after the end, and a connection that is made after it, are broken off at once."""
     ours, theirs = socket.socketpair()
-    line = Line(None)
+    line = new_line()
     with ours, theirs, Watch(None) as watch:
         watch.break_off()
         with watch.over(line):
@@ -203,7 +208,7 @@ def test_only_the_lines_of_the_call() -> None:
     """A line is let alone once its request has ended."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        line = Line(None)
+        line = new_line()
         line.trace("connection.connect_tcp.complete", {"return_value": Stream(ours)})
         with Watch(0.01) as watch:
             with watch.over(line):
@@ -221,7 +226,7 @@ def test_tls_sockets() -> None:
     context.verify_mode = ssl.CERT_NONE
     ours, theirs = socket.socketpair()
     with theirs, context.wrap_socket(ours, do_handshake_on_connect=False) as secured:
-        line = Line(None)
+        line = new_line()
         line.trace("connection.start_tls.complete", {"return_value": Stream(secured)})
         ended = []
 
