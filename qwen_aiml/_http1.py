@@ -171,4 +171,4 @@ class Incoming:
 
     def _check_unzipped(self) -> None:
         if self._unzip is not None and not self._unzip.eof and self._size <= self._most:
-            self._broken = "the answer's body is cut short within its gzip"
+            self._broken = self._broken or "the answer's body is cut short within its gzip"

@@ -244,11 +244,12 @@ def _tls_context(file: str | None, folder: str | None) -> ssl.SSLContext:
 
 def _cause(error: BaseException) -> BaseException:
     """Give what the system said, which anyio puts into words of its own."""
-    while isinstance(error.__cause__, (OSError, ssl.SSLError)):
-        error = error.__cause__
-    if several := getattr(error.__cause__, "exceptions", ()):
-        return _cause(several[0])  # the first of a host's addresses
-    return error
+    while True:
+        # Of a host's several addresses the first.
+        cause = next(iter(getattr(error, "exceptions", ())), error.__cause__)
+        if cause is None:
+            return error
+        error = cause
 
 
 def _is_open(handle: Any, used_at: float) -> bool:

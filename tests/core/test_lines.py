@@ -1,0 +1,262 @@
+"""Connections of our own, in both colours, over real sockets: what is kept, and what goes wrong."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from qwen_aiml import EmbeddingConfig, _lines
+from qwen_aiml._lines import AsyncConnection, Connection, Target
+from qwen_aiml._steps import Fault, Send
+from qwen_aiml._wire import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.anyio
+
+KEY = "sk-test-0123456789abcdef"
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
+STEP = Send(b"{}", None, 1000)
+
+
+class Server:
+    """Gives one of its answers to each request, over any number of connections, for ten seconds."""
+
+    def __init__(self, answers: tuple[bytes, ...], *, close_after: bool) -> None:
+        self.left, self.close_after = list(answers), close_after
+        self.connections = 0
+        self.closing = threading.Event()
+
+    def accept(self, listener: socket.socket) -> None:
+        """Take connections until it is over."""
+        threads = []
+        listener.settimeout(0.05)
+        for _ in range(200):
+            if self.closing.is_set():
+                break
+            with suppress(OSError):
+                connection, _ = listener.accept()
+                self.connections += 1
+                threads.append(threading.Thread(target=self.talk, args=(connection,)))
+                threads[-1].start()
+        for thread in threads:
+            thread.join(10)
+
+    def talk(self, connection: socket.socket) -> None:
+        """Answer what comes over one connection."""
+        connection.settimeout(0.05)
+        with connection:
+            for _ in range(200):
+                if self.closing.is_set():
+                    return
+                with suppress(TimeoutError):
+                    if not connection.recv(65536):
+                        return
+                    connection.sendall(self.left.pop(0))
+                    if self.close_after:
+                        return
+
+
+@contextmanager
+def serving(*answers: bytes, close_after: bool = False) -> Iterator[tuple[str, Server]]:
+    """Serve such answers."""
+    server = Server(answers, close_after=close_after)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.accept, args=(listener,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", server
+        finally:
+            server.closing.set()
+            thread.join(15)
+
+
+class Both:
+    """A connection of either colour, used in the same way."""
+
+    def __init__(self, colour: str, address: str) -> None:
+        target = Target(EmbeddingConfig(api_key=KEY, base_url=address), lambda: 0.0)
+        self.line: Any = Connection(target) if colour == "sync" else AsyncConnection(target)
+
+    async def post(self, limit: float = 5.0) -> Any:
+        """Post once."""
+        if isinstance(self.line, Connection):
+            return await anyio.to_thread.run_sync(self.line.post, STEP, limit)
+        return await self.line.post(STEP, limit)
+
+    async def close(self) -> None:
+        """Close it."""
+        if isinstance(self.line, Connection):
+            self.line.close()
+        else:
+            await self.line.aclose()
+
+
+@pytest.fixture(params=["sync", "async"])
+def colour(request: pytest.FixtureRequest) -> str:
+    """Give each colour."""
+    return str(request.param)
+
+
+async def test_kept(colour: str) -> None:
+    """A second request goes over the same connection."""
+    with serving(OK, OK) as (address, server):
+        line = Both(colour, address)
+        assert not line.line.is_reusable
+        for _ in range(2):
+            answer = await line.post()
+            assert (answer.status, answer.body) == (200, b"{}")
+            assert line.line.is_reusable
+        await line.close()
+
+    assert server.connections == 1
+
+
+async def test_closed_by_the_server(colour: str) -> None:
+    """A connection that the server has closed meanwhile is not used again."""
+    with serving(OK, close_after=True) as (address, _):
+        line = Both(colour, address)
+        await line.post()
+        with anyio.fail_after(5):
+            while line.line.is_reusable:  # noqa: ASYNC110 (nobody tells)
+                await anyio.sleep(0.01)
+        await line.close()
+
+
+async def test_unused_for_long(colour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is one that was not used for some seconds, which the server may be about to close."""
+    with serving(OK) as (address, _):
+        line = Both(colour, address)
+        await line.post()
+        assert line.line.is_reusable
+        monkeypatch.setattr(_lines, "KEPT", -1)
+        assert not line.line.is_reusable
+        await line.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n{}", "closed after 2 bytes of the answer's body"),
+        (b"HTTP/1.1 2", "closed without an answer"),
+        (b"nonsense\r\n\r\n", "what came is no HTTP answer"),
+    ],
+)
+async def test_no_answer(colour: str, answer: bytes, said: str) -> None:
+    """What is no whole answer is a fault, and ends the connection."""
+    with serving(answer, close_after=True) as (address, _):
+        line = Both(colour, address)
+        fault = await line.post()
+        assert not line.line.is_reusable
+        await line.close()
+
+    assert isinstance(fault, Fault)
+    assert fault.kind == "connection"
+    assert said in fault.detail
+
+
+async def test_until_closed(colour: str) -> None:
+    """An answer that ends with its connection is an answer."""
+    with serving(b"HTTP/1.1 200 OK\r\n\r\n{}", close_after=True) as (address, _):
+        line = Both(colour, address)
+        answer = await line.post()
+        assert not line.line.is_reusable
+        await line.close()
+
+    assert isinstance(answer, Answer)
+    assert answer.body == b"{}"
+
+
+async def test_silence(colour: str) -> None:
+    """Silence is bounded, and each word that comes gives more time."""
+    with serving(b"HTTP/1.1 200 OK\r\n") as (address, _):
+        line = Both(colour, address)
+        fault = await line.post(0.2)
+        await line.close()
+
+    assert fault == Fault("timeout", "silence for 0.2 s")
+
+
+async def test_nobody_there(colour: str) -> None:
+    """Nobody listening is told as the system tells it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    line = Both(colour, f"http://127.0.0.1:{port}")
+    fault = await line.post()
+    await line.close()
+
+    assert fault.kind == "connection"
+    assert fault.detail.startswith("no connection (")
+    assert "111" in fault.detail or "refused" in fault.detail
+
+
+async def test_unknown_host(colour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that nobody knows is told as the system tells it."""
+
+    def unknown(*_: object, **__: object) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    line = Both(colour, "https://nowhere.invalid")
+    fault = await line.post()
+
+    assert fault == Fault(
+        "connection", f"no connection ([Errno {socket.EAI_NONAME}] Name or service not known)"
+    )
+
+
+async def test_no_connection_in_time(colour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection gets no more than its time."""
+
+    def slow(*_: object, **__: object) -> Any:
+        raise TimeoutError
+
+    async def async_slow(*_: object, **__: object) -> Any:
+        await anyio.sleep(10)
+
+    monkeypatch.setattr(socket, "create_connection", slow)
+    monkeypatch.setattr(anyio, "connect_tcp", async_slow)
+    fault = await Both(colour, "http://127.0.0.1:9").post(0.1)
+
+    assert fault == Fault("connection", "no connection within 0.1 s")
+
+
+def test_broken_off_before_it_is_there() -> None:
+    """A connection that comes after it was broken off is of no use."""
+    with serving(OK) as (address, _):
+        line = Connection(Target(EmbeddingConfig(api_key=KEY, base_url=address), lambda: 0.0))
+        line.break_off()
+        fault = line.post(STEP, 5.0)
+        assert not line.is_reusable
+        line.close()
+
+    assert isinstance(fault, Fault)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ConnectionResetError(104, "Connection reset by peer"), "[Errno 104] Connection reset by peer"),
+        (OSError(), "OSError"),
+    ],
+)
+def test_words(error: Exception, said: str) -> None:
+    """The system's words are passed on, or else the error's name."""
+    assert _lines.no_answer(error, 1.0) == Fault("connection", said)
+
+
+def test_several_addresses() -> None:
+    """Of a host with several addresses the first one's error is told."""
+    first = ConnectionRefusedError(111, "Connection refused")
+    several = OSError("All connection attempts failed")
+    cause = OSError("several")
+    cause.exceptions = (first, OSError("other"))  # type: ignore[attr-defined]
+    several.__cause__ = cause
+
+    assert "Connection refused" in _lines.no_connection(several, 1.0).detail
