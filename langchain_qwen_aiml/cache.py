@@ -76,7 +76,7 @@ def cache_backed_embeddings(
         document_embedding_cache: Where embeddings of documents are kept.
 
         batch_size: Documents to embed between two updates of the store; None takes as many as are sent at
-            once, ``chunk_size`` times ``max_concurrency``.
+            once, in all requests together.
 
         query_embedding_cache: Where embeddings of queries are kept: True for the same store, False for
             nowhere.
@@ -101,7 +101,7 @@ def cache_backed_embeddings(
     made: CacheBackedEmbeddings = framework.CacheBackedEmbeddings(
         model,
         store(documents, model.cache_namespace),
-        batch_size=batch_size or (model.chunk_size or 10) * model.max_concurrency,
+        batch_size=batch_size or model.texts_in_flight,
         query_embedding_store=query_store,
     )
     return made

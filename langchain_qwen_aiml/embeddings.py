@@ -108,9 +108,9 @@ class QwenAIMLEmbeddings(ClientHolder, BaseModel, Embeddings):
     chunk_size: int | None = Field(default=None, validation_alias=AliasChoices("chunk_size", "batch_size"))
     """Also ``batch_size``. Texts in one request, 1 to 10 for v4 and v3; None takes the most."""
 
-    max_concurrency: int = 32
+    max_concurrency: int | None = None
     """Requests in flight at once at the most, 1 or more, in all threads together, and in each event loop.
-    It starts with 6, and adapts to what the service takes."""
+    None means 32, to start with 6, and to find out how many the service takes."""
 
     requests_per_minute: float | None = None
     """Requests that may start a minute, spread evenly; None means as many as the service takes."""

@@ -82,9 +82,9 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
     embed_batch_size: int = Field(default=10, exclude=True)
     """Texts in one request, 1 to 10 for v4 and v3."""
 
-    max_concurrency: int = Field(default=32, exclude=True)
+    max_concurrency: int | None = Field(default=None, exclude=True)
     """Requests in flight at once at the most, 1 or more, in all threads together, and in each event loop.
-    It starts with 6, and adapts to what the service takes."""
+    None means 32, to start with 6, and to find out how many the service takes."""
 
     requests_per_minute: float | None = Field(default=None, exclude=True)
     """Requests that may start a minute, spread evenly; None means as many as the service takes."""
@@ -224,7 +224,7 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
         """Give a twin for which the framework cuts lists where it must, and leaves them whole otherwise."""
         # A bar moves, and the framework's cache is filled, once a call.
         whole = not show_progress and self.embeddings_cache is None
-        size = max(1, texts) if whole else self.embed_batch_size * self.max_concurrency
+        size = max(1, texts) if whole else self.texts_in_flight
         return self._twin(embed_batch_size=size)
 
     def _for_query(self) -> Self:

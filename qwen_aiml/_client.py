@@ -228,7 +228,7 @@ class EmbeddingClient(_BaseClient):
         with Watch(None if call.deadline is None else call.seconds_left()) as watch:
             driver = Driver(self._sender, self._clock, stopped, watch, self.cache, admit)
             driver.drive(job.look_up())
-            workers = min(self.config.max_concurrency, job.batches)
+            workers = min(self.config.concurrency, job.batches)
             try:
                 if workers > 1:
                     _work_in_threads(driver, job, call, workers)
@@ -300,7 +300,7 @@ class AsyncEmbeddingClient(_BaseClient):
         try:
             # Also for one worker alone: asyncio's own cancellation ends what is shielded, but not in a child.
             async with anyio.create_task_group() as group:
-                for _ in range(min(self.config.max_concurrency, job.batches)):
+                for _ in range(min(self.config.concurrency, job.batches)):
                     group.start_soon(_awork, driver, job)
         finally:
             self._count(call.usage)

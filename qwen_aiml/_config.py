@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ._texts import Role
 
+DEFAULT_CONCURRENCY = 32
 DEFAULT_TIMEOUT = 60.0
 MOST_SECONDS = 1_000_000
 KEYS_PAGE = "https://aimlapi.com/app/keys"
@@ -47,8 +48,8 @@ class EmbeddingConfig:
         batch_size: Texts in one request, 1 to what the model takes (10 for v4 and v3); None takes the most.
 
         max_concurrency: Requests in flight at once in one client, at the most, 1 or more. Threads share the
-            bound; so do the tasks of one event loop. It starts with 6, and one more is tried after each
-            round, so that an unknown limit of the service is met gently.
+            bound; so do the tasks of one event loop. None means 32, and to start with 6 and try more and
+            more, so that an unknown limit of the service is met gently. A number is started with.
 
         requests_per_minute: Requests that may start a minute, spread evenly, above 0; None means no bound but
             what the service shows it has.
@@ -97,7 +98,7 @@ class EmbeddingConfig:
     api_key: Any = field(default=None, repr=False)
     base_url: str | None = None
     batch_size: int | None = None
-    max_concurrency: int = 32
+    max_concurrency: int | None = None
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
     max_retries: int = 5
@@ -120,7 +121,8 @@ class EmbeddingConfig:
         self._set("api_key", _key(self.api_key))
         self._set("base_url", check_base_url(self.base_url, allow_http=_flag("allow_http", self.allow_http)))
         self._set("batch_size", _batch_size(self.batch_size, facts))
-        _whole("max_concurrency", self.max_concurrency, least=1)
+        if self.max_concurrency is not None:
+            _whole("max_concurrency", self.max_concurrency, least=1)
         for name in ("requests_per_minute", "tokens_per_minute"):
             _rate(name, getattr(self, name))
         _whole("max_retries", self.max_retries, least=0)
@@ -151,6 +153,11 @@ class EmbeddingConfig:
     def rows(self) -> int:
         """Texts in one request."""
         return self.batch_size or DEFAULT_ROWS
+
+    @property
+    def concurrency(self) -> int:
+        """Requests in flight at once, at the most."""
+        return self.max_concurrency or DEFAULT_CONCURRENCY
 
     @property
     def silence(self) -> float:

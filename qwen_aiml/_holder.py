@@ -109,6 +109,12 @@ class ClientHolder:
         return self._client.usage + self._async_client.usage
 
     @property
+    def texts_in_flight(self) -> int:
+        """Texts that are sent at once, at the most."""
+        config = self._client.config
+        return config.rows * config.concurrency
+
+    @property
     def cache_namespace(self) -> str:
         """
         What makes embeddings of the same document differ, as a prefix for caches that go by text alone.

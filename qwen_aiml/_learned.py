@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._pace import Pace
+from ._pace import FIRST_WINDOW, Pace
 
 if TYPE_CHECKING:
     from ._config import EmbeddingConfig
@@ -26,7 +26,8 @@ class Learned:
     def __init__(self, config: EmbeddingConfig) -> None:
         self.rows = config.rows
         self.pace = Pace(
-            config.max_concurrency,
+            config.concurrency,
+            first=config.max_concurrency or FIRST_WINDOW,
             requests_per_minute=config.requests_per_minute,
             tokens_per_minute=config.tokens_per_minute,
         )

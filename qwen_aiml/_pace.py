@@ -2,11 +2,12 @@
 How fast the requests of one client may start: fixed rates, and limits found out from refusals. No I/O here.
 
 The service publishes no limits, so they are found. Requests start as fast as answers come, and one more is
-under way at once after each round, until one is refused with 429. Then nothing starts until those under way
-are answered and one more has been tried. If that one is accepted, too many were under way. If it is refused
-as well, too many had started in a second: once that second is over they start evenly, a little slower than
-was just accepted. The rate comes back to that, stays near it, and goes beyond it faster and faster the longer
-nothing is refused, as CUBIC does for TCP. Halving it would leave a quarter of what the service takes unused.
+under way at once after each round, half as many again after the first second, until one is refused with 429.
+Then nothing starts until those under way are answered and one more has been tried. If that one is accepted,
+too many were under way. If it is refused as well, too many had started in a second: once that second is over
+they start evenly, a little slower than was just accepted. The rate comes back to that, stays near it, and goes
+beyond it faster and faster the longer nothing is refused, as CUBIC does for TCP. Halving it would leave a
+quarter of what the service takes unused.
 
 A service may also refuse now and then for reasons of its own. Whoever slows down each time soon crawls, so a
 refusal is held against what was accepted before: if as many in a second, and as many at once, were, no limit
@@ -58,6 +59,8 @@ class Pace:
     Args:
         most: Requests under way at once, at the most.
 
+        first: How many to start with.
+
         requests_per_minute: A fixed bound, spread evenly; None for none.
 
         tokens_per_minute: A fixed bound, spread evenly; None for none.
@@ -67,6 +70,7 @@ class Pace:
         self,
         most: int,
         *,
+        first: int = FIRST_WINDOW,
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
     ) -> None:
@@ -74,7 +78,7 @@ class Pace:
         self._seconds_a_request = 60 / requests_per_minute if requests_per_minute else 0.0
         self._seconds_a_token = 60 / tokens_per_minute if tokens_per_minute else 0.0
         self._bytes, self._tokens = 0, 0
-        self._window = float(min(FIRST_WINDOW, most))
+        self._window = float(min(first, most))
         self._too_many = 0  # under way at once, as far as was found out
         self._next = self._paused_until = -math.inf
         self._history = History()
@@ -138,8 +142,7 @@ class Pace:
                 # Whatever was in the way is gone; the rate was a guess.
                 self._fruitless, self._rate, self._is_proven = 0, None, False
             if self._suspicion is None:
-                patience = 1 if self.window > self._too_many else PATIENCE
-                self._window = min(self._most, self._window + 1 / (self.window * patience))
+                self._window = min(self._most, self._window + self._more(start))
             elif start.at > self._refused_at:
                 suspicion, self._suspicion = self._suspicion, None
                 self._window = suspicion.window
@@ -201,6 +204,13 @@ class Pace:
             if start.outcome == "refused":
                 self._refused_at = now
                 self._grown_from = max(now, self._paused_until)
+
+    def _more(self, accepted: Start) -> float:
+        """Say how much more may be under way: one after each round, half as much again after a calm second."""
+        if self.window <= self._too_many:
+            return 1 / (self.window * PATIENCE)
+        calm = self._refused_at == -math.inf and self._history.was_busy(accepted)
+        return 0.5 if calm else 1 / self.window
 
     def _pause(self, now: float, seconds: float) -> None:
         self._paused_until = max(self._paused_until, now + seconds)

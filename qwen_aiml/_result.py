@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class EmbeddingResult:
         shortened: Positions of the texts that were too long and not embedded whole; see ``on_too_long``.
     """
 
-    embeddings: list[list[float]]
+    embeddings: list[list[float]] = field(repr=False)
     usage: Usage
     model: str | None = None
-    request_ids: tuple[str, ...] = ()
+    request_ids: tuple[str, ...] = field(default=(), repr=False)
     cached: int = 0
     shortened: tuple[int, ...] = ()

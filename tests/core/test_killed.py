@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KILLS = 3
-MOST_IN_FLIGHT = EmbeddingConfig(api_key="k").max_concurrency
+MOST_IN_FLIGHT = EmbeddingConfig(api_key="k").concurrency
 
 PROGRAMS = {
     "client": """

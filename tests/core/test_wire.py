@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from qwen_aiml import EmbeddingConfig, ResponseFormatError, Usage
+from qwen_aiml import EmbeddingConfig, EmbeddingResult, ResponseFormatError, Usage
 from qwen_aiml._wire import Answer, decode, encode, read_usage
 
 PUBLISHED = Path(__file__).with_name("published_response.json")
@@ -206,3 +206,11 @@ def test_request_id(body: dict[str, Any], headers: dict[str, str], expected: str
 def test_adding_usage() -> None:
     """Sums of what is not known are not known."""
     assert Usage(1, 10, 2) + Usage(2, 5, None) == Usage(3, 15, None)
+
+
+def test_results_in_short() -> None:
+    """A result shows what it cost, not its numbers: event loops and debuggers like to print what they hold."""
+    result = EmbeddingResult([[0.25] * 1024] * 100, Usage(1, 2, 3), "m", ("id",) * 100)
+
+    usage = "Usage(requests=1, total_tokens=2, credits_used=3)"
+    assert repr(result) == f"EmbeddingResult(usage={usage}, model='m', cached=0, shortened=())"
