@@ -49,7 +49,7 @@ soak: python ## what takes minutes: thousands of texts under faults, kills and l
 fuzz: python ## feed random answers to what reads them, for SECONDS=60
 	$(MATRIX) --seconds '$(SECONDS)' fuzz
 
-bench: python ## measure ours beside other libraries, for half an hour; writes benchmarks/results.* and a README section
+bench: python ## measure ours beside other libraries, for most of an hour; writes benchmarks/results.* and a README section
 	@$(PYTHON) -m benchmarks.run
 
 clean: ## remove what these targets made

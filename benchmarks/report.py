@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.chart import bars
@@ -77,7 +78,7 @@ def ideal(point: dict[str, Any]) -> float:
     requests = point["texts"] / BATCH
     if point["rate"]:
         return float(requests / point["rate"])
-    return float(requests / point["in_flight"] * point["latency"])
+    return float(max(1, requests / point["in_flight"]) * point["latency"])
 
 
 def scaled(point: dict[str, Any], way: str, name: str) -> float | None:
@@ -167,7 +168,8 @@ def readme(results: dict[str, Any]) -> str:
     )
     image = "![CPU and wall seconds, ours and others](benchmarks/chart.svg)"
     heading = f"{START}\n## How fast it is"
-    return "\n\n".join([heading, intro, main_table(taken).markdown(), image, f"{again}\n{END}"])
+    table = main_table(taken).markdown()
+    return "\n\n".join([heading, fill(intro, 125), table, image, f"{fill(again, 125)}\n{END}"])
 
 
 def document(results: dict[str, Any]) -> str:
