@@ -16,7 +16,6 @@ import asyncio
 import gc
 import inspect
 import json
-import resource
 import socket
 import threading
 import time
@@ -297,11 +296,6 @@ WAYS: dict[str, Callable[[str, int, int], Embed]] = {
 }
 
 
-def _cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
 def _resident(field: str) -> float | None:
     """Read VmRSS, what is resident, or VmHWM, the most that was, in MB."""
     with suppress(OSError):
@@ -331,9 +325,10 @@ def measure(embed: Embed, texts: list[str], floats: int) -> dict[str, float | No
     call(texts[:1])
     gc.collect()
     _forget_peak()
-    before, cpu, start = _resident("VmRSS"), _cpu(), time.perf_counter()
+    before, cpu, start = _resident("VmRSS"), time.process_time(), time.perf_counter()
     rows = call(texts)
-    wall, cpu, peak = time.perf_counter() - start, _cpu() - cpu, _resident("VmHWM")
+    wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+    peak = _resident("VmHWM")
     if len(rows) != len(texts) or any(len(row) != floats for row in rows):
         raise ValueError(f"{len(texts)} texts gave {len(rows)} rows, or rows not of {floats} floats")
     return {"wall": wall, "cpu": cpu, "memory": None if before is None or peak is None else peak - before}
