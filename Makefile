@@ -7,7 +7,7 @@ SECONDS ?= 60
 
 MATRIX = @$(PYTHON) .ci/matrix.py --pythons '$(PYTHONS)'
 
-.PHONY: help quickstart test tests lint types format wheel dist record record-live soak fuzz clean python
+.PHONY: help quickstart test tests lint types format wheel dist record record-live soak fuzz bench clean python
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -49,8 +49,11 @@ soak: python ## what takes minutes: thousands of texts under faults, kills and l
 fuzz: python ## feed random answers to what reads them, for SECONDS=60
 	$(MATRIX) --seconds '$(SECONDS)' fuzz
 
+bench: python ## measure ours beside other libraries, for most of an hour; writes benchmarks/results.* and a README section
+	@$(PYTHON) -m benchmarks.run
+
 clean: ## remove what these targets made
-	rm -rf .venv .venv-ci dist .mypy_cache .ruff_cache .pytest_cache .coverage*
+	rm -rf .venv .venv-ci .venv-bench dist .mypy_cache .ruff_cache .pytest_cache .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 python:

@@ -333,7 +333,8 @@ def dist(job: Job) -> None:
         raise StepError(msg)
     with tarfile.open(sdist) as files:
         tops = {name.split("/")[1] for name in files.getnames()}
-    if not tops >= {*PACKAGES, "tests", "cookbook", "README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml"}:
+    folders = {*PACKAGES, "tests", "cookbook", "benchmarks"}
+    if not tops >= {*folders, "README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml"}:
         msg = f"the sdist holds only {sorted(tops)}"
         raise StepError(msg)
 
@@ -347,7 +348,7 @@ def wheel(job: Job) -> None:
     python = job.environment("wheel", fresh=True)
     with tempfile.TemporaryDirectory() as folder:
         away = Path(folder)
-        for name in ("tests", "cookbook"):
+        for name in ("tests", "cookbook", "benchmarks"):
             shutil.copytree(ROOT / name, away / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("pyproject.toml", "README.md", "CHANGELOG.md"):
             shutil.copy(ROOT / name, away)

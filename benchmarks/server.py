@@ -3,9 +3,10 @@ A server that costs less than any client: it parses the least it can and answers
 
     python benchmarks/server.py --latency 0.1 --floats 1024
 
-It prints its address, and serves until its standard input ends. The latency is added to what each request takes.
-A limit of requests a second refuses what is above it with 429, in any second, and without saying how long to wait.
-A GET answers with how many requests came, and how many were refused, since the last one.
+It prints its address, and serves until its standard input ends, an hour at the most. The latency is added to
+what each request takes. A limit of requests a second refuses what is above it with 429, in any second, and
+without saying how long to wait. A GET answers with how many requests came, and how many were refused, since
+the last one, and begins anew, the limit included.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
-import sys
+import threading
 import time
 from collections import deque
+from contextlib import suppress
 from functools import cache
 
 import orjson
 
 DISTINCT = 64  # rows made beforehand
-MOST_SECONDS = 1800  # that the server lives, should nobody end it
+MOST_SECONDS = 3600  # that the server lives, should nobody end it
 
 
 @cache
@@ -79,6 +82,7 @@ class Service:
         """Give the counts as an answer, and begin anew."""
         said = json.dumps({"requests": self.requests, "refused": self.refused}).encode()
         self.requests = self.refused = 0
+        self.recent.clear()
         return _head(200, len(said)) + said
 
     def _admit(self, now: float) -> bool:
@@ -98,10 +102,12 @@ class Connection(asyncio.Protocol):
         self.received = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep where to write."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
+        """Answer each request that is complete."""
         self.received += data
         while (end := self.received.find(b"\r\n\r\n")) >= 0:
             head = bytes(self.received[:end]).lower()
@@ -122,14 +128,25 @@ class Connection(asyncio.Protocol):
 
 
 async def serve(service: Service) -> None:
-    """Serve until standard input ends, or for half an hour."""
+    """Serve until standard input ends, or the time is up."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(service), "127.0.0.1", 0, backlog=512)
     port = server.sockets[0].getsockname()[1]
+    _body(10, service.floats)  # before anybody waits for it
     print(f"http://127.0.0.1:{port}/v1", flush=True)
-    ended = loop.run_in_executor(None, sys.stdin.read)
-    await asyncio.wait([ended], timeout=MOST_SECONDS)
+    ended = asyncio.Event()
+    # A daemon, and no reader of sys.stdin, whose lock would stand in the way of the end.
+    threading.Thread(target=_await_end, args=(loop, ended), daemon=True).start()
+    with suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(ended.wait(), MOST_SECONDS)
     server.close()
+
+
+def _await_end(loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
+    while os.read(0, 1024):
+        pass
+    with suppress(RuntimeError):  # the loop has ended by itself
+        loop.call_soon_threadsafe(ended.set)
 
 
 def main() -> None:

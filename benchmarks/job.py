@@ -1,0 +1,354 @@
+"""
+One way to embed texts, measured in a process of its own.
+
+    python benchmarks/job.py ours-core-sync --url http://127.0.0.1:8000/v1 --texts 4000
+
+Imports, the making of the client and a first call with one text come before, since some libraries import
+half of themselves then; only the second call is measured. Prints one line of JSON: `wall` and `cpu` in
+seconds, `cpu` of all threads of this process, user and system; `memory` in MB, how far the call drove the
+resident memory above what the process held before, its result included, where Linux tells that (else null).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import inspect
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+MODEL = "text-embedding-v4"
+KEY = "sk-benchmark"
+BATCH = 10  # texts a request, for all
+RETRIES = 1000  # for peers, so that under a rate limit they end late rather than fail; ours keeps its default
+TIMEOUT = 60
+
+Rows = Sequence[Sequence[float]]
+Embed = Callable[[list[str]], Any]  # gives Rows, or is a coroutine function that does
+
+
+def ours_core_sync(url: str, floats: int, in_flight: int) -> Embed:
+    """Make the core's client with threads."""
+    from qwen_aiml import EmbeddingClient, EmbeddingConfig
+
+    config = EmbeddingConfig(base_url=url, api_key=KEY, dimensions=floats, max_concurrency=in_flight)
+    client = EmbeddingClient(config)
+    return lambda texts: client.embed(texts).embeddings
+
+
+def ours_core_async(url: str, floats: int, in_flight: int) -> Embed:
+    """Make the core's client with tasks."""
+    from qwen_aiml import AsyncEmbeddingClient, EmbeddingConfig
+
+    config = EmbeddingConfig(base_url=url, api_key=KEY, dimensions=floats, max_concurrency=in_flight)
+    client = AsyncEmbeddingClient(config)
+
+    async def embed(texts: list[str]) -> Rows:
+        return (await client.embed(texts)).embeddings
+
+    return embed
+
+
+def _ours_langchain(url: str, floats: int, in_flight: int) -> Any:
+    from langchain_qwen_aiml import QwenAIMLEmbeddings
+
+    return QwenAIMLEmbeddings(base_url=url, api_key=KEY, dimensions=floats, max_concurrency=in_flight)
+
+
+def ours_langchain_sync(url: str, floats: int, in_flight: int) -> Embed:
+    """Make LangChain's embed_documents."""
+    embed: Embed = _ours_langchain(url, floats, in_flight).embed_documents
+    return embed
+
+
+def ours_langchain_async(url: str, floats: int, in_flight: int) -> Embed:
+    """Make LangChain's aembed_documents."""
+    embed: Embed = _ours_langchain(url, floats, in_flight).aembed_documents
+    return embed
+
+
+def _ours_llama_index(url: str, floats: int, in_flight: int) -> Any:
+    from llama_index_qwen_aiml import QwenAIMLEmbedding
+
+    return QwenAIMLEmbedding(api_base=url, api_key=KEY, dimensions=floats, max_concurrency=in_flight)
+
+
+def ours_llama_index_sync(url: str, floats: int, in_flight: int) -> Embed:
+    """Make LlamaIndex's get_text_embedding_batch."""
+    embed: Embed = _ours_llama_index(url, floats, in_flight).get_text_embedding_batch
+    return embed
+
+
+def ours_llama_index_async(url: str, floats: int, in_flight: int) -> Embed:
+    """Make LlamaIndex's aget_text_embedding_batch."""
+    embed: Embed = _ours_llama_index(url, floats, in_flight).aget_text_embedding_batch
+    return embed
+
+
+def _langchain_openai(url: str, floats: int) -> Any:
+    from langchain_openai import OpenAIEmbeddings
+
+    return OpenAIEmbeddings(
+        model=MODEL,
+        base_url=url,
+        api_key=KEY,
+        dimensions=floats,
+        chunk_size=BATCH,
+        check_embedding_ctx_length=False,
+        max_retries=RETRIES,
+    )
+
+
+def langchain_openai_sync(url: str, floats: int, _: int) -> Embed:
+    """Make OpenAIEmbeddings, which sends one request after the other."""
+    embed: Embed = _langchain_openai(url, floats).embed_documents
+    return embed
+
+
+def langchain_openai_async(url: str, floats: int, _: int) -> Embed:
+    """Make the same, awaited, one request after the other too."""
+    embed: Embed = _langchain_openai(url, floats).aembed_documents
+    return embed
+
+
+def langchain_aimlapi_sync(url: str, floats: int, _: int) -> Embed:
+    """Make AimlapiEmbeddings, which sends one text a request, one by one, whatever its chunk_size."""
+    embed: Embed = _langchain_aimlapi(url, floats).embed_documents
+    return embed
+
+
+def langchain_aimlapi_async(url: str, floats: int, _: int) -> Embed:
+    """Make the same, awaited, one after the other too."""
+    embed: Embed = _langchain_aimlapi(url, floats).aembed_documents
+    return embed
+
+
+def _langchain_aimlapi(url: str, floats: int) -> Any:
+    from langchain_aimlapi import AimlapiEmbeddings
+
+    return AimlapiEmbeddings(model=MODEL, base_url=url, api_key=KEY, dimensions=floats, max_retries=RETRIES)
+
+
+def _openai_like(url: str, floats: int, in_flight: int) -> Any:
+    from llama_index.embeddings.openai_like import OpenAILikeEmbedding
+
+    return OpenAILikeEmbedding(
+        model_name=MODEL,
+        api_base=url,
+        api_key=KEY,
+        dimensions=floats,
+        embed_batch_size=BATCH,
+        num_workers=in_flight,
+        max_retries=RETRIES,
+    )
+
+
+def openai_like_sync(url: str, floats: int, in_flight: int) -> Embed:
+    """Make LlamaIndex's OpenAILikeEmbedding, which sends one by one: workers are for async."""
+    embed: Embed = _openai_like(url, floats, in_flight).get_text_embedding_batch
+    return embed
+
+
+def openai_like_async(url: str, floats: int, in_flight: int) -> Embed:
+    """Make the same, with its workers."""
+    embed: Embed = _openai_like(url, floats, in_flight).aget_text_embedding_batch
+    return embed
+
+
+def openai_async(url: str, floats: int, in_flight: int) -> Embed:
+    """Make OpenAI's own client, with the batches and the bound that it leaves to the caller."""
+    from openai import AsyncOpenAI
+
+    client = AsyncOpenAI(base_url=url, api_key=KEY, max_retries=RETRIES)
+
+    async def embed(texts: list[str]) -> Rows:
+        gate = asyncio.Semaphore(in_flight)
+
+        async def one(batch: list[str]) -> list[list[float]]:
+            async with gate:
+                answer = await client.embeddings.create(
+                    model=MODEL, input=batch, dimensions=floats, encoding_format="float"
+                )
+            return [item.embedding for item in answer.data]
+
+        batches = [texts[at : at + BATCH] for at in range(0, len(texts), BATCH)]
+        return [row for rows in await asyncio.gather(*map(one, batches)) for row in rows]
+
+    return embed
+
+
+def _baseten(url: str, floats: int, in_flight: int) -> Callable[[list[str]], Any]:
+    from baseten_performance_client import PerformanceClient, RequestProcessingPreference
+
+    client = PerformanceClient(base_url=url.removesuffix("/v1"), api_key=KEY)
+    preference = RequestProcessingPreference(
+        max_concurrent_requests=in_flight,
+        batch_size=BATCH,
+        max_retries=6,  # the most it takes
+    )
+    return lambda texts: client.embed(input=texts, model=MODEL, dimensions=floats, preference=preference)
+
+
+def baseten(url: str, floats: int, in_flight: int) -> Embed:
+    """Make Baseten's client in Rust, its rows taken as lists."""
+    embed = _baseten(url, floats, in_flight)
+    return lambda texts: [item.embedding for item in embed(texts).data]
+
+
+def baseten_numpy(url: str, floats: int, in_flight: int) -> Embed:
+    """Make the same, its rows taken as one array of float32."""
+    embed = _baseten(url, floats, in_flight)
+
+    def rows(texts: list[str]) -> Rows:
+        made: Rows = embed(texts).numpy()
+        return made
+
+    return rows
+
+
+def bare(url: str, floats: int, in_flight: int) -> Embed:
+    """
+    Take sockets and threads of the standard library, and orjson: the least that Python can do.
+
+    Nothing is checked or tried again; any answer but the right one breaks it.
+    """
+    import orjson
+
+    address = urlsplit(url)
+    head = "POST /v1/embeddings HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {}\r\ncontent-length: "
+    start = head.format(address.netloc, KEY).encode() + b"%d\r\n\r\n"
+
+    def exchange(connection: socket.socket, texts: list[str]) -> Any:
+        body = orjson.dumps({"model": MODEL, "input": texts, "dimensions": floats})
+        connection.sendall(start % len(body) + body)
+        return orjson.loads(_answer(connection))["data"]
+
+    def embed(texts: list[str]) -> Rows:
+        rows: list[Any] = [()] * len(texts)
+        starts, lock = iter(range(0, len(texts), BATCH)), threading.Lock()
+
+        def work() -> None:
+            with socket.create_connection((address.hostname, address.port), TIMEOUT) as connection:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                while True:
+                    with lock:
+                        at = next(starts, None)
+                    if at is None:
+                        return
+                    for item in exchange(connection, texts[at : at + BATCH]):
+                        rows[at + item["index"]] = item["embedding"]
+
+        threads = [threading.Thread(target=work) for _ in range(in_flight)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return rows
+
+    return embed
+
+
+def _answer(connection: socket.socket) -> bytearray:
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += _some(connection.recv(65536))
+    headers, _, rest = received.partition(b"\r\n\r\n")
+    length = int(headers.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+    answer = bytearray(length)
+    answer[: len(rest)] = rest
+    at, view = len(rest), memoryview(answer)
+    while at < length:
+        at += _some(connection.recv_into(view[at:]))
+    return answer
+
+
+def _some(received: Any) -> Any:
+    if not received:
+        raise ConnectionError("closed in the middle of an answer")
+    return received
+
+
+WAYS: dict[str, Callable[[str, int, int], Embed]] = {
+    "ours-core-sync": ours_core_sync,
+    "ours-core-async": ours_core_async,
+    "ours-langchain-sync": ours_langchain_sync,
+    "ours-langchain-async": ours_langchain_async,
+    "ours-llama-index-sync": ours_llama_index_sync,
+    "ours-llama-index-async": ours_llama_index_async,
+    "langchain-openai-sync": langchain_openai_sync,
+    "langchain-openai-async": langchain_openai_async,
+    "langchain-aimlapi-sync": langchain_aimlapi_sync,
+    "langchain-aimlapi-async": langchain_aimlapi_async,
+    "openai-like-sync": openai_like_sync,
+    "openai-like-async": openai_like_async,
+    "openai-async": openai_async,
+    "baseten": baseten,
+    "baseten-numpy": baseten_numpy,
+    "bare": bare,
+}
+
+
+def _resident(field: str) -> float | None:
+    """Read VmRSS, what is resident, or VmHWM, the most that was, in MB."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith(field):
+                return int(line.split()[1]) / 1024
+    return None
+
+
+def _forget_peak() -> None:
+    """Let VmHWM begin anew: ru_maxrss would still hold what imports, or the parent before exec, once used."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def measure(embed: Embed, texts: list[str], floats: int) -> dict[str, float | None]:
+    """
+    Embed one text, then all of them.
+
+    Raises:
+        ValueError: If not one row of the right length came back for each text.
+    """
+    call = embed
+    if inspect.iscoroutinefunction(embed):
+        loop = asyncio.new_event_loop()  # one for both calls, on which asynchronous clients insist
+        call = lambda some: loop.run_until_complete(embed(some))  # noqa: E731 (a def would be a second type)
+    call(texts[:1])
+    gc.collect()
+    _forget_peak()
+    before, cpu, start = _resident("VmRSS"), time.process_time(), time.perf_counter()
+    rows = call(texts)
+    wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+    peak = _resident("VmHWM")
+    if len(rows) != len(texts) or any(len(row) != floats for row in rows):
+        raise ValueError(f"{len(texts)} texts gave {len(rows)} rows, or rows not of {floats} floats")
+    return {"wall": wall, "cpu": cpu, "memory": None if before is None or peak is None else peak - before}
+
+
+def main() -> None:
+    """Read the options, measure, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("way", choices=WAYS)
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--texts", type=int, default=4000)
+    parser.add_argument("--floats", type=int, default=1024)
+    parser.add_argument("--in-flight", type=int, default=32)
+    options = parser.parse_args()
+    texts = [f"text number {number}, which is about something" for number in range(options.texts)]
+    embed = WAYS[options.way](options.url, options.floats, options.in_flight)
+    print(json.dumps(measure(embed, texts, options.floats)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""
+What results.json says, as tables, as a chart and as the README's section.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.chart import bars
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+ROOT = Path(__file__).resolve().parent.parent
+BATCH = 10
+START, END = "<!-- bench -->", "<!-- /bench -->"
+LABELS = {
+    "ours-core-sync": "ours: core",
+    "ours-core-async": "ours: core, async",
+    "ours-langchain-sync": "ours: LangChain",
+    "ours-langchain-async": "ours: LangChain, async",
+    "ours-llama-index-sync": "ours: LlamaIndex",
+    "ours-llama-index-async": "ours: LlamaIndex, async",
+    "langchain-openai-sync": "langchain-openai",
+    "langchain-openai-async": "langchain-openai, async",
+    "langchain-aimlapi-sync": "langchain-aimlapi",
+    "langchain-aimlapi-async": "langchain-aimlapi, async",
+    "openai-like-sync": "llama-index openai-like",
+    "openai-like-async": "llama-index openai-like, async",
+    "openai-async": "openai, async",
+    "baseten": "baseten (Rust)",
+    "baseten-numpy": "baseten (Rust), to NumPy",
+    "bare": "bare sockets and orjson",
+}
+SEQUENTIAL = [way for way in LABELS if way.startswith("langchain-") or way == "openai-like-sync"]
+SCALED = "* sends one request after the other; fewer texts were run, and CPU and wall multiplied accordingly."
+
+
+@dataclass(frozen=True)
+class Table:
+    """
+    Rows of text under a heading, with a line on what they mean.
+    """
+
+    heading: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: str
+
+    def text(self) -> str:
+        """Align it for a terminal."""
+        lines = [self.columns, *self.rows]
+        widths = [max(len(line[at]) for line in lines) for at in range(len(self.columns))]
+        return "\n".join(
+            [
+                self.heading,
+                *(
+                    "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
+                    for line in lines
+                ),
+                self.notes,
+            ]
+        )
+
+    def markdown(self) -> str:
+        """Write it as Markdown, without the heading."""
+        lines = [self.columns, ["---", *("---:" for _ in self.columns[1:])], *self.rows]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        notes = self.notes.replace("*", r"\*")
+        return f"{table}\n\n{notes}" if notes else table
+
+
+def ideal(point: dict[str, Any]) -> float:
+    """Give the least wall time, in seconds: by the requests in flight, or by the rate."""
+    requests = point["texts"] / BATCH
+    if point["rate"]:
+        return float(requests / point["rate"])
+    return float(max(1, requests / point["in_flight"]) * point["latency"])
+
+
+def scaled(point: dict[str, Any], way: str, name: str) -> float | None:
+    """Take a number of a way as if it had embedded all texts; None if it failed or was not run."""
+    found = point["ways"].get(way, {})
+    if "failed" in found or name not in found:
+        return None
+    return float(found[name] * point["texts"] / found["texts"])
+
+
+def main_table(taken: dict[str, Any]) -> Table:
+    """Compare all ways at the main point."""
+    (point,) = taken["points"]
+    rows = []
+    for way, found in point["ways"].items():
+        few = found["texts"] < point["texts"]
+        label = LABELS[way] + ("*" if few else "")
+        if "failed" in found:
+            rows.append([label, "failed: " + found["failed"], *["-"] * 5])
+            continue
+        cpu, wall = scaled(point, way, "cpu"), scaled(point, way, "wall")
+        memory = "-" if few or found["memory"] is None else f"{found['memory']:.0f}"
+        ratios = [_ratio(cpu, scaled(point, base, "cpu")) for base in ("baseten", "bare")]
+        rows.append([label, f"{cpu:.2f}", *ratios, f"{wall:.2f}", _ratio(wall, ideal(point)), memory])
+    columns = ["", "CPU s", "/ baseten", "/ bare", "wall s", "/ ideal", "memory MB"]
+    few = any(found["texts"] < point["texts"] for found in point["ways"].values())
+    return Table(f"Main: {_words(point)}", columns, rows, SCALED if few else "")
+
+
+def sweep_table(taken: dict[str, Any]) -> Table:
+    """Compare a few ways at many points."""
+    points = taken["points"]
+    ways = list(points[0]["ways"])
+    columns = ["", "ideal s", *(LABELS[way] for way in ways), f"{LABELS[ways[0]]} / baseten"]
+    rows = [
+        [
+            _words(point),
+            f"{ideal(point):.2f}",
+            *(_pair(scaled(point, way, "cpu"), scaled(point, way, "wall")) for way in ways),
+            _ratio(scaled(point, ways[0], "cpu"), scaled(point, "baseten", "cpu")),
+        ]
+        for point in points
+    ]
+    return Table(
+        "Sweep: one thing changed at a time", columns, rows, "CPU seconds, wall seconds; the ratio is of CPU."
+    )
+
+
+def goodput_table(taken: dict[str, Any]) -> Table:
+    """Compare a few ways under limits that nobody tells."""
+    points = taken["points"]
+    ways = list(points[0]["ways"])
+    rows = []
+    for point in points:
+        cells = []
+        for way in ways:
+            found = point["ways"][way]
+            good = "failed" not in found
+            cells.append(
+                f"{found['wall'] / ideal(point):.2f}, {found['refused']:.1%}" if good else found["failed"]
+            )
+        requests = point["texts"] // BATCH
+        rows.append([f"{point['rate']} a second", str(requests), f"{ideal(point):.0f}", *cells])
+    columns = ["limit", "requests", "ideal s", *(LABELS[way] for way in ways)]
+    notes = "Wall time over ideal (requests / limit), and the share of requests that was refused."
+    return Table("Goodput: requests a second that nobody tells", columns, rows, notes)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
+    "main": main_table,
+    "sweep": sweep_table,
+    "goodput": goodput_table,
+}
+
+
+def readme(results: dict[str, Any]) -> str:
+    """Write the README's section, markers included."""
+    taken = results["main"]
+    intro = (
+        f"{_words(taken['points'][0])}, against a local server that costs little; each run is a "
+        "process of its own. CPU is the client's; ideal is requests / in flight x latency; memory is what "
+        f"the call added at its peak. {_taken(taken)}"
+    )
+    again = (
+        "`make bench` runs it again. [benchmarks/results.md](benchmarks/results.md) has other latencies, "
+        "lengths and sizes, and limits that nobody tells."
+    )
+    image = "![CPU and wall seconds, ours and others](benchmarks/chart.svg)"
+    heading = f"{START}\n## How fast it is"
+    table = main_table(taken).markdown()
+    return "\n\n".join([heading, fill(intro, 125), table, image, f"{fill(again, 125)}\n{END}"])
+
+
+def document(results: dict[str, Any]) -> str:
+    """Write results.md."""
+    parts = ["# Benchmarks\n\nMade by `make bench` from results.json; don't edit.\n"]
+    for name, table in TABLES.items():
+        if name in results:
+            made, taken = table(results[name]), results[name]
+            peers = "; ".join(taken["versions"].values())
+            parts.append(f"## {made.heading}\n\n{_taken(taken)}\n\n{made.markdown()}\n\nVersions: {peers}.\n")
+    return "\n".join(parts)
+
+
+def chart(results: dict[str, Any]) -> str:
+    """Draw the main set."""
+    (point,) = results["main"]["points"]
+    rows = [
+        (
+            LABELS[way] + ("*" if found["texts"] < point["texts"] else ""),
+            way.startswith("ours"),
+            [scaled(point, way, "cpu"), scaled(point, way, "wall")],
+        )
+        for way, found in point["ways"].items()
+    ]
+    return bars(_words(point), ["CPU seconds", "wall seconds"], rows)
+
+
+def in_readme(text: str, results: dict[str, Any]) -> str:
+    """Put the section between its markers."""
+    before, _, rest = text.partition(START)
+    return before + readme(results) + rest.partition(END)[2]
+
+
+def write(results: dict[str, Any]) -> None:
+    """Write what is made from the results."""
+    here, page = ROOT / "benchmarks", ROOT / "README.md"
+    (here / "results.md").write_text(document(results), encoding="utf-8")
+    if "main" in results:
+        (here / "chart.svg").write_text(chart(results), encoding="utf-8")
+        page.write_text(in_readme(page.read_text(encoding="utf-8"), results), encoding="utf-8")
+
+
+def _words(point: dict[str, Any]) -> str:
+    milliseconds = 1000 * point["latency"]
+    return (
+        f"{point['texts']:,} texts, {point['floats']} floats each, {milliseconds:g} ms a request, "
+        f"{point['in_flight']} in flight"
+    )
+
+
+def _taken(taken: dict[str, Any]) -> str:
+    box = taken["machine"]
+    rounds = "one round" if taken["rounds"] == 1 else f"medians of {taken['rounds']} rounds"
+    return (
+        f"Taken {taken['date']}, {rounds}: {box['processor']}, {box['cores']} cores, {box['system']}, "
+        f"Python {box['python']}."
+    )
+
+
+def _ratio(value: float | None, base: float | None) -> str:
+    return f"{value / base:.2f}" if value is not None and base else "-"
+
+
+def _pair(cpu: float | None, wall: float | None) -> str:
+    return "failed" if cpu is None or wall is None else f"{cpu:.2f}, {wall:.2f}"
