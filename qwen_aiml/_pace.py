@@ -5,9 +5,9 @@ The service publishes no limits, so they are found. Requests start as fast as an
 under way at once after each round, half as many again after the first second, until one is refused with 429.
 Then nothing starts until those under way are answered and one more has been tried. If that one is accepted,
 too many were under way. If it is refused as well, too many had started in a second: once that second is over
-they start evenly, a little slower than was just accepted. The rate comes back to that, stays near it, and goes
-beyond it faster and faster the longer nothing is refused, as CUBIC does for TCP. Halving it would leave a
-quarter of what the service takes unused.
+they start evenly, a little slower than was just accepted. The rate comes back to that, stays near it, and
+goes beyond it faster and faster the longer nothing is refused, as CUBIC does for TCP. Halving it would leave
+a quarter of what the service takes unused.
 
 A service may also refuse now and then for reasons of its own. Whoever slows down each time soon crawls, so a
 refusal is held against what was accepted before: if as many in a second, and as many at once, were, no limit
@@ -206,7 +206,7 @@ class Pace:
                 self._grown_from = max(now, self._paused_until)
 
     def _more(self, accepted: Start) -> float:
-        """Say how much more may be under way: one after each round, half as much again after a calm second."""
+        """Say how much more may be under way: one after each round, half as many again after a second."""
         if self.window <= self._too_many:
             return 1 / (self.window * PATIENCE)
         calm = self._refused_at == -math.inf and self._history.was_busy(accepted)

@@ -38,7 +38,7 @@ def test_defaults() -> None:
 
     assert config.model == V4
     assert config.endpoint == "https://api.aimlapi.com/v1/embeddings"
-    assert (config.rows, config.max_concurrency, config.max_retries) == (10, 32, 5)
+    assert (config.rows, config.concurrency, config.max_retries) == (10, 32, 5)
     assert (config.requests_per_minute, config.tokens_per_minute) == (None, None)
     assert (config.on_blank, config.on_too_long, config.tokenizer) == ("raise", "raise", None)
     assert (config.silence, config.total_timeout) == (60.0, None)

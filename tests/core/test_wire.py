@@ -209,7 +209,7 @@ def test_adding_usage() -> None:
 
 
 def test_results_in_short() -> None:
-    """A result shows what it cost, not its numbers: event loops and debuggers like to print what they hold."""
+    """A result shows what it cost, not its numbers, since event loops like to print what they hold."""
     result = EmbeddingResult([[0.25] * 1024] * 100, Usage(1, 2, 3), "m", ("id",) * 100)
 
     usage = "Usage(requests=1, total_tokens=2, credits_used=3)"

@@ -36,7 +36,7 @@ def classic(module: str) -> Any:
 class Model(Embeddings):
     """Embeddings with what the helper asks of them; counts what it is asked to embed."""
 
-    chunk_size, max_concurrency = 2, 2
+    texts_in_flight = 4
 
     def __init__(self, size: float = 1.0, task: str | None = None) -> None:
         self.size, self.task = size, task
