@@ -50,12 +50,13 @@ def load_numpy() -> Any:
     return np
 
 
-def matrix(rows: list[array[float]], dimensions: int, numpy: Any) -> NDArray[np.float32]:
+def matrix(rows: list[Any], dimensions: int, numpy: Any) -> NDArray[np.float32]:
     """
     Copy packed rows into one array.
 
     Args:
-        rows: As long as each other. They are taken out of the list one by one, lest all be in memory twice.
+        rows: Packed, each as long as the others. They are taken out of the list one by one, lest all be in
+            memory twice.
 
         dimensions: Numbers in a row, should there be none.
 

@@ -122,6 +122,7 @@ def test_pure_modules() -> None:
     pure = {
         "_arrays",
         "_batch",
+        "_blocks",
         "_cache",
         "_errors",
         "_flow",

@@ -73,7 +73,9 @@ def test_matrix(count: int) -> None:
     made = matrix(rows, 64, load_numpy())
 
     assert made.tolist() == [[float(at), 1.0] for at in range(count)]
-    assert (made.dtype, made.shape, made.flags.c_contiguous) == (np.float32, (count, 2), True)
+    assert made.dtype == np.float32
+    assert made.flags.c_contiguous
+    assert made.shape == (count, 2)
     assert rows == []
 
 
