@@ -132,6 +132,7 @@ class Blocks:
         block.rows = [(index, cast("array[float]", row)) for index, row in indexed if row is not None]
         self._missing += [index for index, row in indexed if row is None]
         if job is not None:
+            job.shortened()
             self._usage += job.usage
             self._failures |= job.failures()
             self._crash = self._crash or job.crash

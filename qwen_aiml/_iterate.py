@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ._job import Job
     from ._work import AsyncWork, Work
 
-# An iterator that is dropped waits so long for its threads, since it may be dropped where they can't end.
+# An iterator that is dropped waits so long for each thread, since it may be dropped where they can't end.
 DROP_SECONDS = 5.0
 
 

