@@ -6,7 +6,7 @@ import threading
 from collections.abc import AsyncIterable
 from contextvars import copy_context
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import anyio
 import anyio.lowlevel
@@ -210,12 +210,11 @@ class AsyncEmbeddingIterator:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        group, self._group = self._group, None
+        group, self._group = cast("TaskGroup", self._group), None
         self._blocks.close()
-        if group is not None:
-            group.cancel_scope.cancel()
-            # Not with what ended the block, which the group would wrap.
-            await group.__aexit__(None, None, None)
+        group.cancel_scope.cancel()
+        # Not with what ended the block, which the group would wrap.
+        await group.__aexit__(None, None, None)
 
     async def _begin_blocks(self) -> None:
         blocks = self._blocks

@@ -332,7 +332,7 @@ async def test_texts_that_are_too_long(way: Way) -> None:
 
 async def test_texts_that_are_shortened(way: Way, caplog: pytest.LogCaptureFixture) -> None:
     """The log tells of them, as ever."""
-    client = make(way, Emulator(), tokenizer="qwen", on_too_long="truncate")
+    client = make(way, Emulator(), on_too_long="truncate")
     rows = await rows_of(way, client, [*TEXTS[:10], "word " * 9000])
 
     assert len(rows) == 11
