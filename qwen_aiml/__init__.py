@@ -24,6 +24,7 @@ from ._errors import (
     TransportError,
 )
 from ._holder import ClientHolder
+from ._iterate import AsyncEmbeddingIterator, EmbeddingIterator
 from ._learned import Learned
 from ._models import DEFAULT_MODEL, ModelFacts, register_model
 from ._result import EmbeddingResult, Usage
@@ -35,6 +36,7 @@ __all__ = [
     "DEFAULT_MODEL",
     "APIStatusError",
     "AsyncEmbeddingClient",
+    "AsyncEmbeddingIterator",
     "AuthenticationError",
     "Cache",
     "CacheError",
@@ -44,6 +46,7 @@ __all__ = [
     "EmbeddingBatchError",
     "EmbeddingClient",
     "EmbeddingConfig",
+    "EmbeddingIterator",
     "EmbeddingResult",
     "InputError",
     "InputTypeError",

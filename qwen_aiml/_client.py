@@ -1,169 +1,39 @@
 """
-The clients: workers, in both colours, that drive a job's flows.
+The clients: what they are asked for, as jobs, and the connections of each colour.
 
 What is sent, whether to try again and when to end is decided in `_job`, `_batch` and `_flow`.
 """
 
 from __future__ import annotations
 
-import os
-import random
 import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
-from datetime import datetime, timezone
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
-from weakref import WeakKeyDictionary, WeakSet
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import anyio
 
-from ._cache import namespace
-from ._config import EmbeddingConfig
+from ._arrays import load_numpy, matrix
+from ._base import BaseClient
 from ._drivers import AsyncDriver, Driver
-from ._errors import ConfigurationError
-from ._flow import Call, Clock
-from ._job import Job
-from ._learned import Learned
+from ._iterate import AsyncEmbeddingIterator, EmbeddingIterator
 from ._loops import close_with_loop, current_loop, is_closed
-from ._result import EmbeddingResult, Usage
-from ._sender import AsyncSender, Sender, check_given
-from ._sqlite import SQLiteCache, open_cache
+from ._sender import AsyncSender, Sender
 from ._watch import Watch
+from ._work import AsyncWork, Work
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 
+    import numpy as np
+    from numpy.typing import NDArray
     from typing_extensions import Self
 
-    from ._cache import Cache
-    from ._flow import Flag
+    from ._result import EmbeddingResult
     from ._texts import Role
-    from ._turns import Turns
 
 
-class _BaseClient:
-    """What both clients share: settings, running totals, copying."""
-
-    _kind: Literal["Client", "AsyncClient"]
-
-    def __init__(
-        self,
-        config: EmbeddingConfig | None = None,
-        *,
-        http_client: Any = None,
-        cache: Cache | str | os.PathLike[str] | None = None,
-        learned: Learned | None = None,
-    ) -> None:
-        if config is not None and not isinstance(config, EmbeddingConfig):
-            made = type(config).__name__
-            raise ConfigurationError(
-                f"config must be an EmbeddingConfig, not {made}; write EmbeddingConfig(...)"
-            )
-        self.config = config or EmbeddingConfig()
-        check_given(http_client, self._kind)
-        self._http_client = http_client
-        self.cache = open_cache(cache)
-        self._opened_cache = self.cache if isinstance(cache, (str, os.PathLike)) else None
-        self.learned = learned or Learned(self.config)
-        self._clock = Clock(time.monotonic, lambda: datetime.now(timezone.utc), random.random)
-        self._totals = Usage()
-        self._totals_lock = threading.Lock()
-        self._forked = False
-        self._open()
-        _alive.add(self)
-
-    def _open(self) -> None:
-        """Make what holds the connections."""
-
-    def _job(
-        self, texts: Iterable[str], role: Role, turns: Turns, stopped: Flag, *, has_limiter: bool
-    ) -> tuple[Job, Call]:
-        self._check_fork()
-        total = self.config.total_timeout
-        call = Call(
-            self.config,
-            self._clock,
-            self.learned,
-            turns,
-            stopped,
-            has_limiter=has_limiter,
-            deadline=None if total is None else self._clock.now() + total,
-        )
-        return Job(texts, role, call, None if self.cache is None else self._service), call
-
-    @property
-    def _service(self) -> str:
-        # A stand-in for the service says so, lest its vectors be taken for the service's.
-        return getattr(self._http_client, "qwen_aiml_service", None) or str(self.config.base_url)
-
-    def cache_namespace(self, role: Role = "document") -> str:
-        """
-        Name what makes embeddings of the same text differ, as a prefix for caches that go by text alone.
-
-        Args:
-            role: What the texts are embedded as; ``query_instruction`` counts for queries only.
-        """
-        config = self.config
-        return namespace(
-            self._service,
-            config.model,
-            config.length,
-            role=role,
-            instruction=config.instruction(role),
-            policies=(config.on_blank, config.on_too_long, config.tokenizer or ""),
-        )
-
-    def _close_cache(self) -> None:
-        # What was opened here, from a path; a later call opens it again.
-        if isinstance(self._opened_cache, SQLiteCache):
-            self._opened_cache.close()
-
-    def _after_fork(self) -> None:
-        """Leave the parent's connections and locks alone; other threads may have held them."""
-        self._totals_lock = threading.Lock()
-        self.learned.pace.after_fork()
-        self._forked = self._http_client is not None
-
-    def _check_fork(self) -> None:
-        if self._forked:
-            message = (
-                "a client of your own (http_client, http_async_client) can't be used after a fork, when both "
-                "processes would read from its connections. Make another object in this process"
-            )
-            raise ConfigurationError(message)
-
-    @property
-    def usage(self) -> Usage:
-        """What all calls of this client have cost so far."""
-        return self._totals
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.config!r})"
-
-    def __copy__(self) -> Self:
-        return type(self)(self.config, http_client=self._http_client, cache=self.cache)
-
-    def __deepcopy__(self, memo: dict[int, object]) -> Self:
-        return self.__copy__()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if self._http_client is not None:
-            message = (
-                "a client of your own (http_client, http_async_client) can't be pickled, and a copy without "
-                "it would connect in another way. Set proxies and certificates in the environment instead "
-                "(HTTPS_PROXY, SSL_CERT_FILE): the default clients read them in every process"
-            )
-            raise TypeError(message)
-        return partial(type(self), cache=self.cache), (self.config,)
-
-    def _count(self, usage: Usage) -> None:
-        with self._totals_lock:
-            self._totals += usage
-
-
-class EmbeddingClient(_BaseClient):
+class EmbeddingClient(BaseClient):
     """
     Embed texts, waiting for the answers.
 
@@ -223,20 +93,86 @@ class EmbeddingClient(_BaseClient):
 
             QwenAIMLError: What went wrong first, if no text was embedded.
         """
-        stopped = threading.Event()
-        job, call = self._job(texts, role, self._sender.turns, stopped, has_limiter=admit is not None)
-        with Watch(None if call.deadline is None else call.seconds_left()) as watch:
-            driver = Driver(self._sender, self._clock, stopped, watch, self.cache, admit)
-            driver.drive(job.look_up())
-            workers = min(self.config.concurrency, job.batches)
-            try:
-                if workers > 1:
-                    _work_in_threads(driver, job, call, workers)
-                else:
-                    _work(driver, job)
-            finally:
-                self._count(call.usage)
-        return job.result()
+        return self._embed(texts, role, admit)
+
+    def embed_array(
+        self,
+        texts: Iterable[str],
+        *,
+        role: Role = "document",
+        admit: Callable[[int], object] | None = None,
+    ) -> NDArray[np.float32]:
+        """
+        Embed texts into a NumPy array, in an eighth of the memory that lists take.
+
+        Args:
+            texts: As for `embed`, and so are *role* and *admit*.
+
+            role: ``document`` or ``query``.
+
+            admit: None for no rate limiter.
+
+        Returns:
+            A C-contiguous array of float32, of shape (texts, dimensions), row i for text i.
+
+        Raises:
+            ConfigurationError: If NumPy is not installed; nothing is sent then.
+
+            QwenAIMLError: As `embed` does. The ``embeddings`` of an `EmbeddingBatchError` are packed, each an
+                ``array`` of float32.
+        """
+        numpy = load_numpy()
+        rows = self._embed(texts, role, admit, packed=True).embeddings
+        return matrix(rows, self.config.length or 0, numpy)
+
+    def embed_iter(
+        self,
+        texts: Iterable[str],
+        *,
+        role: Role = "document",
+        admit: Callable[[int], object] | None = None,
+        in_order: bool = True,
+        look_ahead: int | None = None,
+    ) -> EmbeddingIterator:
+        """
+        Embed texts without end in little memory, while the embeddings are worked on.
+
+        The texts are read in the caller's thread, a third of *look_ahead* at a time. Each such block is
+        embedded as by a call of `embed`: identical texts are sent once, ``total_timeout`` bounds it, what is
+        cached is not paid for. Two are under way while the rows of a third are given. If a block fails, in
+        part or as a whole, no other begins, and the rows of those under way are given before the error is
+        raised.
+
+        Args:
+            texts: Any iterable of strings, also one without end. What it raises is raised by the iterator,
+                once the texts before are embedded.
+
+            role: As for `embed`.
+
+            admit: As for `embed`.
+
+            in_order: Whether embeddings come in the order of the texts; else block by block, as these end.
+
+            look_ahead: Texts read whose embeddings are not given yet, at the most. None for 12 full requests
+                for each that may be in flight, 3,840 texts by default. Set it lower for texts that come
+                slowly, since a block waits until it is full.
+
+        Returns:
+            An iterator of a text's index and its embedding, an ``array`` of float32. Use it in a ``with``
+            block, or close it, to be sure when its requests end.
+
+        Raises:
+            InputError: If *texts* can't be iterated; and, by the iterator, if a text can't be embedded. No
+                text of its block is sent then.
+
+            EmbeddingBatchError: By the iterator, if requests failed and some texts were embedded. Its
+                ``failures`` and ``indices`` count from the first text; its ``embeddings`` are empty.
+
+            QwenAIMLError: By the iterator, what went wrong first, if no text was embedded.
+        """
+        make = partial(self._begin, role=role, admit=admit, packed=True)
+        blocks = self._blocks(role, look_ahead, in_order=in_order, overlap=True)
+        return EmbeddingIterator(texts, blocks, make, self._carry_out)
 
     def close(self) -> None:
         """Close the connections, those in use as soon as they are free, and a cache given by its path."""
@@ -249,13 +185,45 @@ class EmbeddingClient(_BaseClient):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _embed(
+        self,
+        texts: Iterable[str],
+        role: Role,
+        admit: Callable[[int], object] | None,
+        *,
+        packed: bool = False,
+    ) -> EmbeddingResult:
+        work = self._begin(texts, role=role, admit=admit, packed=packed)
+        self._carry_out(work)
+        return work.job.result()
+
+    def _begin(
+        self,
+        texts: Iterable[str],
+        first: int = 0,
+        *,
+        role: Role,
+        admit: Callable[[int], object] | None,
+        packed: bool,
+    ) -> Work:
+        stopped, turns, limited = threading.Event(), self._sender.turns, admit is not None
+        job, call = self._job(texts, role, turns, stopped, has_limiter=limited, packed=packed, first=first)
+        watch = Watch(None if call.deadline is None else call.seconds_left())
+        return Work(job, call, Driver(self._sender, self._clock, stopped, watch, self.cache, admit))
+
+    def _carry_out(self, work: Work) -> None:
+        try:
+            work.carry_out()
+        finally:
+            self._count(work.call.usage)
+
     def _after_fork(self) -> None:
         super()._after_fork()
         self._sender.abandon()
         self._open()
 
 
-class AsyncEmbeddingClient(_BaseClient):
+class AsyncEmbeddingClient(BaseClient):
     """
     Embed texts, awaiting the answers, on asyncio or Trio.
 
@@ -292,19 +260,40 @@ class AsyncEmbeddingClient(_BaseClient):
         admit: Callable[[int], Awaitable[object]] | None = None,
     ) -> EmbeddingResult:
         """Embed as `EmbeddingClient.embed` does, awaited, *admit* too. Cancelling it ends its requests."""
-        stopped = anyio.Event()
-        sender = await self._sender()
-        job, call = self._job(texts, role, sender.turns, stopped, has_limiter=admit is not None)
-        driver = AsyncDriver(sender, self._clock, stopped, self.cache, admit)
-        await driver.drive(job.look_up())
-        try:
-            # Also for one worker alone: asyncio's own cancellation ends what is shielded, but not in a child.
-            async with anyio.create_task_group() as group:
-                for _ in range(min(self.config.concurrency, job.batches)):
-                    group.start_soon(_awork, driver, job)
-        finally:
-            self._count(call.usage)
-        return job.result()
+        return await self._embed(texts, role, admit)
+
+    async def embed_array(
+        self,
+        texts: Iterable[str],
+        *,
+        role: Role = "document",
+        admit: Callable[[int], Awaitable[object]] | None = None,
+    ) -> NDArray[np.float32]:
+        """Embed as `EmbeddingClient.embed_array` does, awaited."""
+        numpy = load_numpy()
+        rows = (await self._embed(texts, role, admit, packed=True)).embeddings
+        return matrix(rows, self.config.length or 0, numpy)
+
+    def embed_iter(
+        self,
+        texts: Iterable[str] | AsyncIterable[str],
+        *,
+        role: Role = "document",
+        admit: Callable[[int], Awaitable[object]] | None = None,
+        in_order: bool = True,
+        look_ahead: int | None = None,
+    ) -> AsyncEmbeddingIterator:
+        """
+        Embed as `EmbeddingClient.embed_iter` does, with ``async for``; *texts* may be asynchronous.
+
+        Inside ``async with client.embed_iter(texts) as rows`` two blocks are under way also while the rows of
+        a third are worked on, and end with the ``async with``. Without it nothing may run between two rows: a
+        block is as large as *look_ahead*, and begins when its first row is asked for. That is slower by the
+        time that is spent on the rows, and by the end of each block.
+        """
+        make = partial(self._begin, role=role, admit=admit, packed=True)
+        blocks = self._blocks(role, look_ahead, in_order=in_order, overlap=False)
+        return AsyncEmbeddingIterator(texts, blocks, make, self._carry_out)
 
     async def aclose(self) -> None:
         """Close the connections of this event loop, and a cache given by its path."""
@@ -318,6 +307,39 @@ class AsyncEmbeddingClient(_BaseClient):
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+    async def _embed(
+        self,
+        texts: Iterable[str],
+        role: Role,
+        admit: Callable[[int], Awaitable[object]] | None,
+        *,
+        packed: bool = False,
+    ) -> EmbeddingResult:
+        work = await self._begin(texts, role=role, admit=admit, packed=packed)
+        await self._carry_out(work)
+        return work.job.result()
+
+    async def _begin(
+        self,
+        texts: Iterable[str],
+        first: int = 0,
+        *,
+        role: Role,
+        admit: Callable[[int], Awaitable[object]] | None,
+        packed: bool,
+    ) -> AsyncWork:
+        stopped, sender, limited = anyio.Event(), await self._sender(), admit is not None
+        job, call = self._job(
+            texts, role, sender.turns, stopped, has_limiter=limited, packed=packed, first=first
+        )
+        return AsyncWork(job, call, AsyncDriver(sender, self._clock, stopped, self.cache, admit))
+
+    async def _carry_out(self, work: AsyncWork) -> None:
+        try:
+            await work.carry_out()
+        finally:
+            self._count(work.call.usage)
 
     async def _sender(self) -> AsyncSender:
         loop = current_loop()
@@ -340,38 +362,3 @@ class AsyncEmbeddingClient(_BaseClient):
     def _after_fork(self) -> None:
         super()._after_fork()
         self._open()
-
-
-def _work_in_threads(driver: Driver, job: Job, call: Call, workers: int) -> None:
-    with ThreadPoolExecutor(workers, thread_name_prefix="qwen_aiml") as pool:
-        try:
-            # Each thread sees the caller's context variables, which tracing rests on.
-            for done in [pool.submit(copy_context().run, _work, driver, job) for _ in range(workers)]:
-                done.result()
-        except BaseException:
-            # Interrupted, so that nobody waits for the answers; on the way out all threads are waited for.
-            call.stop()
-            driver.watch.break_off()
-            raise
-
-
-def _work(driver: Driver, job: Job) -> None:
-    while (flow := job.next_flow()) is not None:
-        driver.drive(flow)
-
-
-async def _awork(driver: AsyncDriver, job: Job) -> None:
-    while (flow := job.next_flow()) is not None:
-        await driver.drive(flow)
-
-
-_alive: WeakSet[_BaseClient] = WeakSet()
-
-
-def _after_fork() -> None:
-    for client in list(_alive):
-        client._after_fork()  # noqa: SLF001 (of this module)
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows has no fork)
-    os.register_at_fork(after_in_child=_after_fork)

@@ -122,10 +122,10 @@ class EmbeddingConfig:
         self._set("base_url", check_base_url(self.base_url, allow_http=_flag("allow_http", self.allow_http)))
         self._set("batch_size", _batch_size(self.batch_size, facts))
         if self.max_concurrency is not None:
-            _whole("max_concurrency", self.max_concurrency, least=1)
+            whole("max_concurrency", self.max_concurrency, least=1)
         for name in ("requests_per_minute", "tokens_per_minute"):
             _rate(name, getattr(self, name))
-        _whole("max_retries", self.max_retries, least=0)
+        whole("max_retries", self.max_retries, least=0)
         self._set("timeout", DEFAULT_TIMEOUT if self.timeout is None else _seconds("timeout", self.timeout))
         if self.total_timeout is not None:
             self._set("total_timeout", _seconds("total_timeout", self.total_timeout))
@@ -227,7 +227,8 @@ def _flag(name: str, value: object) -> bool:
     return value
 
 
-def _whole(name: str, value: object, *, least: int) -> None:
+def whole(name: str, value: object, *, least: int) -> None:
+    """Refuse what is not a whole number, *least* or more."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise _refuse(name, value, f"a whole number, {least} or more")
 
@@ -259,13 +260,13 @@ def _check_dimensions(value: object, facts: ModelFacts) -> None:
     if facts.dimensions and value not in facts.dimensions:
         allowed = ", ".join(map(str, facts.dimensions))
         raise _refuse("dimensions", value, f"one of {allowed} for {facts.name}")
-    _whole("dimensions", value, least=1)
+    whole("dimensions", value, least=1)
 
 
 def _batch_size(value: int | None, facts: ModelFacts) -> int:
     if value is None:
         return facts.max_rows or DEFAULT_ROWS
-    _whole("batch_size (chunk_size, embed_batch_size)", value, least=1)
+    whole("batch_size (chunk_size, embed_batch_size)", value, least=1)
     if facts.max_rows is not None and value > facts.max_rows:
         message = (
             f"batch_size (chunk_size, embed_batch_size) must be at most {facts.max_rows}, not {value}: that "

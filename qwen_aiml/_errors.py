@@ -191,7 +191,8 @@ class EmbeddingBatchError(QwenAIMLError):
     The call ended with some texts embedded and some not.
 
     Attributes:
-        embeddings: One entry a text, in their order: its embedding, or None.
+        embeddings: One entry a text, in their order: its embedding, or None. From ``embed_array`` each is an
+            ``array`` of float32; from ``embed_iter`` there is none here, since it gave them before.
 
         failures: From the index of a text whose request failed to the error. A text that has neither an
             embedding nor a failure was not sent.
@@ -204,12 +205,21 @@ class EmbeddingBatchError(QwenAIMLError):
         embeddings: list[list[float] | None],
         failures: dict[int, QwenAIMLError],
         usage: Usage,
+        *,
+        missing: Sequence[int] | None = None,
     ) -> None:
-        missing = [index for index, embedding in enumerate(embeddings) if embedding is None]
+        if missing is None:
+            missing = [index for index, embedding in enumerate(embeddings) if embedding is None]
+            count, others = f"{len(missing)} of {len(embeddings)} texts have", "are in `.embeddings`"
+        else:
+            count, others = (
+                f"{len(missing)} texts have" if len(missing) > 1 else "1 text has",
+                "were given before",
+            )
         first = next(iter(failures.values()))
         super().__init__(
-            f"{len(missing)} of {len(embeddings)} texts have no embedding: {name_texts(missing)}. The others "
-            f"are in `.embeddings`, the errors in `.failures`. First: {type(first).__name__}: {first}",
+            f"{count} no embedding: {name_texts(missing)}. The others {others}, the errors are in "
+            f"`.failures`. First: {type(first).__name__}: {first}",
             indices=missing,
         )
         self.embeddings = embeddings

@@ -15,6 +15,7 @@ from itertools import count
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol, cast
 
+from ._arrays import packed
 from ._errors import DeadlineError, QwenAIMLError, RateLimitError, TransportError
 from ._history import Start
 from ._result import Usage
@@ -89,6 +90,8 @@ class Call:
 
         deadline: Reading of the clock at which to give up; None for never.
 
+        packed: Whether embeddings are kept as float32, in an ``array``, instead of in lists.
+
         dimensions: Length each embedding must have; None as long as it is not known.
 
         usage: What the call has cost so far.
@@ -105,6 +108,7 @@ class Call:
     stopped: Flag
     has_limiter: bool = False
     deadline: float | None = None
+    packed: bool = False
     dimensions: int | None = None
     usage: Usage = field(default_factory=Usage)
     accepted: int = 0
@@ -298,7 +302,9 @@ def _read(outcome: Outcome, texts: Sequence[str], call: Call) -> Rows:
     answer = cast("Answer", outcome)
     if not is_success(answer.status):
         raise status_error(answer, texts, call.config)
-    return decode(answer, len(texts), call.dimensions)
+    rows = decode(answer, len(texts), call.dimensions)
+    # Here, so that what float32 can't hold is asked for again and looked for like any unsound row.
+    return replace(rows, embeddings=list(map(packed, rows.embeddings))) if call.packed else rows
 
 
 def too_late(call: Call, attempts: int = 0, last: QwenAIMLError | None = None) -> DeadlineError:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from ._arrays import packed
 from ._batch import embed_places
 from ._cache import cache_key, namespace, pack, unpack
 from ._errors import CacheError, EmbeddingBatchError, QwenAIMLError, ResponseFormatError, TransportError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
 
     from ._flow import Call
+    from ._result import Usage
     from ._steps import Outcome, Step
     from ._texts import Role
     from ._wire import Rows
@@ -45,11 +47,18 @@ class Job:
 
         service: Whose vectors a cache holds, for its keys; None if there is no cache.
 
+        first: The index of the first text, in all that tells one.
+
+    Attributes:
+        crash: What the HTTP client is not known to raise, and raised; None for nothing.
+
     Raises:
         InputError: If some of the texts can't be embedded.
     """
 
-    def __init__(self, texts: Iterable[str], role: Role, call: Call, service: str | None) -> None:
+    def __init__(
+        self, texts: Iterable[str], role: Role, call: Call, service: str | None, *, first: int = 0
+    ) -> None:
         config = call.config
         self._call = call
         call.dimensions = config.length
@@ -62,16 +71,18 @@ class Job:
 
         # Each distinct text is sent, and paid for, once.
         places: dict[str, int] = {}
-        sent = (outgoing(text, instruction) for text in check_texts(texts, on_blank=config.on_blank))
+        checked = check_texts(texts, on_blank=config.on_blank, first=first)
+        sent = (outgoing(text, instruction) for text in checked)
         self._places = [places.setdefault(text, len(places)) for text in sent]
         self._texts = list(places)
         self._long = LongTexts(config, instruction)
         counts = self._long.counted(self._texts)
-        self._long.refuse({at: counts[place] for at, place in enumerate(self._places) if place in counts})
+        self._first = first
+        self._long.refuse({at: counts[place] for at, place in self._indexed() if place in counts})
 
-        self._embeddings: list[list[float] | None] = [None] * len(self._texts)
+        self._embeddings: list[Sequence[float] | None] = [None] * len(self._texts)
         self._failures: dict[int, QwenAIMLError] = {}
-        self._crash: Exception | None = None
+        self.crash: Exception | None = None
         self._todo = [place for place in range(len(self._texts)) if place not in counts]
         self._begun = 0
         self._too_long = list(counts)
@@ -124,12 +135,11 @@ class Job:
 
             QwenAIMLError: If none was; or, as it is, what the HTTP client is not known to raise.
         """
-        embeddings = self._spread()
-        if not self._failures:
+        embeddings = self.rows()
+        failures = self.failures()
+        if not failures:
             complete = [embedding for embedding in embeddings if embedding is not None]
-            shortened = tuple(self._indices(self._shortened))
-            if shortened:
-                logger.warning("%d texts were too long and not embedded whole", len(shortened))
+            shortened = self.shortened()
             return EmbeddingResult(
                 complete,
                 self._call.usage,
@@ -139,13 +149,35 @@ class Job:
                 shortened=shortened,
             )
         if all(embedding is None for embedding in embeddings):
-            raise self._crash or next(iter(self._failures.values()))
-        failures = {
-            index: self._failures[place]
-            for index, place in enumerate(self._places)
-            if place in self._failures
-        }
-        raise EmbeddingBatchError(embeddings, failures, self._call.usage) from self._crash
+            raise self.crash or next(iter(self._failures.values()))
+        raise EmbeddingBatchError(embeddings, failures, self._call.usage) from self.crash
+
+    def rows(self) -> list[list[float] | None]:
+        """Give every text its embedding, None where there is none; a repeated text gets one of its own."""
+        given: set[int] = set()
+        spread = []
+        for place in self._places:
+            embedding = self._embeddings[place]
+            spread.append(embedding[:] if embedding is not None and place in given else embedding)
+            given.add(place)
+        # Packed ones are arrays, which do what is done with lists of numbers.
+        return cast("list[list[float] | None]", spread)
+
+    def failures(self) -> dict[int, QwenAIMLError]:
+        """Give, from the index of each text whose request failed, the error."""
+        return {index: self._failures[place] for index, place in self._indexed() if place in self._failures}
+
+    def shortened(self) -> tuple[int, ...]:
+        """Tell, and warn, of the texts that were too long and not embedded whole: their indices."""
+        indices = tuple(self._indices(self._shortened))
+        if indices:
+            logger.warning("%d texts were too long and not embedded whole", len(indices))
+        return indices
+
+    @property
+    def usage(self) -> Usage:
+        """What it has cost so far."""
+        return self._call.usage
 
     def texts(self, places: Sequence[int]) -> list[str]:
         """Give texts as they are sent."""
@@ -168,7 +200,7 @@ class Job:
                 message = f"rows of {length} numbers, where earlier answers had {self._call.dimensions}"
                 raise ResponseFormatError(message)
             for place, embedding in zip(places, rows.embeddings, strict=True):
-                self._embeddings[place] = embedding
+                self._embeddings[place] = self._kept(embedding)
             if shortened:
                 self._shortened.update(places)
         if self._namespace is not None:
@@ -206,7 +238,7 @@ class Job:
         except QwenAIMLError as error:
             fatal = error
         except Exception as crash:  # noqa: BLE001 (raised by `result`, once the others are done)
-            self._crash = self._crash or crash
+            self.crash = self.crash or crash
             # Not its text, which may hold anything.
             fatal = TransportError(
                 f"the HTTP client (or rate limiter) raised {type(crash).__name__}", passing=False
@@ -225,9 +257,15 @@ class Job:
     @cached_property
     def _indices_of(self) -> list[list[int]]:
         found: list[list[int]] = [[] for _ in self._texts]
-        for index, place in enumerate(self._places):
+        for index, place in self._indexed():
             found[place].append(index)
         return found
+
+    def _indexed(self) -> Iterable[tuple[int, int]]:
+        return enumerate(self._places, self._first)
+
+    def _kept(self, embedding: Sequence[float]) -> Sequence[float]:
+        return packed(embedding) if self._call.packed else embedding
 
     def _load(self, places: Sequence[int], shortened: str) -> Generator[Step, Outcome, None]:
         for at in range(0, len(places), LOOKED_UP):
@@ -248,7 +286,7 @@ class Job:
                 embedding = unpack(key, entry, self._call.dimensions)
                 if embedding is not None:
                     self._call.dimensions = self._call.dimensions or len(embedding)
-                    self._embeddings[place] = embedding
+                    self._embeddings[place] = self._kept(embedding)
                     self._cached += 1
                     if shortened:
                         self._shortened.add(place)
@@ -261,7 +299,8 @@ class Job:
             if entry is not None:
                 entries[key] = entry
                 # As float32 from the first time on, so that what comes is the same with and without a cache.
-                self._embeddings[place] = unpack(key, entry, None)
+                if not self._call.packed:
+                    self._embeddings[place] = unpack(key, entry, None)
         crash = yield Store(entries)
         if crash is not None:
             # What is paid for goes to the caller all the same.
@@ -270,13 +309,3 @@ class Job:
 
     def _key(self, place: int, shortened: str) -> str:
         return cache_key(self._namespace or "", self._texts[place], shortened)
-
-    def _spread(self) -> list[list[float] | None]:
-        """Give every text its embedding; a repeated text gets a list of its own."""
-        given: set[int] = set()
-        spread = []
-        for place in self._places:
-            embedding = self._embeddings[place]
-            spread.append(embedding.copy() if embedding is not None and place in given else embedding)
-            given.add(place)
-        return spread

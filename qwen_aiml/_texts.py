@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Literal, get_args
 from ._errors import ConfigurationError, InputTypeError, InputValueError, name_texts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 Role = Literal["document", "query"]
 
 
-def check_texts(texts: Iterable[str], *, on_blank: str = "raise") -> list[str]:
+def check_texts(texts: Iterable[str], *, on_blank: str = "raise", first: int = 0) -> list[str]:
     """
     Refuse or replace what can't be embedded, before any request is sent.
 
@@ -20,6 +20,8 @@ def check_texts(texts: Iterable[str], *, on_blank: str = "raise") -> list[str]:
         texts: Any iterable of strings but a string itself.
 
         on_blank: ``raise``, or the text that takes the place of each that is empty or only white space.
+
+        first: The index that errors name the first text by.
 
     Returns:
         The texts as a list, untouched but for those replaced.
@@ -33,15 +35,7 @@ def check_texts(texts: Iterable[str], *, on_blank: str = "raise") -> list[str]:
     Source: AI/ML API's schema has minLength 1; Alibaba's lower bound for a text is 1 token; that it strips
     white space first is reported, not established.
     """
-    if isinstance(texts, (str, bytes)):
-        message = f"texts must be a list of strings, not one {type(texts).__name__}; put it in a list"
-        raise InputTypeError(message)
-    try:
-        given = iter(texts)
-    except TypeError:
-        message = f"texts must be a list of strings, not {type(texts).__name__}"
-        raise InputTypeError(message) from None
-    listed = list(given)
+    listed = list(iterate(texts))
     wrong = [index for index, text in enumerate(listed) if not isinstance(text, str)]
     blank = [index for index, text in enumerate(listed) if isinstance(text, str) and not text.strip()]
     if on_blank != "raise":
@@ -51,8 +45,9 @@ def check_texts(texts: Iterable[str], *, on_blank: str = "raise") -> list[str]:
     if not wrong and not blank:
         return listed
     reasons, advice = [], "Leave them out"
+    kinds = ", ".join(sorted({type(listed[index]).__name__ for index in wrong}))
+    wrong, blank = [first + index for index in wrong], [first + index for index in blank]
     if wrong:
-        kinds = ", ".join(sorted({type(listed[index]).__name__ for index in wrong}))
         reasons.append(f"not a string ({kinds}): {name_texts(wrong)}")
     if blank:
         reasons.append(f"empty or only white space: {name_texts(blank)}")
@@ -60,6 +55,23 @@ def check_texts(texts: Iterable[str], *, on_blank: str = "raise") -> list[str]:
     message = f"nothing was sent, since some texts can't be embedded; {'; '.join(reasons)}. {advice}"
     error = InputTypeError if wrong else InputValueError
     raise error(message, indices=sorted(wrong + blank))
+
+
+def iterate(texts: Iterable[str]) -> Iterator[str]:
+    """
+    Begin to go through texts.
+
+    Raises:
+        InputTypeError: If *texts* can't be iterated, or is one string.
+    """
+    if isinstance(texts, (str, bytes)):
+        message = f"texts must be a list of strings, not one {type(texts).__name__}; put it in a list"
+        raise InputTypeError(message)
+    try:
+        return iter(texts)
+    except TypeError:
+        message = f"texts must be a list of strings, not {type(texts).__name__}"
+        raise InputTypeError(message) from None
 
 
 def check_role(role: Role) -> Role:

@@ -120,7 +120,7 @@ class Rows:
         request_id: The answer's id, or None.
     """
 
-    embeddings: list[list[float]]
+    embeddings: Sequence[Sequence[float]]
     model: str | None
     request_id: str | None
 

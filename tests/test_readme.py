@@ -17,7 +17,7 @@ SNIPPETS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTAL
 
 def test_there_are_snippets() -> None:
     """Every Python fence of the README is found."""
-    assert len(SNIPPETS) == README.count("```python") == 6
+    assert len(SNIPPETS) == README.count("```python") == 7
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))

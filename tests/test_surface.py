@@ -120,7 +120,9 @@ def test_imports_run_one_way() -> None:
 def test_pure_modules() -> None:
     """What decides does no I/O: it imports neither HTTP nor an event loop."""
     pure = {
+        "_arrays",
         "_batch",
+        "_blocks",
         "_cache",
         "_errors",
         "_flow",

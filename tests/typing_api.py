@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from array import array
+
 import httpx
+import numpy as np
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore
 from llama_index.core import Settings, VectorStoreIndex
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.schema import TextNode
+from numpy.typing import NDArray
 from pydantic import SecretStr
 
 from langchain_qwen_aiml import QwenAIMLEmbeddings
@@ -31,6 +35,10 @@ def core() -> None:
     config = EmbeddingConfig(model="text-embedding-v4", dimensions=512, api_key="sk", total_timeout=30)
     with EmbeddingClient(config, http_client=httpx.Client()) as client:
         result: EmbeddingResult = client.embed(("a", "b"), role="query")
+        matrix: NDArray[np.float32] = client.embed_array(["a", "b"])
+        for index, embedding in client.embed_iter(iter(["a"]), in_order=False, look_ahead=100):
+            row: array[float] = embedding
+            print(index + 1, row, matrix)
     rows: list[list[float]] = result.embeddings
     usage: Usage = client.usage + result.usage
     tokens: int | None = usage.total_tokens
@@ -42,6 +50,10 @@ async def asynchronous() -> list[float]:
     """Use the asynchronous client."""
     async with AsyncEmbeddingClient() as client:
         result = await client.embed(text for text in ["a"])
+        print((await client.embed_array(["a"])).shape)
+        async with client.embed_iter(["a"]) as rows:
+            async for index, embedding in rows:
+                print(index + 1, embedding[0])
     return result.embeddings[0]
 
 

@@ -31,7 +31,7 @@ from qwen_aiml import (
     EmbeddingClient,
     EmbeddingConfig,
     TransportError,
-    _client,
+    _base,
     _lines,
     _sender,
     _through_httpx,
@@ -224,7 +224,7 @@ def test_after_a_fork(config: EmbeddingConfig, expected: list[list[float]]) -> N
     own._totals_lock.acquire()
     own.learned.pace._lock.acquire()
 
-    _client._after_fork()
+    _base._after_fork()
 
     assert not parents._end.alive
     parents.close()

@@ -6,6 +6,7 @@ import gc
 import signal
 import threading
 from contextlib import contextmanager
+from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
@@ -91,6 +92,24 @@ def test_interrupt(doing: str, workers: int, total_timeout: float | None) -> Non
             assert not client._sender.turns._started
             assert not client._sender.turns._waiting
             assert all(start.outcome for start in client.learned.pace._history)
+    assert threads >= set(threading.enumerate())
+
+
+@pytest.mark.parametrize("doing", FAULTS)
+def test_interrupt_while_iterating(doing: str) -> None:
+    """Waiting for a row ends at once as well, with both blocks under way."""
+    emulator = Emulator()
+    emulator.script(*[FAULTS[doing]] * 100)
+    threads = set(threading.enumerate())
+    with serve(emulator) as address:
+        config = EmbeddingConfig(
+            api_key=KEY, base_url=address, dimensions=64, batch_size=1, max_concurrency=8, timeout=300.0
+        )
+        with EmbeddingClient(config) as client:
+            with interrupted(lambda: emulator.request_count > 0):
+                next(client.embed_iter(map("text {}".format, count()), look_ahead=30))
+            assert not client._sender.turns._started
+            assert not client._sender.turns._waiting
     assert threads >= set(threading.enumerate())
 
 

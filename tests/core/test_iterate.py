@@ -1,0 +1,749 @@
+"""Texts without end and NumPy arrays through both clients, with and without ``async with``."""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from array import array
+from itertools import count
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import anyio
+import httpx
+import numpy as np
+import pytest
+
+from qwen_aiml import (
+    AsyncEmbeddingClient,
+    AuthenticationError,
+    ConfigurationError,
+    DeadlineError,
+    EmbeddingBatchError,
+    EmbeddingClient,
+    EmbeddingConfig,
+    InputTypeError,
+    InputValueError,
+    ResponseFormatError,
+    Usage,
+)
+from qwen_aiml.emulator import Emulator, Fault, serve
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+
+KEY = "sk-test-0123456789abcdef"
+TEXTS = [f"text number {at}" for at in range(100)]
+
+Client: TypeAlias = EmbeddingClient | AsyncEmbeddingClient
+Way: TypeAlias = Literal["with", "async with", "async for"]
+
+pytestmark = [
+    pytest.mark.anyio,
+    # What httpx makes of a body is a generator, which is left behind if its request is cancelled half sent.
+    pytest.mark.filterwarnings("ignore:Async generator 'httpx.*:ResourceWarning"),
+]
+
+
+@pytest.fixture(params=["with", "async with", "async for"])
+def way(request: pytest.FixtureRequest) -> Any:
+    """Give each way to iterate."""
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def no_threads_left() -> Iterator[None]:
+    """Leave no thread behind."""
+    before = set(threading.enumerate())
+    yield
+    assert not [thread for thread in set(threading.enumerate()) - before if "qwen_aiml" in thread.name]
+
+
+def make(way: Way, emulator: Emulator, cache: Any = None, **settings: Any) -> Client:
+    """Make a client of the emulator."""
+    config = EmbeddingConfig(**{"api_key": KEY, "dimensions": 64, **settings})
+    if way == "with":
+        http: Any = httpx.Client(transport=emulator.transport())
+        return EmbeddingClient(config, http_client=http, cache=cache)
+    http = httpx.AsyncClient(transport=emulator.async_transport())
+    return AsyncEmbeddingClient(config, http_client=http, cache=cache)
+
+
+async def walk(
+    way: Way, client: Client, texts: Any, visit: Callable[[int, Any], object], **options: Any
+) -> None:
+    """Go through the embeddings, each way."""
+    if isinstance(client, EmbeddingClient):
+        with client.embed_iter(texts, **options) as rows:
+            for index, row in rows:
+                visit(index, row)
+    elif way == "async with":
+        async with client.embed_iter(texts, **options) as rows_too:
+            async for index, row in rows_too:
+                visit(index, row)
+    else:
+        async for index, row in client.embed_iter(texts, **options):
+            visit(index, row)
+
+
+async def rows_of(way: Way, client: Client, texts: Any, **options: Any) -> list[tuple[int, Any]]:
+    """Collect the embeddings."""
+    rows: list[tuple[int, Any]] = []
+    await walk(way, client, texts, lambda index, row: rows.append((index, row)), **options)
+    return rows
+
+
+async def array_of(client: Client, texts: Any, **options: Any) -> Any:
+    """Call either client."""
+    if isinstance(client, EmbeddingClient):
+        return client.embed_array(texts, **options)
+    return await client.embed_array(texts, **options)
+
+
+def expected(texts: Sequence[str]) -> list[array[float]]:
+    """Embed as `embed` does."""
+    client = make("with", Emulator())
+    assert isinstance(client, EmbeddingClient)
+    return [array("f", row) for row in client.embed(texts).embeddings]
+
+
+@pytest.mark.parametrize("look_ahead", [None, 1, 7, 30, 1000])
+async def test_every_vector_in_order(way: Way, look_ahead: int | None) -> None:
+    """Each text gets its own vector, packed, in the order of the texts."""
+    emulator = Emulator(shuffle=True)
+    client = make(way, emulator)
+    rows = await rows_of(way, client, iter(TEXTS), look_ahead=look_ahead)
+
+    assert rows == list(enumerate(expected(TEXTS)))
+    assert {type(row) for _, row in rows} == {array}
+    assert client.usage.requests == emulator.request_count
+    if look_ahead in (None, 1000):
+        assert emulator.request_count == 10
+
+
+async def test_any_order(way: Way) -> None:
+    """Without order all come all the same, and none twice."""
+    rows = await rows_of(way, make(way, Emulator()), TEXTS, in_order=False, look_ahead=30)
+
+    assert sorted(rows) == list(enumerate(expected(TEXTS)))
+
+
+@pytest.mark.parametrize(("in_order", "first"), [(True, 0), (False, 10)])
+async def test_a_block_that_takes_long(in_order: bool, first: int) -> None:
+    """Without order it does not hold back the others."""
+    emulator = Emulator()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        await anyio.sleep(0.3 if TEXTS[3].encode() + b'"' in request.content else 0)
+        return await emulator.async_transport().handle_async_request(request)
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    client = AsyncEmbeddingClient(EmbeddingConfig(api_key=KEY, dimensions=64), http_client=http)
+    rows = await rows_of("async with", client, TEXTS, in_order=in_order, look_ahead=30)
+
+    assert rows[0][0] == first
+    assert len(rows) == 100
+
+
+async def test_without_end(way: Way) -> None:
+    """Of texts without end only those are read that the look-ahead allows, and none is sent after the end."""
+    emulator = Emulator()
+    read = given = 0
+    gaps = set()
+
+    def texts() -> Iterator[str]:
+        nonlocal read
+        for at in count():
+            read += 1
+            gaps.add(read - given)
+            yield f"text {at}"
+
+    def visit(index: int, _: Any) -> None:
+        nonlocal given
+        given += 1
+        if index == 200:
+            raise KeyError(index)
+
+    with pytest.raises(KeyError):
+        await walk(way, make(way, emulator), texts(), visit, look_ahead=60)
+
+    assert given == 201
+    assert max(gaps) == 60
+    sent = emulator.request_count
+    await anyio.sleep(0.05)
+    assert emulator.request_count == sent <= 28
+
+
+async def test_requests_go_on_between_rows() -> None:
+    """While the first rows are worked on, the next two blocks are embedded; after that, nothing."""
+    for way in ("with", "async with"):
+        emulator = Emulator()
+        client: Any = make(way, emulator)
+        rows = client.embed_iter(map("text {}".format, count()), look_ahead=30)
+        if way == "with":
+            with rows:
+                next(rows)
+                while emulator.request_count < 3:
+                    threading.Event().wait(0.01)
+        else:
+            async with rows:
+                await anext(rows)
+                while emulator.request_count < 3:  # noqa: ASYNC110 (it has no event to await)
+                    await anyio.sleep(0.01)
+        await anyio.sleep(0.1)
+        assert emulator.request_count == 3
+
+
+async def test_nothing_goes_on_without_async_with() -> None:
+    """A bare ``async for`` leaves nothing behind wherever it is left."""
+    emulator = Emulator()
+    client = make("async for", emulator)
+    assert isinstance(client, AsyncEmbeddingClient)
+    async for _ in client.embed_iter(map("text {}".format, count()), look_ahead=30):
+        await anyio.sleep(0.05)
+        assert emulator.request_count == 3
+        break
+
+
+async def test_identical_texts(way: Way) -> None:
+    """In one block they are sent once, and each gets an array of its own."""
+    emulator = Emulator()
+    rows = await rows_of(way, make(way, emulator), ["same", "other"] * 50)
+
+    assert [row for _, row in rows] == expected(["same", "other"]) * 50
+    assert len({id(row) for _, row in rows}) == 100
+    assert emulator.texts_billed.total() == 2
+
+
+@pytest.mark.parametrize("texts", [[], (), iter(())])
+async def test_no_texts(way: Way, texts: Iterable[str]) -> None:
+    """No texts need no request."""
+    emulator = Emulator()
+
+    assert await rows_of(way, make(way, emulator), texts) == []
+    assert emulator.request_count == 0
+
+
+@pytest.mark.parametrize("texts", ["a text", b"bytes", None, 7])
+async def test_what_is_no_texts(way: Way, texts: Any) -> None:
+    """What `embed` refuses for a list is refused when it is given."""
+    with pytest.raises(InputTypeError, match="texts must be a list of strings"):
+        make(way, Emulator()).embed_iter(texts)
+
+
+@pytest.mark.parametrize("look_ahead", [0, -1, 1.5, True, "10"])
+async def test_wrong_options(way: Way, look_ahead: Any) -> None:
+    """A look-ahead that is no whole number above 0 is refused when it is given, and so is a role."""
+    client = make(way, Emulator())
+    with pytest.raises(ConfigurationError, match="look_ahead must be a whole number, 1 or more"):
+        client.embed_iter(TEXTS, look_ahead=look_ahead)
+    with pytest.raises(ConfigurationError, match="role"):
+        client.embed_iter(TEXTS, role="passage")  # type: ignore[arg-type]
+
+
+async def test_role(way: Way) -> None:
+    """Queries get the instruction."""
+    emulator = Emulator()
+    await rows_of(way, make(way, emulator, query_instruction="Find"), ["q"], role="query")
+
+    assert [request.texts for request in emulator.requests] == [("Instruct: Find\nQuery:q",)]
+
+
+@pytest.mark.parametrize("way", ["async with", "async for"])
+async def test_asynchronous_texts(way: Way) -> None:
+    """Texts may come from an asynchronous generator."""
+
+    async def texts() -> AsyncIterator[str]:
+        for text in TEXTS:
+            await anyio.sleep(0.001)
+            yield text
+
+    rows = await rows_of(way, make(way, Emulator()), texts(), look_ahead=30)
+    assert rows == list(enumerate(expected(TEXTS)))
+
+
+async def test_one_text_is_refused(way: Way) -> None:
+    """All others of the blocks under way are given, and then the error tells which one it is."""
+    emulator = Emulator(refuses=lambda text: text.endswith(" 34"))
+    client = make(way, emulator)
+    rows: list[int] = []
+    with pytest.raises(EmbeddingBatchError) as caught:
+        await walk(way, client, TEXTS, lambda index, _: rows.append(index), look_ahead=30)
+
+    assert list(caught.value.failures) == [34]
+    assert caught.value.indices == caught.value.failures[34].indices == (34,)
+    assert caught.value.embeddings == []
+    assert caught.value.usage == client.usage
+    assert set(range(34)) < set(rows) < set(range(61)) - {34}
+    assert rows == sorted(rows)
+
+
+async def test_a_bad_key(way: Way) -> None:
+    """If nothing was embedded, the error itself is raised."""
+    with pytest.raises(AuthenticationError):
+        await rows_of(way, make(way, Emulator(api_keys=["another"])), TEXTS)
+
+
+async def test_a_key_that_ends(way: Way) -> None:
+    """What was embedded before a fatal error is given."""
+    emulator = Emulator()
+    emulator.script(*[None] * 4, *[Fault(status=401)] * 99)
+    rows: list[int] = []
+    with pytest.raises(EmbeddingBatchError) as caught:
+        await walk(
+            way,
+            make(way, emulator, max_concurrency=1),
+            TEXTS,
+            lambda index, _: rows.append(index),
+            look_ahead=60,
+        )
+
+    assert len(rows) == 40
+    assert not set(rows) & set(caught.value.indices)
+    assert emulator.request_count <= 6
+
+
+async def test_bad_texts(way: Way) -> None:
+    """They are refused by their index in all texts, before anything of their block is sent."""
+    emulator = Emulator()
+    rows: list[int] = []
+    texts = [*TEXTS[:50], "", None, *TEXTS[52:]]
+    with pytest.raises(
+        InputTypeError, match=r"\(NoneType\): text 51; empty or only white space: text 50"
+    ) as caught:
+        await walk(way, make(way, emulator), texts, lambda index, _: rows.append(index), look_ahead=30)
+
+    assert caught.value.indices == (50, 51)
+    assert rows == list(range(50 if way != "async for" else 30))
+    assert emulator.texts_billed.total() == len(rows)
+
+
+async def test_texts_that_are_too_long(way: Way) -> None:
+    """What the tokenizer refuses is named by its index in all texts as well."""
+    texts = [*TEXTS[:40], "word " * 9000]
+    with pytest.raises(InputValueError, match="text 40"):
+        await rows_of(way, make(way, Emulator(), tokenizer="qwen"), texts, look_ahead=10)
+
+
+async def test_texts_that_are_shortened(way: Way, caplog: pytest.LogCaptureFixture) -> None:
+    """The log tells of them, as ever."""
+    client = make(way, Emulator(), on_too_long="truncate")
+    rows = await rows_of(way, client, [*TEXTS[:10], "word " * 9000])
+
+    assert len(rows) == 11
+    assert "1 texts were too long and not embedded whole" in caplog.text
+
+
+async def test_texts_that_break_off(way: Way) -> None:
+    """What the iterable raises is raised after the texts before are given."""
+
+    def texts() -> Iterator[str]:
+        yield from TEXTS[:45]
+        raise ZeroDivisionError
+
+    rows: list[int] = []
+    with pytest.raises(ZeroDivisionError):
+        await walk(way, make(way, Emulator()), texts(), lambda index, _: rows.append(index), look_ahead=30)
+
+    assert rows == list(range(45))
+
+
+async def test_beyond_float32(way: Way) -> None:
+    """A number that float32 would make infinite is asked for again, and an error if it stays."""
+
+    def edit(answer: dict[str, Any]) -> dict[str, Any]:
+        answer["data"][3]["embedding"][5] = 1e39
+        return answer
+
+    emulator = Emulator()
+    emulator.script(Fault(edit=edit))
+    client = make(way, emulator)
+    assert await rows_of(way, client, TEXTS[:10]) == list(enumerate(expected(TEXTS[:10])))
+    assert emulator.request_count == 2
+
+    client = make(way, emulator, max_retries=0)
+    for call in (rows_of(way, client, TEXTS[:10]), array_of(client, TEXTS[:10])):
+        emulator.script(Fault(edit=edit))
+        with pytest.raises(ResponseFormatError, match="beyond float32"):
+            await call
+
+
+async def test_foreign_exceptions(way: Way) -> None:
+    """What a client of the user's raises comes out as it is."""
+
+    def service(_: httpx.Request) -> httpx.Response:
+        raise ZeroDivisionError
+
+    config = EmbeddingConfig(api_key=KEY)
+    transport = httpx.MockTransport(service)
+    client: Client = AsyncEmbeddingClient(config, http_client=httpx.AsyncClient(transport=transport))
+    if way == "with":
+        client = EmbeddingClient(config, http_client=httpx.Client(transport=transport))
+    with pytest.raises(ZeroDivisionError):
+        await rows_of(way, client, TEXTS)
+
+
+async def test_deadline(way: Way) -> None:
+    """total_timeout bounds each block, not all of them together."""
+    emulator = Emulator(latency=0.1)
+    client = make(way, emulator, total_timeout=0.6, batch_size=1, max_concurrency=2)
+    assert len(await rows_of(way, client, TEXTS[:20], look_ahead=6)) == 20
+
+    emulator.script(*[None] * 6, *[Fault(latency=30)] * 99)
+    with pytest.raises(EmbeddingBatchError) as caught:
+        await rows_of(way, client, TEXTS, look_ahead=6)
+    assert {type(error) for error in caught.value.failures.values()} == {DeadlineError}
+
+
+async def test_rate_limiter(way: Way) -> None:
+    """It is asked before each request."""
+    asked = []
+
+    async def admit(tokens: int) -> None:
+        asked.append(tokens)
+
+    options: Any = {"admit": asked.append if way == "with" else admit}
+    await rows_of(way, make(way, Emulator()), TEXTS, look_ahead=30, **options)
+
+    assert len(asked) == 10
+
+
+async def test_usage(way: Way) -> None:
+    """The client adds up what blocks cost, as ever."""
+    client = make(way, Emulator())
+    await rows_of(way, client, ["Laura is a DJ."] * 2, look_ahead=1)
+
+    assert client.usage == Usage(2, 8, 2)
+
+
+class Kept:
+    """A cache in memory; one that is broken can't be read."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+        self.broken = False
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Look up."""
+        if self.broken:
+            raise OSError
+        return [self.kept.get(key) for key in keys]
+
+    def set_many(self, entries: Mapping[str, bytes]) -> None:
+        """Store."""
+        self.kept.update(entries)
+
+    async def aget_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Look up."""
+        return self.get_many(keys)
+
+    async def aset_many(self, entries: Mapping[str, bytes]) -> None:
+        """Store."""
+        self.set_many(entries)
+
+
+async def test_cache(way: Way) -> None:
+    """What was embedded before an end is not paid for again."""
+    emulator, cache = Emulator(), Kept()
+    with pytest.raises(IndexError):
+        await walk(way, make(way, emulator, cache), TEXTS, lambda index, _: [][index], look_ahead=30)
+    kept = len(cache.kept)
+    assert kept >= 10
+    assert await rows_of(way, make(way, emulator, cache), TEXTS) == list(enumerate(expected(TEXTS)))
+    assert emulator.texts_billed.total() - len(TEXTS) <= 20
+    assert (await array_of(make(way, emulator, cache), TEXTS)).tolist() == [
+        r.tolist() for r in expected(TEXTS)
+    ]
+    assert len(cache.kept) == len(TEXTS)
+
+    cache.broken = True
+    with pytest.raises(Exception, match="the cache can't be read"):
+        await rows_of(way, make(way, emulator, cache), TEXTS)
+
+
+async def test_context_variables() -> None:
+    """Requests see the context variables of who asks for rows."""
+    tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
+    seen = set()
+    emulator = Emulator()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.add(tenant.get())
+        return emulator.transport().handle_request(request)
+
+    http = httpx.Client(transport=httpx.MockTransport(answer))
+    tenant.set("somebody")
+    list(EmbeddingClient(EmbeddingConfig(api_key=KEY, dimensions=64), http_client=http).embed_iter(TEXTS))
+
+    assert seen == {"somebody"}
+
+
+@pytest.mark.parametrize("way", ["async with", "async for"])
+async def test_cancelled(way: Way) -> None:
+    """Cancelling ends the requests, starts no more, passes through, and leaves the client as it was."""
+    emulator = Emulator(latency=30)
+    client = make(way, emulator, max_concurrency=2)
+    with anyio.move_on_after(0.1) as scope:
+        await rows_of(way, client, TEXTS)
+
+    assert scope.cancelled_caught
+    assert emulator.request_count == 2
+    emulator._latency = 0.0
+    assert len(await rows_of(way, client, TEXTS)) == 100
+
+
+async def test_a_row_that_is_waited_for_in_vain() -> None:
+    """In an ``async with`` block it is only the wait that ends, and the row comes later."""
+    emulator = Emulator(latency=0.2)
+    client: Any = make("async with", emulator)
+    async with client.embed_iter(TEXTS) as rows:
+        with anyio.move_on_after(0.05) as scope:
+            await anext(rows)
+        assert scope.cancelled_caught
+        assert [index async for index, _ in rows] == list(range(100))
+    assert emulator.request_count == 10
+    assert [row async for row in rows] == []
+
+
+async def test_a_block_that_is_cancelled() -> None:
+    """Without ``async with`` the iteration has ended then."""
+    client: Any = make("async for", Emulator(latency=30))
+    rows = client.embed_iter(TEXTS)
+    with anyio.move_on_after(0.05):
+        await anext(rows)
+
+    assert [row async for row in rows] == []
+
+
+async def test_exceptions_pass_through() -> None:
+    """What is raised in an ``async with`` block comes out as it is, also while requests are under way."""
+    client: Any = make("async with", Emulator(latency=0.05))
+
+    async def work() -> None:
+        async with client.embed_iter(TEXTS, look_ahead=30) as rows:
+            await anext(rows)
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        await work()
+
+
+async def test_left_unused(way: Way) -> None:
+    """An iterator that is never asked reads and sends nothing."""
+    emulator = Emulator()
+    texts = iter(TEXTS)
+    client = make(way, emulator)
+    if isinstance(client, EmbeddingClient):
+        with client.embed_iter(texts):
+            pass
+    else:
+        async with client.embed_iter(texts):
+            pass
+    client.embed_iter(texts)
+
+    assert len(list(texts)) == 100
+    assert emulator.request_count == 0
+
+
+def break_out(client: EmbeddingClient) -> None:
+    for _ in client.embed_iter(map("text {}".format, count()), in_order=False, look_ahead=30):
+        break
+
+
+def fail(client: EmbeddingClient) -> None:
+    def work() -> None:
+        for index, _ in client.embed_iter(map("text {}".format, count()), in_order=False, look_ahead=30):
+            raise KeyError(index)
+
+    with pytest.raises(KeyError):
+        work()
+
+
+def drop(client: EmbeddingClient) -> None:
+    rows: Any = client.embed_iter(map("text {}".format, count()), in_order=False, look_ahead=30)
+    next(rows)
+    cycle = [rows]
+    cycle.append(cycle)
+    del rows, cycle
+    gc.collect()
+
+
+def close(client: EmbeddingClient) -> None:
+    rows = client.embed_iter(map("text {}".format, count()), in_order=False, look_ahead=30)
+    next(rows)
+    rows.close()
+    rows.close()
+    assert list(rows) == []
+
+
+def leave(client: EmbeddingClient) -> None:
+    with client.embed_iter(map("text {}".format, count()), in_order=False, look_ahead=30) as rows:
+        next(rows)
+
+
+@pytest.mark.parametrize("how", [break_out, fail, drop, close, leave], ids=lambda how: how.__name__)
+def test_ended_early(how: Callable[[EmbeddingClient], None]) -> None:
+    """However it ends, requests are broken off, no more are sent, and no thread is left."""
+    emulator = Emulator()
+    emulator.script(None, *[Fault(hang=True)] * 99)  # one block is answered, whichever comes first
+    before = set(threading.enumerate())
+    with serve(emulator) as url:
+        config = EmbeddingConfig(api_key=KEY, base_url=url, dimensions=64, timeout=300)
+        served = set(threading.enumerate())
+        with EmbeddingClient(config) as client:
+            start = time.monotonic()
+            how(client)
+            assert time.monotonic() - start < 4
+            assert set(threading.enumerate()) <= served
+            assert not client._sender.turns._started
+            assert not client._sender.turns._waiting
+            time.sleep(0.1)  # what was sent may still be on its way
+            sent = emulator.request_count
+            time.sleep(0.05)
+            assert emulator.request_count == sent <= 3
+    assert set(threading.enumerate()) <= before
+
+
+def test_closed_by_another_thread() -> None:
+    """Who waits for a row is told that there is none."""
+    emulator = Emulator(latency=0.3)
+    client = make("with", emulator)
+    assert isinstance(client, EmbeddingClient)
+    rows = client.embed_iter(TEXTS)
+    timer = threading.Timer(0.1, rows.close)
+    timer.start()
+    assert list(rows) == []
+    timer.join()
+
+
+def test_an_iterator_that_nobody_closes() -> None:
+    """It does not keep the program from ending."""
+    program = """
+        from itertools import count
+        from qwen_aiml import EmbeddingClient, EmbeddingConfig
+        client = EmbeddingClient(EmbeddingConfig(dimensions=64))
+        rows = client.embed_iter(map(str, count()), look_ahead=30)
+        print(next(rows)[0])
+    """
+    with serve(Emulator()) as url:
+        environment = {
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "AIMLAPI_API_KEY": KEY,
+            "AIMLAPI_BASE_URL": url,
+        }
+        done = subprocess.run(  # noqa: S603 (our own program)
+            [sys.executable, "-c", textwrap.dedent(program)],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, **environment},
+        )
+
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+@pytest.mark.parametrize("texts", [TEXTS, ["same"] * 20])
+async def test_array(way: Way, texts: list[str]) -> None:
+    """One array of float32, a row a text, identical texts sent once."""
+    emulator = Emulator()
+    made = await array_of(make(way, emulator), iter(texts))
+
+    assert made.dtype == np.float32
+    assert made.flags.c_contiguous
+    assert made.tolist() == [row.tolist() for row in expected(texts)]
+    assert emulator.texts_billed.total() == len(set(texts))
+
+
+@pytest.mark.parametrize(("dimensions", "model", "shape"), [(64, "text-embedding-v4", 64), (None, "new", 0)])
+async def test_empty_array(way: Way, dimensions: int | None, model: str, shape: int) -> None:
+    """No texts give an array without rows, as wide as is known."""
+    client = make(way, Emulator(), dimensions=dimensions, model=model)
+
+    assert (await array_of(client, [])).shape == (0, shape)
+
+
+async def test_array_in_part(way: Way) -> None:
+    """What was paid for comes with the error, packed."""
+    emulator = Emulator(refuses=lambda text: text.endswith(" 3"))
+    with pytest.raises(EmbeddingBatchError) as caught:
+        await array_of(make(way, emulator), TEXTS[:10], role="query")
+
+    rows: list[Any] = expected(TEXTS[:10])
+    assert caught.value.embeddings == [*rows[:3], None, *rows[4:]]
+    assert list(caught.value.failures) == [3]
+
+
+async def test_array_without_numpy(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is sent then."""
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    emulator = Emulator()
+    with pytest.raises(ConfigurationError, match="pip install numpy"):
+        await array_of(make(way, emulator), TEXTS)
+
+    assert emulator.request_count == 0
+
+
+FLAT = """
+    import resource, sys
+    import anyio, httpx, orjson
+    from qwen_aiml import AsyncEmbeddingClient, EmbeddingClient, EmbeddingConfig
+
+    way, number, dimensions = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+
+    def most():
+        unit = 2**20 if sys.platform == "darwin" else 2**10
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
+
+    def answer(request):
+        texts = orjson.loads(request.content)["input"]
+        return httpx.Response(200, content=orjson.dumps({"data": [{"embedding": row} for _ in texts]}))
+
+    async def answer_too(request):
+        return answer(request)
+
+    row = [1 / 3] * dimensions
+    config = EmbeddingConfig(api_key="k", model="unknown", dimensions=dimensions)
+    texts = (f"text {at}" for at in range(number))
+    before, seen = most(), 0
+    if way == "with":
+        with httpx.Client(transport=httpx.MockTransport(answer)) as http:
+            for _ in EmbeddingClient(config, http_client=http).embed_iter(texts):
+                seen += 1
+    else:
+        async def main():
+            global seen
+            async with httpx.AsyncClient(transport=httpx.MockTransport(answer_too)) as http:
+                async with AsyncEmbeddingClient(config, http_client=http).embed_iter(texts) as rows:
+                    async for _ in rows:
+                        seen += 1
+        anyio.run(main)
+    print(seen, most() - before)
+"""
+
+
+@pytest.mark.once
+@pytest.mark.skipif(sys.platform == "win32", reason="it does not tell how much memory a process had")
+@pytest.mark.parametrize(
+    ("way", "number", "dimensions", "most"),
+    [("with", 100_000, 64, 50), ("with", 10_000, 1024, 110), ("async with", 10_000, 1024, 110)],
+)
+def test_flat_memory(way: Way, number: int, dimensions: int, most: int) -> None:
+    """However many texts there are, only those of the look-ahead are in memory."""
+    done = subprocess.run(  # noqa: S603 (our own program)
+        [sys.executable, "-c", textwrap.dedent(FLAT), way, str(number), str(dimensions)],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    seen, megabytes = map(int, done.stdout.split())
+
+    assert seen == number
+    assert megabytes < most
