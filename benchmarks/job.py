@@ -236,7 +236,7 @@ def bare(url: str, floats: int, in_flight: int) -> Embed:
         starts, lock = iter(range(0, len(texts), BATCH)), threading.Lock()
 
         def work() -> None:
-            with socket.create_connection((address.hostname, address.port), TIMEOUT) as connection:
+            with socket.create_connection((address.hostname, address.port or 80), TIMEOUT) as connection:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 while True:
                     with lock:

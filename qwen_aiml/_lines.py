@@ -69,6 +69,8 @@ class Connection:
         is_broken_off: Whether it was, and so is of no more use.
     """
 
+    through_httpx = False
+
     def __init__(self, target: Target) -> None:
         self.is_broken_off = False
         self._target = target
@@ -148,6 +150,8 @@ class AsyncConnection:
     Args:
         target: Where it goes.
     """
+
+    through_httpx = False
 
     def __init__(self, target: Target) -> None:
         self._target = target

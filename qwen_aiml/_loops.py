@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import anyio.lowlevel
@@ -29,7 +28,8 @@ async def close_with_loop(sender: AsyncSender) -> AsyncGenerator[None, None]:
 def is_closed(loop: Any) -> bool:
     """Tell whether a loop is known to have ended."""
     # What stands for a loop of Trio does not tell.
-    return isinstance(loop, asyncio.AbstractEventLoop) and loop.is_closed()
+    is_closed = getattr(loop, "is_closed", None)
+    return is_closed is not None and bool(is_closed())
 
 
 def current_loop() -> Any:

@@ -8,7 +8,6 @@ themselves. No Retry-After has been seen from the service; Alibaba's throttles c
 from __future__ import annotations
 
 from datetime import timezone
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from ._errors import (
@@ -95,6 +94,8 @@ def _number(said: str, units: int = 1) -> float | None:
 
 
 def _seconds_until(said: str, date: datetime) -> float | None:
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 (slow to import, and seldom needed)
+
     try:
         moment = parsedate_to_datetime(said)
     except (OverflowError, TypeError, ValueError):

@@ -6,7 +6,6 @@ import sys
 from types import FunctionType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 if TYPE_CHECKING:
     from ._config import EmbeddingConfig
@@ -30,6 +29,8 @@ def needs_httpx(config: EmbeddingConfig) -> bool:
 
 def has_proxy(config: EmbeddingConfig) -> bool:
     """Tell whether the environment names a proxy that may be meant; httpx looks at the exceptions."""
+    from urllib.request import getproxies  # noqa: PLC0415 (slow to import)
+
     proxies = getproxies()
     return urlsplit(config.endpoint).scheme in proxies or "all" in proxies
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import anyio
 
 from ._errors import ConfigurationError
-from ._lines import AsyncConnection, Connection, Target
 from ._route import needs_httpx
 from ._steps import LATE
 from ._turns import Turns
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from ._config import EmbeddingConfig
     from ._flow import Clock
+    from ._lines import Target
     from ._pace import Pace
     from ._steps import Outcome, Send
     from ._watch import Watch
@@ -29,6 +29,11 @@ class Line(Protocol):
     """A connection for one request at a time; `Connection` and `HTTPXLine`."""
 
     is_broken_off: bool
+
+    @property
+    def through_httpx(self) -> bool:
+        """Whether it is one of httpx."""
+        ...
 
     @property
     def is_reusable(self) -> bool:
@@ -50,6 +55,11 @@ class Line(Protocol):
 
 class AsyncLine(Protocol):
     """The same, awaited; `AsyncConnection` and `AsyncHTTPXLine`."""
+
+    @property
+    def through_httpx(self) -> bool:
+        """Whether it is one of httpx."""
+        ...
 
     @property
     def is_reusable(self) -> bool:
@@ -145,7 +155,7 @@ class Sender:
                 if not self._idle.lines:
                     return None
                 line = self._idle.lines.pop()
-            if line.is_reusable and isinstance(line, Connection) != through_httpx:
+            if line.is_reusable and line.through_httpx == through_httpx:
                 return line
             line.close()
 
@@ -155,8 +165,8 @@ class Sender:
                 return _httpx_line(self._config, self._clock, None)
             with self._lock:
                 # Threads that begin at once do not all read the certificates.
-                self._target = self._target or Target(self._config, self._clock.now)
-            return Connection(self._target)
+                self._target = self._target or _target(self._config, self._clock)
+            return _connection(self._target)
 
 
 class AsyncSender:
@@ -228,7 +238,7 @@ class AsyncSender:
     async def _reused(self, *, through_httpx: bool) -> AsyncLine | None:
         while self._idle:
             line = self._idle.pop()
-            if line.is_reusable and isinstance(line, AsyncConnection) != through_httpx:
+            if line.is_reusable and line.through_httpx == through_httpx:
                 return line
             with anyio.CancelScope(shield=True):
                 await line.aclose()
@@ -238,8 +248,8 @@ class AsyncSender:
         with _readable_certificates():
             if through_httpx:
                 return _async_httpx_line(self._config, None)
-            self._target = self._target or Target(self._config, self._clock.now)
-            return AsyncConnection(self._target)
+            self._target = self._target or _target(self._config, self._clock)
+            return _async_connection(self._target)
 
 
 def _silence(config: EmbeddingConfig, step: Send, clock: Clock) -> float:
@@ -258,7 +268,26 @@ def _readable_certificates() -> Iterator[None]:
         raise ConfigurationError(message) from None
 
 
-# httpx takes longer to import than all else, and is seldom needed.
+# What connects is imported when it is needed: sockets, TLS and certificates take a third of the time that the
+# whole package takes, httpx much longer than that.
+
+
+def _target(config: EmbeddingConfig, clock: Clock) -> Target:
+    from ._lines import Target  # noqa: PLC0415
+
+    return Target(config, clock.now)
+
+
+def _connection(target: Target) -> Line:
+    from ._lines import Connection  # noqa: PLC0415
+
+    return Connection(target)
+
+
+def _async_connection(target: Target) -> AsyncLine:
+    from ._lines import AsyncConnection  # noqa: PLC0415
+
+    return AsyncConnection(target)
 
 
 def _httpx_line(config: EmbeddingConfig, clock: Clock, given: Any) -> Line:

@@ -56,6 +56,8 @@ class HTTPXLine:
         is_broken_off: Whether it was, and so is of no more use.
     """
 
+    through_httpx = True
+
     def __init__(self, config: EmbeddingConfig, now: Callable[[], float], given: Any = None) -> None:
         self.is_broken_off = False
         self._config, self._now, self._given = config, now, given
@@ -137,8 +139,8 @@ class AsyncHTTPXLine:
         given: The user's own client, which is never closed; None makes one.
     """
 
-    # What became of the connection httpx finds out.
-    is_reusable = True
+    through_httpx = True
+    is_reusable = True  # what became of the connection httpx finds out
 
     def __init__(self, config: EmbeddingConfig, given: Any = None) -> None:
         self._config, self._given = config, given

@@ -146,13 +146,15 @@ def test_validation_issues(data: list[Any], said: str) -> None:
     assert str(raised) == f"HTTP 400: {said}"
 
 
-def test_nested_beyond_measure() -> None:
-    """An answer that Python can't read for its depth counts as one that says nothing."""
-    deep = b"[" * 1010 + b'"x"' + b"]" * 1010
+@pytest.mark.parametrize("depth", [900, 1010, 200_000])
+def test_nested_beyond_measure(depth: int) -> None:
+    """What Python can't read or print for its depth is left out; how deep that is depends on its version."""
+    deep = b"[" * depth + b'"x"' + b"]" * depth
     said = str(error(429, b'{"message": ["slow down", ' + deep + b"]}"))
-    assert said.startswith("HTTP 429: no message from the service")
+    assert said.startswith(("HTTP 429: slow down; ...", "HTTP 429: no message from the service"))
     issues = b'{"error": {"message": "no", "data": [{"path": [' + deep + b'], "message": ' + deep + b"}]}}"
-    assert str(error(400, issues)).startswith("HTTP 400: no message from the service")
+    said = str(error(400, issues))
+    assert said.startswith(("HTTP 400: no; ...: ...", "HTTP 400: no message from the service"))
 
 
 def test_regional_dimension() -> None:

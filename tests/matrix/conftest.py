@@ -29,7 +29,7 @@ from qwen_aiml import (
     EmbeddingConfig,
     QwenAIMLError,
     Usage,
-    _client,
+    _base,
     _flow,
     _pace,
     _retry,
@@ -155,7 +155,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     monkeypatch.setattr(_retry, "FIRST_BACKOFF", 0.0)
     monkeypatch.setattr(_flow, "Wait", note)
     monkeypatch.setattr(_pace.Pace, "refused", note_refusal)
-    monkeypatch.setattr(_client, "datetime", Frozen)
+    monkeypatch.setattr(_base, "datetime", Frozen)
     return asked
 
 

