@@ -87,7 +87,6 @@ class QwenAIMLEmbeddings(ClientHolder, BaseModel, Embeddings):
         populate_by_name=True,
         protected_namespaces=(),
         strict=True,
-        use_attribute_docstrings=True,
     )
 
     model: str = DEFAULT_MODEL

@@ -49,9 +49,7 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
         ConfigurationError: If an option is unknown, wrong or missing.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", hide_input_in_errors=True, strict=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, strict=True)
 
     model_name: str = DEFAULT_MODEL
     """Model id or short name, such as ``text-embedding-v4``. Unknown models pass through unchecked."""

@@ -23,7 +23,7 @@ from ._retry import backoff, is_passing, retry_after
 from ._status import is_success, is_throttle, masked, status_error
 from ._steps import Admit, Enter, Fault, Send, Wait
 from ._turns import Turn
-from ._wire import Answer, decode, encode, most_bytes, read_usage
+from ._wire import Answer, decode, encode, most_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -271,7 +271,7 @@ def _report(call: Call, start: Start, size: int, outcome: Outcome) -> None:
         advised = retry_after(outcome.headers, call.clock.date()) or None
         pace.refused(start, now, advised, JITTER * call.clock.random())
     else:
-        tokens = read_usage(outcome).total_tokens if is_success(outcome.status) else None
+        tokens = outcome.usage.total_tokens if is_success(outcome.status) else None
         pace.accepted(start, now, size, tokens)
 
 
@@ -285,7 +285,7 @@ def _said(outcome: Outcome) -> str:
 def _cost(outcome: Outcome) -> Usage:
     # Failed requests are not billed. Source: AI/ML API docs, "API key usage". An unsound success is.
     if isinstance(outcome, Answer) and is_success(outcome.status):
-        return read_usage(outcome)
+        return outcome.usage
     return Usage(requests=0 if isinstance(outcome, Exception) else 1)
 
 

@@ -80,8 +80,13 @@ class Connection:
 
     @property
     def is_reusable(self) -> bool:
-        """Whether it can carry another request."""
-        return self._is_reusable and not self.is_broken_off and _is_open(self._socket, self._used_at)
+        """Whether it can carry another request, by what was said on it."""
+        return self._is_reusable and not self.is_broken_off
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still stands."""
+        return _is_open(self._socket, self._used_at)
 
     def post(self, step: Send, limit: float) -> Outcome:
         """Post, with at most *limit* seconds of silence."""
@@ -149,6 +154,9 @@ class AsyncConnection:
 
     Args:
         target: Where it goes.
+
+    Attributes:
+        is_reusable: Whether it can carry another request, by what was said on it.
     """
 
     through_httpx = False
@@ -156,25 +164,24 @@ class AsyncConnection:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._stream: ByteStream | None = None
-        self._is_reusable = False
+        self._socket: Any = None
+        self.is_reusable = False
         self._used_at = 0.0
 
     @property
-    def is_reusable(self) -> bool:
-        """Whether it can carry another request."""
-        if not self._is_reusable or self._stream is None:
-            return False
-        handle = self._stream.extra(SocketAttribute.raw_socket)  # noqa: S610 (no SQL)
-        return _is_open(handle, self._used_at)
+    def is_open(self) -> bool:
+        """Whether it still stands."""
+        return _is_open(self._socket, self._used_at)
 
     async def post(self, step: Send, limit: float) -> Outcome:
         """Post, with at most *limit* seconds of silence."""
-        self._is_reusable = False
+        self.is_reusable = False
         if self._stream is None:
             seconds = min(limit, CONNECT_TIMEOUT)
             try:
                 with anyio.fail_after(seconds):
                     self._stream = await self._connected()
+                self._socket = self._stream.extra(SocketAttribute.raw_socket)  # noqa: S610 (no SQL)
             except (OSError, anyio.BrokenResourceError) as error:
                 return no_connection(error, limit)
         incoming = Incoming(step.most)
@@ -194,7 +201,7 @@ class AsyncConnection:
                 return no_answer(error, limit)
         if silence.cancelled_caught:
             return no_answer(TimeoutError(), limit)
-        self._is_reusable, self._used_at = incoming.is_reusable, time.monotonic()
+        self.is_reusable, self._used_at = incoming.is_reusable, time.monotonic()
         return incoming.answer()
 
     async def aclose(self) -> None:

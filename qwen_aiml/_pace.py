@@ -142,7 +142,8 @@ class Pace:
                 # Whatever was in the way is gone; the rate was a guess.
                 self._fruitless, self._rate, self._is_proven = 0, None, False
             if self._suspicion is None:
-                self._window = min(self._most, self._window + self._more(start))
+                if self._window < self._most:
+                    self._window = min(self._most, self._window + self._more(start))
             elif start.at > self._refused_at:
                 suspicion, self._suspicion = self._suspicion, None
                 self._window = suspicion.window

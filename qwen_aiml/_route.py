@@ -22,13 +22,10 @@ _WATCHED = (
 )
 
 
-def needs_httpx(config: EmbeddingConfig) -> bool:
-    """Tell whether requests are to go through httpx: for a proxy, or since somebody watches it."""
-    return is_watched() or (not config.is_local and has_proxy(config))
-
-
 def has_proxy(config: EmbeddingConfig) -> bool:
     """Tell whether the environment names a proxy that may be meant; httpx looks at the exceptions."""
+    if config.is_local:
+        return False
     from urllib.request import getproxies  # noqa: PLC0415 (slow to import)
 
     proxies = getproxies()
@@ -37,13 +34,13 @@ def has_proxy(config: EmbeddingConfig) -> bool:
 
 def is_watched() -> bool:
     """Tell whether somebody has replaced a function of httpx, and would miss what does not call it."""
-    return any(not _is_own(library, *names) for library, *names in _WATCHED)
-
-
-def _is_own(library: str, kind: str, name: str) -> bool:
-    module = sys.modules.get(library)
-    if module is None:
-        return True
-    function = getattr(getattr(module, kind), name)
-    # The file tells, since those who replace a function like to copy its name and its module.
-    return type(function) is FunctionType and function.__code__.co_filename.startswith(module.__path__[0])
+    for library, kind, name in _WATCHED:
+        module = sys.modules.get(library)
+        if module is None:
+            continue
+        function = getattr(getattr(module, kind), name)
+        # The file tells, since those who replace a function like to copy its name and its module.
+        own = type(function) is FunctionType and function.__code__.co_filename.startswith(module.__path__[0])
+        if not own:
+            return True
+    return False

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import threading
 import weakref
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import anyio
 
 from ._errors import ConfigurationError
-from ._route import needs_httpx
+from ._route import has_proxy, is_watched
 from ._steps import LATE
 from ._turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
     from ._config import EmbeddingConfig
     from ._flow import Clock
@@ -37,7 +37,12 @@ class Line(Protocol):
 
     @property
     def is_reusable(self) -> bool:
-        """Whether it can carry another request."""
+        """Whether it can carry another request, by what was said on it."""
+        ...
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still stands."""
         ...
 
     def post(self, step: Send, limit: float) -> Outcome:
@@ -63,7 +68,12 @@ class AsyncLine(Protocol):
 
     @property
     def is_reusable(self) -> bool:
-        """Whether it can carry another request."""
+        """Whether it can carry another request, by what was said on it."""
+        ...
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still stands."""
         ...
 
     async def post(self, step: Send, limit: float) -> Outcome:
@@ -123,10 +133,10 @@ class Sender:
         limit = _silence(self._config, step, self._clock)
         if self._given is not None:
             return _httpx_line(self._config, self._clock, self._given).post(step, limit)
-        through_httpx = needs_httpx(self._config)
+        watched = is_watched()
         with self._lock:
             generation = self._idle.generation
-        line = self._reused(through_httpx=through_httpx) or self._open(through_httpx=through_httpx)
+        line = self._reused(watched=watched) or self._open(watched=watched)
         keep = False
         try:
             with watch.over(line):
@@ -149,19 +159,19 @@ class Sender:
         """Leave the connections to the parent, in a forked process; their locks may be held for ever."""
         self._end.detach()
 
-    def _reused(self, *, through_httpx: bool) -> Line | None:
+    def _reused(self, *, watched: bool) -> Line | None:
         while True:
             with self._lock:
                 if not self._idle.lines:
                     return None
                 line = self._idle.lines.pop()
-            if line.is_reusable and line.through_httpx == through_httpx:
+            if line.is_open and (line.through_httpx or not watched):
                 return line
             line.close()
 
-    def _open(self, *, through_httpx: bool) -> Line:
+    def _open(self, *, watched: bool) -> Line:
         with _readable_certificates():
-            if through_httpx:
+            if watched or has_proxy(self._config):
                 return _httpx_line(self._config, self._clock, None)
             with self._lock:
                 # Threads that begin at once do not all read the certificates.
@@ -197,11 +207,9 @@ class AsyncSender:
 
     async def send(self, step: Send) -> Outcome:
         """Post, until the deadline."""
-        outcome: Outcome = LATE
         with anyio.move_on_after(None if step.deadline is None else step.deadline - self._clock.now()):
-            async with self._line() as line:
-                outcome = await line.post(step, _silence(self._config, step, self._clock))
-        return outcome
+            return await self._send(step)
+        return LATE
 
     async def aclose(self) -> None:
         """Close the connections, those in use as soon as they are free."""
@@ -216,40 +224,43 @@ class AsyncSender:
         if interruption is not None:
             raise interruption
 
-    @asynccontextmanager
-    async def _line(self) -> AsyncIterator[AsyncLine]:
+    async def _send(self, step: Send) -> Outcome:
+        limit = _silence(self._config, step, self._clock)
         if self._given is not None:
-            yield _async_httpx_line(self._config, self._given)
-            return
-        through_httpx = needs_httpx(self._config)
-        line = await self._reused(through_httpx=through_httpx) or self._open(through_httpx=through_httpx)
+            return await _async_httpx_line(self._config, self._given).post(step, limit)
+        watched = is_watched()
+        line = await self._reused(watched=watched) or self._open(watched=watched)
         keep = False
         try:
-            yield line
+            outcome = await line.post(step, limit)
             keep = not self.closed and line.is_reusable
         finally:
             if keep:
                 self._idle.append(line)
             else:
                 # Also when cancelled in the middle of a request.
-                with anyio.CancelScope(shield=True):
-                    await line.aclose()
+                await _closed(line)
+        return outcome
 
-    async def _reused(self, *, through_httpx: bool) -> AsyncLine | None:
+    async def _reused(self, *, watched: bool) -> AsyncLine | None:
         while self._idle:
             line = self._idle.pop()
-            if line.is_reusable and line.through_httpx == through_httpx:
+            if line.is_open and (line.through_httpx or not watched):
                 return line
-            with anyio.CancelScope(shield=True):
-                await line.aclose()
+            await _closed(line)
         return None
 
-    def _open(self, *, through_httpx: bool) -> AsyncLine:
+    def _open(self, *, watched: bool) -> AsyncLine:
         with _readable_certificates():
-            if through_httpx:
+            if watched or has_proxy(self._config):
                 return _async_httpx_line(self._config, None)
             self._target = self._target or _target(self._config, self._clock)
             return _async_connection(self._target)
+
+
+async def _closed(line: AsyncLine) -> None:
+    with anyio.CancelScope(shield=True):
+        await line.aclose()
 
 
 def _silence(config: EmbeddingConfig, step: Send, clock: Clock) -> float:

@@ -57,6 +57,7 @@ class HTTPXLine:
     """
 
     through_httpx = True
+    is_open = True  # or else httpx finds out
 
     def __init__(self, config: EmbeddingConfig, now: Callable[[], float], given: Any = None) -> None:
         self.is_broken_off = False
@@ -68,7 +69,7 @@ class HTTPXLine:
 
     @property
     def is_reusable(self) -> bool:
-        """Whether it can carry another request; what became of the connection httpx finds out."""
+        """Whether it can carry another request."""
         return not self.is_broken_off
 
     def post(self, step: Send, limit: float) -> Outcome:
@@ -140,7 +141,7 @@ class AsyncHTTPXLine:
     """
 
     through_httpx = True
-    is_reusable = True  # what became of the connection httpx finds out
+    is_reusable = is_open = True  # or else httpx finds out
 
     def __init__(self, config: EmbeddingConfig, given: Any = None) -> None:
         self._config, self._given = config, given

@@ -93,12 +93,22 @@ class Answer:
         except _NO_JSON:
             return None
 
-    @property
+    @cached_property
     def envelope(self) -> Mapping[str, Any]:
         """What the body says beside embeddings."""
         if self.success is not None:
             return {name: getattr(self.success, name) for name in Success.__struct_fields__[1:]}
         return self.json if isinstance(self.json, dict) else {}
+
+    @cached_property
+    def usage(self) -> Usage:
+        """What the body says of the cost of its request, sound or not; what it does not say is unknown."""
+        usage, meta = self.envelope.get("usage"), self.envelope.get("meta")
+        credits_used = _count(meta.get("usage") if isinstance(meta, dict) else None, "credits_used")
+        header = self.headers.get("x-aimlapi-credits-used", "")
+        if credits_used is None and re.fullmatch("[0-9]{1,18}", header):
+            credits_used = int(header)
+        return Usage(requests=1, total_tokens=_count(usage, "total_tokens"), credits_used=credits_used)
 
     @property
     def outline(self) -> str:
@@ -176,17 +186,6 @@ def decode(answer: Answer, expected: int, dimensions: int | None) -> Rows:
             raise _unsound(f"row {at} has {len(embedding)} numbers instead of {length}")
     said = answer.envelope
     return Rows(embeddings, _string(said, "model"), request_id(said, answer.headers))
-
-
-def read_usage(answer: Answer) -> Usage:
-    """Read what an answer says of the cost of its request, sound or not; what it does not say is unknown."""
-    said = answer.envelope
-    usage, meta = said.get("usage"), said.get("meta")
-    credits_used = _count(meta.get("usage") if isinstance(meta, dict) else None, "credits_used")
-    header = answer.headers.get("x-aimlapi-credits-used", "")
-    if credits_used is None and re.fullmatch("[0-9]{1,18}", header):
-        credits_used = int(header)
-    return Usage(requests=1, total_tokens=_count(usage, "total_tokens"), credits_used=credits_used)
 
 
 def request_id(body: Any, headers: Mapping[str, str]) -> str | None:

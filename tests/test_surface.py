@@ -103,6 +103,22 @@ def test_adapters_use_the_surface(package: ModuleType) -> None:
         assert not {"httpx", "anyio", "asyncio", "threading", "time"} & roots(path)
 
 
+@pytest.mark.parametrize("package", ADAPTERS, ids=lambda package: package.__name__)
+def test_fields_are_documented(package: ModuleType) -> None:
+    """Every field of an adapter says what it means, where editors look for it."""
+    fields = 0
+    for path in sources(package):
+        for kind in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(kind, ast.ClassDef):
+                continue
+            for field, following in zip(kind.body, [*kind.body[1:], None], strict=True):
+                if isinstance(field, ast.AnnAssign) and not ast.unparse(field.target).startswith("_"):
+                    fields += 1
+                    assert isinstance(following, ast.Expr), ast.unparse(field)
+                    assert isinstance(following.value, ast.Constant), ast.unparse(field)
+    assert fields >= 20
+
+
 def test_imports_run_one_way() -> None:
     """The core knows no framework, and one module of it imports httpx; the same holds for the emulator."""
     frameworks = {"langchain_core", "llama_index", "langchain_qwen_aiml", "llama_index_qwen_aiml", "pydantic"}
@@ -146,26 +162,6 @@ def test_pure_modules() -> None:
     assert len(paths) == len(pure)
     for path in paths:
         assert not {"httpx", "anyio", "asyncio", "socket", "time", "random", "os"} & roots(path)
-
-
-@pytest.mark.parametrize(
-    ("module", "strangers"),
-    [
-        (
-            "qwen_aiml",
-            {"pydantic", "numpy", "uvicorn", "langchain_core", "llama_index", "qwen_aiml.emulator"},
-        ),
-        ("qwen_aiml.emulator", {"pydantic", "numpy", "uvicorn", "langchain_core", "llama_index"}),
-        ("langchain_qwen_aiml", {"llama_index", "openai", "tiktoken", "uvicorn", "qwen_aiml.emulator"}),
-        ("llama_index_qwen_aiml", {"langchain_core", "openai", "uvicorn", "qwen_aiml.emulator"}),
-    ],
-)
-def test_what_an_import_loads(module: str, strangers: set[str]) -> None:
-    """Importing one adapter loads neither the other framework nor the emulator."""
-    done = run(f"import sys, {module}; print(*sys.modules)")
-
-    assert done.returncode == 0
-    assert strangers & set(done.stdout.split()) == set()
 
 
 @pytest.mark.parametrize(

@@ -98,9 +98,9 @@ def test_connections_are_kept(
     opened = []
     real_open = _sender.AsyncSender._open
 
-    def count(self: _sender.AsyncSender, *, through_httpx: bool) -> _sender.AsyncLine:
+    def count(self: _sender.AsyncSender, *, watched: bool) -> _sender.AsyncLine:
         opened.append(self)
-        return real_open(self, through_httpx=through_httpx)
+        return real_open(self, watched=watched)
 
     monkeypatch.setattr(_sender.AsyncSender, "_open", count)
 

@@ -113,6 +113,7 @@ async def test_kept(colour: str) -> None:
             answer = await line.post()
             assert (answer.status, answer.body) == (200, b"{}")
             assert line.line.is_reusable
+            assert line.line.is_open
         await line.close()
 
     assert server.connections == 1
@@ -124,7 +125,7 @@ async def test_closed_by_the_server(colour: str) -> None:
         line = Both(colour, address)
         await line.post()
         with anyio.fail_after(5):
-            while line.line.is_reusable:  # noqa: ASYNC110 (nobody tells)
+            while line.line.is_open:  # noqa: ASYNC110 (nobody tells)
                 await anyio.sleep(0.01)
         await line.close()
 
@@ -134,9 +135,9 @@ async def test_unused_for_long(colour: str, monkeypatch: pytest.MonkeyPatch) -> 
     with serving(OK) as (address, _):
         line = Both(colour, address)
         await line.post()
-        assert line.line.is_reusable
+        assert line.line.is_open
         monkeypatch.setattr(_lines, "KEPT", -1)
-        assert not line.line.is_reusable
+        assert not line.line.is_open
         await line.close()
 
 

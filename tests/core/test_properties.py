@@ -33,7 +33,7 @@ from qwen_aiml._retry import retry_after
 from qwen_aiml._status import status_error
 from qwen_aiml._steps import Enter, Fault, Outcome, Send, Step, Wait
 from qwen_aiml._turns import Turns
-from qwen_aiml._wire import Answer, decode, read_usage
+from qwen_aiml._wire import Answer, decode
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -516,7 +516,7 @@ def test_any_error_answer(body: bytes, headers: dict[str, str], status: int, tex
     assert error.status_code == status
     assert len(str(error)) < 600
     assert "0123456789abcdef" not in str(error)
-    usage = read_usage(answer)
+    usage = answer.usage
     assert isinstance(usage, Usage)
     assert all(type(count) in (int, type(None)) for count in (usage.total_tokens, usage.credits_used))
 

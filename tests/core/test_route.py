@@ -145,4 +145,4 @@ def test_proxies(variable: str, base_url: str, expected: bool, monkeypatch: pyte
         monkeypatch.delenv(name.lower(), raising=False)
     monkeypatch.setenv(variable, "http://127.0.0.1:9")
 
-    assert expected == _route.needs_httpx(EmbeddingConfig(api_key=KEY, base_url=base_url))
+    assert expected == _route.has_proxy(EmbeddingConfig(api_key=KEY, base_url=base_url))

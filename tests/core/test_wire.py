@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from qwen_aiml import EmbeddingConfig, EmbeddingResult, ResponseFormatError, Usage
-from qwen_aiml._wire import Answer, decode, encode, read_usage
+from qwen_aiml._wire import Answer, decode, encode
 
 PUBLISHED = Path(__file__).with_name("published_response.json")
 
@@ -61,7 +61,7 @@ def test_published_response() -> None:
     assert math.isclose(math.hypot(*embedding), 0.9999999929080919, rel_tol=1e-15)
     assert rows.model == "text-embedding-v3"
     assert rows.request_id == "8ef7c577-75e9-9056-ba09-dc4331f81f6d"
-    assert read_usage(answer(PUBLISHED.read_bytes())) == Usage(requests=1, total_tokens=4, credits_used=1)
+    assert answer(PUBLISHED.read_bytes()).usage == Usage(requests=1, total_tokens=4, credits_used=1)
 
 
 def test_base64() -> None:
@@ -180,12 +180,12 @@ def test_length_asked_for() -> None:
 )
 def test_usage(extra: dict[str, Any], headers: dict[str, str], expected: Usage) -> None:
     """What an answer does not say of its cost is unknown, never 0."""
-    assert expected == read_usage(answer({"data": [row(0, 1.0)], **extra}, **headers))
+    assert expected == answer({"data": [row(0, 1.0)], **extra}, **headers).usage
 
 
 def test_usage_of_no_json() -> None:
     """What is no JSON object says nothing of its cost."""
-    assert read_usage(answer(b"<html>")) == Usage(1, None, None)
+    assert answer(b"<html>").usage == Usage(1, None, None)
 
 
 @pytest.mark.parametrize(

@@ -197,13 +197,6 @@ def test_key_of_a_copy() -> None:
     assert KEY.encode() not in pickle.dumps(model)
 
 
-def test_help() -> None:
-    """Every field says what it means, in help() and in the JSON schema."""
-    undocumented = [name for name, field in QwenAIMLEmbeddings.model_fields.items() if not field.description]
-
-    assert undocumented == []
-
-
 def test_key_is_hidden(caplog: pytest.LogCaptureFixture) -> None:
     """The key shows in no repr, dict, JSON, trace of LangChain, log or error."""
     emulator = Emulator(api_keys=["another"])

@@ -39,7 +39,7 @@ def check(data: bytes) -> None:
     assert len(str(error)) < 600
     assert KEY not in str(error)
     assert _status.is_throttle(answer) in (True, False)
-    usage = _wire.read_usage(answer)
+    usage = answer.usage
     assert all(type(count) in (int, type(None)) for count in (usage.total_tokens, usage.credits_used))
     assert isinstance(_wire.request_id(answer.json, headers), (str, type(None)))
     try:
