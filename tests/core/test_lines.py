@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -22,14 +24,16 @@ pytestmark = pytest.mark.anyio
 
 KEY = "sk-test-0123456789abcdef"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
-STEP = Send(b"{}", None, 1000)
+LONG = b"HTTP/1.1 200 OK\r\ncontent-length: 500000\r\n\r\n" + b"x" * 500_000
+STEP = Send(b"{}", None, 1_000_000)
+CERTIFICATE = Path(__file__).parent.parent / "matrix" / "self_signed.pem"
 
 
 class Server:
     """Gives one of its answers to each request, over any number of connections, for ten seconds."""
 
-    def __init__(self, answers: tuple[bytes, ...], *, close_after: bool) -> None:
-        self.left, self.close_after = list(answers), close_after
+    def __init__(self, answers: tuple[bytes, ...], *, close_after: bool, tls: ssl.SSLContext | None) -> None:
+        self.left, self.close_after, self.tls = list(answers), close_after, tls
         self.connections = 0
         self.closing = threading.Event()
 
@@ -48,8 +52,14 @@ class Server:
         for thread in threads:
             thread.join(10)
 
-    def talk(self, connection: socket.socket) -> None:
+    def talk(self, plain: socket.socket) -> None:
         """Answer what comes over one connection."""
+        plain.settimeout(5)
+        try:
+            connection = self.tls.wrap_socket(plain, server_side=True) if self.tls else plain
+        except ssl.SSLError:  # it was not trusted
+            plain.close()
+            return
         connection.settimeout(0.05)
         with connection:
             for _ in range(200):
@@ -64,14 +74,16 @@ class Server:
 
 
 @contextmanager
-def serving(*answers: bytes, close_after: bool = False) -> Iterator[tuple[str, Server]]:
+def serving(
+    *answers: bytes, close_after: bool = False, tls: ssl.SSLContext | None = None
+) -> Iterator[tuple[str, Server]]:
     """Serve such answers."""
-    server = Server(answers, close_after=close_after)
+    server = Server(answers, close_after=close_after, tls=tls)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.accept, args=(listener,))
         thread.start()
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}", server
+            yield f"http{'s' if tls else ''}://127.0.0.1:{listener.getsockname()[1]}", server
         finally:
             server.closing.set()
             thread.join(15)
@@ -117,6 +129,36 @@ async def test_kept(colour: str) -> None:
         await line.close()
 
     assert server.connections == 1
+
+
+async def test_tls(colour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TLS is spoken with whom the environment's certificates vouch for, over one connection too."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    with serving(OK, LONG, tls=context) as (address, server):
+        line = Both(colour, address)
+        assert (await line.post()).body == b"{}"
+        assert line.line.is_open
+        answer = await line.post()
+        await line.close()
+
+    assert len(answer.body) == 500_000
+    assert server.connections == 1
+
+
+async def test_tls_that_nobody_vouches_for(colour: str) -> None:
+    """Others are refused before anything is sent."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    with serving(OK, tls=context) as (address, server):
+        line = Both(colour, address)
+        fault = await line.post()
+        await line.close()
+
+    assert fault.kind == "certificate"
+    assert "self-signed" in fault.detail or "self signed" in fault.detail
+    assert server.left == [OK]
 
 
 async def test_closed_by_the_server(colour: str) -> None:
