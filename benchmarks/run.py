@@ -38,7 +38,7 @@ GOODPUT_TIMES = 6  # the ideal time, after which a run under a rate limit is bro
 
 # Which of .venv-bench each way runs in, by how its name begins, and what to tell the version of there.
 PEERS = {
-    "ours": ("ours", ["qwen-aiml", "httpx", "orjson", "langchain-core", "llama-index-core"]),
+    "ours": ("ours", ["qwen-aiml", "httptools", "msgspec", "langchain-core", "llama-index-core"]),
     "langchain-openai": ("langchain-openai", ["langchain-openai", "openai"]),
     "langchain-aimlapi": ("langchain-aimlapi", ["langchain-aimlapi", "openai"]),
     "openai-like": ("llama-index-openai-like", ["llama-index-embeddings-openai-like", "openai"]),
