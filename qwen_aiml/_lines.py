@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 10.0
 RECEIVED = 256 * 1024  # bytes at a time, at the most
-KEPT = 5.0  # seconds that a connection is kept unused; many servers close it then
+KEPT = 4.0  # seconds that a connection is kept unused; after five many servers close it
 
 
 class Target:
