@@ -14,7 +14,7 @@ import pytest
 
 from qwen_aiml import EmbeddingConfig, _lines
 from qwen_aiml._lines import AsyncConnection, Connection, Target
-from qwen_aiml._steps import Fault, Send
+from qwen_aiml._steps import LATE, Fault, Send
 from qwen_aiml._wire import Answer
 
 if TYPE_CHECKING:
@@ -268,6 +268,26 @@ async def test_no_connection_in_time(colour: str, monkeypatch: pytest.MonkeyPatc
     fault = await Both(colour, "http://127.0.0.1:9").post(0.1)
 
     assert fault == Fault("connection", "no connection within 0.1 s")
+
+
+def test_late() -> None:
+    """A deadline that passes while an answer comes ends it, though each part came in time."""
+    with serving(b"HTTP/1.1 200 OK\r\n") as (address, _):
+        line = Connection(Target(EmbeddingConfig(api_key=KEY, base_url=address), lambda: 5.0))
+        outcome = line.post(Send(b"{}", 4.0, 1000), 5.0)
+        line.close()
+
+    assert outcome == LATE
+
+
+def test_folder_of_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment may name a folder; a file goes before it."""
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    assert _lines.tls_context().get_ca_certs() == []
+
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    assert len(_lines.tls_context().get_ca_certs()) == 1
 
 
 def test_broken_off_before_it_is_there() -> None:

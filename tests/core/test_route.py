@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -11,6 +12,7 @@ import respx
 import vcr
 
 from qwen_aiml import AsyncEmbeddingClient, EmbeddingClient, EmbeddingConfig, _route
+from qwen_aiml._through_httpx import AsyncHTTPXLine, HTTPXLine
 from qwen_aiml.emulator import Emulator, serve
 
 if TYPE_CHECKING:
@@ -96,6 +98,18 @@ async def test_a_mock_that_begins_later(kind: Any) -> None:
         await embed_once()
         assert emulator.request_count == 2
         await embed(client)
+
+
+async def test_clients_of_the_user() -> None:
+    """A client of the user's own is not closed with the connection that it stands for."""
+    http, async_http = httpx.Client(), httpx.AsyncClient()
+    HTTPXLine(CONFIG, time.monotonic, http).close()
+    await AsyncHTTPXLine(CONFIG, async_http).aclose()
+
+    assert not http.is_closed
+    assert not async_http.is_closed
+    HTTPXLine(CONFIG, time.monotonic, http)._http.close()
+    await async_http.aclose()
 
 
 def test_untouched() -> None:

@@ -208,6 +208,13 @@ def test_adding_usage() -> None:
     assert Usage(1, 10, 2) + Usage(2, 5, None) == Usage(3, 15, None)
 
 
+def test_numbers_beyond_measure() -> None:
+    """A whole number that no float holds is not finite, wherever JSON lets it pass."""
+    body = b'{"data": [{"index": 0.0, "embedding": [1' + b"0" * 400 + b"]}]}"
+    with pytest.raises(ResponseFormatError, match="row 0 holds a number that is not finite"):
+        decode(answer(body), 1, None)
+
+
 def test_results_in_short() -> None:
     """A result shows what it cost, not its numbers, since event loops like to print what they hold."""
     result = EmbeddingResult([[0.25] * 1024] * 100, Usage(1, 2, 3), "m", ("id",) * 100)
