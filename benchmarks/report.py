@@ -163,8 +163,8 @@ def readme(results: dict[str, Any]) -> str:
         f"the call added at its peak. {_taken(taken)}"
     )
     again = (
-        "`make bench` runs it again, and beside it other latencies, lengths and sizes, and limits that nobody "
-        "tells; what was taken of those is in [benchmarks/results.md](benchmarks/results.md)."
+        "`make bench` runs it again, and beside it other latencies, lengths and sizes, and limits that "
+        "nobody tells; what was taken of those is in [benchmarks/results.md](benchmarks/results.md)."
     )
     image = "![CPU and wall seconds, ours and others](benchmarks/chart.svg)"
     heading = f"{START}\n## How fast it is"
