@@ -139,10 +139,10 @@ async def _written(reply: Reply, answer: Answer, transport: asyncio.Transport, r
     if not reply.resets:
         return True
     # A reset forgets what is still on its way.
-    while await _waited(_MOMENT, receive):
-        if not transport.get_write_buffer_size():
-            return True
-    return False
+    is_there = await _waited(_MOMENT, receive)
+    while is_there and transport.get_write_buffer_size():
+        is_there = await _waited(_MOMENT, receive)
+    return is_there and not transport.is_closing()
 
 
 def _encoded(answer: Answer) -> list[tuple[bytes, bytes]]:

@@ -121,6 +121,16 @@ def test_most(encoding: bytes) -> None:
     assert not incoming.is_reusable
 
 
+def test_most_in_chunks() -> None:
+    """Nor of one that comes in chunks."""
+    incoming = Incoming(1000)
+    chunk = b"384\r\n" + b"x" * 900 + b"\r\n"
+
+    assert incoming.feed(HEAD + b"transfer-encoding: chunked\r\n\r\n" + 3 * chunk)
+    assert len(incoming.answer().body) == 1000
+    assert sum(map(len, incoming._chunks)) == 1800
+
+
 def test_what_comes_after() -> None:
     """Bytes that follow an answer make its connection useless, not the answer."""
     incoming = Incoming(1000)
