@@ -89,7 +89,7 @@ class Incoming:
         self._is_whole = False
         self._broken: str | None = None
         self._unzip: Any = None
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: Any = httptools.HttpResponseParser(self)
 
     def feed(self, data: bytes) -> bool:
         """
@@ -129,7 +129,9 @@ class Incoming:
             raise ProtocolError(self._broken)
 
     def answer(self) -> Answer:
-        """Give the answer, with no more of its body than is wanted."""
+        """Give the answer, with no more of its body than is wanted; nothing can be fed any more."""
+        # It holds this object, and both would keep the body until garbage is collected.
+        self._parser = None
         return Answer(self._status, self._headers, b"".join(self._chunks)[: self._most])
 
     # What httptools calls; an exception in here would come back as another.

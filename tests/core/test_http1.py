@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
+import weakref
 from typing import Any
 
 import pytest
@@ -129,6 +131,20 @@ def test_most_in_chunks() -> None:
     assert incoming.feed(HEAD + b"transfer-encoding: chunked\r\n\r\n" + 3 * chunk)
     assert len(incoming.answer().body) == 1000
     assert sum(map(len, incoming._chunks)) == 1800
+
+
+def test_nothing_waits_for_the_collector() -> None:
+    """A body is gone with its answer, and not only once garbage is collected."""
+    incoming = Incoming(1000)
+    incoming.feed(HEAD + LENGTH + b"\r\n" + BODY)
+    incoming.answer()
+    gone = weakref.ref(incoming)
+    gc.disable()
+    try:
+        del incoming
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_what_comes_after() -> None:
