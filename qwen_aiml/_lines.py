@@ -53,10 +53,6 @@ class Target:
         self.poster = Poster(config)
         self.now = now
 
-    def is_late(self, step: Send) -> bool:
-        """Tell whether the deadline has passed."""
-        return step.deadline is not None and step.deadline <= self.now()
-
 
 class Connection:
     """
@@ -106,7 +102,7 @@ class Connection:
                     break
                 if incoming.feed(data):
                     break
-                if self._target.is_late(step):
+                if step.is_late(self._target.now()):
                     return LATE
         except (OSError, ProtocolError) as error:
             return self._or_late(no_answer(error, limit), step)
@@ -145,7 +141,7 @@ class Connection:
         return self._socket
 
     def _or_late(self, fault: Fault, step: Send) -> Fault:
-        return LATE if self._target.is_late(step) else fault
+        return LATE if step.is_late(self._target.now()) else fault
 
 
 class AsyncConnection:

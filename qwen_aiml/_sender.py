@@ -25,10 +25,8 @@ if TYPE_CHECKING:
     from ._watch import Watch
 
 
-class Line(Protocol):
-    """A connection for one request at a time; `Connection` and `HTTPXLine`."""
-
-    is_broken_off: bool
+class _Kept(Protocol):
+    """What a connection of either colour tells of itself."""
 
     @property
     def through_httpx(self) -> bool:
@@ -44,6 +42,12 @@ class Line(Protocol):
     def is_open(self) -> bool:
         """Whether it still stands."""
         ...
+
+
+class Line(_Kept, Protocol):
+    """A connection for one request at a time; `Connection` and `HTTPXLine`."""
+
+    is_broken_off: bool
 
     def post(self, step: Send, limit: float) -> Outcome:
         """Post, with at most *limit* seconds of silence."""
@@ -58,23 +62,8 @@ class Line(Protocol):
         ...
 
 
-class AsyncLine(Protocol):
+class AsyncLine(_Kept, Protocol):
     """The same, awaited; `AsyncConnection` and `AsyncHTTPXLine`."""
-
-    @property
-    def through_httpx(self) -> bool:
-        """Whether it is one of httpx."""
-        ...
-
-    @property
-    def is_reusable(self) -> bool:
-        """Whether it can carry another request, by what was said on it."""
-        ...
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it still stands."""
-        ...
 
     async def post(self, step: Send, limit: float) -> Outcome:
         """Post, with at most *limit* seconds of silence."""

@@ -75,6 +75,10 @@ class Send:
     deadline: float | None
     most: int
 
+    def is_late(self, now: float) -> bool:
+        """Tell whether the deadline has passed."""
+        return self.deadline is not None and self.deadline <= now
+
 
 @dataclass(frozen=True)
 class Load:

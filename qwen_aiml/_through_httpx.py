@@ -85,12 +85,12 @@ class HTTPXLine:
                     body += chunk
                     if len(body) > step.most:
                         break
-                    if self._is_late(step):
+                    if step.is_late(self._now()):
                         return LATE
             finally:
                 response.close()
         except httpx.RequestError as error:
-            return LATE if self._is_late(step) else fault(error, limit)
+            return LATE if step.is_late(self._now()) else fault(error, limit)
         return Answer(response.status_code, dict(response.headers), bytes(body[: step.most]))
 
     def trace(self, event: str, info: Mapping[str, Any]) -> None:
@@ -120,9 +120,6 @@ class HTTPXLine:
         """Close the connection."""
         if self._given is None:
             self._http.close()
-
-    def _is_late(self, step: Send) -> bool:
-        return step.deadline is not None and step.deadline <= self._now()
 
     def _let_go(self) -> None:
         if self._negotiating is not None:
