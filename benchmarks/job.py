@@ -30,12 +30,13 @@ KEY = "sk-benchmark"
 BATCH = 10  # texts a request, for all
 RETRIES = 1000  # for peers, so that under a rate limit they end late rather than fail; ours keeps its default
 TIMEOUT = 60
+IN_FLIGHT = 32  # for those that find no number by themselves, where none is given
 
 Rows = Sequence[Sequence[float]]
 Embed = Callable[[list[str]], Any]  # gives Rows, or is a coroutine function that does
 
 
-def ours_core_sync(url: str, floats: int, in_flight: int) -> Embed:
+def ours_core_sync(url: str, floats: int, in_flight: int | None) -> Embed:
     """Make the core's client with threads."""
     from qwen_aiml import EmbeddingClient, EmbeddingConfig
 
@@ -44,7 +45,7 @@ def ours_core_sync(url: str, floats: int, in_flight: int) -> Embed:
     return lambda texts: client.embed(texts).embeddings
 
 
-def ours_core_async(url: str, floats: int, in_flight: int) -> Embed:
+def ours_core_async(url: str, floats: int, in_flight: int | None) -> Embed:
     """Make the core's client with tasks."""
     from qwen_aiml import AsyncEmbeddingClient, EmbeddingConfig
 
@@ -57,37 +58,37 @@ def ours_core_async(url: str, floats: int, in_flight: int) -> Embed:
     return embed
 
 
-def _ours_langchain(url: str, floats: int, in_flight: int) -> Any:
+def _ours_langchain(url: str, floats: int, in_flight: int | None) -> Any:
     from langchain_qwen_aiml import QwenAIMLEmbeddings
 
     return QwenAIMLEmbeddings(base_url=url, api_key=KEY, dimensions=floats, max_concurrency=in_flight)
 
 
-def ours_langchain_sync(url: str, floats: int, in_flight: int) -> Embed:
+def ours_langchain_sync(url: str, floats: int, in_flight: int | None) -> Embed:
     """Make LangChain's embed_documents."""
     embed: Embed = _ours_langchain(url, floats, in_flight).embed_documents
     return embed
 
 
-def ours_langchain_async(url: str, floats: int, in_flight: int) -> Embed:
+def ours_langchain_async(url: str, floats: int, in_flight: int | None) -> Embed:
     """Make LangChain's aembed_documents."""
     embed: Embed = _ours_langchain(url, floats, in_flight).aembed_documents
     return embed
 
 
-def _ours_llama_index(url: str, floats: int, in_flight: int) -> Any:
+def _ours_llama_index(url: str, floats: int, in_flight: int | None) -> Any:
     from llama_index_qwen_aiml import QwenAIMLEmbedding
 
     return QwenAIMLEmbedding(api_base=url, api_key=KEY, dimensions=floats, max_concurrency=in_flight)
 
 
-def ours_llama_index_sync(url: str, floats: int, in_flight: int) -> Embed:
+def ours_llama_index_sync(url: str, floats: int, in_flight: int | None) -> Embed:
     """Make LlamaIndex's get_text_embedding_batch."""
     embed: Embed = _ours_llama_index(url, floats, in_flight).get_text_embedding_batch
     return embed
 
 
-def ours_llama_index_async(url: str, floats: int, in_flight: int) -> Embed:
+def ours_llama_index_async(url: str, floats: int, in_flight: int | None) -> Embed:
     """Make LlamaIndex's aget_text_embedding_batch."""
     embed: Embed = _ours_llama_index(url, floats, in_flight).aget_text_embedding_batch
     return embed
@@ -107,25 +108,25 @@ def _langchain_openai(url: str, floats: int) -> Any:
     )
 
 
-def langchain_openai_sync(url: str, floats: int, _: int) -> Embed:
+def langchain_openai_sync(url: str, floats: int, _: int | None) -> Embed:
     """Make OpenAIEmbeddings, which sends one request after the other."""
     embed: Embed = _langchain_openai(url, floats).embed_documents
     return embed
 
 
-def langchain_openai_async(url: str, floats: int, _: int) -> Embed:
+def langchain_openai_async(url: str, floats: int, _: int | None) -> Embed:
     """Make the same, awaited, one request after the other too."""
     embed: Embed = _langchain_openai(url, floats).aembed_documents
     return embed
 
 
-def langchain_aimlapi_sync(url: str, floats: int, _: int) -> Embed:
+def langchain_aimlapi_sync(url: str, floats: int, _: int | None) -> Embed:
     """Make AimlapiEmbeddings, which sends one text a request, one by one, whatever its chunk_size."""
     embed: Embed = _langchain_aimlapi(url, floats).embed_documents
     return embed
 
 
-def langchain_aimlapi_async(url: str, floats: int, _: int) -> Embed:
+def langchain_aimlapi_async(url: str, floats: int, _: int | None) -> Embed:
     """Make the same, awaited, one after the other too."""
     embed: Embed = _langchain_aimlapi(url, floats).aembed_documents
     return embed
@@ -137,7 +138,7 @@ def _langchain_aimlapi(url: str, floats: int) -> Any:
     return AimlapiEmbeddings(model=MODEL, base_url=url, api_key=KEY, dimensions=floats, max_retries=RETRIES)
 
 
-def _openai_like(url: str, floats: int, in_flight: int) -> Any:
+def _openai_like(url: str, floats: int, in_flight: int | None) -> Any:
     from llama_index.embeddings.openai_like import OpenAILikeEmbedding
 
     return OpenAILikeEmbedding(
@@ -146,36 +147,45 @@ def _openai_like(url: str, floats: int, in_flight: int) -> Any:
         api_key=KEY,
         dimensions=floats,
         embed_batch_size=BATCH,
-        num_workers=in_flight,
+        num_workers=in_flight or IN_FLIGHT,
         max_retries=RETRIES,
     )
 
 
-def openai_like_sync(url: str, floats: int, in_flight: int) -> Embed:
+def openai_like_sync(url: str, floats: int, in_flight: int | None) -> Embed:
     """Make LlamaIndex's OpenAILikeEmbedding, which sends one by one: workers are for async."""
     embed: Embed = _openai_like(url, floats, in_flight).get_text_embedding_batch
     return embed
 
 
-def openai_like_async(url: str, floats: int, in_flight: int) -> Embed:
+def openai_like_async(url: str, floats: int, in_flight: int | None) -> Embed:
     """Make the same, with its workers."""
     embed: Embed = _openai_like(url, floats, in_flight).aget_text_embedding_batch
     return embed
 
 
-def openai_async(url: str, floats: int, in_flight: int) -> Embed:
+def openai_async(url: str, floats: int, in_flight: int | None) -> Embed:
     """Make OpenAI's own client, with the batches and the bound that it leaves to the caller."""
+    return _openai(url, floats, in_flight)
+
+
+def openai_async_lists(url: str, floats: int, in_flight: int | None) -> Embed:
+    """Make the same for a service that knows no base64, as most that are shaped like OpenAI's."""
+    return _openai(url, floats, in_flight, encoding_format="float")
+
+
+def _openai(url: str, floats: int, in_flight: int | None, **options: Any) -> Embed:
     from openai import AsyncOpenAI
 
     client = AsyncOpenAI(base_url=url, api_key=KEY, max_retries=RETRIES)
 
     async def embed(texts: list[str]) -> Rows:
-        gate = asyncio.Semaphore(in_flight)
+        gate = asyncio.Semaphore(in_flight or IN_FLIGHT)
 
         async def one(batch: list[str]) -> list[list[float]]:
             async with gate:
                 answer = await client.embeddings.create(
-                    model=MODEL, input=batch, dimensions=floats, encoding_format="float"
+                    model=MODEL, input=batch, dimensions=floats, **options
                 )
             return [item.embedding for item in answer.data]
 
@@ -185,25 +195,25 @@ def openai_async(url: str, floats: int, in_flight: int) -> Embed:
     return embed
 
 
-def _baseten(url: str, floats: int, in_flight: int) -> Callable[[list[str]], Any]:
+def _baseten(url: str, floats: int, in_flight: int | None) -> Callable[[list[str]], Any]:
     from baseten_performance_client import PerformanceClient, RequestProcessingPreference
 
     client = PerformanceClient(base_url=url.removesuffix("/v1"), api_key=KEY)
     preference = RequestProcessingPreference(
-        max_concurrent_requests=in_flight,
+        max_concurrent_requests=in_flight or IN_FLIGHT,
         batch_size=BATCH,
         max_retries=6,  # the most it takes
     )
     return lambda texts: client.embed(input=texts, model=MODEL, dimensions=floats, preference=preference)
 
 
-def baseten(url: str, floats: int, in_flight: int) -> Embed:
+def baseten(url: str, floats: int, in_flight: int | None) -> Embed:
     """Make Baseten's client in Rust, its rows taken as lists."""
     embed = _baseten(url, floats, in_flight)
     return lambda texts: [item.embedding for item in embed(texts).data]
 
 
-def baseten_numpy(url: str, floats: int, in_flight: int) -> Embed:
+def baseten_numpy(url: str, floats: int, in_flight: int | None) -> Embed:
     """Make the same, its rows taken as one array of float32."""
     embed = _baseten(url, floats, in_flight)
 
@@ -214,7 +224,7 @@ def baseten_numpy(url: str, floats: int, in_flight: int) -> Embed:
     return rows
 
 
-def bare(url: str, floats: int, in_flight: int) -> Embed:
+def bare(url: str, floats: int, in_flight: int | None) -> Embed:
     """
     Take sockets and threads of the standard library, and orjson: the least that Python can do.
 
@@ -246,7 +256,7 @@ def bare(url: str, floats: int, in_flight: int) -> Embed:
                     for item in exchange(connection, texts[at : at + BATCH]):
                         rows[at + item["index"]] = item["embedding"]
 
-        threads = [threading.Thread(target=work) for _ in range(in_flight)]
+        threads = [threading.Thread(target=work) for _ in range(in_flight or IN_FLIGHT)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -276,7 +286,7 @@ def _some(received: Any) -> Any:
     return received
 
 
-WAYS: dict[str, Callable[[str, int, int], Embed]] = {
+WAYS: dict[str, Callable[[str, int, int | None], Embed]] = {
     "ours-core-sync": ours_core_sync,
     "ours-core-async": ours_core_async,
     "ours-langchain-sync": ours_langchain_sync,
@@ -290,6 +300,7 @@ WAYS: dict[str, Callable[[str, int, int], Embed]] = {
     "openai-like-sync": openai_like_sync,
     "openai-like-async": openai_like_async,
     "openai-async": openai_async,
+    "openai-async-lists": openai_async_lists,
     "baseten": baseten,
     "baseten-numpy": baseten_numpy,
     "bare": bare,
@@ -343,7 +354,7 @@ def main() -> None:
     parser.add_argument("--url", required=True)
     parser.add_argument("--texts", type=int, default=4000)
     parser.add_argument("--floats", type=int, default=1024)
-    parser.add_argument("--in-flight", type=int, default=32)
+    parser.add_argument("--in-flight", type=int)
     options = parser.parse_args()
     texts = [f"text number {number}, which is about something" for number in range(options.texts)]
     embed = WAYS[options.way](options.url, options.floats, options.in_flight)

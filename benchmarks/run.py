@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.json"
 RUN_SECONDS = 180  # for one run; the slowest takes a fifth of that
-GOODPUT_TIMES = 6  # the ideal time, after which a run under a rate limit is broken off
+GOODPUT_TIMES = 3  # the ideal time, after which a run under a rate limit is broken off
 
 # Which of .venv-bench each way runs in, by how its name begins, and what to tell the version of there.
 PEERS = {
@@ -58,7 +58,9 @@ class Point:
     What one comparison is made under.
 
     Attributes:
-        texts, floats, in_flight: As job.py takes them.
+        texts, floats: As job.py takes them.
+
+        in_flight: The same; None leaves it to what is measured.
 
         latency: Seconds.
 
@@ -67,7 +69,7 @@ class Point:
 
     texts: int = 4000
     floats: int = 1024
-    in_flight: int = 32
+    in_flight: int | None = 32
     latency: float = 0.1
     rate: int | None = None
 
@@ -86,13 +88,14 @@ SETS: dict[str, tuple[list[str], list[Point]]] = {
             *(replace(MAIN, texts=texts) for texts in (1000, 10_000, 100_000)),
         ],
     ),
-    # Short rows, so that limits and not processors decide; ten seconds or more; enough in flight.
+    # Short rows, so that limits and not processors decide; ten seconds or more, and 300 requests. As many in
+    # flight as each takes by itself; where that can be too few, enough.
     "goodput": (
         LIMITED,
         [
-            Point(texts=600, floats=64, rate=5),
-            Point(texts=5000, floats=64, rate=50),
-            Point(texts=50_000, floats=64, rate=500, in_flight=128),
+            Point(texts=3000, floats=64, rate=5, in_flight=None),
+            Point(texts=5000, floats=64, rate=50, in_flight=None),
+            Point(texts=50_000, floats=64, rate=500, in_flight=64),
         ],
     ),
 }
@@ -137,7 +140,8 @@ def once(python: str | Path, way: str, url: str, point: Point, seconds: float) -
     """Run one way once; what it measured and the share of requests refused, or why it failed."""
     counts(url)
     words = [python, HERE / "job.py", way, "--url", url, "--texts", point.texts]
-    words += ["--floats", point.floats, "--in-flight", point.in_flight]
+    words += ["--floats", point.floats]
+    words += [] if point.in_flight is None else ["--in-flight", point.in_flight]
     try:
         done = subprocess.run(
             [str(word) for word in words],

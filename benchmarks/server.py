@@ -3,19 +3,21 @@ A server that costs less than any client: it parses the least it can and answers
 
     python benchmarks/server.py --latency 0.1 --floats 1024
 
-It prints its address, and serves until its standard input ends, an hour at the most. The latency is added to
-what each request takes. A limit of requests a second refuses what is above it with 429, in any second, and
-without saying how long to wait. A GET answers with how many requests came, and how many were refused, since
-the last one, and begins anew, the limit included.
+Rows are numbers or, where that is asked for, base64. It prints its address, and serves until its standard
+input ends, an hour at the most. The latency is added to what each request takes. A limit of requests a second
+refuses what is above it with 429, in any second, and without saying how long to wait. A GET answers with how
+many requests came, and how many were refused, since the last one, and begins anew, the limit included.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import json
 import os
 import random
+import struct
 import threading
 import time
 from collections import deque
@@ -29,17 +31,21 @@ MOST_SECONDS = 3600  # that the server lives, should nobody end it
 
 
 @cache
-def _rows(floats: int) -> list[bytes]:
+def _rows(floats: int, form: str) -> list[bytes]:
     """Write rows as the service does, floats in full, with a place for the index."""
     numbers = random.Random(1)  # noqa: S311 (no secret)
     rows = ([numbers.gauss(0, 0.03) for _ in range(floats)] for _ in range(DISTINCT))
-    return [b',"embedding":' + orjson.dumps(row) + b"}" for row in rows]
+    return [b',"embedding":' + orjson.dumps(_base64(row) if form == "base64" else row) + b"}" for row in rows]
+
+
+def _base64(row: list[float]) -> str:
+    return base64.b64encode(struct.pack(f"<{len(row)}f", *row)).decode()
 
 
 @cache
-def _body(count: int, floats: int) -> bytes:
+def _body(count: int, floats: int, form: str = "float") -> bytes:
     """Write the whole answer for so many texts."""
-    rows = _rows(floats)
+    rows = _rows(floats, form)
     data = b",".join(b'{"object":"embedding","index":%d' % at + rows[at % DISTINCT] for at in range(count))
     usage = b'"usage":{"prompt_tokens":%d,"total_tokens":%d}' % (5 * count, 5 * count)
     body = b'{"object":"list","data":[' + data + b'],"model":"text-embedding-v4",' + usage + b',"id":"bench"}'
@@ -75,8 +81,8 @@ class Service:
             said = b'{"message":"Requests rate limit exceeded"}'
             return _head(429, len(said)) + said
         asked = orjson.loads(body)
-        texts = asked["input"]
-        return _body(1 if isinstance(texts, str) else len(texts), asked.get("dimensions", self.floats))
+        count = 1 if isinstance(asked["input"], str) else len(asked["input"])
+        return _body(count, asked.get("dimensions", self.floats), asked.get("encoding_format", "float"))
 
     def counts(self) -> bytes:
         """Give the counts as an answer, and begin anew."""

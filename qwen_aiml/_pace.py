@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 FIRST_WINDOW = 6
 LESS = 0.05  # than the rate that was just accepted
 REGAINED = 150  # requests until it is that rate again, and as many more until it is as much above it
-FASTEST, SLOWEST = 0.5, 30.0  # seconds that may take
+FASTEST, SLOWEST = 1.0, 30.0  # seconds that may take; each time it goes beyond costs a few refusals
 PATIENCE = 16  # rounds before one more is under way, near the number that was too many
 SLACK = 0.01  # seconds by which a request may come to the service earlier or later than it starts here
 AS_MUCH = 0.98  # of the most that was accepted in a second is as much, as far as can be told from here
@@ -204,7 +204,8 @@ class Pace:
                     self._suspicion, self._window = suspicion, 1.0
             if start.outcome == "refused":
                 self._refused_at = now
-                self._grown_from = max(now, self._paused_until)
+                # Until a first finding has settled, the rate grows to what was found, and not beyond.
+                self._grown_from = max(now, self._paused_until, self._settled_at - self._back)
 
     def _more(self, accepted: Start) -> float:
         """Say how much more may be under way: one after each round, half as many again after a second."""
@@ -265,5 +266,9 @@ class Pace:
     def _rate_at(self, now: float) -> float | None:
         if self._rate is None:
             return None
-        back = min(SLOWEST, max(FASTEST, REGAINED / self._rate))
-        return self._rate * (1 + LESS * (max(0.0, now - self._grown_from) / back - 1) ** 3)
+        return self._rate * (1 + LESS * (max(0.0, now - self._grown_from) / self._back - 1) ** 3)
+
+    @property
+    def _back(self) -> float:
+        """Seconds until the rate is what was accepted before the last refusal."""
+        return min(SLOWEST, max(FASTEST, REGAINED / self._rate)) if self._rate else 0.0
