@@ -7,7 +7,7 @@ SECONDS ?= 60
 
 MATRIX = @$(PYTHON) .ci/matrix.py --pythons '$(PYTHONS)'
 
-.PHONY: help quickstart test tests lint types format wheel dist record record-live soak fuzz bench clean python
+.PHONY: help quickstart test tests lint types docs docs-serve format wheel dist record record-live soak fuzz bench behaviour clean python
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -16,7 +16,7 @@ quickstart: .venv/made ## run the cookbook's first page in an environment of its
 	@.venv/bin/python cookbook/quickstart.py
 
 test: python ## everything that CI runs
-	$(MATRIX) lint types tests lowest coverage wheel
+	$(MATRIX) lint types docs tests lowest coverage wheel
 
 tests: python ## pytest alone, on each supported Python found
 	$(MATRIX) tests
@@ -26,6 +26,12 @@ lint: python ## ruff: rules and format
 
 types: python ## mypy --strict
 	$(MATRIX) types
+
+docs: python ## build the documentation into site/
+	$(MATRIX) docs
+
+docs-serve: docs ## show the documentation on 127.0.0.1:8000 while it is written
+	@NO_MKDOCS_2_WARNING=1 .venv-ci/docs/bin/python -m mkdocs serve --dev-addr 127.0.0.1:8000
 
 format: python ## let ruff put the code into form
 	$(MATRIX) fix
@@ -49,11 +55,14 @@ soak: python ## what takes minutes: thousands of texts under faults, kills and l
 fuzz: python ## feed random answers to what reads them, for SECONDS=60
 	$(MATRIX) --seconds '$(SECONDS)' fuzz
 
+behaviour: python ## let other libraries meet odd answers, for some minutes; writes benchmarks/behaviour.json
+	@$(PYTHON) -m benchmarks.behaviour
+
 bench: python ## measure ours beside other libraries, for most of an hour; writes benchmarks/results.* and a README section
 	@$(PYTHON) -m benchmarks.run
 
 clean: ## remove what these targets made
-	rm -rf .venv .venv-ci .venv-bench dist .mypy_cache .ruff_cache .pytest_cache .coverage*
+	rm -rf .venv .venv-ci .venv-bench dist site .mypy_cache .ruff_cache .pytest_cache .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 python:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from benchmarks import chart, environments, job, report, run
+from benchmarks import behave, behaviour, chart, environments, job, report, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,3 +149,67 @@ def test_readme_is_what_was_measured() -> None:
     assert report.readme(results) in page
     assert (ROOT / "benchmarks" / "results.md").read_text(encoding="utf-8") == report.document(results)
     assert (ROOT / "benchmarks" / "chart.svg").read_text(encoding="utf-8") == report.chart(results)
+
+
+@pytest.mark.once
+def test_behaviour_of_ours() -> None:
+    """Ours go through all situations as the comparison says, each in a process of its own."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    ways = ["ours-langchain", "ours-llama-index"]
+    with ThreadPoolExecutor() as pool:
+        both = list(pool.map(lambda way: behaviour.watched(sys.executable, way, env), ways))
+    for way, found in zip(ways, both, strict=True):
+        taken = behaviour.taken()["ways"][way]
+
+        assert list(found) == behave.situations() == list(taken)
+        for name, _, said in behaviour.ROWS:
+            differs = name in {"hundred", "hundred_async", "busy", "down"}  # in seconds, or how many at once
+            assert differs or said(found[name]) == said(taken[name]), name
+        assert found["hundred"]["requests"] == found["hundred_async"]["requests"] == 10
+        assert found["busy"]["seconds"] >= 2
+        assert found["down"]["requests"] == 6
+
+
+def test_behaviour_is_complete() -> None:
+    """Each library is known in all places, was taken in all situations, and each situation has its row."""
+    taken = behaviour.taken()
+
+    assert list(behave.WAYS) == list(behaviour.LIBRARIES) == list(behaviour.NAMES)
+    assert list(taken["ways"]) == list(taken["versions"]) == list(behave.WAYS)
+    assert {
+        environment for environment, _ in behaviour.LIBRARIES.values()
+    } <= environments.REQUIREMENTS.keys()
+    assert [name for name, _, _ in behaviour.ROWS] == behave.situations()
+    assert all(list(found) == behave.situations() for found in taken["ways"].values())
+
+
+@pytest.mark.parametrize(
+    ("row", "found", "said"),
+    [
+        ("plain", {"rows": 1, "asked": []}, "1 row"),
+        ("plain", {"error": "E", "said": "", "asked": ["a.b", "c"]}, "`E`; asks for a.b, c"),
+        ("eleven", {"rows": 11, "requests": 2, "at_once": 1}, "2 requests, one after the other"),
+        ("eleven", {"error": "E", "said": "the batch size is invalid"}, "`E`: more than 10 texts"),
+        ("hundred", {"rows": 100, "requests": 10, "at_once": 6}, "10 requests, 6 at once"),
+        ("repeated", {"billed": 10}, "10 billed"),
+        ("unchanged", {"texts": ["one line \tanother"]}, "sent as `'one line \\tanother'`"),
+        ("no_key", {"error": "E", "said": "", "requests": 1}, "`E`, after 1 request"),
+        ("no_key", {"rows": 1, "lengths": [3], "requests": 0}, "**1 row of 3 numbers**, nothing sent"),
+        ("other_key", {"accepted": 1}, "**sent to the service**"),
+        ("shuffled", {"rows": 10, "right": 10, "billed": 10}, "10 of 10 right"),
+        ("missing", {"rows": 10, "right": 10, "billed": 20}, "asked again, 10 of 10 right"),
+        ("missing", {"rows": 9, "right": 3, "billed": 10}, "**9 rows, 3 of 10 right**"),
+        ("busy", {"rows": 10, "seconds": 2.04}, "10 rows, after 2 s"),
+        ("html", {"rows": 10}, "asked again, 10 rows"),
+        ("down", {"error": "E", "said": "", "requests": 3, "seconds": 1.4}, "3 requests in 1 s, then `E`"),
+        ("refused", {"error": "E", "said": "", "billed": 40, "kept": 0}, "`E`; 40 billed, 0 kept"),
+        ("loops", {"error": "E", "said": "closed"}, "`E`: closed"),
+        ("shown", {"in_repr": True, "in_str": True, "in_pickle": True}, "**shown**; **in the pickle**"),
+        ("shown", {"in_repr": False, "in_str": False, "pickle": "E"}, "hidden; can't be pickled"),
+    ],
+)
+def test_behaviour_in_words(row: str, found: dict[str, Any], said: str) -> None:
+    """What was found is told in few words, and what goes wrong without an error in bold."""
+    (words,) = [words for name, _, words in behaviour.ROWS if name == row]
+
+    assert words(found) == said
