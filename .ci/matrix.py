@@ -271,6 +271,14 @@ def types(job: Job) -> None:
     job.run(job.environment("types", f"-e .[{EXTRAS}] --group tests --group types"), "-m", "mypy")
 
 
+def docs(job: Job) -> None:
+    """
+    Build the site; what is doubtful, such as a link to nowhere, is an error.
+    """
+    python = job.environment("docs", "--group docs")
+    job.run(python, "-m", "mkdocs", "build", "--strict", NO_MKDOCS_2_WARNING="1")
+
+
 def tests(job: Job) -> None:
     """
     Run the tests with the newest versions of everything.
@@ -333,7 +341,7 @@ def dist(job: Job) -> None:
         raise StepError(msg)
     with tarfile.open(sdist) as files:
         tops = {name.split("/")[1] for name in files.getnames()}
-    folders = {*PACKAGES, "tests", "cookbook", "benchmarks"}
+    folders = {*PACKAGES, "tests", "cookbook", "benchmarks", "docs"}
     if not tops >= {*folders, "README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml"}:
         msg = f"the sdist holds only {sorted(tops)}"
         raise StepError(msg)
@@ -348,7 +356,7 @@ def wheel(job: Job) -> None:
     python = job.environment("wheel", fresh=True)
     with tempfile.TemporaryDirectory() as folder:
         away = Path(folder)
-        for name in ("tests", "cookbook", "benchmarks"):
+        for name in ("tests", "cookbook", "benchmarks", "docs"):
             shutil.copytree(ROOT / name, away / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("pyproject.toml", "README.md", "CHANGELOG.md"):
             shutil.copy(ROOT / name, away)
@@ -403,7 +411,7 @@ def fuzz(job: Job) -> None:
 
 STEPS = {
     step.__name__: step
-    for step in (lint, fix, types, tests, others, lowest, coverage, dist, wheel, record, soak, fuzz)
+    for step in (lint, fix, types, docs, tests, others, lowest, coverage, dist, wheel, record, soak, fuzz)
 }
 
 

@@ -1,0 +1,200 @@
+"""
+Pages of the site that are made, not written: how-to pages from notebooks, tables from results, the changelog.
+
+What is above `on_config` knows nothing of MkDocs: another builder can have the files written into its folder.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # for benchmarks, which is not installed
+
+from benchmarks import behaviour, report  # noqa: E402 (after the path)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
+
+DOCS = ROOT / "docs"
+NOTEBOOKS = ROOT / "cookbook" / "notebooks"
+OPTIONAL = "compatibility.md"  # made by a program that takes long; the site is complete without it
+PICTURES = {"image/svg+xml": "svg", "image/png": "png", "image/jpeg": "jpg"}  # the best one first
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours and moves of a terminal
+LINKS = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
+STYLE = re.compile(r'<style.*?</style>| border="1" class="dataframe"', re.DOTALL)
+MARKER = re.compile(r"^<!-- made: (\S+) -->$", re.MULTILINE)
+
+
+def made_files() -> dict[str, str | bytes]:
+    """Make the files of the site that are not in docs/: text, or the bytes of a picture, by path."""
+    notebooks = {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in NOTEBOOKS.glob("*.ipynb")
+    }
+    files: dict[str, str | bytes] = {}
+    for name, notebook in notebooks.items():
+        files |= how_to(name, notebook, notebooks.keys())
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    return {
+        **files,
+        "changelog.md": changelog,
+        "chart.svg": (ROOT / "benchmarks" / "chart.svg").read_bytes(),
+    }
+
+
+def how_to(name: str, notebook: dict[str, Any], pages: Iterable[str]) -> dict[str, str | bytes]:
+    """
+    Write a notebook as a page.
+
+    Args:
+        name: Of its file.
+
+        notebook: Its parsed JSON, with outputs.
+
+        pages: The names of all notebooks, which it may link to.
+
+    Returns:
+        The page and its pictures, by path.
+
+    Raises:
+        ValueError: If it does not begin with a title, or a cell failed when it was run.
+    """
+    parts: list[str] = []
+    pictures: dict[str, str | bytes] = {}
+    for cell in notebook["cells"]:
+        source = _text(cell["source"]).strip()
+        if cell["cell_type"] == "markdown":
+            parts.append(relinked(source, pages))
+        elif cell["cell_type"] == "code" and source:
+            parts.append(_fence(source, "python"))
+            for output in cell["outputs"]:
+                parts += _shown(output, name, pictures)
+    if not parts or not parts[0].startswith("# "):
+        raise ValueError(f"{name}.ipynb does not begin with a title")
+    note = f"<small>This page is the program `cookbook/{name}.py`, with what it printed.</small>"
+    title, _, rest = parts[0].partition("\n")
+    return {f"how-to/{name}.md": "\n\n".join([title, note, rest, *parts[1:], ""]), **pictures}
+
+
+def relinked(text: str, pages: Iterable[str]) -> str:
+    """Let links to other notebooks or programs go to their pages, and take away those to other files."""
+
+    def turn(link: re.Match[str]) -> str:
+        picture, words, target = link.groups()
+        path, hash_, anchor = target.partition("#")
+        if "://" in target or not path:
+            return link[0]
+        stem, _, kind = path.rpartition("/")[2].rpartition(".")
+        if kind in {"ipynb", "py", "md"} and stem in pages and not picture:
+            return f"[{words}]({stem}.md{hash_}{anchor})"
+        return words
+
+    return LINKS.sub(turn, text)
+
+
+def _shown(output: dict[str, Any], name: str, pictures: dict[str, str | bytes]) -> Iterator[str]:
+    if output["output_type"] == "error":
+        raise ValueError(f"{name}.ipynb holds an error: {output['ename']}: {output['evalue']}")
+    if output["output_type"] == "stream":
+        yield _printed(_text(output["text"]))
+        return
+    data = output["data"]
+    kind = next((kind for kind in PICTURES if kind in data), None)
+    if kind:
+        file = f"{name}-{len(pictures) + 1}.{PICTURES[kind]}"
+        content = _text(data[kind])
+        pictures[f"how-to/{file}"] = (
+            content.encode() if kind == "image/svg+xml" else base64.b64decode(content)
+        )
+        yield f"![What the cell above draws]({file})"
+    elif "text/markdown" in data:
+        yield _text(data["text/markdown"])
+    elif "text/html" in data:
+        # The site's own style is better than the one pandas brings.
+        html = STYLE.sub("", _text(data["text/html"])).strip()
+        yield f'<div class="output">\n{html}\n</div>'
+    else:
+        yield _printed(_text(data.get("text/plain", "")))
+
+
+def _printed(text: str) -> str:
+    # As a terminal shows it: what a carriage return was followed by is all that is left of a line.
+    lines = [line.rstrip("\r").rpartition("\r")[2] for line in ESCAPES.sub("", text).split("\n")]
+    shown = "\n".join(lines).strip("\n")
+    return f'<div class="output" markdown="1">\n\n{_fence(shown, "text")}\n\n</div>' if shown else ""
+
+
+def _fence(text: str, language: str) -> str:
+    longest = max((len(ticks) for ticks in re.findall("`{3,}", text)), default=2)
+    ticks = "`" * (longest + 1)
+    return f"{ticks}{language}\n{text}\n{ticks}"
+
+
+def _text(source: str | list[str]) -> str:
+    return source if isinstance(source, str) else "".join(source)
+
+
+def how_to_pages() -> list[str]:
+    """Name the notebooks: those that how-to/index.md names at its top in that order, then the others."""
+    front_matter = (DOCS / "how-to" / "index.md").read_text(encoding="utf-8").split("---\n")[1]
+    first = re.findall(r"^  - (\S+)$", front_matter, re.MULTILINE)
+    pages = [path.stem for path in NOTEBOOKS.glob("*.ipynb")]
+    return sorted(pages, key=lambda page: (first.index(page) if page in first else len(first), page))
+
+
+def _listed(page: str) -> str:
+    notebook = json.loads((NOTEBOOKS / f"{page}.ipynb").read_text(encoding="utf-8"))
+    title, _, rest = _text(notebook["cells"][0]["source"]).strip().removeprefix("# ").partition("\n")
+    summary = relinked(" ".join(rest.strip().partition("\n\n")[0].split()), ())
+    return f"- [{title}]({page}.md){': ' if summary else ''}{summary}"
+
+
+def made_part(name: str) -> str:
+    """
+    Write what stands in a page for ``<!-- made: NAME -->``.
+
+    Raises:
+        ValueError: If there is no such part.
+    """
+    if name == "behaviour":
+        return behaviour.markdown(behaviour.taken())
+    if name == "speed":
+        results = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
+        # Its headings go below the page's title.
+        return report.document(results).partition("don't edit.\n")[2].strip()
+    if name == "how-to":
+        return "\n".join(_listed(page) for page in how_to_pages())
+    raise ValueError(f"nothing is made for {name!r}")
+
+
+def on_config(config: MkDocsConfig) -> None:
+    """Put the how-to pages into the navigation, and leave out the optional page if it is not there."""
+    for section in config.nav or []:
+        for title, entries in section.items():
+            if title == "How-to":
+                entries += [f"how-to/{page}.md" for page in how_to_pages()]
+            elif OPTIONAL in entries and not (DOCS / OPTIONAL).exists():
+                entries.remove(OPTIONAL)
+
+
+def on_files(files: Files, config: MkDocsConfig) -> None:
+    """Add what is made."""
+    from mkdocs.structure.files import File  # noqa: PLC0415 (tests import this file without MkDocs)
+
+    for path, content in made_files().items():
+        files.append(File.generated(config, path, content=content))
+
+
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Fill in what is made, and list the how-to pages on their index."""
+    del page
+    return MARKER.sub(lambda found: made_part(found[1]), markdown)

@@ -1,0 +1,211 @@
+"""The documentation: each of its programs run, what is made for the site, and the pages ready to submit."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import importlib.util
+import json
+import re
+import runpy
+import textwrap
+from itertools import zip_longest
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from qwen_aiml.emulator import Emulator, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.once
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = sorted([*DOCS.rglob("*.md"), *DOCS.rglob("*.mdx")])
+NAMES = [page.relative_to(DOCS).as_posix() for page in PAGES]
+FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+PYTHON = re.compile(r"^\s*(?:```+|~~~+)\s*\{?\.?(?:py|ipython)", re.MULTILINE | re.IGNORECASE)
+LINK = re.compile(r"https?:[^\s\"'`>|]*", re.IGNORECASE)
+
+spec = importlib.util.spec_from_file_location("docs_hooks", DOCS / "hooks.py")
+assert spec is not None
+assert spec.loader is not None
+hooks = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(hooks)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting() -> None:
+    """Wait between tries, as a reader's program does."""
+
+
+def programs(page: Path) -> Iterator[tuple[str, str | None]]:
+    """Give each Python block of a page, and the text block that directly follows it, if one does."""
+    text = page.read_text(encoding="utf-8")
+    blocks = list(FENCE.finditer(text))
+    for block, following in zip_longest(blocks, blocks[1:]):
+        if block[2] == "python":
+            follows = (
+                following and following[2] == "text" and not text[block.end() : following.start()].strip()
+            )
+            printed = textwrap.dedent(following[3]) if following and follows else None
+            yield textwrap.dedent(block[3]), printed
+
+
+def test_all_programs_are_found() -> None:
+    """No Python block escapes, however its fence is written; and the pages have many."""
+    found = {name: len(list(programs(page))) for name, page in zip(NAMES, PAGES, strict=True)}
+    written = {
+        name: len(PYTHON.findall(page.read_text(encoding="utf-8")))
+        for name, page in zip(NAMES, PAGES, strict=True)
+    }
+
+    assert found == written
+    assert sum(found.values()) > 40
+    assert all(found[name] for name in NAMES if name.startswith(("tutorial/", "submissions/l")))
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if list(programs(page))],
+    ids=lambda page: page.relative_to(DOCS).as_posix(),
+)
+def test_programs(
+    page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The blocks of a page run one after the other, with nothing set but the key, and print what it says."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "docs"}
+    with serve(Emulator()) as base_url:
+        monkeypatch.setenv("AIMLAPI_API_KEY", "a-key")
+        monkeypatch.setenv("AIMLAPI_BASE_URL", base_url)
+        for program, printed in programs(page):
+            try:
+                exec(compile(program, str(page), "exec"), names)  # noqa: S102 (our own text)
+            except ModuleNotFoundError as error:
+                if error.name == "langchain_classic":  # not with the lowest versions
+                    pytest.skip(str(error))
+                raise
+            output = capsys.readouterr().out
+            assert printed is None or output == printed, program
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_links_in_form(page: Path) -> None:
+    """Links to other hosts are whole addresses with TLS; whether they lead somewhere is not asked here."""
+    for link in LINK.findall(page.read_text(encoding="utf-8")):
+        address = urlsplit(link.rstrip(").,:;"))
+        local = address.hostname in {"127.0.0.1", "localhost"}
+        assert local or address.scheme == "https", link
+        assert local or re.fullmatch(r"([\w-]+\.)+[a-z]{2,}", address.hostname or ""), link
+
+
+def cell(kind: str, source: str, *outputs: dict[str, Any]) -> dict[str, Any]:
+    """Make a cell of a notebook, its source in lines as Jupyter writes it."""
+    made = {"cell_type": kind, "source": source.splitlines(keepends=True), "metadata": {}}
+    return made if kind == "markdown" else {**made, "outputs": list(outputs)}
+
+
+def shown(**data: str) -> dict[str, Any]:
+    """Make an output by its kinds, with ``_`` for ``/``."""
+    return {
+        "output_type": "display_data",
+        "data": {kind.replace("_", "/"): value for kind, value in data.items()},
+    }
+
+
+def test_how_to_page() -> None:
+    """A notebook becomes a page: its title, its programs, what they printed, its pictures beside it."""
+    picture = base64.b64encode(b"picture").decode()
+    notebook = {
+        "cells": [
+            cell("markdown", "# Search\n\nSee [the other](other.ipynb#part), [a file](data/README.md)."),
+            cell(
+                "code",
+                "print(1)\n",
+                {"output_type": "stream", "name": "stdout", "text": ["1\n", "\x1b[1m2\x1b[0m\r", "3\n"]},
+                shown(image_png=picture, text_plain="<Figure>"),
+            ),
+            cell(
+                "code",
+                "table\n",
+                shown(text_html='<style>a</style><table border="1" class="dataframe"></table>'),
+            ),
+            cell("code", "value\n", shown(text_plain="'```'")),
+            cell("code", ""),
+        ]
+    }
+    made = hooks.how_to("search", notebook, ["search", "other"])
+    page = made["how-to/search.md"]
+
+    assert made.keys() == {"how-to/search.md", "how-to/search-1.png"}
+    assert made["how-to/search-1.png"] == b"picture"
+    assert page.startswith("# Search\n\n")
+    assert "[the other](other.md#part), a file." in page
+    assert "```python\nprint(1)\n```" in page
+    assert "```text\n1\n3\n```" in page
+    assert "![What the cell above draws](search-1.png)" in page
+    assert '<div class="output">\n<table></table>\n</div>' in page
+    assert "````text\n'```'\n````" in page
+
+
+def test_unfit_notebooks() -> None:
+    """A notebook with an error in it, or without a title, is refused."""
+    error = {"output_type": "error", "ename": "KeyError", "evalue": "'a'", "traceback": []}
+    for cells, said in (
+        ([cell("markdown", "# Title"), cell("code", "a", error)], "holds an error: KeyError"),
+        ([cell("code", "a")], "does not begin with a title"),
+        ([], "does not begin with a title"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            hooks.how_to("page", {"cells": cells}, ["page"])
+
+
+def test_how_to_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Pages come in the order of the index, others after them by name, in the list and the navigation."""
+    for name in ("b", "a", "rag"):
+        notebook = {"cells": [cell("markdown", f"# Page {name}\n\nWhat it\nshows.\n\nMore.")]}
+        (tmp_path / f"{name}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+    monkeypatch.setattr(hooks, "NOTEBOOKS", tmp_path)
+    nav = [{"How-to": ["how-to/index.md"]}, {"More": [hooks.OPTIONAL, "x.md"]}]
+    hooks.on_config(SimpleNamespace(nav=nav))
+
+    assert hooks.how_to_pages() == ["rag", "a", "b"]
+    assert nav[0]["How-to"] == ["how-to/index.md", "how-to/rag.md", "how-to/a.md", "how-to/b.md"]
+    assert (hooks.OPTIONAL in nav[1]["More"]) == (DOCS / hooks.OPTIONAL).exists()
+    assert hooks.made_part("how-to").splitlines()[1] == "- [Page a](a.md): What it shows."
+
+
+def test_made_parts() -> None:
+    """Each part that a page asks for can be made, and no other is."""
+    asked = {name for page in PAGES for name in hooks.MARKER.findall(page.read_text(encoding="utf-8"))}
+
+    assert asked == {"behaviour", "how-to", "speed"}
+    assert hooks.made_part("speed").startswith("## Main: 4,000 texts")
+    with pytest.raises(ValueError, match="nothing is made for 'spede'"):
+        hooks.made_part("spede")
+
+
+def test_llama_index_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The example notebook's source runs from top to bottom, and finds what it looks for."""
+    with serve(Emulator()) as base_url:
+        monkeypatch.setenv("AIMLAPI_API_KEY", "a-key")
+        monkeypatch.setenv("AIMLAPI_BASE_URL", base_url)
+        runpy.run_path(str(DOCS / "submissions" / "llama_index" / "qwen_aiml.py"))
+
+    assert capsys.readouterr().out.endswith("The cat sat on the mat.\n")
+
+
+def test_llamahub_table() -> None:
+    """What LlamaHub reads names a class that is there."""
+    table = (DOCS.parent / "pyproject.toml").read_text(encoding="utf-8").partition("[tool.llamahub]")[2]
+    (path,) = re.findall(r'^import_path = "(\w+)"$', table, re.MULTILINE)
+    (name,) = re.findall(
+        r"^(\w+) = \"", table.partition("class_authors]\n")[2].partition("\n\n")[0], re.MULTILINE
+    )
+
+    assert hasattr(importlib.import_module(path), name)
