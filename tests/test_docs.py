@@ -209,3 +209,16 @@ def test_llamahub_table() -> None:
     )
 
     assert hasattr(importlib.import_module(path), name)
+
+
+@pytest.mark.parametrize(
+    "package", ["qwen_aiml", "qwen_aiml.emulator", "langchain_qwen_aiml", "llama_index_qwen_aiml"]
+)
+def test_reference_is_complete(package: str) -> None:
+    """Every public class and function of the packages has its place in the reference, and nothing else has."""
+    reference = "".join(page.read_text(encoding="utf-8") for page in DOCS.glob("reference/*.md"))
+    named = re.findall(rf"^::: {re.escape(package)}\.(\w+)$", reference, re.MULTILINE)
+    module = importlib.import_module(package)
+    public = [name for name in module.__all__ if callable(getattr(module, name))]
+
+    assert sorted(named) == sorted(public)
