@@ -191,7 +191,7 @@ def test_made_parts() -> None:
 
 
 def test_llama_index_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The example notebook's source runs from top to bottom, and finds what it looks for."""
+    """The example notebook runs from top to bottom, and finds what it looks for."""
     with serve(Emulator()) as base_url:
         monkeypatch.setenv("AIMLAPI_API_KEY", "a-key")
         monkeypatch.setenv("AIMLAPI_BASE_URL", base_url)
@@ -215,7 +215,7 @@ def test_llamahub_table() -> None:
     "package", ["qwen_aiml", "qwen_aiml.emulator", "langchain_qwen_aiml", "llama_index_qwen_aiml"]
 )
 def test_reference_is_complete(package: str) -> None:
-    """Every public class and function of the packages has its place in the reference, and nothing else has."""
+    """Every public class and function of the packages is in the reference, and nothing else is."""
     reference = "".join(page.read_text(encoding="utf-8") for page in DOCS.glob("reference/*.md"))
     named = re.findall(rf"^::: {re.escape(package)}\.(\w+)$", reference, re.MULTILINE)
     module = importlib.import_module(package)
