@@ -37,12 +37,10 @@ MARKER = re.compile(r"^<!-- made: (\S+) -->$", re.MULTILINE)
 
 def made_files() -> dict[str, str | bytes]:
     """Make the files of the site that are not in docs/: text, or the bytes of a picture, by path."""
-    notebooks = {
-        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in NOTEBOOKS.glob("*.ipynb")
-    }
     files: dict[str, str | bytes] = {}
-    for name, notebook in notebooks.items():
-        files |= how_to(name, notebook, notebooks.keys())
+    for name in (pages := _notebooks()):
+        notebook = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))
+        files |= how_to(name, notebook, pages)
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     return {
         **files,
@@ -66,17 +64,21 @@ def how_to(name: str, notebook: dict[str, Any], pages: Iterable[str]) -> dict[st
         The page and its pictures, by path.
 
     Raises:
-        ValueError: If it does not begin with a title, or a cell failed when it was run.
+        ValueError: If it does not begin with a title, or a cell failed that was not to fail.
     """
     parts: list[str] = []
     pictures: dict[str, str | bytes] = {}
     for cell in notebook["cells"]:
-        source = _text(cell["source"]).strip()
+        source, tags = _text(cell["source"]).strip(), cell["metadata"].get("tags", [])
+        if "notebook-only" in tags:  # it finds the page's files
+            continue
         if cell["cell_type"] == "markdown":
             parts.append(relinked(source, pages))
         elif cell["cell_type"] == "code" and source:
             parts.append(_fence(source, "python"))
             for output in cell["outputs"]:
+                if output["output_type"] == "error" and "raises-exception" not in tags:
+                    raise ValueError(f"{name}.ipynb holds an error: {output['ename']}: {output['evalue']}")
                 parts += _shown(output, name, pictures)
     if not parts or not parts[0].startswith("# "):
         raise ValueError(f"{name}.ipynb does not begin with a title")
@@ -103,7 +105,8 @@ def relinked(text: str, pages: Iterable[str]) -> str:
 
 def _shown(output: dict[str, Any], name: str, pictures: dict[str, str | bytes]) -> Iterator[str]:
     if output["output_type"] == "error":
-        raise ValueError(f"{name}.ipynb holds an error: {output['ename']}: {output['evalue']}")
+        yield _printed(f"{output['ename']}: {output['evalue']}")
+        return
     if output["output_type"] == "stream":
         yield _printed(_text(output["text"]))
         return
@@ -144,11 +147,15 @@ def _text(source: str | list[str]) -> str:
 
 
 def how_to_pages() -> list[str]:
-    """Name the notebooks: those that how-to/index.md names at its top in that order, then the others."""
-    front_matter = (DOCS / "how-to" / "index.md").read_text(encoding="utf-8").split("---\n")[1]
-    first = re.findall(r"^  - (\S+)$", front_matter, re.MULTILINE)
-    pages = [path.stem for path in NOTEBOOKS.glob("*.ipynb")]
-    return sorted(pages, key=lambda page: (first.index(page) if page in first else len(first), page))
+    """Name the notebooks that cookbook/README.md links to, in its order, then the others."""
+    readme = NOTEBOOKS.parent / "README.md"
+    index = readme.read_text(encoding="utf-8") if readme.exists() else ""
+    places = {page: index.find(f"(notebooks/{page}.ipynb)") for page in _notebooks()}
+    return sorted(places, key=lambda page: (places[page] < 0, places[page], page))
+
+
+def _notebooks() -> list[str]:
+    return [path.stem for path in NOTEBOOKS.glob("*.ipynb")]
 
 
 def _listed(page: str) -> str:

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.once
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), *DOCS.rglob("*.mdx")])
 NAMES = [page.relative_to(DOCS).as_posix() for page in PAGES]
+ERROR = {"output_type": "error", "ename": "KeyError", "evalue": "'a'", "traceback": []}
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 PYTHON = re.compile(r"^\s*(?:```+|~~~+)\s*\{?\.?(?:py|ipython)", re.MULTILINE | re.IGNORECASE)
 LINK = re.compile(r"https?:[^\s\"'`>|]*", re.IGNORECASE)
@@ -104,9 +105,9 @@ def test_links_in_form(page: Path) -> None:
         assert local or re.fullmatch(r"([\w-]+\.)+[a-z]{2,}", address.hostname or ""), link
 
 
-def cell(kind: str, source: str, *outputs: dict[str, Any]) -> dict[str, Any]:
+def cell(kind: str, source: str, *outputs: dict[str, Any], tags: tuple[str, ...] = ()) -> dict[str, Any]:
     """Make a cell of a notebook, its source in lines as Jupyter writes it."""
-    made = {"cell_type": kind, "source": source.splitlines(keepends=True), "metadata": {}}
+    made = {"cell_type": kind, "source": source.splitlines(keepends=True), "metadata": {"tags": list(tags)}}
     return made if kind == "markdown" else {**made, "outputs": list(outputs)}
 
 
@@ -136,6 +137,8 @@ def test_how_to_page() -> None:
                 shown(text_html='<style>a</style><table border="1" class="dataframe"></table>'),
             ),
             cell("code", "value\n", shown(text_plain="'```'")),
+            cell("code", "fail()", ERROR, tags=("raises-exception",)),
+            cell("code", "chdir('..')", tags=("notebook-only",)),
             cell("code", ""),
         ]
     }
@@ -150,14 +153,16 @@ def test_how_to_page() -> None:
     assert "```text\n1\n3\n```" in page
     assert "![What the cell above draws](search-1.png)" in page
     assert '<div class="output">\n<table></table>\n</div>' in page
+    assert "```python\nfail()\n```" in page
+    assert "```text\nKeyError: 'a'\n```" in page
+    assert "chdir" not in page
     assert "````text\n'```'\n````" in page
 
 
 def test_unfit_notebooks() -> None:
     """A notebook with an error in it, or without a title, is refused."""
-    error = {"output_type": "error", "ename": "KeyError", "evalue": "'a'", "traceback": []}
     for cells, said in (
-        ([cell("markdown", "# Title"), cell("code", "a", error)], "holds an error: KeyError"),
+        ([cell("markdown", "# Title"), cell("code", "a", ERROR)], "holds an error: KeyError"),
         ([cell("code", "a")], "does not begin with a title"),
         ([], "does not begin with a title"),
     ):
@@ -167,17 +172,24 @@ def test_unfit_notebooks() -> None:
 
 def test_how_to_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Pages come in the order of the index, others after them by name, in the list and the navigation."""
-    for name in ("b", "a", "rag"):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    for name in ("b", "a", "rag", "z"):
         notebook = {"cells": [cell("markdown", f"# Page {name}\n\nWhat it\nshows.\n\nMore.")]}
-        (tmp_path / f"{name}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
-    monkeypatch.setattr(hooks, "NOTEBOOKS", tmp_path)
+        (folder / f"{name}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+    lines = [
+        f"- [Page]({target}): what it shows"
+        for target in ("notebooks/z.ipynb", "a.py", "notebooks/rag.ipynb")
+    ]
+    (tmp_path / "README.md").write_text("\n".join(lines), encoding="utf-8")
+    monkeypatch.setattr(hooks, "NOTEBOOKS", folder)
     nav = [{"How-to": ["how-to/index.md"]}, {"More": [hooks.OPTIONAL, "x.md"]}]
     hooks.on_config(SimpleNamespace(nav=nav))
 
-    assert hooks.how_to_pages() == ["rag", "a", "b"]
-    assert nav[0]["How-to"] == ["how-to/index.md", "how-to/rag.md", "how-to/a.md", "how-to/b.md"]
+    assert hooks.how_to_pages() == ["z", "rag", "a", "b"]
+    assert nav[0]["How-to"] == ["how-to/index.md", *(f"how-to/{page}.md" for page in ("z", "rag", "a", "b"))]
     assert (hooks.OPTIONAL in nav[1]["More"]) == (DOCS / hooks.OPTIONAL).exists()
-    assert hooks.made_part("how-to").splitlines()[1] == "- [Page a](a.md): What it shows."
+    assert hooks.made_part("how-to").splitlines()[2] == "- [Page a](a.md): What it shows."
 
 
 def test_made_parts() -> None:
