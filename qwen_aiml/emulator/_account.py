@@ -104,7 +104,7 @@ class Account:
         If it reaches the models, it takes one of the places there until
         *in_flight* is closed.
         """
-        call = _service.gateway(request, api_keys=self.api_keys)
+        call = _service.gateway(request, api_keys=self.api_keys, path=self._upstream.path)
         if isinstance(call, _answers.Answer):
             return call
         if not self._hold(call.cost):

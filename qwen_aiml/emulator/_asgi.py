@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import ExitStack
 from http.client import responses
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,6 +14,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ._answers import Request
+from ._entered import entered
 
 if TYPE_CHECKING:
     import asyncio
@@ -87,7 +89,8 @@ def _application(emulator: Emulator) -> Callable[[_Message, _Receive, _Send], Aw
             headers={name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]},
             body=body,
         )
-        with emulator.answering(request) as reply:
+        with ExitStack() as in_flight:
+            reply = await entered(emulator, request, in_flight)
             if await _waited(reply.latency, receive):
                 await _send(reply, scope["state"]["transport"], receive, send)
 

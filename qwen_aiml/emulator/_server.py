@@ -30,7 +30,8 @@ def serve(emulator: Emulator, host: str = "127.0.0.1", port: int = 0) -> Iterato
         port: The port to listen on; 0 picks a free one.
 
     Returns:
-        The base URL, such as ``http://127.0.0.1:8080/v1``.
+        The base URL, such as ``http://127.0.0.1:8080/v1``, or
+        ``http://127.0.0.1:8080/usem3/v1`` with other than lexical vectors.
 
     Raises:
         ModuleNotFoundError: If uvicorn is not installed.
@@ -49,7 +50,7 @@ def serve(emulator: Emulator, host: str = "127.0.0.1", port: int = 0) -> Iterato
         thread = Thread(target=server.run, args=([listener],), name="qwen-aiml-emulator", daemon=True)
         thread.start()
         try:
-            yield f"http://{host}:{listener.getsockname()[1]}/v1"
+            yield f"http://{host}:{listener.getsockname()[1]}{emulator.mount}/v1"
         finally:
             server.should_exit = True
             thread.join(_STOP)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from ._answers import Answer, Request
+    from ._semantic import Semantic
 
 Region = Literal["international", "mainland"]
 
@@ -94,7 +95,7 @@ def read(body: bytes) -> Any:
         return None
 
 
-def gateway(request: Request, *, api_keys: Collection[str] | None) -> Call | Answer:
+def gateway(request: Request, *, api_keys: Collection[str] | None, path: str = PATH) -> Call | Answer:
     """
     Check *request* as the gateway does: route, key, JSON, model, schema.
 
@@ -103,15 +104,19 @@ def gateway(request: Request, *, api_keys: Collection[str] | None) -> Call | Ans
 
         api_keys: The keys that are known; None: all that are not blank.
 
+        path: Where embeddings are asked for; the service's own is the default.
+
     Returns:
         The call to hand to the upstream, or the refusal.
 
     Source: AI/ML API's OpenAPI and observed errors. The order, the texts of
     404 and those for unreadable bodies are NestJS's and Express's (assumed).
     """
-    path, _, _ = request.path.partition("?")
-    if (request.method, path) != ("POST", PATH):
+    asked, _, _ = request.path.partition("?")
+    if (request.method, asked) != ("POST", path):
         message = f"Cannot {request.method} {request.path}"
+        if path != PATH:
+            message += f"; this is an emulator whose vectors are not Qwen's, and its path is {path}"
         return _answers.refusal(request, 404, "NotFoundException", message)
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
@@ -244,6 +249,8 @@ class Upstream:
         base64: Whether ``encoding_format`` is obeyed. Alibaba documents
             lists only, and what the gateway makes of it is not known.
 
+        semantic: What makes the vectors; None: they are lexical.
+
     Raises:
         ValueError: If an argument is out of range.
 
@@ -257,6 +264,7 @@ class Upstream:
     refusal_status: int
     shuffle: bool
     base64: bool
+    semantic: Semantic | None
 
     def __post_init__(self) -> None:
         """Refuse settings out of range."""
@@ -266,6 +274,11 @@ class Upstream:
             raise ValueError(f"max_rows must be 1 or more, not {self.max_rows}")
         if not 400 <= self.refusal_status <= 599:  # noqa: PLR2004 - HTTP's statuses of errors
             raise ValueError(f"refusal_status must be 400 to 599, not {self.refusal_status}")
+
+    @property
+    def path(self) -> str:
+        """Where embeddings are asked for, under the name of the vectors if they are not lexical."""
+        return PATH if self.semantic is None else f"/{self.semantic.name}{PATH}"
 
     def answer(self, call: Call) -> Answer:
         """
@@ -278,7 +291,12 @@ class Upstream:
             return refusal
         space = call.model.removeprefix("text-")
         base64 = self.base64 and call.base64
-        vectors = (_vectors.embed(text, call.dimensions, space) for text in call.texts)
+        if self.semantic is None:
+            model = call.model
+            vectors = [_vectors.embed(text, call.dimensions, space) for text in call.texts]
+        else:
+            model = f"{self.semantic.name}/{call.model}"
+            vectors = self.semantic.embed(call.texts, call.dimensions, space)
         rows = [
             {"embedding": _written(vector, base64=base64), "index": index, "object": "embedding"}
             for index, vector in enumerate(vectors)
@@ -287,7 +305,7 @@ class Upstream:
             rows = rows[1:] + rows[:1]
         content = {
             "data": rows,
-            "model": call.model,
+            "model": model,
             "object": "list",
             "usage": {"prompt_tokens": call.tokens, "total_tokens": call.tokens},
             "id": _answers.long_id(call.request),

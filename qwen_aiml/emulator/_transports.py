@@ -15,6 +15,7 @@ import anyio
 import httpx
 
 from ._answers import Request
+from ._entered import entered
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -31,21 +32,21 @@ _FOR_EVER = 1e8  # seconds, three years: `time.sleep` takes no infinity
 def clients(emulator: Emulator) -> dict[str, Any]:
     """Give a client of each kind whose requests go to *emulator*."""
     made: dict[str, Any] = {
-        "http_client": httpx.Client(transport=sync_transport(emulator)),
-        "http_async_client": httpx.AsyncClient(transport=async_transport(emulator)),
+        "http_client": httpx.Client(transport=sync_transport(emulator, emulator.mount)),
+        "http_async_client": httpx.AsyncClient(transport=async_transport(emulator, emulator.mount)),
     }
     for client in made.values():
         # Its requests name the service's own address, so nothing else tells its vectors from the service's.
-        setattr(client, _SERVICE, "emulator")
+        setattr(client, _SERVICE, f"emulator{emulator.mount}")
     return made
 
 
-def sync_transport(emulator: Emulator) -> httpx.MockTransport:
-    """Give a transport that waits with `time.sleep`."""
+def sync_transport(emulator: Emulator, mount: str = "") -> httpx.MockTransport:
+    """Give a transport that waits with `time.sleep`; *mount* is put before paths that lack it."""
 
     def handle(request: httpx.Request) -> httpx.Response:
         with ExitStack() as in_flight:
-            reply = in_flight.enter_context(emulator.answering(_received(request)))
+            reply = in_flight.enter_context(emulator.answering(_received(request, mount)))
             patience = _patience(request)
             time.sleep(min(reply.latency, patience))
             return _outcome(request, reply, patience, in_flight)
@@ -53,12 +54,12 @@ def sync_transport(emulator: Emulator) -> httpx.MockTransport:
     return httpx.MockTransport(handle)
 
 
-def async_transport(emulator: Emulator) -> httpx.MockTransport:
+def async_transport(emulator: Emulator, mount: str = "") -> httpx.MockTransport:
     """Give the same as `sync_transport`, waiting with `anyio.sleep`."""
 
     async def handle(request: httpx.Request) -> httpx.Response:
         with ExitStack() as in_flight:
-            reply = in_flight.enter_context(emulator.answering(_received(request)))
+            reply = await entered(emulator, _received(request, mount), in_flight)
             patience = _patience(request)
             await anyio.sleep(min(reply.latency, patience))
             return _outcome(request, reply, patience, in_flight)
@@ -66,10 +67,10 @@ def async_transport(emulator: Emulator) -> httpx.MockTransport:
     return httpx.MockTransport(handle)
 
 
-def _received(request: httpx.Request) -> Request:
+def _received(request: httpx.Request, mount: str) -> Request:
     return Request(
         method=request.method,
-        path=request.url.raw_path.decode("ascii"),
+        path=mount + request.url.raw_path.decode("ascii").removeprefix(mount),
         headers={name.lower(): value for name, value in request.headers.items()},
         body=request.content,
     )

@@ -1,0 +1,23 @@
+"""Asking an emulator on an event loop, which goes on while vectors are made that take long."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from anyio import to_thread
+
+from ._vectoriser import LEXICAL
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from ._answers import Request
+    from ._emulator import Emulator
+    from ._reply import Reply
+
+
+async def entered(emulator: Emulator, request: Request, in_flight: ExitStack) -> Reply:
+    """Decide what *request* gets; it is in flight until *in_flight* is closed."""
+    enter = partial(in_flight.enter_context, emulator.answering(request))
+    return enter() if emulator.vectors == LEXICAL else await to_thread.run_sync(enter)

