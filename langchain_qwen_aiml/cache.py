@@ -112,8 +112,9 @@ def _framework() -> Any:
     for package in ("langchain_classic", "langchain"):
         try:
             return import_module(f"{package}.embeddings.cache")
-        except ModuleNotFoundError:
-            continue
+        except ModuleNotFoundError as error:
+            if not f"{error.name}.".startswith(f"{package}."):
+                raise
     message = "CacheBackedEmbeddings is in langchain-classic: pip install langchain-classic"
     raise ModuleNotFoundError(message, name="langchain_classic")
 

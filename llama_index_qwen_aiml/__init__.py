@@ -1,10 +1,12 @@
 """Qwen Text Embedding v4 and v3, served by AI/ML API, for LlamaIndex."""
 
+import qwen_aiml
+
 try:
     from .base import QwenAIMLEmbedding
     from .cache import KVStoreCache, NamespacedKVStore
 except ModuleNotFoundError as error:
-    message = 'llama_index_qwen_aiml needs llama-index-core: pip install "qwen-aiml[llama-index]"'
-    raise ModuleNotFoundError(message, name=error.name) from error
+    qwen_aiml.refer_to_extra(error, "llama_index.core", "llama-index", __name__)
+    raise
 
 __all__ = ["KVStoreCache", "NamespacedKVStore", "QwenAIMLEmbedding"]

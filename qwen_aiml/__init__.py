@@ -23,6 +23,7 @@ from ._errors import (
     ResponseFormatError,
     TransportError,
 )
+from ._extras import refer_to_extra
 from ._holder import ClientHolder
 from ._iterate import AsyncEmbeddingIterator, EmbeddingIterator
 from ._learned import Learned
@@ -62,5 +63,6 @@ __all__ = [
     "Usage",
     "__version__",
     "check_texts",
+    "refer_to_extra",
     "register_model",
 ]

@@ -6,7 +6,8 @@ import math
 from array import array
 from typing import TYPE_CHECKING, Any
 
-from ._errors import ConfigurationError, ResponseFormatError
+from ._errors import ResponseFormatError
+from ._extras import import_extra
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,12 +43,7 @@ def load_numpy() -> Any:
     Raises:
         ConfigurationError: If it is not installed.
     """
-    try:
-        import numpy as np  # noqa: PLC0415 (not a requirement)
-    except ImportError:
-        message = "embed_array needs NumPy, which is not installed: pip install numpy"
-        raise ConfigurationError(message) from None
-    return np
+    return import_extra("numpy", "numpy", "embed_array")
 
 
 def matrix(rows: list[Any], dimensions: int, numpy: Any) -> NDArray[np.float32]:

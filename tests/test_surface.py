@@ -176,7 +176,19 @@ def test_missing_framework(module: str, framework: str, extra: str) -> None:
     done = run(f"import sys; sys.modules[{framework!r}] = None; import {module}")
 
     assert done.returncode == 1
-    assert f'pip install "qwen-aiml[{extra}]"' in done.stderr.splitlines()[-1]
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"ModuleNotFoundError: {module} needs ")
+    assert last.endswith(f'pip install "qwen-aiml[{extra}]"')
+
+
+@pytest.mark.parametrize("module", ["langchain_qwen_aiml", "llama_index_qwen_aiml"])
+def test_framework_that_lacks_something(module: str) -> None:
+    """If a framework is there and lacks a package of its own, that is what is said."""
+    done = run(f"import sys; sys.modules['pydantic'] = None; import {module}")
+
+    assert done.returncode == 1
+    assert "qwen-aiml[" not in done.stderr
+    assert "pydantic" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("name", ["qwen_aiml", "langchain_qwen_aiml", "llama_index_qwen_aiml"])

@@ -7,6 +7,8 @@ from contextlib import closing, contextmanager
 from threading import Thread
 from typing import TYPE_CHECKING
 
+from qwen_aiml import refer_to_extra
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -41,9 +43,8 @@ def serve(emulator: Emulator, host: str = "127.0.0.1", port: int = 0) -> Iterato
     try:
         from . import _asgi  # noqa: PLC0415 - imports uvicorn, which only servers need
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'The emulator needs uvicorn to listen: pip install "qwen-aiml[emulator]"', name=error.name
-        ) from error
+        refer_to_extra(error, "uvicorn", "emulator", "the emulator's server")
+        raise
     # Listens from here on: requests made before the thread is ready wait their turn.
     with closing(socket.create_server((host, port), backlog=2048)) as listener:
         server = _asgi.Server(emulator)

@@ -88,7 +88,7 @@ def test_without_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has no NumPy is told how to get it."""
     monkeypatch.setitem(sys.modules, "numpy", None)
 
-    with pytest.raises(ConfigurationError, match="pip install numpy"):
+    with pytest.raises(ConfigurationError, match=r"numpy: pip install \"qwen-aiml\[numpy\]\""):
         load_numpy()
 
 

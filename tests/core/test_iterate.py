@@ -683,7 +683,7 @@ async def test_array_without_numpy(way: Way, monkeypatch: pytest.MonkeyPatch) ->
     """Nothing is sent then."""
     monkeypatch.setitem(sys.modules, "numpy", None)
     emulator = Emulator()
-    with pytest.raises(ConfigurationError, match="pip install numpy"):
+    with pytest.raises(ConfigurationError, match=r"numpy: pip install \"qwen-aiml\[numpy\]\""):
         await array_of(make(way, emulator), TEXTS)
 
     assert emulator.request_count == 0

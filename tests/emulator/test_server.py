@@ -234,9 +234,8 @@ def test_without_uvicorn(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
     assert raised.value.name == "uvicorn"
     assert 1 == main([])
-    assert (
-        'The emulator needs uvicorn to listen: pip install "qwen-aiml[emulator]"\n' == capsys.readouterr().err
-    )
+    hint = 'the emulator\'s server needs uvicorn: pip install "qwen-aiml[emulator]"'
+    assert f"{hint}\n" == capsys.readouterr().err
 
 
 def test_import_needs_no_server() -> None:

@@ -265,3 +265,17 @@ def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(ModuleNotFoundError, match="pip install langchain-classic"):
         made(Model(), InMemoryByteStore())
+
+
+def test_package_that_lacks_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it is there and lacks a package of its own, that is what is said."""
+
+    def lacking(_: str) -> None:
+        raise ModuleNotFoundError(name="other")
+
+    monkeypatch.setattr("langchain_qwen_aiml.cache.import_module", lacking)
+    made: Any = cache_backed_embeddings
+
+    with pytest.raises(ModuleNotFoundError) as caught:
+        made(Model(), InMemoryByteStore())
+    assert caught.value.name == "other"

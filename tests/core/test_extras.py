@@ -1,0 +1,61 @@
+"""What is said where the package of an extra is missing."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qwen_aiml import ConfigurationError, refer_to_extra
+from qwen_aiml._extras import import_extra
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_what_is_there() -> None:
+    """What is installed is imported."""
+    assert import_extra("json", "json", "this test") is sys.modules["json"]
+
+
+def test_what_is_missing() -> None:
+    """What is not is told, in one error, with what needs it and what installs it."""
+    with pytest.raises(ConfigurationError) as caught:
+        import_extra("no_such_package", "none", "this test")
+
+    assert str(caught.value) == 'this test needs no-such-package: pip install "qwen-aiml[none]"'
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [("import no_such_package", ModuleNotFoundError), ("raise ImportError('broken')", ImportError)],
+)
+def test_what_is_broken(
+    source: str, error: type[ImportError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is installed and can't be imported is not said to be missing."""
+    (tmp_path / "broken_package.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match=r"no_such_package|broken") as caught:
+        import_extra("broken_package", "none", "this test")
+
+    assert type(caught.value) is error
+
+
+@pytest.mark.parametrize("missing", ["parent", "parent.package", "parent.package.newer"])
+def test_what_an_import_lacks(missing: str) -> None:
+    """A package, its parent, or a module that an old version lacks: all are cured by the extra."""
+    error = ModuleNotFoundError(name=missing)
+    with pytest.raises(ModuleNotFoundError, match=r"this test needs parent-package: pip install ") as caught:
+        refer_to_extra(error, "parent.package", "none", "this test")
+
+    assert caught.value.__cause__ is error
+    assert caught.value.name == missing
+
+
+@pytest.mark.parametrize("missing", [None, "other", "parent.other", "parent.packages", "par"])
+def test_what_another_package_lacks(missing: str | None) -> None:
+    """What is missing elsewhere is nothing that the extra could cure."""
+    refer_to_extra(ModuleNotFoundError(name=missing), "parent.package", "none", "this test")
