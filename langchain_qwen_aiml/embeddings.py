@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 _SWITCHED_OFF = {
     "skip_empty": "left-out texts would shift the embeddings of the others; blank texts are refused by index",
     "check_embedding_ctx_length": "it sends token ids, which the service does not take",
-    "show_progress_bar": "there is no progress bar yet",
     "model_kwargs": "its entries are arguments of their own here",
 }
 
@@ -149,6 +148,10 @@ class QwenAIMLEmbeddings(ClientHolder, BaseModel, Embeddings):
     encoding_format: Literal["float", "base64"] | None = None
     """Sent as it is if given; None sends none."""
 
+    show_progress_bar: bool = False
+    """Show a bar while documents are embedded, on the terminal or in the notebook, with the extra
+    ``progress``: texts, texts a second, tokens. Queries show none."""
+
     default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
     """Sent with each request."""
 
@@ -193,6 +196,7 @@ class QwenAIMLEmbeddings(ClientHolder, BaseModel, Embeddings):
             chunk_size=config.batch_size,
             timeout=config.timeout,
         )
+        self._progress_bar(show=self.show_progress_bar)  # which may need to be installed
         stored = isinstance(self.cache, BaseStore)
         self._make_clients(config, ByteStoreCache(self.cache) if stored else self.cache)
 
@@ -203,7 +207,8 @@ class QwenAIMLEmbeddings(ClientHolder, BaseModel, Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents: shape (texts, dimensions), row i for text i. See `EmbeddingClient.embed`."""
-        return self._embed(texts)
+        with self._progress_bar(show=self.show_progress_bar) as bar:
+            return self._embed(texts, bar=bar)
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a query, with ``query_instruction`` before it if set. See `EmbeddingClient.embed`."""
@@ -211,7 +216,8 @@ class QwenAIMLEmbeddings(ClientHolder, BaseModel, Embeddings):
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents as `embed_documents` does, awaited; on asyncio or Trio."""
-        return await self._aembed(texts)
+        with self._progress_bar(show=self.show_progress_bar) as bar:
+            return await self._aembed(texts, bar=bar)
 
     async def aembed_query(self, text: str) -> list[float]:
         """Embed a query as `embed_query` does, awaited; on asyncio or Trio."""

@@ -130,6 +130,7 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
     _client: EmbeddingClient = PrivateAttr()
     _async_client: AsyncEmbeddingClient = PrivateAttr()
     _limiter: Any = PrivateAttr(default=None)
+    _bar: Any = PrivateAttr(default=None)
 
     # Type checkers keep the signature that pydantic derives from the fields.
     if not TYPE_CHECKING:  # pragma: no branch
@@ -169,7 +170,7 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
         return "QwenAIMLEmbedding"
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return self._embed(texts)
+        return self._embed(texts, bar=self._bar)
 
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._embed([text])[0]
@@ -178,7 +179,7 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
         return self._embed([query], "query")[0]
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return await self._aembed(texts)
+        return await self._aembed(texts, bar=self._bar)
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
         return (await self._aembed([text]))[0]
@@ -189,18 +190,24 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
     def get_text_embedding_batch(
         self, texts: list[str], show_progress: bool = False, **kwargs: Any
     ) -> list[list[float]]:
-        """Embed texts: shape (texts, dimensions), row i for text i. See `EmbeddingClient.embed`."""
+        """
+        Embed texts: shape (texts, dimensions), row i for text i. See `EmbeddingClient.embed`.
+
+        *show_progress* shows a bar: texts, texts a second, tokens.
+        """
         texts = check_texts(texts, on_blank=self.on_blank)
-        twin = self._for_batch(len(texts), show_progress=show_progress)
-        return BaseEmbedding.get_text_embedding_batch(twin, texts, show_progress, **kwargs)
+        with self._progress_bar(show=show_progress, total=len(texts)) as bar:
+            twin = self._for_batch(len(texts), bar)
+            return BaseEmbedding.get_text_embedding_batch(twin, texts, **kwargs)
 
     async def aget_text_embedding_batch(
         self, texts: list[str], show_progress: bool = False, **kwargs: Any
     ) -> list[list[float]]:
         """Embed texts as `get_text_embedding_batch` does, awaited."""
         texts = check_texts(texts, on_blank=self.on_blank)
-        twin = self._twin() if self.num_workers else self._for_batch(len(texts), show_progress=show_progress)
-        return await BaseEmbedding.aget_text_embedding_batch(twin, texts, show_progress, **kwargs)
+        with self._progress_bar(show=show_progress, total=len(texts)) as bar:
+            twin = self._twin(bar) if self.num_workers else self._for_batch(len(texts), bar)
+            return await BaseEmbedding.aget_text_embedding_batch(twin, texts, **kwargs)
 
     def get_text_embedding(self, text: str) -> list[float]:
         """Embed one text."""
@@ -218,21 +225,21 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
         """Embed a query as `get_query_embedding` does, awaited."""
         return await BaseEmbedding.aget_query_embedding(self._for_query(), query)
 
-    def _for_batch(self, texts: int, *, show_progress: bool) -> Self:
+    def _for_batch(self, texts: int, bar: Any) -> Self:
         """Give a twin for which the framework cuts lists where it must, and leaves them whole otherwise."""
-        # A bar moves, and the framework's cache is filled, once a call.
-        whole = not show_progress and self.embeddings_cache is None
-        size = max(1, texts) if whole else self.texts_in_flight
-        return self._twin(embed_batch_size=size)
+        # The framework's cache is filled once a call.
+        size = max(1, texts) if self.embeddings_cache is None else self.texts_in_flight
+        return self._twin(bar, embed_batch_size=size)
 
     def _for_query(self) -> Self:
         """Give a twin without the framework's cache where that would take a query for a text."""
         return self._twin() if self.query_instruction is None else self._twin(embeddings_cache=None)
 
-    def _twin(self, **fields: Any) -> Self:
-        """Give a copy whose rate limiter is asked by the core, for each request, and not by the framework."""
+    def _twin(self, bar: Any = None, **fields: Any) -> Self:
+        """Give a copy whose rate limiter and bar are asked and moved by the core, not by the framework."""
         twin = copy(self)
         twin._limiter = self.rate_limiter or self._limiter  # noqa: SLF001 (of this class)
+        twin._bar = bar  # noqa: SLF001 (of this class)
         twin.__dict__.update(rate_limiter=None, **fields)
         return twin
 

@@ -28,6 +28,7 @@ from ._holder import ClientHolder
 from ._iterate import AsyncEmbeddingIterator, EmbeddingIterator
 from ._learned import Learned
 from ._models import DEFAULT_MODEL, ModelFacts, register_model
+from ._progress import Progress
 from ._result import EmbeddingResult, Usage
 from ._sqlite import SQLiteCache
 from ._texts import check_texts
@@ -55,6 +56,7 @@ __all__ = [
     "InsufficientCreditsError",
     "Learned",
     "ModelFacts",
+    "Progress",
     "QwenAIMLError",
     "RateLimitError",
     "ResponseFormatError",

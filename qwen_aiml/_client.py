@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
+    from ._progress import Progress
     from ._result import EmbeddingResult
     from ._texts import Role
 
@@ -68,6 +69,7 @@ class EmbeddingClient(BaseClient):
         *,
         role: Role = "document",
         admit: Callable[[int], object] | None = None,
+        progress: Callable[[Progress], object] | None = None,
     ) -> EmbeddingResult:
         """
         Embed texts.
@@ -81,6 +83,10 @@ class EmbeddingClient(BaseClient):
                 tokens expected in it; the request is sent when it returns. One call is made at a time. None
                 for none.
 
+            progress: Told how far the call has come, as a `Progress`: at the start, after each look-up in the
+                cache, and after each batch. One call is made at a time, in any of our threads; what it raises
+                is logged. None for none.
+
         Returns:
             Embeddings of shape (texts, dimensions), row i for text i, and what they cost.
 
@@ -93,7 +99,7 @@ class EmbeddingClient(BaseClient):
 
             QwenAIMLError: What went wrong first, if no text was embedded.
         """
-        return self._embed(texts, role, admit)
+        return self._embed(texts, role, admit, progress)
 
     def embed_array(
         self,
@@ -101,16 +107,19 @@ class EmbeddingClient(BaseClient):
         *,
         role: Role = "document",
         admit: Callable[[int], object] | None = None,
+        progress: Callable[[Progress], object] | None = None,
     ) -> NDArray[np.float32]:
         """
         Embed texts into a NumPy array, in an eighth of the memory that lists take.
 
         Args:
-            texts: As for `embed`, and so are *role* and *admit*.
+            texts: As for `embed`, and so are *role*, *admit* and *progress*.
 
             role: ``document`` or ``query``.
 
             admit: None for no rate limiter.
+
+            progress: None for no reports.
 
         Returns:
             A C-contiguous array of float32, of shape (texts, dimensions), row i for text i.
@@ -122,7 +131,7 @@ class EmbeddingClient(BaseClient):
                 ``array`` of float32.
         """
         numpy = load_numpy()
-        rows = self._embed(texts, role, admit, packed=True).embeddings
+        rows = self._embed(texts, role, admit, progress, packed=True).embeddings
         return matrix(rows, self.config.length or 0, numpy)
 
     def embed_iter(
@@ -190,10 +199,12 @@ class EmbeddingClient(BaseClient):
         texts: Iterable[str],
         role: Role,
         admit: Callable[[int], object] | None,
+        progress: Callable[[Progress], object] | None,
         *,
         packed: bool = False,
     ) -> EmbeddingResult:
         work = self._begin(texts, role=role, admit=admit, packed=packed)
+        work.job.report_to(progress)
         self._carry_out(work)
         return work.job.result()
 
@@ -258,9 +269,14 @@ class AsyncEmbeddingClient(BaseClient):
         *,
         role: Role = "document",
         admit: Callable[[int], Awaitable[object]] | None = None,
+        progress: Callable[[Progress], object] | None = None,
     ) -> EmbeddingResult:
-        """Embed as `EmbeddingClient.embed` does, awaited, *admit* too. Cancelling it ends its requests."""
-        return await self._embed(texts, role, admit)
+        """
+        Embed as `EmbeddingClient.embed` does, awaited, *admit* too. Cancelling it ends its requests.
+
+        *progress* is called in the thread of the event loop, which waits for it.
+        """
+        return await self._embed(texts, role, admit, progress)
 
     async def embed_array(
         self,
@@ -268,10 +284,11 @@ class AsyncEmbeddingClient(BaseClient):
         *,
         role: Role = "document",
         admit: Callable[[int], Awaitable[object]] | None = None,
+        progress: Callable[[Progress], object] | None = None,
     ) -> NDArray[np.float32]:
         """Embed as `EmbeddingClient.embed_array` does, awaited."""
         numpy = load_numpy()
-        rows = (await self._embed(texts, role, admit, packed=True)).embeddings
+        rows = (await self._embed(texts, role, admit, progress, packed=True)).embeddings
         return matrix(rows, self.config.length or 0, numpy)
 
     def embed_iter(
@@ -313,10 +330,12 @@ class AsyncEmbeddingClient(BaseClient):
         texts: Iterable[str],
         role: Role,
         admit: Callable[[int], Awaitable[object]] | None,
+        progress: Callable[[Progress], object] | None,
         *,
         packed: bool = False,
     ) -> EmbeddingResult:
         work = await self._begin(texts, role=role, admit=admit, packed=packed)
+        work.job.report_to(progress)
         await self._carry_out(work)
         return work.job.result()
 

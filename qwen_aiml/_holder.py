@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ._client import AsyncEmbeddingClient, EmbeddingClient
 from ._config import wrapped
 from ._errors import ConfigurationError
+from ._progress import Bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -59,12 +60,30 @@ class ClientHolder:
             learned=self._client.learned,
         )
 
-    def _embed(self, texts: Iterable[str], role: Role = "document") -> list[list[float]]:
-        return self._client.embed(texts, role=role, admit=self._admission()[0]).embeddings
+    def _embed(
+        self, texts: Iterable[str], role: Role = "document", bar: Bar | None = None
+    ) -> list[list[float]]:
+        progress = None if bar is None else bar.part()
+        admit = self._admission()[0]
+        return self._client.embed(texts, role=role, admit=admit, progress=progress).embeddings
 
-    async def _aembed(self, texts: Iterable[str], role: Role = "document") -> list[list[float]]:
-        result = await self._async_client.embed(texts, role=role, admit=self._admission()[1])
+    async def _aembed(
+        self, texts: Iterable[str], role: Role = "document", bar: Bar | None = None
+    ) -> list[list[float]]:
+        progress = None if bar is None else bar.part()
+        admit = self._admission()[1]
+        result = await self._async_client.embed(texts, role=role, admit=admit, progress=progress)
         return result.embeddings
+
+    @staticmethod
+    def _progress_bar(*, show: bool, total: int | None = None) -> Bar:
+        """
+        Give a bar to show calls in, as a context; see `Bar`.
+
+        Raises:
+            ConfigurationError: If one is to be shown and tqdm is not installed.
+        """
+        return Bar(show=show, total=total)
 
     @staticmethod
     def _mask(options: dict[str, Any], *names: str) -> None:

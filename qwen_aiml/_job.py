@@ -16,14 +16,16 @@ from ._cache import cache_key, namespace, pack, unpack
 from ._errors import CacheError, EmbeddingBatchError, QwenAIMLError, ResponseFormatError, TransportError
 from ._flow import NotSentError, too_late
 from ._long import NEVER_TOO_LONG, LongTexts
+from ._progress import Tally
 from ._result import EmbeddingResult
 from ._steps import Load, Store
 from ._texts import check_texts, outgoing
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
     from ._flow import Call
+    from ._progress import Progress
     from ._result import Usage
     from ._steps import Outcome, Step
     from ._texts import Role
@@ -90,11 +92,22 @@ class Job:
         self._cached = 0
         self._model: str | None = None
         self._request_ids: list[str] = []
+        self._tally: Tally | None = None
 
     @property
     def batches(self) -> int:
         """How many requests the job needs if none fails."""
         return -(-len(self._todo) // self._call.rows) + len(self._too_long)
+
+    def report_to(self, progress: Callable[[Progress], object] | None) -> None:
+        """
+        Tell a function, from now on, how far the call has come; None for none.
+
+        Raises:
+            ConfigurationError: If it is no function.
+        """
+        if progress is not None:
+            self._tally = Tally(progress, self._places, self._call)
 
     def look_up(self) -> Generator[Step, Outcome, None]:
         """
@@ -205,6 +218,8 @@ class Job:
                 self._shortened.update(places)
         if self._namespace is not None:
             yield from self._store(places, shortened)
+        if self._tally is not None:
+            self._tally.add(places)
 
     def fail(self, places: Sequence[int], error: QwenAIMLError) -> None:
         """Note why some texts have no embedding."""
@@ -282,14 +297,18 @@ class Job:
                 ) from entries
             if not isinstance(entries, (list, tuple)) or len(entries) != len(keys):
                 raise CacheError("the cache did not give an entry or None for each key; nothing was sent")
+            found = []
             for place, key, entry in zip(some, keys, entries, strict=True):
                 embedding = unpack(key, entry, self._call.dimensions)
                 if embedding is not None:
                     self._call.dimensions = self._call.dimensions or len(embedding)
                     self._embeddings[place] = self._kept(embedding)
                     self._cached += 1
+                    found.append(place)
                     if shortened:
                         self._shortened.add(place)
+            if self._tally is not None:
+                self._tally.add(found, cached=True)
 
     def _store(self, places: Sequence[int], shortened: str) -> Generator[Step, Outcome, None]:
         entries = {}

@@ -8,6 +8,7 @@ import json
 import logging
 import multiprocessing
 import pickle
+import sys
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -86,6 +87,28 @@ def test_errors_pass_unchanged(documents: Any) -> None:
         documents(make(emulator, max_concurrency=1), TEXTS)
     assert caught.value.embeddings[9] is not None
     assert caught.value.embeddings[10] is None
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_progress_bar(documents: Any, shown: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bar shows the documents of a call, and never a query."""
+    model = make(show_progress_bar=shown)
+    model.embed_query("q")
+    assert not capsys.readouterr().err
+    documents(model, TEXTS)
+
+    said = capsys.readouterr()
+    assert not said.out
+    assert ("37/37" in said.err and "tokens" in said.err) is shown
+
+
+def test_progress_bar_without_tqdm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing is told when the object is made."""
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    make(show_progress_bar=False)
+
+    with pytest.raises(ConfigurationError, match=r'pip install "qwen-aiml\[progress\]"'):
+        make(show_progress_bar=True)
 
 
 def test_default_settings_send_many_at_once(documents: Any) -> None:

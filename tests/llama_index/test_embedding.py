@@ -334,6 +334,35 @@ def test_cache_takes_no_query_for_a_text() -> None:
     assert model.get_text_embedding("rest") == document
 
 
+@pytest.mark.parametrize("way", ["batch with progress", "async batch with progress"])
+@pytest.mark.parametrize("fields", [{}, {"num_workers": 2}, {"embeddings_cache": SimpleKVStore()}], ids=list)
+def test_progress(way: str, fields: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """One bar shows all texts of a call, however the framework cuts them, and what they cost."""
+    emulator = Emulator()
+    model = make(emulator, **fields, max_concurrency=1)
+    WAYS[way](model, TEXTS)
+
+    said = capsys.readouterr()
+    assert not said.out
+    assert said.err.count("0/37") == 1
+    assert said.err.count("\n") == 1
+    last = said.err.splitlines()[-1]
+    assert "37/37" in last
+    assert f"{model.usage.total_tokens} tokens" in last
+
+
+@pytest.mark.parametrize("way", ["batch with progress", "async batch with progress"])
+def test_progress_leaves_the_call_whole(way: str) -> None:
+    """A bar takes no concurrency from a call, and errors count from its first text."""
+    emulator = Emulator(latency=0.1)
+    emulator.script(*[None] * 39, Fault(status=401))
+    with pytest.raises(EmbeddingBatchError) as caught:
+        WAYS[way](make(emulator), [f"text {at}" for at in range(400)])
+
+    assert len(caught.value.embeddings) == 400
+    assert emulator.peak_in_flight > 6
+
+
 def test_events() -> None:
     """Each call of the framework's batches makes one pair of events, with the texts and no key."""
     handler = LlamaDebugHandler(print_trace_on_end=False)

@@ -1,0 +1,161 @@
+"""How far a call has come: counted as its batches end, told to a function, shown in a bar."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from importlib import import_module
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from ._errors import ConfigurationError
+from ._extras import import_extra
+from ._result import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from typing_extensions import Self
+
+    from ._flow import Call
+
+logger = logging.getLogger("qwen_aiml")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """
+    How far a call has come.
+
+    Attributes:
+        done: Texts that have their embedding, repeated ones and those of the cache included.
+
+        total: Texts of the call.
+
+        cached: Those of *done* that came from the cache.
+
+        usage: What the call has cost so far.
+    """
+
+    done: int
+    total: int
+    cached: int
+    usage: Usage
+
+
+class Tally:
+    """
+    Counts the texts of a call that are done, and tells of it, once at a time and in order.
+
+    Args:
+        tell: What is told: at the start, and whenever some are done. What it raises is logged, and nothing
+            more is told: it must not cost what is paid for.
+
+        places: The place of each text.
+
+        call: Tells what was spent.
+
+    Raises:
+        ConfigurationError: If *tell* can't be called.
+    """
+
+    def __init__(self, tell: Callable[[Progress], object], places: Iterable[int], call: Call) -> None:
+        if not callable(tell):
+            message = (
+                f"progress must be a function that takes a qwen_aiml.Progress, not {type(tell).__name__}"
+            )
+            raise ConfigurationError(message)
+        self._tell: Callable[[Progress], object] | None = tell
+        self._call = call
+        self._texts = Counter(places)
+        self._total = self._texts.total()
+        self._done = self._cached = 0
+        # Not the call's, which nobody should wait for while something is shown.
+        self._lock = Lock()
+        self.add(())
+
+    def add(self, places: Iterable[int], *, cached: bool = False) -> None:
+        """Count the texts of some places as done, and tell of it."""
+        with self._lock:
+            texts = sum(self._texts[place] for place in places)
+            self._done += texts
+            self._cached += texts if cached else 0
+            if self._tell is None:
+                return
+            try:
+                self._tell(Progress(self._done, self._total, self._cached, self._call.usage))
+            except Exception:
+                self._tell = None
+                logger.warning("no more progress is told, since the function raised", exc_info=True)
+
+
+class Bar:
+    """
+    A progress bar by tqdm, on the terminal or in a notebook: texts, texts a second, tokens.
+
+    Args:
+        show: False for none, which costs nothing and needs no tqdm.
+
+        total: Texts in all; None for those of the one call that is shown.
+
+    Raises:
+        ConfigurationError: If tqdm is not installed.
+    """
+
+    def __init__(self, *, show: bool, total: int | None = None) -> None:
+        if show:
+            import_extra("tqdm", "progress", "a progress bar")
+        self._show = show
+        self._total = total
+        self._shown: Any = None
+        self._tokens: int | None = 0
+        self._cached = 0
+
+    def part(self) -> Callable[[Progress], None] | None:
+        """Give what one call is to tell its progress to; None if nothing is shown."""
+        if not self._show:
+            return None
+        last = Progress(0, 0, 0, Usage())
+
+        def tell(progress: Progress) -> None:
+            nonlocal last
+            before, last = last, progress
+            old, new = before.usage.total_tokens, progress.usage.total_tokens
+            if self._tokens is not None:
+                self._tokens = None if old is None or new is None else self._tokens + new - old
+            self._total = progress.total if self._total is None else self._total
+            self._move(progress.done - before.done, progress.cached - before.cached)
+
+        return tell
+
+    def _move(self, done: int, cached: int) -> None:
+        if not self._total:
+            return
+        if self._shown is None:
+            # The speed is that since the start, and it moves ten times a second at the most: what tqdm makes
+            # of both by default is for what comes one by one.
+            self._shown = import_module("tqdm.auto").tqdm(
+                total=self._total, desc="Embedding", unit=" texts", smoothing=0, miniters=1
+            )
+        bar = self._shown
+        if bar.disable:
+            return
+        self._cached += cached
+        bar.initial = self._cached  # what took no time makes no speed
+        said = [f"{self._cached:,} cached"] if self._cached else []
+        if self._tokens is not None:
+            said.append(f"{self._tokens:,} tokens")
+        bar.set_postfix_str(", ".join(said), refresh=False)
+        bar.update(done)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._show and kind is None and self._total is not None:
+            # What no call told of came from a cache of the framework.
+            rest = self._total - (0 if self._shown is None else self._shown.n)
+            self._move(rest, rest)
+        if self._shown is not None:
+            self._shown.close()

@@ -1,0 +1,297 @@
+"""How far a call has come: what is told of it, when, and the bar that shows it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import subprocess
+import sys
+import threading
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+
+from qwen_aiml import (
+    AsyncEmbeddingClient,
+    ConfigurationError,
+    EmbeddingBatchError,
+    EmbeddingClient,
+    EmbeddingConfig,
+    Progress,
+    SQLiteCache,
+    Usage,
+)
+from qwen_aiml._flow import Call, Clock
+from qwen_aiml._job import Job
+from qwen_aiml._learned import Learned
+from qwen_aiml._progress import Bar, Tally
+from qwen_aiml._steps import Send
+from qwen_aiml._turns import Turns
+from qwen_aiml._wire import Answer
+from qwen_aiml.emulator import Emulator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+CONFIG = EmbeddingConfig(api_key="k", model="unknown", batch_size=2)
+CLOCK = Clock(lambda: 100.0, lambda: datetime(2026, 11, 22, tzinfo=timezone.utc), lambda: 0.0)
+TEXTS = [f"text {at}" for at in range(400)]
+
+
+def call() -> Call:
+    return Call(CONFIG, CLOCK, Learned(CONFIG), Turns(lambda: 99), threading.Event())
+
+
+def run(work: Job, *outcomes: Callable[[bytes], Answer]) -> None:
+    """Let some requests get these answers, one after the other."""
+    for outcome in outcomes:
+        flow = work.next_flow()
+        assert flow is not None
+        step = next(flow)
+        assert isinstance(step, Send)
+        with pytest.raises(StopIteration):
+            flow.send(outcome(step.body))
+
+
+def good(body: bytes) -> Answer:
+    texts = orjson.loads(body)["input"]
+    data = [{"index": at, "embedding": [1.0, 2.0]} for at in range(len(texts))]
+    return Answer(200, {}, orjson.dumps({"data": data, "usage": {"total_tokens": 3}}))
+
+
+def embed(
+    way: str, emulator: Emulator, tell: Callable[[Progress], object], cache: SQLiteCache | None = None
+) -> None:
+    options = emulator.client_options()
+    config = EmbeddingConfig(api_key=options["api_key"], dimensions=64)
+    if way == "sync":
+        EmbeddingClient(config, http_client=options["http_client"], cache=cache).embed(TEXTS, progress=tell)
+        return
+    client = AsyncEmbeddingClient(config, http_client=options["http_async_client"], cache=cache)
+    if way == "async":
+        asyncio.run(client.embed(TEXTS, progress=tell))
+    else:
+        asyncio.run(client.embed_array(TEXTS, progress=tell))
+
+
+def test_what_is_told() -> None:
+    """It is told of the start and of each batch, in texts, those that are repeated included."""
+    told: list[Progress] = []
+    work = Job(["a", "b", "a", "c"], "document", call(), None)
+    work.report_to(told.append)
+    run(work, good, good)
+
+    assert told == [
+        Progress(0, 4, 0, Usage()),
+        Progress(3, 4, 0, Usage(1, 3, None)),
+        Progress(4, 4, 0, Usage(2, 6, None)),
+    ]
+
+
+def test_what_failed_is_not_done() -> None:
+    """Texts without an embedding are not counted."""
+    told: list[Progress] = []
+    work = Job(["a", "b", "c"], "document", call(), None)
+    work.report_to(told.append)
+    run(work, good, lambda _: Answer(401, {}, b""))
+
+    assert [progress.done for progress in told] == [0, 2]
+    with pytest.raises(EmbeddingBatchError):
+        work.result()
+
+
+@pytest.mark.parametrize("way", ["sync", "async", "async array"])
+def test_once_at_a_time(way: str) -> None:
+    """However many requests are in flight, it is told of one after the other, and of more each time."""
+    told: list[int] = []
+    inside = threading.Lock()
+
+    def tell(progress: Progress) -> None:
+        assert inside.acquire(blocking=False)
+        told.append(progress.done)
+        inside.release()
+
+    emulator = Emulator(latency=0.01)
+    embed(way, emulator, tell)
+
+    assert emulator.peak_in_flight > 5
+    assert told == list(range(0, 401, 10))
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_cached(way: str, tmp_path: Path) -> None:
+    """What came from the cache is counted, and told apart."""
+    emulator = Emulator()
+    told: list[Progress] = []
+    with SQLiteCache(tmp_path / "cache.db") as cache:
+        for _ in range(2):
+            told.clear()
+            embed(way, emulator, told.append, cache)
+
+    assert [(progress.done, progress.total, progress.cached) for progress in told] == [
+        (0, 400, 0),
+        (400, 400, 400),
+    ]
+    assert told[-1].usage == Usage()
+
+
+def test_what_it_raises(caplog: pytest.LogCaptureFixture) -> None:
+    """What the function raises is logged, nothing more is told, and the call goes on."""
+    told: list[Progress] = []
+
+    def tell(progress: Progress) -> None:
+        told.append(progress)
+        if progress.done:
+            raise ZeroDivisionError
+
+    work = Job(["a", "b", "c", "d"], "document", call(), None)
+    work.report_to(tell)
+    with caplog.at_level(logging.WARNING, "qwen_aiml"):
+        run(work, good, good)
+
+    assert len(work.result().embeddings) == 4
+    assert len(told) == 2
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+
+
+def test_no_function() -> None:
+    """What can't be called is refused before anything is sent."""
+    given: Any = True
+    with pytest.raises(ConfigurationError, match=r"progress must be a function that takes a .*Progress"):
+        Tally(given, [0], call())
+
+
+def frames(err: str) -> list[str]:
+    """Give what a bar showed, one after the other."""
+    return [re.sub(r"\|.*\|", "|", frame).strip() for frame in re.split(r"[\r\n]", err) if frame.strip()]
+
+
+def show(bar: Bar, *told: Progress) -> None:
+    part = bar.part()
+    assert part is not None
+    for progress in told:
+        part(progress)
+
+
+def test_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    """A bar shows texts, texts a second, tokens and what was cached, on stderr, and ends its line."""
+    with Bar(show=True) as bar:
+        show(
+            bar,
+            Progress(0, 5000, 0, Usage()),
+            Progress(1000, 5000, 1000, Usage()),
+            Progress(5000, 5000, 1000, Usage(400, 12345)),
+        )
+    said = capsys.readouterr()
+
+    assert not said.out
+    assert said.err.endswith("\n")
+    assert frames(said.err)[0].startswith("Embedding:   0%| 0/5000 [")
+    assert re.match(
+        r"Embedding: 100%\| 5000/5000 \[.* texts/s, 1,000 cached, 12,345 tokens\]", frames(said.err)[-1]
+    )
+
+
+def test_speed_is_without_the_cached(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    """What took no time makes the bar no faster."""
+    monkeypatch.setattr("tqdm.std.time", iter(float(at) for at in range(1000)).__next__)
+    with Bar(show=True) as bar:
+        show(bar, Progress(0, 5000, 0, Usage()), Progress(4000, 5000, 4000, Usage()))
+        show(bar, Progress(8, 5000, 0, Usage()))
+    speeds = [float(found) for found in re.findall(r"([\d.]+) texts/s", capsys.readouterr().err)]
+
+    assert speeds
+    assert max(speeds) <= 8
+
+
+def test_bar_of_several_calls(capsys: pytest.CaptureFixture[str]) -> None:
+    """Several calls at once move one bar, and what none of them told of came from another cache."""
+    with Bar(show=True, total=100) as bar:
+        one, two = bar.part(), bar.part()
+        assert one is not None
+        assert two is not None
+        one(Progress(10, 50, 0, Usage(1, 7)))
+        two(Progress(20, 40, 0, Usage(2, 8)))
+        one(Progress(50, 50, 0, Usage(5, 10)))
+        two(Progress(40, 40, 0, Usage(4, 20)))
+
+    assert re.match(
+        r"Embedding: 100%\| 100/100 \[.*, 10 cached, 30 tokens\]", frames(capsys.readouterr().err)[-1]
+    )
+
+
+def test_bar_without_calls(capsys: pytest.CaptureFixture[str]) -> None:
+    """All may have come from another cache, or there may be nothing to do."""
+    with Bar(show=True, total=100):
+        pass
+    assert "100/100" in frames(capsys.readouterr().err)[-1]
+
+    with Bar(show=True) as bar:
+        show(bar, Progress(0, 0, 0, Usage()))
+    with Bar(show=True):
+        pass
+    assert not capsys.readouterr().err
+
+
+def test_unknown_tokens(capsys: pytest.CaptureFixture[str]) -> None:
+    """Tokens that an answer did not tell make no number."""
+    with Bar(show=True) as bar:
+        show(bar, Progress(10, 30, 0, Usage(1, 5)), Progress(20, 30, 0, Usage(2, None)))
+        show(bar, Progress(10, 30, 0, Usage(1, 5)))
+
+    assert "tokens" not in frames(capsys.readouterr().err)[-1]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_bar_of_what_fails(error: type[BaseException], capsys: pytest.CaptureFixture[str]) -> None:
+    """After an error the bar stays where it was, and its line is ended."""
+    bar = Bar(show=True)
+    show(bar, Progress(10, 30, 0, Usage(1, 5)))
+    with pytest.raises(error), bar:
+        raise error
+    said = capsys.readouterr().err
+
+    assert "10/30" in frames(said)[-1]
+    assert said.endswith("\n")
+
+
+def test_no_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a bar nothing is told, and tqdm is not needed."""
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with Bar(show=False, total=5) as bar:
+        assert bar.part() is None
+
+    assert not capsys.readouterr().err
+    with pytest.raises(
+        ConfigurationError, match=r'a progress bar needs tqdm: pip install "qwen-aiml\[progress\]"'
+    ):
+        Bar(show=True)
+
+
+@pytest.mark.parametrize(("value", "shown"), [("", True), ("1", False)])
+def test_disabled(value: str, shown: bool) -> None:
+    """The switch of tqdm's own in the environment silences bars."""
+    program = """
+from qwen_aiml import Progress, Usage
+from qwen_aiml._progress import Bar
+with Bar(show=True) as bar:
+    part = bar.part()
+    for done in (0, 10, 30):
+        part(Progress(done, 30, 10, Usage(1, 5)))
+"""
+    done = subprocess.run(  # noqa: S603 (our own program)
+        [sys.executable, "-c", program],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "TQDM_DISABLE": value, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+
+    assert ("30/30" in done.stderr) is shown
+    assert not done.stdout
