@@ -212,7 +212,7 @@ class QwenAIMLEmbeddings(ClientHolder, BaseModel, Embeddings):
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a query, with ``query_instruction`` before it if set. See `EmbeddingClient.embed`."""
-        return self._embed([text], "query")[0]
+        return self._embed_one(text, "query")
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents as `embed_documents` does, awaited; on asyncio or Trio."""
@@ -221,7 +221,7 @@ class QwenAIMLEmbeddings(ClientHolder, BaseModel, Embeddings):
 
     async def aembed_query(self, text: str) -> list[float]:
         """Embed a query as `embed_query` does, awaited; on asyncio or Trio."""
-        return (await self._aembed([text], "query"))[0]
+        return await self._aembed_one(text, "query")
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in QwenAIMLEmbeddings.model_fields:

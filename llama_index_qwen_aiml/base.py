@@ -173,19 +173,19 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
         return self._embed(texts, bar=self._bar)
 
     def _get_text_embedding(self, text: str) -> list[float]:
-        return self._embed([text])[0]
+        return self._embed_one(text)
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return self._embed([query], "query")[0]
+        return self._embed_one(query, "query")
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         return await self._aembed(texts, bar=self._bar)
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
-        return (await self._aembed([text]))[0]
+        return await self._aembed_one(text)
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return (await self._aembed([query], "query"))[0]
+        return await self._aembed_one(query, "query")
 
     def get_text_embedding_batch(
         self, texts: list[str], show_progress: bool = False, **kwargs: Any

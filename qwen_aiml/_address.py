@@ -28,9 +28,8 @@ _OWN_HEADERS = {
 
 
 def first_set(variables: tuple[str, ...]) -> str | None:
-    """Give the value of the first of the environment *variables* that is not blank, else None."""
-    values = (os.environ.get(name, "").strip() for name in variables)
-    return next((value for value in values if value), None)
+    """Name the first of the environment *variables* that is not blank; None if all are."""
+    return next((name for name in variables if os.environ.get(name, "").strip()), None)
 
 
 def check_base_url(value: object, *, allow_http: bool) -> str:
@@ -41,30 +40,33 @@ def check_base_url(value: object, *, allow_http: bool) -> str:
         ConfigurationError: If it is none to which a key may be sent.
     """
     # No message shows the address: people paste keys and passwords into the wrong field.
+    given = "base_url (api_base)"
     if value is None or (isinstance(value, str) and not value.strip()):
-        value = first_set(URL_VARIABLES) or DEFAULT_BASE_URL
+        variable = first_set(URL_VARIABLES)
+        given = f"{variable} in the environment"
+        value = os.environ[variable] if variable else DEFAULT_BASE_URL
     if not isinstance(value, str):
-        message = f"base_url (api_base) must be a string, not {type(value).__name__}"
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"{given} must be a string, not {type(value).__name__}")
     try:
         parts = urlsplit(value.strip())
         host, _ = parts.hostname or "", parts.port
         host.encode("idna")
     except ValueError:
-        message = "base_url (api_base) is not an address"
-        raise ConfigurationError(message) from None
+        raise ConfigurationError(f"{given} is not an address such as {DEFAULT_BASE_URL}") from None
     if "@" in parts.netloc:
-        message = "base_url (api_base) must not hold a user name or password; the key goes into api_key"
+        message = f"{given} must not hold a user name or password; the key goes into api_key"
     elif parts.scheme not in ("http", "https") or not host:
-        message = f"base_url (api_base) must be an http or https address such as {DEFAULT_BASE_URL}"
+        message = (
+            f"{given} must be an http or https address such as {DEFAULT_BASE_URL}, "
+            "whole and without quotation marks"
+        )
     elif not is_host(host):
-        message = "base_url (api_base) is not an address"
+        message = f"{given} is not an address such as {DEFAULT_BASE_URL}"
     elif parts.query or parts.fragment:
-        message = "base_url (api_base) must be an address without ? and #"
+        message = f"{given} must be an address without ? and #"
     elif parts.scheme == "http" and not allow_http and not is_loopback(host):
         message = (
-            f"base_url (api_base) would send the key to {host} without encryption; use https, "
-            "or set allow_http=True"
+            f"{given} would send the key to {host} without encryption; use https, or set allow_http=True"
         )
     else:
         path = parts.path.rstrip("/").removesuffix("/embeddings").rstrip("/") or "/v1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, field, fields
 from functools import wraps
@@ -16,7 +17,7 @@ from ._texts import check_role
 from ._tokens import load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from ._texts import Role
 
@@ -27,6 +28,16 @@ KEYS_PAGE = "https://aimlapi.com/app/keys"
 
 # Source: all three spellings stand in AI/ML API's own docs and SDKs; the first is the most used.
 KEY_VARIABLES = ("AIMLAPI_API_KEY", "AIML_API_KEY", "AIMLAPI_KEY")
+
+# One setting, as this package's classes and those that people come from call it.
+_SAME = (
+    ("model", "model_name", "model_id"),
+    ("base_url", "api_base", "openai_api_base"),
+    ("api_key", "openai_api_key", "dashscope_api_key"),
+    ("batch_size", "chunk_size", "embed_batch_size"),
+    ("dimensions", "output_dimensionality", "output_dimension"),
+    ("show_progress_bar", "show_progress"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,8 +218,24 @@ def _unpickle(settings: dict[str, Any]) -> EmbeddingConfig:
     config = object.__new__(EmbeddingConfig)
     for name, value in settings.items():
         object.__setattr__(config, name, value)
-    object.__setattr__(config, "api_key", _key(Secret("")) if first_set(KEY_VARIABLES) else None)
+    try:
+        key = _key(Secret(""))
+    except ConfigurationError:
+        key = None
+    object.__setattr__(config, "api_key", key)
     return config
+
+
+def unknown_settings(unknown: Iterable[str], known: Iterable[str]) -> str:
+    """Name settings that are not there, each with the one that is likely to be meant."""
+    from difflib import get_close_matches  # noqa: PLC0415 (only for errors)
+
+    known, said = sorted(known), []
+    for name in sorted(unknown):
+        same = [other for names in _SAME if name in names for other in names if other in known]
+        meant = [*same, *get_close_matches(name, known)]
+        said.append(f"{name} (did you mean {meant[0]}?)" if meant else name)
+    return f"unknown setting {', '.join(said)}"
 
 
 def _refuse(name: str, value: object, allowed: str) -> ConfigurationError:
@@ -304,17 +331,18 @@ def _key(secret: Secret | Unusable) -> Secret:
     if isinstance(secret, Unusable):
         message = f"api_key must be a string, not {secret.kind}"
         raise ConfigurationError(message)
-    if not secret:
-        secret = Secret(first_set(KEY_VARIABLES) or "")
+    given = "api_key"
+    if not secret and (variable := first_set(KEY_VARIABLES)):
+        given = f"{variable} in the environment"
+        secret = Secret(os.environ[variable].strip())
     if not secret:
         message = (
             f"no API key: give api_key, or set the environment variable {KEY_VARIABLES[0]}. "
             f"Keys are made at {KEYS_PAGE}"
         )
         raise ConfigurationError(message)
-    if not secret.is_sendable():
-        message = "api_key holds a space, a line break or another character that no key has"
-        raise ConfigurationError(message)
+    if flaw := secret.flaw():
+        raise ConfigurationError(f"{given} {flaw}. Keys are made at {KEYS_PAGE}")
     return secret
 
 
@@ -335,9 +363,8 @@ def _guarded(init: Callable[..., None]) -> Callable[..., None]:
     @wraps(init)
     def guarding(self: EmbeddingConfig, **settings: Any) -> None:
         settings["api_key"] = wrapped(settings.get("api_key"))
-        unknown = sorted(settings.keys() - known)
-        if unknown:
-            raise ConfigurationError(f"EmbeddingConfig: unknown setting {', '.join(unknown)}")
+        if unknown := settings.keys() - known:
+            raise ConfigurationError(f"EmbeddingConfig: {unknown_settings(unknown, known)}")
         init(self, **settings)
 
     return guarding

@@ -16,11 +16,11 @@ from threading import Lock
 from typing import TYPE_CHECKING, Protocol, cast
 
 from ._arrays import packed
-from ._errors import DeadlineError, QwenAIMLError, RateLimitError, TransportError
+from ._errors import DeadlineError, QwenAIMLError, RateLimitError, ResponseFormatError, TransportError
 from ._history import Start
 from ._result import Usage
 from ._retry import backoff, is_passing, retry_after
-from ._status import is_success, is_throttle, masked, status_error
+from ._status import is_success, is_throttle, masked, page_advice, status_error
 from ._steps import Admit, Enter, Fault, Send, Wait
 from ._turns import Turn
 from ._wire import Answer, decode, encode, most_bytes
@@ -146,11 +146,20 @@ class NotSentError(QwenAIMLError):
         super().__init__("not sent")
 
 
+_PROXY = (
+    "check the proxy that HTTPS_PROXY or ALL_PROXY names, with user and password in its address if it wants "
+    "them, and that it lets this address through; NO_PROXY lists what goes past it"
+)
 _ADVICE = {
     "connection": "check the network and base_url; behind a proxy, set HTTPS_PROXY",
     "timeout": "check the network; raise timeout if the service is slow",
     "local": "look at default_headers",
-    "certificate": "behind a proxy that inspects TLS, set SSL_CERT_FILE to its CA bundle",
+    "certificate": (
+        "behind a proxy that inspects TLS, set SSL_CERT_FILE to its CA bundle (PEM); the sign-in page of a "
+        "network and a wrong clock look the same"
+    ),
+    "proxy": _PROXY,
+    "refused": _PROXY,
 }
 
 
@@ -296,12 +305,15 @@ def _read(outcome: Outcome, texts: Sequence[str], call: Call) -> Rows:
         advice = _ADVICE[outcome.kind]
         raise TransportError(
             f"no answer from {call.config.base_url}: {outcome.detail}. What to do: {advice}",
-            passing=outcome.kind not in ("certificate", "local"),
+            passing=outcome.kind not in ("certificate", "local", "refused"),
             timed_out=outcome.kind == "timeout",
         )
     answer = cast("Answer", outcome)
     if not is_success(answer.status):
         raise status_error(answer, texts, call.config)
+    if answer.success is None and answer.is_page:
+        advice = page_advice(call.config)
+        raise ResponseFormatError(f"the service answered with success, but no JSON. What to do: {advice}")
     rows = decode(answer, len(texts), call.dimensions)
     # Here, so that what float32 can't hold is asked for again and looked for like any unsound row.
     return replace(rows, embeddings=list(map(packed, rows.embeddings))) if call.packed else rows

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._client import AsyncEmbeddingClient, EmbeddingClient
-from ._config import wrapped
+from ._config import unknown_settings, wrapped
 from ._errors import ConfigurationError
 from ._progress import Bar
+from ._texts import check_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -67,6 +68,12 @@ class ClientHolder:
         admit = self._admission()[0]
         return self._client.embed(texts, role=role, admit=admit, progress=progress).embeddings
 
+    def _embed_one(self, text: str, role: Role = "document") -> list[float]:
+        return self._embed([check_text(text)], role)[0]
+
+    async def _aembed_one(self, text: str, role: Role = "document") -> list[float]:
+        return (await self._aembed([check_text(text)], role))[0]
+
     async def _aembed(
         self, texts: Iterable[str], role: Role = "document", bar: Bar | None = None
     ) -> list[list[float]]:
@@ -98,21 +105,31 @@ class ClientHolder:
 
     def _refusal(self, errors: Iterable[Mapping[str, Any]]) -> ConfigurationError:
         """Put what pydantic found wrong with the arguments into words; no value is shown, it may be a key."""
-        wrong = []
+        wrong, unknown = [], []
         for error in errors:
             name = ".".join(map(str, error["loc"]))
-            unknown = error["type"] == "extra_forbidden"
-            wrong.append(f"unknown setting {name}" if unknown else f"{name}: {error['msg']}")
+            if error["type"] == "extra_forbidden":
+                unknown.append(name)
+            else:
+                wrong.append(f"{name}: {error['msg']}")
+        if unknown:
+            wrong.append(unknown_settings(unknown, self._setting_names()))
         return ConfigurationError(f"{type(self).__name__}: {'; '.join(wrong)}")
+
+    @classmethod
+    def _setting_names(cls) -> list[str]:
+        """Give the names of the arguments, but for some second ones."""
+        fields: Mapping[str, Any] = cls.model_fields  # type: ignore[attr-defined] # of pydantic
+        return [field.alias or name for name, field in fields.items()]
 
     # Type checkers keep the signatures of pydantic, which stands behind this class and is unknown here.
     if not TYPE_CHECKING:  # pragma: no branch
 
         def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
             """Give a copy, with some fields, by name, changed by *update* and checked again."""
-            unknown = sorted((update or {}).keys() - type(self).model_fields.keys())
-            if unknown:
-                message = f"unknown setting {', '.join(unknown)}; copies go by field names"
+            fields = type(self).model_fields.keys()
+            if unknown := (update or {}).keys() - fields:
+                message = f"{unknown_settings(unknown, fields)}; copies go by field names"
                 raise ConfigurationError(f"{type(self).__name__}: {message}")
             made = super().model_copy(update=update, deep=deep)
             made._connect()  # noqa: SLF001 (of this class)

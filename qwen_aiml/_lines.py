@@ -220,17 +220,19 @@ class AsyncConnection:
 
 def no_connection(error: Exception, limit: float) -> Fault:
     """Say why there is no connection, after at most *limit* seconds."""
-    cause = _cause(error)
+    cause = first_cause(error)
     if isinstance(cause, TimeoutError):
         return Fault("connection", f"no connection within {min(limit, CONNECT_TIMEOUT):.3g} s")
     if isinstance(cause, ssl.SSLCertVerificationError):
         return Fault("certificate", f"its certificate can't be verified ({cause})")
+    if isinstance(cause, ssl.SSLError):
+        return Fault("connection", f"no connection by https, which it may not speak ({cause})")
     return Fault("connection", f"no connection ({cause})")
 
 
 def no_answer(error: Exception, limit: float) -> Fault:
     """Say why there is no answer, after at most *limit* seconds of silence."""
-    cause = _cause(error)
+    cause = first_cause(error)
     if isinstance(cause, TimeoutError):
         return Fault("timeout", f"silence for {limit:.3g} s")
     return Fault("connection", str(cause) or type(cause).__name__)
@@ -249,7 +251,7 @@ def _tls_context(file: str | None, folder: str | None) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=file or certifi.where())
 
 
-def _cause(error: BaseException) -> BaseException:
+def first_cause(error: BaseException) -> BaseException:
     """Give what the system said, which anyio puts into words of its own."""
     while True:
         # Of a host's several addresses the first.

@@ -71,6 +71,11 @@ def model_facts(name: str) -> ModelFacts:
     return _models.get(name.lower()) or ModelFacts(name=name)
 
 
+def known_models() -> list[str]:
+    """Name the models that are known, in the order in which they became so."""
+    return list(dict.fromkeys(facts.name for facts in _models.values()))
+
+
 # 256, 128 and 64 of v3: offered in mainland China and not listed for the international region. Which region
 # AI/ML API uses is not established.
 register_model(

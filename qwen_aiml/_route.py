@@ -32,6 +32,13 @@ def has_proxy(config: EmbeddingConfig) -> bool:
     return urlsplit(config.endpoint).scheme in proxies or "all" in proxies
 
 
+def meets_proxy(config: EmbeddingConfig) -> bool:
+    """Tell whether that proxy is in the way, as far as that can be told without httpx."""
+    from urllib.request import proxy_bypass  # noqa: PLC0415 (slow to import)
+
+    return has_proxy(config) and not proxy_bypass(urlsplit(config.endpoint).hostname or "")
+
+
 def is_watched() -> bool:
     """Tell whether somebody has replaced a function of httpx, and would miss what does not call it."""
     for library, kind, name in _WATCHED:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import NoReturn
+
+_QUOTES = ('"', "'", "`", "\u201c", "\u201d", "\u2018", "\u2019")
+_ASSIGNMENT = re.compile(r"(export )?[A-Z_]+KEY=")
+_PLACEHOLDER = re.compile(r"[.…*]+|<.*>")
 
 
 class Secret:
@@ -24,9 +29,19 @@ class Secret:
     def __bool__(self) -> bool:
         return bool(self._value)
 
-    def is_sendable(self) -> bool:
-        """Tell whether an HTTP header can carry the string."""
-        return self._value.isascii() and self._value.isprintable() and " " not in self._value
+    def flaw(self) -> str | None:
+        """Say why the string can't be a key, and what to do; None if it may be one."""
+        if self._value[:1] in _QUOTES or self._value[-1:] in _QUOTES:
+            return "stands in quotation marks; leave them out"
+        if self._value[:7].lower() == "bearer ":
+            return 'begins with "Bearer"; leave that out'
+        if _ASSIGNMENT.match(self._value):
+            return "begins with the name of a variable; leave that out"
+        if _PLACEHOLDER.fullmatch(self._value):
+            return "is the placeholder of an example; put a key in its place"
+        if not (self._value.isascii() and self._value.isprintable() and " " not in self._value):
+            return "holds a space, a line break or another character that no key has; copy the key again"
+        return None
 
     def scrub(self, text: str) -> str:
         """Mask the string wherever it stands in *text*."""

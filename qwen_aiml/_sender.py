@@ -264,7 +264,10 @@ def _readable_certificates() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        message = f"SSL_CERT_FILE or SSL_CERT_DIR in the environment can't be used: {error}"
+        message = (
+            f"SSL_CERT_FILE or SSL_CERT_DIR in the environment can't be used: {error}. What to do: let "
+            "it name CA certificates (PEM), or unset it"
+        )
         raise ConfigurationError(message) from None
 
 

@@ -12,7 +12,9 @@ import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from ._address import DEFAULT_BASE_URL
 from ._errors import APIStatusError, AuthenticationError, InsufficientCreditsError, RateLimitError
+from ._models import known_models
 from ._wire import request_id
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ _INSPECTED = re.compile(r"DataInspectionFailed|data_inspection_failed|inappropri
 _KINDS: dict[int, type[APIStatusError]] = {401: AuthenticationError, 429: RateLimitError}
 
 _ADVICE: dict[type[APIStatusError], str] = {
-    AuthenticationError: "check the key; keys are made at https://aimlapi.com/app/keys",
+    AuthenticationError: "check the key (api_key, or AIMLAPI_API_KEY in the environment); keys are made at "
+    "https://aimlapi.com/app/keys",
     InsufficientCreditsError: "top up at https://aimlapi.com/app/billing",
     RateLimitError: "send less at a time: lower max_concurrency, or raise max_retries",
 }
@@ -73,7 +76,7 @@ def status_error(answer: Answer, texts: Sequence[str], config: EmbeddingConfig) 
     body = answer.json
     said = _message(body) or f"no message from the service ({answer.outline})"
     kind = _kind(answer.status, said, body)
-    advice = _advice(kind, answer.status, said, config)
+    advice = _advice(kind, answer, said, config)
     most_rows = _MOST_ROWS.search(said) if answer.status == HTTPStatus.BAD_REQUEST else None
     return kind(
         f"HTTP {answer.status}: {masked(said, texts, config)}"
@@ -192,22 +195,40 @@ def _without(said: str, text: str) -> str:
     return said
 
 
-def _advice(kind: type[APIStatusError], status: int, said: str, config: EmbeddingConfig) -> str:
-    facts = config.facts
+def page_advice(config: EmbeddingConfig) -> str:
+    """Say what to do where a web page came in place of the service's answer."""
+    return (
+        f"a web page came, so look at base_url ({config.base_url}) and at what is between: "
+        "a proxy, a firewall, or the sign-in page of a network"
+    )
+
+
+def _advice(kind: type[APIStatusError], answer: Answer, said: str, config: EmbeddingConfig) -> str:
+    facts, status = config.facts, answer.status
+    address = f"base_url ({config.base_url}; the service's own is {DEFAULT_BASE_URL})"
+    known = known_models()
+    model = f"the model ({config.model}{'' if config.model in known else '; known are ' + ', '.join(known)})"
     rules = (
         (kind in _ADVICE, _ADVICE.get(kind)),
+        (
+            HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST,
+            "redirects are not followed, lest the key go astray; check base_url, or sign in to the network",
+        ),
+        (
+            HTTPStatus.INTERNAL_SERVER_ERROR <= status != HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED,
+            "try again later, or raise max_retries to wait longer",
+        ),
+        (answer.is_page, page_advice(config)),
+        (
+            status == HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED,
+            "sign in to the network",
+        ),
         (
             status == HTTPStatus.FORBIDDEN,
             "the key may lack the scope model:embeddings, or have reached its spending limit",
         ),
-        (
-            status == HTTPStatus.NOT_FOUND,
-            f"check the model ({config.model}) and base_url ({config.base_url})",
-        ),
-        (
-            HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST,
-            "redirects are not followed, so that the key goes nowhere else; check base_url",
-        ),
+        (status == HTTPStatus.NOT_FOUND, f"check {model} and {address}"),
+        (status == HTTPStatus.METHOD_NOT_ALLOWED, f"check {address}"),
         (
             _TOO_LONG.search(said),
             f"shorten or split the text that has more than {facts.max_tokens} tokens, or set on_too_long",

@@ -108,13 +108,13 @@ class Fault:
     No answer came.
 
     Attributes:
-        kind: What broke; ``certificate`` and ``local`` (a request that can't be sent) won't pass by
-            themselves.
+        kind: What broke; ``certificate``, ``local`` (a request that can't be sent) and ``refused`` (by a
+            proxy) won't pass by themselves.
 
         detail: What happened, for people; no text and no key.
     """
 
-    kind: Literal["connection", "timeout", "certificate", "local"]
+    kind: Literal["connection", "timeout", "certificate", "local", "proxy", "refused"]
     detail: str
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal, get_args
 
 from ._errors import ConfigurationError, InputTypeError, InputValueError, name_texts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 Role = Literal["document", "query"]
 
@@ -44,7 +46,7 @@ def check_texts(texts: Iterable[str], *, on_blank: str = "raise", first: int = 0
         blank = []
     if not wrong and not blank:
         return listed
-    reasons, advice = [], "Leave them out"
+    reasons, advice = [], _instead_of(listed[wrong[0]]) if wrong else "Leave them out"
     kinds = ", ".join(sorted({type(listed[index]).__name__ for index in wrong}))
     wrong, blank = [first + index for index in wrong], [first + index for index in blank]
     if wrong:
@@ -57,16 +59,56 @@ def check_texts(texts: Iterable[str], *, on_blank: str = "raise", first: int = 0
     raise error(message, indices=sorted(wrong + blank))
 
 
+def check_text(text: str) -> str:
+    """
+    Refuse what is no text at all, where one is wanted; blank ones are `check_texts`'s to judge.
+
+    Raises:
+        InputTypeError: If it is not a string.
+    """
+    if isinstance(text, str):
+        return text
+    attribute = _attribute(text)
+    message = f"nothing was sent, since one text is wanted here, a string, not {type(text).__name__}. " + (
+        f"Give its .{attribute}" if attribute else "embed_documents, get_text_embedding_batch take lists"
+    )
+    raise InputTypeError(message, indices=(0,))
+
+
+def _attribute(item: object) -> str | None:
+    """Name what holds the text of a document or node of LangChain or LlamaIndex."""
+    return next((name for name in ("page_content", "text") if hasattr(item, name)), None)
+
+
+def _instead_of(item: object) -> str:
+    """Say what to give instead of something that is not a string."""
+    if attribute := _attribute(item):
+        return f"Give the .{attribute} of each"
+    if item is None or (isinstance(item, float) and math.isnan(item)):
+        return "Leave out what is missing"
+    if isinstance(item, bytes):
+        return "Decode them"
+    if isinstance(item, Mapping):
+        return "Give the text that is in each"
+    if isinstance(item, Iterable):
+        return "Give one flat list of strings"
+    return "Leave them out, or make strings of them"
+
+
 def iterate(texts: Iterable[str]) -> Iterator[str]:
     """
     Begin to go through texts.
 
     Raises:
-        InputTypeError: If *texts* can't be iterated, or is one string.
+        InputTypeError: If *texts* can't be iterated, or is one string, a mapping or a table.
     """
     if isinstance(texts, (str, bytes)):
         message = f"texts must be a list of strings, not one {type(texts).__name__}; put it in a list"
         raise InputTypeError(message)
+    if isinstance(texts, Mapping) or hasattr(texts, "columns"):
+        # They can be gone through, but for their keys.
+        kind = type(texts).__name__
+        raise InputTypeError(f"texts must be a list of strings, not {kind}; give its values, or one column")
     try:
         return iter(texts)
     except TypeError:

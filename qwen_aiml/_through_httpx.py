@@ -14,7 +14,8 @@ import anyio
 import httpx
 
 from ._errors import ConfigurationError
-from ._lines import CONNECT_TIMEOUT, tls_context
+from ._lines import CONNECT_TIMEOUT, first_cause, tls_context
+from ._route import meets_proxy
 from ._steps import LATE, Fault
 from ._version import __version__
 from ._wire import Answer
@@ -62,6 +63,7 @@ class HTTPXLine:
     def __init__(self, config: EmbeddingConfig, now: Callable[[], float], given: Any = None) -> None:
         self.is_broken_off = False
         self._config, self._now, self._given = config, now, given
+        self._proxied = given is None and meets_proxy(config)
         self._http = given or _made(httpx.Client, config)
         self._connected: socket.socket | None = None
         # While TLS is negotiated it has taken the socket over, and only a second handle reaches it.
@@ -90,7 +92,7 @@ class HTTPXLine:
             finally:
                 response.close()
         except httpx.RequestError as error:
-            return LATE if step.is_late(self._now()) else fault(error, limit)
+            return LATE if step.is_late(self._now()) else fault(error, limit, proxied=self._proxied)
         return Answer(response.status_code, dict(response.headers), bytes(body[: step.most]))
 
     def trace(self, event: str, info: Mapping[str, Any]) -> None:
@@ -142,6 +144,7 @@ class AsyncHTTPXLine:
 
     def __init__(self, config: EmbeddingConfig, given: Any = None) -> None:
         self._config, self._given = config, given
+        self._proxied = given is None and meets_proxy(config)
         self._http = given or _made(httpx.AsyncClient, config)
 
     async def post(self, step: Send, limit: float) -> Outcome:
@@ -163,7 +166,7 @@ class AsyncHTTPXLine:
                 with anyio.CancelScope(shield=True):
                     await response.aclose()
         except httpx.RequestError as error:
-            return fault(error, limit)
+            return fault(error, limit, proxied=self._proxied)
         return Answer(response.status_code, dict(response.headers), bytes(body[: step.most]))
 
     async def aclose(self) -> None:
@@ -183,18 +186,26 @@ class _Auth(httpx.Auth):
         yield request
 
 
-def fault(error: httpx.RequestError, limit: float) -> Fault:
-    """Say why there is no answer, after at most *limit* seconds of silence."""
+def fault(error: httpx.RequestError, limit: float, *, proxied: bool = False) -> Fault:
+    """Say why there is no answer, after at most *limit* seconds of silence, *proxied* or not."""
     kind = type(error).__name__
+    if isinstance(error, httpx.ProxyError):
+        # What the proxy answered; it begins with the status.
+        return Fault("refused" if str(error).startswith("4") else "proxy", f"{kind}: {error}")
+    broken: Literal["proxy", "connection"] = "proxy" if proxied else "connection"
     if isinstance(error, httpx.ConnectTimeout):
-        return Fault("connection", f"no connection within {min(limit, CONNECT_TIMEOUT):.3g} s ({kind})")
+        return Fault(broken, f"no connection within {min(limit, CONNECT_TIMEOUT):.3g} s ({kind})")
     if isinstance(error, httpx.TimeoutException):
         return Fault("timeout", f"silence for {limit:.3g} s ({kind})")
     if isinstance(error, httpx.LocalProtocolError):
         return Fault("local", kind)  # its text may hold a header
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return Fault("certificate", f"its certificate can't be verified ({error})")
-    return Fault("connection", f"{kind}: {error}" if str(error) else kind)
+    below = error.__cause__ if isinstance(error, httpx.ConnectError) else None
+    # Why there is no connection is what httpcore hides.
+    cause = first_cause((below.__cause__ or below.__context__ if below else None) or error)
+    said = str(cause) or type(cause).__name__
+    return Fault(broken, said if said == kind else f"{kind}: {said}")
 
 
 def _made(kind: Callable[..., _Made], config: EmbeddingConfig) -> _Made:
@@ -217,7 +228,10 @@ def _made(kind: Callable[..., _Made], config: EmbeddingConfig) -> _Made:
         message = "a SOCKS proxy in the environment needs another package: pip install 'httpx[socks]'"
     except ValueError:
         # Not the error's text: a proxy's address may hold a password.
-        message = "a proxy in the environment can't be used; look at HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
+        message = (
+            "a proxy in the environment can't be used; look at HTTPS_PROXY, HTTP_PROXY and ALL_PROXY, which "
+            "have the form http://proxy.example:3128"
+        )
     raise ConfigurationError(message)
 
 

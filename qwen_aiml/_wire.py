@@ -111,6 +111,11 @@ class Answer:
         return Usage(requests=1, total_tokens=_count(usage, "total_tokens"), credits_used=credits_used)
 
     @property
+    def is_page(self) -> bool:
+        """Whether the body is HTML or XML, which the service does not answer with."""
+        return self.body[:100].lstrip().startswith(b"<")
+
+    @property
     def outline(self) -> str:
         """What can be said of a body without repeating any of it."""
         kind = self.headers.get("content-type", "")
@@ -183,7 +188,10 @@ def decode(answer: Answer, expected: int, dimensions: int | None) -> Rows:
     length = dimensions or len(embeddings[0])
     for at, embedding in enumerate(embeddings):
         if len(embedding) != length:
-            raise _unsound(f"row {at} has {len(embedding)} numbers instead of {length}")
+            raise _unsound(
+                f"row {at} has {len(embedding)} numbers instead of {length}. What to do: check model, "
+                "dimensions and base_url"
+            )
     said = answer.envelope
     return Rows(embeddings, _string(said, "model"), request_id(said, answer.headers))
 

@@ -15,7 +15,7 @@ KEY = "sk-test-0123456789abcdef"
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no key, address or proxy of the machine into a test."""
     proxies = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
-    for name in (*_config.KEY_VARIABLES, *_address.URL_VARIABLES, *proxies):
+    for name in (*_config.KEY_VARIABLES, *_address.URL_VARIABLES, *proxies, "NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
 
 

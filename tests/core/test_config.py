@@ -79,7 +79,11 @@ def test_dimensions(model: str, dimensions: int | None) -> None:
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"model": " "}, "model (model_name) must be a string that is not blank, not ' ' (str)"),
     ({"model": 4}, "not 4 (int)"),
-    ({"dimension": 512, "chunk_size": 3}, "EmbeddingConfig: unknown setting chunk_size, dimension"),
+    (
+        {"dimension": 512, "chunk_size": 3},
+        "unknown setting chunk_size (did you mean batch_size?), dimension (did you mean dimensions?)",
+    ),
+    ({"zzz": 1}, "EmbeddingConfig: unknown setting zzz"),
     ({"facts": ModelFacts(name="x")}, "unknown setting facts"),
     ({"dimensions": 100}, "one of 2048, 1536, 1024, 768, 512, 256, 128, 64"),
     ({"dimensions": "512"}, "not '512' (str)"),
@@ -124,6 +128,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"base_url": "http://example.com/v1"}, "without encryption"),
     ({"api_key": 5}, "api_key must be a string, not int"),
     ({"api_key": "two words"}, "a space, a line break"),
+    ({"api_key": f"'{KEY}'"}, "api_key stands in quotation marks; leave them out"),
+    ({"api_key": f"{KEY}\u201d"}, "stands in quotation marks"),
+    ({"api_key": f"Bearer {KEY}"}, 'begins with "Bearer"; leave that out'),
+    ({"api_key": f"export AIMLAPI_API_KEY={KEY}"}, "begins with the name of a variable; leave that out"),
+    ({"api_key": "..."}, "is the placeholder of an example"),
+    ({"api_key": "<YOUR_KEY>"}, "is the placeholder of an example"),
+    ({"api_key": f"{KEY[:5]}\n{KEY[5:]}"}, "copy the key again. Keys are made at https://"),
+    ({"base_url": '"https://host/v1"'}, "whole and without quotation marks"),
     ({"api_key": "ключ"}, "another character that no key has"),
     ({"api_key": None}, "set the environment variable AIMLAPI_API_KEY. Keys are made at https://"),
     ({"api_key": " \n"}, "no API key"),
@@ -180,6 +192,36 @@ def test_key_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert EmbeddingConfig(api_key=SecretStr("argument")).secret.reveal() == "argument"
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("AIML_API_KEY", f'"{KEY}"', "AIML_API_KEY in the environment stands in quotation marks"),
+        ("AIMLAPI_API_BASE", "host/v1", "AIMLAPI_API_BASE in the environment must be an http or https"),
+    ],
+)
+def test_refused_from_environment(
+    variable: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the environment holds is refused by the name of its variable."""
+    monkeypatch.setenv("AIML_API_KEY", KEY)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigurationError) as caught:
+        EmbeddingConfig()
+
+    assert said in str(caught.value)
+    assert value.strip('"') not in str(caught.value)
+
+
+def test_copy_whose_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that is refused is no error while a pickle is read."""
+    pickled = pickle.dumps(make())
+    monkeypatch.setenv("AIMLAPI_API_KEY", f'"{KEY}"')
+    config = pickle.loads(pickled)
+
+    with pytest.raises(ConfigurationError, match="unpickled copy"):
+        _ = config.secret
+
+
 def test_no_other_vendors_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """A key of another vendor is never taken."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-other")
@@ -214,7 +256,9 @@ def test_key_is_hidden() -> None:
         pickle.dumps(config.secret)
 
 
-@pytest.mark.parametrize("key", [KEY, SecretStr(KEY), KEY.encode(), f"{KEY} x"], ids=repr)
+@pytest.mark.parametrize(
+    "key", [KEY, SecretStr(KEY), KEY.encode(), f"{KEY} x", f"'{KEY}'", f"Bearer {KEY}"], ids=repr
+)
 def test_key_is_hidden_in_tracebacks(key: Any) -> None:
     """A traceback that prints local variables does not show the key."""
     with pytest.raises(ConfigurationError) as caught:

@@ -408,6 +408,12 @@ def test_refused(kind: Any) -> None:
         (httpx.RemoteProtocolError("cut"), "connection", "RemoteProtocolError: cut"),
         (httpx.ReadError(""), "connection", "ReadError"),
         (
+            httpx.ProxyError("407 Proxy Authentication Required"),
+            "refused",
+            "ProxyError: 407 Proxy Authentication Required",
+        ),
+        (httpx.ProxyError("502 Bad Gateway"), "proxy", "ProxyError: 502 Bad Gateway"),
+        (
             httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed"),
             "certificate",
             "its certificate can't be verified ([SSL: CERTIFICATE_VERIFY_FAILED] self-signed)",
@@ -420,6 +426,44 @@ def test_faults(error: httpx.RequestError, kind: str, detail: str) -> None:
     fault = _through_httpx.fault(error, 60.0)
 
     assert (fault.kind, fault.detail) == (kind, detail)
+
+
+def refusing(listener: socket.socket) -> None:
+    """Answer one request as a proxy that wants to know who is there."""
+    with listener.accept()[0] as connection:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n")
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+@pytest.mark.parametrize("there", [True, False])
+def test_proxy_in_the_way(kind: Any, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that is not there is tried again, one that refuses is not; both are named."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://user:hidden@127.0.0.1:{listener.getsockname()[1]}")
+        thread = threading.Thread(target=refusing, args=(listener,))
+        if there:
+            thread.start()
+        else:
+            listener.close()
+        with pytest.raises(TransportError) as caught:
+            embed(kind, EmbeddingConfig(api_key=KEY, max_retries=1), TEXTS[:1])
+        if there:
+            thread.join()
+
+    said = str(caught.value)
+    assert "check the proxy that HTTPS_PROXY or ALL_PROXY names" in said
+    assert ("407 Proxy Authentication Required" if there else "Errno") in said
+    assert "hidden" not in said
+    assert caught.value.attempts == (1 if there else 2)
+
+
+def test_https_where_http_is_spoken() -> None:
+    """What fails in TLS is told from what is not reached."""
+    fault = _lines.no_connection(ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number"), 60.0)
+
+    assert fault.kind == "connection"
+    assert "https, which it may not speak ([SSL: WRONG_VERSION_NUMBER]" in fault.detail
 
 
 @pytest.mark.parametrize("kind", CLIENTS)

@@ -390,6 +390,14 @@ def test_stopped_while_waiting() -> None:
         (Fault("timeout", "silence"), "silence. What to do: check the network; raise timeout if the service"),
         (Fault("local", "LocalProtocolError"), "LocalProtocolError. What to do: look at default_headers"),
         (Fault("certificate", "bad"), "bad. What to do: behind a proxy that inspects TLS, set SSL_CERT_FILE"),
+        (
+            Fault("proxy", "refused"),
+            "refused. What to do: check the proxy that HTTPS_PROXY or ALL_PROXY name",
+        ),
+        (
+            Fault("refused", "407"),
+            "407. What to do: check the proxy that HTTPS_PROXY or ALL_PROXY names, with",
+        ),
     ],
 )
 def test_transport_error(fault: Fault, said: str) -> None:
@@ -397,6 +405,23 @@ def test_transport_error(fault: Fault, said: str) -> None:
     error = Hand(max_retries=0).fail(fault, TransportError)
 
     assert str(error).startswith(f"no answer from https://api.aimlapi.com/v1: {said}")
+
+
+@pytest.mark.parametrize(("kind", "passing"), [("proxy", True), ("refused", False), ("certificate", False)])
+def test_what_passes(kind: Any, passing: bool) -> None:
+    """A proxy that is down may come up; one that refuses goes on refusing."""
+    error: Any = Hand(max_retries=0).fail(Fault(kind, "x"), TransportError)
+
+    assert error.passing is passing
+
+
+def test_web_page() -> None:
+    """A web page in place of an answer is told from an unsound answer, with where it came from."""
+    page = Answer(200, {"content-type": "text/html"}, b"<html>secret</html>")
+    error = Hand(max_retries=0).fail(page, ResponseFormatError)
+
+    assert "a web page came, so look at base_url (https://api.aimlapi.com/v1)" in str(error)
+    assert "secret" not in str(error)
 
 
 @pytest.mark.parametrize("form", ["{}", "illegal header line: bytearray({!r})"])

@@ -160,3 +160,12 @@ def test_proxies(variable: str, base_url: str, expected: bool, monkeypatch: pyte
     monkeypatch.setenv(variable, "http://127.0.0.1:9")
 
     assert expected == _route.has_proxy(EmbeddingConfig(api_key=KEY, base_url=base_url))
+
+
+@pytest.mark.parametrize(("exceptions", "expected"), [("", True), ("other.example,api.aimlapi.com", False)])
+def test_proxy_in_the_way(exceptions: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What NO_PROXY names goes past a proxy."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", exceptions)
+
+    assert expected == _route.meets_proxy(EmbeddingConfig(api_key=KEY))

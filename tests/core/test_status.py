@@ -53,6 +53,7 @@ TOO_MANY_ROWS = (
     "it should not be larger than 10.: input.contents"
 )
 TOO_LONG = "<400> InternalError.Algo.InvalidParameter: Range of input length should be [1, 8192]"
+PAGE = b"\n<!DOCTYPE html><title>Sign in</title>"
 BAD_DIMENSION = "Value error, dimension for embedding v3 is invalid, its value shold be in [64, 128]"
 
 
@@ -97,8 +98,14 @@ BAD_DIMENSION = "Value error, dimension for embedding v3 is invalid, its value s
             404,
             current(404, "Cannot POST /v1/embeddings"),
             APIStatusError,
-            "check the model (alibaba/qwen-text",
+            "check the model (alibaba/qwen-text-embedding-v4) and base_url (https://api.aimlapi.com/v1; the",
         ),
+        (405, b"", APIStatusError, "check base_url (https://api.aimlapi.com/v1; the service's own is https"),
+        (404, PAGE, APIStatusError, "a web page came, so look at base_url (https://api.aimlapi.com/v1)"),
+        (403, PAGE, APIStatusError, "a proxy, a firewall, or the sign-in page of a network"),
+        (511, PAGE, APIStatusError, "the sign-in page of a network"),
+        (511, b"", APIStatusError, "sign in to the network"),
+        (503, PAGE, APIStatusError, "try again later, or raise max_retries"),
         (400, upstream(TOO_MANY_ROWS), APIStatusError, TOO_MANY_ROWS),
         (400, upstream(TOO_LONG), APIStatusError, "the text that has more than 8192 tokens"),
         (
@@ -155,6 +162,13 @@ def test_nested_beyond_measure(depth: int) -> None:
     issues = b'{"error": {"message": "no", "data": [{"path": [' + deep + b'], "message": ' + deep + b"}]}}"
     said = str(error(400, issues))
     assert said.startswith(("HTTP 400: no; ...: ...", "HTTP 400: no message from the service"))
+
+
+def test_unknown_model() -> None:
+    """Where the model is not found, and is none that is known, those are named."""
+    said = str(error(404, current(404, "Model x not found"), model="x"))
+
+    assert "check the model (x; known are alibaba/qwen-text-embedding-v4, alibaba/qwen-text-emb" in said
 
 
 def test_regional_dimension() -> None:

@@ -9,10 +9,26 @@ import orjson
 import pytest
 
 from qwen_aiml import ConfigurationError, InputError, InputTypeError, InputValueError, check_texts
-from qwen_aiml._texts import check_role, outgoing
+from qwen_aiml._texts import check_role, check_text, outgoing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+class Document:
+    """What holds a text in an attribute."""
+
+    def __init__(self, attribute: str) -> None:
+        setattr(self, attribute, "abc")
+
+
+class Table:
+    """What is iterated by the names of its columns, as in pandas."""
+
+    columns = ("a",)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +48,8 @@ def test_accepted(texts: Any) -> None:
         (b"abc", InputTypeError, (), "not one bytes"),
         (None, InputTypeError, (), "not NoneType"),
         (7, InputTypeError, (), "not int"),
+        ({"a": "b"}, InputTypeError, (), "not dict; give its values, or one column"),
+        (Table(), InputTypeError, (), "not Table; give its values, or one column"),
         (["a", None, 3, b"x"], InputTypeError, (1, 2, 3), "not a string (NoneType, bytes, int): texts 1-3"),
         (["", "a", " \t\n", "\u3000"], InputValueError, (0, 2, 3), "only white space: texts 0, 2-3"),
         ([[1, 2], "a", ""], InputTypeError, (0, 2), "not a string (list): text 0; empty"),
@@ -64,8 +82,47 @@ def test_advice() -> None:
         InputValueError, match="Leave them out, or set on_blank to a text to embed in place of"
     ):
         check_texts(["a", ""])
-    with pytest.raises(InputTypeError, match=r"Leave them out$"):
-        check_texts([7])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("item", "advice"),
+    [
+        (None, "Leave out what is missing"),
+        (float("nan"), "Leave out what is missing"),
+        (1.5, "Leave them out, or make strings of them"),
+        (7, "Leave them out, or make strings of them"),
+        (b"abc", "Decode them"),
+        ({"text": "abc"}, "Give the text that is in each"),
+        (["abc"], "Give one flat list of strings"),
+        (Document("page_content"), "Give the .page_content of each"),
+        (Document("text"), "Give the .text of each"),
+    ],
+)
+def test_advice_for_what_is_no_string(item: Any, advice: str) -> None:
+    """It says what to give instead."""
+    with pytest.raises(InputTypeError) as caught:
+        check_texts(["a", item])
+
+    assert str(caught.value).endswith(f": text 1. {advice}")
+    assert "abc" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        (["abc"], "not list. embed_documents, get_text_embedding_batch take lists"),
+        (None, "not NoneType"),
+        (Document("text"), "not Document. Give its .text"),
+    ],
+)
+def test_one_text(item: Any, said: str) -> None:
+    """Where one text is wanted, a string is, and nothing else."""
+    assert check_text("") == ""
+    with pytest.raises(InputTypeError) as caught:
+        check_text(item)
+
+    assert said in str(caught.value)
+    assert caught.value.indices == (0,)
 
 
 def test_roles() -> None:

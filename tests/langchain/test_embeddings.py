@@ -102,6 +102,28 @@ def test_progress_bar(documents: Any, shown: bool, capsys: pytest.CaptureFixture
     assert ("37/37" in said.err and "tokens" in said.err) is shown
 
 
+def test_query_that_is_none() -> None:
+    """A list in place of a query is told from a query that can't be embedded."""
+    query: Any = ["q"]
+    with pytest.raises(InputError, match="one text is wanted here, a string, not list"):
+        make().embed_query(query)
+    with pytest.raises(InputError, match="one text is wanted here, a string, not list"):
+        asyncio.run(make().aembed_query(query))
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("embed_batch_size", "chunk_size"), ("api_base", "base_url"), ("dimension", "dimensions")],
+)
+def test_names_of_another_class(given: str, meant: str) -> None:
+    """Who knows a setting by the name that another class has for it is told this one's."""
+    options: dict[str, Any] = {given: 1}
+    with pytest.raises(ConfigurationError) as caught:
+        make(**options)
+
+    assert f"unknown setting {given} (did you mean {meant}?)" in str(caught.value)
+
+
 def test_progress_bar_without_tqdm(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is missing is told when the object is made."""
     monkeypatch.setitem(sys.modules, "tqdm", None)

@@ -363,6 +363,29 @@ def test_progress_leaves_the_call_whole(way: str) -> None:
     assert emulator.peak_in_flight > 6
 
 
+@pytest.mark.parametrize("name", ["query", "text"])
+def test_what_is_no_text(name: str) -> None:
+    """A list in place of one text is told from a text that can't be embedded."""
+    model = make()
+    with pytest.raises(InputError, match="one text is wanted here, a string, not list"):
+        getattr(model, f"get_{name}_embedding")(["q"])
+    with pytest.raises(InputError, match="one text is wanted here, a string, not list"):
+        asyncio.run(getattr(model, f"aget_{name}_embedding")(["q"]))
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("chunk_size", "embed_batch_size"), ("model", "model_name"), ("base_url", "api_base")],
+)
+def test_names_of_another_class(given: str, meant: str) -> None:
+    """Who knows a setting by the name that another class has for it is told this one's."""
+    options: dict[str, Any] = {given: 1}
+    with pytest.raises(ConfigurationError) as caught:
+        make(**options)
+
+    assert f"unknown setting {given} (did you mean {meant}?)" in str(caught.value)
+
+
 def test_events() -> None:
     """Each call of the framework's batches makes one pair of events, with the texts and no key."""
     handler = LlamaDebugHandler(print_trace_on_end=False)
