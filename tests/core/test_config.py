@@ -123,6 +123,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"base_url": "ftp://api.aimlapi.com"}, "must be an http or https address"),
     ({"base_url": "https://"}, "must be an http or https address"),
     ({"base_url": "https://host:port/v1"}, "is not an address"),
+    ({"base_url": "https://1.2.3/v1"}, "is not an address such as https://api.aimlapi.com/v1"),
+    ({"base_url": "https://api.aiml api.com/v1"}, "is not an address such as https://api.aimlapi.com/v1"),
     ({"base_url": "https://user:pass@host/v1"}, "must not hold a user name"),
     ({"base_url": "https://host/v1?key=abc"}, "without ? and #"),
     ({"base_url": "http://example.com/v1"}, "without encryption"),

@@ -344,7 +344,7 @@ def test_progress(way: str, fields: dict[str, Any], capsys: pytest.CaptureFixtur
 
     said = capsys.readouterr()
     assert not said.out
-    assert said.err.count("0/37") == 1
+    assert said.err.count(" 0/37 ") == 1
     assert said.err.count("\n") == 1
     last = said.err.splitlines()[-1]
     assert "37/37" in last
