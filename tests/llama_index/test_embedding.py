@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from llama_index.core import Settings, VectorStoreIndex
+from llama_index.core.base.embeddings import base
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.ingestion.pipeline import get_transformation_hash
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent
 from llama_index.core.schema import TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
 from pydantic import SecretStr, ValidationError
@@ -38,6 +41,8 @@ from qwen_aiml.emulator import Emulator, Fault, serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from llama_index.core.instrumentation.events import BaseEvent
 
 KEY = "sk-test-0123456789abcdef"
 TEXTS = [f"text number {at}" for at in range(37)]
@@ -384,6 +389,30 @@ def test_names_of_another_class(given: str, meant: str) -> None:
         make(**options)
 
     assert f"unknown setting {given} (did you mean {meant}?)" in str(caught.value)
+
+
+@pytest.mark.parametrize("way", ["batch", "async batch"])
+@pytest.mark.parametrize("seen", [False, True])
+def test_events_cost_nothing_unseen(way: str, seen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event, which copies every number, is made only where a handler is there to see it."""
+
+    class Handler(BaseEventHandler):
+        def handle(self, event: BaseEvent, **_: Any) -> None:
+            told.append(event)
+
+    def make_event(**kept: Any) -> EmbeddingEndEvent:
+        made.append(EmbeddingEndEvent(**kept))
+        return made[-1]
+
+    told: list[BaseEvent] = []
+    made: list[BaseEvent] = []
+    monkeypatch.setattr(base, "EmbeddingEndEvent", make_event)
+    monkeypatch.setattr(base.dispatcher, "event_handlers", [Handler()] if seen else [])
+    rows = WAYS[way](make(Emulator()), TEXTS)
+
+    assert len(rows) == len(TEXTS)
+    assert len(made) == int(seen)
+    assert all(event in told for event in made)
 
 
 def test_events() -> None:
