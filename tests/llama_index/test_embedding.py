@@ -405,7 +405,7 @@ def test_events_cost_nothing_unseen(way: str, seen: bool, monkeypatch: pytest.Mo
         return made[-1]
 
     told: list[BaseEvent] = []
-    made: list[BaseEvent] = []
+    made: list[EmbeddingEndEvent] = []
     monkeypatch.setattr(base, "EmbeddingEndEvent", make_event)
     monkeypatch.setattr(base.dispatcher, "event_handlers", [Handler()] if seen else [])
     rows = WAYS[way](make(Emulator()), TEXTS)
