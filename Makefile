@@ -1,13 +1,15 @@
 # Needs Python 3.10 or newer, make and git; the checks install uv for themselves if they can.
 # Another interpreter: make test PYTHON=python3.12. Only some versions: make tests PYTHONS='3.10 3.14'.
+# Only some pages: make cookbook PAGES='search clustering'.
 
 PYTHON ?= python3
 PYTHONS ?=
+PAGES ?=
 SECONDS ?= 60
 
 MATRIX = @$(PYTHON) .ci/matrix.py --pythons '$(PYTHONS)'
 
-.PHONY: help quickstart test tests lint types docs docs-serve format wheel dist record record-live soak fuzz bench behaviour clean python
+.PHONY: help quickstart cookbook notebooks test tests lint types docs docs-serve format wheel dist record record-live soak fuzz bench behaviour clean python
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -15,8 +17,14 @@ help: ## list these targets
 quickstart: .venv/made ## run the cookbook's first page in an environment of its own, .venv
 	@.venv/bin/python cookbook/quickstart.py
 
+cookbook: python ## run every page of the cookbook, without a key and without a network
+	$(MATRIX) --pages '$(PAGES)' cookbook
+
+notebooks: python ## run them, and keep what they show in cookbook/notebooks
+	$(MATRIX) --pages '$(PAGES)' notebooks
+
 test: python ## everything that CI runs
-	$(MATRIX) lint types docs tests lowest coverage wheel
+	$(MATRIX) lint types docs tests lowest coverage wheel cookbook
 
 tests: python ## pytest alone, on each supported Python found
 	$(MATRIX) tests

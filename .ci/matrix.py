@@ -25,7 +25,11 @@ from functools import cache
 from pathlib import Path
 
 SUPPORTED = ("3.10", "3.11", "3.12", "3.13", "3.14")
-LOWEST_NEEDS = SUPPORTED[:3]  # the lowest versions have no wheels for newer Pythons
+NEEDS = {
+    "lowest": SUPPORTED[:3],  # the lowest versions have no wheels for newer Pythons
+    "cookbook": SUPPORTED[1:4],  # nor have some vector stores, and others want no older one
+    "notebooks": SUPPORTED[1:4],
+}
 PACKAGES = ("qwen_aiml", "langchain_qwen_aiml", "llama_index_qwen_aiml")
 ONE_FRAMEWORK = """
 from langchain_qwen_aiml import QwenAIMLEmbeddings
@@ -34,6 +38,8 @@ assert len(QwenAIMLEmbeddings(**Emulator().client_options()).embed_query("a")) =
 """
 SECONDS = 900  # for one command; the slowest takes a tenth of that
 SOAK_SECONDS = 3600
+COOKBOOK_SECONDS = 3600  # each page has a limit of its own
+COUNTED = {"tests", "coverage", "lowest", "wheel", "cookbook", "notebooks", "record", "soak"}
 NOT_ONCE = ("-m", "not long and not once")
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,16 +73,19 @@ class Job:
 
         seconds: How long to fuzz.
 
+        pages: Which pages of the cookbook to run; all, if none is named.
+
     Attributes:
         output: What its commands printed, in order.
 
-        passed, failed: Tests counted in pytest's closing lines; errors count as failed.
+        passed, failed: Tests counted in pytest's closing lines, and pages; errors count as failed.
     """
 
-    def __init__(self, version: str, python: str, seconds: int) -> None:
+    def __init__(self, version: str, python: str, seconds: int, pages: Collection[str]) -> None:
         self.version = version
         self.python = python
         self.seconds = seconds
+        self.pages = pages
         self.uv = installer()
         self.output = ""
         self.passed = self.failed = 0
@@ -100,9 +109,15 @@ class Job:
         """
         Run a command that ends in pytest, and count its tests.
         """
+        self.count(*command, "--color=no", "-p", "no:cacheprovider", cwd=cwd, limit=limit, **env)
+
+    def count(self, *command: str | Path, cwd: Path = ROOT, limit: int = SECONDS, **env: str) -> None:
+        """
+        Run a command that closes as pytest does, and count what it says.
+        """
         start = len(self.output)
         try:
-            self.run(*command, "--color=no", "-p", "no:cacheprovider", cwd=cwd, limit=limit, **env)
+            self.run(*command, cwd=cwd, limit=limit, **env)
         finally:
             closing = re.findall(r"^=*\s?((?:\d+ \w+,? ?)+)in [\d.]+s", self.output[start:], re.MULTILINE)
             counts = re.findall(r"(\d+) (passed|failed|errors?)", closing[-1] if closing else "1 error")
@@ -385,6 +400,27 @@ def coverage(job: Job) -> None:
     job.run(python, "-m", "coverage", "report", COVERAGE_FILE=str(COVERAGE))
 
 
+def cookbook(job: Job) -> None:
+    """
+    Run the cookbook's pages as notebooks, without a key and without a network.
+    """
+    job.count(with_stores(job), ROOT / ".ci" / "cookbook.py", *job.pages, limit=COOKBOOK_SECONDS)
+
+
+def notebooks(job: Job) -> None:
+    """
+    Run them, and keep what they show in cookbook/notebooks.
+    """
+    job.count(with_stores(job), ROOT / ".ci" / "cookbook.py", "--write", *job.pages, limit=COOKBOOK_SECONDS)
+
+
+def with_stores(job: Job) -> Path:
+    """
+    Make the environment that the cookbook's pages run in.
+    """
+    return job.environment("cookbook", f"-e .[{EXTRAS}] --group cookbook")
+
+
 def record(job: Job) -> None:
     """
     Record the cassettes again.
@@ -411,26 +447,63 @@ def fuzz(job: Job) -> None:
 
 STEPS = {
     step.__name__: step
-    for step in (lint, fix, types, docs, tests, others, lowest, coverage, dist, wheel, record, soak, fuzz)
+    for step in (
+        *(lint, fix, types, docs, tests, others, lowest, coverage, dist, wheel),
+        *(cookbook, notebooks, record, soak, fuzz),
+    )
 }
 
 
-def perform(jobs: dict[str, tuple[str, str]], fuzz_seconds: int) -> tuple[int, int, list[str]]:
+def plan(steps: Collection[str], found: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """
+    Choose which Python does what.
+
+    Args:
+        steps: What to do.
+
+        found: Interpreters by minor version, oldest first.
+
+    Returns:
+        Jobs by title, such as "tests 3.12": the minor version and the interpreter.
+        The title's first word is the step.
+    """
+    (oldest, *_), (*_, newest) = found.items(), found.items()
+    jobs = {step: newest for step in steps if step not in {"types", "tests", *NEEDS}}
+    if "types" in steps:
+        jobs["types"] = oldest  # what the newer standard libraries added is an error
+    if "tests" in steps:
+        jobs |= {f"tests {version}": (version, path) for version, path in found.items()}
+    if {"tests", "coverage", "lowest"} <= set(steps):
+        # Coverage is the same tests on the newest Python, lowest on the oldest.
+        jobs = {title.replace("tests ", "others "): made for title, made in jobs.items()}
+        del jobs[f"others {newest[0]}"]
+    for step in (step for step in NEEDS if step in steps):
+        if fit := [python for python in found.items() if python[0] in NEEDS[step]]:
+            jobs[step] = fit[0 if step == "lowest" else -1]
+        else:
+            print(f"{step}: NOT RUN, it needs one of Python {', '.join(NEEDS[step])}")
+    return jobs
+
+
+def perform(
+    jobs: dict[str, tuple[str, str]], fuzz_seconds: int, pages: Collection[str]
+) -> tuple[int, int, list[str]]:
     """
     Run jobs two at a time, and print the output of each as it ends.
 
     Args:
-        jobs: By title, such as "tests 3.12": the minor version and the interpreter.
-            The title's first word is the step.
+        jobs: What `plan` returns.
 
         fuzz_seconds: How long to fuzz.
 
+        pages: Which pages of the cookbook to run; all, if none is named.
+
     Returns:
-        Tests passed, tests failed, and the titles of the jobs that failed.
+        Tests and pages passed, those failed, and the titles of the jobs that failed.
     """
 
     def one(title: str) -> tuple[str, Job, str, float]:
-        job, start, error = Job(*jobs[title], fuzz_seconds), time.monotonic(), "ok"
+        job, start, error = Job(*jobs[title], fuzz_seconds, pages), time.monotonic(), "ok"
         try:
             STEPS[title.split(maxsplit=1)[0]](job)
         except StepError as failure:
@@ -463,6 +536,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run checks on every supported Python found.")
     parser.add_argument("--pythons", default="", help="only these, such as '3.10 3.13'")
     parser.add_argument("--seconds", type=int, default=60, help="how long to fuzz (default: %(default)s)")
+    parser.add_argument("--pages", default="", help="which of the cookbook's, such as 'search clustering'")
     parser.add_argument("steps", nargs="+", choices=STEPS)
     arguments = parser.parse_args()
     start, steps = time.monotonic(), arguments.steps
@@ -472,25 +546,11 @@ def main() -> int:
         print(f"Python {version}: {found.get(version, 'ABSENT, not tested')}")
     if not found:
         return 1
-    (oldest, *_), (*_, newest) = found.items(), found.items()
-
-    jobs = {step: newest for step in steps if step not in {"types", "tests", "lowest"}}
-    if "types" in steps:
-        jobs["types"] = oldest  # what the newer standard libraries added is an error
-    if "tests" in steps:
-        jobs |= {f"tests {version}": (version, path) for version, path in found.items()}
-    if {"tests", "coverage", "lowest"} <= set(steps):
-        # Coverage is the same tests on the newest Python, lowest on the oldest.
-        jobs = {title.replace("tests ", "others "): made for title, made in jobs.items()}
-        del jobs[f"others {newest[0]}"]
-    if "lowest" in steps and oldest[0] in LOWEST_NEEDS:
-        jobs["lowest"] = oldest
-    elif "lowest" in steps:
-        print(f"lowest: NOT RUN, it needs one of Python {', '.join(LOWEST_NEEDS)}")
+    jobs = plan(steps, found)
     installer()  # before there are threads
-    passed, failed, broken = perform(jobs, arguments.seconds)
-    if {"tests", "coverage", "lowest", "wheel", "record", "soak"} & set(steps) and not passed:
-        broken.append("no test passed")
+    passed, failed, broken = perform(jobs, arguments.seconds, arguments.pages.split())
+    if COUNTED & set(steps) and not passed:
+        broken.append("nothing passed")
     print(f"\n{time.monotonic() - start:.0f} s; failed: {', '.join(broken) or 'nothing'}")
     if passed or failed:
         print(f"{passed} passed, {failed} failed")
