@@ -1,4 +1,4 @@
-"""Whether anybody sees the framework's events of embedding."""
+"""Whether anybody sees the framework's events, which copy each number of each embedding."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from llama_index.core.base.embeddings.base import dispatcher
 from llama_index.core.instrumentation.event_handlers import NullEventHandler
 
 if TYPE_CHECKING:
-    from llama_index.core.callbacks import CallbackManager
+    from llama_index.core.base.embeddings.base import BaseEmbedding
 
 
-def are_seen(callbacks: CallbackManager) -> bool:
+def is_left_alone(model: BaseEmbedding) -> bool:
     """
-    Tell whether a handler is there for them, in the callbacks or the instrumentation.
+    Tell whether all that the framework would do with a batch is to make events that nobody sees.
 
-    An event copies each number of each embedding, which takes as long as it took to read them.
-
-    Args:
-        callbacks: Those of the model.
+    They take as long as it took to read the embeddings.
     """
-    if callbacks.handlers:
-        return True
+    return model.embeddings_cache is None and not model.callback_manager.handlers and not _is_dispatched()
+
+
+def _is_dispatched() -> bool:
     sender = dispatcher
     while True:
-        if any(not isinstance(handler, NullEventHandler) for handler in sender.event_handlers):
+        if not all(isinstance(handler, NullEventHandler) for handler in sender.event_handlers):
             return True
         if not sender.propagate:
             return False

@@ -19,7 +19,7 @@ from qwen_aiml import (
     check_texts,
 )
 
-from ._events import are_seen
+from ._events import is_left_alone
 from .cache import KVStoreCache
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
         texts = check_texts(texts, on_blank=self.on_blank)
         with self._progress_bar(show=show_progress, total=len(texts)) as bar:
             twin = self._for_batch(len(texts), bar)
-            if self._is_left_alone():
+            if is_left_alone(self):
                 return twin._get_text_embeddings(texts)  # noqa: SLF001 (of this class)
             return BaseEmbedding.get_text_embedding_batch(twin, texts, **kwargs)
 
@@ -210,7 +210,7 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
         texts = check_texts(texts, on_blank=self.on_blank)
         with self._progress_bar(show=show_progress, total=len(texts)) as bar:
             twin = self._twin(bar) if self.num_workers else self._for_batch(len(texts), bar)
-            if self._is_left_alone() and not self.num_workers:
+            if is_left_alone(self) and not self.num_workers:
                 return await twin._aget_text_embeddings(texts)  # noqa: SLF001 (of this class)
             return await BaseEmbedding.aget_text_embedding_batch(twin, texts, **kwargs)
 
@@ -229,10 +229,6 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
     async def aget_query_embedding(self, query: str) -> list[float]:
         """Embed a query as `get_query_embedding` does, awaited."""
         return await BaseEmbedding.aget_query_embedding(self._for_query(), query)
-
-    def _is_left_alone(self) -> bool:
-        """Tell whether all that the framework would do with a batch is to send events that nobody sees."""
-        return self.embeddings_cache is None and not are_seen(self.callback_manager)
 
     def _for_batch(self, texts: int, bar: Any) -> Self:
         """Give a twin for which the framework cuts lists where it must, and leaves them whole otherwise."""
