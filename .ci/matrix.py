@@ -30,7 +30,7 @@ NEEDS = {
     "cookbook": SUPPORTED[1:4],  # nor have some vector stores, and others want no older one
     "notebooks": SUPPORTED[1:4],
 }
-PACKAGES = ("qwen_aiml", "langchain_qwen_aiml", "llama_index_qwen_aiml")
+PACKAGES = ("qwen_aiml", "langchain_qwen_aiml", "llama_index_qwen_aiml", "pytest_qwen_aiml")
 ONE_FRAMEWORK = """
 from langchain_qwen_aiml import QwenAIMLEmbeddings
 from qwen_aiml.emulator import Emulator
@@ -340,7 +340,7 @@ def dist(job: Job) -> None:
     Build the sdist, and the wheel from it, into dist/; check both.
 
     Raises:
-        StepError: If the wheel does not hold exactly the three packages, or the sdist lacks the tests.
+        StepError: If the wheel does not hold exactly our packages, or the sdist lacks the tests.
     """
     shutil.rmtree(ROOT / "dist", ignore_errors=True)
     python = job.environment("build", "--group build")

@@ -21,6 +21,7 @@ from ._learned import Learned
 from ._result import Usage
 from ._sender import check_given
 from ._sqlite import SQLiteCache, open_cache
+from ._stand_in import meant, service_of
 from ._texts import check_role
 
 if TYPE_CHECKING:
@@ -107,8 +108,8 @@ class BaseClient:
 
     @property
     def _service(self) -> str:
-        # A stand-in for the service says so, lest its vectors be taken for the service's.
-        return getattr(self._http_client, "qwen_aiml_service", None) or str(self.config.base_url)
+        config, given = meant(self.config, self._http_client, self._kind)
+        return service_of(given) or str(config.base_url)
 
     def cache_namespace(self, role: Role = "document") -> str:
         """

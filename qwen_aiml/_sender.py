@@ -11,6 +11,7 @@ import anyio
 
 from ._errors import ConfigurationError
 from ._route import has_proxy, is_watched
+from ._stand_in import meant
 from ._steps import LATE
 from ._turns import Turns
 
@@ -120,8 +121,9 @@ class Sender:
     def send(self, step: Send, watch: Watch) -> Outcome:
         """Post, and be broken off by *watch*; a client of the user's is only looked after between reads."""
         limit = _silence(self._config, step, self._clock)
-        if self._given is not None:
-            return _httpx_line(self._config, self._clock, self._given).post(step, limit)
+        config, given = meant(self._config, self._given, "Client")
+        if given is not None:
+            return _httpx_line(config, self._clock, given).post(step, limit)
         watched = is_watched()
         with self._lock:
             generation = self._idle.generation
@@ -215,8 +217,9 @@ class AsyncSender:
 
     async def _send(self, step: Send) -> Outcome:
         limit = _silence(self._config, step, self._clock)
-        if self._given is not None:
-            return await _async_httpx_line(self._config, self._given).post(step, limit)
+        config, given = meant(self._config, self._given, "AsyncClient")
+        if given is not None:
+            return await _async_httpx_line(config, given).post(step, limit)
         watched = is_watched()
         line = await self._reused(watched=watched) or self._open(watched=watched)
         keep = False

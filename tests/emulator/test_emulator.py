@@ -25,9 +25,8 @@ V4 = "alibaba/qwen-text-embedding-v4"
 
 def test_surface() -> None:
     """All that is exported is there."""
-    assert ["Emulator", "Fault", "ReceivedRequest", "Vectoriser", "serve"] == sorted(
-        qwen_aiml.emulator.__all__
-    )
+    names = ["Emulator", "Fault", "ReceivedRequest", "Vectoriser", "intercept", "serve"]
+    assert names == sorted(qwen_aiml.emulator.__all__)
     assert all(hasattr(qwen_aiml.emulator, name) for name in qwen_aiml.emulator.__all__)
 
 

@@ -1,0 +1,58 @@
+"""
+The emulator as a fixture of pytest, ``qwen_aiml_emulator``; pytest loads this by itself.
+
+A package of its own, since pytest does so in every project: nothing of ours is imported before a test asks.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from qwen_aiml.emulator import Emulator
+
+_NAME = "qwen_aiml_emulator"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known."""
+    config.addinivalue_line(
+        "markers",
+        f"{_NAME}(*, serve=False, **settings): run the test on the emulator of qwen-aiml, made with these "
+        "settings; serve=True lets processes that the test starts reach it, too.",
+    )
+
+
+@pytest.fixture
+def qwen_aiml_emulator(request: pytest.FixtureRequest) -> Iterator[Emulator]:
+    """An emulator that all embeddings of qwen-aiml go to in this test, in place of the service."""  # noqa: D401 (for pytest --fixtures)
+    from qwen_aiml.emulator import Emulator, intercept, serve  # noqa: PLC0415 (most tests do without)
+
+    with ExitStack() as stack:
+        settings = _settings(request.node)
+        served = settings.pop("serve", False)
+        emulator = Emulator(**settings)
+        base_url = stack.enter_context(serve(emulator)) if served else None
+        yield stack.enter_context(intercept(emulator, base_url=base_url))
+
+
+@pytest.fixture(autouse=True)
+def _qwen_aiml_emulator_marked(request: pytest.FixtureRequest) -> None:
+    """Use the emulator where the marker alone stands."""
+    if request.node.get_closest_marker(_NAME) is not None:
+        request.getfixturevalue(_NAME)
+
+
+def _settings(node: pytest.Item) -> dict[str, Any]:
+    """Join what the markers of a test, its class and its module say; the closest has the last word."""
+    settings: dict[str, Any] = {}
+    for marker in reversed(list(node.iter_markers(_NAME))):
+        if marker.args:
+            raise pytest.UsageError(f"pytest.mark.{_NAME} takes settings by name only, such as max_rows=5")
+        settings |= marker.kwargs
+    return settings

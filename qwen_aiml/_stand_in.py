@@ -1,0 +1,61 @@
+"""What answers instead of the service in the whole process, while something does. No I/O here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from ._address import DEFAULT_BASE_URL
+
+if TYPE_CHECKING:
+    from ._config import EmbeddingConfig
+    from ._secret import Secret
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandIn:
+    """
+    Clients to send with instead of all others.
+
+    Attributes:
+        clients: An ``httpx.Client`` and an ``httpx.AsyncClient``, by their names.
+
+        key: The key that is known there.
+
+        replaced: Keys of the service, which are not shown to it: it gets its own instead.
+    """
+
+    clients: dict[str, Any]
+    key: Secret
+    replaced: frozenset[Secret]
+
+    def settings(self, config: EmbeddingConfig) -> EmbeddingConfig:
+        """Give the settings to send with; whatever address was meant, the service's own is asked for."""
+        key = self.key if config.api_key in self.replaced else config.api_key
+        return replace(config, api_key=key, base_url=DEFAULT_BASE_URL)
+
+
+class _Everywhere:
+    """What answers instead of the service in this process; None if the service does."""
+
+    def __init__(self) -> None:
+        self.stand_in: StandIn | None = None
+
+
+everywhere = _Everywhere()
+
+
+def meant(
+    config: EmbeddingConfig, given: Any, kind: Literal["Client", "AsyncClient"]
+) -> tuple[EmbeddingConfig, Any]:
+    """Give the settings and the client to send with: those given, unless everything goes to a stand-in."""
+    stand_in = everywhere.stand_in
+    if stand_in is None or service_of(given) is not None:
+        return config, given
+    return stand_in.settings(config), stand_in.clients[kind]
+
+
+def service_of(given: Any) -> str | None:
+    """Name the stand-in that an HTTP client leads to, whose vectors are not the service's; None if none."""
+    name: str | None = getattr(given, "qwen_aiml_service", None)
+    return name

@@ -1,0 +1,165 @@
+"""The emulator in place of the service, whoever makes the clients."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import httpx
+import pytest
+
+from qwen_aiml import AsyncEmbeddingClient, EmbeddingClient, EmbeddingConfig, SQLiteCache
+from qwen_aiml.emulator import Emulator, intercept, serve
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GATEWAY = "https://gateway.example/embed/v1"
+CHILD = "from qwen_aiml import EmbeddingClient as C, EmbeddingConfig as E; C({}).embed(['from a child'])"
+
+
+@pytest.fixture
+def mine(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Set a key and an address, as a developer has them."""
+    monkeypatch.setenv("AIML_API_KEY", "sk-mine")
+    monkeypatch.setenv("AIMLAPI_API_BASE", GATEWAY)
+    return "sk-mine"
+
+
+def test_environment(mine: str) -> None:
+    """The key and the address of the environment are replaced, and come back, also after an error."""
+    before = dict(os.environ)
+    meanwhile: dict[str, str] = {}
+    with suppress(ZeroDivisionError), intercept(Emulator(api_keys=["first", "second"])):
+        meanwhile.update(os.environ)
+        _ = 1 / 0
+
+    assert meanwhile["AIMLAPI_API_KEY"] == "first"
+    assert not {mine, GATEWAY} & set(meanwhile.values())
+    assert dict(os.environ) == before
+
+
+@pytest.mark.anyio
+async def test_whoever_made_it(mine: str) -> None:
+    """Clients of both colours get there: made before, with another address, with their own HTTP client."""
+    config = EmbeddingConfig()
+    async with httpx.AsyncClient() as http_async_client:
+        with httpx.Client() as http_client, intercept(Emulator(api_keys=["known"])) as emulator:
+            for client in (
+                EmbeddingClient(config),
+                EmbeddingClient(config, http_client=http_client),
+                EmbeddingClient(EmbeddingConfig(base_url=GATEWAY)),
+                EmbeddingClient(EmbeddingConfig(api_key=mine)),
+            ):
+                await anyio.to_thread.run_sync(client.embed, ["a"])
+            for other in (
+                AsyncEmbeddingClient(config),
+                AsyncEmbeddingClient(config, http_client=http_async_client),
+            ):
+                async with other:
+                    await other.embed(["a"])
+
+    assert emulator.texts_billed == {"a": 6}
+
+
+def test_wrong_key_of_the_program() -> None:
+    """A key that is not the environment's is judged by the emulator."""
+    wrong = EmbeddingClient(EmbeddingConfig(api_key="wrong"))
+    with intercept(Emulator(api_keys=["known"])), pytest.raises(Exception, match="HTTP 401"):
+        wrong.embed(["a"])
+
+
+def test_nested() -> None:
+    """The innermost answers; a client that was given an emulator keeps to it."""
+    outer, inner, other = Emulator(), Emulator(), Emulator()
+    given: dict[str, Any] = other.client_options()
+    kept = EmbeddingClient(EmbeddingConfig(api_key="k"), http_client=given["http_client"])
+    with intercept(outer) as first:
+        with intercept(inner):
+            EmbeddingClient().embed(["inner"])
+            kept.embed(["other"])
+        EmbeddingClient().embed(["outer"])
+
+    assert first is outer
+    assert [list(emulator.texts_billed) for emulator in (outer, inner, other)] == [
+        ["outer"],
+        ["inner"],
+        ["other"],
+    ]
+
+
+def test_cache(tmp_path: Path, mine: str) -> None:
+    """What the emulator answers is never taken for the service's, with the same client and cache."""
+    with SQLiteCache(tmp_path / "cache.db") as cache:
+        client = EmbeddingClient(EmbeddingConfig(api_key=mine, dimensions=64), cache=cache)
+        namespace = client.cache_namespace()
+        with intercept(Emulator()) as emulator:
+            client.embed(["a"])
+            client.embed(["a"])
+            assert client.cache_namespace() != namespace
+        assert client.cache_namespace() == namespace
+        with intercept(Emulator()) as another:
+            client.embed(["a"])
+
+    assert (emulator.request_count, another.request_count) == (1, 0)
+
+
+def test_connects_again_afterwards() -> None:
+    """Once it is left, requests go out as ever."""
+    with serve(Emulator()) as base_url:
+        client = EmbeddingClient(EmbeddingConfig(api_key="k", base_url=base_url))
+        with intercept(Emulator()) as emulator:
+            client.embed(["a"])
+        client.embed(["b"])
+        client.close()
+
+    assert list(emulator.texts_billed) == ["a"]
+
+
+def child(settings: str = "") -> str:
+    """Embed in a process of its own, and give the last line of its traceback."""
+    path = os.pathsep.join(filter(None, sys.path))
+    done = subprocess.run(  # noqa: S603 (our own program)
+        [sys.executable, "-c", CHILD.format(settings)],
+        check=False,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    return done.stderr.strip().rpartition("\n")[2]
+
+
+@pytest.mark.usefixtures("mine")
+def test_children() -> None:
+    """A process that is started meanwhile reaches a served emulator, and otherwise nobody."""
+    emulator = Emulator()
+    with serve(emulator) as base_url, intercept(emulator, base_url=base_url):
+        assert child() == ""
+    assert list(emulator.texts_billed) == ["from a child"]
+
+    with intercept(emulator):
+        assert "this-emulator-is-in-another-process.invalid" in child("E(max_retries=0)")
+    assert emulator.request_count == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_fork(mine: str) -> None:
+    """A forked process is answered by a copy of the emulator."""
+    client = EmbeddingClient(EmbeddingConfig(api_key=mine))
+    with intercept(Emulator()) as emulator:
+        child = os.fork()
+        if not child:  # pragma: no cover (another process, which ends without a word)
+            try:
+                client.embed(["a"])
+            except BaseException:  # noqa: BLE001 (the code tells)
+                os._exit(1)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    assert emulator.request_count == 0
