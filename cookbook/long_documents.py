@@ -125,6 +125,13 @@ import logging
 
 import numpy as np
 
+from llama_index_qwen_aiml import QwenAIMLEmbedding
+
+
+def billed(model: QwenAIMLEmbeddings | QwenAIMLEmbedding) -> int:
+    """Give the tokens that a model was billed so far."""
+    return model.usage.total_tokens or 0
+
 
 def right_volume(vectors: list[list[float]], owners: list[int], embeddings: QwenAIMLEmbeddings) -> int:
     """Count the questions whose nearest vector belongs to the right volume."""
@@ -137,9 +144,8 @@ logging.getLogger("qwen_aiml").setLevel(logging.ERROR)  # it warns of each call 
 for policy in ("truncate", "split_mean"):
     one_vector = QwenAIMLEmbeddings(on_too_long=policy, tokenizer="qwen", **options)
     vectors = one_vector.embed_documents(volumes)
-    billed = one_vector.usage.total_tokens
     right = right_volume(vectors, [0, 1, 2], one_vector)
-    print(f"{policy:10}  {right:2} of {len(questions)} questions, {billed:6,} tokens")
+    print(f"{policy:10}  {right:2} of {len(questions)} questions, {billed(one_vector):6,} tokens")
 
 paragraphs, owners = [], []
 for position, volume in enumerate(volumes):
@@ -148,9 +154,8 @@ for position, volume in enumerate(volumes):
         owners.append(position)
 by_paragraph = QwenAIMLEmbeddings(**options)
 vectors = by_paragraph.embed_documents(paragraphs)
-billed = by_paragraph.usage.total_tokens
 right = right_volume(vectors, owners, by_paragraph)
-print(f"paragraphs  {right:2} of {len(questions)} questions, {billed:6,} tokens")
+print(f"paragraphs  {right:2} of {len(questions)} questions, {billed(by_paragraph):6,} tokens")
 
 # %% [markdown]
 # Even where the volume is right, nobody has been told where in its thirty thousand characters to look. Use
@@ -179,7 +184,7 @@ def letters(text: str) -> set[str]:
 
 
 articles = {number: [letters(version) for version in versions[number]] for number in numbers}
-table = []
+table: list[tuple[str, int, int, int, int, int]] = []
 
 
 def judge(name: str, pieces: int, tokens: int, answer: Answers) -> None:
@@ -187,7 +192,7 @@ def judge(name: str, pieces: int, tokens: int, answer: Answers) -> None:
     found = complete = handed = 0
     for question, number in questions:
         piece, text = answer(question)
-        of_article = letters(piece) & set.union(*articles[number])
+        of_article = letters(piece) & {run for version in articles[number] for run in version}
         found += 2 * len(of_article) > len(letters(piece))
         complete += any(version <= letters(text) for version in articles[number])
         handed += len(text)
@@ -216,14 +221,14 @@ for size in (200, 1000):
     store = InMemoryVectorStore(embeddings)
     pieces = splitter(size).split_documents(documents)
     store.add_documents(pieces)
-    billed = embeddings.usage.total_tokens
+    paid = billed(embeddings)
 
     def nearest(question: str, store: InMemoryVectorStore = store) -> tuple[str, str]:
         """Give the nearest piece, and nothing more."""
         text = store.similarity_search(question, k=1)[0].page_content
         return text, text
 
-    judge(f"RecursiveCharacterTextSplitter, {size}", len(pieces), billed, nearest)
+    judge(f"RecursiveCharacterTextSplitter, {size}", len(pieces), paid, nearest)
 
 # %% [markdown]
 # ### LangChain: search small, hand over the parent
@@ -244,7 +249,7 @@ parents = ParentDocumentRetriever(
     search_kwargs={"k": 1},
 )
 parents.add_documents(documents)
-billed = embeddings.usage.total_tokens
+paid = billed(embeddings)
 
 
 def with_parent(question: str) -> tuple[str, str]:
@@ -253,14 +258,15 @@ def with_parent(question: str) -> tuple[str, str]:
     return piece, parents.invoke(question)[0].page_content
 
 
-judge("ParentDocumentRetriever, 200 in 1000", len(store.store), billed, with_parent)
+judge("ParentDocumentRetriever, 200 in 1000", len(store.store), paid, with_parent)
 
 # %% [markdown]
 # ### LlamaIndex
 #
 # `SentenceSplitter` counts tokens and leaves sentences whole. `SemanticSplitterNodeParser` embeds every
-# sentence, and cuts where the meaning changes most: that is paid for before the pieces themselves are.
-# `SentenceWindow` and `AutoMerging` are LlamaIndex's ways to search small and hand over more.
+# sentence, and cuts where the meaning changes most: that is paid for before the pieces themselves are, and by
+# default each sentence with its two neighbours, so three times. `SentenceWindow` and `AutoMerging` are
+# LlamaIndex's ways to search small and hand over more.
 #
 # Left alone these count tokens with OpenAI's vocabulary and look for the ends of English sentences. Both can
 # be replaced: here Qwen's vocabulary counts, and sentences end as they do in all these scripts.
@@ -277,15 +283,13 @@ from llama_index.core.node_parser import (
     SentenceWindowNodeParser,
     get_leaf_nodes,
 )
-from llama_index.core.retrievers import AutoMergingRetriever
+from llama_index.core.retrievers import AutoMergingRetriever, VectorIndexRetriever
 from llama_index.core.schema import MetadataMode
-
-from llama_index_qwen_aiml import QwenAIMLEmbedding
 
 
 def tokens_of(text: str) -> list[int]:
     """Count as Qwen does."""
-    return vocabulary.encode(text, allowed_special=set())
+    return list(vocabulary.encode(text, allowed_special=set()))
 
 
 def sentences_of(text: str) -> list[str]:
@@ -299,15 +303,18 @@ embedding = QwenAIMLEmbedding(**options)
 ways: dict[str, NodeParser] = {
     "SentenceSplitter, 256 tokens": SentenceSplitter(chunk_size=256, chunk_overlap=0, **how),
     "SemanticSplitterNodeParser": SemanticSplitterNodeParser(
-        embed_model=embedding, sentence_splitter=sentences_of, breakpoint_percentile_threshold=80
+        embed_model=embedding,
+        sentence_splitter=sentences_of,
+        buffer_size=0,
+        breakpoint_percentile_threshold=80,
     ),
     "SentenceWindowNodeParser, 3": SentenceWindowNodeParser(sentence_splitter=sentences_of, window_size=3),
 }
 for name, parser in ways.items():
-    before = embedding.usage.total_tokens
+    before = billed(embedding)
     nodes = parser.get_nodes_from_documents(llama_documents)
     retriever = VectorStoreIndex(nodes, embed_model=embedding).as_retriever(similarity_top_k=1)
-    billed = embedding.usage.total_tokens - before
+    paid = billed(embedding) - before
 
     def node(question: str, retriever: BaseRetriever = retriever) -> tuple[str, str]:
         """Give the nearest piece, and the sentences around it if it has a window."""
@@ -315,14 +322,14 @@ for name, parser in ways.items():
         text = hit.get_content(MetadataMode.NONE)
         return text, hit.metadata.get("window", text)
 
-    judge(name, len(nodes), billed, node)
+    judge(name, len(nodes), paid, node)
 
 # %% [markdown]
 # `AutoMergingRetriever` has a tree of pieces. It searches the leaves, and where enough leaves of one parent
 # are found it gives the parent in their place; so it needs more than one hit.
 
 # %%
-before = embedding.usage.total_tokens
+before = billed(embedding)
 tree = HierarchicalNodeParser.from_defaults(
     node_parser_ids=["large", "small"],
     node_parser_map={
@@ -334,11 +341,10 @@ nodes = tree.get_nodes_from_documents(llama_documents)
 leaves = get_leaf_nodes(nodes)
 storage = StorageContext.from_defaults()
 storage.docstore.add_documents(nodes)
-base = VectorStoreIndex(leaves, storage_context=storage, embed_model=embedding).as_retriever(
-    similarity_top_k=6
-)
+index = VectorStoreIndex(leaves, storage_context=storage, embed_model=embedding)
+base = VectorIndexRetriever(index, similarity_top_k=6)
 merging = AutoMergingRetriever(base, storage, simple_ratio_thresh=0.3)
-billed = embedding.usage.total_tokens - before
+paid = billed(embedding) - before
 
 
 def merged(question: str) -> tuple[str, str]:
@@ -346,7 +352,7 @@ def merged(question: str) -> tuple[str, str]:
     return base.retrieve(question)[0].node.get_content(), merging.retrieve(question)[0].node.get_content()
 
 
-judge("AutoMergingRetriever, 128 in 512 tokens", len(leaves), billed, merged)
+judge("AutoMergingRetriever, 128 in 512 tokens", len(leaves), paid, merged)
 
 # %% [markdown]
 # ## Which found what
@@ -356,5 +362,5 @@ judge("AutoMergingRetriever, 128 in 512 tokens", len(leaves), billed, merged)
 
 # %%
 print(f"{'':40} pieces  tokens billed  right article  whole article  characters handed over")
-for name, pieces, tokens, found, complete, handed in table:
-    print(f"{name:40} {pieces:6} {tokens:14,} {found:14} {complete:14} {handed:24}")
+for name, count, paid, found, complete, handed in table:
+    print(f"{name:40} {count:6} {paid:14,} {found:14} {complete:14} {handed:24}")

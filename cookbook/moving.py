@@ -156,12 +156,19 @@ after = QwenAIMLEmbeddings(model="alibaba/qwen-text-embedding-v4", dimensions=51
 # %%
 from qwen_aiml import ConfigurationError
 
-for setting in ({"chunk_size": 1000}, {"check_embedding_ctx_length": True}, {"openai_api_key": "..."}):
+given: list[dict[str, Any]] = [
+    {"chunk_size": 1000},
+    {"check_embedding_ctx_length": True},
+    {"openai_api_key": "..."},
+]
+refusals = []
+for setting in given:
     try:
         QwenAIMLEmbeddings(**{"api_key": "...", **setting})
-        raise AssertionError(setting)
     except ConfigurationError as error:
+        refusals.append(error)
         print(error)
+assert len(refusals) == len(given)
 
 # %% [markdown]
 # ### `OpenAIEmbedding` and `OpenAILikeEmbedding`
@@ -317,7 +324,7 @@ records = InMemoryRecordManager("articles")
 records.create_schema()
 old_store = InMemoryVectorStore(QwenAIMLEmbeddings(model="text-embedding-v3", **options))
 new_store = InMemoryVectorStore(embeddings)
-how = {"cleanup": "full", "source_id_key": "source", "key_encoder": "sha256"}
+how: dict[str, Any] = {"cleanup": "full", "source_id_key": "source", "key_encoder": "sha256"}
 
 print("v3          ", index(documents, records, old_store, **how))
 print(
