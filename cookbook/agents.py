@@ -128,7 +128,7 @@ def ask(question: str, thread: str) -> list[str]:
             called.append(call["name"])
         if message.text:
             print(f"  {message.type:>5}: {shortened(message.text)}")
-    print(f"  {embeddings.usage.requests - before} requests for embeddings\n")
+    print(f"  requests for embeddings: {embeddings.usage.requests - before}\n")
     return called
 
 
@@ -287,7 +287,7 @@ async def ask_reader(question: str, memory: Memory) -> list[str]:
             print(f"   tool: {shortened(str(event.tool_output))}")
             called.append(event.tool_name)
     print(f"     ai: {shortened(str(await handler))}")
-    print(f"  {embedding.usage.requests - before} requests for embeddings\n")
+    print(f"  requests for embeddings: {embedding.usage.requests - before}\n")
     return called
 
 

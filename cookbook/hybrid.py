@@ -356,7 +356,7 @@ assert {hit.node_id for hit in reranked} <= {hit.node_id for hit in candidates}
 # the point.
 
 # %%
-plain = store.similarity_search("exceptions", k=6)
-broad = store.max_marginal_relevance_search("exceptions", k=6, fetch_k=40, lambda_mult=0.3)
+plain = store.similarity_search("compare two objects", k=6)
+broad = store.max_marginal_relevance_search("compare two objects", k=6, fetch_k=20, lambda_mult=0.5)
 print("nearest:", ", ".join(found.metadata["topic"] for found in plain))
 print("broader:", ", ".join(found.metadata["topic"] for found in broad))

@@ -13,7 +13,7 @@
 # | | knows | is lost when |
 # | --- | --- | --- |
 # | the vector store | which passages can be found | it is killed before it has written |
-# | record manager (LangChain), document store (LlamaIndex) | which texts are done | a batch, or the job, has not ended |
+# | record manager (LangChain), document store (LlamaIndex) | what is done | a batch or the job is cut off |
 # | `cache` of the embeddings | each embedding that was paid for | never: it is written after each request |
 
 # %%
@@ -31,7 +31,7 @@ import os
 
 from qwen_aiml.emulator import Emulator, serve
 
-emulator = Emulator(latency=0.1)
+emulator = Emulator(latency=0.2)
 if options:
     serving = serve(emulator)
     os.environ["AIMLAPI_BASE_URL"] = serving.__enter__()  # until this page ends
@@ -74,7 +74,7 @@ print(inspect.getsource(ingestion_job.with_llama_index))
 # ## Killed half-way
 #
 # Each job is started as a program, and killed so that it can't tidy up, as soon as its cache and its journal
-# have grown to a megabyte, a third of what they would.
+# have grown to half a megabyte, some way before the end.
 
 # %%
 import subprocess
@@ -100,7 +100,7 @@ def cached_bytes(name: str) -> int:
 def kill_half_way(job: str, cache: str) -> None:
     """Start a job, and kill it in the midst of it."""
     process = start(job)
-    while cached_bytes(cache) < 1_000_000:
+    while cached_bytes(cache) < 500_000:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.kill()
@@ -124,9 +124,8 @@ for job, cache in {"langchain": "langchain", "llama-index": "llama_index"}.items
     if options:
         first, second = killed - before, emulator.texts_billed - killed
         both = first.keys() & second.keys()
-        print(
-            f"    texts billed: {first.total()} before it was killed, {second.total()} after, {len(both)} both times\n"
-        )
+        counts = f"{first.total()} before it was killed, {second.total()} after, {len(both)} both times"
+        print(f"    texts billed: {counts}\n")
         assert len(first) > len(both)
         assert len(second) > len(both)
         assert len(both) <= 40

@@ -131,7 +131,7 @@ QUESTIONS = [
     "When are default values of parameters evaluated?",
     "Wann werden Vorgabewerte von Parametern ausgewertet?",
     "Как импортировать модуль?",
-    "如何给函数的参数设置默认值",
+    "どの値が偽とみなされますか",
 ]
 for question in QUESTIONS:
     result = chain.invoke(question)
