@@ -29,7 +29,7 @@ def connection(**settings: Any) -> dict[str, Any]:
         settings: Settings of the emulator, such as its faults; the service needs none.
 
     Returns:
-        What to pass on to ``QwenAIMLEmbeddings``, ``QwenAIMLEmbedding`` or ``EmbeddingConfig``.
+        What to pass on to ``QwenAIMLEmbeddings`` or ``QwenAIMLEmbedding``.
     """
     if any(os.environ.get(name, "").strip() for name in ("AIMLAPI_API_KEY", "AIML_API_KEY", "AIMLAPI_KEY")):
         print(f"Using {EmbeddingConfig().base_url}")

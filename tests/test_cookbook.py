@@ -82,7 +82,8 @@ def test_connection_without_a_key(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert "not Qwen's" in capsys.readouterr().out
     assert options["api_key"] == "one"
-    with EmbeddingClient(EmbeddingConfig(**options)) as client:
+    config = EmbeddingConfig(api_key=options["api_key"])
+    with EmbeddingClient(config, http_client=options["http_client"]) as client:
         assert len(client.embed("a").embeddings) == 1
 
 
