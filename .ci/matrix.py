@@ -474,9 +474,12 @@ def plan(steps: Collection[str], found: dict[str, str]) -> dict[str, tuple[str, 
     if "tests" in steps:
         jobs |= {f"tests {version}": (version, path) for version, path in found.items()}
     if {"tests", "coverage", "lowest"} <= set(steps):
-        # Coverage is the same tests on the newest Python, lowest on the oldest.
+        # Coverage is the same tests on the newest Python, lowest on the oldest,
         jobs = {title.replace("tests ", "others "): made for title, made in jobs.items()}
         del jobs[f"others {newest[0]}"]
+        if "wheel" in steps and len(found) > 2:  # noqa: PLR2004 - and the wheel on the one before the newest
+            jobs["wheel"] = list(found.items())[-2]
+            del jobs[f"others {jobs['wheel'][0]}"]
     for step in (step for step in NEEDS if step in steps):
         if fit := [python for python in found.items() if python[0] in NEEDS[step]]:
             jobs[step] = fit[0 if step == "lowest" else -1]
