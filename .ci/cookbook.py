@@ -102,6 +102,8 @@ def environment(folder: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not private.search(name.upper())}
     path = (str(ROOT / ".ci" / "offline"), os.environ.get("PYTHONPATH"))
     return kept | {
+        "OMP_NUM_THREADS": "1",  # pages share the machine, and the same order of sums draws the same pictures
+        "OPENBLAS_NUM_THREADS": "1",
         "IPYTHONDIR": str(folder),
         "MPLCONFIGDIR": str(Path(sys.prefix) / "matplotlib"),  # holds its list of fonts
         "OFFLINE_LOG": str(folder / "asked"),
@@ -137,7 +139,7 @@ async def execute(notebook: NotebookNode, seconds: float) -> None:
         )
         env = environment(Path(folder))
         try:
-            await asyncio.wait_for(client.async_execute(env=env), seconds)
+            await asyncio.wait_for(client.async_execute(env=env, cleanup_kc=True), seconds)
         finally:
             if (asked := Path(env["OFFLINE_LOG"])).exists():
                 msg = f"reached out:\n{read(asked)}"
