@@ -84,7 +84,7 @@ def test_connection_without_a_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert options["api_key"] == "one"
     config = EmbeddingConfig(api_key=options["api_key"])
     with EmbeddingClient(config, http_client=options["http_client"]) as client:
-        assert len(client.embed("a").embeddings) == 1
+        assert len(client.embed(["a"]).embeddings) == 1
 
 
 def test_run() -> None:
