@@ -59,15 +59,15 @@ def measure(name: str, embed: Callable[[dict[str, Any]], list[list[float]]]) -> 
     emulator = Emulator(latency=0.05)
     started = time.perf_counter()
     try:
-        outcome = f"{len(embed(emulator.client_options()))} vectors"
+        vectors = embed(emulator.client_options())
+        outcome = f"{len(vectors)} vectors in {time.perf_counter() - started:.1f} s"
     except Exception as error:  # noqa: BLE001
         outcome = type(error).__name__
-    seconds = time.perf_counter() - started
     first = emulator.requests[0].input
     sent = "token ids" if isinstance(first[0], list) else repr(first[0][:10])
     print(
         f"{name:34} {emulator.request_count:3} requests, {len(first):3} texts in the first, as {sent:13} "
-        f"{emulator.peak_in_flight:2} at once  {seconds:4.1f} s  {outcome}"
+        f"{emulator.peak_in_flight:2} at once  {outcome}"
     )
     return emulator
 
@@ -143,12 +143,12 @@ for emulator in ours:
 before = OpenAIEmbeddings(
     model="alibaba/qwen-text-embedding-v4",
     dimensions=512,
-    openai_api_key="...",
+    openai_api_key="my-key",
     openai_api_base="https://api.aimlapi.com/v1",
     check_embedding_ctx_length=False,
     chunk_size=10,
 )
-after = QwenAIMLEmbeddings(model="alibaba/qwen-text-embedding-v4", dimensions=512, api_key="...")
+after = QwenAIMLEmbeddings(model="alibaba/qwen-text-embedding-v4", dimensions=512, api_key="my-key")
 
 # %% [markdown]
 # What can't be carried over says so:
@@ -159,12 +159,12 @@ from qwen_aiml import ConfigurationError
 given: list[dict[str, Any]] = [
     {"chunk_size": 1000},
     {"check_embedding_ctx_length": True},
-    {"openai_api_key": "..."},
+    {"openai_api_key": "my-key"},
 ]
 refusals = []
 for setting in given:
     try:
-        QwenAIMLEmbeddings(**{"api_key": "...", **setting})
+        QwenAIMLEmbeddings(**{"api_key": "my-key", **setting})
     except ConfigurationError as error:
         refusals.append(error)
         print(error)
@@ -177,11 +177,11 @@ assert len(refusals) == len(given)
 earlier = OpenAILikeEmbedding(
     model_name="alibaba/qwen-text-embedding-v4",
     dimensions=512,
-    api_key="...",
+    api_key="my-key",
     api_base="https://api.aimlapi.com/v1",
     embed_batch_size=10,
 )
-later = QwenAIMLEmbedding(model_name="alibaba/qwen-text-embedding-v4", dimensions=512, api_key="...")
+later = QwenAIMLEmbedding(model_name="alibaba/qwen-text-embedding-v4", dimensions=512, api_key="my-key")
 
 # %% [markdown]
 # `additional_kwargs`, `api_version` and `reuse_client` go. An index that was saved keeps no embedding class:
@@ -300,7 +300,7 @@ task = "Given a question, find the article that answers it"
 emulator = Emulator()
 to = emulator.client_options()
 OpenAILikeEmbedding(
-    model_name=MODEL, api_base=BASE_URL, api_key="...", http_client=to["http_client"]
+    model_name=MODEL, api_base=BASE_URL, api_key="my-key", http_client=to["http_client"]
 ).get_query_embedding(f"Instruct: {task}\nQuery:May I leave my country?")
 QwenAIMLEmbedding(query_instruction=task, **to).get_query_embedding("May I leave my country?")
 for request in emulator.requests:

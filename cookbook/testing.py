@@ -19,6 +19,12 @@ from tempfile import mkdtemp
 
 folder = Path(mkdtemp())
 
+
+def write(name: str, text: str) -> None:
+    """Write a file of the application."""
+    (folder / name).write_text(text, encoding="utf-8")
+
+
 application = '''
 from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_qwen_aiml import QwenAIMLEmbeddings
@@ -45,7 +51,7 @@ class Notes:
     def find(self, question):
         return self.store.similarity_search(question, k=1)[0].page_content
 '''
-(folder / "notes.py").write_text(application, encoding="utf-8")
+write("notes.py", application)
 
 # %% [markdown]
 # `EMBEDDINGS` is made when the module is imported, before any test begins. That needs a key, as it does in
@@ -58,14 +64,14 @@ import os
 
 os.environ["AIMLAPI_API_KEY"] = "nobody's-key"
 """
-(folder / "conftest.py").write_text(configuration, encoding="utf-8")
+write("conftest.py", configuration)
 
 settings = """
 [pytest]
 addopts = --strict-markers --block-network
 filterwarnings = error
 """
-(folder / "pytest.ini").write_text(settings, encoding="utf-8")
+write("pytest.ini", settings)
 
 # %% [markdown]
 # ## The fixture
@@ -119,7 +125,7 @@ def test_no_money():
         Notes().add(NOTES)
 
 """
-(folder / "test_notes.py").write_text(tests, encoding="utf-8")
+write("test_notes.py", tests)
 
 # %% [markdown]
 # Programs that a test starts are other processes, out of reach of what happens inside this one. With
@@ -143,7 +149,7 @@ def test_program(qwen_aiml_emulator):
     assert subprocess.run(command, check=True, capture_output=True).stdout.split() == [b"a", b"note"]
     assert [request.texts for request in qwen_aiml_emulator.requests] == [("a note",), ("note",)]
 """
-(folder / "test_program.py").write_text(tests, encoding="utf-8")
+write("test_program.py", tests)
 
 # %%
 import os
@@ -154,7 +160,7 @@ import sys
 
 def pytest(*options: str) -> str:
     """Run pytest on the application, and give what it prints, without what differs from run to run."""
-    quiet = "--no-header -p no:cacheprovider -o console_output_style=classic -p no:asyncio"
+    quiet = "--no-header --color=no -p no:cacheprovider -o console_output_style=classic -p no:asyncio"
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-m", "pytest", *options],
         check=False,
@@ -189,12 +195,12 @@ mistaken = re.sub(
     r"        except EmbeddingBatchError.*?\n(?=        return \[\])", "", application, flags=re.DOTALL
 )
 assert mistaken != application
-(folder / "notes.py").write_text(mistaken, encoding="utf-8")
+write("notes.py", mistaken)
 
 printed = pytest("-q", "--tb=no")
 print(printed)
 assert "1 failed, 5 passed" in printed
-(folder / "notes.py").write_text(application, encoding="utf-8")
+write("notes.py", application)
 
 # %% [markdown]
 # ## Without pytest, and for longer than a test
@@ -238,7 +244,7 @@ def test_finds(qwen_aiml_emulator):
     notes.add(["The dentist is on Tuesday", "The cellar key is under the pot"])
     assert notes.find("where is the cellar key").startswith("The cellar key")
 """
-(folder / "test_cassette.py").write_text(tests, encoding="utf-8")
+write("test_cassette.py", tests)
 printed = pytest("-q", "--record-mode=once", "test_cassette.py")
 print(printed)
 assert "1 passed" in printed
@@ -257,11 +263,11 @@ printed = pytest("-q", "test_cassette.py")
 print(printed)
 assert "1 passed" in printed
 
-(folder / "notes.py").write_text(application.replace("256", "128"), encoding="utf-8")
+write("notes.py", application.replace("256", "128"))
 printed = pytest("-q", "--tb=no", "test_cassette.py")
 print(printed)
 assert "1 failed" in printed
-(folder / "notes.py").write_text(application, encoding="utf-8")
+write("notes.py", application)
 
 # %% [markdown]
 # What a cassette proves depends on who was recorded.
