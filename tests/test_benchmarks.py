@@ -71,7 +71,7 @@ def test_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     point = run.Point(texts=40, floats=64, in_flight=4, latency=0.01)
     with run.served(point) as url:
         with ThreadPoolExecutor(2) as pool:
-            each = pool.map(lambda way: run.once(sys.executable, way, url, point, 60), (*OURS, "bare"))
+            each = pool.map(lambda way: run.once(sys.executable, way, url, point, 180), (*OURS, "bare"))
         for found in each:
             assert found.keys() == {"wall", "cpu", "memory", "refused"}, found
             assert found["wall"] >= 0.01
