@@ -1,0 +1,322 @@
+"""LangChain's vector stores, each with how it is made, opened again and filtered; packages are imported when needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import uuid4
+
+import pytest
+
+Failed: type[Exception] = pytest.fail.Exception  # type: ignore[assignment] (where nothing was raised)
+Known = dict[str, tuple["type[Exception] | tuple[type[Exception], ...]", str]]
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from langchain_core.documents import Document
+    from langchain_core.vectorstores import VectorStore
+
+    from langchain_qwen_aiml import QwenAIMLEmbeddings
+
+
+class Place:
+    """
+    Where one store keeps its data.
+
+    Args:
+        folder: An empty one.
+
+        postgres: Gives the address of a PostgreSQL server.
+    """
+
+    title = ""
+    """The store and its class, as the page names them."""
+
+    package = ""
+    """What is installed for it."""
+
+    needs_core = "0"
+    """The oldest langchain-core that its package takes, where that is newer than the oldest we take."""
+
+    fails: ClassVar[Known] = {}
+    """Checks that it is known to fail, with what they raise and why."""
+
+    fails_standard: ClassVar[Known] = {}
+    """The same for tests of LangChain's own suite, without the variant for async."""
+
+    def __init__(self, folder: Path, postgres: Callable[[], str]) -> None:
+        self.folder = folder
+        self.postgres = postgres
+        self.name = f"texts_{uuid4().hex[:8]}"
+        self.store: Any = None
+        self.asynchronous = False  # for the stores that are made for one or the other
+        self.metadata = ["language"]  # for the stores that have to know
+
+    def open(self, embeddings: QwenAIMLEmbeddings) -> VectorStore:
+        """Give the store: a new one the first time, afterwards the one that was closed."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Put the data where `open` finds them, and let go of it."""
+
+    def where(self, key: str, value: str) -> dict[str, Any]:
+        """Give the arguments of a search among the texts with this metadata."""
+        return {"filter": {key: value}}
+
+
+class InMemory(Place):
+    """In the process, with a file of JSON to keep it."""
+
+    title = "In memory: InMemoryVectorStore"
+    package = "langchain-core"
+    fails: ClassVar[Known] = {
+        "other_length_is_not_added": (Failed, "it takes vectors of any length, and then every search raises"),
+    }
+
+    def open(self, embeddings: QwenAIMLEmbeddings) -> VectorStore:
+        """Load the file if there is one."""
+        from langchain_core.vectorstores import InMemoryVectorStore
+
+        path = self.folder / "store.json"
+        known = path.exists()
+        self.store = InMemoryVectorStore.load(str(path), embeddings) if known else InMemoryVectorStore(embeddings)
+        return self.store  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Write the file."""
+        self.store.dump(str(self.folder / "store.json"))
+
+    def where(self, key: str, value: str) -> dict[str, Any]:
+        """Give a function of a document."""
+
+        def fits(document: Document) -> bool:
+            return bool(document.metadata[key] == value)
+
+        return {"filter": fits}
+
+
+class Chroma(Place):
+    """In a folder."""
+
+    title = "Chroma: Chroma"
+    package = "langchain-chroma"
+
+    def open(self, embeddings: QwenAIMLEmbeddings) -> VectorStore:
+        """Open the collection."""
+        from chromadb.config import Settings
+        from langchain_chroma import Chroma as Store
+
+        self.store = Store(
+            collection_name=self.name,
+            embedding_function=embeddings,
+            persist_directory=str(self.folder),
+            client_settings=Settings(anonymized_telemetry=False, is_persistent=True),
+        )
+        return self.store  # type: ignore[no-any-return]
+
+
+class Qdrant(Place):
+    """In a folder, which one process at a time may use."""
+
+    title = "Qdrant: QdrantVectorStore"
+    package = "langchain-qdrant"
+    fails_standard: ClassVar[Known] = {
+        "add_documents": (AssertionError, "a document found has its id in the metadata, and the collection's name"),
+        **dict.fromkeys(
+            [
+                "deleting_documents",
+                "deleting_bulk_documents",
+                "add_documents_with_ids_is_idempotent",
+                "add_documents_by_id_with_mutation",
+                "get_by_ids",
+                "add_documents_documents",
+                "add_documents_with_existing_ids",
+            ],
+            ((ValueError, AssertionError), "ids must be UUIDs or numbers, and are given back as metadata"),
+        ),
+    }
+
+    def open(self, embeddings: QwenAIMLEmbeddings) -> VectorStore:
+        """Open the collection, and create it first if need be."""
+        from langchain_qdrant import QdrantVectorStore
+        from qdrant_client import QdrantClient
+        from qdrant_client.models import Distance, VectorParams
+
+        self.client = QdrantClient(path=str(self.folder))
+        if not self.client.collection_exists(self.name):
+            size = len(embeddings.embed_query("a"))
+            self.client.create_collection(self.name, VectorParams(size=size, distance=Distance.COSINE))
+        try:
+            return QdrantVectorStore(client=self.client, collection_name=self.name, embedding=embeddings)  # type: ignore[no-any-return]
+        except Exception:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give the folder free."""
+        self.client.close()
+
+    def where(self, key: str, value: str) -> dict[str, Any]:
+        """Give a condition on the payload."""
+        from qdrant_client.models import FieldCondition, Filter, MatchValue
+
+        return {"filter": Filter(must=[FieldCondition(key=f"metadata.{key}", match=MatchValue(value=value))])}
+
+
+class Faiss(Place):
+    """In the process, with a folder to keep it."""
+
+    title = "FAISS: FAISS"
+    package = "langchain-community"
+    fails: ClassVar[Known] = {
+        "replace": (ValueError, "ids that are there are refused, after their vectors were added: search then raises"),
+    }
+    fails_standard: ClassVar[Known] = {
+        "delete_missing_content": (ValueError, "deleting an id that is not there raises"),
+        "add_documents_with_ids_is_idempotent": (ValueError, "ids that are there are refused"),
+        "add_documents_by_id_with_mutation": (ValueError, "ids that are there are refused"),
+    }
+
+    def open(self, embeddings: QwenAIMLEmbeddings) -> VectorStore:
+        """Load the folder if there is something in it."""
+        import faiss
+        from langchain_community.docstore.in_memory import InMemoryDocstore
+        from langchain_community.vectorstores import FAISS
+
+        if (self.folder / "index.faiss").exists():
+            self.store = FAISS.load_local(str(self.folder), embeddings, allow_dangerous_deserialization=True)
+        else:
+            index = faiss.IndexFlatL2(len(embeddings.embed_query("a")))
+            self.store = FAISS(embeddings, index, InMemoryDocstore(), {})
+        return self.store  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Write the folder."""
+        self.store.save_local(str(self.folder))
+
+
+class LanceDB(Place):
+    """In a folder."""
+
+    title = "LanceDB: langchain_lancedb.LanceDB"
+    package = "langchain-lancedb"
+    needs_core = "1.2"
+    fails: ClassVar[Known] = {
+        "filter": (AssertionError, "a filter is ignored"),
+        "mmr": (NotImplementedError, "it has no such search"),
+        "replace": (AssertionError, "the other text stays beside it"),
+    }
+    fails_standard: ClassVar[Known] = dict.fromkeys(
+        [
+            "add_documents",
+            "deleting_documents",
+            "deleting_bulk_documents",
+            "add_documents_with_ids_is_idempotent",
+            "add_documents_by_id_with_mutation",
+            "get_by_ids",
+            "get_by_ids_missing",
+            "add_documents_documents",
+            "add_documents_with_existing_ids",
+        ],
+        ((AssertionError, NotImplementedError), "documents come back without their ids, and none is replaced"),
+    )
+
+    def open(self, embeddings: QwenAIMLEmbeddings) -> VectorStore:
+        """Open the table."""
+        from langchain_lancedb import LanceDB as Store
+
+        return Store(embeddings, uri=self.folder, table_name=self.name)  # type: ignore[no-any-return]
+
+
+class LanceDBCommunity(Place):
+    """In a folder."""
+
+    title = "LanceDB: langchain_community LanceDB"
+    package = "langchain-community"
+    fails: ClassVar[Known] = {"replace": (AssertionError, "the other text stays beside it")}
+    fails_standard: ClassVar[Known] = dict.fromkeys(
+        [
+            "vectorstore_is_empty",
+            "add_documents",
+            "vectorstore_still_empty",
+            "deleting_documents",
+            "deleting_bulk_documents",
+            "delete_missing_content",
+            "add_documents_with_ids_is_idempotent",
+            "add_documents_by_id_with_mutation",
+            "get_by_ids",
+            "get_by_ids_missing",
+            "add_documents_documents",
+            "add_documents_with_existing_ids",
+        ],
+        (Exception, "it can't be searched while it is empty; documents come back without ids, and none is replaced"),
+    )
+
+    def open(self, embeddings: QwenAIMLEmbeddings) -> VectorStore:
+        """Open the table."""
+        from langchain_community.vectorstores import LanceDB as Store
+
+        return Store(embedding=embeddings, uri=str(self.folder), table_name=self.name, mode="append")  # type: ignore[no-any-return]
+
+    def where(self, key: str, value: str) -> dict[str, Any]:
+        """Give a condition in SQL."""
+        return {"filter": f"metadata.{key} = '{value}'", "prefilter": True}
+
+
+class Postgres(Place):
+    """On a PostgreSQL server, in a table of its own; ids are texts, while UUID is the default."""
+
+    title = "pgvector: PGVectorStore"
+    package = "langchain-postgres"
+
+    def open(self, embeddings: QwenAIMLEmbeddings) -> VectorStore:
+        """Open the table, and create it first if need be."""
+        from langchain_postgres import Column, PGEngine, PGVectorStore
+
+        self.engine = PGEngine.from_connection_string(self.postgres().replace("postgresql:", "postgresql+psycopg:"))
+        if self.store is None:
+            size = len(embeddings.embed_query("a"))
+            columns = {
+                "id_column": Column("id", "TEXT"),
+                "metadata_columns": [Column(name, "TEXT") for name in self.metadata],
+            }
+            self.engine.init_vectorstore_table(self.name, size, **columns)
+        self.store = PGVectorStore.create_sync(
+            self.engine, embeddings, self.name, id_column="id", metadata_columns=self.metadata
+        )
+        return self.store  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Leave the server."""
+        self.engine._run_as_sync(self.engine.close())
+
+
+class PostgresOlder(Place):
+    """On a PostgreSQL server, in tables that all collections share."""
+
+    title = "pgvector: PGVector"
+    package = "langchain-postgres"
+    fails: ClassVar[Known] = {
+        "other_length_is_not_added": (Failed, "without embedding_length it takes any, and then every search raises"),
+    }
+
+    def open(self, embeddings: QwenAIMLEmbeddings) -> VectorStore:
+        """Open the collection."""
+        from langchain_postgres import PGVector
+        from sqlalchemy import NullPool
+
+        self.store = PGVector(
+            embeddings,
+            connection=self.postgres().replace("postgresql:", "postgresql+psycopg:"),
+            collection_name=self.name,
+            async_mode=self.asynchronous,
+            engine_args={"poolclass": NullPool},  # connections are closed where they were made
+        )
+        return self.store  # type: ignore[no-any-return]
+
+
+STORES: tuple[type[Place], ...] = (
+    *(InMemory, Chroma, Qdrant, Faiss, LanceDB, LanceDBCommunity),
+    *(Postgres, PostgresOlder),
+)

@@ -1,0 +1,247 @@
+"""LlamaIndex's vector stores, each with how an index on it is made and opened again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import uuid4
+
+import pytest
+from llama_index.core import StorageContext, VectorStoreIndex, load_index_from_storage
+
+Failed: type[Exception] = pytest.fail.Exception  # type: ignore[assignment] (where nothing was raised)
+Known = dict[str, tuple["type[Exception] | tuple[type[Exception], ...]", str]]
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from llama_index.core.vector_stores.types import BasePydanticVectorStore
+
+    from llama_index_qwen_aiml import QwenAIMLEmbedding
+
+
+class Place:
+    """
+    Where one store keeps its data.
+
+    Args:
+        folder: An empty one.
+
+        postgres: Gives the address of a PostgreSQL server.
+    """
+
+    title = ""
+    """The store and its class, as the page names them."""
+
+    package = ""
+    """What is installed for it."""
+
+    fails: ClassVar[Known] = {}
+    """Checks that it is known to fail, with what they raise and why."""
+
+    def __init__(self, folder: Path, postgres: Callable[[], str]) -> None:
+        self.folder = folder
+        self.postgres = postgres
+        self.name = f"texts_{uuid4().hex[:8]}"
+        self.index: VectorStoreIndex | None = None
+        self.store: Any = None
+        self.asynchronous = False  # for the stores that are made for one or the other
+
+    def connect(self, dimensions: int) -> BasePydanticVectorStore:
+        """Give the vector store: a new one the first time, afterwards the one that was closed."""
+        raise NotImplementedError
+
+    def open(self, embedding: QwenAIMLEmbedding, dimensions: int) -> VectorStoreIndex:
+        """Give an index on it."""
+        self.store = self.connect(dimensions)
+        return VectorStoreIndex.from_vector_store(self.store, embed_model=embedding)
+
+    def close(self) -> None:
+        """Put the data where `open` finds them, and let go of it."""
+
+
+class _InFiles(Place):
+    """A store in the process, which an index writes to a folder beside its texts."""
+
+    def open(self, embedding: QwenAIMLEmbedding, dimensions: int) -> VectorStoreIndex:
+        """Load the folder if there is something in it."""
+        known = (self.folder / "docstore.json").exists()
+        self.store = self.load() if known else self.connect(dimensions)
+        if known:
+            context = StorageContext.from_defaults(vector_store=self.store, persist_dir=str(self.folder))
+            self.index = load_index_from_storage(context, embed_model=embedding)  # type: ignore[assignment]
+        else:
+            context = StorageContext.from_defaults(vector_store=self.store)
+            self.index = VectorStoreIndex([], storage_context=context, embed_model=embedding)
+        assert self.index is not None
+        return self.index
+
+    def load(self) -> BasePydanticVectorStore:
+        """Read the vector store's part of the folder."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Write the folder."""
+        assert self.index is not None
+        self.index.storage_context.persist(str(self.folder))
+
+
+class InMemory(_InFiles):
+    """LlamaIndex's default."""
+
+    title = "In memory: SimpleVectorStore"
+    package = "llama-index-core"
+    fails: ClassVar[Known] = {
+        "other_length_is_not_added": (Failed, "it takes vectors of any length, and then every search raises"),
+    }
+
+    def connect(self, dimensions: int) -> BasePydanticVectorStore:
+        """Make one that takes any length."""
+        from llama_index.core.vector_stores import SimpleVectorStore
+
+        del dimensions
+        return SimpleVectorStore()
+
+    def load(self) -> BasePydanticVectorStore:
+        """Read its JSON."""
+        from llama_index.core.vector_stores import SimpleVectorStore
+
+        return SimpleVectorStore.from_persist_dir(str(self.folder))
+
+
+class Chroma(Place):
+    """In a folder."""
+
+    title = "Chroma: ChromaVectorStore"
+    package = "llama-index-vector-stores-chroma"
+
+    def connect(self, dimensions: int) -> BasePydanticVectorStore:
+        """Open the collection."""
+        import chromadb
+        from llama_index.vector_stores.chroma import ChromaVectorStore
+
+        del dimensions
+        client = chromadb.PersistentClient(str(self.folder), chromadb.Settings(anonymized_telemetry=False))
+        return ChromaVectorStore(chroma_collection=client.get_or_create_collection(self.name))  # type: ignore[no-any-return]
+
+
+class Qdrant(Place):
+    """In a folder, which one process at a time may use."""
+
+    title = "Qdrant: QdrantVectorStore"
+    package = "llama-index-vector-stores-qdrant"
+
+    def connect(self, dimensions: int) -> BasePydanticVectorStore:
+        """Open the collection; the store creates it with the first vector's length."""
+        from llama_index.vector_stores.qdrant import QdrantVectorStore
+        from qdrant_client import AsyncQdrantClient, QdrantClient
+
+        del dimensions
+        if self.asynchronous:
+            self.client = AsyncQdrantClient(path=str(self.folder))
+            return QdrantVectorStore(self.name, aclient=self.client)  # type: ignore[no-any-return]
+        self.client = QdrantClient(path=str(self.folder))
+        return QdrantVectorStore(self.name, client=self.client)  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Give the folder free."""
+        closing = self.client.close()
+        if self.asynchronous:
+            asyncio.run(closing)
+
+
+class Faiss(_InFiles):
+    """In the process; the texts are in the index's own store."""
+
+    title = "FAISS: FaissVectorStore"
+    package = "llama-index-vector-stores-faiss"
+    fails: ClassVar[Known] = {
+        "filter": (ValueError, "FAISS holds no metadata"),
+        **dict.fromkeys(
+            ["delete", "delete_document", "replace", "async"], (NotImplementedError, "nothing can be deleted")
+        ),
+    }
+
+    def connect(self, dimensions: int) -> BasePydanticVectorStore:
+        """Make one for the inner product, which is the cosine for vectors of length one."""
+        import faiss
+        from llama_index.vector_stores.faiss import FaissVectorStore
+
+        return FaissVectorStore(faiss.IndexFlatIP(dimensions))  # type: ignore[no-any-return]
+
+    def load(self) -> BasePydanticVectorStore:
+        """Read the file, which is not JSON, whatever its name."""
+        from llama_index.vector_stores.faiss import FaissVectorStore
+
+        return FaissVectorStore.from_persist_dir(str(self.folder))  # type: ignore[no-any-return]
+
+
+class FaissMap(_InFiles):
+    """The same with a map from ids, so that texts can be deleted."""
+
+    title = "FAISS: FaissMapVectorStore"
+    package = "llama-index-vector-stores-faiss"
+    fails: ClassVar[Known] = {
+        "filter": (ValueError, "FAISS holds no metadata"),
+        "delete_document": (KeyError, "only the texts are deleted, and then every search that meets them raises"),
+        "replace": (AssertionError, "an id deleted and inserted again is not found any more"),
+    }
+
+    def connect(self, dimensions: int) -> BasePydanticVectorStore:
+        """Make one."""
+        import faiss
+        from llama_index.vector_stores.faiss import FaissMapVectorStore
+
+        return FaissMapVectorStore(faiss.IndexIDMap2(faiss.IndexFlatIP(dimensions)))  # type: ignore[no-any-return]
+
+    def load(self) -> BasePydanticVectorStore:
+        """Read the file."""
+        from llama_index.vector_stores.faiss import FaissMapVectorStore
+
+        return FaissMapVectorStore.from_persist_dir(str(self.folder))  # type: ignore[no-any-return]
+
+
+class LanceDB(Place):
+    """In a folder."""
+
+    title = "LanceDB: LanceDBVectorStore"
+    package = "llama-index-vector-stores-lancedb"
+    fails: ClassVar[Known] = {
+        **dict.fromkeys(["delete", "delete_document", "replace"], (ValueError, "the SQL it deletes with is wrong")),
+        "async": (TypeError, "adelete_nodes raises"),
+    }
+
+    def connect(self, dimensions: int) -> BasePydanticVectorStore:
+        """Open the table; the first texts create it."""
+        from llama_index.vector_stores.lancedb import LanceDBVectorStore
+
+        del dimensions
+        return LanceDBVectorStore(str(self.folder), self.name, mode="create")  # type: ignore[no-any-return]
+
+
+class Postgres(Place):
+    """On a PostgreSQL server, in a table of its own."""
+
+    title = "pgvector: PGVectorStore"
+    package = "llama-index-vector-stores-postgres"
+
+    def connect(self, dimensions: int) -> BasePydanticVectorStore:
+        """Open the table, which is created first if need be."""
+        from llama_index.vector_stores.postgres import PGVectorStore
+        from sqlalchemy import NullPool
+
+        return PGVectorStore.from_params(  # type: ignore[no-any-return]
+            connection_string=self.postgres().replace("postgresql:", "postgresql+psycopg2:"),
+            async_connection_string=self.postgres().replace("postgresql:", "postgresql+asyncpg:"),
+            table_name=self.name,
+            embed_dim=dimensions,
+            create_engine_kwargs={"poolclass": NullPool},  # connections are closed where they were made
+        )
+
+    def close(self) -> None:
+        """Leave the server."""
+        asyncio.run(self.store.close())
+
+
+STORES: tuple[type[Place], ...] = (InMemory, Chroma, Qdrant, Faiss, FaissMap, LanceDB, Postgres)
