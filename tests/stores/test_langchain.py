@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +18,9 @@ from scenario import (
     OTHER_LENGTH,
     STOCKS,
     TEXTS,
+    expect,
     id_of,
+    is_at_least,
     said,
 )
 
@@ -40,11 +41,9 @@ DOCUMENTS = [Document(page_content=text, metadata={"language": language}) for te
 def place(request: pytest.FixtureRequest, tmp_path: Path, postgres: Callable[[], str]) -> Iterator[Place]:
     """Give each store's place in turn."""
     kind: type[Place] = request.param
-    release = tuple(map(int, version("langchain-core").split(".")[:2]))
-    if release < tuple(map(int, kind.needs_core.split("."))):
+    if not is_at_least("langchain-core", kind.needs_core):
         pytest.skip(f"{kind.package} needs langchain-core {kind.needs_core}")
-    if known := kind.fails.get(request.function.__name__.removeprefix("test_")):
-        request.applymarker(pytest.mark.xfail(raises=known[0], reason=known[1], strict=True))
+    expect(request, request.function.__name__.removeprefix("test_"), kind.fails, "langchain-core")
     made = kind(tmp_path, postgres)
     yield made
     made.close()
@@ -168,7 +167,7 @@ def test_other_length_is_not_searched(
     del store
     place.close()
 
-    with pytest.raises(Exception) as caught:  # noqa: B017, PT011 (each has one of its own)
+    with pytest.raises(Exception) as caught:  # noqa: PT011 (each has one of its own)
         reopened(place, emulator).similarity_search(ABOUT_THE_CAT)
     record_property("says", said(caught.value))
 
@@ -180,7 +179,7 @@ def test_other_length_is_not_added(
     del store
     place.close()
 
-    with pytest.raises(Exception) as caught:  # noqa: B017, PT011 (each has one of its own)
+    with pytest.raises(Exception) as caught:  # noqa: PT011 (each has one of its own)
         reopened(place, emulator).add_documents(DOCUMENTS[:1], ids=[id_of("another")])
     record_property("says", said(caught.value))
 

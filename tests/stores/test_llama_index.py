@@ -18,6 +18,7 @@ from scenario import (
     OTHER_LENGTH,
     STOCKS,
     TEXTS,
+    expect,
     id_of,
     said,
 )
@@ -55,8 +56,7 @@ def nodes() -> list[BaseNode]:
 def place(request: pytest.FixtureRequest, tmp_path: Path, postgres: Callable[[], str]) -> Iterator[Place]:
     """Give each store's place in turn."""
     kind: type[Place] = request.param
-    if known := kind.fails.get(request.function.__name__.removeprefix("test_")):
-        request.applymarker(pytest.mark.xfail(raises=known[0], reason=known[1], strict=True))
+    expect(request, request.function.__name__.removeprefix("test_"), kind.fails, "llama-index-core")
     made = kind(tmp_path, postgres)
     yield made
     made.close()
@@ -194,7 +194,7 @@ def test_other_length_is_not_searched(
     del index
     place.close()
 
-    with pytest.raises(Exception) as caught:  # noqa: B017, PT011 (each has one of its own)
+    with pytest.raises(Exception) as caught:  # noqa: PT011 (each has one of its own)
         retrieve(reopened(place, emulator), ABOUT_THE_CAT)
     record_property("says", said(caught.value))
 
@@ -206,7 +206,7 @@ def test_other_length_is_not_added(
     del index
     place.close()
 
-    with pytest.raises(Exception) as caught:  # noqa: B017, PT011 (each has one of its own)
+    with pytest.raises(Exception) as caught:  # noqa: PT011 (each has one of its own)
         reopened(place, emulator).insert_nodes([node("another", FRENCH)])
     record_property("says", said(caught.value))
 
