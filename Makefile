@@ -25,7 +25,7 @@ notebooks: python ## run them, and keep what they show in cookbook/notebooks
 
 compatibility: python ## try the vector stores on each Python found, and write docs/compatibility.md
 	$(MATRIX) stores stores_lowest
-	@$(PYTHON) .ci/compatibility.py
+	@$(PYTHON) tests/stores/page.py .venv-ci/stores-*/results.json
 
 test: python ## everything that CI runs
 	$(MATRIX) lint types docs tests lowest coverage wheel stores stores_lowest cookbook

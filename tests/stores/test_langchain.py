@@ -134,7 +134,7 @@ def test_reopen(place: Place, store: VectorStore, emulator: Emulator, embeddings
 
 @pytest.mark.anyio
 async def test_async(place: Place, embeddings: QwenAIMLEmbeddings) -> None:
-    """The asynchronous methods do the same."""
+    """The asynchronous methods do the same; some classes want an object made for them."""
     place.asynchronous = True
     store = place.open(embeddings)
 

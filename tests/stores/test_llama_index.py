@@ -158,7 +158,7 @@ def test_reopen(
 
 @pytest.mark.anyio
 async def test_async(place: Place, embedding: QwenAIMLEmbedding) -> None:
-    """The asynchronous methods do the same."""
+    """The asynchronous methods do the same; some classes want an object made for them."""
     place.asynchronous = True
     index = place.open(embedding, LENGTH)
     await index.ainsert_nodes(nodes())

@@ -1,0 +1,70 @@
+"""The page of compatibility: it is made of what was found, and nothing is left out."""
+
+from __future__ import annotations
+
+import json
+
+import langchain_stores
+import llama_index_stores
+import page
+import pytest
+
+pytestmark = pytest.mark.once
+
+FOUND = json.loads((page.DOCS / "compatibility.json").read_text(encoding="utf-8"))
+SHOWN = (page.DOCS / "compatibility.md").read_text(encoding="utf-8")
+
+
+def test_made() -> None:
+    """It is what `make compatibility` makes of the results."""
+    assert page.render(FOUND) == SHOWN
+
+
+@pytest.mark.parametrize(
+    ("suite", "stores"),
+    [
+        ("langchain", langchain_stores.STORES),
+        ("standard", langchain_stores.STORES),
+        ("llama_index", llama_index_stores.STORES),
+    ],
+)
+def test_every_store_has_a_row(suite: str, stores: tuple[type[langchain_stores.Place], ...]) -> None:
+    """Each store was tried in each environment, and nothing is shown of others."""
+    tried = {check["store"] for check in FOUND["checks"] if check["suite"] == suite}
+
+    assert tried == {store.title for store in stores}
+    assert all(check["outcomes"].keys() == FOUND["runs"].keys() for check in FOUND["checks"])
+
+
+@pytest.mark.parametrize("suite", page.FRAMEWORKS)
+def test_every_check_has_a_column(suite: str) -> None:
+    """Each test of the scenario was run on each store and is explained."""
+    for name, rule in page._rules(suite):
+        assert page.COLUMNS[name]
+        assert rule in SHOWN
+        tried = {
+            check["store"] for check in FOUND["checks"] if (check["suite"], check["check"]) == (suite, name)
+        }
+        assert tried == {check["store"] for check in FOUND["checks"] if check["suite"] == suite}
+
+
+def test_reasons() -> None:
+    """What is not so has a reason on the page."""
+    for check in FOUND["checks"]:
+        if set(check["outcomes"].values()) != {"passed"}:
+            assert check["reasons"]
+        assert all(reason in SHOWN for reason in check["reasons"].values())
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "said"), [(["passed", "failed"], "b: failed in 2"), (["passed"], "b: not tried in 2")]
+)
+def test_failures_make_no_page(outcomes: list[str], said: str) -> None:
+    """Nothing is written of a run in which a check failed, or was left out."""
+    results = [
+        {"suite": "langchain", "store": "a", "check": "b", "outcome": each, "reason": ""} for each in outcomes
+    ]
+    runs = {str(number): {"results": results[number - 1 : number]} for number in (1, 2)}
+
+    with pytest.raises(SystemExit, match=said):
+        page.merge(runs)
