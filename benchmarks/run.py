@@ -86,6 +86,7 @@ SETS: dict[str, tuple[list[str], list[Point]]] = {
             # One at a time takes 40 s for all the texts of the main point.
             *(replace(MAIN, in_flight=most, texts=400 if most == 1 else MAIN.texts) for most in (1, 8, 128)),
             *(replace(MAIN, texts=texts) for texts in (1000, 10_000, 100_000)),
+            replace(MAIN, texts=200_000, in_flight=128),
         ],
     ),
     # Short rows, so that limits and not processors decide; ten seconds or more, and 300 requests. As many in
