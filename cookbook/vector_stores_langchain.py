@@ -47,7 +47,7 @@ for language in corpus["languages"]:
 embeddings = QwenAIMLEmbeddings(
     model="text-embedding-v4", dimensions=512, cache=str(folder / "embeddings.db"), **options
 )
-QUERY = "Can the police arrest me without a reason?"
+QUERY = "Can the police arrest me without giving a reason?"
 print(f"{len(documents)} texts, such as {ids[0]}: {documents[0].page_content[:60]}...")
 
 
@@ -261,14 +261,14 @@ except NoPostgresError as error:
 def pgvector(embeddings: QwenAIMLEmbeddings) -> PGVectorStore:
     """Open the table."""
     return PGVectorStore.create_sync(
-        engine, embeddings, "udhr", id_column="id", metadata_columns=["language", "article"]
+        engine, embeddings, "cookbook_udhr", id_column="id", metadata_columns=["language", "article"]
     )
 
 
 if url:
     engine = PGEngine.from_connection_string(url.replace("postgresql:", "postgresql+psycopg:"))
     engine.init_vectorstore_table(
-        "udhr",
+        "cookbook_udhr",
         512,
         id_column=Column("id", "TEXT"),
         metadata_columns=[Column("language", "TEXT"), Column("article", "INTEGER")],

@@ -65,7 +65,7 @@ embedding = QwenAIMLEmbedding(
     model_name="text-embedding-v4", dimensions=512, cache=str(folder / "embeddings.db"), **options
 )
 Settings.embed_model = embedding
-QUERY = "Can the police arrest me without a reason?"
+QUERY = "Can the police arrest me without giving a reason?"
 ids = {node.node_id for node in make_nodes()}
 print(f"{len(ids)} nodes")
 
@@ -297,7 +297,7 @@ def pgvector(embedding: QwenAIMLEmbedding) -> VectorStoreIndex:
     store = PGVectorStore.from_params(
         connection_string=url.replace("postgresql:", "postgresql+psycopg2:"),
         async_connection_string=url.replace("postgresql:", "postgresql+asyncpg:"),
-        table_name="udhr",
+        table_name="cookbook_udhr",
         embed_dim=512,
     )
     tables.append(store)

@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
 # The stores are installed in an environment of their own: `python .ci/matrix.py stores`.
-collect_ignore = (
-    [] if find_spec("chromadb") else ["test_langchain.py", "test_llama_index.py", "test_standard.py"]
-)
+OF_STORES = ["test_langchain.py", "test_llama_index.py", "test_standard.py"]
+collect_ignore = [] if find_spec("chromadb") else OF_STORES
 
 COOKBOOK = Path(__file__).parents[2] / "cookbook"
 
@@ -58,7 +57,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Remember how a check of a store went; a fixture that fails counts as the check."""
     report = yield
-    if item.path.name == "test_page.py" or (report.when != "call" and report.outcome == "passed"):
+    if item.path.name in {"test_page.py", "test_postgres.py"} or (
+        report.when != "call" and report.outcome == "passed"
+    ):
         return report
     reason = getattr(report, "wasxfail", "") or (
         report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
