@@ -7,6 +7,5 @@ try:
     from .embeddings import QwenAIMLEmbeddings
 except ModuleNotFoundError as error:
     qwen_aiml.refer_to_extra(error, "langchain_core", "langchain", __name__)
-    raise
 
 __all__ = ["ByteStoreCache", "QwenAIMLEmbeddings", "cache_backed_embeddings"]

@@ -7,6 +7,5 @@ try:
     from .cache import KVStoreCache, NamespacedKVStore
 except ModuleNotFoundError as error:
     qwen_aiml.refer_to_extra(error, "llama_index.core", "llama-index", __name__)
-    raise
 
 __all__ = ["KVStoreCache", "NamespacedKVStore", "QwenAIMLEmbedding"]

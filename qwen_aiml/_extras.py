@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 from ._errors import ConfigurationError
 
@@ -30,12 +30,12 @@ def import_extra(package: str, extra: str, what: str) -> Any:
         raise ConfigurationError(_advice(package, extra, what)) from None
 
 
-def refer_to_extra(error: ModuleNotFoundError, package: str, extra: str, what: str) -> None:
+def refer_to_extra(error: ModuleNotFoundError, package: str, extra: str, what: str) -> NoReturn:
     """
     Say which extra to install if it is its package that is missing, or so old that it lacks a module.
 
     Args:
-        error: What an import raised; if it is about another module, nothing is done.
+        error: What an import raised; if it is about another module, it is raised as it is.
 
         package: The package's name in Python.
 
@@ -44,10 +44,11 @@ def refer_to_extra(error: ModuleNotFoundError, package: str, extra: str, what: s
         what: What needs it, for the message.
 
     Raises:
-        ModuleNotFoundError: If it is missing.
+        ModuleNotFoundError: In any case.
     """
     if _is_of(package, error):
         raise ModuleNotFoundError(_advice(package, extra, what), name=error.name) from error
+    raise error
 
 
 def _is_of(package: str, error: ModuleNotFoundError) -> bool:

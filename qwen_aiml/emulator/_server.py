@@ -44,7 +44,6 @@ def serve(emulator: Emulator, host: str = "127.0.0.1", port: int = 0) -> Iterato
         from . import _asgi  # noqa: PLC0415 - imports uvicorn, which only servers need
     except ModuleNotFoundError as error:
         refer_to_extra(error, "uvicorn", "emulator", "the emulator's server")
-        raise
     # Listens from here on: requests made before the thread is ready wait their turn.
     with closing(socket.create_server((host, port), backlog=2048)) as listener:
         server = _asgi.Server(emulator)

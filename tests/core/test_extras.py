@@ -57,5 +57,9 @@ def test_what_an_import_lacks(missing: str) -> None:
 
 @pytest.mark.parametrize("missing", [None, "other", "parent.other", "parent.packages", "par"])
 def test_what_another_package_lacks(missing: str | None) -> None:
-    """What is missing elsewhere is nothing that the extra could cure."""
-    refer_to_extra(ModuleNotFoundError(name=missing), "parent.package", "none", "this test")
+    """What is missing elsewhere is nothing that the extra could cure, and is raised as it is."""
+    error = ModuleNotFoundError(name=missing)
+    with pytest.raises(ModuleNotFoundError) as caught:
+        refer_to_extra(error, "parent.package", "none", "this test")
+
+    assert caught.value is error
