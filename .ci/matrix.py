@@ -522,15 +522,15 @@ def plan(steps: Collection[str], found: dict[str, str]) -> dict[str, tuple[str, 
     if "tests" in steps:
         jobs |= {f"tests {version}": (version, path) for version, path in found.items()}
     if "stores" in steps:
-        versions = (
-            found if "coverage" not in steps else [newest[0]]
-        )  # in CI, one Python and the lowest will do
+        # In CI, one Python and the lowest will do.
+        versions = [newest[0]] if "coverage" in steps else found
         jobs |= {f"stores {version}": (version, found[version]) for version in versions}
     if {"tests", "coverage", "lowest"} <= set(steps):
-        # Coverage is the same tests on the newest Python, lowest on the oldest,
+        # Coverage is the same tests on the newest Python, lowest on the oldest, and the wheel's on the one
+        # before the newest.
         jobs = {title.replace("tests ", "others "): made for title, made in jobs.items()}
         del jobs[f"others {newest[0]}"]
-        if "wheel" in steps and len(found) > 2:  # noqa: PLR2004 - and the wheel on the one before the newest
+        if "wheel" in steps and len(found) > 2:  # noqa: PLR2004 - else it would be one of those
             jobs["wheel"] = list(found.items())[-2]
             del jobs[f"others {jobs['wheel'][0]}"]
     for step in (step for step in NEEDS if step in steps):
