@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,8 @@ FAULTS = {
 }
 
 
+# Before 4.16 anyio leaves a connection to the garbage collector that is cancelled as it opens.
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @pytest.mark.parametrize("texts", [TEXTS[:1], TEXTS], ids=len)
 @pytest.mark.parametrize("doing", FAULTS)
 async def test_cancelled(address: str, emulator: Emulator, doing: str, texts: list[str]) -> None:
@@ -109,6 +112,7 @@ async def test_cancelled(address: str, emulator: Emulator, doing: str, texts: li
         assert not sender.turns._started
         with anyio.fail_after(30):
             assert len((await client.embed(TEXTS[:3])).embeddings) == 3
+    gc.collect()
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
