@@ -597,6 +597,8 @@ def main() -> int:
     parser.add_argument("--pages", default="", help="which of the cookbook's, such as 'search clustering'")
     parser.add_argument("steps", nargs="+", choices=STEPS)
     arguments = parser.parse_args()
+    # A shell's background job ignores it, and so would all that is started here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     start, steps = time.monotonic(), arguments.steps
     wanted = arguments.pythons.split() or SUPPORTED
     found = pythons(wanted)

@@ -7,8 +7,9 @@ Each block is a job of its own, as the texts of one ``embed`` are.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias, cast
+
+from msgspec import Struct
 
 from ._errors import EmbeddingBatchError
 from ._result import Usage
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
 BLOCKS_AHEAD = 3
 
 
-@dataclass(eq=False)
-class Block:
+class Block(Struct, eq=False):
     """
     Some texts that are embedded together.
 
@@ -39,8 +39,11 @@ class Block:
     """
 
     first: int
-    texts: list[str] = field(repr=False)
-    rows: list[Row] | None = field(default=None, repr=False)
+    texts: list[str]
+    rows: list[Row] | None = None
+
+    def __repr__(self) -> str:
+        return f"Block(first={self.first})"
 
 
 class Blocks:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import anyio
+from msgspec import Struct
 
 from ._steps import Admit, Enter, Load, Send, Wait
 
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 STORE_SECONDS = 30.0
 
 
-@dataclass(frozen=True)
-class Driver:
+class Driver(Struct, frozen=True):
     """
     Does what flows ask for, waiting for it.
 
@@ -81,8 +80,7 @@ class Driver:
         return None
 
 
-@dataclass(frozen=True)
-class AsyncDriver:
+class AsyncDriver(Struct, frozen=True):
     """The same as `Driver`, awaited, on asyncio and Trio; ``stopped`` is an `anyio.Event`."""
 
     sender: AsyncSender

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from itertools import count
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol, cast
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from ._arrays import packed
 from ._errors import DeadlineError, QwenAIMLError, RateLimitError, ResponseFormatError, TransportError
@@ -40,8 +42,7 @@ logger = logging.getLogger("qwen_aiml")
 JITTER = 0.1  # of a pause, at the most
 
 
-@dataclass(frozen=True)
-class Clock:
+class Clock(Struct, frozen=True):
     """
     Time and chance as the flow sees them, so that tests can hold both.
 
@@ -70,8 +71,7 @@ class Flag(Protocol):
         ...
 
 
-@dataclass(eq=False)
-class Call:
+class Call(Struct, eq=False):
     """
     What all requests of one call share.
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
 from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,8 +21,7 @@ TOO_MANY = 8  # refusals among these: hardly ever bad luck, where one in ten is 
 Outcome = Literal["accepted", "refused", "unlucky", "lost"]
 
 
-@dataclass(eq=False)
-class Start:
+class Start(Struct, eq=False):
     """
     One request that has started.
 

@@ -21,8 +21,9 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from ._history import History
 
@@ -43,8 +44,7 @@ LONGEST_PAUSE = 30.0
 FIRST_RATIO = 1 / 3  # tokens a byte, until answers tell; English has 0.2, Chinese 0.25, code 0.4
 
 
-@dataclass
-class _Suspicion:
+class _Suspicion(Struct):
     """A first refusal, not yet understood; with what to do if it was the rate that was too high."""
 
     first: Start

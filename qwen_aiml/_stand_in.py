@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec import Struct
 
 from ._address import DEFAULT_BASE_URL
 
@@ -12,8 +14,7 @@ if TYPE_CHECKING:
     from ._secret import Secret
 
 
-@dataclass(frozen=True, kw_only=True)
-class StandIn:
+class StandIn(Struct, frozen=True, kw_only=True):
     """
     Clients to send with instead of all others.
 

@@ -12,8 +12,9 @@ What flows ask for and are told: the words between decisions, which do no I/O, a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from msgspec import Struct
 
 from ._wire import Answer
 
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
     from ._turns import Turn
 
 
-@dataclass(frozen=True)
-class Enter:
+class Enter(Struct, frozen=True):
     """
     Wait for a turn.
 
@@ -36,15 +36,13 @@ class Enter:
     deadline: float | None
 
 
-@dataclass(frozen=True)
-class Wait:
+class Wait(Struct, frozen=True):
     """Do nothing for some *seconds*, or until the call is stopped."""
 
     seconds: float
 
 
-@dataclass(frozen=True)
-class Admit:
+class Admit(Struct, frozen=True):
     """
     Ask the user's rate limiter to let a request through.
 
@@ -58,8 +56,7 @@ class Admit:
     deadline: float | None = None
 
 
-@dataclass(frozen=True)
-class Send:
+class Send(Struct, frozen=True):
     """
     Post *body* to the endpoint.
 
@@ -71,17 +68,20 @@ class Send:
         most: Bytes of the answer's body to read, decompressed; what is beyond is left.
     """
 
-    body: bytes = field(repr=False)
+    body: bytes
     deadline: float | None
     most: int
+
+    def __repr__(self) -> str:
+        # A traceback that prints local variables shows no text.
+        return f"Send(deadline={self.deadline}, most={self.most})"
 
     def is_late(self, now: float) -> bool:
         """Tell whether the deadline has passed."""
         return self.deadline is not None and self.deadline <= now
 
 
-@dataclass(frozen=True)
-class Load:
+class Load(Struct, frozen=True):
     """
     Look up *keys* in the cache.
 
@@ -95,15 +95,13 @@ class Load:
     deadline: float | None = None
 
 
-@dataclass(frozen=True)
-class Store:
+class Store(Struct, frozen=True):
     """Put *entries* into the cache, and be sure they are there."""
 
     entries: Mapping[str, bytes]
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(Struct, frozen=True):
     """
     No answer came.
 

@@ -12,7 +12,6 @@ import math
 import re
 import sys
 from array import array
-from dataclasses import dataclass, field
 from functools import cached_property
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -59,8 +58,7 @@ _SUCCESS = msgspec.json.Decoder(Success)
 _NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, dict=True):
     """
     An HTTP answer as plain data.
 
@@ -73,9 +71,12 @@ class Answer:
     """
 
     status: int
-    # A traceback that prints local variables shows neither, since the service may repeat what it was sent.
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
+    headers: Mapping[str, str]
+    body: bytes
+
+    def __repr__(self) -> str:
+        # A traceback that prints local variables shows no more: the service may repeat what it was sent.
+        return f"Answer(status={self.status})"
 
     @cached_property
     def json(self) -> Any:
@@ -122,8 +123,7 @@ class Answer:
         return f"{kind if _MEDIA_TYPE.fullmatch(kind) else 'no content type'}, {len(self.body)} bytes"
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(msgspec.Struct, frozen=True):
     """
     What one good answer holds.
 

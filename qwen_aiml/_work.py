@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from ._drivers import AsyncDriver, Driver
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from ._job import Job
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(Struct, frozen=True):
     """
     What one synchronous call needs.
 
@@ -70,8 +69,7 @@ class Work:
             self.driver.drive(flow)
 
 
-@dataclass(frozen=True)
-class AsyncWork:
+class AsyncWork(Struct, frozen=True):
     """The same as `Work`, awaited; cancelling interrupts it."""
 
     job: Job
