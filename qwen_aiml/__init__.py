@@ -1,38 +1,43 @@
 """
 Qwen Text Embedding v4 and v3, served by AI/ML API: the core under the LangChain and LlamaIndex adapters.
 
-It knows the service and no framework.
+It knows the service and no framework. What it offers is imported when it is first asked for.
 """
 
-from ._cache import Cache
-from ._client import AsyncEmbeddingClient, EmbeddingClient
-from ._config import EmbeddingConfig
-from ._errors import (
-    APIStatusError,
-    AuthenticationError,
-    CacheError,
-    ConfigurationError,
-    DeadlineError,
-    EmbeddingBatchError,
-    InputError,
-    InputTypeError,
-    InputValueError,
-    InsufficientCreditsError,
-    QwenAIMLError,
-    RateLimitError,
-    ResponseFormatError,
-    TransportError,
-)
-from ._extras import refer_to_extra
-from ._holder import ClientHolder
-from ._iterate import AsyncEmbeddingIterator, EmbeddingIterator
-from ._learned import Learned
-from ._models import DEFAULT_MODEL, ModelFacts, register_model
-from ._progress import Progress
-from ._result import EmbeddingResult, Usage
-from ._sqlite import SQLiteCache
-from ._texts import check_texts
+import importlib
+import typing
+
 from ._version import __version__
+
+if typing.TYPE_CHECKING:
+    from ._cache import Cache
+    from ._client import AsyncEmbeddingClient, EmbeddingClient
+    from ._config import EmbeddingConfig
+    from ._errors import (
+        APIStatusError,
+        AuthenticationError,
+        CacheError,
+        ConfigurationError,
+        DeadlineError,
+        EmbeddingBatchError,
+        InputError,
+        InputTypeError,
+        InputValueError,
+        InsufficientCreditsError,
+        QwenAIMLError,
+        RateLimitError,
+        ResponseFormatError,
+        TransportError,
+    )
+    from ._extras import refer_to_extra
+    from ._holder import ClientHolder
+    from ._iterate import AsyncEmbeddingIterator, EmbeddingIterator
+    from ._learned import Learned
+    from ._models import DEFAULT_MODEL, ModelFacts, register_model
+    from ._progress import Progress
+    from ._result import EmbeddingResult, Usage
+    from ._sqlite import SQLiteCache
+    from ._texts import check_texts
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -68,3 +73,50 @@ __all__ = [
     "refer_to_extra",
     "register_model",
 ]
+
+_HOMES = {
+    "DEFAULT_MODEL": "_models",
+    "APIStatusError": "_errors",
+    "AsyncEmbeddingClient": "_client",
+    "AsyncEmbeddingIterator": "_iterate",
+    "AuthenticationError": "_errors",
+    "Cache": "_cache",
+    "CacheError": "_errors",
+    "ClientHolder": "_holder",
+    "ConfigurationError": "_errors",
+    "DeadlineError": "_errors",
+    "EmbeddingBatchError": "_errors",
+    "EmbeddingClient": "_client",
+    "EmbeddingConfig": "_config",
+    "EmbeddingIterator": "_iterate",
+    "EmbeddingResult": "_result",
+    "InputError": "_errors",
+    "InputTypeError": "_errors",
+    "InputValueError": "_errors",
+    "InsufficientCreditsError": "_errors",
+    "Learned": "_learned",
+    "ModelFacts": "_models",
+    "Progress": "_progress",
+    "QwenAIMLError": "_errors",
+    "RateLimitError": "_errors",
+    "ResponseFormatError": "_errors",
+    "SQLiteCache": "_sqlite",
+    "TransportError": "_errors",
+    "Usage": "_result",
+    "check_texts": "_texts",
+    "refer_to_extra": "_extras",
+    "register_model": "_models",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    globals()[name] = found = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

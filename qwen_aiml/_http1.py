@@ -91,7 +91,7 @@ class Incoming:
         self._unzip: Any = None
         self._parser: Any = httptools.HttpResponseParser(self)
 
-    def feed(self, data: bytes) -> bool:
+    def feed(self, data: bytes | memoryview) -> bool:
         """
         Take in what came, and tell whether that was all that is needed.
 

@@ -73,6 +73,8 @@ class Connection:
         self._socket: socket.socket | None = None
         self._is_reusable = False
         self._used_at = 0.0
+        # One for all that comes: memory that is asked for anew each time is cleared by the system each time.
+        self._received = memoryview(bytearray(RECEIVED))
 
     @property
     def is_reusable(self) -> bool:
@@ -92,15 +94,16 @@ class Connection:
         except OSError as error:
             return self._or_late(no_connection(error, limit), step)
         incoming = Incoming(step.most)
+        received = self._received
         try:
             connected.settimeout(limit)
             connected.sendall(self._target.poster.request(step.body))
             while True:
-                data = connected.recv(RECEIVED)
-                if not data:
+                size = connected.recv_into(received)
+                if not size:
                     incoming.end()
                     break
-                if incoming.feed(data):
+                if incoming.feed(received[:size]):
                     break
                 if step.is_late(self._target.now()):
                     return LATE

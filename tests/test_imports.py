@@ -30,11 +30,12 @@ LATE = (
     "uvicorn",
 )
 CORE_MODULES = 200  # a fourth of them ours
+NAME_MODULES = 50  # for the name of the package alone: importlib, typing, and what they bring
 ADAPTER_MODULES = 20
 
 # The base class of each framework, as its own integrations import it.
 BASES = {
-    "langchain_qwen_aiml": "from langchain_core.embeddings import Embeddings",
+    "langchain_qwen_aiml": "from langchain_core.embeddings.embeddings import Embeddings",
     "llama_index_qwen_aiml": "from llama_index.core.base.embeddings.base import BaseEmbedding",
 }
 
@@ -53,9 +54,12 @@ def late(names: set[str]) -> set[str]:
 
 
 def test_core() -> None:
-    """The core imports nothing that only some calls need."""
-    before, after = imported("pass", "import qwen_aiml")
+    """The core is imported with the first of its names, and nothing that only some calls need."""
+    before, name, after = imported("pass", "import qwen_aiml", "qwen_aiml.EmbeddingClient")
 
+    ours = {module for module in name if module.startswith("qwen_aiml")}
+    assert ours == {"qwen_aiml", "qwen_aiml._version"}
+    assert len(name - before) < NAME_MODULES
     assert "qwen_aiml._pace" in after
     assert not late(after - before)
     assert len(after - before) < CORE_MODULES
@@ -72,7 +76,7 @@ def test_emulator() -> None:
 @pytest.mark.parametrize("adapter", BASES)
 def test_adapters(adapter: str) -> None:
     """An adapter imports its framework's base class, the core, itself, and nothing slow beyond that."""
-    base, core, after = imported(BASES[adapter], "import qwen_aiml", f"import {adapter}")
+    base, core, after = imported(BASES[adapter], "from qwen_aiml import *", f"import {adapter}")
 
     framework = BASES[adapter].split()[1].partition(".")[0]
     assert not late(core - base)

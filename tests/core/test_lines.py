@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from contextlib import contextmanager, suppress
+import tracemalloc
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,12 +90,15 @@ def serving(
             thread.join(15)
 
 
+def target(address: str) -> Target:
+    return Target(EmbeddingConfig(api_key=KEY, base_url=address), lambda: 0.0)
+
+
 class Both:
     """A connection of either colour, used in the same way."""
 
     def __init__(self, colour: str, address: str) -> None:
-        target = Target(EmbeddingConfig(api_key=KEY, base_url=address), lambda: 0.0)
-        self.line: Any = Connection(target) if colour == "sync" else AsyncConnection(target)
+        self.line: Any = (Connection if colour == "sync" else AsyncConnection)(target(address))
 
     async def post(self, limit: float = 5.0) -> Any:
         """Post once."""
@@ -114,6 +118,21 @@ class Both:
 def colour(request: pytest.FixtureRequest) -> str:
     """Give each colour."""
     return str(request.param)
+
+
+def test_memory() -> None:
+    """To read an answer, no memory is asked for but that of the answer, however much may come at a time."""
+    with serving(OK, OK) as (address, _), closing(Connection(target(address))) as line:
+        line.post(STEP, 5.0)
+        tracemalloc.start()
+        try:
+            answer = line.post(STEP, 5.0)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+
+    assert isinstance(answer, Answer)
+    assert peak < _lines.RECEIVED / 2  # a fourth is the server's
 
 
 async def test_kept(colour: str) -> None:
