@@ -1,0 +1,20 @@
+"""What a traceback that prints local variables may show of what passes through."""
+
+from __future__ import annotations
+
+import pytest
+
+from qwen_aiml._blocks import Block
+from qwen_aiml._steps import Send
+from qwen_aiml._wire import Answer
+
+
+@pytest.mark.parametrize(
+    "held",
+    [Send(b"secret", None, 10), Answer(200, {"x": "secret"}, b"secret"), Block(0, ["secret"], [])],
+    ids=lambda held: type(held).__name__,
+)
+def test_nothing_of_a_text(held: object) -> None:
+    """Neither a text nor what the service answers, which may repeat it."""
+    assert repr(held).startswith(type(held).__name__)
+    assert "secret" not in repr(held)
