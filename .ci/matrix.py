@@ -62,6 +62,7 @@ UV = shutil.which("uv")
 
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 LOWEST = (ROOT / ".ci" / "lowest.txt").read_text(encoding="utf-8")
+PINS = dict(re.findall(r"^([\w-]+)==([\w.]+)", LOWEST, re.MULTILINE))
 # Read with patterns, since tomllib came with Python 3.11.
 CLAIMS = PYPROJECT[PYPROJECT.index("\ndependencies = [") : PYPROJECT.index("\n[dependency-groups]")]
 OPTIONAL = CLAIMS.partition("[project.optional-dependencies]")[2]
@@ -336,10 +337,9 @@ def lowest(job: Job) -> None:
     Raises:
         StepError: If lowest.txt and the lower bounds in pyproject.toml differ.
     """
-    pins = dict(re.findall(r"^([\w-]+)==([\w.]+)", LOWEST, re.MULTILINE))
     for name, bound in re.findall(r'"([\w-]+)>=([\d.]+)', CLAIMS):
-        if re.sub(r"(\.0)+$", "", pins.get(name, "")) != re.sub(r"(\.0)+$", "", bound):
-            msg = f"pyproject.toml says {name}>={bound}, .ci/lowest.txt says {pins.get(name)}"
+        if re.sub(r"(\.0)+$", "", PINS.get(name, "")) != re.sub(r"(\.0)+$", "", bound):
+            msg = f"pyproject.toml says {name}>={bound}, .ci/lowest.txt says {PINS.get(name)}"
             raise StepError(msg)
     python = job.environment(
         "lowest",
@@ -425,14 +425,13 @@ def stores_lowest(job: Job) -> None:
     """
     Try them with the oldest frameworks we claim, and the newest of the stores' packages that take those.
     """
-    pins = dict(re.findall(r"^([\w-]+)==([\w.]+)", LOWEST, re.MULTILINE))
     frameworks = " ".join(
-        f"{name}=={pins[name]}" for name in ("langchain-core", "llama-index-core", "pydantic")
+        f"{name}=={PINS[name]}" for name in ("langchain-core", "llama-index-core", "pydantic")
     )
     python = job.environment(
         "stores-lowest",
         f"-e .[langchain,llama-index] --group stores-base {frameworks}",
-        f"--no-deps langchain-tests=={pins['langchain-tests']}",
+        f"--no-deps langchain-tests=={PINS['langchain-tests']}",
     )
     try_stores(job, python)
 

@@ -3,59 +3,29 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
-from uuid import uuid4
 
+import scenario
 from scenario import NOT_RAISED, Fails
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from langchain_core.documents import Document
     from langchain_core.vectorstores import VectorStore
 
     from langchain_qwen_aiml import QwenAIMLEmbeddings
 
 
-class Place:
-    """
-    Where one store keeps its data.
-
-    Args:
-        folder: An empty one.
-
-        postgres: Gives the address of a PostgreSQL server.
-    """
-
-    title = ""
-    """The store and its class, as the page names them."""
-
-    package = ""
-    """What is installed for it."""
-
-    needs_core = "0"
-    """The oldest langchain-core that its package takes, where that is newer than the oldest we take."""
-
-    fails: ClassVar[dict[str, Fails]] = {}
-    """Checks that it is known to fail, with what they raise and why."""
+class Place(scenario.Place):
+    """Where one store keeps its data, and how it is filtered."""
 
     fails_standard: ClassVar[dict[str, Fails]] = {}
-    """The same for tests of LangChain's own suite, without the variant for async."""
+    """What it is known to fail of LangChain's own suite, without the variant for async."""
 
-    def __init__(self, folder: Path, postgres: Callable[[], str]) -> None:
-        self.folder = folder
-        self.postgres = postgres
-        self.name = f"texts_{uuid4().hex[:8]}"
-        self.store: Any = None
-        self.asynchronous = False  # for the stores that are made for one or the other
-        self.metadata = ["language"]  # for the stores that have to know
+    metadata: tuple[str, ...] = ("language",)
+    """For the stores that have to know."""
 
     def open(self, embeddings: QwenAIMLEmbeddings) -> VectorStore:
         """Give the store: a new one the first time, afterwards the one that was closed."""
         raise NotImplementedError
-
-    def close(self) -> None:
-        """Put the data where `open` finds them, and let go of it."""
 
     def where(self, key: str, value: str) -> dict[str, Any]:
         """Give the arguments of a search among the texts with this metadata."""
@@ -298,7 +268,7 @@ class Postgres(Place):
             }
             self.engine.init_vectorstore_table(self.name, size, **columns)
         self.store = PGVectorStore.create_sync(
-            self.engine, embeddings, self.name, id_column="id", metadata_columns=self.metadata
+            self.engine, embeddings, self.name, id_column="id", metadata_columns=list(self.metadata)
         )
         return self.store  # type: ignore[no-any-return]
 

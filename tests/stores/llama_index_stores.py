@@ -3,47 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, ClassVar
-from uuid import uuid4
+from typing import TYPE_CHECKING, ClassVar
 
+import scenario
 from llama_index.core import StorageContext, VectorStoreIndex, load_index_from_storage
 from scenario import NOT_RAISED, Fails
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
     from llama_index_qwen_aiml import QwenAIMLEmbedding
 
 
-class Place:
-    """
-    Where one store keeps its data.
-
-    Args:
-        folder: An empty one.
-
-        postgres: Gives the address of a PostgreSQL server.
-    """
-
-    title = ""
-    """The store and its class, as the page names them."""
-
-    package = ""
-    """What is installed for it."""
-
-    fails: ClassVar[dict[str, Fails]] = {}
-    """Checks that it is known to fail, with what they raise and why."""
-
-    def __init__(self, folder: Path, postgres: Callable[[], str]) -> None:
-        self.folder = folder
-        self.postgres = postgres
-        self.name = f"texts_{uuid4().hex[:8]}"
-        self.index: VectorStoreIndex | None = None
-        self.store: Any = None
-        self.asynchronous = False  # for the stores that are made for one or the other
+class Place(scenario.Place):
+    """Where one store keeps its data, and an index on it."""
 
     def connect(self, dimensions: int) -> BasePydanticVectorStore:
         """Give the vector store: a new one the first time, afterwards the one that was closed."""
@@ -54,12 +27,11 @@ class Place:
         self.store = self.connect(dimensions)
         return VectorStoreIndex.from_vector_store(self.store, embed_model=embedding)
 
-    def close(self) -> None:
-        """Put the data where `open` finds them, and let go of it."""
-
 
 class _InFiles(Place):
     """A store in the process, which an index writes to a folder beside its texts."""
+
+    index: VectorStoreIndex | None = None
 
     def open(self, embedding: QwenAIMLEmbedding, dimensions: int) -> VectorStoreIndex:
         """Load the folder if there is something in it."""

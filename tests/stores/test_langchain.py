@@ -18,17 +18,15 @@ from scenario import (
     OTHER_LENGTH,
     STOCKS,
     TEXTS,
-    expect,
     id_of,
-    is_at_least,
+    places,
     said,
 )
 
 from langchain_qwen_aiml import QwenAIMLEmbeddings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     from langchain_core.vectorstores import VectorStore
 
@@ -37,16 +35,7 @@ if TYPE_CHECKING:
 DOCUMENTS = [Document(page_content=text, metadata={"language": language}) for text, language in TEXTS.items()]
 
 
-@pytest.fixture(params=STORES, ids=lambda place: place.title)
-def place(request: pytest.FixtureRequest, tmp_path: Path, postgres: Callable[[], str]) -> Iterator[Place]:
-    """Give each store's place in turn."""
-    kind: type[Place] = request.param
-    if not is_at_least("langchain-core", kind.needs_core):
-        pytest.skip(f"{kind.package} needs langchain-core {kind.needs_core}")
-    expect(request, request.function.__name__.removeprefix("test_"), kind.fails, "langchain-core")
-    made = kind(tmp_path, postgres)
-    yield made
-    made.close()
+place = places(STORES, "langchain-core")
 
 
 @pytest.fixture

@@ -18,16 +18,15 @@ from scenario import (
     OTHER_LENGTH,
     STOCKS,
     TEXTS,
-    expect,
     id_of,
+    places,
     said,
 )
 
 from llama_index_qwen_aiml import QwenAIMLEmbedding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     from llama_index.core import VectorStoreIndex
     from llama_index.core.schema import BaseNode, NodeWithScore
@@ -52,14 +51,7 @@ def nodes() -> list[BaseNode]:
     return [node(text, language) for text, language in TEXTS.items()]
 
 
-@pytest.fixture(params=STORES, ids=lambda place: place.title)
-def place(request: pytest.FixtureRequest, tmp_path: Path, postgres: Callable[[], str]) -> Iterator[Place]:
-    """Give each store's place in turn."""
-    kind: type[Place] = request.param
-    expect(request, request.function.__name__.removeprefix("test_"), kind.fails, "llama-index-core")
-    made = kind(tmp_path, postgres)
-    yield made
-    made.close()
+place = places(STORES, "llama-index-core")
 
 
 @pytest.fixture

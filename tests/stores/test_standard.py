@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import langchain_stores
 import pytest
 from langchain_tests.integration_tests import VectorStoreIntegrationTests
-from scenario import expect, is_at_least
+from scenario import expect
 
 from langchain_qwen_aiml import QwenAIMLEmbeddings
 from qwen_aiml.emulator import Emulator
@@ -37,11 +37,9 @@ class Suite(VectorStoreIntegrationTests):
     ) -> Iterator[VectorStore]:
         """Open one."""
         test = request.function.__name__.removeprefix("test_").removesuffix("_async")
-        if not is_at_least("langchain-core", self.kind.needs_core):
-            pytest.skip(f"{self.kind.package} needs langchain-core {self.kind.needs_core}")
-        expect(request, test, self.kind.fails_standard, "langchain-core")
+        expect(request, self.kind, test, self.kind.fails_standard, "langchain-core")
         place = self.kind(tmp_path, postgres)
-        place.metadata = []
+        place.metadata = ()
         place.asynchronous = request.function.__name__.endswith("_async")
         yield place.open(self.get_embeddings())  # type: ignore[arg-type]
         place.close()
