@@ -6,7 +6,6 @@ What is sent, whether to try again and when to end is decided in `_job`, `_batch
 
 from __future__ import annotations
 
-import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -17,9 +16,9 @@ from ._arrays import load_numpy, matrix
 from ._base import BaseClient
 from ._drivers import AsyncDriver, Driver
 from ._iterate import AsyncEmbeddingIterator, EmbeddingIterator
+from ._loop import Loop
 from ._loops import close_with_loop, current_loop, is_closed
 from ._sender import AsyncSender, Sender
-from ._watch import Watch
 from ._work import AsyncWork, Work
 
 if TYPE_CHECKING:
@@ -217,10 +216,10 @@ class EmbeddingClient(BaseClient):
         admit: Callable[[int], object] | None,
         packed: bool,
     ) -> Work:
-        stopped, turns, limited = threading.Event(), self._sender.turns, admit is not None
-        job, call = self._job(texts, role, turns, stopped, has_limiter=limited, packed=packed, first=first)
-        watch = Watch(None if call.deadline is None else call.seconds_left())
-        return Work(job, call, Driver(self._sender, self._clock, stopped, watch, self.cache, admit))
+        loop = Loop(self._clock.now, self.config.concurrency)
+        turns, limited = self._sender.turns, admit is not None
+        job, call = self._job(texts, role, turns, loop, has_limiter=limited, packed=packed, first=first)
+        return Work(job, call, Driver(self._sender, self._clock, self.cache, admit), loop)
 
     def _carry_out(self, work: Work) -> None:
         try:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import threading
+import math
 from contextlib import closing
-from typing import TYPE_CHECKING, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 from msgspec import Struct
 
 from ._steps import Admit, Enter, Load, Send, Wait
+from ._waits import Called, Pause, Run
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -18,23 +20,19 @@ if TYPE_CHECKING:
     from ._flow import Clock
     from ._sender import AsyncSender, Sender
     from ._steps import Outcome, Step
-    from ._watch import Watch
+    from ._waits import AnyWait
 
 STORE_SECONDS = 30.0
 
 
 class Driver(Struct, frozen=True):
     """
-    Does what flows ask for, waiting for it.
+    Does what flows ask for, in a `Loop`, which waits for it.
 
     Attributes:
         sender: Posts, and has the line in which requests wait.
 
         clock: What deadlines are read from.
-
-        stopped: Ends each wait for a next attempt.
-
-        watch: Ends requests that the deadline overtakes.
 
         cache: What is looked up and stored in; None for nothing.
 
@@ -43,12 +41,10 @@ class Driver(Struct, frozen=True):
 
     sender: Sender
     clock: Clock
-    stopped: threading.Event
-    watch: Watch
     cache: Cache | None
     admit: Callable[[int], object] | None
 
-    def drive(self, flow: Generator[Step, Outcome, None]) -> None:
+    def drive(self, flow: Generator[Step, Outcome, None]) -> Generator[AnyWait, Any, None]:
         """Take a flow to its end."""
         outcome: Outcome = None
         with closing(flow):
@@ -58,25 +54,24 @@ class Driver(Struct, frozen=True):
                 except StopIteration:
                     return
                 try:
-                    outcome = self._do(step)
+                    outcome = yield from self._do(step)
                 except Exception as crash:  # noqa: BLE001 (the flow decides what comes of it)
                     outcome = crash
 
-    def _do(self, step: Step) -> Outcome:
+    def _do(self, step: Step) -> Generator[AnyWait, Any, Outcome]:
         if isinstance(step, Send):
-            return self.sender.send(step, self.watch)
+            return (yield from self.sender.send(step))
         if isinstance(step, Enter):
-            came = threading.Event()
-            self.sender.turns.when_it_comes(step.turn, came.set)
-            came.wait(None if step.deadline is None else max(0.0, step.deadline - self.clock.now()))
+            until = math.inf if step.deadline is None else step.deadline
+            yield Called(partial(self.sender.turns.when_it_comes, step.turn), until)
         elif isinstance(step, Wait):
-            self.stopped.wait(step.seconds)
+            yield Pause(self.clock.now() + step.seconds)
         elif isinstance(step, Admit):
-            cast("Callable[[int], object]", self.admit)(step.tokens)
+            yield Run(partial(cast("Callable[[int], object]", self.admit), step.tokens))
         elif isinstance(step, Load):
-            return cast("Cache", self.cache).get_many(step.keys)
+            return cast("Outcome", (yield Run(partial(cast("Cache", self.cache).get_many, step.keys))))
         else:
-            cast("Cache", self.cache).set_many(step.entries)
+            yield Run(partial(cast("Cache", self.cache).set_many, step.entries))
         return None
 
 

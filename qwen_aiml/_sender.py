@@ -16,14 +16,14 @@ from ._steps import LATE
 from ._turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from ._config import EmbeddingConfig
     from ._flow import Clock
     from ._lines import Target
     from ._pace import Pace
     from ._steps import Outcome, Send
-    from ._watch import Watch
+    from ._waits import AnyWait
 
 
 class _Kept(Protocol):
@@ -48,14 +48,8 @@ class _Kept(Protocol):
 class Line(_Kept, Protocol):
     """A connection for one request at a time; `Connection` and `HTTPXLine`."""
 
-    is_broken_off: bool
-
-    def post(self, step: Send, limit: float) -> Outcome:
+    def post(self, step: Send, limit: float) -> Generator[AnyWait, Any, Outcome]:
         """Post, with at most *limit* seconds of silence."""
-        ...
-
-    def break_off(self) -> None:
-        """End whatever waits for it."""
         ...
 
     def close(self) -> None:
@@ -118,20 +112,19 @@ class Sender:
         self._lock = threading.Lock()
         self.turns = Turns(lambda: pace.window)
 
-    def send(self, step: Send, watch: Watch) -> Outcome:
-        """Post, and be broken off by *watch*; a client of the user's is only looked after between reads."""
+    def send(self, step: Send) -> Generator[AnyWait, Any, Outcome]:
+        """Post, until the deadline; a client of the user's is only looked after between reads."""
         limit = _silence(self._config, step, self._clock)
         config, given = meant(self._config, self._given, "Client")
         if given is not None:
-            return _httpx_line(config, self._clock, given).post(step, limit)
+            return (yield from _httpx_line(config, self._clock, given).post(step, limit))
         watched = is_watched()
         with self._lock:
             generation = self._idle.generation
         line = self._reused(watched=watched) or self._open(watched=watched)
         keep = False
         try:
-            with watch.over(line):
-                outcome = line.post(step, limit)
+            outcome = yield from line.post(step, limit)
             with self._lock:
                 keep = generation == self._idle.generation and line.is_reusable
                 if keep:

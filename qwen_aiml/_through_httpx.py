@@ -6,18 +6,21 @@ The only module of the core that imports httpx, and imported only when it is nee
 
 from __future__ import annotations
 
+import math
 import socket
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import anyio
 import httpx
 
 from ._errors import ConfigurationError
-from ._lines import CONNECT_TIMEOUT, first_cause, tls_context
+from ._lines import CONNECT_TIMEOUT, tls_context
 from ._route import meets_proxy
 from ._steps import LATE, Fault
 from ._version import __version__
+from ._waits import Run
 from ._wire import Answer
 
 if TYPE_CHECKING:
@@ -74,26 +77,13 @@ class HTTPXLine:
         """Whether it can carry another request."""
         return not self.is_broken_off
 
-    def post(self, step: Send, limit: float) -> Outcome:
-        """Post, with at most *limit* seconds of silence."""
-        request = _request(self._http, self._config, step, limit)
-        if self._given is None:
-            request.extensions["trace"] = self.trace
-        body = bytearray()
-        try:
-            response = self._http.send(request, auth=_Auth(self._config), stream=True, follow_redirects=False)
-            try:
-                for chunk in response.iter_bytes():
-                    body += chunk
-                    if len(body) > step.most:
-                        break
-                    if step.is_late(self._now()):
-                        return LATE
-            finally:
-                response.close()
-        except httpx.RequestError as error:
-            return LATE if step.is_late(self._now()) else fault(error, limit, proxied=self._proxied)
-        return Answer(response.status_code, dict(response.headers), bytes(body[: step.most]))
+    def post(self, step: Send, limit: float) -> Generator[Run, Any, Outcome]:
+        """Post, with at most *limit* seconds of silence; until the deadline at the latest, if it is ours."""
+        post = partial(self._post, step, limit)
+        if self._given is not None:
+            return cast("Outcome", (yield Run(post)))
+        until = math.inf if step.deadline is None else step.deadline
+        return cast("Outcome", (yield Run(post, self.break_off, until)))
 
     def trace(self, event: str, info: Mapping[str, Any]) -> None:
         """Follow what httpcore tells of its connection."""
@@ -122,6 +112,26 @@ class HTTPXLine:
         """Close the connection."""
         if self._given is None:
             self._http.close()
+
+    def _post(self, step: Send, limit: float) -> Outcome:
+        request = _request(self._http, self._config, step, limit)
+        if self._given is None:
+            request.extensions["trace"] = self.trace
+        body = bytearray()
+        try:
+            response = self._http.send(request, auth=_Auth(self._config), stream=True, follow_redirects=False)
+            try:
+                for chunk in response.iter_bytes():
+                    body += chunk
+                    if len(body) > step.most:
+                        break
+                    if step.is_late(self._now()):
+                        return LATE
+            finally:
+                response.close()
+        except httpx.RequestError as error:
+            return LATE if step.is_late(self._now()) else fault(error, limit, proxied=self._proxied)
+        return Answer(response.status_code, dict(response.headers), bytes(body[: step.most]))
 
     def _let_go(self) -> None:
         if self._negotiating is not None:
@@ -206,6 +216,16 @@ def fault(error: httpx.RequestError, limit: float, *, proxied: bool = False) -> 
     cause = first_cause((below.__cause__ or below.__context__ if below else None) or error)
     said = str(cause) or type(cause).__name__
     return Fault(broken, said if said == kind else f"{kind}: {said}")
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """Give what the system said, which httpcore and anyio put into words of their own."""
+    while True:
+        # Of a host's several addresses the first.
+        cause = next(iter(getattr(error, "exceptions", ())), error.__cause__)
+        if cause is None:
+            return error
+        error = cause
 
 
 def _made(kind: Callable[..., _Made], config: EmbeddingConfig) -> _Made:

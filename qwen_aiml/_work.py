@@ -10,9 +10,12 @@ import anyio
 from msgspec import Struct
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ._drivers import AsyncDriver, Driver
     from ._flow import Call
     from ._job import Job
+    from ._loop import Loop, Task
 
 
 class Work(Struct, frozen=True):
@@ -25,48 +28,50 @@ class Work(Struct, frozen=True):
         call: What its requests share.
 
         driver: Does what the job asks for.
+
+        loop: Waits for it.
     """
 
     job: Job
     call: Call
     driver: Driver
+    loop: Loop
 
     def carry_out(self) -> None:
         """
-        Take the job to its end, in as many threads as it has requests and settings allow.
+        Take the job to its end, with as many requests side by side as it has and settings allow.
 
         Raises:
             CacheError: If the cache can't be read.
 
             DeadlineError: If that took too long.
         """
-        with self.driver.watch:
-            self.driver.drive(self.job.look_up())
-            workers = min(self.call.config.concurrency, self.job.batches)
-            if workers > 1:
-                self._work_in_threads(workers)
-            else:
-                self._work()
+        self.loop.run([self.driver.drive(self.job.look_up())])
+        workers = [self._work() for _ in range(min(self.call.config.concurrency, self.job.batches))]
+        if len(workers) > 1:
+            self._run_in_a_thread(workers)
+        else:
+            self.loop.run(workers)
 
     def interrupt(self) -> None:
         """Send nothing more, and wait for no answer; from any thread, at any time."""
         self.call.stop()
-        self.driver.watch.break_off()
+        self.loop.interrupt()
 
-    def _work_in_threads(self, workers: int) -> None:
-        with ThreadPoolExecutor(workers, thread_name_prefix="qwen_aiml") as pool:
+    def _run_in_a_thread(self, workers: Sequence[Task]) -> None:
+        # One that nothing interrupts: what has come by then is kept, and stored.
+        with ThreadPoolExecutor(1, thread_name_prefix="qwen_aiml") as pool:
             try:
-                # Each thread sees the caller's context variables, which tracing rests on.
-                for done in [pool.submit(copy_context().run, self._work) for _ in range(workers)]:
-                    done.result()
+                # It sees the caller's context variables, which tracing rests on.
+                pool.submit(copy_context().run, self.loop.run, workers).result()
             except BaseException:
-                # So that nobody waits for the answers; on the way out all threads are waited for.
+                # So that nobody waits for the answers; on the way out the thread is waited for.
                 self.interrupt()
                 raise
 
-    def _work(self) -> None:
+    def _work(self) -> Task:
         while (flow := self.job.next_flow()) is not None:
-            self.driver.drive(flow)
+            yield from self.driver.drive(flow)
 
 
 class AsyncWork(Struct, frozen=True):

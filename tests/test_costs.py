@@ -10,10 +10,11 @@ import pytest
 
 from qwen_aiml import EmbeddingClient, EmbeddingConfig, _lines
 from qwen_aiml._http1 import Incoming
+from qwen_aiml._waits import Pause
 from qwen_aiml._wire import Answer, decode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
 MOST_A_REQUEST = 550  # 475 when this was written
 MOST_TO_READ = 180  # 148 then
@@ -36,7 +37,8 @@ def calls(function: Callable[[], Any]) -> int:
 def client(monkeypatch: pytest.MonkeyPatch) -> EmbeddingClient:
     """Give a client whose connections have answers at hand."""
 
-    def post(*_: Any) -> Answer:
+    def post(*_: Any) -> Generator[Pause, Any, Answer]:
+        yield Pause(0.0)
         return Answer(ANSWER.status, ANSWER.headers, ANSWER.body)
 
     monkeypatch.setattr(_lines.Connection, "post", post)

@@ -7,6 +7,7 @@ import copy
 import inspect
 import math
 import pickle
+import selectors
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -554,18 +555,18 @@ def test_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
     client = make(EmbeddingClient, emulator, max_concurrency=2)
     assert isinstance(client, EmbeddingClient)
     waiting = threading.Event()
-    real_wait = threading.Event.wait
+    real_select = selectors.DefaultSelector.select
 
-    def wait(self: threading.Event, timeout: float | None = None) -> bool:
+    def select(self: Any, timeout: float | None = None) -> Any:
         if timeout is not None and timeout > 40:
             waiting.set()
-        return real_wait(self, timeout)
+        return real_select(self, timeout)
 
     def interrupt(*_: object) -> None:
-        assert real_wait(waiting, 10)
+        assert waiting.wait(10)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(threading.Event, "wait", wait)
+    monkeypatch.setattr(selectors.DefaultSelector, "select", select)
     monkeypatch.setattr("concurrent.futures._base.Future.result", interrupt)
     with pytest.raises(KeyboardInterrupt):
         client.embed(TEXTS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 import tracemalloc
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -13,13 +14,16 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from qwen_aiml import EmbeddingConfig, _lines
+from qwen_aiml import EmbeddingConfig, _dial, _lines
 from qwen_aiml._lines import AsyncConnection, Connection, Target
+from qwen_aiml._loop import Loop
 from qwen_aiml._steps import LATE, Fault, Send
 from qwen_aiml._wire import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from qwen_aiml._loop import Task
 
 pytestmark = pytest.mark.anyio
 
@@ -91,7 +95,18 @@ def serving(
 
 
 def target(address: str) -> Target:
-    return Target(EmbeddingConfig(api_key=KEY, base_url=address), lambda: 0.0)
+    return Target(EmbeddingConfig(api_key=KEY, base_url=address), time.monotonic)
+
+
+def post(line: Connection, step: Send = STEP, limit: float = 5.0) -> Any:
+    """Post once in a loop."""
+    outcomes = []
+
+    def task() -> Task:
+        outcomes.append((yield from line.post(step, limit)))
+
+    Loop(time.monotonic, 1).run([task()])
+    return outcomes[0]
 
 
 class Both:
@@ -100,11 +115,11 @@ class Both:
     def __init__(self, colour: str, address: str) -> None:
         self.line: Any = (Connection if colour == "sync" else AsyncConnection)(target(address))
 
-    async def post(self, limit: float = 5.0) -> Any:
+    async def post(self, limit: float = 5.0, step: Send = STEP) -> Any:
         """Post once."""
         if isinstance(self.line, Connection):
-            return await anyio.to_thread.run_sync(self.line.post, STEP, limit)
-        return await self.line.post(STEP, limit)
+            return await anyio.to_thread.run_sync(post, self.line, step, limit)
+        return await self.line.post(step, limit)
 
     async def close(self) -> None:
         """Close it."""
@@ -123,10 +138,10 @@ def colour(request: pytest.FixtureRequest) -> str:
 def test_memory() -> None:
     """To read an answer, no memory is asked for but that of the answer, however much may come at a time."""
     with serving(OK, OK) as (address, _), closing(Connection(target(address))) as line:
-        line.post(STEP, 5.0)
+        post(line)
         tracemalloc.start()
         try:
-            answer = line.post(STEP, 5.0)
+            answer = post(line)
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -276,25 +291,23 @@ async def test_unknown_host(colour: str, monkeypatch: pytest.MonkeyPatch) -> Non
 async def test_no_connection_in_time(colour: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection gets no more than its time."""
 
-    def slow(*_: object, **__: object) -> Any:
-        raise TimeoutError
+    def never(*_: object, **__: object) -> bool:
+        return False
 
-    async def async_slow(*_: object, **__: object) -> Any:
-        await anyio.sleep(10)
-
-    monkeypatch.setattr(socket, "create_connection", slow)
-    monkeypatch.setattr(anyio, "connect_tcp", async_slow)
-    fault = await Both(colour, "http://127.0.0.1:9").post(0.1)
+    monkeypatch.setattr(_dial, "_is_connected", never)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        line = Both(colour, f"http://127.0.0.1:{listener.getsockname()[1]}")
+        fault = await line.post(0.1)
 
     assert fault == Fault("connection", "no connection within 0.1 s")
 
 
-def test_late() -> None:
+async def test_late(colour: str) -> None:
     """A deadline that passes while an answer comes ends it, though each part came in time."""
     with serving(b"HTTP/1.1 200 OK\r\n") as (address, _):
-        line = Connection(Target(EmbeddingConfig(api_key=KEY, base_url=address), lambda: 5.0))
-        outcome = line.post(Send(b"{}", 4.0, 1000), 5.0)
-        line.close()
+        line = Both(colour, address)
+        outcome = await line.post(step=Send(b"{}", time.monotonic() + 0.3, 1000))
+        await line.close()
 
     assert outcome == LATE
 
@@ -309,18 +322,6 @@ def test_folder_of_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(_lines.tls_context().get_ca_certs()) == 1
 
 
-def test_broken_off_before_it_is_there() -> None:
-    """A connection that comes after it was broken off is of no use."""
-    with serving(OK) as (address, _):
-        line = Connection(Target(EmbeddingConfig(api_key=KEY, base_url=address), lambda: 0.0))
-        line.break_off()
-        fault = line.post(STEP, 5.0)
-        assert not line.is_reusable
-        line.close()
-
-    assert isinstance(fault, Fault)
-
-
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -331,14 +332,3 @@ def test_broken_off_before_it_is_there() -> None:
 def test_words(error: Exception, said: str) -> None:
     """The system's words are passed on, or else the error's name."""
     assert _lines.no_answer(error, 1.0) == Fault("connection", said)
-
-
-def test_several_addresses() -> None:
-    """Of a host with several addresses the first one's error is told."""
-    first = ConnectionRefusedError(111, "Connection refused")
-    several = OSError("All connection attempts failed")
-    cause = OSError("several")
-    cause.exceptions = (first, OSError("other"))  # type: ignore[attr-defined]
-    several.__cause__ = cause
-
-    assert "Connection refused" in _lines.no_connection(several, 1.0).detail

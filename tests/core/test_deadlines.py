@@ -1,0 +1,153 @@
+"""Deadlines end requests, whatever these wait for."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from qwen_aiml import AsyncEmbeddingClient, DeadlineError, EmbeddingClient, EmbeddingConfig, _sender
+from qwen_aiml.emulator import Emulator, Fault, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+KEY = "sk-test-0123456789abcdef"
+
+
+@contextmanager
+def dripping(data: bytes, sent: list[int] | None = None) -> Iterator[str]:
+    """Serve one connection that gets *data* a byte every 50 ms, for ten seconds at the most."""
+    closing = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(2)
+
+        def run() -> None:
+            try:
+                connection, _ = listener.accept()
+            except OSError:  # nobody came
+                return
+            with connection:
+                for at in range(200):
+                    if closing.wait(0.05):
+                        return
+                    try:
+                        connection.sendall(data[at % len(data) : at % len(data) + 1])
+                    except OSError:
+                        return
+                    if sent is not None:
+                        sent.append(at)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            closing.set()
+            thread.join(15)
+
+
+@pytest.fixture(params=["own connections", "httpx", "awaited"])
+def embed(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[EmbeddingConfig], None]:
+    """Give what embeds a text, over each kind of connection, and expects that the time does not do."""
+    monkeypatch.setattr(_sender, "is_watched", lambda: request.param == "httpx")
+
+    def embed(config: EmbeddingConfig) -> None:
+        if request.param == "awaited":
+            with pytest.raises(DeadlineError) as caught:
+                asyncio.run(AsyncEmbeddingClient(config).embed(["a"]))
+        else:
+            with EmbeddingClient(config) as client, pytest.raises(DeadlineError) as caught:
+                client.embed(["a"])
+        assert caught.value.attempts == 1
+
+    return embed
+
+
+def test_headers_that_drip(embed: Callable[[EmbeddingConfig], None]) -> None:
+    """Headers that come a byte at a time, each within the timeout, do not outlast the deadline."""
+    sent: list[int] = []
+    with dripping(b"HTTP/1.1 200 OK\r\n" + b"x-header: value\r\n" * 100, sent) as address:
+        embed(EmbeddingConfig(api_key=KEY, base_url=f"http://{address}", total_timeout=0.3, timeout=5))
+    assert len(sent) < 100
+
+
+def test_tls_that_drips(embed: Callable[[EmbeddingConfig], None]) -> None:
+    """Nor does a TLS handshake that comes a byte at a time."""
+    sent: list[int] = []
+    # A record of 16 kB is announced, of a handshake that never ends.
+    data = b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc\x03\x03" + bytes(500)
+    with dripping(data, sent) as address:
+        embed(EmbeddingConfig(api_key=KEY, base_url=f"https://{address}", total_timeout=0.3, timeout=5))
+    assert len(sent) < 100
+
+
+def test_a_connection_that_comes_too_late(
+    embed: Callable[[EmbeddingConfig], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor do headers that drip where the look-up of the name alone has outlasted it."""
+    look_up = socket.getaddrinfo
+
+    def slow(host: Any, *args: Any, **options: Any) -> Any:
+        if options.get("flags", 0) & socket.AI_NUMERICHOST:
+            return look_up(host, *args, **options)
+        time.sleep(0.3)
+        return look_up("127.0.0.1", *args, **options)
+
+    sent: list[int] = []
+    with dripping(b"HTTP/1.1 200 OK\r\n" + b"x-header: value\r\n" * 100, sent) as address:
+        at = address.replace("127.0.0.1", "localhost")
+        monkeypatch.setattr(socket, "getaddrinfo", slow)
+        embed(EmbeddingConfig(api_key=KEY, base_url=f"http://{at}", total_timeout=0.1, timeout=5))
+    assert len(sent) < 100
+
+
+def test_texts_that_come_late() -> None:
+    """Time that the texts take is time of the call."""
+
+    def texts() -> Iterator[str]:
+        time.sleep(0.2)
+        yield "a"
+
+    emulator = Emulator()
+    config = EmbeddingConfig(api_key=KEY, total_timeout=0.1)
+    client = EmbeddingClient(config, http_client=httpx.Client(transport=emulator.transport()))
+    with pytest.raises(DeadlineError):
+        client.embed(texts())
+    assert emulator.request_count == 0
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_a_connection_that_is_used_again(watched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that an earlier call opened is watched as well."""
+    monkeypatch.setattr(_sender, "is_watched", lambda: watched)
+    emulator = Emulator()
+    with serve(emulator) as address:
+        config = EmbeddingConfig(
+            api_key=KEY, base_url=address, dimensions=64, total_timeout=0.5, timeout=5, max_concurrency=1
+        )
+        with EmbeddingClient(config) as client:
+            client.embed(["a"])
+            emulator.script(Fault(drip=0.05))
+            with pytest.raises(DeadlineError):
+                client.embed(["b"])
+            assert client.embed(["c"]).usage.requests == 1
+
+
+def test_no_thread() -> None:
+    """Neither a deadline nor many requests leave a thread behind."""
+    before = set(threading.enumerate())
+    with serve(Emulator()) as address:
+        config = EmbeddingConfig(api_key=KEY, base_url=address, dimensions=64, total_timeout=60)
+        with EmbeddingClient(config) as client:
+            client.embed([f"text {at}" for at in range(100)])
+            assert not [each for each in threading.enumerate() if each.name.startswith("qwen_aiml")]
+    assert before >= set(threading.enumerate())
