@@ -15,9 +15,9 @@ import anyio
 from ._arrays import load_numpy, matrix
 from ._base import BaseClient
 from ._drivers import AsyncDriver, Driver
+from ._event_loops import close_with_loop, current_loop, is_closed
 from ._iterate import AsyncEmbeddingIterator, EmbeddingIterator
 from ._loop import Loop
-from ._loops import close_with_loop, current_loop, is_closed
 from ._sender import AsyncSender, Sender
 from ._work import AsyncWork, Work
 

@@ -17,7 +17,7 @@ import certifi
 from ._dial import dial
 from ._http1 import DEFAULT_PORTS, Incoming, Poster, ProtocolError
 from ._steps import LATE, Fault
-from ._waits import Ready, awaited
+from ._waits import Ready
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -93,6 +93,9 @@ class Connection:
         incoming = Incoming(step.most)
         try:
             yield from self._send(memoryview(target.poster.request(step.body)), self._until(limit, step))
+            # Nothing has come yet, and to try to read it costs more than to wait for it.
+            if not (yield Ready(self._socket, to_write=False, until=self._until(limit, step))):
+                raise TimeoutError
             while True:
                 received = yield from self._when_ready(self._receive, self._until(limit, step))
                 if not received:
@@ -187,6 +190,8 @@ class AsyncConnection:
 
     async def post(self, step: Send, limit: float) -> Outcome:
         """Post, with at most *limit* seconds of silence, until the deadline at the latest."""
+        from ._await import awaited  # noqa: PLC0415 (only those who await need it)
+
         return await awaited(self._connection.post(step, limit), self._now)
 
     async def aclose(self) -> None:

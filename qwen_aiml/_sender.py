@@ -191,9 +191,22 @@ class AsyncSender:
 
     async def send(self, step: Send) -> Outcome:
         """Post, until the deadline."""
-        with anyio.move_on_after(None if step.deadline is None else step.deadline - self._clock.now()):
-            return await self._send(step)
-        return LATE
+        config, given = meant(self._config, self._given, "AsyncClient")
+        if given is not None:
+            return await self._post(_async_httpx_line(config, given), step)
+        watched = is_watched()
+        line = await self._reused(watched=watched) or self._open(watched=watched)
+        keep = False
+        try:
+            outcome = await self._post(line, step)
+            keep = not self.closed and line.is_reusable
+        finally:
+            if keep:
+                self._idle.append(line)
+            else:
+                # Also when cancelled in the middle of a request.
+                await _closed(line)
+        return outcome
 
     async def aclose(self) -> None:
         """Close the connections, those in use as soon as they are free."""
@@ -208,24 +221,13 @@ class AsyncSender:
         if interruption is not None:
             raise interruption
 
-    async def _send(self, step: Send) -> Outcome:
+    async def _post(self, line: AsyncLine, step: Send) -> Outcome:
         limit = _silence(self._config, step, self._clock)
-        config, given = meant(self._config, self._given, "AsyncClient")
-        if given is not None:
-            return await _async_httpx_line(config, given).post(step, limit)
-        watched = is_watched()
-        line = await self._reused(watched=watched) or self._open(watched=watched)
-        keep = False
-        try:
-            outcome = await line.post(step, limit)
-            keep = not self.closed and line.is_reusable
-        finally:
-            if keep:
-                self._idle.append(line)
-            else:
-                # Also when cancelled in the middle of a request.
-                await _closed(line)
-        return outcome
+        if not line.through_httpx or step.deadline is None:
+            return await line.post(step, limit)
+        with anyio.move_on_after(step.deadline - self._clock.now()):
+            return await line.post(step, limit)
+        return LATE
 
     async def _reused(self, *, watched: bool) -> AsyncLine | None:
         while self._idle:

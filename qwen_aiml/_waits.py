@@ -7,23 +7,19 @@ What connections and drivers wait for, as they say it: generators yield one of t
     Pause   ->  None
     Run     ->  what the function returned; raises what it raised
 
-`_loop` waits for all of them in a thread, and `awaited` for the first two on asyncio and Trio.
+`_loop` waits for all of them in a thread, and `_await` for the first two on asyncio and Trio.
 """
 
 from __future__ import annotations
 
 import math
-from contextlib import closing
-from socket import SOCK_STREAM
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from msgspec import Struct
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Generator
-
-_Result = TypeVar("_Result")
+    from collections.abc import Callable
 
 
 class Ready(Struct, frozen=True, eq=False):
@@ -98,34 +94,3 @@ class Run(Struct, frozen=True, eq=False):
 
 
 AnyWait: TypeAlias = Ready | LookUp | Called | Pause | Run
-
-
-async def awaited(waits: Generator[Ready | LookUp, Any, _Result], now: Callable[[], float]) -> _Result:
-    """
-    Take a generator to its end, on asyncio or Trio.
-
-    Args:
-        waits: Yields what to await.
-
-        now: Reads the clock that it goes by.
-    """
-    import anyio  # noqa: PLC0415 (only those who await need it)
-
-    outcome: Any = None
-    with closing(waits):
-        while True:
-            try:
-                wait = waits.throw(outcome) if isinstance(outcome, OSError) else waits.send(outcome)
-            except StopIteration as end:
-                result: _Result = end.value
-                return result
-            outcome = TimeoutError() if isinstance(wait, LookUp) else False
-            with anyio.move_on_after(wait.until - now()):
-                if isinstance(wait, LookUp):
-                    try:
-                        outcome = await anyio.getaddrinfo(wait.host, wait.port, type=SOCK_STREAM)
-                    except OSError as error:
-                        outcome = error
-                else:
-                    await (anyio.wait_writable if wait.to_write else anyio.wait_readable)(wait.socket)
-                    outcome = True

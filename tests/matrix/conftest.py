@@ -245,7 +245,7 @@ def ask(
 
     yield ask
 
-    assert set(threading.enumerate()) == threads
+    assert set(threading.enumerate()) <= threads
     until = time.monotonic() + 10
     while any(account._in_flight for account in accounts) and time.monotonic() < until:
         time.sleep(0.001)

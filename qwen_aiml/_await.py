@@ -1,0 +1,83 @@
+"""Waiting on asyncio and Trio for what connections wait for."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import closing
+from functools import partial
+from socket import SOCK_STREAM
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+
+from ._event_loops import current_loop
+from ._waits import LookUp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from ._waits import Ready
+
+_Result = TypeVar("_Result")
+
+
+async def awaited(waits: Generator[Ready | LookUp, Any, _Result], now: Callable[[], float]) -> _Result:
+    """
+    Take a generator to its end, on asyncio or Trio.
+
+    Args:
+        waits: Yields what to await.
+
+        now: Reads the clock that it goes by.
+    """
+    ready = _ready_on_asyncio if isinstance(current_loop(), asyncio.AbstractEventLoop) else _ready
+    outcome: Any = None
+    with closing(waits):
+        while True:
+            try:
+                wait = waits.throw(outcome) if isinstance(outcome, OSError) else waits.send(outcome)
+            except StopIteration as end:
+                result: _Result = end.value
+                return result
+            seconds = wait.until - now()
+            outcome = await (_addresses(wait, seconds) if isinstance(wait, LookUp) else ready(wait, seconds))
+
+
+async def _addresses(wait: LookUp, seconds: float) -> Any:
+    with anyio.move_on_after(seconds):
+        try:
+            return await anyio.getaddrinfo(wait.host, wait.port, type=SOCK_STREAM)
+        except OSError as error:
+            return error
+    return TimeoutError()
+
+
+async def _ready(wait: Ready, seconds: float) -> bool:
+    with anyio.move_on_after(seconds):
+        await (anyio.wait_writable if wait.to_write else anyio.wait_readable)(wait.socket)
+        return True
+    return False
+
+
+async def _ready_on_asyncio(wait: Ready, seconds: float) -> bool:
+    # As `_ready`, for half of what that costs.
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[bool] = loop.create_future()
+
+    def tell(*, came: bool) -> None:
+        if not outcome.done():
+            outcome.set_result(came)
+
+    add, remove = loop.add_reader, loop.remove_reader
+    if wait.to_write:
+        add, remove = loop.add_writer, loop.remove_writer
+    try:
+        add(wait.socket, partial(tell, came=True))
+    except NotImplementedError:  # pragma: no cover (asyncio's usual loop on Windows)
+        return await _ready(wait, seconds)
+    timer = loop.call_later(seconds, partial(tell, came=False))
+    try:
+        return await outcome
+    finally:
+        timer.cancel()
+        remove(wait.socket)
