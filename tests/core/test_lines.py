@@ -312,6 +312,83 @@ async def test_late(colour: str) -> None:
     assert outcome == LATE
 
 
+class ByHand:
+    """A connection between two sockets that are there already, driven by hand at a time of choice."""
+
+    def __init__(self, step: Send = STEP) -> None:
+        self.time = 0.0
+        self.line = Connection(
+            Target(EmbeddingConfig(api_key=KEY, base_url="http://127.0.0.1"), lambda: self.time)
+        )
+        ours, self.theirs = socket.socketpair()
+        ours.settimeout(0.0)
+        self.line._socket = ours
+        self.steps = self.line.post(step, 5.0)
+        self.wait: Any = next(self.steps)
+
+    def told(self, *, ready: bool) -> Any:
+        """Say whether it was ready; give what is waited for next, or the outcome."""
+        try:
+            self.wait = self.steps.send(ready)
+        except StopIteration as end:
+            self.wait = end.value
+        return self.wait
+
+    def close(self) -> None:
+        """Close both ends."""
+        self.line.close()
+        self.theirs.close()
+
+
+def test_flood() -> None:
+    """An answer that comes without a pause ends at the deadline too."""
+    with closing(ByHand(Send(b"{}", 4.0, 1_000_000))) as hand:
+        assert hand.wait.until == 4.0
+        hand.theirs.send(b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n")
+        hand.time = 4.5
+        assert hand.told(ready=True) == LATE
+
+
+def test_request_that_goes_out_slowly() -> None:
+    """What the system does not take at once is sent when it can be, in order and once."""
+    body = bytes(range(256)) * 20_000
+    with closing(ByHand(Send(body, None, 1_000_000))) as hand:
+        came = b""
+        while hand.wait.to_write:
+            came += hand.theirs.recv(1_000_000)
+            hand.told(ready=True)
+        while len(came) < len(body) or not came.endswith(body[-256:]):
+            came += hand.theirs.recv(1_000_000)
+    assert came.endswith(b"\r\n\r\n" + body)
+
+
+def test_request_that_nobody_takes() -> None:
+    """Nor is it waited for longer than silence may last."""
+    with closing(ByHand(Send(bytes(5_000_000), None, 1_000_000))) as hand:
+        assert hand.wait.to_write
+        assert hand.told(ready=False) == Fault("timeout", "silence for 5 s")
+
+
+@pytest.mark.parametrize(
+    ("error", "to_write"),
+    [(ssl.SSLWantReadError, False), (ssl.SSLWantWriteError, True), (BlockingIOError, True)],
+)
+def test_what_tls_waits_for(error: type[OSError], to_write: bool) -> None:
+    """TLS may have to read in order to write, and the other way about."""
+    tries = [error(), None]
+
+    def do() -> str:
+        if (raised := tries.pop(0)) is not None:
+            raise raised
+        return "done"
+
+    with closing(ByHand()) as hand:
+        steps = hand.line._when_ready(do, 5.0, writing=True)
+        assert next(steps).to_write is to_write
+        with pytest.raises(StopIteration, match="done"):
+            steps.send(True)
+
+
 def test_folder_of_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment may name a folder; a file goes before it."""
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
