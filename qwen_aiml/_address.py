@@ -15,10 +15,10 @@ DEFAULT_BASE_URL = "https://api.aimlapi.com/v1"
 # Source: all three spellings stand in AI/ML API's own docs and SDKs; the first is the most used.
 URL_VARIABLES = ("AIMLAPI_BASE_URL", "AIMLAPI_API_BASE", "AIML_API_BASE")
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # Source: RFC 9110, 5.6.2
+_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # Source: RFC 9110, 5.6.2
 
-_HOST = re.compile(r"[0-9A-Za-z._-]+")
-_DIGITS = re.compile(r"[0-9.]+")
+_HOST = r"[0-9A-Za-z._-]+"
+_DIGITS = r"[0-9.]+"
 
 _OWN_HEADERS = {
     "authorization": "give the key as api_key",
@@ -77,8 +77,8 @@ def check_base_url(value: object, *, allow_http: bool) -> str:
 def is_host(host: str) -> bool:
     """Tell whether a host is a name or an address, with what is not ASCII as DNS has it."""
     name = host.encode("idna").decode()
-    if ":" not in name and not _DIGITS.fullmatch(name):
-        return _HOST.fullmatch(name) is not None
+    if ":" not in name and not re.fullmatch(_DIGITS, name):
+        return re.fullmatch(_HOST, name) is not None
     try:
         ipaddress.ip_address(name.partition("%")[0])
     except ValueError:
@@ -116,7 +116,7 @@ def check_headers(value: object) -> dict[str, str] | None:
         if name.lower() in _OWN_HEADERS:
             message = f"default_headers must not set {name!r}: {_OWN_HEADERS[name.lower()]}"
             raise ConfigurationError(message)
-        if not _TOKEN.fullmatch(name) or not content.isascii() or not content.isprintable():
+        if not re.fullmatch(_NAME, name) or not content.isascii() or not content.isprintable():
             message = f"default_headers: {name!r} holds a character that a header can't carry"
             raise ConfigurationError(message)
         headers[name] = content.strip()

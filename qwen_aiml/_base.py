@@ -8,11 +8,11 @@ import threading
 import time
 from datetime import datetime, timezone
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 from weakref import WeakSet
 
 from ._blocks import Blocks
-from ._cache import namespace
+from ._cache import Cache, namespace
 from ._config import EmbeddingConfig, whole
 from ._errors import ConfigurationError
 from ._flow import Call, Clock
@@ -20,7 +20,6 @@ from ._job import Job
 from ._learned import Learned
 from ._result import Usage
 from ._sender import check_given
-from ._sqlite import SQLiteCache, open_cache
 from ._stand_in import meant, service_of
 from ._texts import check_role
 
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from ._cache import Cache
     from ._flow import Flag
+    from ._sqlite import SQLiteCache
     from ._texts import Role
     from ._turns import Turns
 
@@ -62,7 +61,8 @@ class BaseClient:
         check_given(http_client, self._kind)
         self._http_client = http_client
         self.cache = open_cache(cache)
-        self._opened_cache = self.cache if isinstance(cache, (str, os.PathLike)) else None
+        is_opened = isinstance(cache, (str, os.PathLike))
+        self._opened_cache = cast("SQLiteCache", self.cache) if is_opened else None
         self.learned = learned or Learned(self.config)
         self._clock = Clock(time.monotonic, lambda: datetime.now(timezone.utc), random.random)
         self._totals = Usage()
@@ -130,7 +130,7 @@ class BaseClient:
 
     def _close_cache(self) -> None:
         # What was opened here, from a path; a later call opens it again.
-        if isinstance(self._opened_cache, SQLiteCache):
+        if self._opened_cache is not None:
             self._opened_cache.close()
 
     def _after_fork(self) -> None:
@@ -174,6 +174,28 @@ class BaseClient:
     def _count(self, usage: Usage) -> None:
         with self._totals_lock:
             self._totals += usage
+
+
+def open_cache(given: Any) -> Cache | None:
+    """
+    Take what users give as a cache.
+
+    Args:
+        given: The path of a file, anything that has the methods of `Cache`, or None.
+
+    Raises:
+        ConfigurationError: If it is something else.
+    """
+    if given is None or isinstance(given, Cache):
+        return given
+    if isinstance(given, (str, os.PathLike)) and os.fspath(given):
+        from ._sqlite import SQLiteCache  # noqa: PLC0415 (slow to import)
+
+        return SQLiteCache(given)
+    raise ConfigurationError(
+        "cache must be the path of a file, a SQLiteCache, or another object with get_many, set_many, "
+        f"aget_many and aset_many, not {type(given).__name__}"
+    )
 
 
 _alive: WeakSet[BaseClient] = WeakSet()

@@ -10,8 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-import anyio
-
+from . import _anyio as anyio
 from ._arrays import load_numpy, matrix
 from ._base import BaseClient
 from ._drivers import AsyncDriver, Driver

@@ -7,9 +7,9 @@ from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-import anyio
 from msgspec import Struct
 
+from . import _anyio as anyio
 from ._steps import Admit, Enter, Load, Send, Wait
 from ._waits import Called, Pause, Run
 

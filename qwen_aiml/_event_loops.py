@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import anyio.lowlevel
+from . import _anyio as anyio
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

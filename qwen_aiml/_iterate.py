@@ -8,9 +8,7 @@ from contextvars import copy_context
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, cast
 
-import anyio
-import anyio.lowlevel
-
+from . import _anyio as anyio
 from ._texts import iterate
 
 if TYPE_CHECKING:

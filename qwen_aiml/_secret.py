@@ -6,8 +6,8 @@ import re
 from typing import NoReturn
 
 _QUOTES = ('"', "'", "`", "\u201c", "\u201d", "\u2018", "\u2019")
-_ASSIGNMENT = re.compile(r"(export )?[A-Z_]+KEY=")
-_PLACEHOLDER = re.compile(r"[.…*]+|<.*>")
+_ASSIGNMENT = r"(export )?[A-Z_]+KEY="
+_PLACEHOLDER = r"[.…*]+|<.*>"
 
 
 class Secret:
@@ -35,9 +35,9 @@ class Secret:
             return "stands in quotation marks; leave them out"
         if self._value[:7].lower() == "bearer ":
             return 'begins with "Bearer"; leave that out'
-        if _ASSIGNMENT.match(self._value):
+        if re.match(_ASSIGNMENT, self._value):
             return "begins with the name of a variable; leave that out"
-        if _PLACEHOLDER.fullmatch(self._value):
+        if re.fullmatch(_PLACEHOLDER, self._value):
             return "is the placeholder of an example; put a key in its place"
         if not (self._value.isascii() and self._value.isprintable() and " " not in self._value):
             return "holds a space, a line break or another character that no key has; copy the key again"

@@ -7,8 +7,7 @@ import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import anyio
-
+from . import _anyio as anyio
 from ._errors import ConfigurationError
 from ._route import has_proxy, is_watched
 from ._stand_in import meant

@@ -32,18 +32,18 @@ LEAST_BYTES = 64
 
 _ZERO_WIDTH_JOINER = "\u200d"
 # Besides marks: the joiner, all but the first part of a Hangul syllable, skin tones.
-_EXTENDING = re.compile("[\u200d\u1160-\u11ff\U0001f3fb-\U0001f3ff]")
+_EXTENDING = "[\u200d\u1160-\u11ff\U0001f3fb-\U0001f3ff]"
 
 # Where a text is best split: after paragraphs, else sentences and lines, else words. The escapes are stops of
 # Arabic, Urdu and Hindi, those of Chinese and Japanese, which take no space, and closing quotes.
 _BOUNDARIES = (
-    re.compile(r"\n\s*\n\s*"),
-    re.compile(
+    r"\n\s*\n\s*",
+    (
         r"""[.!?\u2026\u061f\u06d4\u0964\u0965]["')\]\u2019\u201d\u00bb]*\s+"""
         r"|[\u3002\uff01\uff1f\uff61][\u300d\u300f\u2019\u201d\uff09]*\s*"
         r"|\n\s*"
     ),
-    re.compile(r"\s+"),
+    r"\s+",
 )
 
 
@@ -176,7 +176,7 @@ def _is_clean(text: str, cut: int) -> bool:
     after = text[cut]
     return not (
         unicodedata.category(after).startswith("M")
-        or _EXTENDING.match(after)
+        or re.match(_EXTENDING, after)
         or text[cut - 1] == _ZERO_WIDTH_JOINER
     )
 
@@ -200,7 +200,8 @@ def _first_piece(text: str, even: int, limit: int) -> str:
     least, most = _characters(raw, even * 9 // 10), _characters(raw, min(even * 11 // 10, limit))
     middle = _characters(raw, even)
     for boundary in _BOUNDARIES:
-        ends = [found.end() for found in boundary.finditer(text, least, most) if _is_clean(text, found.end())]
+        found = re.compile(boundary).finditer(text, least, most)
+        ends = [each.end() for each in found if _is_clean(text, each.end())]
         if ends:
             return text[: min(ends, key=lambda end: abs(end - middle))]
     return text[: max(cut_at(text, middle), 1)]

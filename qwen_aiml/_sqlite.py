@@ -7,12 +7,11 @@ import sqlite3
 import threading
 from contextlib import contextmanager
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 import anyio.to_thread
 
-from ._cache import Cache
 from ._errors import CacheError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -186,26 +185,6 @@ class SQLiteCache:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-
-
-def open_cache(given: Any) -> Cache | None:
-    """
-    Take what users give as a cache.
-
-    Args:
-        given: The path of a file, anything that has the methods of `Cache`, or None.
-
-    Raises:
-        ConfigurationError: If it is something else.
-    """
-    if given is None or isinstance(given, Cache):
-        return given
-    if isinstance(given, (str, os.PathLike)) and os.fspath(given):
-        return SQLiteCache(given)
-    raise ConfigurationError(
-        "cache must be the path of a file, a SQLiteCache, or another object with get_many, set_many, "
-        f"aget_many and aset_many, not {type(given).__name__}"
-    )
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:

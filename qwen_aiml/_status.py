@@ -30,19 +30,18 @@ TELLING = 16  # characters that can't be there by chance
 MOST_MASKED = 20_000  # characters read; masking takes quadratic time where a text is repeated over and over
 
 # Not "quota": Alibaba's throttle says "Allocated quota exceeded" and passes by itself.
-_NO_CREDITS = re.compile(r"credits|funds|balance|subscription|free[- ]tier", re.IGNORECASE)
+_NO_CREDITS = r"(?i)credits|funds|balance|subscription|free[- ]tier"
 _NO_CREDITS_KIND = "err_insufficent_credits"  # the service's spelling
-_TOO_LONG = re.compile(r"Range of input length|token limit|too long|maximum context length", re.IGNORECASE)
-_DIMENSION = re.compile(r"dimension for embedding", re.IGNORECASE)
+_TOO_LONG = r"(?i)Range of input length|token limit|too long|maximum context length"
+_DIMENSION = r"(?i)dimension for embedding"
 # Texts a request may hold, in the upstream's words, and in those of the gateway's schema if it had a bound.
-_MOST_ROWS = re.compile(
-    r"batch size is invalid, it should not be larger than (\d{1,6})|"
-    r"Array must contain at most (\d{1,6}) element",
-    re.IGNORECASE,
+_MOST_ROWS = (
+    r"(?i)batch size is invalid, it should not be larger than (\d{1,6})|"
+    r"Array must contain at most (\d{1,6}) element"
 )
-_OF_THE_REQUEST = re.compile(r"\bdimensions?\b|\bmodel\b|\bencoding_format\b", re.IGNORECASE)
+_OF_THE_REQUEST = r"(?i)\bdimensions?\b|\bmodel\b|\bencoding_format\b"
 # Source: Alibaba Cloud Model Studio, "Error codes": DataInspectionFailed.
-_INSPECTED = re.compile(r"DataInspectionFailed|data_inspection_failed|inappropriate content", re.IGNORECASE)
+_INSPECTED = r"(?i)DataInspectionFailed|data_inspection_failed|inappropriate content"
 
 _KINDS: dict[int, type[APIStatusError]] = {401: AuthenticationError, 429: RateLimitError}
 
@@ -77,7 +76,7 @@ def status_error(answer: Answer, texts: Sequence[str], config: EmbeddingConfig) 
     said = _message(body) or f"no message from the service ({answer.outline})"
     kind = _kind(answer.status, said, body)
     advice = _advice(kind, answer, said, config)
-    most_rows = _MOST_ROWS.search(said) if answer.status == HTTPStatus.BAD_REQUEST else None
+    most_rows = re.search(_MOST_ROWS, said) if answer.status == HTTPStatus.BAD_REQUEST else None
     return kind(
         f"HTTP {answer.status}: {masked(said, texts, config)}"
         + (f". What to do: {advice}" if advice else ""),
@@ -103,13 +102,13 @@ def _reason(kind: type[APIStatusError], status: int, said: str) -> Reason:
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return "length"
     if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY):
-        rules: tuple[tuple[re.Pattern[str], Reason], ...] = (
+        rules: tuple[tuple[str, Reason], ...] = (
             (_MOST_ROWS, "rows"),
             (_TOO_LONG, "length"),
             (_INSPECTED, "content"),
             (_OF_THE_REQUEST, "request"),
         )
-        return next((reason for pattern, reason in rules if pattern.search(said)), "text")
+        return next((reason for pattern, reason in rules if re.search(pattern, said)), "text")
     return "service" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "request"
 
 
@@ -146,7 +145,7 @@ def _plain(said: object) -> str:
 def _kind(status: int, said: str, body: Any) -> type[APIStatusError]:
     if _error_kind(body) == _NO_CREDITS_KIND or status == HTTPStatus.PAYMENT_REQUIRED:
         return InsufficientCreditsError
-    if status in (HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS) and _NO_CREDITS.search(said):
+    if status in (HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS) and re.search(_NO_CREDITS, said):
         return InsufficientCreditsError
     return _KINDS.get(status, APIStatusError)
 
@@ -230,11 +229,11 @@ def _advice(kind: type[APIStatusError], answer: Answer, said: str, config: Embed
         (status == HTTPStatus.NOT_FOUND, f"check {model} and {address}"),
         (status == HTTPStatus.METHOD_NOT_ALLOWED, f"check {address}"),
         (
-            _TOO_LONG.search(said),
+            re.search(_TOO_LONG, said),
             f"shorten or split the text that has more than {facts.max_tokens} tokens, or set on_too_long",
         ),
         (
-            _DIMENSION.search(said) and config.dimensions in facts.regional_dimensions,
+            re.search(_DIMENSION, said) and config.dimensions in facts.regional_dimensions,
             f"{config.model} offers {config.dimensions} dimensions in some regions only; ask for more",
         ),
     )

@@ -34,7 +34,7 @@ _LEAST_CHUNK, _MOST_CHUNK = 2_000, 4_000  # characters
 
 # Tokens never reach over the start of such a space, so cutting there changes no count. Source: the package's
 # regular expression.
-_EXACT_CUT = re.compile(r"(?<=\S) ")
+_EXACT_CUT = r"(?<=\S) "
 
 
 class Tokens:
@@ -154,7 +154,7 @@ def _chunks(text: str) -> Iterator[tuple[int, int]]:
     """
     start = 0
     while start < len(text):
-        found = _EXACT_CUT.search(text, start + _LEAST_CHUNK, start + _MOST_CHUNK)
+        found = re.compile(_EXACT_CUT).search(text, start + _LEAST_CHUNK, start + _MOST_CHUNK)
         end = found.start() if found else min(start + _MOST_CHUNK, len(text))
         yield start, end
         start = end

@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TYPE_CHECKING
 
-import anyio
 from msgspec import Struct
+
+from . import _anyio as anyio
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
