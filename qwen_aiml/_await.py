@@ -71,8 +71,10 @@ async def _ready_on_asyncio(wait: Ready, seconds: float) -> bool:
     add, remove = loop.add_reader, loop.remove_reader
     if wait.to_write:
         add, remove = loop.add_writer, loop.remove_writer
+    # Its number, since selectors put into words, each time, that a socket is not registered yet.
+    handle = wait.socket.fileno()
     try:
-        add(wait.socket, partial(tell, came=True))
+        add(handle, partial(tell, came=True))
     except NotImplementedError:  # pragma: no cover (asyncio's usual loop on Windows)
         return await _ready(wait, seconds)
     timer = loop.call_later(seconds, partial(tell, came=False))
@@ -80,4 +82,4 @@ async def _ready_on_asyncio(wait: Ready, seconds: float) -> bool:
         return await outcome
     finally:
         timer.cancel()
-        remove(wait.socket)
+        remove(handle)
