@@ -60,7 +60,7 @@ class Clock(Struct, frozen=True):
 
 
 class Flag(Protocol):
-    """What `threading.Event` and `anyio.Event` share: something to wait for in either colour."""
+    """What a `Loop` and an `anyio.Event` share: either colour's way to end what waits for a next attempt."""
 
     def set(self) -> object:
         """Raise the flag."""
