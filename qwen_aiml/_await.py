@@ -1,4 +1,4 @@
-"""Waiting on asyncio and Trio for what connections wait for."""
+"""Connections that are awaited: waiting on asyncio and Trio for what connections wait for."""
 
 from __future__ import annotations
 
@@ -11,14 +11,50 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from ._event_loops import current_loop
+from ._lines import Connection
 from ._waits import LookUp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from ._lines import Target
+    from ._steps import Outcome, Send
     from ._waits import Ready
 
 _Result = TypeVar("_Result")
+
+
+class AsyncConnection:
+    """
+    A connection that is awaited, on asyncio or Trio.
+
+    Args:
+        target: Where it goes.
+    """
+
+    through_httpx = False
+
+    def __init__(self, target: Target) -> None:
+        self._now = target.now
+        self._connection = Connection(target)
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether it can carry another request, by what was said on it."""
+        return self._connection.is_reusable
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still stands."""
+        return self._connection.is_open
+
+    async def post(self, step: Send, limit: float) -> Outcome:
+        """Post, with at most *limit* seconds of silence, until the deadline at the latest."""
+        return await awaited(self._connection.post(step, limit), self._now)
+
+    async def aclose(self) -> None:
+        """Close it, without a word to the other side."""
+        self._connection.close()
 
 
 async def awaited(waits: Generator[Ready | LookUp, Any, _Result], now: Callable[[], float]) -> _Result:

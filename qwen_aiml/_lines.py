@@ -164,41 +164,6 @@ class Connection:
         return LATE if step.is_late(self._target.now()) else fault
 
 
-class AsyncConnection:
-    """
-    The same, awaited, on asyncio or Trio.
-
-    Args:
-        target: Where it goes.
-    """
-
-    through_httpx = False
-
-    def __init__(self, target: Target) -> None:
-        self._now = target.now
-        self._connection = Connection(target)
-
-    @property
-    def is_reusable(self) -> bool:
-        """Whether it can carry another request, by what was said on it."""
-        return self._connection.is_reusable
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it still stands."""
-        return self._connection.is_open
-
-    async def post(self, step: Send, limit: float) -> Outcome:
-        """Post, with at most *limit* seconds of silence, until the deadline at the latest."""
-        from ._await import awaited  # noqa: PLC0415 (only those who await need it)
-
-        return await awaited(self._connection.post(step, limit), self._now)
-
-    async def aclose(self) -> None:
-        """Close it, without a word to the other side."""
-        self._connection.close()
-
-
 def no_connection(error: Exception, limit: float) -> Fault:
     """Say why there is no connection, after at most *limit* seconds."""
     if isinstance(error, TimeoutError):

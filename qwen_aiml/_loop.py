@@ -124,7 +124,7 @@ class Loop:
             return
         self._pool = self._pool or ThreadPoolExecutor(self._threads, thread_name_prefix="qwen_aiml")
         # The function sees the caller's context variables, which tracing rests on.
-        self._pool.submit(copy_context().run, _run, function, tell)
+        self._pool.submit(copy_context().run, _tell_outcome, function, tell)
 
     def _tell(self, task: Task, wait: AnyWait, outcome: Any) -> None:
         self._came.append((task, wait, outcome))
@@ -197,7 +197,7 @@ class Loop:
                 self._wakers[1].send(b"\0")
 
 
-def _run(function: Callable[[], Any], tell: Callable[[Any], None]) -> None:
+def _tell_outcome(function: Callable[[], Any], tell: Callable[[Any], None]) -> None:
     try:
         outcome = function()
     except BaseException as error:  # noqa: BLE001 (raised in the task)

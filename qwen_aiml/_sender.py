@@ -285,7 +285,7 @@ def _connection(target: Target) -> Line:
 
 
 def _async_connection(target: Target) -> AsyncLine:
-    from ._lines import AsyncConnection  # noqa: PLC0415
+    from ._await import AsyncConnection  # noqa: PLC0415
 
     return AsyncConnection(target)
 

@@ -22,6 +22,7 @@ LATE = (
     "numpy",
     "openai",
     "pydantic",
+    "qwen_aiml._await",
     "qwen_aiml._lines",
     "qwen_aiml._through_httpx",
     "qwen_aiml.emulator",

@@ -15,7 +15,8 @@ import anyio
 import pytest
 
 from qwen_aiml import EmbeddingConfig, _dial, _lines
-from qwen_aiml._lines import AsyncConnection, Connection, Target
+from qwen_aiml._await import AsyncConnection
+from qwen_aiml._lines import Connection, Target
 from qwen_aiml._loop import Loop
 from qwen_aiml._steps import LATE, Fault, Send
 from qwen_aiml._wire import Answer
