@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from itertools import count
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from ._arrays import packed
 from ._batch import embed_places
@@ -19,10 +20,10 @@ from ._long import NEVER_TOO_LONG, LongTexts
 from ._progress import Tally
 from ._result import EmbeddingResult
 from ._steps import Load, Store
-from ._texts import check_texts, outgoing
+from ._texts import all_outgoing, check_texts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
     from ._flow import Call
     from ._progress import Progress
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from ._steps import Outcome, Step
     from ._texts import Role
     from ._wire import Rows
+
+_Value = TypeVar("_Value")
 
 logger = logging.getLogger("qwen_aiml")
 
@@ -72,17 +75,18 @@ class Job:
             )
 
         # Each distinct text is sent, and paid for, once.
-        places: dict[str, int] = {}
-        checked = check_texts(texts, on_blank=config.on_blank, first=first)
-        sent = (outgoing(text, instruction) for text in checked)
-        self._places = [places.setdefault(text, len(places)) for text in sent]
-        self._texts = list(places)
+        sent = all_outgoing(check_texts(texts, on_blank=config.on_blank, first=first), instruction)
+        self._texts = list(dict.fromkeys(sent))
+        self._places: Sequence[int] = range(len(sent))
+        if len(self._texts) < len(sent):
+            place_of = dict(zip(self._texts, count()))
+            self._places = [place_of[text] for text in sent]
         self._long = LongTexts(config, instruction)
         counts = self._long.counted(self._texts)
         self._first = first
-        self._long.refuse({at: counts[place] for at, place in self._indexed() if place in counts})
+        self._long.refuse(self._by_index(counts))
 
-        self._embeddings: list[Sequence[float] | None] = [None] * len(self._texts)
+        self._embeddings: dict[int, Sequence[float]] = {}
         self._failures: dict[int, QwenAIMLError] = {}
         self.crash: Exception | None = None
         self._todo = [place for place in range(len(self._texts)) if place not in counts]
@@ -151,34 +155,35 @@ class Job:
         embeddings = self.rows()
         failures = self.failures()
         if not failures:
-            complete = [embedding for embedding in embeddings if embedding is not None]
             shortened = self.shortened()
             return EmbeddingResult(
-                complete,
+                cast("list[list[float]]", embeddings),
                 self._call.usage,
                 self._model,
                 tuple(self._request_ids),
                 cached=self._cached,
                 shortened=shortened,
             )
-        if all(embedding is None for embedding in embeddings):
+        if not self._embeddings:
             raise self.crash or next(iter(self._failures.values()))
         raise EmbeddingBatchError(embeddings, failures, self._call.usage) from self.crash
 
     def rows(self) -> list[list[float] | None]:
         """Give every text its embedding, None where there is none; a repeated text gets one of its own."""
-        given: set[int] = set()
-        spread = []
-        for place in self._places:
-            embedding = self._embeddings[place]
-            spread.append(embedding[:] if embedding is not None and place in given else embedding)
-            given.add(place)
+        spread = list(map(self._embeddings.get, self._places))
+        if len(self._texts) < len(self._places):
+            given: set[int] = set()
+            for index, place in enumerate(self._places):
+                embedding = spread[index]
+                if embedding is not None and place in given:
+                    spread[index] = embedding[:]
+                given.add(place)
         # Packed ones are arrays, which do what is done with lists of numbers.
         return cast("list[list[float] | None]", spread)
 
     def failures(self) -> dict[int, QwenAIMLError]:
         """Give, from the index of each text whose request failed, the error."""
-        return {index: self._failures[place] for index, place in self._indexed() if place in self._failures}
+        return self._by_index(self._failures)
 
     def shortened(self) -> tuple[int, ...]:
         """Tell, and warn, of the texts that were too long and not embedded whole: their indices."""
@@ -194,7 +199,7 @@ class Job:
 
     def texts(self, places: Sequence[int]) -> list[str]:
         """Give texts as they are sent."""
-        return [self._texts[place] for place in places]
+        return list(map(self._texts.__getitem__, places))
 
     def keep(self, places: Sequence[int], rows: Rows, shortened: str = "") -> Generator[Step, Outcome, None]:
         """
@@ -212,8 +217,7 @@ class Job:
             if length != self._call.dimensions:
                 message = f"rows of {length} numbers, where earlier answers had {self._call.dimensions}"
                 raise ResponseFormatError(message)
-            for place, embedding in zip(places, rows.embeddings, strict=True):
-                self._embeddings[place] = self._kept(embedding)
+            self._embeddings.update(zip(places, self._kept(rows.embeddings), strict=True))
             if shortened:
                 self._shortened.update(places)
         if self._namespace is not None:
@@ -264,23 +268,24 @@ class Job:
         self.fail([place for place in self._missing(batch) if place not in self._failures], fatal)
 
     def _missing(self, places: Sequence[int]) -> list[int]:
-        return [place for place in places if self._embeddings[place] is None]
+        return [place for place in places if place not in self._embeddings]
 
     def _indices(self, places: Iterable[int]) -> list[int]:
         return sorted(index for place in places for index in self._indices_of[place])
 
+    def _by_index(self, by_place: Mapping[int, _Value]) -> dict[int, _Value]:
+        found = {index: value for place, value in by_place.items() for index in self._indices_of[place]}
+        return dict(sorted(found.items()))
+
     @cached_property
     def _indices_of(self) -> list[list[int]]:
         found: list[list[int]] = [[] for _ in self._texts]
-        for index, place in self._indexed():
+        for index, place in enumerate(self._places, self._first):
             found[place].append(index)
         return found
 
-    def _indexed(self) -> Iterable[tuple[int, int]]:
-        return enumerate(self._places, self._first)
-
-    def _kept(self, embedding: Sequence[float]) -> Sequence[float]:
-        return packed(embedding) if self._call.packed else embedding
+    def _kept(self, embeddings: Sequence[Sequence[float]]) -> Sequence[Sequence[float]]:
+        return list(map(packed, embeddings)) if self._call.packed else embeddings
 
     def _load(self, places: Sequence[int], shortened: str) -> Generator[Step, Outcome, None]:
         for at in range(0, len(places), LOOKED_UP):
@@ -302,7 +307,7 @@ class Job:
                 embedding = unpack(key, entry, self._call.dimensions)
                 if embedding is not None:
                     self._call.dimensions = self._call.dimensions or len(embedding)
-                    self._embeddings[place] = self._kept(embedding)
+                    [self._embeddings[place]] = self._kept([embedding])
                     self._cached += 1
                     found.append(place)
                     if shortened:
@@ -314,12 +319,12 @@ class Job:
         entries = {}
         for place in places:
             key = self._key(place, shortened)
-            entry = pack(key, self._embeddings[place] or ())
+            entry = pack(key, self._embeddings[place])
             if entry is not None:
                 entries[key] = entry
                 # As float32 from the first time on, so that what comes is the same with and without a cache.
                 if not self._call.packed:
-                    self._embeddings[place] = unpack(key, entry, None)
+                    self._embeddings[place] = cast("list[float]", unpack(key, entry, None))
         crash = yield Store(entries)
         if crash is not None:
             # What is paid for goes to the caller all the same.

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from ._address import DEFAULT_BASE_URL
 from ._errors import APIStatusError, AuthenticationError, InsufficientCreditsError, RateLimitError
 from ._models import known_models
-from ._wire import request_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +54,7 @@ _ADVICE: dict[type[APIStatusError], str] = {
 
 def is_success(status: int) -> bool:
     """Tell whether an HTTP status is 2xx; AI/ML API documents 200, and 201 is assumed to be possible."""
-    return HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
+    return status in range(200, 300)
 
 
 def status_error(answer: Answer, texts: Sequence[str], config: EmbeddingConfig) -> APIStatusError:
@@ -81,7 +80,7 @@ def status_error(answer: Answer, texts: Sequence[str], config: EmbeddingConfig) 
         f"HTTP {answer.status}: {masked(said, texts, config)}"
         + (f". What to do: {advice}" if advice else ""),
         status_code=answer.status,
-        request_id=config.secret.scrub(request_id(body, answer.headers) or "") or None,
+        request_id=config.secret.scrub(answer.request_id or "") or None,
         reason=_reason(kind, answer.status, said),
         max_rows=int(most_rows[1] or most_rows[2]) if most_rows else None,
     )

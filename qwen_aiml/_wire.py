@@ -13,7 +13,7 @@ import re
 import sys
 from array import array
 from functools import cached_property
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -54,6 +54,7 @@ class Success(msgspec.Struct):
     requestId: Any = None  # noqa: N815 (the service's spelling)
 
 
+_INDEX, _EMBEDDING = attrgetter("index"), attrgetter("embedding")
 _SUCCESS = msgspec.json.Decoder(Success)
 _NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -94,22 +95,42 @@ class Answer(msgspec.Struct, frozen=True, dict=True):
         except _NO_JSON:
             return None
 
-    @cached_property
-    def envelope(self) -> Mapping[str, Any]:
-        """What the body says beside embeddings."""
+    def said(self, name: str) -> Any:
+        """Give what the body says under a name, one of those of `Success` but ``data``; None for nothing."""
         if self.success is not None:
-            return {name: getattr(self.success, name) for name in Success.__struct_fields__[1:]}
-        return self.json if isinstance(self.json, dict) else {}
+            return getattr(self.success, name)
+        return self.json.get(name) if isinstance(self.json, dict) else None
+
+    def said_text(self, name: str) -> str | None:
+        """Give the same if it is a string, else None."""
+        value = self.said(name)
+        return value if isinstance(value, str) else None
 
     @cached_property
     def usage(self) -> Usage:
         """What the body says of the cost of its request, sound or not; what it does not say is unknown."""
-        usage, meta = self.envelope.get("usage"), self.envelope.get("meta")
+        usage, meta = self.said("usage"), self.said("meta")
         credits_used = _count(meta.get("usage") if isinstance(meta, dict) else None, "credits_used")
         header = self.headers.get("x-aimlapi-credits-used", "")
         if credits_used is None and re.fullmatch("[0-9]{1,18}", header):
             credits_used = int(header)
         return Usage(requests=1, total_tokens=_count(usage, "total_tokens"), credits_used=credits_used)
+
+    @property
+    def request_id(self) -> str | None:
+        """
+        The id to quote to support, the best one there is; None if there is none.
+
+        Source: AI/ML API docs, "Request tracing and cost"; error answers observed.
+        """
+        return (
+            self.said_text("requestId")
+            or self.headers.get("x-request-id")
+            or self.headers.get("x-inference-id")
+            or self.said_text("request_id")
+            or self.said_text("id")
+            or None
+        )
 
     @property
     def is_page(self) -> bool:
@@ -184,35 +205,18 @@ def decode(answer: Answer, expected: int, dimensions: int | None) -> Rows:
     data = _data(answer)
     if len(data) != expected:
         raise _unsound(f"{len(data)} rows for {expected} texts")
-    # Most are in order, and to look closer takes longer than all other checks.
-    if answer.success is None or [row.index for row in answer.success.data] != list(range(expected)):
-        data = _in_order(data)
-    embeddings = [_floats(row, at) for at, row in enumerate(data)]
+    if answer.success is not None and list(map(_INDEX, data)) == list(range(expected)):
+        # As most are, and to look closer takes longer than all other checks.
+        embeddings = list(map(_EMBEDDING, data))
+    else:
+        embeddings = [
+            row.embedding if isinstance(row, Row) else _read_floats(row.get("embedding"), at)
+            for at, row in enumerate(_in_order(data))
+        ]
     length = dimensions or len(embeddings[0])
-    for at, embedding in enumerate(embeddings):
-        if len(embedding) != length:
-            raise _unsound(
-                f"row {at} has {len(embedding)} numbers instead of {length}. What to do: check model, "
-                "dimensions and base_url"
-            )
-    said = answer.envelope
-    return Rows(embeddings, _string(said, "model"), request_id(said, answer.headers))
-
-
-def request_id(body: Any, headers: Mapping[str, str]) -> str | None:
-    """
-    Find the id to quote to support, best first.
-
-    Source: AI/ML API docs, "Request tracing and cost"; error answers observed.
-    """
-    found = (
-        _string(body, "requestId"),
-        headers.get("x-request-id"),
-        headers.get("x-inference-id"),
-        _string(body, "request_id"),
-        _string(body, "id"),
-    )
-    return next((value for value in found if value), None)
+    if set(map(len, embeddings)) != {length} or not all(map(any, embeddings)):
+        raise _unsound_row(embeddings, length)
+    return Rows(embeddings, answer.said_text("model"), answer.request_id)
 
 
 def _unsound(problem: str) -> ResponseFormatError:
@@ -246,11 +250,16 @@ def _in_order(data: Sequence[Row | dict[str, Any]]) -> Sequence[Row | dict[str, 
     return [row for _, row in sorted(zip(indices, data, strict=True), key=itemgetter(0))]
 
 
-def _floats(row: Row | dict[str, Any], at: int) -> list[float]:
-    embedding = row.embedding if isinstance(row, Row) else _read_floats(row.get("embedding"), at)
-    if not any(embedding):
-        raise _unsound(f"row {at} {'is all zero' if embedding else 'holds no embedding'}")
-    return embedding
+def _unsound_row(embeddings: Sequence[Sequence[float]], length: int) -> ResponseFormatError:
+    """Say which is the first that is unsound, one of them being so, and why."""
+    at = next(at for at, row in enumerate(embeddings) if len(row) != length or not any(row))
+    row = embeddings[at]
+    if not any(row):
+        return _unsound(f"row {at} {'is all zero' if row else 'holds no embedding'}")
+    return _unsound(
+        f"row {at} has {len(row)} numbers instead of {length}. What to do: check model, dimensions and "
+        "base_url"
+    )
 
 
 def _read_floats(embedding: Any, at: int) -> list[float]:
@@ -286,8 +295,3 @@ def _count(source: Any, name: str) -> int | None:
         value = int(value)
     # Rates and totals are reckoned with it, so what no request can cost counts as unsaid.
     return value if type(value) is int and 0 <= value < MOST_COUNTED else None
-
-
-def _string(source: Any, name: str) -> str | None:
-    value = source.get(name) if isinstance(source, dict) else None
-    return value if isinstance(value, str) else None

@@ -41,7 +41,7 @@ def check(data: bytes) -> None:
     assert _status.is_throttle(answer) in (True, False)
     usage = answer.usage
     assert all(type(count) in (int, type(None)) for count in (usage.total_tokens, usage.credits_used))
-    assert isinstance(_wire.request_id(answer.json, headers), (str, type(None)))
+    assert isinstance(answer.request_id, (str, type(None)))
     try:
         rows = _wire.decode(answer, expected, dimensions or None)
     except ResponseFormatError:
