@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from functools import cached_property
-from itertools import count
+from itertools import count, filterfalse
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from ._arrays import packed
@@ -89,7 +89,7 @@ class Job:
         self._embeddings: dict[int, Sequence[float]] = {}
         self._failures: dict[int, QwenAIMLError] = {}
         self.crash: Exception | None = None
-        self._todo = [place for place in range(len(self._texts)) if place not in counts]
+        self._todo = list(filterfalse(counts.__contains__, range(len(self._texts))))
         self._begun = 0
         self._too_long = list(counts)
         self._shortened: set[int] = set()

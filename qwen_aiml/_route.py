@@ -12,14 +12,18 @@ if TYPE_CHECKING:
 
 # Where recorders, mocks and tracers put themselves between a program and the network: vcrpy and pytest-httpx
 # at the transports, respx below them, Sentry at the clients.
-_WATCHED = (
-    ("httpx", "Client", "send"),
-    ("httpx", "HTTPTransport", "handle_request"),
-    ("httpx", "AsyncClient", "send"),
-    ("httpx", "AsyncHTTPTransport", "handle_async_request"),
-    ("httpcore", "ConnectionPool", "handle_request"),
-    ("httpcore", "AsyncConnectionPool", "handle_async_request"),
-)
+_WATCHED = {
+    "httpx": (
+        ("Client", "send"),
+        ("HTTPTransport", "handle_request"),
+        ("AsyncClient", "send"),
+        ("AsyncHTTPTransport", "handle_async_request"),
+    ),
+    "httpcore": (
+        ("ConnectionPool", "handle_request"),
+        ("AsyncConnectionPool", "handle_async_request"),
+    ),
+}
 
 
 def has_proxy(config: EmbeddingConfig) -> bool:
@@ -41,13 +45,15 @@ def meets_proxy(config: EmbeddingConfig) -> bool:
 
 def is_watched() -> bool:
     """Tell whether somebody has replaced a function of httpx, and would miss what does not call it."""
-    for library, kind, name in _WATCHED:
+    for library, functions in _WATCHED.items():
         module = sys.modules.get(library)
         if module is None:
             continue
-        function = getattr(getattr(module, kind), name)
-        # The file tells, since those who replace a function like to copy its name and its module.
-        own = type(function) is FunctionType and function.__code__.co_filename.startswith(module.__path__[0])
-        if not own:
-            return True
+        folder = module.__path__[0]
+        for kind, name in functions:
+            function = getattr(getattr(module, kind), name)
+            # The file tells, since those who replace a function like to copy its name and its module.
+            own = isinstance(function, FunctionType)
+            if not own or not function.__code__.co_filename.startswith(folder):
+                return True
     return False
