@@ -21,6 +21,8 @@ START, END = "<!-- bench -->", "<!-- /bench -->"
 LABELS = {
     "ours-core-sync": "ours: core",
     "ours-core-async": "ours: core, async",
+    "ours-array-sync": "ours: core, to NumPy",
+    "ours-array-async": "ours: core, async, to NumPy",
     "ours-langchain-sync": "ours: LangChain",
     "ours-langchain-async": "ours: LangChain, async",
     "ours-llama-index-sync": "ours: LlamaIndex",

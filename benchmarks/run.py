@@ -38,7 +38,10 @@ GOODPUT_TIMES = 3  # the ideal time, after which a run under a rate limit is bro
 
 # Which of .venv-bench each way runs in, by how its name begins, and what to tell the version of there.
 PEERS = {
-    "ours": ("ours", ["qwen-aiml", "httptools", "msgspec", "langchain-core", "llama-index-core"]),
+    "ours": (
+        "ours",
+        ["qwen-aiml", "httptools", "msgspec", "pysimdjson", "langchain-core", "llama-index-core"],
+    ),
     "langchain-openai": ("langchain-openai", ["langchain-openai", "openai"]),
     "langchain-aimlapi": ("langchain-aimlapi", ["langchain-aimlapi", "openai"]),
     "openai-like": ("llama-index-openai-like", ["llama-index-embeddings-openai-like", "openai"]),
@@ -218,7 +221,7 @@ def told(ways: Sequence[str]) -> dict[str, str]:
     found = {}
     for name, packages in dict(peer(way) for way in ways).items():
         all_of = versions(name)
-        found[name] = ", ".join(f"{package} {all_of[package]}" for package in packages)
+        found[name] = ", ".join(f"{package} {all_of[package]}" for package in packages if package in all_of)
     return found
 
 

@@ -257,6 +257,8 @@ def _attempt(call: Call, send: Send) -> Generator[Step, Outcome, Outcome]:
             if isinstance(start, Start):
                 call.turns.start(turn)
                 outcome = yield send
+                if call.packed and isinstance(outcome, Answer):
+                    outcome = replace(outcome, packed=True)
                 break
             if call.seconds_left() <= start:
                 break

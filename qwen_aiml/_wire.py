@@ -69,11 +69,14 @@ class Answer(msgspec.Struct, frozen=True, dict=True):
         headers: By name in lower case.
 
         body: Decompressed.
+
+        packed: Whether embeddings are to be arrays of float32, where that is cheaper than lists.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    packed: bool = False
 
     def __repr__(self) -> str:
         # A traceback that prints local variables shows no more: the service may repeat what it was sent.
@@ -90,6 +93,11 @@ class Answer(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def success(self) -> Success | None:
         """The body, parsed once; None if it is not what the service documents."""
+        if self.packed:
+            from ._simd import packed_success  # noqa: PLC0415 (rarely needed)
+
+            if (success := packed_success(self.body)) is not None:
+                return success
         try:
             return _SUCCESS.decode(self.body)
         except _NO_JSON:

@@ -1,21 +1,24 @@
 """
 Feed changed answers to what reads them, guided by coverage: ``make fuzz``, ``make fuzz SECONDS=600``.
 
-Only a ResponseFormatError may come out of reading a success, and an error answer always gives one error. What
-breaks that is printed and kept, as a file that is an argument of this program to see it again.
+Only a ResponseFormatError may come out of reading a success, and an error answer always gives one error; and
+simdjson, if it reads a success at all, reads the same. What breaks that is printed and kept, as a file that is
+an argument of this program to see it again.
 """
 
 from __future__ import annotations
 
 import math
 import sys
+from array import array
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import atheris
+from msgspec.structs import replace
 
-with atheris.instrument_imports(include=["qwen_aiml._wire", "qwen_aiml._status"]):
-    from qwen_aiml import APIStatusError, EmbeddingConfig, ResponseFormatError, _status, _wire
+with atheris.instrument_imports(include=["qwen_aiml._wire", "qwen_aiml._status", "qwen_aiml._simd"]):
+    from qwen_aiml import APIStatusError, EmbeddingConfig, ResponseFormatError, _simd, _status, _wire
     from qwen_aiml.emulator import Emulator
 
 PUBLISHED = Path(__file__).parent.parent / "core" / "published_response.json"
@@ -50,6 +53,12 @@ def check(data: bytes) -> None:
     assert {len(row) for row in rows.embeddings} == {dimensions or len(rows.embeddings[0])}
     assert all(type(number) is float and math.isfinite(number) for row in rows.embeddings for number in row)
     assert all(map(any, rows.embeddings))
+    if _simd.packed_success(answer.body) is None:
+        return
+    packed = _wire.decode(replace(answer, packed=True), expected, dimensions or None)
+    assert (packed.model, packed.request_id) == (rows.model, rows.request_id)
+    for row, other in zip(rows.embeddings, packed.embeddings, strict=True):
+        assert other == array("f", row)
 
 
 def seeds() -> list[bytes]:
