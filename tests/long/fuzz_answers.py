@@ -2,8 +2,8 @@
 Feed changed answers to what reads them, guided by coverage: ``make fuzz``, ``make fuzz SECONDS=600``.
 
 Only a ResponseFormatError may come out of reading a success, and an error answer always gives one error; and
-simdjson, if it reads a success at all, reads the same. What breaks that is printed and kept, as a file that is
-an argument of this program to see it again.
+simdjson, if it reads a success at all, reads the same. What breaks that is printed and kept, as a file that
+is an argument of this program to see it again.
 """
 
 from __future__ import annotations
