@@ -20,10 +20,8 @@ from pydantic import (
 
 from qwen_aiml import (
     DEFAULT_MODEL,
-    AsyncEmbeddingClient,
     ClientHolder,
     ConfigurationError,
-    EmbeddingClient,
     EmbeddingConfig,
 )
 
@@ -31,6 +29,8 @@ from .cache import ByteStoreCache
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from qwen_aiml import AsyncEmbeddingClient, EmbeddingClient
 
 # Options of OpenAIEmbeddings and AimlapiEmbeddings that are only accepted switched off, and why.
 _SWITCHED_OFF = {

@@ -11,10 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, SkipV
 
 from qwen_aiml import (
     DEFAULT_MODEL,
-    AsyncEmbeddingClient,
     ClientHolder,
     ConfigurationError,
-    EmbeddingClient,
     EmbeddingConfig,
     check_texts,
 )
@@ -24,6 +22,8 @@ from .cache import KVStoreCache
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from qwen_aiml import AsyncEmbeddingClient, EmbeddingClient
 
 # What the framework sets on a model that exists, and what copies share.
 _OF_THE_FRAMEWORK = ("callback_manager", "embeddings_cache", "num_workers", "rate_limiter")

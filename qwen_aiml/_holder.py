@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ._client import AsyncEmbeddingClient, EmbeddingClient
 from ._config import unknown_settings, wrapped
 from ._errors import ConfigurationError
 from ._progress import Bar
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from ._client import AsyncEmbeddingClient, EmbeddingClient
     from ._config import EmbeddingConfig
     from ._result import Usage
     from ._texts import Role
@@ -53,6 +53,9 @@ class ClientHolder:
 
     def _make_clients(self, config: EmbeddingConfig, cache: Any) -> None:
         """Make a client of each colour; both share a cache and what they find out of the service."""
+        # Half of what importing a framework's class would take, and not needed before one is made.
+        from ._client import AsyncEmbeddingClient, EmbeddingClient  # noqa: PLC0415
+
         self._client = EmbeddingClient(config, http_client=self.http_client, cache=cache)
         self._async_client = AsyncEmbeddingClient(
             config,

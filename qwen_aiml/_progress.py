@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import dataclass
 from importlib import import_module
 from threading import Lock
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from ._errors import ConfigurationError
 from ._extras import import_extra
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("qwen_aiml")
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """
     How far a call has come.
 

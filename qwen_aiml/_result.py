@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """
     What some requests cost, as far as the service said.
 
@@ -38,8 +37,7 @@ def _sum(a: int | None, b: int | None) -> int | None:
     return None if a is None or b is None else a + b
 
 
-@dataclass(frozen=True)
-class EmbeddingResult:
+class EmbeddingResult(Struct, frozen=True):
     """
     The embeddings of one call.
 
@@ -58,9 +56,14 @@ class EmbeddingResult:
         shortened: Positions of the texts that were too long and not embedded whole; see ``on_too_long``.
     """
 
-    embeddings: list[list[float]] = field(repr=False)
+    embeddings: list[list[float]]
     usage: Usage
     model: str | None = None
-    request_ids: tuple[str, ...] = field(default=(), repr=False)
+    request_ids: tuple[str, ...] = ()
     cached: int = 0
     shortened: tuple[int, ...] = ()
+
+    def __repr__(self) -> str:
+        # Without the numbers, since event loops like to print what they hold.
+        shown = (f"{name}={getattr(self, name)!r}" for name in ("usage", "model", "cached", "shortened"))
+        return f"EmbeddingResult({', '.join(shown)})"
