@@ -45,6 +45,7 @@ BASE64 = (
     "OpenAI's package, and what stands on it, asks for base64, which this server gives. Whether the service "
     "does is not known; where one does not, the package takes what is told for its lists."
 )
+ARRAYS = "To NumPy, ours is `embed_array`, with the extra `simdjson`."
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,9 @@ def main_table(taken: dict[str, Any]) -> Table:
         rows.append([label, f"{cpu:.2f}", *ratios, f"{wall:.2f}", _ratio(wall, ideal(point)), memory])
     columns = ["", "CPU s", "/ baseten", "/ bare", "wall s", "/ ideal", "memory MB"]
     few = any(found["texts"] < point["texts"] for found in point["ways"].values())
-    notes = [SCALED] * few + [BASE64] * any("openai" in way for way in point["ways"])
+    ways = list(point["ways"])
+    notes = [SCALED] * few + [BASE64] * any("openai" in way for way in ways)
+    notes += [ARRAYS] * any(way.startswith("ours-array") for way in ways)
     return Table(f"Main: {_words(point)}", columns, rows, "\n\n".join(notes))
 
 

@@ -181,6 +181,10 @@ class Pace:
             # answers do.
             started = self._history.in_the_second_before(start)
             found = max(started, self._history.answered_in_the_second_before(now))
+            most = self._history.most_in_a_second()
+            # Where requests are as far apart as a limit has it, one may come a little late, and one fewer be
+            # too many. Where the service asks for pauses, these keep a mistake from becoming a burst.
+            enough = AS_MUCH * most if advised is not None else min(AS_MUCH * most, most - 1)
             if self._suspicion is not None:
                 self._too_high_a_rate(self._suspicion, now)
             elif not started:
@@ -188,16 +192,16 @@ class Pace:
             elif self._history.is_refused_often:
                 self._history.explain()
                 self._is_proven = True
+                # A limit that was found a while ago may have fallen.
+                found = found if now > self._settled_at else max(found, most)
                 self._too_high_a_rate(self._suspect(start, found, now), now)
             elif self._history.unlucky >= BAD_LUCK:
                 self._had_bad_luck(start)
-            elif (
-                self._history.in_the_second_before(start, SLACK) < AS_MUCH * self._history.most_in_a_second()
-            ):
+            elif self._history.in_the_second_before(start, SLACK) < enough:
                 self._too_many_under_way(start)  # since more in a second were accepted
             else:
                 # What was accepted once would be again, so that less than that was not the limit.
-                suspicion = self._suspect(start, max(found, self._history.most_in_a_second()), now)
+                suspicion = self._suspect(start, max(found, most), now)
                 if self._rate is not None or advised is not None or self._history.was_busy(start):
                     self._too_high_a_rate(suspicion, now)
                 else:

@@ -42,6 +42,8 @@ class Service:
         bad_luck: Share of requests that it refuses without a reason.
 
         haste: Share of the latency after which it refuses.
+
+        lateness: Seconds that a request takes to come to it, at the most; one in fifty takes 10 ms longer.
     """
 
     rate: int | None = None
@@ -50,13 +52,18 @@ class Service:
     advice: float | None = None
     bad_luck: float = 0.0
     haste: float = 1.0
+    lateness: float = 0.0
     requests: int = 0
     refused: int = 0
+    came: float = 0.0
     recent: deque[float] = field(default_factory=deque)
     random: Random = field(default_factory=lambda: Random(1))  # noqa: S311 (no secret)
 
     def takes(self, now: float, under_way: int) -> bool:
-        """Decide about a request as it comes in."""
+        """Decide about a request as it comes in, which it does in order."""
+        if self.lateness:
+            now += self.random.uniform(0, self.lateness) + 0.01 * (self.random.random() < 1 / 50)
+            now = self.came = max(self.came, now)
         while self.recent and self.recent[0] <= now - 1:
             self.recent.popleft()
         taken = (
@@ -125,6 +132,22 @@ def test_fast_unknown_rate() -> None:
     assert usual <= 1.05 * 5000 / 500
     assert worst <= 1.15 * 5000 / 500
     assert refused <= 0.03
+
+
+@pytest.mark.parametrize("rate", [5, 20])
+@pytest.mark.parametrize("lateness", [0.001, 0.01])
+def test_unknown_rate_of_requests_that_come_late(rate: int, lateness: float) -> None:
+    """A limit that some requests meet by coming late is not taken for bad luck, and left behind."""
+    shares, seconds = [], []
+    for seed in range(40):
+        service = Service(rate=rate, lateness=lateness, random=Random(seed))  # noqa: S311 (no secret)
+        seconds.append(service.run(Pace(32), 400))
+        shares.append(service.refused / service.requests)
+
+    assert median(shares) <= 0.03
+    assert max(shares) <= 0.05
+    assert median(seconds) <= 1.06 * 400 / rate
+    assert max(seconds) <= 1.25 * 400 / rate
 
 
 @pytest.mark.parametrize(("concurrency", "latency"), [(4, 0.1), (4, 1.0), (10, 0.3)])
