@@ -165,8 +165,8 @@ class EmbeddingClient(BaseClient):
                 slowly, since a block waits until it is full.
 
         Returns:
-            An iterator of a text's index and its embedding, an ``array`` of float32. Use it in a ``with``
-            block, or close it, to be sure when its requests end.
+            An iterator of a text's index and its embedding, an ``array`` of float32, which ``numpy.asarray``
+            takes without copying. Use it in a ``with`` block, or close it, to be sure when its requests end.
 
         Raises:
             InputError: If *texts* can't be iterated; and, by the iterator, if a text can't be embedded. No

@@ -37,6 +37,16 @@ def test_packed() -> None:
     assert packed(row) is row
 
 
+def test_packed_in_numpy() -> None:
+    """NumPy takes a row without copying it."""
+    row = packed([0.5, 1.0])
+    taken = np.asarray(row)
+    row[0] = 0.25
+
+    assert taken.dtype == np.float32
+    assert taken.tolist() == [0.25, 1.0]
+
+
 def test_size() -> None:
     """A row of 1,024 numbers takes little more than 4 KB."""
     embedding = [float(at) for at in range(1024)]
