@@ -488,7 +488,7 @@ def fuzz(job: Job) -> None:
     """
     Feed random answers to what reads them; an answer that breaks it is kept in `.venv-ci/`.
     """
-    python = job.environment("fuzz", "-e . --group fuzz")
+    python = job.environment("fuzz", "-e .[simdjson] --group fuzz")
     program = ROOT / "tests" / "long" / "fuzz_answers.py"
     bounds = (f"-max_total_time={job.seconds}", "-timeout=20", f"-artifact_prefix={HOME}{os.sep}")
     job.run(python, program, *bounds, limit=job.seconds + SECONDS)
