@@ -36,21 +36,25 @@ Rows = Sequence[Sequence[float]]
 Embed = Callable[[list[str]], Any]  # gives Rows, or is a coroutine function that does
 
 
-def ours_core_sync(url: str, floats: int, in_flight: int | None) -> Embed:
-    """Make the core's client with threads."""
-    from qwen_aiml import EmbeddingClient, EmbeddingConfig
+def _ours_config(url: str, floats: int, in_flight: int | None) -> Any:
+    from qwen_aiml import EmbeddingConfig
 
-    config = EmbeddingConfig(base_url=url, api_key=KEY, dimensions=floats, max_concurrency=in_flight)
-    client = EmbeddingClient(config)
+    return EmbeddingConfig(base_url=url, api_key=KEY, dimensions=floats, max_concurrency=in_flight)
+
+
+def ours_core_sync(url: str, floats: int, in_flight: int | None) -> Embed:
+    """Make the core's client."""
+    from qwen_aiml import EmbeddingClient
+
+    client = EmbeddingClient(_ours_config(url, floats, in_flight))
     return lambda texts: client.embed(texts).embeddings
 
 
 def ours_core_async(url: str, floats: int, in_flight: int | None) -> Embed:
-    """Make the core's client with tasks."""
-    from qwen_aiml import AsyncEmbeddingClient, EmbeddingConfig
+    """Make the core's asynchronous client."""
+    from qwen_aiml import AsyncEmbeddingClient
 
-    config = EmbeddingConfig(base_url=url, api_key=KEY, dimensions=floats, max_concurrency=in_flight)
-    client = AsyncEmbeddingClient(config)
+    client = AsyncEmbeddingClient(_ours_config(url, floats, in_flight))
 
     async def embed(texts: list[str]) -> Rows:
         return (await client.embed(texts)).embeddings
@@ -59,20 +63,18 @@ def ours_core_async(url: str, floats: int, in_flight: int | None) -> Embed:
 
 
 def ours_array_sync(url: str, floats: int, in_flight: int | None) -> Embed:
-    """Make the core's client with threads, its rows taken as one array of float32."""
-    from qwen_aiml import EmbeddingClient, EmbeddingConfig
+    """Make the core's client, its rows taken as one array of float32."""
+    from qwen_aiml import EmbeddingClient
 
-    config = EmbeddingConfig(base_url=url, api_key=KEY, dimensions=floats, max_concurrency=in_flight)
-    embed: Embed = EmbeddingClient(config).embed_array
+    embed: Embed = EmbeddingClient(_ours_config(url, floats, in_flight)).embed_array
     return embed
 
 
 def ours_array_async(url: str, floats: int, in_flight: int | None) -> Embed:
     """Make the same, awaited."""
-    from qwen_aiml import AsyncEmbeddingClient, EmbeddingConfig
+    from qwen_aiml import AsyncEmbeddingClient
 
-    config = EmbeddingConfig(base_url=url, api_key=KEY, dimensions=floats, max_concurrency=in_flight)
-    embed: Embed = AsyncEmbeddingClient(config).embed_array
+    embed: Embed = AsyncEmbeddingClient(_ours_config(url, floats, in_flight)).embed_array
     return embed
 
 

@@ -119,8 +119,7 @@ class _Reader:
     def _watch(self, wait: Ready) -> None:
         self._until = wait.until
         if self._handle is None:
-            # Its number, since selectors put into words, each time, that a socket is not registered yet; and
-            # a context of its own, lest what is in the one of a first caller live as long as the connection.
+            # In a context of its own, lest what is in the first caller's live as long as the connection.
             self._handle = wait.socket.fileno()
             Context().run(self._loop.add_reader, self._handle, self._on_readable)
         if self._timer is None or wait.until < self._rings_at:
@@ -144,9 +143,7 @@ class _Reader:
 
     def _on_time(self) -> None:
         self._timer = None
-        if self._reading is None:
-            return
-        if self._until > self._now():
+        if self._reading is not None and self._until > self._now():
             self._set_timer()
         else:
             self._take_on(came=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from functools import cached_property
-from itertools import count, filterfalse
+from itertools import filterfalse
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from ._arrays import packed
@@ -79,7 +79,7 @@ class Job:
         self._texts = list(dict.fromkeys(sent))
         self._places: Sequence[int] = range(len(sent))
         if len(self._texts) < len(sent):
-            place_of = dict(zip(self._texts, count()))
+            place_of = {text: place for place, text in enumerate(self._texts)}
             self._places = [place_of[text] for text in sent]
         self._long = LongTexts(config, instruction)
         counts = self._long.counted(self._texts)

@@ -181,10 +181,6 @@ class Pace:
             # answers do.
             started = self._history.in_the_second_before(start)
             found = max(started, self._history.answered_in_the_second_before(now))
-            most = self._history.most_in_a_second()
-            # Where requests are as far apart as a limit has it, one may come a little late, and one fewer be
-            # too many. Where the service asks for pauses, these keep a mistake from becoming a burst.
-            enough = AS_MUCH * most if advised is not None else min(AS_MUCH * most, most - 1)
             if self._suspicion is not None:
                 self._too_high_a_rate(self._suspicion, now)
             elif not started:
@@ -193,15 +189,15 @@ class Pace:
                 self._history.explain()
                 self._is_proven = True
                 # A limit that was found a while ago may have fallen.
-                found = found if now > self._settled_at else max(found, most)
+                found = found if now > self._settled_at else max(found, self._history.most_in_a_second())
                 self._too_high_a_rate(self._suspect(start, found, now), now)
             elif self._history.unlucky >= BAD_LUCK:
                 self._had_bad_luck(start)
-            elif self._history.in_the_second_before(start, SLACK) < enough:
+            elif self._is_no_rate(start, advised):
                 self._too_many_under_way(start)  # since more in a second were accepted
             else:
                 # What was accepted once would be again, so that less than that was not the limit.
-                suspicion = self._suspect(start, max(found, most), now)
+                suspicion = self._suspect(start, max(found, self._history.most_in_a_second()), now)
                 if self._rate is not None or advised is not None or self._history.was_busy(start):
                     self._too_high_a_rate(suspicion, now)
                 else:
@@ -210,6 +206,14 @@ class Pace:
                 self._refused_at = now
                 # Until a first finding has settled, the rate grows to what was found, and not beyond.
                 self._grown_from = max(now, self._paused_until, self._settled_at - self._back)
+
+    def _is_no_rate(self, refused: Start, advised: float | None) -> bool:
+        """Tell whether clearly more were accepted in a second than had started before a refusal."""
+        most = self._history.most_in_a_second()
+        # Where requests are as far apart as a limit has it, one may come a little late, and one fewer be too
+        # many. Where the service asks for pauses, these keep a mistake from becoming a burst.
+        clearly = AS_MUCH * most if advised is not None else min(AS_MUCH * most, most - 1)
+        return self._history.in_the_second_before(refused, SLACK) < clearly
 
     def _more(self, accepted: Start) -> float:
         """Say how much more may be under way: one after each round, half as many again after a second."""
