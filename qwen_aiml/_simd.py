@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from array import array
+from codecs import BOM_UTF8
 from functools import cache
 from importlib import import_module
 from typing import Any, cast
@@ -27,7 +28,8 @@ def packed_success(body: bytes) -> Success | None:
     Returns:
         None for any other body, which is for others to read or to refuse; and if there is no simdjson.
     """
-    if (modules := _modules()) is None:
+    # JSON begins with no byte order mark; simdjson would pass it over.
+    if body.startswith(BOM_UTF8) or (modules := _modules()) is None:
         return None
     simdjson, numpy = modules
     try:

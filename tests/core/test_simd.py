@@ -63,7 +63,9 @@ class StandIn:
         """Read JSON."""
         if b"NaN" in body:
             raise ValueError
-        return cls.wrapped(json.loads(body))
+        value = json.loads(body)
+        json.dumps(value, ensure_ascii=False).encode()  # raises for halves of a surrogate pair
+        return cls.wrapped(value)
 
 
 @pytest.fixture(params=["simdjson", "stand-in"], autouse=True)
@@ -134,6 +136,7 @@ UNUSUAL = [
     b'{"data": [{"index": false, "embedding": [0.5]}, {"index": true, "embedding": [0.25]}]}',
     b'{"data": [{"index": 0, "embedding": [1e999]}, {"index": 1, "embedding": [0.25]}]}',
     b'{"data": [{"index": 0, "embedding": [NaN]}, {"index": 1, "embedding": [0.25]}]}',
+    b"\xef\xbb\xbf" + body([0.5], [0.25]),
     body([0.5], [[0.5]]),
     body([0.5, 0.5], [0.5, [0.5]]),
     body([0.5], [0.5], [0.5], note=["["]),
