@@ -10,7 +10,7 @@ import typing
 from ._version import __version__
 
 if typing.TYPE_CHECKING:
-    from ._cache import Cache
+    from ._cache.entries import Cache
     from ._client import AsyncEmbeddingClient, EmbeddingClient
     from ._config import EmbeddingConfig
     from ._errors import (
@@ -30,14 +30,14 @@ if typing.TYPE_CHECKING:
         TransportError,
     )
     from ._extras import refer_to_extra
-    from ._holder import ClientHolder
-    from ._iterate import AsyncEmbeddingIterator, EmbeddingIterator
+    from ._adapter import ClientHolder
+    from ._engine.stream import AsyncEmbeddingIterator, EmbeddingIterator
     from ._learned import Learned
     from ._models import DEFAULT_MODEL, ModelFacts, register_model
-    from ._progress import Progress
-    from ._result import EmbeddingResult, Usage
-    from ._sqlite import SQLiteCache
-    from ._texts import check_texts
+    from ._engine.progress import Progress
+    from ._results import EmbeddingResult, Usage
+    from ._cache.sqlite import SQLiteCache
+    from ._texts.validation import check_texts
 
 __all__ = [
     "DEFAULT_MODEL",

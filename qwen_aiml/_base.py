@@ -11,27 +11,27 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 from weakref import WeakSet
 
-from ._blocks import Blocks
-from ._cache import Cache, namespace
+from ._engine.blocks import Blocks
+from ._cache.entries import Cache, namespace
 from ._config import EmbeddingConfig, whole
 from ._errors import ConfigurationError
-from ._flow import Call, Clock
-from ._job import Job
+from ._engine.request import Call, Clock
+from ._engine.job import Job
 from ._learned import Learned
-from ._result import Usage
+from ._results import Usage
 from ._sender import check_given
-from ._stand_in import meant, service_of
-from ._texts import check_role
+from ._transport.override import meant, service_of
+from ._texts.validation import check_role
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from typing_extensions import Self
 
-    from ._flow import Flag
-    from ._sqlite import SQLiteCache
-    from ._texts import Role
-    from ._turns import Turns
+    from ._engine.request import Flag
+    from ._cache.sqlite import SQLiteCache
+    from ._texts.validation import Role
+    from ._engine.queue import Turns
 
 
 # Texts to read ahead, in as many as are in flight at the most. So each of three blocks has four requests for
@@ -189,7 +189,7 @@ def open_cache(given: Any) -> Cache | None:
     if given is None or isinstance(given, Cache):
         return given
     if isinstance(given, (str, os.PathLike)) and os.fspath(given):
-        from ._sqlite import SQLiteCache  # noqa: PLC0415 (slow to import)
+        from ._cache.sqlite import SQLiteCache  # noqa: PLC0415 (slow to import)
 
         return SQLiteCache(given)
     raise ConfigurationError(

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from . import _anyio as anyio
-from ._arrays import load_numpy, matrix
+from ._protocol.arrays import load_numpy, matrix
 from ._base import BaseClient
 from ._drivers import AsyncDriver, Driver
 from ._event_loops import close_with_loop, current_loop, is_closed
-from ._iterate import AsyncEmbeddingIterator, EmbeddingIterator
+from ._engine.stream import AsyncEmbeddingIterator, EmbeddingIterator
 from ._loop import Loop
 from ._sender import AsyncSender, Sender
 from ._work import AsyncWork, Work
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
-    from ._progress import Progress
-    from ._result import EmbeddingResult
-    from ._texts import Role
+    from ._engine.progress import Progress
+    from ._results import EmbeddingResult
+    from ._texts.validation import Role
 
 
 class EmbeddingClient(BaseClient):

@@ -9,17 +9,17 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from ._address import check_base_url, check_headers, first_set, is_loopback
+from ._urls import check_base_url, check_headers, first_set, is_loopback
 from ._errors import ConfigurationError
 from ._models import DEFAULT_MODEL, DEFAULT_ROWS, ModelFacts, model_facts
-from ._secret import Secret, Unusable
-from ._texts import check_role
-from ._tokens import load
+from ._keys import Secret, Unusable
+from ._texts.validation import check_role
+from ._texts.tokens import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from ._texts import Role
+    from ._texts.validation import Role
 
 DEFAULT_CONCURRENCY = 32
 DEFAULT_TIMEOUT = 60.0

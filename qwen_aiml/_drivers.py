@@ -16,8 +16,8 @@ from ._waits import Called, Pause, Run
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
-    from ._cache import Cache
-    from ._flow import Clock
+    from ._cache.entries import Cache
+    from ._engine.request import Clock
     from ._sender import AsyncSender, Sender
     from ._steps import Outcome, Step
     from ._waits import AnyWait

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from ._result import Usage
+    from ._results import Usage
 
 
 Reason = Literal["account", "rate", "request", "rows", "length", "content", "text", "service"]

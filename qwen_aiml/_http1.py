@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 import httptools
 
 from ._version import __version__
-from ._wire import Answer
+from ._protocol.response import Answer
 
 if TYPE_CHECKING:
     from ._config import EmbeddingConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._pace import FIRST_WINDOW, Pace
+from ._engine.pace import FIRST_WINDOW, Pace
 
 if TYPE_CHECKING:
     from ._config import EmbeddingConfig

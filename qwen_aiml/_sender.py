@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from . import _anyio as anyio
 from ._errors import ConfigurationError
 from ._route import has_proxy, is_watched
-from ._stand_in import meant
+from ._transport.override import meant
 from ._steps import LATE
-from ._turns import Turns
+from ._engine.queue import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from ._config import EmbeddingConfig
-    from ._flow import Clock
+    from ._engine.request import Clock
     from ._lines import Target
-    from ._pace import Pace
+    from ._engine.pace import Pace
     from ._steps import Outcome, Send
     from ._waits import AnyWait
 

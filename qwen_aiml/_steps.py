@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from msgspec import Struct
 
-from ._wire import Answer
+from ._protocol.response import Answer
 
 if TYPE_CHECKING:
-    from ._turns import Turn
+    from ._engine.queue import Turn
 
 
 class Enter(Struct, frozen=True):

@@ -21,7 +21,7 @@ from ._route import meets_proxy
 from ._steps import LATE, Fault
 from ._version import __version__
 from ._waits import Run
-from ._wire import Answer
+from ._protocol.response import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ._drivers import AsyncDriver, Driver
-    from ._flow import Call
-    from ._job import Job
+    from ._engine.request import Call
+    from ._engine.job import Job
     from ._loop import Loop, Task
 
 

@@ -10,16 +10,16 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
-from ._errors import APIStatusError, QwenAIMLError, ResponseFormatError, TransportError
-from ._flow import embed_batch
-from ._retry import is_passing
+from .._errors import APIStatusError, QwenAIMLError, ResponseFormatError, TransportError
+from .request import embed_batch
+from .retry import is_passing
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from ._flow import Call
-    from ._steps import Outcome, Step
-    from ._wire import Rows
+    from .request import Call
+    from .._steps import Outcome, Step
+    from .._protocol.response import Rows
 
 logger = logging.getLogger("qwen_aiml")
 

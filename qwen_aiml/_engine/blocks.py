@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 from msgspec import Struct
 
-from ._errors import EmbeddingBatchError
-from ._result import Usage
+from .._errors import EmbeddingBatchError
+from .._results import Usage
 
 if TYPE_CHECKING:
     from array import array
 
-    from ._errors import QwenAIMLError
-    from ._job import Job
+    from .._errors import QwenAIMLError
+    from .job import Job
 
     Row: TypeAlias = tuple[int, array[float]]
 

@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from ._history import History
+from .history import History
 
 if TYPE_CHECKING:
-    from ._history import Start
+    from .history import Start
 
 FIRST_WINDOW = 6
 LESS = 0.05  # than the rate that was just accepted

@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import _tokens
-from ._batch import fewer_rows, may_be_one_text
-from ._errors import APIStatusError, InputValueError, QwenAIMLError, name_texts
-from ._flow import embed_batch
-from ._retry import is_passing
-from ._shorten import SAFE_BYTES, mean, splits, truncations
-from ._texts import outgoing
-from ._wire import Rows
+from .batch import fewer_rows, may_be_one_text
+from .._errors import APIStatusError, InputValueError, QwenAIMLError, name_texts
+from .request import embed_batch
+from .retry import is_passing
+from .._texts.shortening import SAFE_BYTES, mean, splits, truncations
+from .._texts.validation import outgoing
+from .._protocol.response import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
 
-    from ._config import EmbeddingConfig
-    from ._flow import Call
-    from ._steps import Outcome, Step
+    from .._config import EmbeddingConfig
+    from .request import Call
+    from .._steps import Outcome, Step
 
 # No text of fewer bytes has ever more than 8,192 tokens. Source: as that of `_tokens.MOST_TOKENS_A_BYTE`.
 NEVER_TOO_LONG = 8192 // _tokens.MOST_TOKENS_A_BYTE

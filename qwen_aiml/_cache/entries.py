@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ._texts import Role
+    from .._texts.validation import Role
 
 # Goes up when keys or entries change their meaning or form. What is stored under another one is never found.
 SCHEMA = 1

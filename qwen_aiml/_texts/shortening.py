@@ -9,8 +9,8 @@ import unicodedata
 from operator import mul
 from typing import TYPE_CHECKING
 
-from ._errors import ResponseFormatError
-from ._texts import outgoing
+from .._errors import ResponseFormatError
+from .validation import outgoing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -6,8 +6,8 @@ import math
 from array import array
 from typing import TYPE_CHECKING, Any
 
-from ._errors import ResponseFormatError
-from ._extras import import_extra
+from .._errors import ResponseFormatError
+from .._extras import import_extra
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,9 +16,9 @@ from bisect import bisect_right
 from functools import cache
 from typing import TYPE_CHECKING
 
-from ._extras import import_extra
-from ._shorten import cut_at, pieces
-from ._texts import outgoing
+from .._extras import import_extra
+from .shortening import cut_at, pieces
+from .validation import outgoing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

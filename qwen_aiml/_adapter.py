@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from ._config import unknown_settings, wrapped
 from ._errors import ConfigurationError
-from ._progress import Bar
-from ._texts import check_text
+from ._engine.progress import Bar
+from ._texts.validation import check_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from ._client import AsyncEmbeddingClient, EmbeddingClient
     from ._config import EmbeddingConfig
-    from ._result import Usage
-    from ._texts import Role
+    from ._results import Usage
+    from ._texts.validation import Role
 
 
 _OF_ONE_NAME = (

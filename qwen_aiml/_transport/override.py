@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
 
-from ._address import DEFAULT_BASE_URL
+from .._urls import DEFAULT_BASE_URL
 
 if TYPE_CHECKING:
-    from ._config import EmbeddingConfig
-    from ._secret import Secret
+    from .._config import EmbeddingConfig
+    from .._keys import Secret
 
 
 class StandIn(Struct, frozen=True, kw_only=True):

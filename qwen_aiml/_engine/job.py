@@ -11,26 +11,26 @@ from functools import cached_property
 from itertools import filterfalse
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from ._arrays import packed
-from ._batch import embed_places
-from ._cache import cache_key, namespace, pack, unpack
-from ._errors import CacheError, EmbeddingBatchError, QwenAIMLError, ResponseFormatError, TransportError
-from ._flow import NotSentError, too_late
-from ._long import NEVER_TOO_LONG, LongTexts
-from ._progress import Tally
-from ._result import EmbeddingResult
-from ._steps import Load, Store
-from ._texts import all_outgoing, check_texts
+from .._protocol.arrays import packed
+from .batch import embed_places
+from .._cache.entries import cache_key, namespace, pack, unpack
+from .._errors import CacheError, EmbeddingBatchError, QwenAIMLError, ResponseFormatError, TransportError
+from .request import NotSentError, too_late
+from .long_texts import NEVER_TOO_LONG, LongTexts
+from .progress import Tally
+from .._results import EmbeddingResult
+from .._steps import Load, Store
+from .._texts.validation import all_outgoing, check_texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
-    from ._flow import Call
-    from ._progress import Progress
-    from ._result import Usage
-    from ._steps import Outcome, Step
-    from ._texts import Role
-    from ._wire import Rows
+    from .request import Call
+    from .progress import Progress
+    from .._results import Usage
+    from .._steps import Outcome, Step
+    from .._texts.validation import Role
+    from .._protocol.response import Rows
 
 _Value = TypeVar("_Value")
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal, get_args
 
-from ._errors import ConfigurationError, InputTypeError, InputValueError, name_texts
+from .._errors import ConfigurationError, InputTypeError, InputValueError, name_texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 import anyio.to_thread
 
-from ._errors import CacheError, ConfigurationError
+from .._errors import CacheError, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,7 @@
 """
-What an error answer means: two envelopes of AI/ML API, Alibaba's, or none, told apart. No I/O here.
+What an error response means: two envelopes of AI/ML API, Alibaba's, or none, told apart. No I/O here.
 
-Source: AI/ML API docs, "Errors and messages"; answers observed from January to August 2026. No answer of
+Source: AI/ML API docs, "Errors and messages"; responses observed from January to August 2026. No response of
 Alibaba's is known to have been seen through AI/ML API, so its envelope is read in case it comes through.
 """
 
@@ -12,16 +12,16 @@ import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from ._address import DEFAULT_BASE_URL
-from ._errors import APIStatusError, AuthenticationError, InsufficientCreditsError, RateLimitError
-from ._models import known_models
+from .._urls import DEFAULT_BASE_URL
+from .._errors import APIStatusError, AuthenticationError, InsufficientCreditsError, RateLimitError
+from .._models import known_models
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ._config import EmbeddingConfig
-    from ._errors import Reason
-    from ._wire import Answer
+    from .._config import EmbeddingConfig
+    from .._errors import Reason
+    from .response import Response
 
 MOST_CHARACTERS = 300
 LEAST_MASKED = 4
@@ -57,12 +57,12 @@ def is_success(status: int) -> bool:
     return status in range(200, 300)
 
 
-def status_error(answer: Answer, texts: Sequence[str], config: EmbeddingConfig) -> APIStatusError:
+def status_error(response: Response, texts: Sequence[str], config: EmbeddingConfig) -> APIStatusError:
     """
-    Turn an answer that is not 2xx into the error to raise.
+    Turn a response that is not 2xx into the error to raise.
 
     Args:
-        answer: Any envelope, or a body that is not JSON; the status decides where the body says nothing.
+        response: Any envelope, or a body that is not JSON; the status decides where the body says nothing.
 
         texts: What was sent, to mask it should the service repeat it.
 
@@ -71,25 +71,25 @@ def status_error(answer: Answer, texts: Sequence[str], config: EmbeddingConfig) 
     Returns:
         An error whose message is the status, what the service said (300 characters at most), and what to do.
     """
-    body = answer.json
-    said = _message(body) or f"no message from the service ({answer.outline})"
-    kind = _kind(answer.status, said, body)
-    advice = _advice(kind, answer, said, config)
-    most_rows = re.search(_MOST_ROWS, said) if answer.status == HTTPStatus.BAD_REQUEST else None
+    body = response.json
+    said = _message(body) or f"no message from the service ({response.outline})"
+    kind = _kind(response.status, said, body)
+    advice = _advice(kind, response, said, config)
+    most_rows = re.search(_MOST_ROWS, said) if response.status == HTTPStatus.BAD_REQUEST else None
     return kind(
-        f"HTTP {answer.status}: {masked(said, texts, config)}"
+        f"HTTP {response.status}: {masked(said, texts, config)}"
         + (f". What to do: {advice}" if advice else ""),
-        status_code=answer.status,
-        request_id=config.secret.scrub(answer.request_id or "") or None,
-        reason=_reason(kind, answer.status, said),
+        status_code=response.status,
+        request_id=config.secret.scrub(response.request_id or "") or None,
+        reason=_reason(kind, response.status, said),
         max_rows=int(most_rows[1] or most_rows[2]) if most_rows else None,
     )
 
 
-def is_throttle(answer: Answer) -> bool:
-    """Tell whether an answer asks to send less, and not for money."""
-    return answer.status == HTTPStatus.TOO_MANY_REQUESTS and (
-        _kind(answer.status, _message(answer.json), answer.json) is RateLimitError
+def is_throttle(response: Response) -> bool:
+    """Tell whether a response asks to send less, and not for money."""
+    return response.status == HTTPStatus.TOO_MANY_REQUESTS and (
+        _kind(response.status, _message(response.json), response.json) is RateLimitError
     )
 
 
@@ -194,15 +194,15 @@ def _without(said: str, text: str) -> str:
 
 
 def page_advice(config: EmbeddingConfig) -> str:
-    """Say what to do where a web page came in place of the service's answer."""
+    """Say what to do where a web page came in place of the service's response."""
     return (
         f"a web page came, so look at base_url ({config.base_url}) and at what is between: "
         "a proxy, a firewall, or the sign-in page of a network"
     )
 
 
-def _advice(kind: type[APIStatusError], answer: Answer, said: str, config: EmbeddingConfig) -> str:
-    facts, status = config.facts, answer.status
+def _advice(kind: type[APIStatusError], response: Response, said: str, config: EmbeddingConfig) -> str:
+    facts, status = config.facts, response.status
     address = f"base_url ({config.base_url}; the service's own is {DEFAULT_BASE_URL})"
     known = known_models()
     model = f"the model ({config.model}{'' if config.model in known else '; known are ' + ', '.join(known)})"
@@ -216,7 +216,7 @@ def _advice(kind: type[APIStatusError], answer: Answer, said: str, config: Embed
             HTTPStatus.INTERNAL_SERVER_ERROR <= status != HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED,
             "try again later, or raise max_retries to wait longer",
         ),
-        (answer.is_page, page_advice(config)),
+        (response.is_page, page_advice(config)),
         (
             status == HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED,
             "sign in to the network",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import timezone
 from typing import TYPE_CHECKING
 
-from ._errors import (
+from .._errors import (
     APIStatusError,
     InsufficientCreditsError,
     QwenAIMLError,

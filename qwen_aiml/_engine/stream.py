@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, cast
 
 from . import _anyio as anyio
-from ._texts import iterate
+from .._texts.validation import iterate
 
 if TYPE_CHECKING:
     from array import array
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
     from typing_extensions import Self
 
-    from ._blocks import Block, Blocks
-    from ._job import Job
-    from ._work import AsyncWork, Work
+    from .blocks import Block, Blocks
+    from .job import Job
+    from .._work import AsyncWork, Work
 
 # An iterator that is dropped waits so long for each thread, since it may be dropped where they can't end.
 DROP_SECONDS = 5.0

@@ -17,25 +17,25 @@ from typing import TYPE_CHECKING, Protocol, cast
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from ._arrays import packed
-from ._errors import DeadlineError, QwenAIMLError, RateLimitError, ResponseFormatError, TransportError
-from ._history import Start
-from ._result import Usage
-from ._retry import backoff, is_passing, retry_after
-from ._status import is_success, is_throttle, masked, page_advice, status_error
-from ._steps import Admit, Enter, Fault, Send, Wait
-from ._turns import Turn
-from ._wire import Answer, decode, encode, most_bytes
+from .._protocol.arrays import packed
+from .._errors import DeadlineError, QwenAIMLError, RateLimitError, ResponseFormatError, TransportError
+from .history import Start
+from .._results import Usage
+from .retry import backoff, is_passing, retry_after
+from .._protocol.status import is_success, is_throttle, masked, page_advice, status_error
+from .._steps import Admit, Enter, Fault, Send, Wait
+from .queue import Turn
+from .._protocol.response import Answer, decode, encode, most_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
     from datetime import datetime
 
-    from ._config import EmbeddingConfig
-    from ._learned import Learned
-    from ._steps import Outcome, Step
-    from ._turns import Turns
-    from ._wire import Rows
+    from .._config import EmbeddingConfig
+    from .._learned import Learned
+    from .._steps import Outcome, Step
+    from .queue import Turns
+    from .._protocol.response import Rows
 
 logger = logging.getLogger("qwen_aiml")
 

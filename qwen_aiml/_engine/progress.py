@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from ._errors import ConfigurationError
-from ._extras import import_extra
-from ._result import Usage
+from .._errors import ConfigurationError
+from .._extras import import_extra
+from .._results import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from typing_extensions import Self
 
-    from ._flow import Call
+    from .request import Call
 
 logger = logging.getLogger("qwen_aiml")
 

@@ -1,0 +1,1 @@
+"""Posting a request body: over asyncio, or over httpx and httpx2; which of them is used."""

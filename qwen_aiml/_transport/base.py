@@ -1,0 +1,71 @@
+"""The transport interface: a request body in; a response, or a `TransportFailure`, out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from .._protocol.response import Response
+
+CONNECT_TIMEOUT = 10.0
+
+FailureKind = Literal["connection", "timeout", "certificate", "local", "proxy", "refused"]
+
+
+class Post(Struct, frozen=True):
+    """
+    One request to post to the endpoint.
+
+    Attributes:
+        body: JSON.
+
+        timeout: Seconds that one network operation (connecting, sending, one read) may take; connecting takes
+            `CONNECT_TIMEOUT` at most.
+
+        max_bytes: Bytes of the response body to read, decompressed; the rest is not read.
+    """
+
+    body: bytes
+    timeout: float
+    max_bytes: int
+
+    def __repr__(self) -> str:
+        # A traceback that prints local variables shows no text.
+        return f"Post(timeout={self.timeout}, max_bytes={self.max_bytes})"
+
+
+class TransportFailure(Exception):  # noqa: N818 (never raised to users, who get a `TransportError`)
+    """
+    No response came.
+
+    Attributes:
+        kind: What failed; ``certificate``, ``local`` (a request that can't be sent) and ``refused`` (by a
+            proxy) are not transient.
+
+        detail: What happened, for people; it holds no key, but may quote what came.
+    """
+
+    def __init__(self, kind: FailureKind, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.detail = detail
+
+
+class Transport(Protocol):
+    """Posts requests, any number at a time; cancelling one closes its connection."""
+
+    async def post(self, request: Post) -> Response:
+        """
+        Post, with the key and the configured headers, and read the response; redirects are not followed.
+
+        Raises:
+            TransportFailure: If no response came. A response whose status came is returned, whatever becomes
+                of its body, unless the status is 2xx.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connections, those in use as soon as their response is there."""
+        ...
