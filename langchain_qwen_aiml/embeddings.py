@@ -20,7 +20,7 @@ from pydantic import (
 
 from qwen_aiml import (
     DEFAULT_MODEL,
-    ClientHolder,
+    AdapterBase,
     ConfigurationError,
     EmbeddingConfig,
 )
@@ -40,7 +40,7 @@ _SWITCHED_OFF = {
 }
 
 
-class QwenAIMLEmbeddings(ClientHolder, BaseModel, Embeddings):
+class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
     """
     Qwen Text Embedding v4 and v3, served by AI/ML API.
 
@@ -154,6 +154,9 @@ class QwenAIMLEmbeddings(ClientHolder, BaseModel, Embeddings):
 
     default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
     """Sent with each request."""
+
+    transport: Literal["auto", "httpx"] = "auto"
+    """``httpx`` posts every request with httpx; ``auto`` does so only where that is needed, see the docs."""
 
     allow_http: bool = False
     """Accept a ``base_url`` without TLS that is not on this machine."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, SkipV
 
 from qwen_aiml import (
     DEFAULT_MODEL,
-    ClientHolder,
+    AdapterBase,
     ConfigurationError,
     EmbeddingConfig,
     check_texts,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _OF_THE_FRAMEWORK = ("callback_manager", "embeddings_cache", "num_workers", "rate_limiter")
 
 
-class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
+class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
     """
     Qwen Text Embedding v4 and v3, served by AI/ML API.
 
@@ -105,6 +105,9 @@ class QwenAIMLEmbedding(ClientHolder, BaseEmbedding):
 
     default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
     """Sent with each request."""
+
+    transport: Literal["auto", "httpx"] = Field(default="auto", exclude=True)
+    """``httpx`` posts every request with httpx; ``auto`` does so only where that is needed, see the docs."""
 
     allow_http: bool = Field(default=False, exclude=True)
     """Accept an ``api_base`` without TLS that is not on this machine."""

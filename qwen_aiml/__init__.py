@@ -10,7 +10,7 @@ import typing
 from ._version import __version__
 
 if typing.TYPE_CHECKING:
-    from ._cache.entries import Cache
+    from ._cache.protocol import Cache
     from ._client import AsyncEmbeddingClient, EmbeddingClient
     from ._config import EmbeddingConfig
     from ._errors import (
@@ -30,11 +30,11 @@ if typing.TYPE_CHECKING:
         TransportError,
     )
     from ._extras import refer_to_extra
-    from ._adapter import ClientHolder
+    from ._adapter import AdapterBase
     from ._engine.stream import AsyncEmbeddingIterator, EmbeddingIterator
-    from ._learned import Learned
+    from ._engine.limiter import Limiter
     from ._models import DEFAULT_MODEL, ModelFacts, register_model
-    from ._engine.progress import Progress
+    from ._progress import Progress
     from ._results import EmbeddingResult, Usage
     from ._cache.sqlite import SQLiteCache
     from ._texts.validation import check_texts
@@ -42,12 +42,12 @@ if typing.TYPE_CHECKING:
 __all__ = [
     "DEFAULT_MODEL",
     "APIStatusError",
+    "AdapterBase",
     "AsyncEmbeddingClient",
     "AsyncEmbeddingIterator",
     "AuthenticationError",
     "Cache",
     "CacheError",
-    "ClientHolder",
     "ConfigurationError",
     "DeadlineError",
     "EmbeddingBatchError",
@@ -59,7 +59,7 @@ __all__ = [
     "InputTypeError",
     "InputValueError",
     "InsufficientCreditsError",
-    "Learned",
+    "Limiter",
     "ModelFacts",
     "Progress",
     "QwenAIMLError",
@@ -77,33 +77,33 @@ __all__ = [
 _HOMES = {
     "DEFAULT_MODEL": "_models",
     "APIStatusError": "_errors",
+    "AdapterBase": "_adapter",
     "AsyncEmbeddingClient": "_client",
-    "AsyncEmbeddingIterator": "_iterate",
+    "AsyncEmbeddingIterator": "_engine.stream",
     "AuthenticationError": "_errors",
-    "Cache": "_cache",
+    "Cache": "_cache.protocol",
     "CacheError": "_errors",
-    "ClientHolder": "_holder",
     "ConfigurationError": "_errors",
     "DeadlineError": "_errors",
     "EmbeddingBatchError": "_errors",
     "EmbeddingClient": "_client",
     "EmbeddingConfig": "_config",
-    "EmbeddingIterator": "_iterate",
-    "EmbeddingResult": "_result",
+    "EmbeddingIterator": "_engine.stream",
+    "EmbeddingResult": "_results",
     "InputError": "_errors",
     "InputTypeError": "_errors",
     "InputValueError": "_errors",
     "InsufficientCreditsError": "_errors",
-    "Learned": "_learned",
+    "Limiter": "_engine.limiter",
     "ModelFacts": "_models",
     "Progress": "_progress",
     "QwenAIMLError": "_errors",
     "RateLimitError": "_errors",
     "ResponseFormatError": "_errors",
-    "SQLiteCache": "_sqlite",
+    "SQLiteCache": "_cache.sqlite",
     "TransportError": "_errors",
-    "Usage": "_result",
-    "check_texts": "_texts",
+    "Usage": "_results",
+    "check_texts": "_texts.validation",
     "refer_to_extra": "_extras",
     "register_model": "_models",
 }

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._config import unknown_settings, wrapped
 from ._errors import ConfigurationError
-from ._engine.progress import Bar
+from ._progress import Bar
 from ._texts.validation import check_text
 
 if TYPE_CHECKING:
@@ -34,11 +34,12 @@ _OF_ONE_NAME = (
     "tokenizer",
     "encoding_format",
     "default_headers",
+    "transport",
     "allow_http",
 )
 
 
-class ClientHolder:
+class AdapterBase:
     """A base for a class that holds an `EmbeddingClient` and an `AsyncEmbeddingClient`."""
 
     if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class ClientHolder:
             config,
             http_client=self.http_async_client,
             cache=self._client.cache,
-            learned=self._client.learned,
+            limiter=self._client.limiter,
         )
 
     def _embed(

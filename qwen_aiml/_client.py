@@ -1,38 +1,108 @@
-"""
-The clients: what they are asked for, as jobs, and the connections of each colour.
-
-What is sent, whether to try again and when to end is decided in `_job`, `_batch` and `_flow`.
-"""
+"""The clients: arguments in, results out. What is sent, retried and kept is decided in `_engine`."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
-from . import _anyio as anyio
-from ._protocol.arrays import load_numpy, matrix
-from ._base import BaseClient
-from ._drivers import AsyncDriver, Driver
-from ._event_loops import close_with_loop, current_loop, is_closed
+from ._config import EmbeddingConfig
+from ._engine.engine import Engine
+from ._engine.runner import Running
 from ._engine.stream import AsyncEmbeddingIterator, EmbeddingIterator
-from ._loop import Loop
-from ._sender import AsyncSender, Sender
-from ._work import AsyncWork, Work
+from ._errors import ConfigurationError
+from ._protocol.arrays import load_numpy, matrix
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+    import os
+    from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 
     import numpy as np
     from numpy.typing import NDArray
     from typing_extensions import Self
 
-    from ._engine.progress import Progress
-    from ._results import EmbeddingResult
+    from ._cache.protocol import Cache
+    from ._engine.limiter import Limiter
+    from ._progress import Progress
+    from ._results import EmbeddingResult, Usage
     from ._texts.validation import Role
 
 
-class EmbeddingClient(BaseClient):
+class _Client:
+    """What both clients share: settings, totals, copies."""
+
+    _sync: bool
+
+    def __init__(
+        self,
+        config: EmbeddingConfig | None = None,
+        *,
+        http_client: Any = None,
+        cache: Cache | str | os.PathLike[str] | None = None,
+        limiter: Limiter | None = None,
+    ) -> None:
+        if config is not None and not isinstance(config, EmbeddingConfig):
+            made = type(config).__name__
+            raise ConfigurationError(
+                f"config must be an EmbeddingConfig, not {made}; write EmbeddingConfig(...)"
+            )
+        self._engine = Engine(
+            config or EmbeddingConfig(),
+            http_client=http_client,
+            cache=cache,
+            limiter=limiter,
+            sync=self._sync,
+        )
+
+    @property
+    def config(self) -> EmbeddingConfig:
+        """The settings."""
+        return self._engine.config
+
+    @property
+    def cache(self) -> Cache | None:
+        """Where embeddings are looked up and stored; None for nowhere."""
+        return self._engine.cache
+
+    @property
+    def limiter(self) -> Limiter:
+        """What was found of the service's limits; another client of the same account may share it."""
+        return self._engine.limiter
+
+    @property
+    def usage(self) -> Usage:
+        """What all calls of this client have cost so far."""
+        return self._engine.usage
+
+    def cache_namespace(self, role: Role = "document") -> str:
+        """
+        Name what makes embeddings of the same text differ, as a prefix for caches that go by text alone.
+
+        Args:
+            role: What the texts are embedded as; ``query_instruction`` counts for queries only.
+        """
+        return self._engine.cache_namespace(role)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.config!r})"
+
+    def __copy__(self) -> Self:
+        return type(self)(self.config, http_client=self._engine.http_client, cache=self.cache)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        return self.__copy__()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._engine.http_client is not None:
+            message = (
+                "a client of your own (http_client, http_async_client) can't be pickled, and a copy without "
+                "it would connect in another way. Set proxies and certificates in the environment instead "
+                "(HTTPS_PROXY, SSL_CERT_FILE): the default clients read them in every process"
+            )
+            raise TypeError(message)
+        return partial(type(self), cache=self.cache), (self.config,)
+
+
+class EmbeddingClient(_Client):
     """
     Embed texts, waiting for the answers.
 
@@ -49,17 +119,14 @@ class EmbeddingClient(BaseClient):
         cache: Where embeddings are looked up first, and stored as soon as they are there: a `SQLiteCache`, or
             the path of its file, or anything with the methods of `Cache`. None keeps nothing.
 
-        learned: What another client of the same account has found out of the service's limits, to share it
-            and the fixed rates with that client; None starts anew.
+        limiter: The `limiter` of another client of the same account, to share what it has found of the
+            service's limits, and its fixed rates; None makes one.
 
     Raises:
         ConfigurationError: If a setting is wrong, or no key is found.
     """
 
-    _kind = "Client"
-
-    def _open(self) -> None:
-        self._sender = Sender(self.config, self._clock, self.learned.pace, self._http_client)
+    _sync = True
 
     def embed(
         self,
@@ -81,9 +148,9 @@ class EmbeddingClient(BaseClient):
                 tokens expected in it; the request is sent when it returns. One call is made at a time. None
                 for none.
 
-            progress: Told how far the call has come, as a `Progress`: at the start, after each look-up in the
-                cache, and after each batch. One call is made at a time, in any of our threads; what it raises
-                is logged. None for none.
+            progress: Called with how far the call has come, a `Progress`: at the start, after each look-up in
+                the cache, and after each batch. It is called in the caller's thread, and may itself embed;
+                what it raises is logged. None for none.
 
         Returns:
             Embeddings of shape (texts, dimensions), row i for text i, and what they cost.
@@ -177,14 +244,13 @@ class EmbeddingClient(BaseClient):
 
             QwenAIMLError: By the iterator, what went wrong first, if no text was embedded.
         """
-        make = partial(self._begin, role=role, admit=admit, packed=True)
-        blocks = self._blocks(role, look_ahead, in_order=in_order, overlap=True)
-        return EmbeddingIterator(texts, blocks, make, self._carry_out)
+        make = partial(self._engine.job, role=role, admit=admit, packed=True)
+        blocks = self._engine.blocks(role, look_ahead, in_order=in_order, overlap=True)
+        return EmbeddingIterator(texts, blocks, make, self._engine.run)
 
     def close(self) -> None:
         """Close the connections, those in use as soon as they are free, and a cache given by its path."""
-        self._sender.close()
-        self._close_cache()
+        self._engine.close()
 
     def __enter__(self) -> Self:
         return self
@@ -201,38 +267,14 @@ class EmbeddingClient(BaseClient):
         *,
         packed: bool = False,
     ) -> EmbeddingResult:
-        work = self._begin(texts, role=role, admit=admit, packed=packed)
-        work.job.report_to(progress)
-        self._carry_out(work)
-        return work.job.result()
-
-    def _begin(
-        self,
-        texts: Iterable[str],
-        first: int = 0,
-        *,
-        role: Role,
-        admit: Callable[[int], object] | None,
-        packed: bool,
-    ) -> Work:
-        loop = Loop(self._clock.now, self.config.concurrency)
-        turns, limited = self._sender.turns, admit is not None
-        job, call = self._job(texts, role, turns, loop, has_limiter=limited, packed=packed, first=first)
-        return Work(job, call, Driver(self._sender, self._clock, self.cache, admit), loop)
-
-    def _carry_out(self, work: Work) -> None:
-        try:
-            work.carry_out()
-        finally:
-            self._count(work.call.usage)
-
-    def _after_fork(self) -> None:
-        super()._after_fork()
-        self._sender.abandon()
-        self._open()
+        job = self._engine.job(texts, role=role, admit=admit, packed=packed)
+        running = Running(partial(self._engine.run, job))
+        self._engine.report(job, progress, running.call)
+        running.run()
+        return job.result()
 
 
-class AsyncEmbeddingClient(BaseClient):
+class AsyncEmbeddingClient(_Client):
     """
     Embed texts, awaiting the answers, on asyncio or Trio.
 
@@ -248,18 +290,13 @@ class AsyncEmbeddingClient(BaseClient):
 
         cache: As in `EmbeddingClient`.
 
-        learned: As in `EmbeddingClient`, also between the two.
+        limiter: As in `EmbeddingClient`, also between the two.
 
     Raises:
         ConfigurationError: If a setting is wrong, or no key is found.
     """
 
-    _kind = "AsyncClient"
-
-    def _open(self) -> None:
-        # By event loop, each with what closes it when the loop ends.
-        self._senders: WeakKeyDictionary[Any, tuple[AsyncSender, AsyncGenerator[None, None]]]
-        self._senders = WeakKeyDictionary()
+    _sync = False
 
     async def embed(
         self,
@@ -306,16 +343,13 @@ class AsyncEmbeddingClient(BaseClient):
         block is as large as *look_ahead*, and begins when its first row is asked for. That is slower by the
         time that is spent on the rows, and by the end of each block.
         """
-        make = partial(self._begin, role=role, admit=admit, packed=True)
-        blocks = self._blocks(role, look_ahead, in_order=in_order, overlap=False)
-        return AsyncEmbeddingIterator(texts, blocks, make, self._carry_out)
+        make = partial(self._engine.job, role=role, admit=admit, packed=True)
+        blocks = self._engine.blocks(role, look_ahead, in_order=in_order, overlap=False)
+        return AsyncEmbeddingIterator(texts, blocks, make, self._engine.run)
 
     async def aclose(self) -> None:
         """Close the connections of this event loop, and a cache given by its path."""
-        self._close_cache()
-        _, closing = self._senders.pop(current_loop(), (None, None))
-        if closing is not None:
-            await closing.aclose()
+        await self._engine.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -332,50 +366,11 @@ class AsyncEmbeddingClient(BaseClient):
         *,
         packed: bool = False,
     ) -> EmbeddingResult:
-        work = await self._begin(texts, role=role, admit=admit, packed=packed)
-        work.job.report_to(progress)
-        await self._carry_out(work)
-        return work.job.result()
+        job = self._engine.job(texts, role=role, admit=admit, packed=packed)
+        self._engine.report(job, progress, _call)
+        await self._engine.run(job)
+        return job.result()
 
-    async def _begin(
-        self,
-        texts: Iterable[str],
-        first: int = 0,
-        *,
-        role: Role,
-        admit: Callable[[int], Awaitable[object]] | None,
-        packed: bool,
-    ) -> AsyncWork:
-        stopped, sender, limited = anyio.Event(), await self._sender(), admit is not None
-        job, call = self._job(
-            texts, role, sender.turns, stopped, has_limiter=limited, packed=packed, first=first
-        )
-        return AsyncWork(job, call, AsyncDriver(sender, self._clock, stopped, self.cache, admit))
 
-    async def _carry_out(self, work: AsyncWork) -> None:
-        try:
-            await work.carry_out()
-        finally:
-            self._count(work.call.usage)
-
-    async def _sender(self) -> AsyncSender:
-        loop = current_loop()
-        if loop in self._senders:
-            return self._senders[loop][0]
-        # Loops that have ended, with or without closing their asynchronous generators first.
-        for other in self._senders.keyrefs():
-            if (ended := other()) is None:
-                continue
-            left, _ = self._senders.get(ended, (None, None))
-            if left is not None and (left.closed or is_closed(ended)):
-                self._senders.pop(ended, None)
-        sender = AsyncSender(self.config, self._clock, self.learned.pace, self._http_client)
-        closing = close_with_loop(sender)
-        self._senders[loop] = (sender, closing)
-        if self._http_client is None:
-            await anext(closing)
-        return sender
-
-    def _after_fork(self) -> None:
-        super()._after_fork()
-        self._open()
+def _call(function: Callable[[], object]) -> None:
+    function()

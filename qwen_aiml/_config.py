@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass, field, fields
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from ._urls import check_base_url, check_headers, first_set, is_loopback
+from ._urls import check_base_url, check_headers, is_loopback
 from ._errors import ConfigurationError
 from ._models import DEFAULT_MODEL, DEFAULT_ROWS, ModelFacts, model_facts
-from ._keys import Secret, Unusable
+from ._keys import KEY_VARIABLES, Secret, find_key, wrapped
 from ._texts.validation import check_role
 from ._texts.tokens import load
 
@@ -24,11 +23,6 @@ if TYPE_CHECKING:
 DEFAULT_CONCURRENCY = 32
 DEFAULT_TIMEOUT = 60.0
 MOST_SECONDS = 1_000_000
-KEYS_PAGE = "https://aimlapi.com/app/keys"
-
-# Source: all three spellings stand in AI/ML API's own docs and SDKs; the first is the most used.
-KEY_VARIABLES = ("AIMLAPI_API_KEY", "AIML_API_KEY", "AIMLAPI_KEY")
-
 # One setting, as this package's classes and those that people come from call it.
 _SAME = (
     ("model", "model_name", "model_id"),
@@ -92,6 +86,9 @@ class EmbeddingConfig:
 
         default_headers: Sent with each request; None means none.
 
+        transport: What posts requests: ``auto`` takes asyncio with httptools, or httpx on Trio, behind a proxy,
+            and while httpx is instrumented, recorded or mocked; ``httpx`` always takes httpx.
+
         allow_http: Accept an address without TLS that is not on this machine.
 
         facts: What is known of the model, looked up by its name; `register_model` adds to it.
@@ -121,6 +118,7 @@ class EmbeddingConfig:
     tokenizer: Literal["qwen"] | None = None
     encoding_format: Literal["float", "base64"] | None = None
     default_headers: Mapping[str, str] | None = field(default=None, repr=False)
+    transport: Literal["auto", "httpx"] = "auto"
     allow_http: bool = False
     facts: ModelFacts = field(init=False, repr=False)
 
@@ -129,7 +127,7 @@ class EmbeddingConfig:
         self._set("facts", facts)
         self._set("model", facts.name)
         _check_dimensions(self.dimensions, facts)
-        self._set("api_key", _key(self.api_key))
+        self._set("api_key", find_key(self.api_key))
         self._set("base_url", check_base_url(self.base_url, allow_http=_flag("allow_http", self.allow_http)))
         self._set("batch_size", _batch_size(self.batch_size, facts))
         if self.max_concurrency is not None:
@@ -146,6 +144,7 @@ class EmbeddingConfig:
         _one_of("tokenizer", self.tokenizer, (None, "qwen"))
         _check_tokenizer(self.tokenizer, facts)
         _one_of("encoding_format", self.encoding_format, (None, "float", "base64"))
+        _one_of("transport", self.transport, ("auto", "httpx"))
         self._set("default_headers", check_headers(self.default_headers))
 
     def _set(self, name: str, value: object) -> None:
@@ -219,7 +218,7 @@ def _unpickle(settings: dict[str, Any]) -> EmbeddingConfig:
     for name, value in settings.items():
         object.__setattr__(config, name, value)
     try:
-        key = _key(Secret(""))
+        key = find_key(Secret(""))
     except ConfigurationError:
         key = None
     object.__setattr__(config, "api_key", key)
@@ -325,36 +324,6 @@ def _check_tokenizer(value: str | None, facts: ModelFacts) -> None:
         )
         raise ConfigurationError(message)
     load()
-
-
-def _key(secret: Secret | Unusable) -> Secret:
-    if isinstance(secret, Unusable):
-        message = f"api_key must be a string, not {secret.kind}"
-        raise ConfigurationError(message)
-    given = "api_key"
-    if not secret and (variable := first_set(KEY_VARIABLES)):
-        given = f"{variable} in the environment"
-        secret = Secret(os.environ[variable].strip())
-    if not secret:
-        message = (
-            f"no API key: give api_key, or set the environment variable {KEY_VARIABLES[0]}. "
-            f"Keys are made at {KEYS_PAGE}"
-        )
-        raise ConfigurationError(message)
-    if flaw := secret.flaw():
-        raise ConfigurationError(f"{given} {flaw}. Keys are made at {KEYS_PAGE}")
-    return secret
-
-
-def wrapped(given: Any) -> Secret | Unusable:
-    """Wrap whatever was given as a key, so that from here on no frame's variables show it."""
-    if hasattr(given, "get_secret_value"):  # pydantic's SecretStr
-        given = given.get_secret_value()
-    if isinstance(given, (Secret, Unusable)):
-        return given
-    if given is None or isinstance(given, str):
-        return Secret((given or "").strip())
-    return Unusable(type(given).__name__)
 
 
 def _guarded(init: Callable[..., None]) -> Callable[..., None]:

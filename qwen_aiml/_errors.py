@@ -109,7 +109,7 @@ class TransportError(QwenAIMLError):
     request. Source: AI/ML API documents no idempotency key.
 
     Attributes:
-        passing: Whether trying again may help; it does not against a certificate that can't be verified.
+        transient: Whether a retry may help; it does not against a certificate that can't be verified.
 
         timed_out: Whether the service was reached and then was silent for too long.
     """
@@ -118,13 +118,13 @@ class TransportError(QwenAIMLError):
         self,
         message: str,
         *,
-        passing: bool = True,
+        transient: bool = True,
         timed_out: bool = False,
         indices: Sequence[int] = (),
         attempts: int = 0,
     ) -> None:
         super().__init__(message, indices=indices, attempts=attempts)
-        self.passing = passing
+        self.transient = transient
         self.timed_out = timed_out
 
 

@@ -1,9 +1,18 @@
-"""A holder that keeps the API key out of everything that prints, copies or stores objects. No I/O here."""
+"""API keys: found, checked, and kept out of everything that prints, copies or stores objects."""
 
 from __future__ import annotations
 
+import os
 import re
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from ._errors import ConfigurationError
+from ._urls import first_set
+
+KEYS_PAGE = "https://aimlapi.com/app/keys"
+
+# Source: all three spellings stand in AI/ML API's own docs and SDKs; the first is the most used.
+KEY_VARIABLES = ("AIMLAPI_API_KEY", "AIML_API_KEY", "AIMLAPI_KEY")
 
 _QUOTES = ('"', "'", "`", "\u201c", "\u201d", "\u2018", "\u2019")
 _ASSIGNMENT = r"(export )?[A-Z_]+KEY="
@@ -74,3 +83,33 @@ class Unusable:
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
+
+
+def find_key(secret: Secret | Unusable) -> Secret:
+    if isinstance(secret, Unusable):
+        message = f"api_key must be a string, not {secret.kind}"
+        raise ConfigurationError(message)
+    given = "api_key"
+    if not secret and (variable := first_set(KEY_VARIABLES)):
+        given = f"{variable} in the environment"
+        secret = Secret(os.environ[variable].strip())
+    if not secret:
+        message = (
+            f"no API key: give api_key, or set the environment variable {KEY_VARIABLES[0]}. "
+            f"Keys are made at {KEYS_PAGE}"
+        )
+        raise ConfigurationError(message)
+    if flaw := secret.flaw():
+        raise ConfigurationError(f"{given} {flaw}. Keys are made at {KEYS_PAGE}")
+    return secret
+
+
+def wrapped(given: Any) -> Secret | Unusable:
+    """Wrap whatever was given as a key, so that from here on no frame's variables show it."""
+    if hasattr(given, "get_secret_value"):  # pydantic's SecretStr
+        given = given.get_secret_value()
+    if isinstance(given, (Secret, Unusable)):
+        return given
+    if given is None or isinstance(given, str):
+        return Secret((given or "").strip())
+    return Unusable(type(given).__name__)

@@ -11,7 +11,7 @@ import pytest
 from qwen_aiml import EmbeddingClient, EmbeddingConfig, _lines
 from qwen_aiml._http1 import Incoming
 from qwen_aiml._waits import Pause
-from qwen_aiml._wire import Answer, decode
+from qwen_aiml._protocol.response import Response, decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -22,7 +22,7 @@ MOST_TO_READ = 70  # 60 then
 FLOATS = ",".join(["0.0123456789"] * 1024)
 ROWS = ",".join(f'{{"object":"embedding","index":{at},"embedding":[{FLOATS}]}}' for at in range(10))
 BODY = f'{{"object":"list","data":[{ROWS}],"model":"m","usage":{{"total_tokens":50}}}}'.encode()
-ANSWER = Answer(200, {"content-type": "application/json"}, BODY)
+ANSWER = Response(200, {"content-type": "application/json"}, BODY)
 
 
 def calls(function: Callable[[], Any]) -> int:
@@ -39,7 +39,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> EmbeddingClient:
 
     def post(*_: Any) -> Generator[Pause, Any, Answer]:
         yield Pause(0.0)
-        return Answer(ANSWER.status, ANSWER.headers, ANSWER.body)
+        return Response(ANSWER.status, ANSWER.headers, ANSWER.body)
 
     monkeypatch.setattr(_lines.Connection, "post", post)
     config = EmbeddingConfig(api_key="k", base_url="http://127.0.0.1:9", max_concurrency=1)

@@ -65,7 +65,7 @@ def test_core() -> None:
     ours = {module for module in name if module.startswith("qwen_aiml")}
     assert ours == {"qwen_aiml", "qwen_aiml._version"}
     assert len(name - before) < NAME_MODULES
-    assert "qwen_aiml._pace" in after
+    assert "qwen_aiml._engine.limiter" in after
     assert not late(after - before)
     assert len(after - before) < CORE_MODULES
 

@@ -13,10 +13,10 @@ import json
 import math
 import re
 import struct
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from .._texts.validation import Role
 
@@ -26,33 +26,6 @@ SCHEMA = 1
 _HEADER = struct.Struct("<4sI")
 _MAGIC = b"qwe" + bytes([SCHEMA])
 _CHECKSUM_BYTES = 8
-
-
-@runtime_checkable
-class Cache(Protocol):
-    """
-    A store of embeddings, by keys that say everything their vectors depend on.
-
-    Keys are ASCII of ``A-Z a-z 0-9 _ . -``, 150 characters at the most; entries are opaque bytes, about
-    four for each dimension. Any method may be called from several threads, and in several event loops, at
-    once. Each entry is stored whole or not at all, or else is told by its checksum when it is read.
-    """
-
-    def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        """Give what is stored under each key, in their order, None where there is nothing."""
-        ...
-
-    def set_many(self, entries: Mapping[str, bytes]) -> None:
-        """Store entries by key, over those that are there; return only when they are stored."""
-        ...
-
-    async def aget_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        """Give what `get_many` gives, awaited."""
-        ...
-
-    async def aset_many(self, entries: Mapping[str, bytes]) -> None:
-        """Store as `set_many` does, awaited."""
-        ...
 
 
 def namespace(

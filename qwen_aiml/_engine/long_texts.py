@@ -1,27 +1,26 @@
-"""What becomes of a text that is too long: a generator that does no I/O, as `_flow` is."""
+"""What is sent in place of a text that is too long, and how its embedding is put together."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import _tokens
-from .batch import fewer_rows, may_be_one_text
 from .._errors import APIStatusError, InputValueError, QwenAIMLError, name_texts
-from .request import embed_batch
-from .retry import is_passing
+from .._protocol.response import Rows
+from .._texts import tokens
 from .._texts.shortening import SAFE_BYTES, mean, splits, truncations
 from .._texts.validation import outgoing
-from .._protocol.response import Rows
+from .batch import fewer_rows, may_be_one_text
+from .request import embed_texts
+from .retry import is_transient
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from .._config import EmbeddingConfig
     from .request import Call
-    from .._steps import Outcome, Step
 
-# No text of fewer bytes has ever more than 8,192 tokens. Source: as that of `_tokens.MOST_TOKENS_A_BYTE`.
-NEVER_TOO_LONG = 8192 // _tokens.MOST_TOKENS_A_BYTE
+# No text of fewer bytes has ever more than 8,192 tokens. Source: as that of `tokens.MOST_TOKENS_A_BYTE`.
+NEVER_TOO_LONG = 8192 // tokens.MOST_TOKENS_A_BYTE
 
 
 class LongTexts:
@@ -40,7 +39,7 @@ class LongTexts:
     def __init__(self, config: EmbeddingConfig, instruction: str | None) -> None:
         self._config = config
         self._prefix = outgoing("", instruction)
-        self._tokens = None if config.tokenizer is None else _tokens.load()
+        self._tokens = None if config.tokenizer is None else tokens.load()
         by = "tokens" if self._tokens else "bytes"
         self.label = "" if config.on_too_long == "raise" else f"{config.on_too_long}:{by}"
 
@@ -69,9 +68,7 @@ class LongTexts:
         )
         raise InputValueError(message, indices=indices)
 
-    def embed(
-        self, sent: str, error: QwenAIMLError | None, call: Call
-    ) -> Generator[Step, Outcome, Rows | QwenAIMLError]:
+    async def embed(self, sent: str, error: QwenAIMLError | None, call: Call) -> Rows | QwenAIMLError:
         """
         Embed a text in another form.
 
@@ -91,10 +88,10 @@ class LongTexts:
         if error is not None and not (self.label and _may_be_too_long(error, sent)):
             return error
         before = call.accepted
-        retries = 0 if error is not None and is_passing(error) else self._config.max_retries
+        retries = 0 if error is not None and is_transient(error) else self._config.max_retries
         for pieces in self._forms(sent[len(self._prefix) :], counted=error is None):
             try:
-                return (yield from self._embed_pieces(pieces, call, retries))
+                return await self._embed_pieces(pieces, call, retries)
             except QwenAIMLError as refused:
                 if not may_be_one_text(refused, call, before):
                     raise
@@ -116,13 +113,13 @@ class LongTexts:
             return ([beginning] for beginning in truncations(text, prefix_bytes=prefix_bytes))
         return splits(text, prefix_bytes=prefix_bytes)
 
-    def _embed_pieces(self, pieces: list[str], call: Call, retries: int) -> Generator[Step, Outcome, Rows]:
+    async def _embed_pieces(self, pieces: list[str], call: Call, retries: int) -> Rows:
         found: list[Rows] = []
         sent = 0
         while sent < len(pieces):
             texts = [self._prefix + piece for piece in pieces[sent : sent + call.rows]]
             try:
-                found.append((yield from embed_batch(texts, call, retries=retries)))
+                found.append(await embed_texts(texts, call, retries=retries))
             except APIStatusError as error:
                 if fewer_rows(error, len(texts), call) is None:
                     raise

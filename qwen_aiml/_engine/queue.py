@@ -1,109 +1,132 @@
-"""A line in which requests wait to start, fair to calls that come later. No I/O, and no waiting here."""
+"""The queue in which requests of one event loop wait to start; it serves calls round robin."""
 
 from __future__ import annotations
 
-import threading
+import logging
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
+
+import anyio
+
+from .limiter import Start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .limiter import Limiter
 
-class Turn:
+logger = logging.getLogger("qwen_aiml")
+
+LOGGED_SECONDS = 1.0  # a wait of more is logged
+
+
+class Ticket:
     """
-    One place in the line.
+    The place of one attempt in the queue.
 
     Args:
         owner: The call that the request is part of.
 
     Attributes:
-        has_come: Whether this is the request that may start next.
+        start: What the limiter gave when the attempt started; None before.
     """
+
+    __slots__ = ("came", "owner", "start")
 
     def __init__(self, owner: object) -> None:
         self.owner = owner
-        self.has_come = False
-        self.call: Callable[[], None] = _nobody_waits
+        self.start: Start | None = None
+        self.came: anyio.Event | None = None
 
 
-class Turns:
+class Queue:
     """
-    Who may start next, and how many have started and not ended. Safe in several threads.
+    Which request starts next, and which are in flight.
 
-    One turn at a time comes, so that its holder can wait for the right moment while all others stay in line.
-    Calls are served round robin: a query gets its turn in the midst of an ingestion.
+    One ticket at a time is next and waits for the limiter; all others stay in the queue. Calls are served
+    round robin, so that a query does not wait for a whole ingestion. For one event loop.
 
     Args:
-        limit: Tells how many may have started at once, the next one included.
+        limiter: How many requests may be in flight, and when the next may start.
+
+        now: The clock.
     """
 
-    def __init__(self, limit: Callable[[], int]) -> None:
-        self._limit = limit
-        self._started: set[Turn] = set()
-        self._next: Turn | None = None
-        self._waiting: OrderedDict[object, deque[Turn]] = OrderedDict()
-        self._lock = threading.Lock()
+    def __init__(self, limiter: Limiter, now: Callable[[], float]) -> None:
+        self._limiter = limiter
+        self._now = now
+        self._in_flight: set[Ticket] = set()
+        self._next: Ticket | None = None
+        self._waiting: OrderedDict[object, deque[Ticket]] = OrderedDict()
 
-    def enter(self, turn: Turn) -> None:
-        """Go to the end of the line of the turn's owner, the call that the request is part of."""
-        with self._lock:
-            self._waiting.setdefault(turn.owner, deque()).append(turn)
-        self._serve()
+    @property
+    def in_flight(self) -> int:
+        """How many requests have started and not ended."""
+        return len(self._in_flight)
 
-    def when_it_comes(self, turn: Turn, call: Callable[[], None]) -> None:
+    def start_now(self, ticket: Ticket, tokens: float) -> bool:
+        """Start a request if it need not wait, and tell whether it did."""
+        if self._next is not None or self._waiting or len(self._in_flight) >= self._limiter.window:
+            return False
+        return self._start(ticket, tokens) is None
+
+    async def start(self, ticket: Ticket, tokens: float, seconds_left: Callable[[], float]) -> bool:
         """
-        Have *call* called as soon as the turn has come or was withdrawn, which may be now.
+        Wait for the ticket's turn, then for the limiter, and start.
 
         Args:
-            turn: One that was entered.
+            ticket: To be handed to `leave` in the end, whatever happens.
 
-            call: Must neither wait nor raise; it comes from any thread.
+            tokens: Expected in the request.
+
+            seconds_left: How long the call may still take.
+
+        Returns:
+            Whether it started; False if the limiter makes it wait for longer than the call may take.
         """
-        with self._lock:
-            turn.call = call
-            settled = turn.has_come or turn not in self._waiting.get(turn.owner, ())
-        if settled:
-            call()
+        self._waiting.setdefault(ticket.owner, deque()).append(ticket)
+        self._serve()
+        if self._next is not ticket:
+            ticket.came = anyio.Event()
+            await ticket.came.wait()
+        while (seconds := self._start(ticket, tokens)) is not None:
+            if seconds_left() <= seconds:
+                return False
+            if seconds > LOGGED_SECONDS:
+                logger.info("rate limited, waiting %.1f s", seconds)
+            await anyio.sleep(seconds)
+        return True
 
-    def start(self, turn: Turn) -> None:
-        """Count the turn, which has come, as started; the next one may come."""
-        with self._lock:
-            self._started.add(turn)
+    def leave(self, ticket: Ticket) -> None:
+        """End a ticket, in whatever state it is."""
+        self._in_flight.discard(ticket)
+        if self._next is ticket:
             self._next = None
+        waiting = self._waiting.get(ticket.owner)
+        if waiting is not None and ticket in waiting:
+            waiting.remove(ticket)
+            if not waiting:
+                del self._waiting[ticket.owner]
         self._serve()
 
-    def leave(self, turn: Turn) -> None:
-        """End the turn, wherever it is."""
-        with self._lock:
-            self._started.discard(turn)
-            if turn is self._next:
-                self._next = None
-            line = self._waiting.get(turn.owner, deque())
-            if turn in line:
-                line.remove(turn)
-                if not line:
-                    del self._waiting[turn.owner]
-        self._serve()
-
-    def dismiss(self, owner: object) -> None:
-        """Withdraw all turns of *owner* that have not come, and call those who wait for them."""
-        with self._lock:
-            dismissed = self._waiting.pop(owner, deque())
-        for turn in dismissed:
-            turn.call()
+    def _start(self, ticket: Ticket, tokens: float) -> float | None:
+        """Start, or give the seconds to wait first."""
+        start = self._limiter.take(self._now(), tokens)
+        if not isinstance(start, Start):
+            return start
+        ticket.start = start
+        self._in_flight.add(ticket)
+        if self._next is ticket:
+            self._next = None
+            self._serve()
+        return None
 
     def _serve(self) -> None:
-        with self._lock:
-            if self._next is not None or not self._waiting or len(self._started) >= self._limit():
-                return
-            owner, line = self._waiting.popitem(last=False)
-            self._next = turn = line.popleft()
-            turn.has_come = True
-            if line:
-                self._waiting[owner] = line
-        turn.call()
-
-
-def _nobody_waits() -> None:
-    pass
+        if self._next is not None or not self._waiting or len(self._in_flight) >= self._limiter.window:
+            return
+        owner, waiting = self._waiting.popitem(last=False)
+        self._next = ticket = waiting.popleft()
+        if waiting:
+            self._waiting[owner] = waiting
+        if ticket.came is not None:
+            ticket.came.set()

@@ -1,57 +1,57 @@
-"""
-One request from its first attempt to its embeddings or its error, as a generator that does no I/O.
-
-It yields what is to be done and is sent what came of it, as `_steps` lists. Both clients drive it; tests
-drive it by hand.
-"""
+"""One request from its first attempt to its embeddings or its error; and what the requests of a call share."""
 
 from __future__ import annotations
 
 import logging
 import math
+from contextlib import contextmanager
 from http import HTTPStatus
-from itertools import count
-from threading import Lock
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
-from msgspec import Struct, field
-from msgspec.structs import replace
+import anyio
+from msgspec import Struct
 
+from .._errors import (
+    DeadlineError,
+    QwenAIMLError,
+    RateLimitError,
+    ResponseFormatError,
+    TransportError,
+)
 from .._protocol.arrays import packed
-from .._errors import DeadlineError, QwenAIMLError, RateLimitError, ResponseFormatError, TransportError
-from .history import Start
-from .._results import Usage
-from .retry import backoff, is_passing, retry_after
+from .._protocol.request import encode, max_response_bytes
+from .._protocol.response import decode
 from .._protocol.status import is_success, is_throttle, masked, page_advice, status_error
-from .._steps import Admit, Enter, Fault, Send, Wait
-from .queue import Turn
-from .._protocol.response import Answer, decode, encode, most_bytes
+from .._results import Usage
+from .._transport.base import Post, TransportFailure
+from .queue import LOGGED_SECONDS, Ticket
+from .retry import backoff, is_transient, retry_after
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from .._config import EmbeddingConfig
-    from .._learned import Learned
-    from .._steps import Outcome, Step
-    from .queue import Turns
-    from .._protocol.response import Rows
+    from .._protocol.response import Response, Rows
+    from .._transport.base import Transport
+    from .limiter import Limiter
+    from .queue import Queue
 
 logger = logging.getLogger("qwen_aiml")
 
-JITTER = 0.1  # of a pause, at the most
+JITTER = 0.1  # share of a pause, at most
 
 
 class Clock(Struct, frozen=True):
     """
-    Time and chance as the flow sees them, so that tests can hold both.
+    Time and chance, so that tests can set both.
 
     Attributes:
-        now: Gives seconds that only grow.
+        now: Returns seconds that only grow.
 
-        date: Gives the present, with its time zone.
+        date: Returns the present, with its time zone.
 
-        random: Gives numbers from 0 to 1.
+        random: Returns numbers from 0 to 1.
     """
 
     now: Callable[[], float]
@@ -59,91 +59,109 @@ class Clock(Struct, frozen=True):
     random: Callable[[], float]
 
 
-class Flag(Protocol):
-    """What a `Loop` and an `anyio.Event` share: either colour's way to end what waits for a next attempt."""
-
-    def set(self) -> object:
-        """Raise the flag."""
-        ...
-
-    def is_set(self) -> bool:
-        """Tell whether it was raised."""
-        ...
-
-
-class Call(Struct, eq=False):
-    """
-    What all requests of one call share.
-
-    Attributes:
-        config: The settings.
-
-        clock: Time and chance.
-
-        learned: What the client knows of the service's limits.
-
-        turns: The line in which requests wait to start.
-
-        stopped: Raised once no further request may start, so that nobody waits for a next attempt.
-
-        has_limiter: Whether the user's own rate limiter is to be asked before each request.
-
-        deadline: Reading of the clock at which to give up; None for never.
-
-        packed: Whether embeddings are kept as float32, in an ``array``, instead of in lists.
-
-        dimensions: Length each embedding must have; None as long as it is not known.
-
-        usage: What the call has cost so far.
-
-        accepted: Answers that held sound embeddings, so far.
-
-        refused_alone: Texts that were refused in a request of their own while no answer was good.
-    """
-
-    config: EmbeddingConfig
-    clock: Clock
-    learned: Learned
-    turns: Turns
-    stopped: Flag
-    has_limiter: bool = False
-    deadline: float | None = None
-    packed: bool = False
-    dimensions: int | None = None
-    usage: Usage = field(default_factory=Usage)
-    accepted: int = 0
-    refused_alone: int = 0
-    lock: Lock = field(default_factory=Lock)
-
-    @property
-    def rows(self) -> int:
-        """Texts that one request may hold, by the settings and by what the service has told."""
-        return min(self.config.rows, self.learned.rows)
-
-    def stop(self) -> None:
-        """Start no further request, and let nobody wait for one."""
-        self.stopped.set()
-        self.turns.dismiss(self)
-
-    def spend(self, usage: Usage) -> None:
-        """Add to what the call has cost."""
-        with self.lock:
-            self.usage += usage
-
-    def seconds_left(self) -> float:
-        """Say how long the call may still take."""
-        return math.inf if self.deadline is None else self.deadline - self.clock.now()
-
-    def is_over(self) -> bool:
-        """Tell whether nothing more may be sent."""
-        return self.stopped.is_set() or self.seconds_left() <= 0
-
-
 class NotSentError(QwenAIMLError):
     """A request was not sent, since the call had failed elsewhere; never raised to users."""
 
     def __init__(self) -> None:
         super().__init__("not sent")
+
+
+class Call:
+    """
+    What all requests of one call share.
+
+    Args:
+        config: The settings.
+
+        clock: Time and chance.
+
+        limiter: What the client knows of the service's limits.
+
+        admit: The user's own rate limiter, awaited before each attempt with its expected tokens; None for
+            none.
+
+        load: Looks up keys in the cache.
+
+        store: Stores entries in the cache, by key.
+
+        packed: Whether embeddings are float32, in an ``array``, instead of lists.
+
+    Attributes:
+        deadline: Reading of the clock at which to give up; None for never.
+
+        dimensions: Of each embedding; None as long as it is not known.
+
+        usage: What the call has cost so far.
+
+        accepted: Responses with valid embeddings so far.
+
+        rejected_alone: Texts rejected in a request of their own while no response was good.
+
+        is_stopped: Whether no further request may start.
+    """
+
+    queue: Queue
+    transport: Transport
+
+    def __init__(
+        self,
+        config: EmbeddingConfig,
+        clock: Clock,
+        limiter: Limiter,
+        *,
+        admit: Callable[[int], Awaitable[object]] | None = None,
+        load: Callable[[Sequence[str]], Awaitable[object]] | None = None,
+        store: Callable[[Mapping[str, bytes]], Awaitable[object]] | None = None,
+        packed: bool = False,
+    ) -> None:
+        self.config = config
+        self.clock = clock
+        self.limiter = limiter
+        self.admit = admit
+        self.load = load
+        self.store = store
+        self.packed = packed
+        total = config.total_timeout
+        self.deadline = None if total is None else clock.now() + total
+        self.dimensions = config.length
+        self.usage = Usage()
+        self.accepted = 0
+        self.rejected_alone = 0
+        self.is_stopped = False
+        self._scopes: set[anyio.CancelScope] = set()
+
+    def begin(self, queue: Queue, transport: Transport) -> None:
+        """Take what the event loop that runs the call has."""
+        self.queue = queue
+        self.transport = transport
+        self.admitting = anyio.Lock()
+
+    @property
+    def rows(self) -> int:
+        """Texts in one request, as far as is known."""
+        return min(self.config.rows, self.limiter.rows)
+
+    def seconds_left(self) -> float:
+        """Say how long the call may still take."""
+        return math.inf if self.deadline is None else self.deadline - self.clock.now()
+
+    def stop(self) -> None:
+        """Start no further request, and end all waiting for one; those in flight go on."""
+        self.is_stopped = True
+        for scope in list(self._scopes):
+            scope.cancel()
+
+    @contextmanager
+    def until_stopped(self) -> Iterator[None]:
+        """End what is awaited in this context when the call is stopped."""
+        with anyio.CancelScope() as scope:
+            self._scopes.add(scope)
+            if self.is_stopped:
+                scope.cancel()
+            try:
+                yield
+            finally:
+                self._scopes.discard(scope)
 
 
 _PROXY = (
@@ -161,173 +179,209 @@ _ADVICE = {
     "proxy": _PROXY,
     "refused": _PROXY,
 }
+_PERMANENT = ("certificate", "local", "refused")
 
 
-def embed_batch(texts: Sequence[str], call: Call, *, retries: int) -> Generator[Step, Outcome, Rows]:
+async def embed_texts(texts: Sequence[str], call: Call, *, retries: int) -> Rows:
     """
-    Get the texts of one request embedded, trying again where that may help.
+    Embed the texts of one request, with retries.
 
     Args:
         texts: As they are sent, at most as many as one request may hold.
 
         call: What the requests of the call share.
 
-        retries: Tries after the first.
+        retries: Attempts after the first, at most.
 
     Returns:
         The embeddings in the order of the texts.
 
     Raises:
-        APIStatusError: For an answer that trying again does not cure, or the last one.
+        APIStatusError: For a response that a retry does not cure, or the last one.
 
-        TransportError: If the last attempt got no answer.
+        TransportError: If the last attempt got no response.
 
-        ResponseFormatError: If the last answer was unsound.
+        ResponseFormatError: If the last response was malformed.
 
         DeadlineError: If the deadline has passed, or would before the next attempt.
 
         NotSentError: If the call failed elsewhere before the first attempt.
     """
-    send = Send(encode(texts, call.config), call.deadline, most_bytes(len(texts)))
-    last: QwenAIMLError | None = None
-    for attempt in count(1):
-        outcome = yield from _attempt(call, send)
-        if outcome is None:
-            if call.stopped.is_set():
-                raise last or NotSentError()
-            raise too_late(call, attempt - 1, last) from last
-        if isinstance(outcome, Fault):
-            # It may quote what came, and so what we sent.
-            outcome = replace(outcome, detail=masked(outcome.detail, texts, call.config))
-        logger.debug("%d texts, attempt %d: %s", len(texts), attempt, _said(outcome))
-        call.spend(_cost(outcome))
+    request = _Request(texts, call, retries)
+    if call.deadline is None:
+        return await request.send()
+    with anyio.move_on_after(call.seconds_left()):
+        return await request.send()
+    raise too_late(call, request.attempts, request.error) from request.error
+
+
+class _Request:
+    """The attempts of one request: how many were made, and the error of the last one."""
+
+    def __init__(self, texts: Sequence[str], call: Call, retries: int) -> None:
+        self._texts = texts
+        self._call = call
+        self._retries = retries
+        self._post = Post(encode(texts, call.config), call.config.silence, max_response_bytes(len(texts)))
+        self.attempts = 0
+        self.error: QwenAIMLError | None = None
+
+    async def send(self) -> Rows:
+        """Send until a response is good, or no retry is left."""
+        while True:
+            response: Response | None = None
+            try:
+                response = await self._attempt()
+                rows = self._read(response)
+            except TransportFailure as failure:
+                self.error = self._transport_error(failure)
+            except NotSentError as not_sent:
+                raise self.error or not_sent from None
+            except DeadlineError:
+                raise
+            except QwenAIMLError as error:
+                self.error = error
+            else:
+                self._call.accepted += 1
+                return rows
+            await self._back_off(self.error, response)
+
+    async def _attempt(self) -> Response:
+        call = self._call
+        size = len(self._post.body)
+        ticket = Ticket(call)
+        response: Response | None = None
         try:
-            rows = _read(outcome, texts, call)
-        except QwenAIMLError as error:
-            last = error
-            error.attempts = attempt
-            seconds = _backoff(error, outcome, call, is_last=attempt > retries)
-            if seconds:
-                yield Wait(seconds)
-        else:
-            with call.lock:
-                call.accepted += 1
-            return rows
-    raise AssertionError  # pragma: no cover (count() has no end)
-
-
-def _backoff(error: QwenAIMLError, outcome: Outcome, call: Call, *, is_last: bool) -> float:
-    """
-    Say how long to wait before the next attempt.
-
-    Raises:
-        QwenAIMLError: If there is none to be: *error*, or a `DeadlineError`.
-    """
-    if not is_passing(error):
-        raise error
-    seconds = 0.0
-    # After a refusal for the rate all requests of the client pause, this one among them.
-    if not is_last and not isinstance(error, RateLimitError):
-        advised = retry_after(outcome.headers, call.clock.date()) if isinstance(outcome, Answer) else None
-        seconds = backoff(error.attempts, advised, call.clock.random)
-    if call.seconds_left() <= seconds:
-        raise too_late(call, error.attempts, error) from error
-    if is_last:
-        raise error
-    return seconds
-
-
-def _attempt(call: Call, send: Send) -> Generator[Step, Outcome, Outcome]:
-    """Send once, in turn and at the right pace; None if the deadline or the end of the call comes first."""
-    pace, size = call.learned.pace, len(send.body)
-    turn = Turn(call)
-    start: Start | float = 0.0
-    outcome: Outcome = None
-    try:
-        call.turns.enter(turn)
-        # Looked at after the turn was entered: a call that is stopped later than that withdraws it.
-        crash = None if turn.has_come or call.is_over() else (yield Enter(turn, call.deadline))
-        tokens = pace.expected_tokens(size)
-        if crash is None and call.has_limiter and turn.has_come and not call.is_over():
-            crash = yield Admit(math.ceil(tokens), call.deadline)
-        if crash is not None:
-            return crash
-        while turn.has_come and not call.is_over():
-            start = pace.take(call.clock.now(), tokens)
-            if isinstance(start, Start):
-                call.turns.start(turn)
-                outcome = yield send
-                if call.packed and isinstance(outcome, Answer):
-                    outcome = replace(outcome, packed=True)
-                break
-            if call.seconds_left() <= start:
-                break
-            yield Wait(start)
-        return outcome
-    finally:
-        try:
-            if isinstance(start, Start):
-                _report(call, start, size, outcome)
+            await self._start(ticket, call.limiter.expected_tokens(size))
+            self.attempts += 1
+            usage = Usage(requests=1)
+            try:
+                response = await call.transport.post(self._post)
+                response.packed = call.packed
+                # Failed requests are not billed, malformed successes are. Source: AI/ML API docs, "API key
+                # usage".
+                if is_success(response.status):
+                    usage = response.usage
+            finally:
+                call.usage += usage
+            return response
         finally:
-            # Come what may: a turn that is not given back is one less for all later calls.
-            call.turns.leave(turn)
+            try:
+                if ticket.start is not None:
+                    self._report(ticket, response)
+            finally:
+                # In any case: a ticket that is not given back is a request less for all later calls.
+                call.queue.leave(ticket)
 
+    async def _start(self, ticket: Ticket, tokens: float) -> None:
+        """
+        Wait until the request may start.
 
-def _report(call: Call, start: Start, size: int, outcome: Outcome) -> None:
-    pace, now = call.learned.pace, call.clock.now()
-    if not isinstance(outcome, Answer) or outcome.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        pace.lost(start, now)
-    elif is_throttle(outcome):
-        # Zero counts as unsaid: a clock that goes wrong makes 0 of every date.
-        advised = retry_after(outcome.headers, call.clock.date()) or None
-        pace.refused(start, now, advised, JITTER * call.clock.random())
-    else:
-        tokens = outcome.usage.total_tokens if is_success(outcome.status) else None
-        pace.accepted(start, now, size, tokens)
+        Raises:
+            NotSentError: If the call was stopped before.
 
+            DeadlineError: If it would have to wait for longer than the call may take.
+        """
+        call = self._call
+        if not call.is_stopped:
+            if call.admit is None and call.queue.start_now(ticket, tokens):
+                return
+            with call.until_stopped():
+                if call.admit is None:
+                    started = await call.queue.start(ticket, tokens, call.seconds_left)
+                else:
+                    # One at a time, and none while one that was admitted still waits.
+                    async with call.admitting:
+                        await call.admit(math.ceil(tokens))
+                        started = await call.queue.start(ticket, tokens, call.seconds_left)
+                if started:
+                    return
+                raise too_late(call, self.attempts, self.error) from self.error
+        raise NotSentError
 
-def _said(outcome: Outcome) -> str:
-    """Put an outcome into words for the log, which shows neither texts nor embeddings."""
-    if isinstance(outcome, Answer):
-        return f"HTTP {outcome.status}, {len(outcome.body)} bytes"
-    return outcome.detail if isinstance(outcome, Fault) else type(outcome).__name__
+    def _report(self, ticket: Ticket, response: Response | None) -> None:
+        """Tell the limiter what came of an attempt."""
+        limiter, clock, size = self._call.limiter, self._call.clock, len(self._post.body)
+        start, now = ticket.start, clock.now()
+        if start is None or response is None or response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            limiter.lost(start, now)
+        elif is_throttle(response):
+            # Zero counts as unsaid: a clock that goes wrong makes 0 of every date.
+            advised = retry_after(response.headers, clock.date()) or None
+            limiter.refused(start, now, advised, JITTER * clock.random())
+        else:
+            tokens = response.usage.total_tokens if is_success(response.status) else None
+            limiter.accepted(start, now, size, tokens)
 
+    async def _back_off(self, error: QwenAIMLError, response: Response | None) -> None:
+        """
+        Wait before the next attempt.
 
-def _cost(outcome: Outcome) -> Usage:
-    # Failed requests are not billed. Source: AI/ML API docs, "API key usage". An unsound success is.
-    if isinstance(outcome, Answer) and is_success(outcome.status):
-        return outcome.usage
-    return Usage(requests=0 if isinstance(outcome, Exception) else 1)
+        Raises:
+            QwenAIMLError: If there is to be none: *error*, or a `DeadlineError`.
+        """
+        call = self._call
+        error.attempts = self.attempts
+        logger.debug("%d texts, attempt %d: %s", len(self._texts), self.attempts, _summary(error, response))
+        if not is_transient(error):
+            raise error
+        is_last = self.attempts > self._retries
+        seconds = 0.0
+        # After a 429 all requests of the client pause, this one among them.
+        if not is_last and not isinstance(error, RateLimitError):
+            advised = None if response is None else retry_after(response.headers, call.clock.date())
+            seconds = backoff(self.attempts, advised, call.clock.random)
+        if call.seconds_left() <= seconds:
+            raise too_late(call, self.attempts, error) from error
+        if is_last:
+            raise error
+        if seconds > LOGGED_SECONDS:
+            summary, attempt = _summary(error, response), self.attempts + 1
+            logger.info(
+                "%s, waiting %.1f s, attempt %d of %d", summary, seconds, attempt, self._retries + 1
+            )
+        if seconds:
+            with call.until_stopped():
+                await anyio.sleep(seconds)
 
+    def _read(self, response: Response) -> Rows:
+        call = self._call
+        if not is_success(response.status):
+            raise status_error(response, self._texts, call.config)
+        if response.success is None and response.is_page:
+            advice = page_advice(call.config)
+            raise ResponseFormatError(f"the service responded with success, but no JSON. What to do: {advice}")
+        rows = decode(response, len(self._texts), call.dimensions)
+        if call.packed:
+            # Here, so that a number beyond float32 is treated like any malformed row.
+            rows.embeddings = list(map(packed, rows.embeddings))
+        return rows
 
-def _read(outcome: Outcome, texts: Sequence[str], call: Call) -> Rows:
-    if isinstance(outcome, Exception):
-        raise outcome
-    if isinstance(outcome, Fault):
-        advice = _ADVICE[outcome.kind]
-        raise TransportError(
-            f"no answer from {call.config.base_url}: {outcome.detail}. What to do: {advice}",
-            passing=outcome.kind not in ("certificate", "local", "refused"),
-            timed_out=outcome.kind == "timeout",
+    def _transport_error(self, failure: TransportFailure) -> TransportError:
+        config = self._call.config
+        # It may quote what came, and so what was sent.
+        detail = masked(failure.detail, self._texts, config)
+        return TransportError(
+            f"no response from {config.base_url}: {detail}. What to do: {_ADVICE[failure.kind]}",
+            transient=failure.kind not in _PERMANENT,
+            timed_out=failure.kind == "timeout",
         )
-    answer = cast("Answer", outcome)
-    if not is_success(answer.status):
-        raise status_error(answer, texts, call.config)
-    if answer.success is None and answer.is_page:
-        advice = page_advice(call.config)
-        raise ResponseFormatError(f"the service answered with success, but no JSON. What to do: {advice}")
-    rows = decode(answer, len(texts), call.dimensions)
-    # Here, so that what float32 can't hold is asked for again and looked for like any unsound row.
-    return replace(rows, embeddings=list(map(packed, rows.embeddings))) if call.packed else rows
 
 
-def too_late(call: Call, attempts: int = 0, last: QwenAIMLError | None = None) -> DeadlineError:
+def _summary(error: QwenAIMLError, response: Response | None) -> str:
+    """Describe an attempt for the log, which shows neither texts nor embeddings."""
+    if response is not None:
+        return f"HTTP {response.status}, {len(response.body)} bytes"
+    return str(error.args[0])
+
+
+def too_late(call: Call, attempts: int = 0, last: BaseException | None = None) -> DeadlineError:
     """Say that the deadline has passed, or would, after some *attempts*, the last of which got an error."""
     if call.seconds_left() <= 0:
         said = "ran out"
     elif last is None:
         said = "leaves no time to send: requests have to wait longer than that"
     else:
-        said = "leaves no time to try again after"
-    cause = f": {last.args[0]}" if last else ""
+        said = "leaves no time for a retry after"
+    cause = f": {cast('QwenAIMLError', last).args[0]}" if last else ""
     return DeadlineError(f"total_timeout of {call.config.total_timeout:g} s {said}{cause}", attempts=attempts)

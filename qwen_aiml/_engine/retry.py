@@ -29,12 +29,12 @@ LONGEST_RETRY_AFTER = 60.0
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 
 
-def is_passing(error: QwenAIMLError) -> bool:
+def is_transient(error: QwenAIMLError) -> bool:
     """Tell whether the same request may well succeed when it is sent again."""
     if isinstance(error, APIStatusError):
         return error.status_code in RETRIED_STATUSES and not isinstance(error, InsufficientCreditsError)
     if isinstance(error, TransportError):
-        return error.passing
+        return error.transient
     return isinstance(error, ResponseFormatError)
 
 

@@ -1,15 +1,26 @@
-"""Texts without end, in both colours: reading them and running their blocks, when `_blocks` says so."""
+"""
+Streams of texts: read as they are needed, embedded block by block, their embeddings returned one by one.
+
+`Blocks` decides when a block begins and in which order rows are returned, without I/O; two iterators read the
+texts and run the blocks, each of which is a `Job` of its own.
+"""
 
 from __future__ import annotations
 
-import threading
+from collections import deque
 from collections.abc import AsyncIterable
-from contextvars import copy_context
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, cast
+from functools import partial
+from queue import Queue
+from typing import TYPE_CHECKING, TypeAlias, cast
 
-from . import _anyio as anyio
+import anyio
+import anyio.lowlevel
+from msgspec import Struct
+
+from .._errors import EmbeddingBatchError
+from .._results import Usage
 from .._texts.validation import iterate
+from .runner import Running, wait_for
 
 if TYPE_CHECKING:
     from array import array
@@ -18,42 +29,198 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
     from typing_extensions import Self
 
-    from .blocks import Block, Blocks
+    from .._errors import QwenAIMLError
     from .job import Job
-    from .._work import AsyncWork, Work
 
-# An iterator that is dropped waits so long for each thread, since it may be dropped where they can't end.
+    Row: TypeAlias = tuple[int, array[float]]
+
+# Seconds that dropping an iterator waits for each block, since it may be dropped where blocks can't end.
 DROP_SECONDS = 5.0
+
+# Blocks that the look-ahead is cut into where they overlap: two running, and one whose rows are given.
+BLOCKS_AHEAD = 3
+
+
+class Block(Struct, eq=False):
+    """
+    Some texts that are embedded together.
+
+    Attributes:
+        first: The index of the first one.
+
+        texts: As they were read.
+
+        rows: Indices and embeddings, once the block has ended; None before.
+    """
+
+    first: int
+    texts: list[str]
+    rows: list[Row] | None = None
+
+    def __repr__(self) -> str:
+        return f"Block(first={self.first})"
+
+
+class Blocks:
+    """
+    The state of one iteration.
+
+    Args:
+        look_ahead: Texts read and not given at once, at the most.
+
+        in_order: Whether rows are given in the order of the texts; else block by block, as these end.
+
+        overlap: Whether two blocks may be running, also while rows are given; else one, and only when
+            there is none to give.
+
+    Attributes:
+        running: How many blocks are running.
+    """
+
+    def __init__(self, look_ahead: int, *, in_order: bool, overlap: bool) -> None:
+        self._look_ahead = look_ahead
+        self._in_order = in_order
+        self.overlap = overlap
+        self.running = 0
+        self._read: list[str] = []
+        self._no_more = False
+        self._begun = 0
+        self._given = 0
+        self._blocks: list[Block] = []
+        self._rows: deque[Row] = deque()
+        self._usage = Usage()
+        self._failed = False
+        self._missing: list[int] = []
+        self._failures: dict[int, QwenAIMLError] = {}
+        self._crash: Exception | None = None
+        self._errors: list[BaseException] = []
+
+    @property
+    def _size(self) -> int:
+        return max(1, self._look_ahead // BLOCKS_AHEAD) if self.overlap else self._look_ahead
+
+    @property
+    def _may_begin(self) -> bool:
+        if self._failed or (not self.overlap and (self._rows or self.running)):
+            return False
+        return self.running < 2 and self._begun - self._given + self._size <= self._look_ahead  # noqa: PLR2004
+
+    @property
+    def wants_text(self) -> bool:
+        """Whether a text is to be read now, for a block that may begin."""
+        return len(self._read) < self._size and not self._no_more and self._may_begin
+
+    def read(self, text: str) -> None:
+        """Take the next text."""
+        self._read.append(text)
+
+    def no_more(self, error: Exception | None = None) -> None:
+        """Note that the texts have ended, or could not be read further because of *error*."""
+        self._no_more = True
+        if error is not None:
+            self._errors.append(error)
+
+    def begin(self) -> Block | None:
+        """Give the block that is to begin now, once no further text is wanted; None for none."""
+        if not self._read or not self._may_begin:
+            return None
+        block = Block(self._begun, self._read)
+        self._read = []
+        self._begun += len(block.texts)
+        self._blocks.append(block)
+        self.running += 1
+        return block
+
+    def end(self, block: Block, job: Job | None, error: BaseException | None = None) -> None:
+        """
+        Note that a block has ended.
+
+        Args:
+            block: One that has begun.
+
+            job: It, with all workers gone; None if there was none to be.
+
+            error: What was raised instead of being noted by the job; None for nothing.
+        """
+        if block not in self._blocks:
+            return  # closed in the meantime
+        self.running -= 1
+        rows = [None] * len(block.texts) if job is None else job.rows()
+        indexed = list(enumerate(rows, block.first))
+        block.rows = [(index, cast("array[float]", row)) for index, row in indexed if row is not None]
+        self._missing += [index for index, row in indexed if row is None]
+        if job is not None:
+            job.shortened()
+            self._usage += job.usage
+            self._failures |= job.failures()
+            self._crash = self._crash or job.crash
+        if error is not None:
+            self._errors.append(error)
+        self._failed = bool(self._missing or self._errors)
+        for ended in list(self._blocks):
+            if ended.rows is not None:
+                self._rows.extend(ended.rows)
+                self._blocks.remove(ended)
+            elif self._in_order:
+                break
+
+    def take(self) -> Row | None:
+        """Give the next row; None if none is there yet."""
+        if not self._rows:
+            return None
+        self._given += 1
+        return self._rows.popleft()
+
+    def error(self) -> BaseException | None:
+        """
+        Tell what is to be raised, once no block is running and all rows are given; None for nothing.
+
+        An `EmbeddingBatchError` if requests failed, unless not a single row was given; then, or if it was
+        something else, the first error itself.
+        """
+        other = self._errors[0] if self._errors else None
+        if not self._failures:
+            return other
+        failures = dict(sorted(self._failures.items()))
+        if not self._given:
+            return self._crash or next(iter(failures.values()))
+        error = EmbeddingBatchError([], failures, self._usage, missing=sorted(self._missing))
+        error.__cause__ = self._crash or other
+        return error
+
+    def close(self) -> None:
+        """Give no further row, and begin no further block."""
+        self.running = 0
+        self._no_more = True
+        self._read = []
+        self._blocks.clear()
+        self._rows.clear()
+        self._failures.clear()
+        self._errors.clear()
 
 
 class EmbeddingIterator:
     """
     Indices and embeddings of texts that are read as they are needed.
 
-    Two background threads embed, one block each. Leaving a ``with`` block, ``close``, an interrupt and the
-    end of the texts wait until both are gone, after what is in flight was broken off; so does dropping the
-    object, as breaking out of a ``for`` loop over it does. For one thread at a time.
+    Two blocks are embedded in the background. Leaving a ``with`` block, ``close``, an interrupt and the end of
+    the texts cancel what is in flight and wait until both blocks have ended; so does dropping the object, as
+    breaking out of a ``for`` loop over it does. For one thread at a time.
     """
 
     def __init__(
         self,
         texts: Iterable[str],
         blocks: Blocks,
-        make: Callable[[list[str], int], Work],
-        carry_out: Callable[[Work], None],
+        make: Callable[[list[str], int], Job],
+        run: Callable[[Job], Awaitable[None]],
     ) -> None:
+        self._running: dict[Block, tuple[Job, Running]] = {}
         self._texts = iterate(texts)
         self._blocks = blocks
         self._make = make
-        self._carry_out = carry_out
-        self._running: dict[Block, tuple[Work, threading.Thread]] = {}
-        self._ended: SimpleQueue[tuple[Block, Job, BaseException | None]] = SimpleQueue()
-        # A queue and a thread, since an object may be dropped anywhere, also where a lock is held that
-        # breaking off needs; and a daemon, lest an iterator that nobody closes keep the process from ending.
-        self._asked: SimpleQueue[None] = SimpleQueue()
-        self._breaker = threading.Thread(
-            target=_break_off, args=(self._asked, self._running), name="qwen_aiml_breaker", daemon=True
-        )
+        self._run = run
+        self._ended: Queue[Block] = Queue()
 
     def __iter__(self) -> Iterator[tuple[int, array[float]]]:
         return self
@@ -62,13 +229,13 @@ class EmbeddingIterator:
         try:
             while True:
                 while not self._ended.empty():
-                    self._end_block()
+                    self._end_block(self._ended.get())
                 self._begin_blocks()
                 if (row := self._blocks.take()) is not None:
                     return row
                 if not self._blocks.running:
                     break
-                self._end_block()
+                self._end_block(wait_for(self._ended))
         except BaseException:
             self.close()
             raise
@@ -80,9 +247,9 @@ class EmbeddingIterator:
             error = None  # whose traceback holds this frame
 
     def close(self) -> None:
-        """End the requests, and wait for the threads; nothing further is given."""
+        """Cancel what is in flight and wait for its end; no further row is returned."""
         self._blocks.close()
-        self._end(None)
+        self._cancel(None)
 
     def __enter__(self) -> Self:
         return self
@@ -91,8 +258,7 @@ class EmbeddingIterator:
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_breaker"):  # else the texts were refused
-            self._end(DROP_SECONDS)
+        self._cancel(DROP_SECONDS)
 
     def _begin_blocks(self) -> None:
         blocks = self._blocks
@@ -107,54 +273,26 @@ class EmbeddingIterator:
             if (block := blocks.begin()) is None:
                 return
             try:
-                work = self._make(block.texts, block.first)
-            except Exception as error:  # noqa: BLE001 (raised once what is under way has ended)
+                job = self._make(block.texts, block.first)
+                running = Running(partial(self._run, job), partial(self._ended.put, block))
+                running.start()
+            except Exception as error:  # noqa: BLE001 (raised once all other blocks have ended)
                 blocks.end(block, None, error)
             else:
-                self._start(block, work)
+                self._running[block] = job, running
 
-    def _start(self, block: Block, work: Work) -> None:
-        if self._breaker.ident is None:
-            self._breaker.start()
-        thread = threading.Thread(
-            target=copy_context().run,
-            args=(_embed, self._carry_out, work, block, self._ended),
-            name="qwen_aiml_block",
-        )
-        self._running[block] = work, thread
-        thread.start()
+    def _end_block(self, block: Block) -> None:
+        if block in self._running:  # else it was cancelled
+            job, running = self._running.pop(block)
+            self._blocks.end(block, job, running.error)
 
-    def _end_block(self) -> None:
-        block, job, error = self._ended.get()
-        _, thread = self._running.pop(block)
-        thread.join()
-        self._blocks.end(block, job, error)
-
-    def _end(self, seconds: float | None) -> None:
-        self._asked.put(None)
-        for thread in [self._breaker, *(thread for _, thread in list(self._running.values()))]:
-            if thread.is_alive() and thread is not threading.current_thread():
-                thread.join(seconds)
-
-
-def _embed(
-    carry_out: Callable[[Work], None],
-    work: Work,
-    block: Block,
-    ended: SimpleQueue[tuple[Block, Job, BaseException | None]],
-) -> None:
-    try:
-        carry_out(work)
-    except BaseException as error:  # noqa: BLE001 (raised where rows are asked for)
-        ended.put((block, work.job, error))
-    else:
-        ended.put((block, work.job, None))
-
-
-def _break_off(asked: SimpleQueue[None], running: dict[Block, tuple[Work, threading.Thread]]) -> None:
-    asked.get()
-    for work, _ in list(running.values()):
-        work.interrupt()
+    def _cancel(self, seconds: float | None) -> None:
+        left = [running for _, running in self._running.values()]
+        self._running.clear()
+        for running in left:
+            running.cancel()
+        for running in left:
+            running.join(seconds)
 
 
 class AsyncEmbeddingIterator:
@@ -170,13 +308,13 @@ class AsyncEmbeddingIterator:
         self,
         texts: Iterable[str] | AsyncIterable[str],
         blocks: Blocks,
-        make: Callable[[list[str], int], Awaitable[AsyncWork]],
-        carry_out: Callable[[AsyncWork], Awaitable[None]],
+        make: Callable[[list[str], int], Job],
+        run: Callable[[Job], Awaitable[None]],
     ) -> None:
         self._next = _reader(texts)
         self._blocks = blocks
         self._make = make
-        self._carry_out = carry_out
+        self._run = run
         self._group: TaskGroup | None = None
 
     def __aiter__(self) -> AsyncIterator[tuple[int, array[float]]]:
@@ -227,25 +365,25 @@ class AsyncEmbeddingIterator:
             if (block := blocks.begin()) is None:
                 return
             try:
-                work = await self._make(block.texts, block.first)
+                job = self._make(block.texts, block.first)
             except Exception as error:  # noqa: BLE001 (raised once what is under way has ended)
                 blocks.end(block, None, error)
                 continue
             if self._group is None:
-                await self._embed(block, work)
+                await self._embed(block, job)
             else:
-                self._group.start_soon(self._embed, block, work)
+                self._group.start_soon(self._embed, block, job)
 
-    async def _embed(self, block: Block, work: AsyncWork) -> None:
+    async def _embed(self, block: Block, job: Job) -> None:
         try:
-            await self._carry_out(work)
+            await self._run(job)
         except Exception as error:  # noqa: BLE001 (raised where rows are asked for)
-            self._blocks.end(block, work.job, error)
+            self._blocks.end(block, job, error)
         except BaseException:
             self._blocks.close()
             raise
         else:
-            self._blocks.end(block, work.job)
+            self._blocks.end(block, job)
         self._block_ended.set()
 
 

@@ -151,7 +151,7 @@ class Response(msgspec.Struct, dict=True):
         return f"{kind if re.fullmatch(_MEDIA_TYPE, kind) else 'no content type'}, {len(self.body)} bytes"
 
 
-class Rows(msgspec.Struct, frozen=True):
+class Rows(msgspec.Struct):
     """
     What one good response holds.
 

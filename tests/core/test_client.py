@@ -38,7 +38,7 @@ from qwen_aiml import (
 )
 from qwen_aiml._steps import Fault as Silence
 from qwen_aiml._steps import Send
-from qwen_aiml._turns import Turn
+from qwen_aiml._engine.queue import Turn
 from qwen_aiml.emulator import Emulator, Fault
 
 if TYPE_CHECKING:

@@ -25,13 +25,13 @@ from qwen_aiml import (
     SQLiteCache,
     Usage,
 )
-from qwen_aiml._flow import Call, Clock
-from qwen_aiml._job import Job
+from qwen_aiml._engine.request import Call, Clock
+from qwen_aiml._engine.job import Job
 from qwen_aiml._learned import Learned
 from qwen_aiml._progress import Bar, Tally
 from qwen_aiml._steps import Send
-from qwen_aiml._turns import Turns
-from qwen_aiml._wire import Answer
+from qwen_aiml._engine.queue import Turns
+from qwen_aiml._protocol.response import Response
 from qwen_aiml.emulator import Emulator
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def run(work: Job, *outcomes: Callable[[bytes], Answer]) -> None:
 def good(body: bytes) -> Answer:
     texts = orjson.loads(body)["input"]
     data = [{"index": at, "embedding": [1.0, 2.0]} for at in range(len(texts))]
-    return Answer(200, {}, orjson.dumps({"data": data, "usage": {"total_tokens": 3}}))
+    return Response(200, {}, orjson.dumps({"data": data, "usage": {"total_tokens": 3}}))
 
 
 def embed(
@@ -98,7 +98,7 @@ def test_what_failed_is_not_done() -> None:
     told: list[Progress] = []
     work = Job(["a", "b", "c"], "document", call(), None)
     work.report_to(told.append)
-    run(work, good, lambda _: Answer(401, {}, b""))
+    run(work, good, lambda _: Response(401, {}, b""))
 
     assert [progress.done for progress in told] == [0, 2]
     with pytest.raises(EmbeddingBatchError):

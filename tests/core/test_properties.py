@@ -26,14 +26,14 @@ from qwen_aiml import (
     ResponseFormatError,
     Usage,
 )
-from qwen_aiml._flow import Call, Clock
-from qwen_aiml._job import Job
+from qwen_aiml._engine.request import Call, Clock
+from qwen_aiml._engine.job import Job
 from qwen_aiml._learned import Learned
-from qwen_aiml._retry import retry_after
-from qwen_aiml._status import status_error
+from qwen_aiml._engine.retry import retry_after
+from qwen_aiml._protocol.status import status_error
 from qwen_aiml._steps import Enter, Fault, Outcome, Send, Step, Wait
-from qwen_aiml._turns import Turns
-from qwen_aiml._wire import Answer, decode
+from qwen_aiml._engine.queue import Turns
+from qwen_aiml._protocol.response import Response, decode
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -47,27 +47,27 @@ pytestmark = pytest.mark.once
 
 DATE = datetime(2026, 11, 22, tzinfo=timezone.utc)
 REFUSALS: dict[str, Outcome] = {
-    "content": Answer(400, {}, b'{"error":{"message":"DataInspectionFailed"}}'),
-    "length": Answer(400, {}, b'{"error":{"message":"Range of input length should be [1, 8192]"}}'),
-    "text": Answer(422, {}, b'{"message":"unprocessable"}'),
-    "crash": Answer(500, {}, b""),
+    "content": Response(400, {}, b'{"error":{"message":"DataInspectionFailed"}}'),
+    "length": Response(400, {}, b'{"error":{"message":"Range of input length should be [1, 8192]"}}'),
+    "text": Response(422, {}, b'{"message":"unprocessable"}'),
+    "crash": Response(500, {}, b""),
     "silence": Fault("timeout", "silence"),
 }
 PASSING: list[Outcome] = [
-    Answer(408, {}, b""),
-    Answer(429, {"retry-after": "1"}, b""),
-    Answer(429, {}, b""),
-    Answer(500, {}, b""),
-    Answer(503, {}, b""),
-    Answer(200, {}, b"<html>busy</html>"),
-    Answer(200, {}, b'{"data":[]}'),
+    Response(408, {}, b""),
+    Response(429, {"retry-after": "1"}, b""),
+    Response(429, {}, b""),
+    Response(500, {}, b""),
+    Response(503, {}, b""),
+    Response(200, {}, b"<html>busy</html>"),
+    Response(200, {}, b'{"data":[]}'),
     Fault("connection", "ReadError"),
     Fault("timeout", "silence"),
 ]
 FATAL: list[Outcome] = [
-    Answer(401, {}, b""),
-    Answer(403, {}, b""),
-    Answer(404, {}, b""),
+    Response(401, {}, b""),
+    Response(403, {}, b""),
+    Response(404, {}, b""),
     Fault("certificate", "x"),
     ZeroDivisionError("of the HTTP client"),
 ]
@@ -125,14 +125,14 @@ class Service:
         if len(texts) > self.max_rows:
             self.beyond += 1
             said = f"batch size is invalid, it should not be larger than {self.max_rows}.: input.contents"
-            return Answer(400, {}, orjson.dumps({"error": {"message": said}}))
+            return Response(400, {}, orjson.dumps({"error": {"message": said}}))
         if not self.poison.isdisjoint(texts):
             self.refused_alone.update(texts if len(texts) == 1 else ())
             return REFUSALS[self.refusal]
         self.accepted.update(texts)
         rows = [{"index": at, "embedding": vector(text)} for at, text in enumerate(texts)]
         self.random.shuffle(rows)
-        return Answer(200, {}, orjson.dumps({"data": rows}))
+        return Response(200, {}, orjson.dumps({"data": rows}))
 
 
 def vector(text: str) -> list[float]:
@@ -448,7 +448,7 @@ def numbers_of(embedding: Any) -> list[float]:
 @repeatable
 def test_order_of_rows(answer: dict[str, Any]) -> None:
     """Rows in any order are put in that of the texts."""
-    rows = decode(Answer(200, {}, orjson.dumps(answer)), len(answer["data"]), None)
+    rows = decode(Response(200, {}, orjson.dumps(answer)), len(answer["data"]), None)
 
     expected = {row["index"]: numbers_of(row["embedding"]) for row in answer["data"]}
     assert rows.embeddings == [expected[at] for at in range(len(expected))]
@@ -459,7 +459,7 @@ def test_order_of_rows(answer: dict[str, Any]) -> None:
 def test_changed_answer(body: tuple[bytes, int], dimensions: int | None) -> None:
     """An answer with anything changed is refused, or is read as what it says: the row of each index."""
     sent, expected = body
-    answer = Answer(200, {}, sent)
+    answer = Response(200, {}, sent)
     try:
         found = decode(answer, expected, dimensions).embeddings
     except ResponseFormatError:
@@ -509,7 +509,7 @@ headers_of: SearchStrategy[dict[str, str]] = st.dictionaries(
 def test_any_error_answer(body: bytes, headers: dict[str, str], status: int, texts: list[str]) -> None:
     """Whatever an error answer holds, there is one error, of a bounded length, and no key in it."""
     config = EmbeddingConfig(api_key="sk-0123456789abcdef")
-    answer = Answer(status, headers, body)
+    answer = Response(status, headers, body)
     error = status_error(answer, texts, config)
 
     assert isinstance(error, APIStatusError)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from qwen_aiml._blocks import Block
+from qwen_aiml._engine.stream import Block
 from qwen_aiml._steps import Send
-from qwen_aiml._wire import Answer
+from qwen_aiml._protocol.response import Response
 
 
 @pytest.mark.parametrize(
     "held",
-    [Send(b"secret", None, 10), Answer(200, {"x": "secret"}, b"secret"), Block(0, ["secret"], [])],
+    [Send(b"secret", None, 10), Response(200, {"x": "secret"}, b"secret"), Block(0, ["secret"], [])],
     ids=lambda held: type(held).__name__,
 )
 def test_nothing_of_a_text(held: object) -> None:

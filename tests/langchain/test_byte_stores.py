@@ -14,7 +14,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.stores import ByteStore, InMemoryByteStore
 
 from langchain_qwen_aiml.cache import ByteStoreCache, cache_backed_embeddings
-from qwen_aiml._cache import Cache, cache_key, namespace, pack, unpack
+from qwen_aiml._cache.entries import Cache, cache_key, namespace, pack, unpack
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from llama_index_qwen_aiml.cache import KVStoreCache, NamespacedKVStore
 from qwen_aiml import ConfigurationError
-from qwen_aiml._cache import Cache, cache_key, namespace, pack, unpack
+from qwen_aiml._cache.entries import Cache, cache_key, namespace, pack, unpack
 
 if TYPE_CHECKING:
     from pathlib import Path

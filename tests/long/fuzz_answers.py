@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import atheris
 from msgspec.structs import replace
 
-with atheris.instrument_imports(include=["qwen_aiml._wire", "qwen_aiml._status", "qwen_aiml._simd"]):
+with atheris.instrument_imports(include=["qwen_aiml._protocol.response", "qwen_aiml._protocol.status", "qwen_aiml._protocol.simd"]):
     from qwen_aiml import APIStatusError, EmbeddingConfig, ResponseFormatError, _simd, _status, _wire
     from qwen_aiml.emulator import Emulator
 
@@ -35,7 +35,7 @@ def check(data: bytes) -> None:
     status, expected, dimensions = 100 + data[0] * 4, data[1] % 4 + 1, data[2] % 6
     said = data[3:HEAD].decode("latin-1")
     headers = {"x-request-id": said, "x-aimlapi-credits-used": said, "content-type": said}
-    answer = _wire.Answer(status, headers, data[HEAD:])
+    answer = _wire.Response(status, headers, data[HEAD:])
 
     error = _status.status_error(answer, TEXTS, CONFIG)
     assert isinstance(error, APIStatusError)

@@ -40,7 +40,7 @@ from qwen_aiml.emulator import Emulator, _vectors, serve
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from qwen_aiml._history import Start
+    from qwen_aiml._engine.history import Start
     from qwen_aiml.emulator import Fault
     from qwen_aiml.emulator._answers import Request
     from qwen_aiml.emulator._reply import Reply

@@ -1,0 +1,158 @@
+"""The cache as one call uses it: looked up first, written after each response, never waited for endlessly."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING
+
+import anyio
+
+from .._errors import CacheError
+from .entries import cache_key, pack, unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+logger = logging.getLogger("qwen_aiml")
+
+KEYS_PER_LOOKUP = 1000
+
+# Seconds that one write may take; that one may take after another took too long; from such a failure to the
+# next attempt; and that a write may go on once its call is cancelled.
+STORE_SECONDS = 30.0
+LATER_STORE_SECONDS = 1.0
+PAUSE_SECONDS = 60.0
+CANCELLED_SECONDS = 1.0
+
+
+class CacheAccess:
+    """
+    Looks up and stores the embeddings of one call.
+
+    Args:
+        load: Returns the entries of some keys, None where there is none.
+
+        store: Stores entries by key.
+
+        namespace: Begins each key.
+
+        seconds_left: How long the call may still take.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[Sequence[str]], Awaitable[object]],
+        store: Callable[[Mapping[str, bytes]], Awaitable[object]],
+        namespace: str,
+        seconds_left: Callable[[], float],
+    ) -> None:
+        self._load = load
+        self._store = store
+        self._namespace = namespace
+        self._seconds_left = seconds_left
+        self._blocked_until = -math.inf
+        self._was_blocked = False
+
+    async def load(
+        self, texts: Sequence[str], dimensions: int | None, shortened: str = ""
+    ) -> list[list[float] | None]:
+        """
+        Look up the embeddings of some texts, `KEYS_PER_LOOKUP` at most.
+
+        Args:
+            texts: As they are sent.
+
+            dimensions: Of the embeddings; None if it is not known.
+
+            shortened: How they were shortened; see `cache_key`.
+
+        Returns:
+            One entry per text: its embedding, or None.
+
+        Raises:
+            CacheError: If the cache can't be read.
+
+            TimeoutError: If the time of the call ran out.
+        """
+        keys = [cache_key(self._namespace, text, shortened) for text in texts]
+        entries: object = None
+        with anyio.move_on_after(self._seconds_left()) as scope:
+            try:
+                entries = await self._load(keys)
+            except CacheError:
+                raise
+            except Exception as error:
+                message = f"the cache can't be read ({type(error).__name__}); nothing was sent"
+                raise CacheError(message) from error
+        if scope.cancelled_caught or self._seconds_left() <= 0:
+            raise TimeoutError
+        if not isinstance(entries, (list, tuple)) or len(entries) != len(keys):
+            raise CacheError("the cache did not return an entry or None for each key; nothing was sent")
+        return [unpack(key, entry, dimensions) for key, entry in zip(keys, entries, strict=True)]
+
+    async def store(
+        self, texts: Sequence[str], embeddings: Sequence[Sequence[float]], shortened: str = ""
+    ) -> list[Sequence[float]]:
+        """
+        Store the embeddings of some texts; if that fails, log it: what is billed goes to the caller anyway.
+
+        Returns:
+            The embeddings as a later look-up returns them, of float32 precision; as they are, where there
+            is no entry for one.
+        """
+        entries: dict[str, bytes] = {}
+        rounded: list[Sequence[float]] = []
+        for text, embedding in zip(texts, embeddings, strict=True):
+            key = cache_key(self._namespace, text, shortened)
+            entry = pack(key, embedding)
+            if entry is not None:
+                entries[key] = entry
+            rounded.append(embedding if entry is None else unpack(key, entry, None) or embedding)
+        begun = anyio.current_time()
+        if begun >= self._blocked_until:
+            try:
+                await self._stored(entries)
+            except Exception as error:  # noqa: BLE001 (whatever a custom store raises)
+                self._failed(error, len(entries), begun)
+        return rounded
+
+    async def _stored(self, entries: Mapping[str, bytes]) -> None:
+        """
+        Store, also while the call is being cancelled, but not endlessly.
+
+        Raises:
+            TimeoutError: If it took too long.
+        """
+        seconds = LATER_STORE_SECONDS if self._was_blocked else STORE_SECONDS
+        seconds = min(seconds, max(self._seconds_left(), LATER_STORE_SECONDS))
+        failure: Exception | None = None
+        async with anyio.create_task_group() as group:
+            with anyio.move_on_after(seconds, shield=True) as scope:
+                group.start_soon(_end_soon_after_cancellation, scope)
+                try:
+                    await self._store(entries)
+                except Exception as error:  # noqa: BLE001 (raised below, since the group would wrap it)
+                    failure = error
+            group.cancel_scope.cancel()
+        if scope.cancelled_caught:
+            raise TimeoutError
+        if failure is not None:
+            raise failure
+
+    def _failed(self, error: Exception, count: int, begun: float) -> None:
+        took = anyio.current_time() - begun
+        level = logging.DEBUG if anyio.current_time() < self._blocked_until else logging.WARNING
+        if took >= LATER_STORE_SECONDS / 2:
+            # Others may be waiting for the same lock, and the call would wait for it with each batch.
+            self._was_blocked = True
+            self._blocked_until = anyio.current_time() + PAUSE_SECONDS
+        reason = error if isinstance(error, CacheError) else type(error).__name__
+        logger.log(level, "%d embeddings could not be stored in the cache: %s", count, reason)
+
+
+async def _end_soon_after_cancellation(scope: anyio.CancelScope) -> None:
+    try:
+        await anyio.sleep_forever()
+    finally:
+        scope.deadline = min(scope.deadline, anyio.current_time() + CANCELLED_SECONDS)

@@ -1,0 +1,288 @@
+"""What one client object keeps between its calls: settings, limits, cache, usage; and a session in each loop."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from datetime import datetime, timezone
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakKeyDictionary, WeakSet
+
+from .._cache.access import CacheAccess
+from .._cache.entries import namespace
+from .._cache.protocol import open_cache
+from .._config import whole
+from .._errors import ConfigurationError
+from .._progress import Reporter
+from .._results import Usage
+from .._texts.validation import check_role
+from .._transport.lifetime import current_loop, is_closed
+from .._transport.override import meant, service_of
+from .._transport.selection import SelectedTransport, check_client
+from .job import Job
+from .limiter import FIRST_WINDOW, Limiter
+from .queue import Queue
+from .request import Call, Clock
+from .runner import RealTime, Running, in_thread
+from .stream import Blocks
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+
+    from .._cache.protocol import Cache
+    from .._cache.sqlite import SQLiteCache
+    from .._config import EmbeddingConfig
+    from .._progress import Progress
+    from .._texts.validation import Role
+    from .._transport.base import Transport
+
+# Texts to read ahead, in as many as are in flight at most. So each of three blocks has four requests for each
+# worker, and its last ones, during which workers run dry, weigh little.
+ROUNDS_AHEAD = 12
+
+
+class Session:
+    """
+    What the calls of one event loop share.
+
+    Args:
+        transport: Posts their requests.
+
+        queue: Where these wait to start.
+
+    Attributes:
+        life: Begun, it closes the transport when the event loop ends, or it is closed itself: an event loop
+            closes the asynchronous generators that were begun in it, which is the last moment at which its
+            connections can be closed.
+    """
+
+    def __init__(self, transport: Transport, queue: Queue) -> None:
+        self.transport = transport
+        self.queue = queue
+        self.is_closed = False
+        self.life = self._live()
+
+    async def _live(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self.is_closed = True
+            await self.transport.aclose()
+
+
+class Engine:
+    """
+    Embeds texts in whichever event loop it is called, with what all calls of one client share.
+
+    Args:
+        config: The settings.
+
+        http_client: The user's own client of httpx or httpx2; None makes what is needed.
+
+        cache: Where embeddings are looked up and stored; see `open_cache`.
+
+        limiter: Another client's, of the same account, to share what it has found; None makes one.
+
+        sync: Whether calls are made by a synchronous client: *http_client*, the cache's plain methods and
+            rate limiters are called in worker threads then.
+
+    Raises:
+        ConfigurationError: If *http_client* or *cache* can't be used.
+    """
+
+    def __init__(
+        self,
+        config: EmbeddingConfig,
+        *,
+        http_client: Any,
+        cache: Any,
+        limiter: Limiter | None,
+        sync: bool,
+    ) -> None:
+        check_client(http_client, sync=sync)
+        self.config = config
+        self.http_client = http_client
+        self.cache: Cache | None = open_cache(cache)
+        is_path = isinstance(cache, (str, os.PathLike))
+        self._own_cache = cast("SQLiteCache", self.cache) if is_path else None
+        self.limiter = limiter or make_limiter(config)
+        self.usage = Usage()
+        self._sync = sync
+        self._clock = Clock(RealTime.now, lambda: datetime.now(timezone.utc), random.random)
+        self._usage_lock = threading.Lock()
+        self._is_forked = False
+        self._sessions: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
+        _engines.add(self)
+
+    def job(
+        self,
+        texts: Iterable[str],
+        first: int = 0,
+        *,
+        role: Role,
+        admit: Callable[[int], Any] | None,
+        packed: bool,
+    ) -> Job:
+        """
+        Prepare a call; nothing is sent yet.
+
+        Raises:
+            InputError: If some of the texts can't be embedded.
+        """
+        if self._is_forked:
+            message = (
+                "a client of your own (http_client, http_async_client) can't be used after a fork, when both "
+                "processes would read from its connections. Make another object in this process"
+            )
+            raise ConfigurationError(message)
+        if admit is not None and self._sync:
+            admit = _threaded(admit)
+        call = Call(self.config, self._clock, self.limiter, admit=admit, packed=packed)
+        cache = None if self.cache is None else self._cache_access(self.cache, role, call)
+        return Job(texts, role, call, cache, first=first)
+
+    def report(
+        self,
+        job: Job,
+        progress: Callable[[Progress], object] | None,
+        call: Callable[[Callable[[], object]], object],
+    ) -> None:
+        """
+        Report the progress of a job to a function, through *call*; None for no report.
+
+        Raises:
+            ConfigurationError: If *progress* can't be called.
+        """
+        if progress is not None:
+            job.reporter = Reporter(progress, job.items, call)
+
+    async def run(self, job: Job) -> None:
+        """
+        Carry out a job; its result, or error, is in the job.
+
+        Raises:
+            CacheError: If the cache can't be read.
+
+            DeadlineError: If that took too long.
+        """
+        session = await self._session()
+        job.call.begin(session.queue, session.transport)
+        try:
+            await job.run()
+        finally:
+            with self._usage_lock:
+                self.usage += job.usage
+
+    def blocks(self, role: Role, look_ahead: int | None, *, in_order: bool, overlap: bool) -> Blocks:
+        """Check the settings of a stream."""
+        check_role(role)
+        if look_ahead is None:
+            look_ahead = ROUNDS_AHEAD * self.config.rows * self.config.concurrency
+        whole("look_ahead", look_ahead, least=1)
+        return Blocks(look_ahead, in_order=in_order, overlap=overlap)
+
+    def cache_namespace(self, role: Role) -> str:
+        """Name what makes embeddings of the same text differ, for caches that go by text alone."""
+        config = self.config
+        return namespace(
+            self._service,
+            config.model,
+            config.length,
+            role=role,
+            instruction=config.instruction(role),
+            policies=(config.on_blank, config.on_too_long, config.tokenizer or ""),
+        )
+
+    def close(self) -> None:
+        """Close the connections of synchronous calls, and a cache given by its path."""
+        self._close_cache()
+        if self._sessions:
+            Running(self.aclose).run()
+
+    async def aclose(self) -> None:
+        """Close the connections of this event loop, and a cache given by its path."""
+        self._close_cache()
+        session = self._sessions.pop(current_loop(), None)
+        if session is not None:
+            await session.life.aclose()
+
+    def after_fork(self) -> None:
+        """Leave the parent's connections and locks alone; other threads may have held them."""
+        self._usage_lock = threading.Lock()
+        self.limiter.after_fork()
+        self._is_forked = self.http_client is not None
+        # Kept, since to collect them would close what both processes share.
+        _of_parents.append(list(self._sessions.items()))
+        self._sessions = WeakKeyDictionary()
+
+    def _close_cache(self) -> None:
+        if self._own_cache is not None:
+            self._own_cache.close()
+
+    @property
+    def _service(self) -> str:
+        config, client = meant(self.config, self.http_client, "Client" if self._sync else "AsyncClient")
+        return service_of(client) or str(config.base_url)
+
+    def _cache_access(self, cache: Cache, role: Role, call: Call) -> CacheAccess:
+        config = self.config
+        prefix = namespace(
+            self._service, config.model, config.length, role=role, instruction=config.instruction(role)
+        )
+        load = _threaded(cache.get_many) if self._sync else cache.aget_many
+        store = _threaded(cache.set_many) if self._sync else cache.aset_many
+        return CacheAccess(load, store, prefix, call.seconds_left)
+
+    async def _session(self) -> Session:
+        loop = current_loop()
+        session = self._sessions.get(loop)
+        if session is not None and not session.is_closed:
+            return session
+        self._forget_ended_loops()
+        transport = SelectedTransport(self.config, self.http_client, sync=self._sync)
+        self._sessions[loop] = session = Session(transport, Queue(self.limiter, self._clock.now))
+        if self.http_client is None:
+            await anext(session.life)
+        return session
+
+    def _forget_ended_loops(self) -> None:
+        for reference in self._sessions.keyrefs():
+            loop = reference()
+            session = None if loop is None else self._sessions.get(loop)
+            if session is not None and (session.is_closed or is_closed(loop)):
+                self._sessions.pop(loop, None)
+
+
+def make_limiter(config: EmbeddingConfig) -> Limiter:
+    """Make a limiter from the settings, which bound what it may find."""
+    return Limiter(
+        config.concurrency,
+        rows=config.rows,
+        first=config.max_concurrency or FIRST_WINDOW,
+        requests_per_minute=config.requests_per_minute,
+        tokens_per_minute=config.tokens_per_minute,
+    )
+
+
+def _threaded(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    """Make a function that blocks one that is awaited, in a worker thread."""
+
+    async def call(*arguments: Any) -> Any:
+        return await in_thread(partial(function, *arguments))
+
+    return call
+
+
+_engines: WeakSet[Engine] = WeakSet()
+_of_parents: list[Any] = []
+
+
+def _after_fork() -> None:
+    for engine in list(_engines):
+        engine.after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows has no fork)
+    os.register_at_fork(after_in_child=_after_fork)

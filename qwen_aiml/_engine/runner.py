@@ -1,0 +1,270 @@
+"""
+The event loop that synchronous calls run on: one in a process, in a daemon thread, started when first needed.
+
+Also worker threads, for functions that block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from .._errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+_Result = TypeVar("_Result")
+
+# Seconds after which a waiting thread looks for signals: on Windows, Ctrl-C does not end a wait on a lock.
+SIGNAL_SECONDS = 0.5
+
+
+class Running:
+    """
+    A coroutine function that runs in the background event loop, on behalf of one thread.
+
+    Args:
+        function: What to run.
+
+        on_end: Called in the event loop once it has ended; None for nothing.
+
+    Attributes:
+        error: What the function raised; None for nothing.
+    """
+
+    def __init__(
+        self, function: Callable[[], Awaitable[object]], on_end: Callable[[], object] | None = None
+    ) -> None:
+        self._function = function
+        self._on_end = on_end
+        self._scope: anyio.CancelScope | None = None
+        self._is_cancelled = False
+        self._ended = threading.Event()
+        # What the thread is to call while it waits; None once the function has ended.
+        self._calls: queue.Queue[Callable[[], object] | None] = queue.Queue()
+        self.error: BaseException | None = None
+        self._loop: _BackgroundLoop | None = None
+
+    def start(self) -> None:
+        """
+        Start the function, which sees the context variables of this thread.
+
+        Raises:
+            ConfigurationError: If the background event loop can't be started.
+        """
+        context = copy_context()
+        context.run(_forget_async_library)
+        self._loop = _background_loop()
+        if self._loop is None:
+            _run_here(self._main)
+        else:
+            self._loop.call_soon_threadsafe(self._begin, context=context)
+
+    def run(self) -> None:
+        """Start the function and wait for it, as `start` and `wait` do."""
+        self.start()
+        self.wait()
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Have a function called in the thread that waits, or here if none can wait."""
+        if self._loop is None:
+            function()
+        else:
+            self._calls.put(function)
+
+    def wait(self) -> None:
+        """
+        Wait for the end, calling what `call` is given; an interrupt cancels the function, then is raised.
+
+        Raises:
+            BaseException: What the function raised.
+        """
+        try:
+            while (function := wait_for(self._calls)) is not None:
+                function()
+        except BaseException:
+            self.cancel()
+            self.join()
+            raise
+        if self.error is not None:
+            raise self.error
+
+    def cancel(self) -> None:
+        """Cancel the function, from any thread; it ends soon, after what it does when it is cancelled."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._cancel)
+
+    def join(self, seconds: float | None = None) -> None:
+        """Wait for the end, None: however long it takes; not in the event loop itself."""
+        if self._loop is None or threading.get_ident() != self._loop.thread.ident:
+            until = None if seconds is None else RealTime.now() + seconds
+            while not self._ended.wait(SIGNAL_SECONDS) and (until is None or RealTime.now() < until):
+                pass
+
+    def _begin(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._main())
+
+    async def _main(self) -> None:
+        try:
+            with anyio.CancelScope() as self._scope:
+                if self._is_cancelled:
+                    self._scope.cancel()
+                await self._function()
+        except BaseException as error:  # noqa: BLE001 (raised in the thread that waits)
+            self.error = error
+        finally:
+            self._ended.set()
+            self._calls.put(None)
+            if self._on_end is not None:
+                self._on_end()
+
+    def _cancel(self) -> None:
+        self._is_cancelled = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+
+def wait_for(inbox: queue.Queue[_Result]) -> _Result:
+    """Wait for the next item, ended by an interrupt."""
+    while True:
+        try:
+            return inbox.get(timeout=SIGNAL_SECONDS)
+        except queue.Empty:
+            pass
+
+
+class RealTime:
+    """The clock of the system, whatever a test has put in the place of ``time.monotonic``."""
+
+    now = staticmethod(time.monotonic)
+
+
+class _BackgroundLoop(asyncio.SelectorEventLoop):
+    """The event loop of the background thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = threading.Thread(target=self._run, name="qwen_aiml", daemon=True)
+
+    def time(self) -> float:
+        return RealTime.now()
+
+    async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
+        # asyncio's executor takes nothing once the main thread has ended.
+        return await in_thread(partial(socket.getaddrinfo, host, port, **options))
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self)
+        self.run_forever()
+
+
+class _Background:
+    """The event loop of this process; None before it is needed, and after a fork."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.loop: _BackgroundLoop | None = None
+        self.parents: list[_BackgroundLoop] = []
+
+    def after_fork(self) -> None:
+        """Leave the parent's loop alone: to collect it would touch sockets that both processes share."""
+        self.lock = threading.Lock()
+        if self.loop is not None:
+            self.parents.append(self.loop)
+        self.loop = None
+
+
+_background = _Background()
+if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows has no fork)
+    os.register_at_fork(after_in_child=_background.after_fork)
+
+
+def _background_loop() -> _BackgroundLoop | None:
+    """
+    Give the event loop, started if need be; None if no thread can be started, as the interpreter ends.
+
+    Raises:
+        ConfigurationError: If sockets are blocked, or if this is called in the event loop's own thread.
+    """
+    with _background.lock:
+        if _background.loop is None:
+            try:
+                loop = _BackgroundLoop()
+            except Exception as error:
+                message = (
+                    f"the event loop of synchronous calls can't be made ({type(error).__name__}): it needs a "
+                    "pair of sockets. What to do: with pytest-socket, add --allow-unix-socket"
+                )
+                raise ConfigurationError(message) from error
+            try:
+                loop.thread.start()
+            except RuntimeError:
+                loop.close()
+                return None
+            _background.loop = loop
+        loop = _background.loop
+    if threading.get_ident() == loop.thread.ident:
+        message = "a synchronous call can't be made in the thread that runs synchronous calls"
+        raise ConfigurationError(message)
+    return loop
+
+
+def _run_here(function: Callable[[], Awaitable[None]]) -> None:
+    """Run a coroutine function in this thread, to its end."""
+    if asyncio._get_running_loop() is not None:  # noqa: SLF001 (documented, and there is no other way)
+        message = (
+            "a synchronous call inside a running event loop needs a thread, and none can be started any more, "
+            "since the interpreter is shutting down"
+        )
+        raise ConfigurationError(message)
+    loop = _BackgroundLoop()
+    try:
+        loop.run_until_complete(function())
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+
+
+def _forget_async_library() -> None:
+    # A caller on Trio has it in a context variable, which would be taken for the library of the new task.
+    sniffio = sys.modules.get("sniffio")
+    if sniffio is not None:
+        sniffio.current_async_library_cvar.set(None)
+
+
+async def in_thread(function: Callable[[], _Result]) -> _Result:
+    """
+    Call a function that may block, in a worker thread; when cancelled, let it go on there alone.
+
+    It is called here if no thread can be started, as the interpreter ends.
+    """
+    outcome: list[Any] = []
+
+    def call() -> None:
+        try:
+            outcome.extend((function(), None))
+        except BaseException as error:  # noqa: BLE001 (raised below)
+            outcome.extend((None, error))
+
+    try:
+        # A limiter of its own, since the number of calls is bounded elsewhere.
+        await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
+    except RuntimeError:
+        if not outcome:
+            call()
+    result, error = outcome
+    if error is not None:
+        raise error
+    return result  # type: ignore[no-any-return]

@@ -1,0 +1,163 @@
+"""How far a call has come: counted, reported to a function, shown in a bar."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from ._errors import ConfigurationError
+from ._extras import import_extra
+from ._results import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from typing_extensions import Self
+
+logger = logging.getLogger("qwen_aiml")
+
+
+class Progress(Struct, frozen=True):
+    """
+    How far a call has come.
+
+    Attributes:
+        done: Texts that have their embedding, repeated and cached ones included.
+
+        total: Texts of the call.
+
+        cached: Those of *done* that came from the cache.
+
+        usage: What the call has cost so far.
+    """
+
+    done: int
+    total: int
+    cached: int
+    usage: Usage
+
+
+class Reporter:
+    """
+    Counts the texts of a call that are done, and reports it.
+
+    Args:
+        report: What is called: at the start, and whenever some are done. What it raises is logged, and
+            nothing more is reported: it must not cost embeddings that are billed.
+
+        items: The number of each text; repeated texts share one.
+
+        call_report: Calls a function without arguments, at once or in another thread.
+
+    Raises:
+        ConfigurationError: If *report* can't be called.
+    """
+
+    def __init__(
+        self,
+        report: Callable[[Progress], object],
+        items: Iterable[int],
+        call_report: Callable[[Callable[[], object]], object],
+    ) -> None:
+        if not callable(report):
+            message = (
+                f"progress must be a function that takes a qwen_aiml.Progress, not {type(report).__name__}"
+            )
+            raise ConfigurationError(message)
+        self._report: Callable[[Progress], object] | None = report
+        self._call_report = call_report
+        self._texts = Counter(items)
+        self._total = self._texts.total()
+        self._done = self._cached = 0
+
+    def add(self, items: Iterable[int], usage: Usage, *, cached: bool = False) -> None:
+        """Count the texts of some numbers as done, and report it with the cost so far."""
+        texts = sum(self._texts[item] for item in items)
+        self._done += texts
+        self._cached += texts if cached else 0
+        progress = Progress(self._done, self._total, self._cached, usage)
+        self._call_report(lambda: self._guarded(progress))
+
+    def _guarded(self, progress: Progress) -> None:
+        if self._report is None:
+            return
+        try:
+            self._report(progress)
+        except Exception:
+            self._report = None
+            logger.warning("progress is no longer reported, since the function raised", exc_info=True)
+
+
+class Bar:
+    """
+    A progress bar by tqdm, on the terminal or in a notebook: texts, texts a second, tokens.
+
+    Args:
+        show: False for none, which costs nothing and needs no tqdm.
+
+        total: Texts in all; None for those of the one call that is shown.
+
+    Raises:
+        ConfigurationError: If tqdm is not installed.
+    """
+
+    def __init__(self, *, show: bool, total: int | None = None) -> None:
+        if show:
+            import_extra("tqdm", "progress", "a progress bar")
+        self._show = show
+        self._total = total
+        self._shown: Any = None
+        self._tokens: int | None = 0
+        self._cached = 0
+
+    def part(self) -> Callable[[Progress], None] | None:
+        """Give what one call is to tell its progress to; None if nothing is shown."""
+        if not self._show:
+            return None
+        last = Progress(0, 0, 0, Usage())
+
+        def tell(progress: Progress) -> None:
+            nonlocal last
+            before, last = last, progress
+            old, new = before.usage.total_tokens, progress.usage.total_tokens
+            if self._tokens is not None:
+                self._tokens = None if old is None or new is None else self._tokens + new - old
+            self._total = progress.total if self._total is None else self._total
+            self._move(progress.done - before.done, progress.cached - before.cached)
+
+        return tell
+
+    def _move(self, done: int, cached: int) -> None:
+        if not self._total:
+            return
+        if self._shown is None:
+            # The speed is that since the start, and it moves ten times a second at the most: what tqdm makes
+            # of both by default is for what comes one by one.
+            self._shown = import_module("tqdm.auto").tqdm(
+                total=self._total, desc="Embedding", unit=" texts", smoothing=0, miniters=1
+            )
+        bar = self._shown
+        if bar.disable:
+            return
+        self._cached += cached
+        bar.initial = self._cached  # what took no time makes no speed
+        said = [f"{self._cached:,} cached"] if self._cached else []
+        if self._tokens is not None:
+            said.append(f"{self._tokens:,} tokens")
+        bar.set_postfix_str(", ".join(said), refresh=False)
+        bar.update(done)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._show and kind is None and self._total is not None:
+            # What no call told of came from a cache of the framework.
+            rest = self._total - (0 if self._shown is None else self._shown.n)
+            self._move(rest, rest)
+        if self._shown is not None:
+            self._shown.close()

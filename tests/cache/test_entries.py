@@ -1,0 +1,214 @@
+"""What is stored of a text, and under which key: nothing that is damaged or mixed up gets out."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import struct
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from qwen_aiml._cache.entries import Cache, cache_key, namespace, pack, unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+SERVICE = "https://api.aimlapi.com/v1"
+MODEL = "alibaba/qwen-text-embedding-v4"
+KEY = "qwen-aiml-1.model.4.0123456789abcdef.00ff"
+EMBEDDING = [0.1, -0.25, 3e-39, 1e30]
+
+
+def stored(key: str, numbers: Sequence[float], magic: bytes = b"qwe\x01", count: int | None = None) -> bytes:
+    """Write an entry, its checksum right, without asking whether it makes sense."""
+    body = struct.pack("<4sI", magic, len(numbers) if count is None else count)
+    body += struct.pack(f"<{len(numbers)}f", *numbers)
+    return body + hashlib.sha256(key.encode() + body).digest()[:8]
+
+
+def rounded(numbers: Sequence[float]) -> list[float]:
+    """Round to float32."""
+    return list(struct.unpack(f"<{len(numbers)}f", struct.pack(f"<{len(numbers)}f", *numbers)))
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+@pytest.mark.parametrize("dimensions", [None, 4])
+def test_round_trip(kind: Any, dimensions: int | None) -> None:
+    """An embedding comes back as its float32 numbers, in whatever kind of bytes a store gives."""
+    entry = pack(KEY, EMBEDDING)
+
+    assert entry is not None
+    assert rounded(EMBEDDING) == unpack(KEY, kind(entry), dimensions)
+    assert rounded(EMBEDDING) != EMBEDDING
+
+
+def test_float32_is_stored_whole() -> None:
+    """What came out once goes in and out unchanged from then on."""
+    once = rounded(EMBEDDING)
+    entry = pack(KEY, once)
+
+    assert once == unpack(KEY, entry, None)
+
+
+def test_form_of_an_entry() -> None:
+    """The form of entries stays, so that what is stored today is read tomorrow."""
+    entry = pack(KEY, [0.5, -2.0])
+
+    assert entry is not None
+    assert entry.hex() == "71776501" + "02000000" + "0000003f" + "000000c0" + "6d4b5ba4e6287e63"
+    assert entry == stored(KEY, [0.5, -2.0])
+
+
+@pytest.mark.parametrize(
+    "embedding", [[], [0.0, -0.0], [1e-60], [math.nan, 1.0], [math.inf, -math.inf], [1.0, 3.5e38]], ids=str
+)
+def test_what_float32_cannot_hold(embedding: list[float]) -> None:
+    """What would be zero or not finite as float32 is not stored, and not read."""
+    assert pack(KEY, embedding) is None
+
+
+@pytest.mark.parametrize("numbers", [[], [0.0, -0.0], [math.nan, 1.0], [math.inf, -math.inf]], ids=str)
+def test_unsound_entries(numbers: list[float]) -> None:
+    """An entry that holds no sound embedding is a miss, even when its checksum is right."""
+    assert unpack(KEY, stored(KEY, numbers), None) is None
+
+
+def test_damage() -> None:
+    """An entry with any one bit changed, or of any other length, is a miss."""
+    entry = pack(KEY, EMBEDDING)
+    assert entry is not None
+
+    for at in range(len(entry) * 8):
+        damaged = bytearray(entry)
+        damaged[at // 8] ^= 1 << at % 8
+        assert unpack(KEY, damaged, None) is None
+    for length in range(len(entry)):
+        assert unpack(KEY, entry[:length], None) is None
+        assert unpack(KEY, entry + entry[:length] + b"\0", None) is None
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        stored(KEY + "0", EMBEDDING),
+        stored(KEY[1:], EMBEDDING),
+        stored(KEY, EMBEDDING, magic=b"qwe\x02"),
+        stored(KEY, EMBEDDING, count=3),
+        stored(KEY, EMBEDDING, count=2**32 - 1),
+        stored(KEY, EMBEDDING).hex(),
+        None,
+        {},
+        EMBEDDING,
+        7,
+    ],
+    ids=["another key", "a shorter key", "version", "less", "more", "text", "None", "dict", "list", "number"],
+)
+def test_not_the_entry(entry: object) -> None:
+    """What belongs to another key or schema, or is no entry at all, is a miss."""
+    assert unpack(KEY, entry, None) is None
+
+
+@pytest.mark.parametrize("dimensions", [0, 1, 3, 5, 1024])
+def test_another_length(dimensions: int) -> None:
+    """An embedding of another length than asked for is a miss."""
+    assert unpack(KEY, stored(KEY, EMBEDDING), dimensions) is None
+
+
+def test_literal_names() -> None:
+    """
+    Names are the same on every platform and Python.
+
+    If this fails, either undo the change or raise SCHEMA: everything users have stored is lost to them.
+    """
+    name = namespace(SERVICE, MODEL, 1024, role="query", instruction="Find it", policies=["one"])
+
+    assert name == "qwen-aiml-1.alibaba-qwen-text-embedding-v4.1024.dfc6bf36ab19cd1c"
+    assert (
+        cache_key(name, "naïve 🦜", "truncate:bytes")
+        == f"{name}.20305065e848cdde856158eecb696d95e617f22b1a096318caf74b788b734687"
+    )
+
+
+NAMES: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+    ((SERVICE, MODEL, 1024), {}),
+    ((SERVICE, MODEL, None), {}),
+    ((SERVICE, MODEL, 512), {}),
+    (("https://other.example/v1", MODEL, 1024), {}),
+    ((SERVICE, MODEL.upper(), 1024), {}),
+    ((SERVICE, MODEL.replace("/", "?"), 1024), {}),
+    ((SERVICE, MODEL, 1024), {"role": "query"}),
+    ((SERVICE, MODEL, 1024), {"role": "query", "instruction": ""}),
+    ((SERVICE, MODEL, 1024), {"role": "query", "instruction": "a"}),
+    ((SERVICE, MODEL, 1024), {"policies": ["a", "b"]}),
+    ((SERVICE, MODEL, 1024), {"policies": ["a,b"]}),
+    ((SERVICE, MODEL, 1024), {"policies": ['a", "b']}),
+    ((SERVICE, MODEL, 1024), {"policies": ["b", "a"]}),
+]
+
+
+def test_namespaces_differ() -> None:
+    """Each setting that changes vectors changes the namespace, also where only letters' case differs."""
+    names = [namespace(*args, **options) for args, options in NAMES]
+
+    assert all(one.lower() != other.lower() for one, other in combinations(names, 2))
+
+
+@pytest.mark.parametrize("model", [MODEL, "../..\\é\ud800\n", "m" * 1000, "", "模型"], ids=ascii)
+def test_safe_names(model: str) -> None:
+    """Whatever the model is called, names are short and can be files' names."""
+    name = namespace(SERVICE, model, 1024)
+
+    assert re.fullmatch("[A-Za-z0-9_.-]{1,90}", name)
+    assert re.fullmatch("[A-Za-z0-9_.-]{1,160}", cache_key(name, model))
+
+
+def test_readable_names() -> None:
+    """A namespace shows the model and the length, or that the length is the service's own."""
+    assert namespace(SERVICE, MODEL, None).startswith("qwen-aiml-1.alibaba-qwen-text-embedding-v4.default.")
+
+
+def test_keys_differ() -> None:
+    """Texts, ways to shorten them and namespaces never run into each other."""
+    texts = ["", "a", "a ", "A", "1:a", ":a", "0:a", "\ud83e\udd9c", "🦜", "\ud800", "\ufffd", "é", "e\u0301"]
+    keys = [cache_key(name, text, how) for name in ("n", "n.") for text in texts for how in ("", "a", "1:")]
+
+    assert len(keys) == len(set(keys))
+
+
+def test_whole_texts_need_no_label() -> None:
+    """A text embedded whole has the key of an empty label."""
+    assert cache_key("n", "a") == cache_key("n", "a", "")
+
+
+class Kept:
+    """A cache in memory, as a user may write one."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, bytes] = {}
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Read."""
+        return [self.entries.get(key) for key in keys]
+
+    def set_many(self, entries: Mapping[str, bytes]) -> None:
+        """Write."""
+        self.entries.update(entries)
+
+    async def aget_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Read."""
+        return self.get_many(keys)
+
+    async def aset_many(self, entries: Mapping[str, bytes]) -> None:
+        """Write."""
+        self.set_many(entries)
+
+
+def test_protocol() -> None:
+    """Whatever has the four methods is a cache; a dictionary is not."""
+    cache: Cache = Kept()
+
+    assert isinstance(cache, Cache)
+    assert not isinstance({}, Cache)

@@ -1,0 +1,355 @@
+"""What becomes of a batch that is refused, driven by hand: cutting, halving, and whom to blame."""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime, timezone
+from math import log2
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+
+from qwen_aiml import (
+    APIStatusError,
+    EmbeddingBatchError,
+    EmbeddingConfig,
+    EmbeddingResult,
+    QwenAIMLError,
+    ResponseFormatError,
+    TransportError,
+)
+from qwen_aiml._engine.batch import fewer_rows
+from qwen_aiml._engine.request import Call, Clock
+from qwen_aiml._engine.job import Job
+from qwen_aiml._learned import Learned
+from qwen_aiml._steps import Fault, Outcome, Send
+from qwen_aiml._engine.queue import Turns
+from qwen_aiml._protocol.response import Response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+TEXTS = [f"text {at}" for at in range(10)]
+CLOCK = Clock(lambda: 0.0, lambda: datetime(2026, 11, 22, tzinfo=timezone.utc), lambda: 0.0)
+INSPECTED = "<400> InternalError.Algo.DataInspectionFailed: Input text may contain inappropriate content."
+TOO_MANY = "<400> Value error, batch size is invalid, it should not be larger than {}.: input.contents"
+
+
+def refusal(status: int = 400, message: str = "no") -> Answer:
+    return Response(status, {}, orjson.dumps({"message": message}))
+
+
+def accepted(texts: Sequence[str]) -> Answer:
+    rows = [{"index": at, "embedding": [float(text.split()[-1]), 1.0]} for at, text in enumerate(texts)]
+    return Response(200, {}, orjson.dumps({"data": rows}))
+
+
+def service(poison: Mapping[str, Outcome]) -> Callable[[list[str]], Outcome]:
+    """Make a service that gives *poison*'s outcome for a request with one of its texts."""
+
+    def reply(texts: list[str]) -> Outcome:
+        return next((poison[text] for text in texts if text in poison), None) or accepted(texts)
+
+    return reply
+
+
+class Run:
+    """A call that is driven to its end, batch after batch, with what it sent."""
+
+    def __init__(
+        self,
+        texts: list[str],
+        reply: Callable[[list[str]], Outcome],
+        watch: Callable[[Call], None] = lambda _: None,
+        **settings: Any,
+    ) -> None:
+        config = EmbeddingConfig(**{"api_key": "k", "model": "unknown", "batch_size": 10, **settings})
+        self.learned = Learned(config)
+        self.call = Call(config, CLOCK, self.learned, Turns(lambda: 99), threading.Event())
+        self.sent: list[list[str]] = []
+        watch(self.call)
+        job = Job(texts, "document", self.call, None)
+        while (flow := job.next_flow()) is not None:
+            outcome: Outcome = None
+            for _ in range(1000):  # bounded, should it never end
+                try:
+                    step = flow.send(outcome)
+                except StopIteration:
+                    break
+                assert isinstance(step, Send)
+                self.sent.append(orjson.loads(step.body)["input"])
+                outcome = reply(self.sent[-1])
+        self.job = job
+
+    def result(self) -> EmbeddingResult:
+        """Give the result of the call."""
+        return self.job.result()
+
+    def failure(self) -> EmbeddingBatchError:
+        """Give the failure of the call."""
+        with pytest.raises(EmbeddingBatchError) as caught:
+            self.job.result()
+        return caught.value
+
+
+@pytest.mark.parametrize("guilty", range(10))
+def test_one_text_is_refused(guilty: int) -> None:
+    """Only the text that is refused fails, at the cost of 2 * log2(10) more requests at the most."""
+    run = Run(TEXTS, service({TEXTS[guilty]: refusal()}))
+
+    error = run.failure()
+    assert len(run.sent) - 1 <= 2 * log2(10)
+    assert list(error.failures) == [guilty]
+    assert error.failures[guilty].indices == (guilty,)
+    assert [row is None for row in error.embeddings] == [at == guilty for at in range(10)]
+    assert [row[0] for row in error.embeddings if row] == [at for at in range(10) if at != guilty]
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_statuses_of_a_refused_text(status: int) -> None:
+    """Any refusal that may be one text's is narrowed to it."""
+    error = Run(TEXTS, service({TEXTS[3]: refusal(status)})).failure()
+
+    assert [getattr(failure, "status_code", None) for failure in error.failures.values()] == [status]
+
+
+def test_several_texts_are_refused() -> None:
+    """Several guilty texts are all found, and no text is sent once it was accepted."""
+    guilty = {TEXTS[at]: refusal(message=INSPECTED) for at in (0, 4, 5, 9)}
+    run = Run(TEXTS, service(guilty))
+
+    error = run.failure()
+    assert list(error.failures) == [0, 4, 5, 9]
+    good = [text for texts in run.sent if not guilty.keys() & set(texts) for text in texts]
+    assert sorted(good) == [text for text in TEXTS if text not in guilty]
+
+
+@pytest.mark.parametrize("guilty", [(0, 1), (0, 1, 2), (0, 5), (8, 9), tuple(range(1, 10))])
+def test_no_innocent_text_is_blamed(guilty: tuple[int, ...]) -> None:
+    """However the guilty ones lie, and though nothing was accepted before, the others are embedded."""
+    run = Run(TEXTS, service({TEXTS[at]: refusal() for at in guilty}))
+
+    assert tuple(run.failure().failures) == guilty
+
+
+def test_all_texts_are_refused() -> None:
+    """Texts that are refused for what they say are each told so, and the call goes on."""
+    more = [f"more {at}" for at in range(10)]
+    run = Run(TEXTS + more, service({text: refusal(message=INSPECTED) for text in TEXTS}))
+
+    error = run.failure()
+    assert list(error.failures) == list(range(10))
+    assert all(error.embeddings[10:])
+
+
+def test_a_refused_request_is_not_blamed_on_texts() -> None:
+    """Where nothing is ever accepted, three texts refused alone show that it is not the texts."""
+    run = Run(TEXTS + [f"more {at}" for at in range(90)], lambda _: refusal())
+
+    with pytest.raises(APIStatusError) as caught:
+        run.result()
+    assert len(run.sent) <= 16
+    assert caught.value.reason == "text"
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(401, "no"), (403, "no"), (404, "no"), (402, "no"), (400, "dimension for embedding v3 is invalid")],
+)
+def test_account_wide_errors(status: int, message: str) -> None:
+    """What every request would meet is not looked for among the texts, and nothing more is sent."""
+    run = Run([*TEXTS, "more 1"], lambda _: refusal(status, message))
+
+    with pytest.raises(APIStatusError):
+        run.result()
+    assert len(run.sent) == 1
+
+
+def test_a_text_that_times_out() -> None:
+    """A batch that times out each time is split, and only the text that makes it do so fails."""
+    run = Run(TEXTS, service({TEXTS[7]: Fault("timeout", "silence")}), max_retries=2)
+
+    error = run.failure()
+    assert list(error.failures) == [7]
+    assert isinstance(error.failures[7], TransportError)
+    assert len(run.sent) <= 3 + 6
+
+
+@pytest.mark.parametrize("status", [408, 500, 504, 524])
+def test_a_text_that_the_service_breaks_on(status: int) -> None:
+    """So is one that gets an error of the service's own each time, as over-long texts may."""
+    error = Run(TEXTS, service({TEXTS[0]: refusal(status)}), max_retries=1).failure()
+
+    assert list(error.failures) == [0]
+
+
+def test_a_text_with_an_unsound_answer() -> None:
+    """So is one whose answer is unsound each time."""
+    error = Run(TEXTS, service({TEXTS[2]: Response(200, {}, b"{}")}), max_retries=1).failure()
+
+    assert list(error.failures) == [2]
+    assert isinstance(error.failures[2], ResponseFormatError)
+
+
+@pytest.mark.parametrize(
+    "outcome", [refusal(500), Fault("timeout", "silence"), Response(200, {}, b"{}")], ids=repr
+)
+def test_a_service_that_is_down(outcome: Outcome) -> None:
+    """Where nothing else is answered either it is not the text: the call ends after a few requests more."""
+    run = Run(TEXTS + [f"more {at}" for at in range(50)], lambda _: outcome, max_retries=2)
+
+    with pytest.raises(QwenAIMLError):
+        run.result()
+    assert len(run.sent) <= 3 + 5
+
+
+@pytest.mark.parametrize("outcome", [refusal(503), refusal(429), Fault("connection", "reset")], ids=repr)
+def test_no_matter_of_texts(outcome: Outcome) -> None:
+    """A service that is away or busy has nothing to do with texts."""
+    run = Run(TEXTS, lambda _: outcome, max_retries=0)
+
+    with pytest.raises(QwenAIMLError):
+        run.result()
+    assert len(run.sent) == 1
+
+
+def test_no_repetition_wanted() -> None:
+    """With max_retries=0 nothing that may have been billed is sent again, not even in halves."""
+    run = Run(TEXTS, lambda _: refusal(500), max_retries=0)
+
+    with pytest.raises(APIStatusError):
+        run.result()
+    assert len(run.sent) == 1
+
+
+def test_embedded_after_all() -> None:
+    """A refusal that does not come again leaves no text without its embedding."""
+    refusals = [refusal()]
+    run = Run(TEXTS, lambda texts: refusals.pop() if refusals else accepted(texts))
+
+    assert [row[0] for row in run.result().embeddings] == list(range(10))
+    assert len(run.sent) <= 6
+
+
+def test_row_limit() -> None:
+    """A refusal that names how many texts a request may hold is obeyed at once, and remembered."""
+
+    def reply(texts: list[str]) -> Outcome:
+        return accepted(texts) if len(texts) <= 3 else refusal(message=TOO_MANY.format(3))
+
+    run = Run([f"text {at}" for at in range(25)], reply)
+
+    assert [row[0] for row in run.result().embeddings] == list(range(25))
+    assert [len(texts) for texts in run.sent] == [10, 3, 3, 3, 1, 3, 3, 3, 3, 3]
+    assert run.learned.rows == 3
+
+
+def test_row_limit_that_does_not_fit() -> None:
+    """A row limit that the request kept to is not taken for one; the texts are looked at instead."""
+    run = Run(TEXTS, service({TEXTS[6]: refusal(message=TOO_MANY.format(10))}))
+
+    assert list(run.failure().failures) == [6]
+    assert run.learned.rows == 10
+
+
+def test_row_limit_that_is_known() -> None:
+    """A request that was under way when a lower limit was learned does not raise it again."""
+    run = Run(TEXTS, accepted)
+    run.learned.rows = 2
+    error = APIStatusError("too many", status_code=400, reason="rows", max_rows=5)
+
+    assert fewer_rows(error, 10, run.call) == 5
+    assert run.learned.rows == 2
+
+
+def test_row_limit_of_the_schema() -> None:
+    """The gateway would name it in the words of its schema."""
+
+    def reply(texts: list[str]) -> Outcome:
+        if len(texts) <= 5:
+            return accepted(texts)
+        issue = {"path": ["input"], "message": "Array must contain at most 5 element(s)"}
+        said = {"message": "Invalid payload provided", "data": [issue]}
+        return Response(400, {}, orjson.dumps({"message": said["message"], "error": said}))
+
+    run = Run(TEXTS, reply)
+    assert len(run.result().embeddings) == 10
+    assert run.learned.rows == 5
+
+
+def test_a_fatal_error_while_halving() -> None:
+    """An account-wide error in the midst of it ends the call, and what was embedded is kept."""
+    answers = [refusal(), accepted(TEXTS[:5]), refusal(401)]
+    run = Run([*TEXTS, "more 1"], lambda _: answers.pop(0))
+    error = run.failure()
+
+    assert all(error.embeddings[:5])
+    assert sorted(error.failures) == [5, 6, 7, 8, 9]
+    assert len(run.sent) == 3
+
+
+def test_a_fatal_error_after_a_text_was_found() -> None:
+    """A refusal that names the text stays its reason, though the call ends before another was accepted."""
+    answers = [refusal(message=INSPECTED), refusal(message=INSPECTED), refusal(401)]
+    run = Run(TEXTS[:2], lambda _: answers.pop(0))
+    with pytest.raises(QwenAIMLError):
+        run.result()
+
+    reasons = [getattr(error, "reason", None) for error in run.job.failures().values()]
+    assert reasons == ["content", "account"]
+    assert run.sent == [TEXTS[:2], TEXTS[:1], TEXTS[1:2]]
+
+
+@pytest.mark.parametrize("outcome", [refusal(503), refusal(429), Fault("connection", "reset")], ids=repr)
+def test_an_unlucky_batch(outcome: Outcome) -> None:
+    """A batch that fails at each try while others are accepted is tried in parts, and the call goes on."""
+    tries = 0
+
+    def reply(texts: list[str]) -> Outcome:
+        nonlocal tries
+        if texts == TEXTS:
+            tries += 1
+            calls[0].accepted += 1  # meanwhile, for another worker
+            return outcome
+        return accepted(texts)
+
+    calls: list[Call] = []
+    run = Run([*TEXTS, "more 1"], reply, max_retries=2, watch=calls.append)
+
+    assert len(run.result().embeddings) == 11
+    assert tries == 3
+
+
+def test_an_unlucky_text() -> None:
+    """A text that fails at each try, also alone, while others are accepted fails alone."""
+
+    def reply(texts: list[str]) -> Outcome:
+        if TEXTS[4] in texts:
+            calls[0].accepted += 1
+            return refusal(503)
+        return accepted(texts)
+
+    calls: list[Call] = []
+    run = Run([*TEXTS, "more 1"], reply, max_retries=1, watch=calls.append)
+
+    assert list(run.failure().failures) == [4]
+
+
+def test_a_service_that_goes_down() -> None:
+    """Where the service was there for others before, but no longer is, the call ends after a few requests."""
+
+    def reply(texts: list[str]) -> Outcome:
+        if not calls[0].accepted:
+            return accepted(texts)
+        calls[0].accepted += len(seen) < 1
+        seen.append(texts)
+        return refusal(503)
+
+    calls: list[Call] = []
+    seen: list[list[str]] = []
+    run = Run(TEXTS + [f"more {at}" for at in range(90)], reply, max_retries=2, watch=calls.append)
+
+    error = run.failure()
+    assert len(seen) <= 3 + 6
+    assert sum(row is not None for row in error.embeddings) == 10

@@ -1,0 +1,266 @@
+"""Texts without end, driven by hand: when blocks begin, in which order rows come, what is raised."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+import pytest
+
+from qwen_aiml import (
+    AuthenticationError,
+    CacheError,
+    EmbeddingBatchError,
+    InputValueError,
+    QwenAIMLError,
+    Usage,
+)
+from qwen_aiml._engine.stream import Block, Blocks
+
+REFUSED = AuthenticationError("401", status_code=401)
+
+
+class Done:
+    """A job that has ended: some places without an embedding, some of those with an error."""
+
+    def __init__(
+        self,
+        block: Block,
+        *missing: int,
+        error: QwenAIMLError | None = REFUSED,
+        crash: Exception | None = None,
+    ) -> None:
+        self._block = block
+        self._missing = missing
+        self._error = error
+        self.crash = crash
+        self.usage = Usage(1, 2, 3)
+
+    def rows(self) -> list[array[float] | None]:
+        """Give the length of its text as a row."""
+        places = enumerate(self._block.texts)
+        return [None if at in self._missing else array("f", [len(text)]) for at, text in places]
+
+    def shortened(self) -> tuple[int, ...]:
+        """Give the indices of texts that were too long."""
+        return ()
+
+    def failures(self) -> dict[int, QwenAIMLError]:
+        """Give errors by index."""
+        return {self._block.first + at: self._error for at in self._missing if self._error is not None}
+
+
+def made(look_ahead: int, *, in_order: bool = True, overlap: bool = True) -> Blocks:
+    return Blocks(look_ahead, in_order=in_order, overlap=overlap)
+
+
+def begin(blocks: Blocks) -> Block | None:
+    """Read as much as is wanted, and begin what may."""
+    while blocks.wants_text:
+        blocks.read("text")
+    return blocks.begin()
+
+
+def begun(blocks: Blocks) -> Block:
+    block = begin(blocks)
+    assert block is not None
+    return block
+
+
+def end(blocks: Blocks, block: Block, *missing: int, **options: Any) -> None:
+    blocks.end(block, Done(block, *missing, **options))  # type: ignore[arg-type]
+
+
+def taken(blocks: Blocks) -> list[int]:
+    """Take all rows that are there."""
+    return [row[0] for row in iter(blocks.take, None) if row is not None]
+
+
+def test_two_blocks_are_under_way() -> None:
+    """A third begins as soon as one has ended, and no fourth before the first one's rows are given."""
+    blocks = made(9)
+    first, second = begun(blocks), begun(blocks)
+    assert (first.first, len(first.texts), second.first, blocks.running) == (0, 3, 3, 2)
+    assert begin(blocks) is None
+    end(blocks, first)
+    third = begun(blocks)
+    assert begin(blocks) is None
+    end(blocks, second)
+    assert begin(blocks) is None
+    assert blocks.take() == (0, array("f", [4.0]))
+    assert begin(blocks) is None
+    assert [blocks.take(), blocks.take()][-1] == (2, array("f", [4.0]))
+    assert begun(blocks).first == 9
+    end(blocks, third)
+    assert taken(blocks) == [3, 4, 5, 6, 7, 8]
+
+
+def test_one_block_at_a_time() -> None:
+    """Without overlap a block is all of the look-ahead, and begins when there is no row left to give."""
+    blocks = made(4, overlap=False)
+    first = begun(blocks)
+    assert len(first.texts) == 4
+    assert begin(blocks) is None
+    end(blocks, first)
+    assert begin(blocks) is None
+    assert taken(blocks) == [0, 1, 2, 3]
+    assert begun(blocks).first == 4
+
+
+@pytest.mark.parametrize("look_ahead", [1, 2, 3, 5])
+def test_small_look_ahead(look_ahead: int) -> None:
+    """Never are more texts read and not given than that, and all of it goes on."""
+    blocks = made(look_ahead)
+    read = given = 0
+    waiting: list[Block] = []
+    for _ in range(30):
+        while blocks.wants_text:
+            blocks.read("text")
+            read += 1
+            assert read - given <= look_ahead
+        if (block := blocks.begin()) is not None:
+            waiting.append(block)
+            continue
+        if blocks.take() is not None:
+            given += 1
+        else:
+            end(blocks, waiting.pop(0))
+    assert given > 8
+
+
+@pytest.mark.parametrize(("in_order", "rows"), [(True, []), (False, [2, 3])])
+def test_order(in_order: bool, rows: list[int]) -> None:
+    """A block that ends before an earlier one waits for it, unless order does not matter."""
+    blocks = made(6, in_order=in_order)
+    first, second = begun(blocks), begun(blocks)
+    end(blocks, second)
+    assert taken(blocks) == rows
+    end(blocks, first)
+    assert sorted(rows + taken(blocks)) == [0, 1, 2, 3]
+
+
+def test_the_last_block() -> None:
+    """What is read when the texts end is a block, and nothing begins after it."""
+    blocks = made(30)
+    blocks.read("one")
+    blocks.no_more()
+    assert not blocks.wants_text
+    last = begun(blocks)
+    assert last.texts == ["one"]
+    assert blocks.begin() is None
+    end(blocks, last)
+    assert taken(blocks) == [0]
+    assert blocks.error() is None
+
+
+def test_texts_that_break_off() -> None:
+    """What was read before is embedded, and then the exception raised as it is."""
+    blocks = made(30)
+    blocks.read("one")
+    blocks.no_more(ZeroDivisionError())
+    end(blocks, begun(blocks))
+    assert taken(blocks) == [0]
+    assert isinstance(blocks.error(), ZeroDivisionError)
+
+
+def test_failure_in_part() -> None:
+    """Nothing begins after it; the error counts from the first text, and what was given is not in it."""
+    blocks = made(9)
+    end(blocks, begun(blocks))
+    first, second = begun(blocks), begun(blocks)
+    assert taken(blocks) == [0, 1, 2]
+    end(blocks, second, 0, 2)
+    assert begin(blocks) is None
+    end(blocks, first, 1)
+    assert begin(blocks) is None
+    assert taken(blocks) == [3, 5, 7]
+    error = blocks.error()
+
+    assert isinstance(error, EmbeddingBatchError)
+    assert error.failures == dict.fromkeys([4, 6, 8], REFUSED)
+    assert list(error.failures) == [4, 6, 8]
+    assert error.indices == (4, 6, 8)
+    assert error.embeddings == []
+    assert error.usage == Usage(3, 6, 9)
+    assert str(error).startswith(
+        "3 texts have no embedding: texts 4, 6, 8. The others were given before, the"
+    )
+
+
+def test_one_text_fails() -> None:
+    """The message speaks of one text."""
+    blocks = made(9)
+    end(blocks, begun(blocks), 1)
+    taken(blocks)
+
+    assert str(blocks.error()).startswith("1 text has no embedding: text 1. The others were given")
+
+
+def test_nothing_embedded() -> None:
+    """Then the first error itself is raised."""
+    blocks = made(9)
+    end(blocks, begun(blocks), 0, 1, 2)
+
+    assert blocks.error() is REFUSED
+
+
+@pytest.mark.parametrize("missing", [(0, 1, 2), (1,)])
+def test_foreign_exceptions(missing: tuple[int, ...]) -> None:
+    """What the HTTP client raised comes out as it is, or as the cause if there are embeddings."""
+    blocks, crash = made(9), ZeroDivisionError()
+    end(blocks, begun(blocks), *missing, crash=crash)
+    taken(blocks)
+    error = blocks.error()
+
+    assert crash in (error, getattr(error, "__cause__", None))
+    assert isinstance(error, EmbeddingBatchError) == (len(missing) == 1)
+
+
+def test_refused_input() -> None:
+    """A block that can't be a job ends the iteration; what is under way is given first."""
+    blocks, refusal = made(9), InputValueError("blank", indices=[4])
+    first, second = begun(blocks), begun(blocks)
+    blocks.end(second, None, refusal)
+    assert begin(blocks) is None
+    end(blocks, first)
+    assert taken(blocks) == [0, 1, 2]
+    assert blocks.error() is refusal
+
+
+def test_refused_input_and_failures() -> None:
+    """Failures of requests go first, and the other error is their cause."""
+    blocks, refusal = made(9), InputValueError("blank", indices=[4])
+    first, second = begun(blocks), begun(blocks)
+    blocks.end(second, None, refusal)
+    end(blocks, first, 2)
+    taken(blocks)
+    error = blocks.error()
+
+    assert isinstance(error, EmbeddingBatchError)
+    assert error.__cause__ is refusal
+    assert list(error.failures) == [2]
+    assert error.indices == (2, 3, 4, 5)
+
+
+def test_cache_that_fails() -> None:
+    """An error instead of an end is raised; what the cache gave before is given."""
+    blocks, crash = made(9), CacheError("unreadable")
+    block = begun(blocks)
+    blocks.end(block, Done(block, 1, 2, error=None), crash)  # type: ignore[arg-type]
+    assert begin(blocks) is None
+    assert taken(blocks) == [0]
+    assert blocks.error() is crash
+
+
+def test_close() -> None:
+    """After that nothing is read, begun, given or raised."""
+    blocks = made(9)
+    first, second = begun(blocks), begun(blocks)
+    end(blocks, first, 1)
+    blocks.close()
+    end(blocks, second)
+
+    assert not blocks.wants_text
+    assert blocks.begin() is None
+    assert blocks.take() is None
+    assert (blocks.running, blocks.error()) == (0, None)

@@ -1,0 +1,115 @@
+"""When to try again, and how long to wait first."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+import pytest
+
+from qwen_aiml import (
+    APIStatusError,
+    AuthenticationError,
+    ConfigurationError,
+    DeadlineError,
+    InsufficientCreditsError,
+    QwenAIMLError,
+    RateLimitError,
+    ResponseFormatError,
+    TransportError,
+)
+from qwen_aiml._engine.retry import backoff, is_passing, retry_after
+
+NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=timezone.utc)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting() -> None:
+    """Keep the real waits in this file."""
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524])
+def test_passing_statuses(status: int) -> None:
+    """These statuses may pass by themselves."""
+    assert is_passing(APIStatusError("x", status_code=status))
+
+
+@pytest.mark.parametrize("status", [300, 302, 400, 401, 402, 403, 404, 409, 413, 422, 501, 505])
+def test_lasting_statuses(status: int) -> None:
+    """Trying again does not help against the others."""
+    assert not is_passing(APIStatusError("x", status_code=status))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (TransportError("x"), True),
+        (TransportError("x", passing=False), False),
+        (ResponseFormatError("x"), True),
+        (RateLimitError("x", status_code=429), True),
+        (InsufficientCreditsError("x", status_code=429), False),
+        (AuthenticationError("x", status_code=401), False),
+        (DeadlineError("x"), False),
+        (ConfigurationError("x"), False),
+    ],
+)
+def test_passing_errors(error: QwenAIMLError, expected: bool) -> None:
+    """An account without credits is not cured by more tries, whatever the status."""
+    assert expected == is_passing(error)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "longest"), [(1, 0.5), (2, 1.0), (3, 2.0), (6, 16.0), (7, 30.0), (100, 30.0), (5000, 30.0)]
+)
+def test_backoff(attempt: int, longest: float) -> None:
+    """The wait is drawn from 0 to a bound that doubles up to a ceiling."""
+    assert backoff(attempt, None, lambda: 1.0) == longest
+    assert backoff(attempt, None, lambda: 0.5) == longest / 2
+    assert backoff(attempt, None, lambda: 0.0) == 0.0
+
+
+def test_advised_wait() -> None:
+    """Advice is followed, a little late so that not all come back at once."""
+    assert backoff(1, 2.0, lambda: 0.0) == 2.0
+    assert backoff(9, 2.0, lambda: 1.0) == 2.2
+    assert backoff(1, 0.0, lambda: 1.0) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, None),
+        ({"retry-after": "3"}, 3.0),
+        ({"retry-after": " 1.5 "}, 1.5),
+        ({"retry-after": "0"}, 0.0),
+        ({"retry-after-ms": "250"}, 0.25),
+        ({"retry-after-ms": "250", "retry-after": "3"}, 0.25),
+        ({"retry-after-ms": "soon", "retry-after": "3"}, 3.0),
+        ({"retry-after": "Sun, 22 Nov 2026 12:00:30 GMT"}, 30.0),
+        ({"retry-after": "Sun, 22 Nov 2026 12:00:30 -0000"}, 30.0),
+        ({"retry-after": "Sun, 22 Nov 2026 14:00:30 +0200"}, 30.0),
+        ({"retry-after": "Sun, 22 Nov 2026 11:00:00 GMT"}, 0.0),
+        ({"retry-after": "-5"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": ""}, None),
+        ({"retry-after": "Sun Nov  6 082:499999999999:7 19-94"}, None),
+        ({"retry-after": "Sun, 99 Nov 2026 12:00:30 GMT"}, None),
+    ],
+)
+def test_retry_after(headers: dict[str, str], expected: float | None) -> None:
+    """Seconds, milliseconds and dates are read; nonsense is no advice."""
+    assert expected == retry_after(headers, NOW)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"retry-after": "3600"},
+        {"retry-after": "inf"},
+        {"retry-after-ms": "3600000"},
+        {"retry-after": "Sun, 22 Nov 2065 12:00:00 GMT"},
+    ],
+)
+def test_endless_retry_after(headers: dict[str, str]) -> None:
+    """Advice to wait for long, or for ever, is followed for a minute."""
+    assert retry_after(headers, NOW) == 60.0

@@ -1,0 +1,223 @@
+"""JSON out, JSON in."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import struct
+from array import array
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from qwen_aiml import EmbeddingConfig, EmbeddingResult, ResponseFormatError, Usage
+from qwen_aiml._protocol.response import Response, decode, encode
+
+PUBLISHED = Path(__file__).with_name("published_response.json")
+
+
+def answer(body: Any, **headers: str) -> Answer:
+    return Response(200, headers, body if isinstance(body, bytes) else orjson.dumps(body))
+
+
+def row(index: Any, *numbers: Any) -> dict[str, Any]:
+    return {"object": "embedding", "index": index, "embedding": list(numbers)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, b'{"model":"alibaba/qwen-text-embedding-v4","input":["a","\xc3\xa9\\n"]}'),
+        (
+            {"model": "text-embedding-v3", "dimensions": 512},
+            b'{"model":"alibaba/qwen-text-embedding-v3","input":["a","\xc3\xa9\\n"],"dimensions":512}',
+        ),
+        (
+            {"encoding_format": "float"},
+            b'{"model":"alibaba/qwen-text-embedding-v4","input":["a","\xc3\xa9\\n"],"encoding_format":"float"}',
+        ),
+    ],
+)
+def test_encode(settings: dict[str, Any], expected: bytes) -> None:
+    """The body is exactly model, input as strings, and what the user set."""
+    assert expected == encode(["a", "é\n"], EmbeddingConfig(api_key="k", **settings))
+
+
+def test_published_response() -> None:
+    """
+    The one real answer that AI/ML API has published is read to the last bit.
+
+    Source: AI/ML API docs, page of Qwen Text Embedding v3, added on 2026-01-14; the request was
+    "Laura is a DJ." with default dimensions. The hash is that of its 1024 numbers as little-endian float32.
+    """
+    rows = decode(answer(PUBLISHED.read_bytes()), 1, 1024)
+
+    [embedding] = rows.embeddings
+    digest = hashlib.sha256(struct.pack("<1024f", *embedding)).hexdigest()
+    assert digest == "b6a14c63095e870809544f0f12176c98570f214a8dfc99faeb93e8d20460622d"
+    assert math.isclose(math.hypot(*embedding), 0.9999999929080919, rel_tol=1e-15)
+    assert rows.model == "text-embedding-v3"
+    assert rows.request_id == "8ef7c577-75e9-9056-ba09-dc4331f81f6d"
+    assert answer(PUBLISHED.read_bytes()).usage == Usage(requests=1, total_tokens=4, credits_used=1)
+
+
+def test_base64() -> None:
+    """A base64 string of little-endian float32 is read like the list it stands for."""
+    published = orjson.loads(PUBLISHED.read_bytes())
+    numbers = published["data"][0]["embedding"]
+    packed = base64.b64encode(struct.pack("<1024f", *numbers)).decode()
+    body = {"data": [{"index": 0, "embedding": packed}]}
+
+    assert numbers == decode(answer(body), 1, 1024).embeddings[0]
+
+
+@pytest.mark.parametrize("index", [[2, 0, 1], [2.0, 0.0, 1.0]])
+def test_order_of_index(index: list[float]) -> None:
+    """Rows are put in the order of their index."""
+    data = [row(at, float(at), 1.0) for at in index]
+
+    assert decode(answer({"data": data}), 3, None).embeddings == [[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    "rows", [[{"embedding": [1.5]}, {"embedding": [2.5]}], [row(None, 1.5), row(None, 2.5)]]
+)
+def test_no_index(rows: list[dict[str, Any]]) -> None:
+    """Rows of which none has an index are taken in the order given."""
+    assert decode(answer({"data": rows}), 2, 1).embeddings == [[1.5], [2.5]]
+
+
+def test_whole_numbers_become_floats() -> None:
+    """JSON may print 0.0 as 0; users get floats all the same."""
+    [embedding] = decode(answer({"data": [row(0, 1, 0, 0.5)]}), 1, 3).embeddings
+
+    assert embedding == [1.0, 0.0, 0.5]
+    assert {type(number) for number in embedding} == {float}
+
+
+def test_large_numbers() -> None:
+    """A sum that overflows is not taken for an infinite number."""
+    assert decode(answer({"data": [row(0, 1e308, 1e308)]}), 1, 2).embeddings == [[1e308, 1e308]]
+
+
+UNSOUND: list[tuple[Any, str]] = [
+    (b"", "not a JSON object (text/html, 0 bytes)"),
+    (b"<html>busy</html>", "not a JSON object"),
+    (b'{"data": [{"index": 0, "embed', "not a JSON object"),
+    (b"[1, 2]", "not a JSON object"),
+    ({}, "no list `data`"),
+    ({"data": None}, "no list `data`"),
+    ({"error": {"message": "busy"}}, "no list `data` and holds an error"),
+    ({"data": []}, "0 rows for 2 texts"),
+    ({"data": [row(0, 1.0)]}, "1 rows for 2 texts"),
+    ({"data": [row(0, 1.0), row(1, 1.0), row(2, 1.0)]}, "3 rows for 2 texts"),
+    ({"data": [row(0, 1.0), row(0, 1.0)]}, "index values are not 0 to 1"),
+    ({"data": [row(1, 1.0), row(2, 1.0)]}, "index values are not 0 to 1"),
+    ({"data": [row(0, 1.0), row(None, 1.0)]}, "index values are not 0 to 1"),
+    ({"data": [row(False, 1.0), row(True, 1.0)]}, "index values are not 0 to 1"),
+    ({"data": [row("0", 1.0), row("1", 1.0)]}, "index values are not 0 to 1"),
+    ({"data": [row([0], 1.0), row([1], 1.0)]}, "index values are not 0 to 1"),
+    ({"data": [row(0, 1.0), None]}, "row 1 is not an object"),
+    ({"data": [row(0, 1.0), {"index": 1}]}, "row 1 holds no embedding"),
+    ({"data": [row(0, 1.0), row(1)]}, "row 1 holds no embedding"),
+    ({"data": [row(0, 1.0), {"index": 1, "embedding": {"0": 1.0}}]}, "row 1 holds no embedding"),
+    ({"data": [row(0, 1.0, 1.0), row(1, 1.0)]}, "row 1 has 1 numbers instead of 2"),
+    ({"data": [row(0, 1.0), row(1, None)]}, "row 1 holds something that is not a number"),
+    ({"data": [row(0, True), row(1, 1.0)]}, "row 0 holds something that is not a number"),
+    ({"data": [row(0, "1.0"), row(1, 1.0)]}, "row 0 holds something that is not a number"),
+    ({"data": [row(0, [1.0]), row(1, 1.0)]}, "row 0 holds something that is not a number"),
+    (b'{"data":[{"index":0,"embedding":[NaN]},{"index":1,"embedding":[1.0]}]}', "not a JSON object"),
+    ({"data": [row(0, 0.0, -0.0, 0), row(1, 1.0, 1.0, 1.0)]}, "row 0 is all zero"),
+    ({"data": [{"index": 0, "embedding": "AACA"}, row(1, 1.0)]}, "row 0 is not base64 of float32"),
+    ({"data": [{"index": 0, "embedding": "not base64!"}, row(1, 1.0)]}, "row 0 is not base64 of float32"),
+    ({"data": [{"index": 0, "embedding": ""}, row(1, 1.0)]}, "row 0 holds no embedding"),
+]
+
+
+@pytest.mark.parametrize(("body", "problem"), UNSOUND, ids=lambda value: str(value)[:50])
+def test_unsound(body: Any, problem: str) -> None:
+    """An answer without one sound row for each text never gets through, and says where it is wrong."""
+    with pytest.raises(ResponseFormatError) as caught:
+        decode(answer(body, **{"content-type": "text/html"}), 2, None)
+
+    assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_not_finite(number: float) -> None:
+    """NaN and infinity, which only base64 can carry, never get through."""
+    packed = base64.b64encode(array("f", [1.0, number]).tobytes()).decode()
+
+    with pytest.raises(ResponseFormatError, match="row 0 holds a number that is not finite"):
+        decode(answer({"data": [{"index": 0, "embedding": packed}]}), 1, 2)
+
+
+def test_length_asked_for() -> None:
+    """A row of another length than was asked for never gets through, even if all rows agree."""
+    with pytest.raises(ResponseFormatError, match="row 0 has 2 numbers instead of 3"):
+        decode(answer({"data": [row(0, 1.0, 1.0), row(1, 1.0, 1.0)]}), 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("extra", "headers", "expected"),
+    [
+        ({}, {}, Usage(1, None, None)),
+        ({"usage": None, "meta": None}, {}, Usage(1, None, None)),
+        ({"usage": {"total_tokens": None}}, {}, Usage(1, None, None)),
+        ({"usage": {"total_tokens": 7.0}}, {}, Usage(1, 7, None)),
+        ({"usage": {"total_tokens": 7.5}}, {}, Usage(1, None, None)),
+        ({"usage": {"total_tokens": True}}, {}, Usage(1, None, None)),
+        ({"usage": {"total_tokens": -7}}, {}, Usage(1, None, None)),
+        ({"usage": {"total_tokens": 1e300}}, {}, Usage(1, None, None)),
+        ({"usage": [], "meta": {"usage": {"credits_used": 2}}}, {}, Usage(1, None, 2)),
+        ({"usage": {"total_tokens": 1}}, {"x-aimlapi-credits-used": "3"}, Usage(1, 1, 3)),
+        ({"meta": {"usage": {}}}, {"x-aimlapi-credits-used": "many"}, Usage(1, None, None)),
+        ({}, {"x-aimlapi-credits-used": "9" * 5000}, Usage(1, None, None)),
+    ],
+)
+def test_usage(extra: dict[str, Any], headers: dict[str, str], expected: Usage) -> None:
+    """What an answer does not say of its cost is unknown, never 0."""
+    assert expected == answer({"data": [row(0, 1.0)], **extra}, **headers).usage
+
+
+def test_usage_of_no_json() -> None:
+    """What is no JSON object says nothing of its cost."""
+    assert answer(b"<html>").usage == Usage(1, None, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "expected"),
+    [
+        ({"requestId": "a", "id": "b"}, {"x-request-id": "c"}, "a"),
+        ({"id": "b"}, {"x-request-id": "c", "x-inference-id": "d"}, "c"),
+        ({"id": "b"}, {"x-inference-id": "d"}, "d"),
+        ({"id": "b", "request_id": "e"}, {}, "e"),
+        ({"id": 5}, {}, None),
+    ],
+)
+def test_request_id(body: dict[str, Any], headers: dict[str, str], expected: str | None) -> None:
+    """Of several ids the one that support asks for is taken."""
+    assert expected == decode(answer({"data": [row(0, 1.0)], **body}, **headers), 1, 1).request_id
+
+
+def test_adding_usage() -> None:
+    """Sums of what is not known are not known."""
+    assert Usage(1, 10, 2) + Usage(2, 5, None) == Usage(3, 15, None)
+
+
+def test_numbers_beyond_measure() -> None:
+    """A whole number that no float holds is not finite, wherever JSON lets it pass."""
+    body = b'{"data": [{"index": 0.0, "embedding": [1' + b"0" * 400 + b"]}]}"
+    with pytest.raises(ResponseFormatError, match="row 0 holds a number that is not finite"):
+        decode(answer(body), 1, None)
+
+
+def test_results_in_short() -> None:
+    """A result shows what it cost, not its numbers, since event loops like to print what they hold."""
+    result = EmbeddingResult([[0.25] * 1024] * 100, Usage(1, 2, 3), "m", ("id",) * 100)
+
+    usage = "Usage(requests=1, total_tokens=2, credits_used=3)"
+    assert repr(result) == f"EmbeddingResult(usage={usage}, model='m', cached=0, shortened=())"

@@ -1,0 +1,263 @@
+"""What an error answer means."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+
+from qwen_aiml import (
+    APIStatusError,
+    AuthenticationError,
+    EmbeddingConfig,
+    InsufficientCreditsError,
+    RateLimitError,
+)
+from qwen_aiml._protocol.status import is_success, status_error
+from qwen_aiml._protocol.response import Response
+
+KEY = "sk-test-0123456789abcdef"
+
+
+def error(status: int, body: Any, texts: tuple[str, ...] = ("some text",), **settings: Any) -> APIStatusError:
+    content = body if isinstance(body, bytes) else orjson.dumps(body)
+    return status_error(
+        Response(status, {"content-type": "text/html", "x-request-id": "from-header"}, content),
+        texts,
+        EmbeddingConfig(**{"api_key": KEY, **settings}),
+    )
+
+
+def current(status: int, message: Any, data: Any = None, **more: Any) -> dict[str, Any]:
+    """Make the current envelope of AI/ML API, as observed from January to August 2026."""
+    inner = {"name": "SomeException", "message": message, **({"data": data} if data else {})}
+    return {"title": "Some Title", "status": status, "message": message, "error": inner, **more}
+
+
+def legacy(status: int, message: str) -> dict[str, Any]:
+    """Make the older envelope of AI/ML API."""
+    return {"requestId": "legacy-id", "statusCode": status, "path": "/v1/embeddings", "message": message}
+
+
+def upstream(message: str, code: str = "InvalidParameter") -> dict[str, Any]:
+    """Make the envelope of Alibaba."""
+    return {"error": {"message": message, "type": code, "param": None, "code": code}, "request_id": "up-id"}
+
+
+NO_CREDITS = "You've run out of credits. Please top up your balance or update your payment method to continue"
+FREE_TIER = "Free-tier limit: You've reached your free limit for the hour"
+TOO_MANY_ROWS = (
+    "<400> InternalError.Algo.InvalidParameter: Value error, batch size is invalid, "
+    "it should not be larger than 10.: input.contents"
+)
+TOO_LONG = "<400> InternalError.Algo.InvalidParameter: Range of input length should be [1, 8192]"
+PAGE = b"\n<!DOCTYPE html><title>Sign in</title>"
+BAD_DIMENSION = "Value error, dimension for embedding v3 is invalid, its value shold be in [64, 128]"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "said"),
+    [
+        (
+            401,
+            current(401, "You provided an empty string"),
+            AuthenticationError,
+            "an empty string. What to do: check",
+        ),
+        (
+            401,
+            legacy(401, "This request requires a valid API key"),
+            AuthenticationError,
+            "requires a valid API key",
+        ),
+        (
+            401,
+            upstream("Incorrect API key provided. ", "invalid_api_key"),
+            AuthenticationError,
+            "Incorrect API key",
+        ),
+        (401, b"", AuthenticationError, "no message from the service (text/html, 0 bytes)"),
+        (
+            403,
+            current(403, NO_CREDITS, {"kind": "err_insufficent_credits"}),
+            InsufficientCreditsError,
+            "top up at",
+        ),
+        (403, current(403, "Stop", {"kind": "err_insufficent_credits"}), InsufficientCreditsError, "Stop"),
+        (403, legacy(403, "You've run out of funds."), InsufficientCreditsError, "out of funds"),
+        (403, upstream("Access denied"), APIStatusError, "may lack the scope model:embeddings"),
+        (402, b"pay first", InsufficientCreditsError, "no message from the service (text/html, 9 bytes)"),
+        (429, current(429, "Too Many Requests"), RateLimitError, "Too Many Requests. What to do: send less"),
+        (429, upstream("Allocated quota exceeded", "limit_requests"), RateLimitError, "quota exceeded"),
+        (429, legacy(429, FREE_TIER), InsufficientCreditsError, "Free-tier limit"),
+        (429, legacy(429, "Your subscription has ended"), InsufficientCreditsError, "top up"),
+        (500, legacy(500, "Your balance could not be read"), APIStatusError, "HTTP 500: Your balance"),
+        (
+            404,
+            current(404, "Cannot POST /v1/embeddings"),
+            APIStatusError,
+            "check the model (alibaba/qwen-text-embedding-v4) and base_url (https://api.aimlapi.com/v1; the",
+        ),
+        (405, b"", APIStatusError, "check base_url (https://api.aimlapi.com/v1; the service's own is https"),
+        (404, PAGE, APIStatusError, "a web page came, so look at base_url (https://api.aimlapi.com/v1)"),
+        (403, PAGE, APIStatusError, "a proxy, a firewall, or the sign-in page of a network"),
+        (511, PAGE, APIStatusError, "the sign-in page of a network"),
+        (511, b"", APIStatusError, "sign in to the network"),
+        (503, PAGE, APIStatusError, "try again later, or raise max_retries"),
+        (400, upstream(TOO_MANY_ROWS), APIStatusError, TOO_MANY_ROWS),
+        (400, upstream(TOO_LONG), APIStatusError, "the text that has more than 8192 tokens"),
+        (
+            502,
+            b"<html>Bad Gateway secret page</html>",
+            APIStatusError,
+            "no message from the service (text/html",
+        ),
+        (302, b"", APIStatusError, "redirects are not followed"),
+        (500, [1, 2], APIStatusError, "no message"),
+        (500, {"error": {}}, APIStatusError, "no message"),
+        (500, {"error": "plain text"}, APIStatusError, "HTTP 500: plain text"),
+        (500, {"title": "Only a title"}, APIStatusError, "Only a title"),
+        (
+            400,
+            current(400, ["input is empty", "model is unknown"]),
+            APIStatusError,
+            "input is empty; model is unknown",
+        ),
+    ],
+)
+def test_kinds(status: int, body: Any, kind: type[APIStatusError], said: str) -> None:
+    """Each envelope and each status becomes the error that says what to do."""
+    raised = error(status, body)
+
+    assert type(raised) is kind
+    assert said in str(raised)
+    assert raised.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ([{"path": ["input", 0], "message": "Required"}], "Invalid payload provided; input.0: Required"),
+        (
+            [{"message": "Expected object"}, "odd", {"path": "x"}],
+            "Invalid payload provided; body: Expected object",
+        ),
+    ],
+)
+def test_validation_issues(data: list[Any], said: str) -> None:
+    """The issues that the gateway lists are part of the message."""
+    raised = error(400, current(400, "Invalid payload provided", data))
+
+    assert str(raised) == f"HTTP 400: {said}"
+
+
+@pytest.mark.parametrize("depth", [900, 1010, 200_000])
+def test_nested_beyond_measure(depth: int) -> None:
+    """What Python can't read or print for its depth is left out; how deep that is depends on its version."""
+    deep = b"[" * depth + b'"x"' + b"]" * depth
+    said = str(error(429, b'{"message": ["slow down", ' + deep + b"]}"))
+    assert said.startswith(("HTTP 429: slow down; ...", "HTTP 429: no message from the service"))
+    issues = b'{"error": {"message": "no", "data": [{"path": [' + deep + b'], "message": ' + deep + b"}]}}"
+    said = str(error(400, issues))
+    assert said.startswith(("HTTP 400: no; ...: ...", "HTTP 400: no message from the service"))
+
+
+def test_unknown_model() -> None:
+    """Where the model is not found, and is none that is known, those are named."""
+    said = str(error(404, current(404, "Model x not found"), model="x"))
+
+    assert "check the model (x; known are alibaba/qwen-text-embedding-v4, alibaba/qwen-text-emb" in said
+
+
+def test_regional_dimension() -> None:
+    """A length that only some regions offer is explained where it is refused."""
+    refused = upstream(BAD_DIMENSION)
+
+    assert "in some regions only" in str(error(400, refused, model="text-embedding-v3", dimensions=64))
+    assert "regions" not in str(error(400, refused, model="text-embedding-v3", dimensions=512))
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [(legacy(500, "x"), "legacy-id"), (upstream("x"), "from-header"), (b"", "from-header")],
+)
+def test_request_id(body: Any, expected: str) -> None:
+    """The id to quote to support is kept."""
+    assert expected == error(500, body).request_id
+
+
+def test_masked() -> None:
+    """A service that repeats the key or a text does not put either into an error."""
+    raised = error(400, legacy(400, f"bad key {KEY} for input 'my diary' here"), texts=("my diary",))
+
+    assert str(raised) == "HTTP 400: bad key [key] for input '[text]' here"
+
+
+@pytest.mark.parametrize("text", ["a", "val", "invalid_"])
+def test_words_are_not_masked(text: str) -> None:
+    """A text that happens to be part of the message does not garble it."""
+    assert str(error(400, legacy(400, "a value is invalid"), texts=(text,))) == "HTTP 400: a value is invalid"
+
+
+def test_advice_survives_masking() -> None:
+    """The advice goes by what the service said, even where that is masked."""
+    raised = error(400, upstream(TOO_LONG), texts=("Range of input length should",))
+
+    assert "[text] be [1, 8192]" in str(raised)
+    assert "more than 8192 tokens" in str(raised)
+
+
+@pytest.mark.parametrize(
+    ("text", "echo"),
+    [
+        ("line one\nline two of a diary", "line one\\nline two of a diary"),
+        ("我的秘密诊断", "输入我的秘密诊断无效"),
+        ("My diagnosis is confidential: stage II", "My diagnosis is confid... (truncated)"),
+        ("naïve “quotes” and more of them", json.dumps("naïve “quotes” and more of them")),
+        ("My diagnosis is confidential", "My diagnosis is confidential, My diagnosis is confidential"),
+    ],
+)
+def test_echoes_are_masked(text: str, echo: str) -> None:
+    """A text that is repeated escaped, between other letters, cut or twice is masked too."""
+    shown = str(error(400, legacy(400, f"bad input: {echo}"), texts=(text,)))
+
+    assert "[text]" in shown
+    for part in ("diary", "秘密", "diagnosis", "quotes"):
+        assert part not in shown
+
+
+def test_key_as_request_id() -> None:
+    """Not even as its own request id does the key come back."""
+    assert error(400, {"requestId": KEY, "message": "x"}).request_id == "[key]"
+
+
+def test_cut() -> None:
+    """A long message is cut to 300 characters."""
+    raised = error(400, legacy(400, "x" * 1000))
+
+    assert str(raised) == f"HTTP 400: {'x' * 299}…"
+
+
+def test_a_text_repeated_without_end() -> None:
+    """What is said is masked up to a bound only, since that takes longer and longer."""
+    text = "My diagnosis is confidential. " * 100
+    shown = str(error(400, legacy(400, text * 100 + "END"), texts=(text,)))
+
+    assert shown == "HTTP 400: " + "[text]" * 7
+
+
+def test_masked_before_cut() -> None:
+    """No part of a key is left over by the cut."""
+    raised = error(400, legacy(400, "x" * 290 + KEY))
+
+    assert KEY[:6] not in str(raised)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [(199, False), (200, True), (201, True), (299, True), (300, False)]
+)
+def test_success(status: int, expected: bool) -> None:
+    """Any 2xx counts as success."""
+    assert expected == is_success(status)

