@@ -1,14 +1,12 @@
-"""Whether anybody sees the framework's events, which copy each number of each embedding."""
+"""The framework's instrumentation: one span for each call, and no events that nobody handles."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from inspect import unwrap
+from typing import Any
 
-from llama_index.core.base.embeddings.base import dispatcher
+from llama_index.core.base.embeddings.base import BaseEmbedding, dispatcher
 from llama_index.core.instrumentation.event_handlers import NullEventHandler
-
-if TYPE_CHECKING:
-    from llama_index.core.base.embeddings.base import BaseEmbedding
 
 
 def is_left_alone(model: BaseEmbedding) -> bool:
@@ -28,3 +26,19 @@ def _is_dispatched() -> bool:
         if not sender.propagate:
             return False
         sender = sender.parent
+
+
+class _Undecorated:
+    """The methods of `BaseEmbedding` without their spans, for overrides, which the framework decorates, too."""
+
+    def __getattr__(self, name: str) -> Any:
+        return unwrap(getattr(BaseEmbedding, name))
+
+
+undecorated = _Undecorated()
+
+
+def undecorate(kind: type[BaseEmbedding], *names: str) -> None:
+    """Take the spans from methods of a class that are only called by others that have one."""
+    for name in names:
+        setattr(kind, name, unwrap(getattr(kind, name)))

@@ -17,13 +17,14 @@ from qwen_aiml import (
     check_texts,
 )
 
-from ._events import is_left_alone
+from ._events import is_left_alone, undecorate, undecorated
 from .cache import KVStoreCache
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from qwen_aiml import AsyncEmbeddingClient, EmbeddingClient
+
 
 # What the framework sets on a model that exists, and what copies share.
 _OF_THE_FRAMEWORK = ("callback_manager", "embeddings_cache", "num_workers", "rate_limiter")
@@ -204,7 +205,7 @@ class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
             twin = self._for_batch(len(texts), bar)
             if is_left_alone(self):
                 return twin._get_text_embeddings(texts)  # noqa: SLF001 (of this class)
-            return BaseEmbedding.get_text_embedding_batch(twin, texts, **kwargs)
+            return undecorated.get_text_embedding_batch(twin, texts, **kwargs)
 
     async def aget_text_embedding_batch(
         self, texts: list[str], show_progress: bool = False, **kwargs: Any
@@ -215,23 +216,23 @@ class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
             twin = self._twin(bar) if self.num_workers else self._for_batch(len(texts), bar)
             if is_left_alone(self) and not self.num_workers:
                 return await twin._aget_text_embeddings(texts)  # noqa: SLF001 (of this class)
-            return await BaseEmbedding.aget_text_embedding_batch(twin, texts, **kwargs)
+            return await undecorated.aget_text_embedding_batch(twin, texts, **kwargs)
 
     def get_text_embedding(self, text: str) -> list[float]:
         """Embed one text."""
-        return BaseEmbedding.get_text_embedding(self._twin(), text)
+        return undecorated.get_text_embedding(self._twin(), text)
 
     async def aget_text_embedding(self, text: str) -> list[float]:
         """Embed one text, awaited."""
-        return await BaseEmbedding.aget_text_embedding(self._twin(), text)
+        return await undecorated.aget_text_embedding(self._twin(), text)
 
     def get_query_embedding(self, query: str) -> list[float]:
         """Embed a query, with ``query_instruction`` before it if set. See `EmbeddingClient.embed`."""
-        return BaseEmbedding.get_query_embedding(self._for_query(), query)
+        return undecorated.get_query_embedding(self._for_query(), query)
 
     async def aget_query_embedding(self, query: str) -> list[float]:
         """Embed a query as `get_query_embedding` does, awaited."""
-        return await BaseEmbedding.aget_query_embedding(self._for_query(), query)
+        return await undecorated.aget_query_embedding(self._for_query(), query)
 
     def _for_batch(self, texts: int, bar: Any) -> Self:
         """Give a twin for which the framework cuts lists where it must, and leaves them whole otherwise."""
@@ -276,3 +277,6 @@ class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
             getattr(self, name) for name in ("http_client", "http_async_client", "cache", *_OF_THE_FRAMEWORK)
         ]
         return super().__deepcopy__({**(memo or {}), **{id(item): item for item in shared}})
+
+
+undecorate(QwenAIMLEmbedding, "_get_query_embedding", "_aget_query_embedding", "_get_text_embedding")

@@ -1,4 +1,4 @@
-"""What the classes of all frameworks share: a client of each colour, their cost, their end, refusals."""
+"""What the classes of all frameworks share: a sync and an async client, usage, closing, error messages."""
 
 from __future__ import annotations
 
@@ -174,7 +174,9 @@ class AdapterBase:
 
     async def aclose(self) -> None:
         """Close all connections but those of other event loops, which end with them."""
-        self._client.close()
+        from ._engine.runner import in_thread  # noqa: PLC0415
+
+        await in_thread(self._client.close)  # which waits for another event loop
         await self._async_client.aclose()
 
     def __enter__(self) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 import threading
 from contextlib import contextmanager
 from time import monotonic, sleep
@@ -36,6 +37,7 @@ _ADVICE = {
     "readonly": "let this process write the file and its folder",
     "full": "free some space",
     "locked": f"another process has kept it locked for {BUSY_SECONDS:g} s; end that process",
+    "busy": f"other threads of this process have kept it busy for {BUSY_SECONDS:g} s",
 }
 
 
@@ -66,9 +68,11 @@ class SQLiteCache:
         self._connection: sqlite3.Connection | None = None
         if os.fspath(path) == ":memory:":
             raise ConfigurationError("path must be that of a file; a cache in memory ends with its process")
-        # Absolute, so that a process that changes its folder, or a copy in another, means the same file.
-        self._path = os.path.abspath(path)  # noqa: PTH100 (pathlib's would look links up)
+        self._path = os.fspath(path)
+        if not _runs_event_loop():
+            self._make_absolute()
         self._lock = threading.Lock()
+        self._is_closing = False
         with _registry:
             _alive.add(self)
 
@@ -109,9 +113,11 @@ class SQLiteCache:
         await anyio.to_thread.run_sync(self.set_many, entries)
 
     def close(self) -> None:
-        """Close the file; a later call opens it again."""
-        with self._lock:
-            self._disconnect()
+        """Close the file, once nobody uses it; a later call opens it again."""
+        self._is_closing = True
+        # Whoever holds the lock may have to wait for another process, and closes the file in the end.
+        if self._lock.acquire(blocking=False):
+            self._release()
 
     def __enter__(self) -> Self:
         return self
@@ -127,22 +133,43 @@ class SQLiteCache:
         return f"{type(self).__name__}({self._path!r})"
 
     def __reduce__(self) -> tuple[type[Self], tuple[str]]:
+        self._make_absolute()
         return type(self), (self._path,)
 
     @contextmanager
     def _connected(self, doing: str) -> Iterator[sqlite3.Connection]:
-        with self._lock:
+        until = monotonic() + BUSY_SECONDS
+        try:
+            # All threads wait for the same time at most, not one after the other.
+            if not self._lock.acquire(timeout=BUSY_SECONDS):
+                raise sqlite3.OperationalError("busy")
             try:
                 if self._connection is None:
                     self._connection = self._open()
+                milliseconds = max(0, int(1000 * (until - monotonic())))
+                self._connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
                 yield self._connection
-            except sqlite3.Error as error:
-                said = str(error)
-                advice = next((what for part, what in _ADVICE.items() if part in said), "try another path")
-                message = f"the cache {self._path} can't be {doing}: {said}. What to do: {advice}"
-                raise CacheError(message) from error
+            finally:
+                self._release()
+        except sqlite3.Error as error:
+            said = str(error)
+            advice = next((what for part, what in _ADVICE.items() if part in said), "try another path")
+            message = f"the cache {self._path} can't be {doing}: {said}. What to do: {advice}"
+            raise CacheError(message) from error
+
+    def _release(self) -> None:
+        """Release the lock, and close the file first if that was asked for."""
+        if self._is_closing:
+            self._is_closing = False
+            self._disconnect()
+        self._lock.release()
+
+    def _make_absolute(self) -> None:
+        # So that a process that changes its folder, or a copy in another, means the same file.
+        self._path = os.path.abspath(self._path)  # noqa: PTH100 (pathlib's would look links up)
 
     def _open(self) -> sqlite3.Connection:
+        self._make_absolute()
         connection = sqlite3.connect(
             self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
@@ -185,6 +212,12 @@ class SQLiteCache:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _runs_event_loop() -> bool:
+    """Tell whether an event loop of asyncio runs here, where finding out the folder would block."""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:

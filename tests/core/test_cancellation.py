@@ -106,10 +106,9 @@ async def test_cancelled(address: str, emulator: Emulator, doing: str, texts: li
                     await anyio.sleep(0.01)
             group.cancel_scope.cancel()
         emulator._script.clear()
-        client.learned.pace._paused_until = 0.0
-        [(sender, _)] = client._senders.values()
-        assert all(start.outcome for start in client.learned.pace._history)
-        assert not sender.turns._started
+        client.limiter._paused_until = 0.0
+        [session] = client._engine._sessions.values()
+        assert session.queue.in_flight == 0
         with anyio.fail_after(30):
             assert len((await client.embed(TEXTS[:3])).embeddings) == 3
     gc.collect()

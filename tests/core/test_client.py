@@ -7,9 +7,6 @@ import copy
 import inspect
 import math
 import pickle
-import selectors
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -36,9 +33,7 @@ from qwen_aiml import (
     TransportError,
     Usage,
 )
-from qwen_aiml._steps import Fault as Silence
-from qwen_aiml._steps import Send
-from qwen_aiml._engine.queue import Turn
+from qwen_aiml._engine.queue import Ticket
 from qwen_aiml.emulator import Emulator, Fault
 
 if TYPE_CHECKING:
@@ -502,77 +497,18 @@ def test_deadline_with_a_client_of_ones_own() -> None:
         client.embed(["a"])
 
 
-async def test_deadline_while_waiting_for_a_turn(kind: type[Client]) -> None:
-    """A request that the deadline overtakes before its turn is not sent."""
-    emulator = Emulator(latency=0.2)
-    patient: Any = make(kind, emulator, max_concurrency=1)
-    hurried: Any = make(kind, emulator, max_concurrency=1, total_timeout=0.1)
-    hurried._sender = patient._sender
-    sender = patient._sender if kind is EmbeddingClient else await patient._sender()
-    turn = Turn("another call")
-    sender.turns.enter(turn)
-    sender.turns.start(turn)
+async def test_deadline_while_waiting_in_the_queue() -> None:
+    """A request that the deadline overtakes in the queue is not sent."""
+    emulator = Emulator()
+    client = make(AsyncEmbeddingClient, emulator, max_concurrency=1, total_timeout=0.1)
+    queue, other = (await client._engine._session()).queue, Ticket("another call")
+    assert queue.start_now(other, 0.0)
     with pytest.raises(DeadlineError) as caught:
-        await embed(hurried, ["a"])
+        await embed(client, ["a"])
 
     assert caught.value.attempts == emulator.request_count == 0
-    sender.turns.leave(turn)
-    assert (await embed(patient, ["a"])).usage.requests == 1
-
-
-async def test_deadline_that_has_passed() -> None:
-    """What is to be sent after the deadline is broken off at once, by an asynchronous client."""
-    client = make(AsyncEmbeddingClient, Emulator(latency=30))
-    assert isinstance(client, AsyncEmbeddingClient)
-    outcome = await (await client._sender()).send(Send(b"{}", time.monotonic() - 1, 1000))
-
-    assert isinstance(outcome, Silence)
-    assert outcome.kind == "timeout"
-
-
-async def test_interrupted_while_closing() -> None:
-    """An event loop that ends and cancels what it runs leaves no connection open for that."""
-    client = AsyncEmbeddingClient(EmbeddingConfig(api_key=KEY))
-    sender = await client._sender()
-    closed = []
-
-    class Connection:
-        async def aclose(self) -> None:
-            closed.append(self)
-            raise InterruptedError
-
-    sender._idle.extend([Connection(), Connection()])  # type: ignore[list-item]
-    with pytest.raises(InterruptedError):
-        await client.aclose()
-
-    assert len(closed) == 2
-
-
-def test_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C starts no new request, wakes who waits for a next attempt, and leaves no thread."""
-    emulator = Emulator()
-    emulator.script(*[Fault(status=503, headers={"retry-after": "50"})] * 8)
-    client = make(EmbeddingClient, emulator, max_concurrency=2)
-    assert isinstance(client, EmbeddingClient)
-    waiting = threading.Event()
-    real_select = selectors.DefaultSelector.select
-
-    def select(self: Any, timeout: float | None = None) -> Any:
-        if timeout is not None and timeout > 40:
-            waiting.set()
-        return real_select(self, timeout)
-
-    def interrupt(*_: object) -> None:
-        assert waiting.wait(10)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(selectors.DefaultSelector, "select", select)
-    monkeypatch.setattr("concurrent.futures._base.Future.result", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        client.embed(TEXTS)
-
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("qwen_aiml")]
-    assert emulator.request_count == 2
+    queue.leave(other)
+    assert (await embed(client, ["a"])).usage.requests == 1
 
 
 def test_threads() -> None:
@@ -599,11 +535,11 @@ async def test_rows_learned_by_another_client(kind: type[Client]) -> None:
     """Who shares what another client has learned keeps to a batch_size of its own."""
     emulator = Emulator()
     first = make(kind, emulator)
-    transport = first._http_client
+    transport = first._engine.http_client
     small = kind(
         EmbeddingConfig(api_key=KEY, dimensions=64, batch_size=2),
         http_client=transport,
-        learned=first.learned,
+        limiter=first.limiter,
     )
     await embed(small, TEXTS[:6])
 

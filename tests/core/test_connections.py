@@ -31,11 +31,8 @@ from qwen_aiml import (
     EmbeddingClient,
     EmbeddingConfig,
     TransportError,
-    _base,
-    _lines,
-    _sender,
-    _through_httpx,
 )
+from qwen_aiml._engine import engine
 from qwen_aiml.emulator import Emulator, Fault, serve
 
 if TYPE_CHECKING:
@@ -87,8 +84,7 @@ def test_several_event_loops(config: EmbeddingConfig, expected: list[list[float]
         assert asyncio.run(client.embed(TEXTS)).embeddings == expected
         assert trio.run(client.embed, TEXTS).embeddings == expected
 
-        [[sender, _]] = client._senders.values()
-        assert sender.closed
+        assert all(session.is_closed for session in client._engine._sessions.values())
 
 
 def test_connections_are_kept(
@@ -96,13 +92,13 @@ def test_connections_are_kept(
 ) -> None:
     """Within one event loop a later call finds the connections of an earlier one."""
     opened = []
-    real_open = _sender.AsyncSender._open
+    connect = asyncio.SelectorEventLoop.create_connection
 
-    def count(self: _sender.AsyncSender, *, watched: bool) -> _sender.AsyncLine:
-        opened.append(self)
-        return real_open(self, watched=watched)
+    async def count(*args: Any, **options: Any) -> Any:
+        opened.append(args)
+        return await connect(*args, **options)
 
-    monkeypatch.setattr(_sender.AsyncSender, "_open", count)
+    monkeypatch.setattr(asyncio.SelectorEventLoop, "create_connection", count)
 
     async def twice() -> None:
         async with AsyncEmbeddingClient(config) as client:
@@ -112,28 +108,6 @@ def test_connections_are_kept(
     asyncio.run(twice())
 
     assert len(opened) <= 4
-
-
-def test_forgotten_loops(config: EmbeddingConfig) -> None:
-    """A loop that is being collected while another thread looks through the loops is passed over."""
-
-    class Loops:
-        def __contains__(self, _: object) -> bool:
-            return False
-
-        def keyrefs(self) -> list[Any]:
-            return [lambda: None]
-
-        def __setitem__(self, loop: object, made: Any) -> None:
-            self.made = made
-
-    client = AsyncEmbeddingClient(config, http_client=httpx.AsyncClient())
-    client._senders = Loops()  # type: ignore[assignment]
-
-    async def look() -> None:
-        assert isinstance(await client._sender(), _sender.AsyncSender)
-
-    asyncio.run(look())
 
 
 def test_event_loops_in_threads(config: EmbeddingConfig, expected: list[list[float]]) -> None:
@@ -155,11 +129,11 @@ def test_loop_closed_without_ceremony(config: EmbeddingConfig, expected: list[li
         loop = asyncio.new_event_loop()
         assert loop.run_until_complete(client.embed(TEXTS)).embeddings == expected
         loop.close()
-        assert len(client._senders) == 1
+        assert len(client._engine._sessions) == 1
     asyncio.run(client.embed(["a"]))
     gc.collect()
 
-    assert [sender.closed for sender, _ in client._senders.values()] == [True]
+    assert [session.is_closed for session in client._engine._sessions.values()] == [True]
 
 
 def test_closed_while_in_use(
@@ -212,7 +186,7 @@ def test_closed_while_in_use_by_threads(
             client.close()
             assert call.result().embeddings == expected
     client.close()
-    assert client._sender._idle.lines == []
+    assert not client._engine._sessions
 
 
 def test_after_a_fork(config: EmbeddingConfig, expected: list[list[float]]) -> None:
@@ -220,14 +194,11 @@ def test_after_a_fork(config: EmbeddingConfig, expected: list[list[float]]) -> N
     own, given = EmbeddingClient(config), EmbeddingClient(config, http_client=httpx.Client())
     given_async = AsyncEmbeddingClient(config, http_client=httpx.AsyncClient())
     assert own.embed(TEXTS).embeddings == expected
-    parents = own._sender
-    own._totals_lock.acquire()
-    own.learned.pace._lock.acquire()
+    own._engine._usage_lock.acquire()
+    own.limiter._lock.acquire()
 
-    _base._after_fork()
+    engine._after_fork()
 
-    assert not parents._end.alive
-    parents.close()
     assert own.embed(TEXTS).embeddings == expected
     own.close()
     with pytest.raises(ConfigurationError, match="can't be used after a fork"):
@@ -358,28 +329,8 @@ def test_timeout(kind: Any) -> None:
     """Timeout bounds each silence, and the error says so."""
     with server(b"late", pause=30) as address:
         config = EmbeddingConfig(api_key=KEY, base_url=address, timeout=0.2, max_retries=0)
-        with pytest.raises(TransportError, match=r"silence for 0.2 s\."):
+        with pytest.raises(TransportError, match=r"no response within 0.2 s\."):
             embed(kind, config, ["a"])
-
-
-def test_deadline_while_waiting_for_a_turn(address: str, emulator: Emulator) -> None:
-    """A call that never got its turn sends nothing."""
-    config = EmbeddingConfig(api_key=KEY, base_url=address, total_timeout=0.5, max_concurrency=1)
-    with EmbeddingClient(config) as client, ThreadPoolExecutor(1) as pool:
-        emulator.script(Fault(latency=0.4))
-        before = emulator.request_count
-        slow = pool.submit(client.embed, ["slow one"])
-        while emulator.request_count == before:
-            time.sleep(0.01)
-        hurried = EmbeddingClient(config)
-        hurried._sender = client._sender
-        hurried.config = EmbeddingConfig(api_key=KEY, base_url=address, total_timeout=0.1)
-        with pytest.raises(DeadlineError) as caught:
-            hurried.embed(["no turn"])
-        slow.result()
-
-    assert caught.value.attempts == 0
-    assert emulator.request_count == before + 1
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
@@ -388,44 +339,11 @@ def test_refused(kind: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     config = EmbeddingConfig(api_key=KEY, base_url=f"http://127.0.0.1:{port}", max_retries=1)
-    said = rf"no answer from http://127.0.0.1:{port}/v1: no connection \(.*\b111\b.*[Cc]onnect"
+    said = rf"no response from http://127.0.0.1:{port}/v1: no connection \(.*\b111\b.*[Cc]onnect"
     with pytest.raises(TransportError, match=said) as caught:
         embed(kind, config, ["a"])
 
     assert caught.value.attempts == 2
-
-
-@pytest.mark.parametrize(
-    ("error", "kind", "detail"),
-    [
-        (httpx.ConnectTimeout("x"), "connection", "no connection within 10 s (ConnectTimeout)"),
-        (httpx.WriteTimeout("x"), "timeout", "silence for 60 s (WriteTimeout)"),
-        (
-            httpx.LocalProtocolError(f"Illegal header value b'Bearer {KEY}'"),
-            "local",
-            "LocalProtocolError",
-        ),
-        (httpx.RemoteProtocolError("cut"), "connection", "RemoteProtocolError: cut"),
-        (httpx.ReadError(""), "connection", "ReadError"),
-        (
-            httpx.ProxyError("407 Proxy Authentication Required"),
-            "refused",
-            "ProxyError: 407 Proxy Authentication Required",
-        ),
-        (httpx.ProxyError("502 Bad Gateway"), "proxy", "ProxyError: 502 Bad Gateway"),
-        (
-            httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed"),
-            "certificate",
-            "its certificate can't be verified ([SSL: CERTIFICATE_VERIFY_FAILED] self-signed)",
-        ),
-    ],
-    ids=repr,
-)
-def test_faults(error: httpx.RequestError, kind: str, detail: str) -> None:
-    """What httpx raises is told in words, without what may hold the key."""
-    fault = _through_httpx.fault(error, 60.0)
-
-    assert (fault.kind, fault.detail) == (kind, detail)
 
 
 def refusing(listener: socket.socket) -> None:
@@ -456,14 +374,6 @@ def test_proxy_in_the_way(kind: Any, there: bool, monkeypatch: pytest.MonkeyPatc
     assert ("407 Proxy Authentication Required" if there else "Errno") in said
     assert "hidden" not in said
     assert caught.value.attempts == (1 if there else 2)
-
-
-def test_https_where_http_is_spoken() -> None:
-    """What fails in TLS is told from what is not reached."""
-    fault = _lines.no_connection(ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number"), 60.0)
-
-    assert fault.kind == "connection"
-    assert "https, which it may not speak ([SSL: WRONG_VERSION_NUMBER]" in fault.detail
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
@@ -504,15 +414,6 @@ def test_environment_that_cannot_be_used(
 
     assert said in str(caught.value)
     assert "hidden" not in str(caught.value)
-
-
-def test_tls_context() -> None:
-    """The certificates are read once, and again when the environment names others."""
-    context = _lines.tls_context()
-
-    assert isinstance(context, ssl.SSLContext)
-    assert context is _lines.tls_context()
-    assert context.verify_mode is ssl.CERT_REQUIRED
 
 
 @pytest.mark.parametrize("kind", CLIENTS)

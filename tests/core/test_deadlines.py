@@ -7,12 +7,13 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
-from qwen_aiml import AsyncEmbeddingClient, DeadlineError, EmbeddingClient, EmbeddingConfig, _sender
+from qwen_aiml import AsyncEmbeddingClient, DeadlineError, EmbeddingClient, EmbeddingConfig
 from qwen_aiml.emulator import Emulator, Fault, serve
 
 if TYPE_CHECKING:
@@ -53,15 +54,14 @@ def dripping(data: bytes, sent: list[int] | None = None) -> Iterator[str]:
             thread.join(15)
 
 
-@pytest.fixture(params=["own connections", "httpx", "awaited"])
-def embed(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[EmbeddingConfig], None]:
+@pytest.fixture(params=["sync", "httpx", "async"])
+def embed(request: pytest.FixtureRequest) -> Callable[[EmbeddingConfig], None]:
     """Give what embeds a text, over each kind of connection, and expects that the time does not do."""
-    monkeypatch.setattr(_sender, "is_watched", lambda: request.param == "httpx")
 
     def embed(config: EmbeddingConfig) -> None:
-        if request.param == "awaited":
+        if request.param == "httpx":
+            config = replace(config, transport="httpx")
+        if request.param == "async":
             with pytest.raises(DeadlineError) as caught:
                 asyncio.run(AsyncEmbeddingClient(config).embed(["a"]))
         else:
@@ -125,14 +125,19 @@ def test_texts_that_come_late() -> None:
     assert emulator.request_count == 0
 
 
-@pytest.mark.parametrize("watched", [False, True])
-def test_a_connection_that_is_used_again(watched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that an earlier call opened is watched as well."""
-    monkeypatch.setattr(_sender, "is_watched", lambda: watched)
+@pytest.mark.parametrize("transport", ["auto", "httpx"])
+def test_a_connection_that_is_used_again(transport: Any) -> None:
+    """The deadline also ends a request on a connection that an earlier call opened."""
     emulator = Emulator()
     with serve(emulator) as address:
         config = EmbeddingConfig(
-            api_key=KEY, base_url=address, dimensions=64, total_timeout=0.5, timeout=5, max_concurrency=1
+            api_key=KEY,
+            base_url=address,
+            dimensions=64,
+            total_timeout=0.5,
+            timeout=5,
+            max_concurrency=1,
+            transport=transport,
         )
         with EmbeddingClient(config) as client:
             client.embed(["a"])
@@ -142,12 +147,12 @@ def test_a_connection_that_is_used_again(watched: bool, monkeypatch: pytest.Monk
             assert client.embed(["c"]).usage.requests == 1
 
 
-def test_no_thread() -> None:
-    """Neither a deadline nor many requests leave a thread behind."""
+def test_one_thread() -> None:
+    """Neither a deadline nor many requests need another thread than that of the event loop."""
+    EmbeddingClient(EmbeddingConfig(api_key=KEY)).embed([])
     before = set(threading.enumerate())
     with serve(Emulator()) as address:
         config = EmbeddingConfig(api_key=KEY, base_url=address, dimensions=64, total_timeout=60)
         with EmbeddingClient(config) as client:
             client.embed([f"text {at}" for at in range(100)])
-            assert not [each for each in threading.enumerate() if each.name.startswith("qwen_aiml")]
     assert before >= set(threading.enumerate())

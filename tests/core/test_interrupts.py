@@ -60,6 +60,14 @@ def interrupted(when: Callable[[], bool]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def assert_idle(client: EmbeddingClient) -> None:
+    """See that nothing counts as in flight or waiting."""
+    [session] = client._engine._sessions.values()
+    assert session.queue.in_flight == 0
+    assert session.queue._next is None
+    assert not session.queue._waiting
+
+
 FAULTS = {
     "request": Fault(hang=True),
     "backoff": Fault(status=503, headers={"retry-after": "50"}),
@@ -74,6 +82,7 @@ def test_interrupt(doing: str, workers: int, total_timeout: float | None) -> Non
     """A request, a backoff and a pause all end at once, with one worker and with many."""
     emulator = Emulator()
     emulator.script(*[FAULTS[doing]] * 100)
+    EmbeddingClient(EmbeddingConfig(api_key=KEY)).embed([])  # which starts the thread of the event loop
     threads = set(threading.enumerate())
     with serve(emulator) as address:
         config = EmbeddingConfig(
@@ -88,10 +97,7 @@ def test_interrupt(doing: str, workers: int, total_timeout: float | None) -> Non
         with EmbeddingClient(config) as client:
             with interrupted(lambda: emulator.request_count > 0):
                 client.embed(TEXTS)
-            assert client._sender.turns._next is None
-            assert not client._sender.turns._started
-            assert not client._sender.turns._waiting
-            assert all(start.outcome for start in client.learned.pace._history)
+            assert_idle(client)
     assert threads >= set(threading.enumerate())
 
 
@@ -100,6 +106,7 @@ def test_interrupt_while_iterating(doing: str) -> None:
     """Waiting for a row ends at once as well, with both blocks under way."""
     emulator = Emulator()
     emulator.script(*[FAULTS[doing]] * 100)
+    EmbeddingClient(EmbeddingConfig(api_key=KEY)).embed([])  # which starts the thread of the event loop
     threads = set(threading.enumerate())
     with serve(emulator) as address:
         config = EmbeddingConfig(
@@ -108,8 +115,7 @@ def test_interrupt_while_iterating(doing: str) -> None:
         with EmbeddingClient(config) as client:
             with interrupted(lambda: emulator.request_count > 0):
                 next(client.embed_iter(map("text {}".format, count()), look_ahead=30))
-            assert not client._sender.turns._started
-            assert not client._sender.turns._waiting
+            assert_idle(client)
     assert threads >= set(threading.enumerate())
 
 

@@ -1,4 +1,4 @@
-"""What holds for any texts, any answers in any order, and any faults: one call driven by hand, no I/O."""
+"""What holds for any texts, any responses in any order, and any faults: one call on virtual time, no I/O."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import base64
 import json
 import math
 import struct
-import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from random import Random
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
+import trio
+import trio.testing
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
@@ -26,19 +28,19 @@ from qwen_aiml import (
     ResponseFormatError,
     Usage,
 )
-from qwen_aiml._engine.request import Call, Clock
+from qwen_aiml._engine.engine import make_limiter
 from qwen_aiml._engine.job import Job
-from qwen_aiml._learned import Learned
+from qwen_aiml._engine.queue import Queue
+from qwen_aiml._engine.request import Call, Clock
 from qwen_aiml._engine.retry import retry_after
-from qwen_aiml._protocol.status import status_error
-from qwen_aiml._steps import Enter, Fault, Outcome, Send, Step, Wait
-from qwen_aiml._engine.queue import Turns
 from qwen_aiml._protocol.response import Response, decode
+from qwen_aiml._protocol.status import status_error
+from qwen_aiml._transport.base import TransportFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from hypothesis.strategies import DrawFn, SearchStrategy
+
+    from qwen_aiml._transport.base import Post
 
 # Repeatable, and without a clock: the machine may be slow.
 repeatable = settings(deadline=None, derandomize=True, database=None)
@@ -46,30 +48,31 @@ repeatable = settings(deadline=None, derandomize=True, database=None)
 pytestmark = pytest.mark.once
 
 DATE = datetime(2026, 11, 22, tzinfo=timezone.utc)
-REFUSALS: dict[str, Outcome] = {
-    "content": Response(400, {}, b'{"error":{"message":"DataInspectionFailed"}}'),
-    "length": Response(400, {}, b'{"error":{"message":"Range of input length should be [1, 8192]"}}'),
-    "text": Response(422, {}, b'{"message":"unprocessable"}'),
-    "crash": Response(500, {}, b""),
-    "silence": Fault("timeout", "silence"),
+Outcome = Response | Exception
+REJECTIONS: dict[str, Callable[[], Outcome]] = {
+    "content": lambda: Response(400, {}, b'{"error":{"message":"DataInspectionFailed"}}'),
+    "length": lambda: Response(400, {}, b'{"error":{"message":"Range of input length should be [1, 8192]"}}'),
+    "text": lambda: Response(422, {}, b'{"message":"unprocessable"}'),
+    "crash": lambda: Response(500, {}, b""),
+    "silence": lambda: TransportFailure("timeout", "silence"),
 }
-PASSING: list[Outcome] = [
-    Response(408, {}, b""),
-    Response(429, {"retry-after": "1"}, b""),
-    Response(429, {}, b""),
-    Response(500, {}, b""),
-    Response(503, {}, b""),
-    Response(200, {}, b"<html>busy</html>"),
-    Response(200, {}, b'{"data":[]}'),
-    Fault("connection", "ReadError"),
-    Fault("timeout", "silence"),
+TRANSIENT: list[Callable[[], Outcome]] = [
+    lambda: Response(408, {}, b""),
+    lambda: Response(429, {"retry-after": "1"}, b""),
+    lambda: Response(429, {}, b""),
+    lambda: Response(500, {}, b""),
+    lambda: Response(503, {}, b""),
+    lambda: Response(200, {}, b"<html>busy</html>"),
+    lambda: Response(200, {}, b'{"data":[]}'),
+    lambda: TransportFailure("connection", "ReadError"),
+    lambda: TransportFailure("timeout", "silence"),
 ]
-FATAL: list[Outcome] = [
-    Response(401, {}, b""),
-    Response(403, {}, b""),
-    Response(404, {}, b""),
-    Fault("certificate", "x"),
-    ZeroDivisionError("of the HTTP client"),
+FATAL: list[Callable[[], Outcome]] = [
+    lambda: Response(401, {}, b""),
+    lambda: Response(403, {}, b""),
+    lambda: Response(404, {}, b""),
+    lambda: TransportFailure("certificate", "x"),
+    lambda: ZeroDivisionError("of the HTTP client"),
 ]
 
 
@@ -116,11 +119,11 @@ class Service:
         self.requests += 1
         if self.requests - 1 == self.dies_at:
             self.died = True
-            return self.random.choice(FATAL)
+            return self.random.choice(FATAL)()
         if self.in_a_row[tuple(texts)] < 5 and self.random.random() < self.faults:
             self.in_a_row[tuple(texts)] += 1
             self.faulty += 1
-            return self.random.choice(PASSING)
+            return self.random.choice(TRANSIENT)()
         self.in_a_row[tuple(texts)] = 0
         if len(texts) > self.max_rows:
             self.beyond += 1
@@ -128,7 +131,7 @@ class Service:
             return Response(400, {}, orjson.dumps({"error": {"message": said}}))
         if not self.poison.isdisjoint(texts):
             self.refused_alone.update(texts if len(texts) == 1 else ())
-            return REFUSALS[self.refusal]
+            return REJECTIONS[self.refusal]()
         self.accepted.update(texts)
         rows = [{"index": at, "embedding": vector(text)} for at, text in enumerate(texts)]
         self.random.shuffle(rows)
@@ -140,83 +143,44 @@ def vector(text: str) -> list[float]:
     return [float(text) + 1.0, -1.0]
 
 
-@dataclass
-class Worker:
-    """One flow under way, and what it waits for."""
-
-    flow: Generator[Step, Outcome, None]
-    step: Step | None
-    has_turn: bool = True
-    texts: list[str] = field(default_factory=list)
-
-
 class Run:
-    """A call with several workers, whose steps end in any order."""
+    """A call with several workers, whose responses come in any order; it is its own transport."""
 
     def __init__(self, texts: list[str], size: int, workers: int, service: Service) -> None:
-        self.time = 0.0
         self.service = service
-        self.random = service.random
-        config = EmbeddingConfig(api_key="k", model="unknown", batch_size=size, max_concurrency=workers)
-        clock = Clock(lambda: self.time, lambda: DATE, self.random.random)
-        learned = Learned(config)
-        turns = Turns(lambda: learned.pace.window)
-        self.call = Call(config, clock, learned, turns, threading.Event())
-        self.job = Job(texts, "document", self.call, None)
-        self.workers: list[Worker] = []
         self.size = size
-        self.go(workers)
+        config = EmbeddingConfig(api_key="k", model="unknown", batch_size=size, max_concurrency=workers)
+        clock = Clock(trio.current_time, lambda: DATE, service.random.random)
+        self.call = Call(config, clock, make_limiter(config))
+        self.job = Job(texts, "document", self.call)
+        trio.run(self.carry_out, clock=trio.testing.MockClock(autojump_threshold=0))
 
-    def go(self, workers: int) -> None:
-        """Do steps until there are none."""
-        for _ in range(workers):
-            self.next_flow()
-        for _ in range(100_000):  # bounded, should the call ever stand still
-            if not self.workers:
-                return
-            worker = self.random.choice([worker for worker in self.workers if worker.has_turn])
-            outcome: Outcome = None
-            if isinstance(worker.step, Wait):
-                self.time += worker.step.seconds
-            elif isinstance(worker.step, Send):
-                outcome = self.service.answer(worker.texts)
-            try:
-                self.take(worker, worker.flow.send(outcome))
-            except StopIteration:
-                self.workers.remove(worker)
-                self.next_flow()
-        pytest.fail("the call stands still")
+    async def carry_out(self) -> None:
+        """Run the job, for a bounded time that nobody waits for."""
+        self.call.begin(Queue(self.call.limiter, trio.current_time), self)
+        with trio.fail_after(1e9):
+            await self.job.run()
 
-    def next_flow(self) -> None:
-        """Have a worker begin the next flow, if there is one."""
-        flow = self.job.next_flow()
-        if flow is None:
-            return
-        worker = Worker(flow, None)
-        self.workers.append(worker)
-        try:
-            self.take(worker, next(flow))
-        except StopIteration:
-            self.workers.remove(worker)
+    async def post(self, request: Post) -> Response:
+        """Answer a request after some time, having looked whether it is one that may be sent."""
+        texts = orjson.loads(request.body)["input"]
+        service = self.service
+        assert not self.call.is_stopped
+        assert len(texts) == len(set(texts)) <= self.size
+        assert service.accepted.keys().isdisjoint(texts)
+        assert service.refusal in ("crash", "silence") or service.refused_alone.isdisjoint(texts)
+        await trio.sleep(service.random.random())
+        outcome = service.answer(texts)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
-    def take(self, worker: Worker, step: Step) -> None:
-        """Look at what a flow asks for."""
-        worker.step = step
-        if isinstance(step, Enter):
-            worker.has_turn = False
-            self.call.turns.when_it_comes(step.turn, lambda: setattr(worker, "has_turn", True))
-        elif isinstance(step, Send):
-            worker.texts = orjson.loads(step.body)["input"]
-            assert not self.call.stopped.is_set()
-            assert len(worker.texts) == len(set(worker.texts)) <= self.size
-            assert self.service.accepted.keys().isdisjoint(worker.texts)
-            assert self.service.refusal in ("crash", "silence") or self.service.refused_alone.isdisjoint(
-                worker.texts
-            )
+    async def aclose(self) -> None:
+        """Do nothing."""
 
     def outcome(self) -> tuple[list[list[float] | None], dict[int, QwenAIMLError]]:
         """Give embeddings and failures."""
-        given = len(self.job._places)
+        given = len(self.job.items)
         try:
             return list(self.job.result().embeddings), {}
         except EmbeddingBatchError as error:
@@ -333,7 +297,7 @@ def test_indigestible_texts(
     assert all(embedding in (None, vector(text)) for text, embedding in zip(texts, embeddings, strict=True))
     assert all(embeddings[at] is None for at in bad)
     assert max(service.accepted.values(), default=1) == 1
-    if not run.call.stopped.is_set():
+    if not run.call.is_stopped:
         assert embeddings == [None if text in poison else vector(text) for text in texts]
         assert list(failures) == bad
         tries = 6 if refusal == "text" else 6 + run.call.config.max_retries
@@ -367,7 +331,7 @@ def test_end_of_the_call(
     run = Run(texts, size, workers, service)  # which looks at each request that starts
     embeddings, failures = run.outcome()
 
-    assert service.died == run.call.stopped.is_set()
+    assert service.died == run.call.is_stopped
     # Those under way when the call ended are answered; none is tried again.
     assert service.requests <= dies_at + workers
     assert embeddings == [vector(text) if text in service.accepted else None for text in texts]

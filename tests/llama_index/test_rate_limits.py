@@ -173,4 +173,4 @@ def test_fixed_rates() -> None:
 
     assert model._client.config.requests_per_minute == 600
     assert model._client.config.tokens_per_minute == 1e6
-    assert model._client.learned is model._async_client.learned
+    assert model._client.limiter is model._async_client.limiter

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 import anyio
+import anyio.lowlevel
 import httpx
 import orjson
 import pytest
@@ -29,18 +30,14 @@ from qwen_aiml import (
     EmbeddingConfig,
     QwenAIMLError,
     Usage,
-    _base,
-    _flow,
-    _pace,
-    _retry,
-    _steps,
 )
+from qwen_aiml._engine import engine, limiter, request, retry, runner
 from qwen_aiml.emulator import Emulator, _vectors, serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from qwen_aiml._engine.history import Start
+    from qwen_aiml._engine.limiter import Start
     from qwen_aiml.emulator import Fault
     from qwen_aiml.emulator._answers import Request
     from qwen_aiml.emulator._reply import Reply
@@ -97,6 +94,7 @@ class Service(Emulator):
 @pytest.fixture(scope="module")
 def _served() -> Iterator[tuple[Service, str]]:
     service = Service()
+    runner.Running(anyio.lowlevel.checkpoint).run()  # so that its thread is there before
     gc.collect()
     gc.freeze()  # so that looking for what is left is quick
     with pytest.MonkeyPatch.context() as patch, serve(service) as address:
@@ -132,14 +130,15 @@ def vector() -> Callable[[str], list[float]]:
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Wait only where the service asks for it, and give the seconds it was found to ask for."""
     asked: list[float] = []
-    refused = _pace.Pace.refused
+    refused, backoff = limiter.Limiter.refused, retry.backoff
 
-    def note(seconds: float) -> _steps.Wait:
-        asked.append(seconds)
-        return _steps.Wait(seconds)
+    def note(attempt: int, advised: float | None, random: Callable[[], float]) -> float:
+        seconds = backoff(attempt, advised, random)
+        asked.extend([seconds] if seconds else [])
+        return seconds
 
     def note_refusal(
-        self: _pace.Pace, start: Start, now: float, advised: float | None, jitter: float
+        self: limiter.Limiter, start: Start, now: float, advised: float | None, jitter: float
     ) -> None:
         if advised is None:
             self.lost(start, now)
@@ -152,10 +151,10 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
         now = staticmethod(lambda _: NOW)
 
-    monkeypatch.setattr(_retry, "FIRST_BACKOFF", 0.0)
-    monkeypatch.setattr(_flow, "Wait", note)
-    monkeypatch.setattr(_pace.Pace, "refused", note_refusal)
-    monkeypatch.setattr(_base, "datetime", Frozen)
+    monkeypatch.setattr(retry, "FIRST_BACKOFF", 0.0)
+    monkeypatch.setattr(request, "backoff", note)
+    monkeypatch.setattr(limiter.Limiter, "refused", note_refusal)
+    monkeypatch.setattr(engine, "datetime", Frozen)
     return asked
 
 
@@ -179,6 +178,11 @@ class Outcome:
     error: QwenAIMLError | None = None
     usage: Usage = field(default_factory=Usage)
     again: list[list[float]] | None = None
+
+
+def own_threads() -> set[threading.Thread]:
+    """List the threads that run, but for anyio's, which are kept for the next function that blocks."""
+    return {thread for thread in threading.enumerate() if thread.name != "AnyIO worker thread"}
 
 
 def made(way: str, settings: Mapping[str, Any]) -> tuple[Any, Callable[[Any], Any]]:
@@ -211,7 +215,7 @@ def ask(
     It takes the name of the way, settings, texts, and the texts of another call; None for no other call.
     """
     caplog.set_level(logging.DEBUG, logger="qwen_aiml")
-    threads = set(threading.enumerate())
+    threads = own_threads()
     accounts: list[Emulator] = []
 
     @contextmanager
@@ -245,7 +249,7 @@ def ask(
 
     yield ask
 
-    assert set(threading.enumerate()) <= threads
+    assert own_threads() <= threads
     until = time.monotonic() + 10
     while any(account._in_flight for account in accounts) and time.monotonic() < until:
         time.sleep(0.001)

@@ -846,7 +846,7 @@ def test_nobody_listens(way: str, ask: Any, monkeypatch: pytest.MonkeyPatch) -> 
     outcome = ask(way, ONE | {"max_retries": 2}, TEXTS)
 
     assert type(outcome.error) is TransportError
-    assert f"no answer from {address}: no connection" in str(outcome.error)
+    assert f"no response from {address}: no connection" in str(outcome.error)
     assert (outcome.error.attempts, outcome.error.indices) == (3, tuple(range(10)))
     assert (outcome.usage.requests, outcome.usage.total_tokens) == (3, 0)
 
@@ -876,7 +876,7 @@ def test_certificate(way: str, ask: Any, peer: Any, monkeypatch: pytest.MonkeyPa
         assert not other.has_more()
     assert other.received == [b""]
     assert type(outcome.error) is TransportError
-    assert (outcome.error.attempts, outcome.error.passing) == (1, False)
+    assert (outcome.error.attempts, outcome.error.transient) == (1, False)
     assert "its certificate can't be verified" in str(outcome.error)
 
 
