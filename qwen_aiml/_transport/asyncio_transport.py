@@ -143,7 +143,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._reader: ResponseReader | None = None
         self._outcome: asyncio.Future[Response] | None = None
         self._timeout = 0.0
-        # One timer serves all requests: when it fires, it looks whether the deadline has been moved meanwhile.
+        # One timer serves all requests: when it fires, it looks whether the deadline has moved.
         self._deadline = self._fires_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self.idle_since = 0.0
