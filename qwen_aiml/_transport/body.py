@@ -1,0 +1,116 @@
+"""The body of a response: collected, unpacked and bounded, the same for every transport. No I/O here."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Any
+
+from .._protocol.response import Response
+from .base import TransportFailure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# What the gzip of a body may take beyond what it holds: its header, and blocks that hold nothing.
+_MAX_GZIP_OVERHEAD = 64 * 1024
+_KNOWN_CODINGS = ("br", "compress", "deflate", "gzip", "identity", "x-compress", "x-gzip", "zstd")
+
+
+class Body:
+    """
+    Collects the chunks of a response body, and unpacks gzip.
+
+    Args:
+        max_bytes: Bytes to keep, decompressed; a longer body is cut there.
+
+        headers: The response's, by names in lower case.
+
+    Attributes:
+        is_enough: Whether reading more would change nothing; true from the start of a body whose coding is
+            not supported.
+
+        size: Bytes collected, decompressed.
+    """
+
+    def __init__(self, max_bytes: int, headers: Mapping[str, str]) -> None:
+        self.is_enough = False
+        self.size = 0
+        self._max_bytes = max_bytes
+        self._raw_size = 0
+        self._chunks: list[bytes] = []
+        self._problem: str | None = None
+        coding = headers.get("content-encoding", "").strip().lower()
+        self._gzip: Any = zlib.decompressobj(16 + zlib.MAX_WBITS) if coding in ("gzip", "x-gzip") else None
+        if self._gzip is None and coding not in ("", "identity"):
+            names = [name.strip() for name in coding.split(",")]
+            # A name that nobody knows is not repeated.
+            known = ", ".join(name if name in _KNOWN_CODINGS else "unknown" for name in names[:4])
+            self._stop(f"the response body has an unsupported coding ({known})")
+
+    def feed(self, chunk: bytes) -> bool:
+        """Take a chunk as it came; tell whether that is enough."""
+        if self.is_enough:
+            return True
+        if self._gzip is not None:
+            chunk = self._unpacked(self._gzip, chunk)
+        left = self._max_bytes + 1 - self.size
+        self._chunks.append(chunk if len(chunk) <= left else chunk[:left])
+        self.size += min(len(chunk), left)
+        self.is_enough = self.is_enough or self.size > self._max_bytes
+        return self.is_enough
+
+    @property
+    def problem(self) -> str | None:
+        """Why the body can't be read, as far as it came; None if it can."""
+        is_cut = self._gzip is not None and self._raw_size and not self._gzip.eof and not self.is_enough
+        return self._problem or ("the response body ends within its gzip" if is_cut else None)
+
+    def content(self) -> bytes:
+        """Give what could be read, ``max_bytes`` at most."""
+        return b"".join(self._chunks)[: self._max_bytes]
+
+    def _unpacked(self, gzip: Any, chunk: bytes) -> bytes:
+        self._raw_size += len(chunk)
+        if gzip.eof:
+            # Bytes after the end belong to nothing; zlib would collect them.
+            self.is_enough = self.is_enough or bool(chunk)
+            return b""
+        try:
+            unpacked: bytes = gzip.decompress(chunk, self._max_bytes + 1 - self.size)
+        except zlib.error:
+            self._stop("the response body is not valid gzip")
+            return b""
+        if gzip.unused_data:
+            self.is_enough = True
+        elif not gzip.eof and self._raw_size > self._max_bytes + _MAX_GZIP_OVERHEAD:
+            self._stop("the gzip of the response body is longer than what it holds")
+        return unpacked
+
+    def _stop(self, problem: str) -> None:
+        self._problem = problem
+        self.is_enough = True
+
+
+def conclude(
+    status: int, headers: Mapping[str, str], body: Body, failure: TransportFailure | None = None
+) -> Response:
+    """
+    Give the response; its status counts first, and only a 2xx needs a whole body.
+
+    Args:
+        status: The HTTP status.
+
+        headers: By names in lower case.
+
+        body: As far as it came.
+
+        failure: What ended it early, if anything did.
+
+    Raises:
+        TransportFailure: If the status is 2xx and the body can't be read.
+    """
+    if failure is None and body.problem is not None:
+        failure = TransportFailure("connection", body.problem)
+    if failure is not None and 200 <= status < 300:  # noqa: PLR2004 (what HTTP calls success)
+        raise failure
+    return Response(status, headers, body.content())

@@ -1,0 +1,88 @@
+"""The proxy that the environment names for a URL. Reads the environment; no other I/O here."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+from .._urls import is_loopback
+
+_NAMES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+_VARIABLES = tuple(name for lower in _NAMES for name in (lower, lower.upper()))
+
+
+def proxy_for(url: str) -> str | None:
+    """
+    Give the URL of the proxy to reach *url* through, unchecked; None if there is none.
+
+    Loopback addresses are reached directly: a proxy would see the key in the clear.
+    """
+    # Asked for each request, so it reads the variables and nothing else, unless they have changed.
+    return _proxy_for(url, *map(os.environ.get, _VARIABLES))
+
+
+def has_proxy(url: str) -> bool:
+    """Tell whether *url* is reached through a proxy."""
+    return proxy_for(url) is not None
+
+
+def proxy_variable(url: str) -> str:
+    """Name the environment variable that gives the proxy of *url*, for messages."""
+    scheme = urlsplit(url).scheme
+    for name in (f"{scheme}_proxy", "all_proxy"):
+        for variable in (name, name.upper()):
+            if os.environ.get(variable, "").strip():
+                return variable
+    return "the proxy of the system's settings"
+
+
+@lru_cache(maxsize=64)
+def _proxy_for(url: str, *_: str | None) -> str | None:
+    from urllib.request import getproxies  # noqa: PLC0415 (slow to import)
+
+    parts = urlsplit(url)
+    host = (parts.hostname or "").lower()
+    if is_loopback(host):
+        return None
+    # On Windows and macOS, where the environment names none, the system's settings.
+    proxies = getproxies()
+    proxy = (proxies.get(parts.scheme) or proxies.get("all") or "").strip()
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    if not proxy or _is_excepted(host, port, proxies.get("no", "")):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _is_excepted(host: str, port: int | None, exceptions: str) -> bool:
+    """
+    Tell whether NO_PROXY names a host.
+
+    Entries are ``*``, names (with or without a leading dot, and with their subdomains), addresses and
+    networks, each with or without a port; what is none of these is ignored, as curl and Go do.
+    """
+    for given in exceptions.lower().split(","):
+        entry = given.strip().rpartition("://")[2]
+        if entry == "*":
+            return True
+        name, has_port, digits = entry.rpartition(":")
+        if has_port and digits.isdigit() and (":" not in name or name.endswith("]")):
+            if int(digits) != port:
+                continue
+            entry = name
+        if _matches(host, entry):
+            return True
+    return False
+
+
+def _matches(host: str, entry: str) -> bool:
+    try:
+        network = ipaddress.ip_network(entry.replace("[", "").replace("]", ""), strict=False)
+    except ValueError:
+        name = entry.removeprefix("*").lstrip(".")
+        return bool(name) and (host == name or host.endswith(f".{name}"))
+    try:
+        return ipaddress.ip_address(host) in network
+    except ValueError:
+        return False

@@ -1,0 +1,111 @@
+"""Which transport posts a request; decided here and nowhere else, for each request."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Literal
+
+from .httpx_library import check_client
+from .instrumentation import watched_library
+from .lifetime import current_loop
+from .override import everywhere, service_of
+from .proxies import has_proxy
+
+__all__ = ["SelectedTransport", "check_client"]
+
+if TYPE_CHECKING:
+    from .._config import EmbeddingConfig
+    from .._protocol.response import Response
+    from .base import Post, Transport
+    from .override import StandIn
+
+
+class SelectedTransport:
+    """
+    Posts through the transport that is meant, in one event loop.
+
+    The first of these that applies: an override of the whole process; the user's own client; httpx or httpx2
+    where it is watched; httpx on Trio, where the setting ``transport`` says so, or where the environment
+    names a proxy; asyncio.
+
+    Args:
+        config: The settings.
+
+        given: The user's own client, of httpx or httpx2; None if there is none.
+
+        sync: Whether synchronous callers are served: *given* is then a ``Client``, else an ``AsyncClient``.
+    """
+
+    def __init__(self, config: EmbeddingConfig, given: Any = None, *, sync: bool) -> None:
+        self._config = config
+        self._given = given
+        self._sync = sync
+        self._endpoint = config.endpoint
+        self._needs_httpx = getattr(config, "transport", "auto") == "httpx"
+        self._is_asyncio: bool | None = None
+        self._overridden: tuple[StandIn, Transport] | None = None
+        self._transports: dict[str, Transport] = {}
+
+    async def post(self, request: Post) -> Response:
+        """
+        Post, and read the response.
+
+        Raises:
+            TransportFailure: If no response came, or a 2xx without a whole body.
+
+            ConfigurationError: If the environment names a proxy or certificates that can't be used.
+        """
+        return await self._select().post(request)
+
+    async def aclose(self) -> None:
+        """Close the connections, those in use as soon as their response is there; keep none any more."""
+        interruption: BaseException | None = None
+        for transport in self._transports.values():
+            try:
+                await transport.aclose()
+            except BaseException as error:  # noqa: BLE001 (raised below)
+                # An event loop that ends cancels what it still runs, and would leave the other sockets open.
+                interruption = error
+        if interruption is not None:
+            raise interruption
+
+    def _select(self) -> Transport:
+        override = everywhere.stand_in
+        if override is not None and service_of(self._given) is None:
+            if self._overridden is None or self._overridden[0] is not override:
+                client = override.clients["Client" if self._sync else "AsyncClient"]
+                self._overridden = override, _over(override.settings(self._config), client, sync=self._sync)
+            return self._overridden[1]
+        if self._given is not None:
+            return self._made("given", "httpx")
+        library = watched_library()
+        if library is not None:
+            # What watches a synchronous caller may watch no more than the synchronous classes.
+            return self._made("threaded" if self._sync else "async", library)
+        if self._is_asyncio is None:
+            self._is_asyncio = isinstance(current_loop(), asyncio.AbstractEventLoop)
+        if self._needs_httpx or not self._is_asyncio or has_proxy(self._endpoint):
+            return self._made("async", "httpx")
+        return self._made("asyncio", "")
+
+    def _made(self, kind: Literal["given", "threaded", "async", "asyncio"], library: str) -> Transport:
+        name = f"{kind} {library}"
+        if name not in self._transports:
+            self._transports[name] = self._make(kind, library)
+        return self._transports[name]
+
+    def _make(self, kind: Literal["given", "threaded", "async", "asyncio"], library: str) -> Transport:
+        # Imported when it is needed: httpx, TLS and certificates take a while.
+        if kind == "asyncio":
+            from .asyncio_transport import AsyncioTransport  # noqa: PLC0415
+
+            return AsyncioTransport(self._config)
+        if kind == "given":
+            return _over(self._config, self._given, sync=self._sync)
+        return _over(self._config, None, sync=kind == "threaded", library=library)
+
+
+def _over(config: EmbeddingConfig, given: Any, *, sync: bool, library: str = "httpx") -> Transport:
+    from .httpx_transport import HTTPXTransport, ThreadedHTTPXTransport  # noqa: PLC0415
+
+    return (ThreadedHTTPXTransport if sync else HTTPXTransport)(config, given, library=library)

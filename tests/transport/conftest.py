@@ -1,0 +1,273 @@
+"""A scripted server on this machine, the transports by name, and a look at what is left behind."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import logging
+import socket
+import ssl
+import struct
+import threading
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from qwen_aiml._config import EmbeddingConfig
+from qwen_aiml._transport.asyncio_transport import AsyncioTransport
+from qwen_aiml._transport.httpx_transport import HTTPXTransport, ThreadedHTTPXTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from qwen_aiml._transport.base import Transport
+
+KEY = "sk-test-0123456789abcdef"
+CERTIFICATE = Path(__file__).parent.parent / "matrix" / "self_signed.pem"
+
+Answer = "bytes | Callable[[Any, threading.Event], None]"
+
+
+class Server:
+    """
+    Answers the requests of at most a hundred connections, each with the next of its answers.
+
+    Attributes:
+        url: Where it listens.
+
+        connections: How many there were.
+
+        requests: What came, in order.
+
+        left: Answers not given yet; where none is left, the server is silent.
+    """
+
+    def __init__(self, answers: tuple[Any, ...], tls: ssl.SSLContext | None) -> None:
+        self.left = list(answers)
+        self.connections = 0
+        self.requests: list[bytes] = []
+        self.closing = threading.Event()
+        self._tls = tls
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(0.02)
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._accept)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End it."""
+        self.closing.set()
+        self._thread.join(20)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        threads: list[threading.Thread] = []
+        end = time.monotonic() + 30
+        while not self.closing.is_set() and self.connections < 100 and time.monotonic() < end:
+            with suppress(TimeoutError):
+                connection, _ = self._listener.accept()
+                self.connections += 1
+                threads.append(threading.Thread(target=self._talk, args=(connection,)))
+                threads[-1].start()
+        for thread in threads:
+            thread.join(20)
+
+    def _talk(self, connection: Any) -> None:
+        connection.settimeout(5)
+        with suppress(OSError), connection:
+            if self._tls is not None:
+                connection = self._tls.wrap_socket(connection, server_side=True)
+            with connection:
+                connection.settimeout(0.02)
+                self._answer(connection)
+
+    def _answer(self, connection: Any) -> None:
+        came, end = b"", time.monotonic() + 30
+        while not self.closing.is_set() and time.monotonic() < end:
+            with suppress(TimeoutError):
+                received = connection.recv(65536)
+                if not received:
+                    return
+                came += received
+            head, _, body = came.partition(b"\r\n\r\n")
+            length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+            if length and len(body) >= int(length) and self.left:
+                self.requests.append(came)
+                came = b""
+                answer = self.left.pop(0)
+                connection.settimeout(5)
+                if callable(answer):
+                    answer(connection, self.closing)
+                else:
+                    connection.sendall(answer)
+                connection.settimeout(0.02)
+
+
+@contextmanager
+def _serving(*answers: Any, tls: bool = False) -> Iterator[Server]:
+    context = None
+    if tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(CERTIFICATE)
+    server = Server(answers, context)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def serving() -> Any:
+    """Give what serves the answers it is called with, as a context manager."""
+    return _serving
+
+
+def _closing(data: bytes) -> Any:
+    def answer(connection: Any, _: threading.Event) -> None:
+        connection.sendall(data)
+        connection.close()
+
+    return answer
+
+
+@pytest.fixture
+def closing() -> Any:
+    """Give what makes an answer after which the connection is closed."""
+    return _closing
+
+
+def _resetting(data: bytes) -> Any:
+    def answer(connection: Any, _: threading.Event) -> None:
+        connection.sendall(data)
+        time.sleep(0.05)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+
+    return answer
+
+
+@pytest.fixture
+def resetting() -> Any:
+    """Give what makes an answer after which the connection is reset."""
+    return _resetting
+
+
+def _endless(data: bytes, again: bytes) -> Any:
+    def answer(connection: Any, closing: threading.Event) -> None:
+        with suppress(OSError):
+            connection.sendall(data)
+            for _ in range(5000):
+                if closing.is_set():
+                    return
+                connection.sendall(again)
+
+    return answer
+
+
+@pytest.fixture
+def endless() -> Any:
+    """Give what makes an answer that goes on, with the same again and again."""
+    return _endless
+
+
+def _config(url: str, **settings: Any) -> EmbeddingConfig:
+    return EmbeddingConfig(api_key=KEY, base_url=url, **settings)
+
+
+@pytest.fixture
+def config() -> Any:
+    """Give what makes settings for a URL."""
+    return _config
+
+
+KINDS = [
+    "asyncio",
+    "httpx async",
+    "httpx sync",
+    "httpx async given",
+    "httpx sync given",
+    "httpx2 async",
+    "httpx2 sync",
+    "httpx2 async given",
+    "httpx2 sync given",
+]
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest, anyio_backend_name: str) -> str:
+    """Name each transport in turn, where it runs."""
+    name = str(request.param)
+    if name == "asyncio" and anyio_backend_name != "asyncio":
+        pytest.skip("asyncio only")
+    if name.startswith("httpx2"):
+        pytest.importorskip("httpx2")
+    return name
+
+
+@contextmanager
+def _transports(kind: str, config: EmbeddingConfig) -> Iterator[Transport]:
+    if kind == "asyncio":
+        yield AsyncioTransport(config)
+        return
+    library, color, *given = kind.split()
+    module = importlib.import_module(library)
+    client: Any = None
+    if given:
+        client = module.Client() if color == "sync" else module.AsyncClient()
+    yield (ThreadedHTTPXTransport if color == "sync" else HTTPXTransport)(config, client, library=library)
+    if client is not None:
+        assert not client.is_closed
+        if color == "sync":
+            client.close()
+        # One of the other kind is closed by `transporting`.
+
+
+@pytest.fixture
+def transporting(kind: str) -> Any:
+    """Give what makes the transport for settings, and closes it: an asynchronous context manager."""
+    return lambda config: _Transporting(kind, config)
+
+
+class _Transporting:
+    def __init__(self, kind: str, config: EmbeddingConfig) -> None:
+        self._manager = _transports(kind, config)
+        self.transport: Any = None
+
+    async def __aenter__(self) -> Any:
+        self.transport = self._manager.__enter__()
+        return self.transport
+
+    async def __aexit__(self, *_: object) -> None:
+        given = getattr(self.transport, "_given", None)
+        with anyio.CancelScope(shield=True):
+            await self.transport.aclose()
+            with suppress(StopIteration):
+                next(self._manager.gen)  # type: ignore[attr-defined]
+            if hasattr(given, "aclose"):
+                await given.aclose()
+
+
+@pytest.fixture
+def nothing_left(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Check that no socket to a server is left open, and that nothing was logged as an error."""
+    before = _open_sockets()
+    yield
+    for _ in range(100):
+        if _open_sockets() <= before:
+            break
+        time.sleep(0.02)
+    assert _open_sockets() <= before
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def _open_sockets() -> set[int]:
+    gc.collect()
+    found = set()
+    for each in gc.get_objects():
+        if isinstance(each, socket.socket) and each.fileno() != -1 and each.family != socket.AF_UNIX:
+            found.add(id(each))
+    return found

@@ -1,0 +1,368 @@
+"""What each transport makes of responses good and bad: over real sockets, on asyncio and Trio."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import tracemalloc
+import zlib
+from typing import Any
+
+import anyio
+import pytest
+
+from qwen_aiml._transport.base import Post, TransportFailure
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left")]
+
+KEY = "sk-test-0123456789abcdef"
+POST = Post(b"{}", 5.0, 1000)
+LENGTH = b"content-length: %d\r\n\r\n"
+HEAD = b"HTTP/1.1 200 OK\r\n"
+OK = HEAD + LENGTH % 2 + b"{}"
+ZIPPED = gzip.compress(b"{}")
+
+
+def gzipped(packed: bytes, status: bytes = b"200 OK", coding: bytes = b"gzip") -> bytes:
+    return b"HTTP/1.1 %b\r\ncontent-encoding: %b\r\n" % (status, coding) + LENGTH % len(packed) + packed
+
+
+async def test_kept(serving: Any, config: Any, transporting: Any) -> None:
+    """Requests one after the other share a connection, and say what they should."""
+    with serving(OK, OK, gzipped(ZIPPED)) as server:
+        settings = config(server.url, default_headers={"X-Trace": "1"})
+        async with transporting(settings) as transport:
+            for _ in range(3):
+                response = await transport.post(POST)
+                assert (response.status, response.body) == (200, b"{}")
+                await anyio.sleep(0)
+
+    assert server.connections == 1
+    for request in server.requests:
+        head, _, body = request.partition(b"\r\n\r\n")
+        first, *lines = head.decode().lower().split("\r\n")
+        assert body == b"{}"
+        assert first == "post /v1/embeddings http/1.1"
+        expected = {
+            f"host: {server.url.removeprefix('http://')}",
+            f"authorization: bearer {KEY}",
+            "accept-encoding: gzip",
+            "content-type: application/json",
+            "x-trace: 1",
+        }
+        assert expected <= set(lines)
+
+
+async def test_statuses(serving: Any, config: Any, transporting: Any) -> None:
+    """Errors and redirects are responses, interim responses are not."""
+    moved = b"HTTP/1.1 307 Moved\r\nLocation: /elsewhere\r\nX-A: b\r\nx-a: c\r\n" + LENGTH % 0
+    hints = b"HTTP/1.1 100 Continue\r\nx-hint: h\r\n\r\nHTTP/1.1 103 Early Hints\r\nx-hint: h\r\n\r\n"
+    with serving(moved, hints + OK, b"HTTP/1.1 204 None\r\n\r\n") as server:
+        async with transporting(config(server.url)) as transport:
+            response = await transport.post(POST)
+            assert (response.status, response.headers["location"]) == (307, "/elsewhere")
+            assert response.headers["x-a"] == "b, c"
+            response = await transport.post(POST)
+            assert (response.status, response.body) == (200, b"{}")
+            assert "x-hint" not in response.headers
+            assert (await transport.post(POST)).status == 204
+
+
+async def test_until_closed(serving: Any, config: Any, closing: Any, transporting: Any) -> None:
+    """A body without a length ends as its connection is closed."""
+    with serving(closing(HEAD + b"\r\n{}"), OK) as server:
+        async with transporting(config(server.url)) as transport:
+            assert (await transport.post(POST)).body == b"{}"
+            assert (await transport.post(POST)).body == b"{}"
+
+    assert server.connections == 2
+
+
+CUT = [
+    ("closed", HEAD + LENGTH % 5 + b"{}", r"closed after 2 bytes of the response body"),
+    ("closed", HEAD + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n", r"closed after 2 bytes"),
+    ("reset", HEAD + LENGTH % 5 + b"{}", r"lost|closed after 2 bytes"),
+    ("closed", gzipped(ZIPPED[:-9]), "ends within its gzip"),
+    ("closed", gzipped(b"nonsense"), "is not valid gzip"),
+    ("closed", gzipped(b"{}", coding=b"br"), r"unsupported coding \(br\)"),
+    ("closed", gzipped(b"{}", coding=b"gzip, gzip"), r"unsupported coding \(gzip, gzip\)"),
+    ("closed", gzipped(b"{}", coding=KEY.encode()), r"unsupported coding \(unknown\)"),
+]
+
+
+@pytest.mark.parametrize(("how", "data", "said"), CUT)
+@pytest.mark.parametrize("status", [b"200 OK", b"401 No", b"404 No", b"503 No"])
+async def test_unreadable_bodies(
+    how: str,
+    data: bytes,
+    said: str,
+    status: bytes,
+    serving: Any,
+    config: Any,
+    closing: Any,
+    resetting: Any,
+    transporting: Any,
+) -> None:
+    """A status counts, whatever becomes of its body; but success needs a body."""
+    answer = (closing if how == "closed" else resetting)(data.replace(b"200 OK", status))
+    with serving(answer) as server:
+        async with transporting(config(server.url)) as transport:
+            if status != b"200 OK":
+                response = await transport.post(POST)
+                assert response.status == int(status[:3])
+                assert response.body in (b"", b"{}")
+                return
+            with pytest.raises(TransportFailure, match=said) as caught:
+                await transport.post(POST)
+
+    assert caught.value.kind == "connection"
+    assert KEY not in caught.value.detail
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"403 No"])
+async def test_silence_in_a_body(status: bytes, serving: Any, config: Any, transporting: Any) -> None:
+    """So it is with a timeout."""
+    with serving(b"HTTP/1.1 " + status + b"\r\n" + LENGTH % 5 + b"{}") as server:
+        async with transporting(config(server.url)) as transport:
+            post = Post(b"{}", 0.3, 1000)
+            if status != b"200 OK":
+                assert (await transport.post(post)).status == 403
+                return
+            with pytest.raises(TransportFailure, match=r"no response within 0.3 s") as caught:
+                await transport.post(post)
+
+    assert caught.value.kind == "timeout"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "closed without a response"),
+        (b"HTTP/1.1 2", "closed without a response|not an HTTP response"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", "closed without a response"),
+        (b"SSH-2.0-%b\r\n" % KEY.encode(), "what came is not an HTTP response"),
+        (HEAD + b"bad " + KEY.encode() + b"\x00\r\n\r\n", "what came is not an HTTP response"),
+    ],
+)
+async def test_no_response(
+    data: bytes, said: str, serving: Any, config: Any, closing: Any, transporting: Any
+) -> None:
+    """What is no response is told, without repeating any of it."""
+    with serving(closing(data)) as server:
+        async with transporting(config(server.url)) as transport:
+            with pytest.raises(TransportFailure, match=said) as caught:
+                await transport.post(POST)
+
+    assert caught.value.kind == "connection"
+    assert KEY not in caught.value.detail
+    assert caught.value.__context__ is None
+
+
+async def test_reset(serving: Any, config: Any, resetting: Any, transporting: Any) -> None:
+    """A reset is told as the system tells it."""
+    with serving(resetting(b"")) as server:
+        async with transporting(config(server.url)) as transport:
+            with pytest.raises(TransportFailure, match="lost.*reset|lost|closed without") as caught:
+                await transport.post(POST)
+
+    assert caught.value.kind == "connection"
+
+
+async def test_silence(serving: Any, config: Any, transporting: Any) -> None:
+    """Silence is bounded."""
+    with serving() as server:
+        async with transporting(config(server.url)) as transport:
+            with pytest.raises(TransportFailure, match=r"no response within 0.2 s") as caught:
+                await transport.post(Post(b"{}", 0.2, 1000))
+
+    assert caught.value.kind == "timeout"
+
+
+async def test_nobody_there(config: Any, transporting: Any) -> None:
+    """Nobody listening is told as the system tells it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    async with transporting(config(f"http://127.0.0.1:{port}")) as transport:
+        with pytest.raises(TransportFailure, match=r"no connection \(.*(111|refused)") as caught:
+            await transport.post(POST)
+
+    assert caught.value.kind == "connection"
+
+
+async def test_unknown_host(config: Any, transporting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So is a name that nobody knows."""
+
+    def unknown(*_: object, **__: object) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    async with transporting(config("https://nowhere.invalid")) as transport:
+        with pytest.raises(TransportFailure, match="Name or service not known") as caught:
+            await transport.post(POST)
+
+    assert caught.value.kind == "connection"
+
+
+async def test_untrusted(serving: Any, config: Any, transporting: Any) -> None:
+    """A certificate that nobody vouches for is refused before anything is sent."""
+    with serving(OK, tls=True) as server:
+        async with transporting(config(server.url)) as transport:
+            with pytest.raises(TransportFailure, match=r"self.signed") as caught:
+                await transport.post(POST)
+
+    assert caught.value.kind == "certificate"
+    assert server.requests == []
+
+
+async def test_trusted(
+    serving: Any, config: Any, transporting: Any, monkeypatch: pytest.MonkeyPatch, request: Any
+) -> None:
+    """TLS is spoken with whom the environment's certificates vouch for, over one connection."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(request.path.parent.parent / "matrix" / "self_signed.pem"))
+    long = HEAD + LENGTH % 500_000 + b"x" * 500_000
+    with serving(OK, long, tls=True) as server:
+        async with transporting(config(server.url)) as transport:
+            assert (await transport.post(POST)).body == b"{}"
+            assert (await transport.post(Post(b"{}", 5.0, 1_000_000))).body == b"x" * 500_000
+
+    assert server.connections == 1
+
+
+async def test_https_where_http_is_spoken(serving: Any, config: Any, transporting: Any) -> None:
+    """What fails in TLS is told from what is not reached."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, anyio.CancelScope():
+
+        def banner() -> None:
+            with listener.accept()[0] as connection:
+                connection.sendall(b"SSH-2.0-OpenSSH and more than a record\r\n")
+                connection.settimeout(5)
+                connection.recv(65536)
+
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        async with anyio.create_task_group() as tasks, transporting(config(url)) as transport:
+            tasks.start_soon(anyio.to_thread.run_sync, banner)
+            with pytest.raises(TransportFailure, match=r"https, which it may not speak") as caught:
+                await transport.post(POST)
+
+    assert caught.value.kind == "connection"
+
+
+def bomb() -> bytes:
+    """Pack 64 MiB of zeros twice, as `gzip, gzip` does."""
+    inner = zlib.compressobj(9, wbits=31)
+    once = b"".join([*(inner.compress(bytes(1 << 20)) for _ in range(64)), inner.flush()])
+    return gzip.compress(once)
+
+
+@pytest.mark.parametrize("coding", [b"gzip", b"gzip, gzip", b"br", b"deflate, gzip"])
+async def test_bombs(coding: bytes, serving: Any, config: Any, transporting: Any) -> None:
+    """No body takes much more memory than it may have, however it is packed."""
+    data = gzip.compress(bytes(64 << 20)) if coding == b"gzip" else bomb()
+    with serving(gzipped(data, coding=coding), OK) as server:
+        async with transporting(config(server.url)) as transport:
+            tracemalloc.start()
+            try:
+                response = await transport.post(POST)
+            except TransportFailure as error:
+                assert "unsupported coding" in error.detail  # noqa: PT017 (either way is fine)
+            else:
+                assert response.body == bytes(1000)
+                assert coding == b"gzip"
+            finally:
+                _, peak = tracemalloc.get_traced_memory()
+                tracemalloc.stop()
+            assert peak < 8 << 20
+            assert (await transport.post(POST)).body == b"{}"
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_too_long(chunked: bool, serving: Any, config: Any, endless: Any, transporting: Any) -> None:
+    """A body that is too long is cut, and its connection dropped."""
+    framing = b"transfer-encoding: chunked\r\n\r\n" if chunked else b"\r\n"
+    piece = b"x" * 65536
+    with serving(endless(HEAD + framing, b"10000\r\n%b\r\n" % piece if chunked else piece), OK) as server:
+        async with transporting(config(server.url)) as transport:
+            assert (await transport.post(POST)).body == b"x" * 1000
+            assert (await transport.post(POST)).body == b"{}"
+
+    assert server.connections == 2
+
+
+async def test_endless_after_gzip(serving: Any, config: Any, endless: Any, transporting: Any) -> None:
+    """Bytes after the end of the gzip are not waited for."""
+    head = HEAD + b"content-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n"
+    chunk = b"%x\r\n%b\r\n" % (len(ZIPPED), ZIPPED)
+    with serving(endless(head + chunk, b"10000\r\n" + bytes(65536) + b"\r\n")) as server:
+        async with transporting(config(server.url)) as transport:
+            assert (await transport.post(POST)).body == b"{}"
+
+
+@pytest.mark.parametrize("after", [b"HTTP/1.1 408 Late\r\nconnection: close\r\n" + LENGTH % 0, OK, b"junk"])
+async def test_after_the_response(after: bytes, serving: Any, config: Any, transporting: Any) -> None:
+    """What follows a complete response is no part of it, and ends the connection."""
+    with serving(OK + after, OK) as server:
+        async with transporting(config(server.url)) as transport:
+            assert (await transport.post(POST)).body == b"{}"
+            response = await transport.post(POST)
+            assert (response.status, response.body) == (200, b"{}")
+
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize("state", ["connecting", "handshake", "waiting", "reading"])
+async def test_cancelled(state: str, serving: Any, config: Any, transporting: Any, request: Any) -> None:
+    """Cancellation leaves no connection behind, whatever it waits for."""
+    if state == "connecting":
+        # A full queue of connections: the system answers no more of them.
+        listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+        fill = [socket.socket() for _ in range(4)]
+        for each in fill:
+            each.setblocking(False)
+            each.connect_ex(listener.getsockname())
+        request.addfinalizer(lambda: [each.close() for each in (*fill, listener)])
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        async with transporting(config(url)) as transport:
+            with anyio.move_on_after(0.2) as scope:
+                await transport.post(POST)
+        assert scope.cancelled_caught
+        return
+    if state == "handshake":
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            async with transporting(config(f"https://127.0.0.1:{listener.getsockname()[1]}")) as transport:
+                with anyio.move_on_after(0.2) as scope:
+                    await transport.post(POST)
+                if "given" in request.node.name and "sync" in request.node.name:
+                    connection, _ = listener.accept()
+                    connection.close()  # the user's own thread goes on until here
+        assert scope.cancelled_caught
+        return
+    answers = () if state == "waiting" else (HEAD + LENGTH % 5 + b"{}",)
+    with serving(*answers) as server:
+        async with transporting(config(server.url)) as transport:
+            with anyio.move_on_after(0.2) as scope:
+                await transport.post(POST)
+
+    assert scope.cancelled_caught
+
+
+async def test_cancelled_before(serving: Any, config: Any, transporting: Any) -> None:
+    """A request that is cancelled before it begins sends nothing, and the next one goes out."""
+    with serving(OK) as server:
+        async with transporting(config(server.url)) as transport:
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await transport.post(POST)
+            assert (await transport.post(POST)).body == b"{}"
+
+
+async def test_many(serving: Any, config: Any, transporting: Any) -> None:
+    """Requests at once have a connection each, which the next ones find."""
+    with serving(*[OK] * 40) as server:
+        async with transporting(config(server.url)) as transport:
+            for _ in range(4):
+                async with anyio.create_task_group() as tasks:
+                    for _ in range(10):
+                        tasks.start_soon(transport.post, POST)
+
+    assert len(server.requests) == 40
+    assert server.connections <= 20
