@@ -17,7 +17,7 @@ URL_VARIABLES = ("AIMLAPI_BASE_URL", "AIMLAPI_API_BASE", "AIML_API_BASE")
 
 _NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # Source: RFC 9110, 5.6.2
 
-_HOST = r"[0-9A-Za-z._-]+"
+_HOST = r"([0-9A-Za-z_-]{1,63}\.)*[0-9A-Za-z_-]{1,63}\.?"
 _DIGITS = r"[0-9.]+"
 
 _OWN_HEADERS = {

@@ -262,6 +262,9 @@ class _Request:
                 # usage".
                 if is_success(response.status):
                     usage = response.usage
+            except QwenAIMLError:  # of the settings or the environment
+                usage = Usage()
+                raise
             finally:
                 call.usage += usage
             return response

@@ -274,7 +274,7 @@ async def test_a_cache_that_gives_too_little(kind: type[Client]) -> None:
     """A cache that does not answer for each key is refused, lest entries be taken for one another's."""
     emulator, cache = Emulator(), DictCache()
     cache.short_by = 1
-    with pytest.raises(CacheError, match="did not give an entry or None for each key"):
+    with pytest.raises(CacheError, match="did not return an entry or None for each key"):
         await embed(make(kind, emulator, cache), TEXTS)
 
     assert emulator.request_count == 0
@@ -293,7 +293,7 @@ async def test_a_cache_that_cannot_be_written(
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 4
     said = error if isinstance(error, CacheError) else "OSError"
-    assert warnings[0] == f"10 embeddings could not be put into the cache: {said}"
+    assert warnings[0] == f"10 embeddings could not be stored in the cache: {said}"
 
 
 async def test_many_texts_are_looked_up_in_pieces(kind: type[Client]) -> None:

@@ -397,9 +397,9 @@ def test_local_requests_go_to_no_proxy(
         (
             "SSL_CERT_FILE",
             "/nonexistent.pem",
-            "SSL_CERT_FILE or SSL_CERT_DIR in the environment can't be used",
+            "SSL_CERT_FILE in the environment can't be used",
         ),
-        ("SSL_CERT_FILE", __file__, "SSL_CERT_FILE or SSL_CERT_DIR"),
+        ("SSL_CERT_FILE", __file__, "SSL_CERT_FILE in the environment"),
         ("HTTPS_PROXY", "socks5://user:hidden@127.0.0.1:9", "pip install 'httpx[socks]'"),
         ("HTTPS_PROXY", "ftp://user:hidden@127.0.0.1:9", "look at HTTPS_PROXY"),
     ],
