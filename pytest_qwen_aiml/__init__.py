@@ -28,6 +28,15 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Start the event loop of synchronous calls, which needs a pair of sockets, before sockets are blocked."""
+    if _NAME in getattr(item, "fixturenames", ()) or item.get_closest_marker(_NAME) is not None:
+        from qwen_aiml._engine.runner import background_loop  # noqa: PLC0415 (most tests do without)
+
+        background_loop()
+
+
 @pytest.fixture
 def qwen_aiml_emulator(request: pytest.FixtureRequest) -> Iterator[Emulator]:
     """An emulator that all embeddings of qwen-aiml go to in this test, in place of the service."""  # noqa: D401 (for pytest --fixtures)

@@ -1,43 +1,44 @@
 """
 Qwen Text Embedding v4 and v3, served by AI/ML API: the core under the LangChain and LlamaIndex adapters.
 
-It knows the service and no framework. What it offers is imported when it is first asked for.
+It knows the service and no framework. Clients, streams and the SQLite cache are imported when they are first
+used, since they bring in event loops, HTTP and a database.
 """
 
 import importlib
 import typing
 
+from ._adapter import AdapterBase
+from ._cache.protocol import Cache
+from ._config import EmbeddingConfig
+from ._errors import (
+    APIStatusError,
+    AuthenticationError,
+    CacheError,
+    ConfigurationError,
+    DeadlineError,
+    EmbeddingBatchError,
+    InputError,
+    InputTypeError,
+    InputValueError,
+    InsufficientCreditsError,
+    QwenAIMLError,
+    RateLimitError,
+    ResponseFormatError,
+    TransportError,
+)
+from ._extras import refer_to_extra
+from ._models import DEFAULT_MODEL, ModelFacts, register_model
+from ._progress import Progress
+from ._results import EmbeddingResult, Usage
+from ._texts.validation import check_texts
 from ._version import __version__
 
 if typing.TYPE_CHECKING:
-    from ._cache.protocol import Cache
-    from ._client import AsyncEmbeddingClient, EmbeddingClient
-    from ._config import EmbeddingConfig
-    from ._errors import (
-        APIStatusError,
-        AuthenticationError,
-        CacheError,
-        ConfigurationError,
-        DeadlineError,
-        EmbeddingBatchError,
-        InputError,
-        InputTypeError,
-        InputValueError,
-        InsufficientCreditsError,
-        QwenAIMLError,
-        RateLimitError,
-        ResponseFormatError,
-        TransportError,
-    )
-    from ._extras import refer_to_extra
-    from ._adapter import AdapterBase
-    from ._engine.stream import AsyncEmbeddingIterator, EmbeddingIterator
-    from ._engine.limiter import Limiter
-    from ._models import DEFAULT_MODEL, ModelFacts, register_model
-    from ._progress import Progress
-    from ._results import EmbeddingResult, Usage
     from ._cache.sqlite import SQLiteCache
-    from ._texts.validation import check_texts
+    from ._client import AsyncEmbeddingClient, EmbeddingClient
+    from ._engine.limiter import Limiter
+    from ._engine.stream import AsyncEmbeddingIterator, EmbeddingIterator
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -74,47 +75,20 @@ __all__ = [
     "register_model",
 ]
 
-_HOMES = {
-    "DEFAULT_MODEL": "_models",
-    "APIStatusError": "_errors",
-    "AdapterBase": "_adapter",
+_MODULES = {
     "AsyncEmbeddingClient": "_client",
     "AsyncEmbeddingIterator": "_engine.stream",
-    "AuthenticationError": "_errors",
-    "Cache": "_cache.protocol",
-    "CacheError": "_errors",
-    "ConfigurationError": "_errors",
-    "DeadlineError": "_errors",
-    "EmbeddingBatchError": "_errors",
     "EmbeddingClient": "_client",
-    "EmbeddingConfig": "_config",
     "EmbeddingIterator": "_engine.stream",
-    "EmbeddingResult": "_results",
-    "InputError": "_errors",
-    "InputTypeError": "_errors",
-    "InputValueError": "_errors",
-    "InsufficientCreditsError": "_errors",
     "Limiter": "_engine.limiter",
-    "ModelFacts": "_models",
-    "Progress": "_progress",
-    "QwenAIMLError": "_errors",
-    "RateLimitError": "_errors",
-    "ResponseFormatError": "_errors",
     "SQLiteCache": "_cache.sqlite",
-    "TransportError": "_errors",
-    "Usage": "_results",
-    "check_texts": "_texts.validation",
-    "refer_to_extra": "_extras",
-    "register_model": "_models",
 }
 
 
 def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
-    if home is None:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
-    globals()[name] = found = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from functools import cached_property
 from itertools import filterfalse
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -13,13 +12,14 @@ from .._cache.access import KEYS_PER_LOOKUP
 from .._errors import EmbeddingBatchError, QwenAIMLError, ResponseFormatError, TransportError
 from .._protocol.arrays import packed
 from .._results import EmbeddingResult
+from .._texts.distinct import DistinctTexts
 from .._texts.validation import all_outgoing, check_texts
 from .batch import Batch
 from .long_texts import NEVER_TOO_LONG, LongTexts
 from .request import NotSentError, too_late
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from .._cache.access import CacheAccess
     from .._progress import Reporter
@@ -35,7 +35,7 @@ logger = logging.getLogger("qwen_aiml")
 
 class Job:
     """
-    The state of one call. Each distinct text has a number, its item, and is sent, and billed, once.
+    The state of one call. Each distinct text is sent, and billed, once.
 
     Args:
         texts: What the user gave.
@@ -50,8 +50,6 @@ class Job:
 
     Attributes:
         call: What its requests share.
-
-        items: The item of each text.
 
         crash: An exception that no transport is known to raise, and one did; None for none.
 
@@ -69,21 +67,16 @@ class Job:
         self._cache = cache
         instruction = config.instruction(role)
         sent = all_outgoing(check_texts(texts, on_blank=config.on_blank, first=first), instruction)
-        self._texts = list(dict.fromkeys(sent))
-        self.items: Sequence[int] = range(len(sent))
-        if len(self._texts) < len(sent):
-            item_of = {text: item for item, text in enumerate(self._texts)}
-            self.items = [item_of[text] for text in sent]
+        self._distinct = DistinctTexts(sent, first)
         self._long = LongTexts(config, instruction)
-        counts = self._long.counted(self._texts)
-        self._first = first
-        self._long.refuse(self._by_index(counts))
+        counts = self._long.counted(self._distinct.texts)
+        self._long.refuse(self._distinct.by_index(counts))
 
         self._embeddings: dict[int, Sequence[float]] = {}
         self._failures: dict[int, QwenAIMLError] = {}
         self.crash: Exception | None = None
         self.reporter: Reporter | None = None
-        self._pending = list(filterfalse(counts.__contains__, range(len(self._texts))))
+        self._pending = list(filterfalse(counts.__contains__, range(len(self._distinct.texts))))
         self._sent = 0
         self._too_long = list(counts)
         self._shortened: set[int] = set()
@@ -136,27 +129,24 @@ class Job:
 
     def rows(self) -> list[list[float] | None]:
         """Return the embedding of every text, None where there is none; repeated texts get copies."""
-        spread = list(map(self._embeddings.get, self.items))
-        if len(self._texts) < len(self.items):
-            given: set[int] = set()
-            for index, item in enumerate(self.items):
-                embedding = spread[index]
-                if embedding is not None and item in given:
-                    spread[index] = embedding[:]
-                given.add(item)
         # Packed ones are arrays, which do what is done with lists of numbers.
-        return cast("list[list[float] | None]", spread)
+        return cast("list[list[float] | None]", self._distinct.rows(self._embeddings))
 
     def failures(self) -> dict[int, QwenAIMLError]:
         """Return the error of each text whose request failed, by index."""
-        return self._by_index(self._failures)
+        return self._distinct.by_index(self._failures)
 
     def shortened(self) -> tuple[int, ...]:
         """Return, and log, the indices of the texts that were too long and not embedded whole."""
-        indices = tuple(self._indices(self._shortened))
+        indices = tuple(self._distinct.indices(self._shortened))
         if indices:
             logger.warning("%d texts were too long and not embedded whole", len(indices))
         return indices
+
+    @property
+    def items(self) -> Sequence[int]:
+        """The item of each text."""
+        return self._distinct.items
 
     @property
     def usage(self) -> Usage:
@@ -165,7 +155,7 @@ class Job:
 
     def texts(self, items: Sequence[int]) -> list[str]:
         """Return texts as they are sent."""
-        return list(map(self._texts.__getitem__, items))
+        return self._distinct.pick(items)
 
     async def keep(self, items: Sequence[int], rows: Rows, shortened: str = "") -> None:
         """
@@ -193,12 +183,12 @@ class Job:
 
     def fail(self, items: Sequence[int], error: QwenAIMLError) -> None:
         """Note why some texts have no embedding."""
-        error.indices = tuple(self._indices(items))
+        error.indices = tuple(self._distinct.indices(items))
         self._failures.update(dict.fromkeys(items, error))
 
     async def shorten(self, item: int, error: QwenAIMLError | None) -> QwenAIMLError | None:
         """Embed a text that is too long in another form; return the error if there is none."""
-        found = await self._long.embed(self._texts[item], error, self.call)
+        found = await self._long.embed(self._distinct.texts[item], error, self.call)
         if isinstance(found, QwenAIMLError):
             return found
         await self.keep([item], found, self._long.label)
@@ -209,7 +199,7 @@ class Job:
             return
         await self._load(self._cache, self._pending, "")
         if self._long.label:
-            long = [item for item in self._pending if len(self._texts[item].encode()) > NEVER_TOO_LONG]
+            long = [item for item in self._pending if len(self._distinct.texts[item].encode()) > NEVER_TOO_LONG]
             await self._load(self._cache, [*self._missing(long), *self._too_long], self._long.label)
         self._pending, self._too_long = self._missing(self._pending), self._missing(self._too_long)
 
@@ -288,17 +278,3 @@ class Job:
     def _report(self, items: Sequence[int], *, cached: bool = False) -> None:
         if self.reporter is not None:
             self.reporter.add(items, self.usage, cached=cached)
-
-    def _indices(self, items: Iterable[int]) -> list[int]:
-        return sorted(index for item in items for index in self._indices_of[item])
-
-    def _by_index(self, by_item: Mapping[int, _Value]) -> dict[int, _Value]:
-        found = {index: value for item, value in by_item.items() for index in self._indices_of[item]}
-        return dict(sorted(found.items()))
-
-    @cached_property
-    def _indices_of(self) -> list[list[int]]:
-        found: list[list[int]] = [[] for _ in self._texts]
-        for index, item in enumerate(self.items, self._first):
-            found[item].append(index)
-        return found

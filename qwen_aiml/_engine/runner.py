@@ -66,7 +66,7 @@ class Running:
         """
         context = copy_context()
         context.run(_forget_async_library)
-        self._loop = _background_loop()
+        self._loop = background_loop()
         if self._loop is None:
             _run_here(self._main)
         else:
@@ -155,7 +155,11 @@ class _BackgroundLoop(asyncio.SelectorEventLoop):
     """The event loop of the background thread."""
 
     def __init__(self) -> None:
-        super().__init__()
+        try:
+            super().__init__()
+        except BaseException:
+            asyncio.BaseEventLoop.close(self)  # lest it warn that it is not closed
+            raise
         self.thread = threading.Thread(target=self._run, name="qwen_aiml", daemon=True)
 
     def time(self) -> float:
@@ -191,7 +195,7 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows has no fork)
     os.register_at_fork(after_in_child=_background.after_fork)
 
 
-def _background_loop() -> _BackgroundLoop | None:
+def background_loop() -> _BackgroundLoop | None:
     """
     Give the event loop, started if need be; None if no thread can be started, as the interpreter ends.
 

@@ -14,7 +14,8 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.stores import ByteStore, InMemoryByteStore
 
 from langchain_qwen_aiml.cache import ByteStoreCache, cache_backed_embeddings
-from qwen_aiml._cache.entries import Cache, cache_key, namespace, pack, unpack
+from qwen_aiml._cache.entries import cache_key, namespace, pack, unpack
+from qwen_aiml._cache.protocol import Cache
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,8 @@ from pydantic import Field
 
 from llama_index_qwen_aiml.cache import KVStoreCache, NamespacedKVStore
 from qwen_aiml import ConfigurationError
-from qwen_aiml._cache.entries import Cache, cache_key, namespace, pack, unpack
+from qwen_aiml._cache.entries import cache_key, namespace, pack, unpack
+from qwen_aiml._cache.protocol import Cache
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,67 @@
+"""Identical texts are sent once: the distinct texts of a call, and where each of them stands. No I/O here."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+_Value = TypeVar("_Value")
+
+
+class DistinctTexts:
+    """
+    The distinct texts of a call, each known by a number, its item.
+
+    Args:
+        texts: As they are sent, in the caller's order.
+
+        first: The index of the first text, in errors and results.
+
+    Attributes:
+        texts: The distinct ones; the item of each is its position.
+
+        items: The item of each text of the call.
+    """
+
+    def __init__(self, texts: Sequence[str], first: int = 0) -> None:
+        self._first = first
+        self.texts = list(dict.fromkeys(texts))
+        self.items: Sequence[int] = range(len(texts))
+        if len(self.texts) < len(texts):
+            item_of = {text: item for item, text in enumerate(self.texts)}
+            self.items = [item_of[text] for text in texts]
+
+    def pick(self, items: Iterable[int]) -> list[str]:
+        """Return the texts of some items."""
+        return list(map(self.texts.__getitem__, items))
+
+    def rows(self, embeddings: Mapping[int, Sequence[float]]) -> list[Sequence[float] | None]:
+        """Return the embedding of each text of the call, None where there is none; repeated texts get copies."""
+        rows = list(map(embeddings.get, self.items))
+        if len(self.texts) < len(self.items):
+            seen: set[int] = set()
+            for index, item in enumerate(self.items):
+                row = rows[index]
+                if row is not None and item in seen:
+                    rows[index] = row[:]
+                seen.add(item)
+        return rows
+
+    def indices(self, items: Iterable[int]) -> list[int]:
+        """Return the indices of all texts of some items, ascending."""
+        return sorted(index for item in items for index in self._indices_of[item])
+
+    def by_index(self, values: Mapping[int, _Value]) -> dict[int, _Value]:
+        """Return, by the index of each text, what is known of its item."""
+        found = {index: value for item, value in values.items() for index in self._indices_of[item]}
+        return dict(sorted(found.items()))
+
+    @cached_property
+    def _indices_of(self) -> list[list[int]]:
+        found: list[list[int]] = [[] for _ in self.texts]
+        for index, item in enumerate(self.items, self._first):
+            found[item].append(index)
+        return found
