@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 KEY = "sk-test-0123456789abcdef"
 CERTIFICATE = Path(__file__).parent.parent / "matrix" / "self_signed.pem"
 
-Answer = "bytes | Callable[[Any, threading.Event], None]"
-
 
 class Server:
     """
@@ -46,8 +44,9 @@ class Server:
         left: Answers not given yet; where none is left, the server is silent.
     """
 
-    def __init__(self, answers: tuple[Any, ...], tls: ssl.SSLContext | None) -> None:
+    def __init__(self, answers: tuple[Any, ...], tls: ssl.SSLContext | None, always: Any) -> None:
         self.left = list(answers)
+        self._always = always
         self.connections = 0
         self.requests: list[bytes] = []
         self.closing = threading.Event()
@@ -93,6 +92,9 @@ class Server:
                 if not received:
                     return
                 came += received
+            if came and self._always is not None:
+                self._always(connection, self.closing)
+                return
             head, _, body = came.partition(b"\r\n\r\n")
             length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
             if length and len(body) >= int(length) and self.left:
@@ -108,12 +110,12 @@ class Server:
 
 
 @contextmanager
-def _serving(*answers: Any, tls: bool = False) -> Iterator[Server]:
+def _serving(*answers: Any, tls: bool = False, always: Any = None) -> Iterator[Server]:
     context = None
     if tls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(CERTIFICATE)
-    server = Server(answers, context)
+    server = Server(answers, context, always)
     try:
         yield server
     finally:

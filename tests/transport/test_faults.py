@@ -6,6 +6,7 @@ import gzip
 import socket
 import tracemalloc
 import zlib
+from functools import cache
 from typing import Any
 
 import anyio
@@ -247,17 +248,18 @@ async def test_https_where_http_is_spoken(serving: Any, config: Any, transportin
     assert caught.value.kind == "connection"
 
 
+@cache
 def bomb() -> bytes:
-    """Pack 64 MiB of zeros twice, as `gzip, gzip` does."""
+    """Pack 16 MiB of zeros twice, as `gzip, gzip` does."""
     inner = zlib.compressobj(9, wbits=31)
-    once = b"".join([*(inner.compress(bytes(1 << 20)) for _ in range(64)), inner.flush()])
+    once = b"".join([*(inner.compress(bytes(1 << 20)) for _ in range(16)), inner.flush()])
     return gzip.compress(once)
 
 
 @pytest.mark.parametrize("coding", [b"gzip", b"gzip, gzip", b"br", b"deflate, gzip"])
 async def test_bombs(coding: bytes, serving: Any, config: Any, transporting: Any) -> None:
     """No body takes much more memory than it may have, however it is packed."""
-    data = gzip.compress(bytes(64 << 20)) if coding == b"gzip" else bomb()
+    data = gzip.decompress(bomb()) if coding == b"gzip" else bomb()
     with serving(gzipped(data, coding=coding), OK) as server:
         async with transporting(config(server.url)) as transport:
             tracemalloc.start()
@@ -271,7 +273,7 @@ async def test_bombs(coding: bytes, serving: Any, config: Any, transporting: Any
             finally:
                 _, peak = tracemalloc.get_traced_memory()
                 tracemalloc.stop()
-            assert peak < 8 << 20
+            assert peak < 4 << 20
             assert (await transport.post(POST)).body == b"{}"
 
 
