@@ -22,7 +22,7 @@ from qwen_aiml._transport.asyncio_transport import AsyncioTransport
 from qwen_aiml._transport.httpx_transport import HTTPXTransport, ThreadedHTTPXTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from qwen_aiml._transport.base import Transport
 
@@ -248,8 +248,8 @@ class _Transporting:
         with anyio.CancelScope(shield=True):
             await self.transport.aclose()
             with suppress(StopIteration):
-                next(self._manager.gen)  # type: ignore[attr-defined]
-            if hasattr(given, "aclose"):
+                next(self._manager.gen)
+            if given is not None and hasattr(given, "aclose"):
                 await given.aclose()
 
 
@@ -268,7 +268,7 @@ def nothing_left(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 def _open_sockets() -> int:
     folder = Path("/dev/fd")
-    return sum(map(_is_open_socket, map(int, os.listdir(folder)))) if folder.is_dir() else 0
+    return sum(map(_is_open_socket, [int(each.name) for each in folder.iterdir()])) if folder.is_dir() else 0
 
 
 def _is_open_socket(number: int) -> bool:

@@ -48,7 +48,7 @@ async def test_unused_for_long(serving: Any, config: Any, monkeypatch: pytest.Mo
     assert server.connections == 2
 
 
-async def test_closed_while_the_loop_was_blocked(serving: Any, config: Any, closing: Any) -> None:
+async def test_closed_while_the_loop_was_blocked(serving: Any, config: Any) -> None:
     """What the server closed while nothing could run is not used again."""
 
     def close_later(connection: Any, _: Any) -> None:
@@ -96,7 +96,7 @@ async def test_timeouts_of_any_length(serving: Any, config: Any) -> None:
         await transport.post(Post(b"{}", 0.2, 1000))
         await transport.post(POST)  # the first timer fires meanwhile
         await transport.post(POST)
-        with pytest.raises(TransportFailure, match="no response within 0.1 s"):
+        with pytest.raises(TransportFailure, match=r"no response within 0.1 s"):
             await transport.post(Post(b"{}", 0.1, 1000))
         await transport.aclose()
 
@@ -149,7 +149,7 @@ async def test_closed_in_use(serving: Any, config: Any) -> None:
         assert not transport._idle
 
 
-async def test_no_connection_in_time(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_connection_in_time(config: Any) -> None:
     """Connecting, the TLS handshake included, is bounded."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         transport = AsyncioTransport(config(f"https://127.0.0.1:{listener.getsockname()[1]}"))

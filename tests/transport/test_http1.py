@@ -104,7 +104,7 @@ def test_request_heads(base_url: str, host: str, path: str, config: Any) -> None
     port = int(host.rpartition(":")[2]) if host.endswith(("8443", "8080")) else None
     default = 443 if base_url.startswith("https") else 80
     head = request_head(
-        settings, host.split("]")[0].strip("[") if "[" in host else "example.com", port or default
+        settings, host.partition("]")[0].strip("[") if "[" in host else "example.com", port or default
     )
     first, *lines = head.decode().split("\r\n")
 
@@ -133,7 +133,8 @@ def test_after_gzip() -> None:
     assert not body.feed(b"")
     tracemalloc.start()
     try:
-        assert all([body.feed(bytes(65536)) for _ in range(100)])
+        for _ in range(100):
+            assert body.feed(bytes(65536))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 import respx
-import sentry_sdk
 import vcr
-from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 
 from qwen_aiml._errors import ConfigurationError
 from qwen_aiml._keys import Secret
@@ -54,7 +52,7 @@ async def test_default(config: Any, sync: bool, anyio_backend_name: str) -> None
     await selected.aclose()
 
 
-async def test_setting(config: Any, sync: bool) -> None:
+async def test_setting(sync: bool) -> None:
     """The setting leads to httpx."""
     settings = SimpleNamespace(transport="httpx", endpoint=f"{URL}/embeddings", is_local=False)
     transport = chosen(settings, sync=sync)
@@ -77,7 +75,10 @@ async def test_override(config: Any, sync: bool, monkeypatch: pytest.MonkeyPatch
         return httpx.Response(200, content=request.headers["authorization"])
 
     mock = httpx.MockTransport(handle)
-    clients = {"Client": httpx.Client(transport=mock), "AsyncClient": httpx.AsyncClient(transport=mock)}
+    clients: dict[str, Any] = {
+        "Client": httpx.Client(transport=mock),
+        "AsyncClient": httpx.AsyncClient(transport=mock),
+    }
     override = StandIn(clients=clients, key=Secret("own"), replaced=frozenset({config(URL).secret}))
     monkeypatch.setattr(everywhere, "stand_in", override)
     selected = SelectedTransport(config(URL), sync=sync)
@@ -205,7 +206,6 @@ async def test_opentelemetry(config: Any, library: str) -> None:
     finally:
         instrumentor.uninstrument()
     assert not is_watched()
-    assert HTTPXClientInstrumentor
 
 
 @pytest.mark.parametrize("library", ["httpx", "httpx2"])
@@ -217,10 +217,9 @@ async def test_sentry(config: Any, library: str, monkeypatch: pytest.MonkeyPatch
     integration = pytest.importorskip(f"sentry_sdk.integrations.{library}")
     getattr(integration, f"{library.capitalize()}Integration").setup_once()
     await watching(config, library)
-    assert sentry_sdk
 
 
-async def test_replaced_classes(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_replaced_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A class that was replaced counts as well; what is missing, or not imported, does not."""
     assert not is_watched()
     with monkeypatch.context() as patch:
@@ -250,7 +249,7 @@ async def test_closing(config: Any) -> None:
         closed.append(True)
 
     first, second = SimpleNamespace(aclose=fail), SimpleNamespace(aclose=close)
-    selected._transports = {"a": first, "b": second}  # type: ignore[dict-item]
+    selected._transports = {"a": first, "b": second}
     with pytest.raises(KeyboardInterrupt):
         await selected.aclose()
     assert closed

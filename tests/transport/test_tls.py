@@ -54,7 +54,7 @@ def test_unreadable(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> N
         tls_context()
 
 
-def test_truststore(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truststore() -> None:
     """A class that takes the place of `ssl.SSLContext` is used from then on."""
     truststore = pytest.importorskip("truststore")
     plain = tls_context()
