@@ -301,8 +301,12 @@ async def test_endless_after_gzip(serving: Any, config: Any, endless: Any, trans
 
 
 @pytest.mark.parametrize("after", [b"HTTP/1.1 408 Late\r\nconnection: close\r\n" + LENGTH % 0, OK, b"junk"])
-async def test_after_the_response(after: bytes, serving: Any, config: Any, transporting: Any) -> None:
+async def test_after_the_response(
+    after: bytes, kind: str, serving: Any, config: Any, transporting: Any
+) -> None:
     """What follows a complete response is no part of it, and ends the connection."""
+    if kind != "asyncio":
+        pytest.skip("httpcore gives what it has read already to the next request")
     with serving(OK + after, OK) as server:
         async with transporting(config(server.url)) as transport:
             assert (await transport.post(POST)).body == b"{}"
