@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import logging
+import os
 import socket
 import ssl
 import struct
@@ -22,14 +22,12 @@ from qwen_aiml._transport.asyncio_transport import AsyncioTransport
 from qwen_aiml._transport.httpx_transport import HTTPXTransport, ThreadedHTTPXTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from qwen_aiml._transport.base import Transport
 
 KEY = "sk-test-0123456789abcdef"
 CERTIFICATE = Path(__file__).parent.parent / "matrix" / "self_signed.pem"
-
-Answer = "bytes | Callable[[Any, threading.Event], None]"
 
 
 class Server:
@@ -46,8 +44,9 @@ class Server:
         left: Answers not given yet; where none is left, the server is silent.
     """
 
-    def __init__(self, answers: tuple[Any, ...], tls: ssl.SSLContext | None) -> None:
+    def __init__(self, answers: tuple[Any, ...], tls: ssl.SSLContext | None, always: Any) -> None:
         self.left = list(answers)
+        self._always = always
         self.connections = 0
         self.requests: list[bytes] = []
         self.closing = threading.Event()
@@ -93,6 +92,9 @@ class Server:
                 if not received:
                     return
                 came += received
+            if came and self._always is not None:
+                self._always(connection, self.closing)
+                return
             head, _, body = came.partition(b"\r\n\r\n")
             length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
             if length and len(body) >= int(length) and self.left:
@@ -108,12 +110,12 @@ class Server:
 
 
 @contextmanager
-def _serving(*answers: Any, tls: bool = False) -> Iterator[Server]:
+def _serving(*answers: Any, tls: bool = False, always: Any = None) -> Iterator[Server]:
     context = None
     if tls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(CERTIFICATE)
-    server = Server(answers, context)
+    server = Server(answers, context, always)
     try:
         yield server
     finally:
@@ -246,8 +248,8 @@ class _Transporting:
         with anyio.CancelScope(shield=True):
             await self.transport.aclose()
             with suppress(StopIteration):
-                next(self._manager.gen)  # type: ignore[attr-defined]
-            if hasattr(given, "aclose"):
+                next(self._manager.gen)
+            if given is not None and hasattr(given, "aclose"):
                 await given.aclose()
 
 
@@ -264,10 +266,19 @@ def nothing_left(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-def _open_sockets() -> set[int]:
-    gc.collect()
-    found = set()
-    for each in gc.get_objects():
-        if isinstance(each, socket.socket) and each.fileno() != -1 and each.family != socket.AF_UNIX:
-            found.add(id(each))
-    return found
+def _open_sockets() -> int:
+    folder = Path("/dev/fd")
+    return sum(map(_is_open_socket, [int(each.name) for each in folder.iterdir()])) if folder.is_dir() else 0
+
+
+def _is_open_socket(number: int) -> bool:
+    try:
+        handle = os.dup(number)
+    except OSError:  # that of the listing itself
+        return False
+    try:
+        with socket.socket(fileno=handle) as each:
+            return each.family != socket.AF_UNIX
+    except OSError:  # no socket
+        os.close(handle)
+        return False

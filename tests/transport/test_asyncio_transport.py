@@ -1,0 +1,225 @@
+"""What is the asyncio transport's alone: its connections, their timers, event loops of every kind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import threading
+import time
+from typing import Any
+
+import anyio
+import pytest
+
+from qwen_aiml._transport import asyncio_transport
+from qwen_aiml._transport.asyncio_transport import AsyncioTransport
+from qwen_aiml._transport.base import Post, TransportFailure
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left")]
+
+POST = Post(b"{}", 5.0, 1000)
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
+
+
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    """Run on asyncio's own loop and on uvloop."""
+    if request.param:
+        pytest.importorskip("uvloop")
+    return "asyncio", {"use_uvloop": request.param}
+
+
+async def test_unused_for_long(serving: Any, config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that was not used for some seconds is closed, by its timer or by the next request."""
+    with serving(OK, OK) as server:
+        transport = AsyncioTransport(config(server.url))
+        monkeypatch.setattr(asyncio_transport, "KEEP_ALIVE", 0.0)
+        await transport.post(Post(b"{}", 0.2, 1000))
+        assert not transport._idle
+        monkeypatch.setattr(asyncio_transport, "KEEP_ALIVE", 0.3)
+        await transport.post(Post(b"{}", 0.2, 1000))
+        [connection] = transport._idle
+        await anyio.sleep(0.5)
+        assert not connection._is_open
+        assert connection._timer is None
+        await transport.aclose()
+
+    assert server.connections == 2
+
+
+async def test_closed_while_the_loop_was_blocked(serving: Any, config: Any) -> None:
+    """What the server closed while nothing could run is not used again."""
+
+    def close_later(connection: Any, _: Any) -> None:
+        connection.sendall(OK)
+        time.sleep(0.1)
+        connection.close()
+
+    with serving(close_later, OK) as server:
+        transport = AsyncioTransport(config(server.url))
+        await transport.post(POST)
+        time.sleep(0.3)  # noqa: ASYNC251 (that is the point)
+        await transport.post(POST)
+        await transport.aclose()
+
+    assert server.connections == 2
+
+
+async def test_unasked(serving: Any, config: Any) -> None:
+    """A connection on which something came that nobody asked for is not used again."""
+
+    def more(connection: Any, _: Any) -> None:
+        connection.sendall(OK)
+        time.sleep(0.05)
+        connection.sendall(OK)
+
+    with serving(more, OK) as server:
+        transport = AsyncioTransport(config(server.url))
+        await transport.post(POST)
+        await anyio.sleep(0.2)
+        await transport.post(POST)
+        await transport.aclose()
+
+    assert server.connections == 2
+
+
+async def test_timeouts_of_any_length(serving: Any, config: Any) -> None:
+    """One timer serves all requests, shorter ones and longer ones."""
+
+    def slow(connection: Any, _: Any) -> None:
+        time.sleep(0.3)
+        connection.sendall(OK)
+
+    with serving(OK, slow, OK) as server:
+        transport = AsyncioTransport(config(server.url))
+        await transport.post(Post(b"{}", 0.2, 1000))
+        await transport.post(POST)  # the first timer fires meanwhile
+        await transport.post(POST)
+        with pytest.raises(TransportFailure, match=r"no response within 0.1 s"):
+            await transport.post(Post(b"{}", 0.1, 1000))
+        await transport.aclose()
+
+    assert server.connections == 1
+
+
+async def test_slowly_sent(serving: Any, config: Any) -> None:
+    """A long request is sent as the server takes it; a response that comes before ends the connection."""
+    body = b"x" * 8_000_000
+
+    def hurry(connection: Any, _: Any) -> None:
+        connection.sendall(OK)
+        time.sleep(0.2)
+
+    with serving(OK, always=None) as server:
+        transport = AsyncioTransport(config(server.url))
+        assert (await transport.post(Post(body, 5.0, 1000))).body == b"{}"
+        await transport.aclose()
+    assert server.requests[0].endswith(b"\r\n\r\n" + body)
+    with serving(always=hurry) as server:
+        transport = AsyncioTransport(config(server.url))
+        assert (await transport.post(Post(body, 5.0, 1000))).body == b"{}"
+        assert not transport._idle
+        await transport.aclose()
+
+
+async def test_closed_at_once(config: Any) -> None:
+    """A connection that is closed as soon as it is there fails its request."""
+    transport = AsyncioTransport(config("http://127.0.0.1:1"))
+    connection = asyncio_transport._Connection(asyncio.get_running_loop(), bytearray(10))
+    with pytest.raises(TransportFailure, match="closed without a response"):
+        await connection.send(POST, b"")
+    connection.abort()
+    await transport.aclose()
+
+
+async def test_closed_in_use(serving: Any, config: Any) -> None:
+    """Closing lets a request end, and keeps its connection no longer."""
+
+    def slow(connection: Any, _: Any) -> None:
+        time.sleep(0.2)
+        connection.sendall(OK)
+
+    with serving(slow) as server:
+        transport = AsyncioTransport(config(server.url))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(transport.post, POST)
+            await anyio.sleep(0.1)
+            await transport.aclose()
+        assert not transport._idle
+
+
+async def test_no_connection_in_time(config: Any) -> None:
+    """Connecting, the TLS handshake included, is bounded."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        transport = AsyncioTransport(config(f"https://127.0.0.1:{listener.getsockname()[1]}"))
+        with pytest.raises(TransportFailure, match=r"no connection within 0.2 s") as caught:
+            await transport.post(Post(b"{}", 0.2, 1000))
+    assert caught.value.kind == "connection"
+
+
+async def test_several_addresses(serving: Any, config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a host's addresses one that refuses does no harm."""
+    with serving(OK) as server:
+        port = int(server.url.rpartition(":")[2])
+        real = socket.getaddrinfo
+
+        def two(host: Any, *args: Any, **options: Any) -> Any:
+            if host not in ("localhost", b"localhost"):
+                return real(host, *args, **options)
+            found = [("127.0.0.2", port), ("127.0.0.1", port)]
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in found]
+
+        if "uvloop" not in type(asyncio.get_running_loop()).__module__:
+            monkeypatch.setattr(socket, "getaddrinfo", two)
+        transport = AsyncioTransport(config(f"http://localhost:{port}"))
+        assert (await transport.post(POST)).body == b"{}"
+        await transport.aclose()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_in_a_thread(serving: Any, config: Any) -> None:
+    """It works in a loop of another thread, and one that is closed without a word does no harm."""
+    with serving(OK) as server:
+        bodies = []
+
+        def run() -> None:
+            loop = asyncio.new_event_loop()
+            transport = AsyncioTransport(config(server.url))
+            bodies.append(loop.run_until_complete(transport.post(POST)).body)
+            loop.close()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        await anyio.to_thread.run_sync(thread.join)
+        gc.collect()
+    assert bodies == [b"{}"]
+
+
+async def test_key_in_no_variable(serving: Any, config: Any) -> None:
+    """No frame of a traceback shows the key in its variables."""
+    with serving() as server:
+        transport = AsyncioTransport(config(server.url))
+        with pytest.raises(TransportFailure) as caught:
+            await transport.post(Post(b"{}", 0.2, 1000))
+        shown = [
+            repr(value)
+            for entry in caught.traceback
+            if "asyncio_transport" in str(entry.path)
+            for value in entry.frame.f_locals.values()
+        ]
+    assert shown
+    assert "sk-test" not in "".join(shown)
+
+
+async def test_key_that_changes(serving: Any, config: Any) -> None:
+    """The key is read for each request."""
+    with serving(OK, OK) as server:
+        settings = config(server.url)
+        transport = AsyncioTransport(settings)
+        await transport.post(POST)
+        object.__setattr__(settings, "api_key", config(server.url).secret)
+        settings.secret._value = "sk-other"
+        await transport.post(POST)
+        await transport.aclose()
+    assert b"Bearer sk-other\r\n" in server.requests[1]

@@ -1,0 +1,148 @@
+"""HTTP/1.1 and bodies without a network: what is written, and responses in pieces of every size."""
+
+from __future__ import annotations
+
+import gzip
+import tracemalloc
+from typing import Any
+
+import pytest
+
+from qwen_aiml._transport.base import TransportFailure
+from qwen_aiml._transport.body import Body, conclude
+from qwen_aiml._transport.http1 import ResponseReader, request_head
+
+BODY = b'{"data": []}'
+LENGTH = b"content-length: %d\r\n" % len(BODY)
+HEAD = b"HTTP/1.1 200 OK\r\nX-Id: a\r\n"
+CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
+CHUNKS = b"5\r\n" + BODY[:5] + b"\r\n7;note=x\r\n" + BODY[5:] + b"\r\n0\r\nx-trailer: t\r\n\r\n"
+ZIPPED = gzip.compress(BODY)
+
+
+def read(data: bytes, size: int = 100_000) -> tuple[ResponseReader, Any]:
+    """Feed *data* in pieces of a *size*, as long as more is wanted, and then its end."""
+    reader = ResponseReader(1000)
+    for at in range(0, len(data), size):
+        if reader.feed(memoryview(data[at : at + size])):
+            return reader, reader.conclude(reader.failure)
+    return reader, reader.conclude(reader.end())
+
+
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+@pytest.mark.parametrize(
+    ("data", "reusable"),
+    [
+        (HEAD + LENGTH + b"\r\n" + BODY, True),
+        (CHUNKED + CHUNKS, True),
+        (HEAD + b"\r\n" + BODY, False),
+        (HEAD + LENGTH + b"connection: close\r\n\r\n" + BODY, False),
+        (HEAD.replace(b"1.1", b"1.0") + LENGTH + b"\r\n" + BODY, False),
+        (b"HTTP/1.1 100 Continue\r\nx-hint: h\r\n\r\n" + HEAD + LENGTH + b"\r\n" + BODY, True),
+        (HEAD + b"content-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(ZIPPED) + ZIPPED, True),
+        (HEAD + b"content-encoding: x-gzip\r\n\r\n" + ZIPPED, False),
+        (HEAD + b"content-encoding: Identity\r\n\r\n" + BODY, False),
+    ],
+)
+def test_responses(data: bytes, size: int, reusable: bool) -> None:
+    """A response is read whole, by its length, its chunks or its end, however it comes in pieces."""
+    reader, response = read(data, size)
+
+    assert (response.status, response.body, response.headers["x-id"]) == (200, BODY, "a")
+    assert not {"x-hint", "x-trailer"} & set(response.headers)
+    assert reader.is_reusable == reusable
+
+
+@pytest.mark.parametrize("size", [1000, 1_000_000])
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (HEAD + b"x-again: and again\r\n" * 10_000, "headers are longer than 64 KiB"),
+        (HEAD + b"x-long: " + b"x" * 200_000, "headers are longer than 64 KiB"),
+        (CHUNKED + b"0\r\n" + b"x-again: and again\r\n" * 10_000, "headers are longer than 64 KiB"),
+        (CHUNKED + b"0\r\nx-long: " + b"x" * 200_000, "headers are longer than 64 KiB"),
+        (CHUNKED + b"2;" + b"x" * 200_000, "headers are longer than 64 KiB|not an HTTP response"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000, "headers are longer than 64 KiB"),
+        (HEAD + b"content-length: 3\r\ncontent-length: 4\r\n\r\nabcd", "not an HTTP response"),
+        (b"HTTP/1.1 101 No\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n", "not an HTTP|without a"),
+        (CHUNKED + b"not hex\r\n", "not an HTTP response"),
+        (HEAD + b"transfer-encoding: Chunked\r\n\r\n" + CHUNKS[:20], "closed after .* bytes"),
+    ],
+)
+def test_failures(data: bytes, said: str, size: int) -> None:
+    """Heads and trailers are bounded together, and what is not HTTP is told."""
+    with pytest.raises(TransportFailure, match=said):
+        read(data, size)
+
+
+def test_many_small_chunks() -> None:
+    """What surrounds chunks does not count as headers."""
+    reader = ResponseReader(100_000)
+
+    assert reader.feed(memoryview(CHUNKED + b"1\r\nx\r\n" * 50_000 + b"0\r\n\r\n"))
+    assert reader.conclude(reader.failure).body == b"x" * 50_000
+    assert reader.is_reusable
+
+
+def test_status_without_a_body() -> None:
+    """The status of a head that is too long counts."""
+    assert read(b"HTTP/1.1 401 No\r\n" + b"x-long: %b\r\n\r\n" % (b"x" * 100_000), 1_000_000)[1].status == 401
+
+
+@pytest.mark.parametrize(
+    ("base_url", "host", "path"),
+    [
+        ("https://example.com:443/v1", "example.com", "/v1/embeddings"),
+        ("https://example.com:8443/a%20b/c d", "example.com:8443", "/a%20b/c%20d/embeddings"),
+        ("http://[::1]:80/v1", "[::1]", "/v1/embeddings"),
+        ("http://[::1]:8080/v1", "[::1]:8080", "/v1/embeddings"),
+    ],
+)
+def test_request_heads(base_url: str, host: str, path: str, config: Any) -> None:
+    """The host is named as HTTP wants it, and the path is escaped; the user's headers replace ours."""
+    settings = config(base_url, default_headers={"user-agent": "mine", "X-Trace": "1"})
+    port = int(host.rpartition(":")[2]) if host.endswith(("8443", "8080")) else None
+    default = 443 if base_url.startswith("https") else 80
+    head = request_head(
+        settings, host.partition("]")[0].strip("[") if "[" in host else "example.com", port or default
+    )
+    first, *lines = head.decode().split("\r\n")
+
+    assert first == f"POST {path} HTTP/1.1"
+    assert f"Host: {host}" in lines
+    assert {"user-agent: mine", "X-Trace: 1"} <= set(lines)
+    assert not [line for line in lines if line.startswith("User-Agent")]
+
+
+def test_gzip_without_content() -> None:
+    """A gzip of endless blocks that hold nothing ends the reading."""
+    body = Body(1000, {"content-encoding": "gzip"})
+    begin = gzip.compress(b"", 0)[:10]
+    assert not body.feed(begin)
+    fed = 0
+    while not body.feed(b"\x00\x00\x00\xff\xff" * 1000):
+        fed += 5000
+    assert fed < 200_000
+    assert body.problem == "the gzip of the response body is longer than what it holds"
+
+
+def test_after_gzip() -> None:
+    """Bytes after the end of the gzip are neither kept nor waited for."""
+    body = Body(1000, {"content-encoding": "gzip"})
+    assert not body.feed(ZIPPED)
+    assert not body.feed(b"")
+    tracemalloc.start()
+    try:
+        for _ in range(100):
+            assert body.feed(bytes(65536))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000
+    assert body.problem is None
+    assert body.content() == BODY
+
+
+def test_empty_body() -> None:
+    """An empty body is no gzip, and no problem."""
+    assert conclude(200, {}, Body(10, {"content-encoding": "gzip"})).body == b""

@@ -1,0 +1,213 @@
+"""What is httpx's alone: users' hooks, errors that leak, threads that are abandoned, words for errors."""
+
+from __future__ import annotations
+
+import importlib
+import ssl
+import time
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from qwen_aiml._errors import ConfigurationError
+from qwen_aiml._transport.base import Post, TransportFailure
+from qwen_aiml._transport.httpx_failures import failure, first_cause
+from qwen_aiml._transport.httpx_transport import HTTPXTransport, ThreadedHTTPXTransport
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left")]
+
+KEY = "sk-test-0123456789abcdef"
+POST = Post(b"{}", 5.0, 1000)
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
+BAD = b"HTTP/1.1 404 No\r\ncontent-length: 2\r\n\r\n{}"
+
+
+class Given:
+    """A user's client of either kind, with a hook on responses."""
+
+    def __init__(self, library: str, sync: bool, hook: Any = None, **options: Any) -> None:
+        module = importlib.import_module(library)
+        self.sync = sync
+
+        async def ahook(response: Any) -> None:
+            result = hook(response)
+            if hasattr(result, "__await__"):
+                await result
+
+        hooks = {"event_hooks": {"response": [hook if sync else ahook]}} if hook else {}
+        self.http = (module.Client if sync else module.AsyncClient)(**hooks, **options)
+
+    def transport(self, config: Any) -> Any:
+        """Post through it."""
+        return (ThreadedHTTPXTransport if self.sync else HTTPXTransport)(config, self.http)
+
+    async def close(self) -> None:
+        """Close it."""
+        if self.sync:
+            self.http.close()
+        else:
+            await self.http.aclose()
+
+
+@pytest.fixture(params=["httpx", "httpx2"])
+def library(request: pytest.FixtureRequest) -> str:
+    """Name each library."""
+    pytest.importorskip(request.param)
+    return str(request.param)
+
+
+@pytest.mark.parametrize("sync", [True, False])
+async def test_hooks(library: str, sync: bool, serving: Any, config: Any) -> None:
+    """A response that a hook has read is taken as it is, and one that it objects to has its status."""
+    with serving(OK, BAD, OK) as server:
+        for hook, expected in (
+            (lambda response: response.read() if sync else response.aread(), (200, b"{}")),
+            (lambda response: response.raise_for_status() and None, (404, b"")),
+            (lambda response: response.close() if sync else response.aclose(), (200, b"")),
+        ):
+            given = Given(library, sync, hook)
+            response = await given.transport(config(server.url)).post(POST)
+            assert (response.status, response.body) == expected
+            await given.close()
+
+
+@pytest.mark.parametrize("sync", [True, False])
+async def test_errors_of_users(library: str, sync: bool, serving: Any, config: Any) -> None:
+    """An error of a hook's own comes through, also while a body is read; so does a client that was closed."""
+
+    def fail(_: Any) -> None:
+        raise ZeroDivisionError
+
+    with serving(OK) as server:
+        given = Given(library, sync, fail)
+        with pytest.raises(ZeroDivisionError):
+            await given.transport(config(server.url)).post(POST)
+        await given.close()
+        with pytest.raises(ConfigurationError, match="is closed"):
+            await given.transport(config(server.url)).post(POST)
+
+    module = importlib.import_module(library)
+
+    class Broken(module.SyncByteStream, module.AsyncByteStream):  # type: ignore[misc, name-defined]
+        def __iter__(self) -> Any:
+            yield b"{"
+            raise ZeroDivisionError
+
+        async def __aiter__(self) -> Any:
+            yield b"{"
+            raise ZeroDivisionError
+
+    given = Given(
+        library, sync, transport=module.MockTransport(lambda _: module.Response(200, stream=Broken()))
+    )
+    with pytest.raises(ZeroDivisionError):
+        await given.transport(config("https://service.example")).post(POST)
+    await given.close()
+
+
+@pytest.mark.parametrize("sync", [True, False])
+async def test_corrupt_record(library: str, sync: bool, serving: Any, config: Any) -> None:
+    """A TLS record that can't be read is a failure of the connection."""
+
+    def corrupt(connection: Any, _: Any) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n" + b"x" * 1000)
+        time.sleep(0.1)
+        plain = ssl.SSLSocket.detach(connection)
+        import os  # noqa: PLC0415
+
+        os.write(plain, b"\x17\x03\x03\x00\x20" + b"junk" * 8)
+        time.sleep(0.1)
+        os.close(plain)
+
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with serving(corrupt, tls=True) as server:
+        given = Given(library, sync, verify=context)
+        with pytest.raises(TransportFailure) as caught:
+            await given.transport(config(server.url)).post(POST_LONG)
+        await given.close()
+    assert caught.value.kind == "connection"
+
+
+POST_LONG = Post(b"{}", 5.0, 1_000_000)
+
+
+@pytest.mark.parametrize("kind", [HTTPXTransport, ThreadedHTTPXTransport])
+async def test_closed_in_use(kind: Any, serving: Any, config: Any) -> None:
+    """Closing lets a request end, and keeps its connection no longer."""
+
+    def slow(connection: Any, _: Any) -> None:
+        time.sleep(0.3)
+        connection.sendall(OK)
+
+    with serving(slow) as server:
+        transport = kind(config(server.url))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(transport.post, POST)
+            await anyio.sleep(0.15)
+            await transport.aclose()
+        assert not transport._idle
+
+
+async def test_interrupted_closing(config: Any) -> None:
+    """All connections are closed, also where closing one is interrupted."""
+    transport = HTTPXTransport(config("http://127.0.0.1:1"))
+    closed = []
+
+    class Interrupted:
+        def __init__(self) -> None:
+            self.http = self
+
+        async def aclose(self) -> None:
+            closed.append(self)
+            raise KeyboardInterrupt
+
+    transport._idle = [Interrupted(), Interrupted()]  # type: ignore[list-item]
+    with pytest.raises(KeyboardInterrupt):
+        await transport.aclose()
+    assert len(closed) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "detail"),
+    [
+        (httpx.ConnectTimeout("x"), "connection", "no connection within 10 s"),
+        (httpx.WriteTimeout("x"), "timeout", "no response within 60 s"),
+        (httpx.LocalProtocolError(f"Illegal header value b'Bearer {KEY}'"), "local", "LocalProtocolError"),
+        (httpx.RemoteProtocolError(f"illegal {KEY}"), "connection", "what came is not an HTTP response"),
+        (
+            httpx.RemoteProtocolError("Server disconnected"),
+            "connection",
+            "the connection was closed without a response",
+        ),
+        (httpx.ReadError(""), "connection", "the connection was lost (ReadError)"),
+        (anyio.EndOfStream(), "connection", "the connection was lost (EndOfStream)"),
+        (httpx.ProxyError("407 Authenticate"), "refused", "ProxyError: 407 Authenticate"),
+        (httpx.ProxyError("502 Bad Gateway"), "proxy", "ProxyError: 502 Bad Gateway"),
+        (
+            httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed"),
+            "certificate",
+            "its certificate can't be verified ([SSL: CERTIFICATE_VERIFY_FAILED] self-signed)",
+        ),
+    ],
+    ids=repr,
+)
+def test_words(error: Exception, kind: str, detail: str) -> None:
+    """What httpx raises is told in words, without what may hold the key."""
+    told = failure(error, 60.0)
+
+    assert told is not None
+    assert (told.kind, told.detail) == (kind, detail)
+
+
+def test_first_cause() -> None:
+    """Of a host with several addresses the first one's error is told."""
+    first = ConnectionRefusedError(111, "Connection refused")
+    several, cause = OSError("All connection attempts failed"), OSError("several")
+    cause.exceptions = (first, OSError("other"))  # type: ignore[attr-defined]
+    several.__cause__ = cause
+
+    assert first_cause(several) is first

@@ -1,0 +1,122 @@
+"""Proxies of the environment: which URL goes through which, and values that can't be used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qwen_aiml._errors import ConfigurationError
+from qwen_aiml._transport.base import Post, TransportFailure
+from qwen_aiml._transport.proxies import has_proxy, proxy_for, proxy_variable
+from qwen_aiml._transport.selection import SelectedTransport
+
+pytestmark = pytest.mark.anyio
+
+URL = "https://api.aimlapi.com/v1/embeddings"
+
+
+@pytest.mark.parametrize(
+    ("variable", "url", "expected"),
+    [
+        ("HTTPS_PROXY", URL, True),
+        ("https_proxy", URL, True),
+        ("ALL_PROXY", URL, True),
+        ("HTTP_PROXY", URL, False),
+        ("HTTP_PROXY", "http://service.example/v1", True),
+        ("HTTPS_PROXY", "https://127.0.0.1/v1", False),
+        ("HTTPS_PROXY", "https://localhost/v1", False),
+        ("NO_PROXY", URL, False),
+    ],
+)
+def test_proxies(variable: str, url: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy is used for URLs of its scheme, but not for this machine."""
+    monkeypatch.setenv(variable, "127.0.0.1:9\n")
+
+    assert has_proxy(url) == expected
+    assert proxy_for(url) == ("http://127.0.0.1:9" if expected else None)
+
+
+@pytest.mark.parametrize(
+    ("exceptions", "url", "expected"),
+    [
+        ("", URL, True),
+        ("other.example, api.aimlapi.com", URL, False),
+        ("aimlapi.com", URL, False),
+        (".aimlapi.com", URL, False),
+        ("*.aimlapi.com", URL, False),
+        ("lapi.com", URL, True),
+        ("*", URL, False),
+        ("https://api.aimlapi.com:443", URL, False),
+        ("api.aimlapi.com:8443", URL, True),
+        ("localhost,[::1],fd00::/8,nonsense[,:,", URL, True),
+        ("localhost,[::1],fd00::/8", "https://[fd00::5]:8443/v1", False),
+        ("[fd00::5]:8443", "https://[fd00::5]:8443/v1", False),
+        ("10.0.0.0/8", "https://10.1.2.3/v1", False),
+        ("10.0.0.0/8", "https://11.1.2.3/v1", True),
+    ],
+)
+def test_exceptions(exceptions: str, url: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What NO_PROXY names goes past the proxy; what can't be read in it is ignored."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", exceptions)
+
+    assert has_proxy(url) == expected
+
+
+@pytest.mark.parametrize("sync", [True, False])
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("http://user:hidden@proxy.example:port", "HTTPS_PROXY in the environment can't be used"),
+        ("http://user:hid\nden@proxy.example:1", "HTTPS_PROXY in the environment can't be used"),
+        ("ftp://user:hidden@127.0.0.1:9", "HTTPS_PROXY in the environment can't be used"),
+        ("socks5://user:hidden@127.0.0.1:9", r"pip install 'httpx\[socks\]'"),
+    ],
+)
+async def test_unusable(
+    value: str, said: str, sync: bool, config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that can't be used is named by its variable, without its password."""
+    monkeypatch.setenv("HTTPS_PROXY", value)
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        await SelectedTransport(config("https://service.example"), sync=sync).post(Post(b"{}", 5.0, 1000))
+
+    assert "hid" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("status", "kind"), [(407, "refused"), (502, "proxy")])
+async def test_refusing(
+    status: int, kind: str, config: Any, serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that refuses is told from one that fails."""
+
+    def answer(connection: Any, _: Any) -> None:
+        connection.sendall(b"HTTP/1.1 %d No\r\ncontent-length: 0\r\n\r\n" % status)
+
+    with serving(always=answer) as server:
+        monkeypatch.setenv("HTTPS_PROXY", server.url)
+        selected = SelectedTransport(config("https://service.example"), sync=False)
+        with pytest.raises(TransportFailure, match=str(status)) as caught:
+            await selected.post(Post(b"{}", 5.0, 1000))
+        await selected.aclose()
+
+    assert caught.value.kind == kind
+
+
+async def test_not_there(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is not there is told too."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    selected = SelectedTransport(config("https://service.example"), sync=False)
+    with pytest.raises(TransportFailure, match=r"no connection") as caught:
+        await selected.post(Post(b"{}", 5.0, 1000))
+    await selected.aclose()
+
+    assert caught.value.kind == "proxy"
+
+
+def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages name the variable, or else the system's settings."""
+    assert proxy_variable(URL) == "the proxy of the system's settings"
+    monkeypatch.setenv("ALL_PROXY", "x")
+    assert proxy_variable(URL) == "ALL_PROXY"

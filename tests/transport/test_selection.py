@@ -1,0 +1,255 @@
+"""Which transport is used: overrides, users' clients, watchers of httpx and httpx2, proxies, event loops."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+import respx
+import vcr
+
+from qwen_aiml._errors import ConfigurationError
+from qwen_aiml._keys import Secret
+from qwen_aiml._transport import instrumentation
+from qwen_aiml._transport.asyncio_transport import AsyncioTransport
+from qwen_aiml._transport.base import Post
+from qwen_aiml._transport.httpx_transport import HTTPXTransport, ThreadedHTTPXTransport
+from qwen_aiml._transport.instrumentation import is_watched, watched_library
+from qwen_aiml._transport.override import StandIn, everywhere
+from qwen_aiml._transport.selection import SelectedTransport, check_client
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+httpx2 = pytest.importorskip("httpx2")
+
+pytestmark = pytest.mark.anyio
+
+POST = Post(b"{}", 5.0, 1000)
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
+URL = "https://service.example/v1"
+
+
+def chosen(config: Any, given: Any = None, *, sync: bool = False) -> Any:
+    return SelectedTransport(config, given, sync=sync)._select()
+
+
+@pytest.fixture(params=[True, False], ids=["sync", "async"])
+def sync(request: pytest.FixtureRequest) -> bool:
+    """Serve callers of both kinds."""
+    return bool(request.param)
+
+
+async def test_default(config: Any, sync: bool, anyio_backend_name: str) -> None:
+    """Nobody watches httpx, so asyncio posts; Trio posts through httpx."""
+    selected = SelectedTransport(config(URL), sync=sync)
+    transport = selected._select()
+    assert selected._select() is transport
+    assert type(transport) is (AsyncioTransport if anyio_backend_name == "asyncio" else HTTPXTransport)
+    await selected.aclose()
+
+
+async def test_setting(sync: bool) -> None:
+    """The setting leads to httpx."""
+    settings = SimpleNamespace(transport="httpx", endpoint=f"{URL}/embeddings", is_local=False)
+    transport = chosen(settings, sync=sync)
+    assert type(transport) is HTTPXTransport
+    assert transport._library is httpx
+
+
+async def test_proxy(config: Any, sync: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So does a proxy, from the next request on."""
+    selected = SelectedTransport(config(URL), sync=sync)
+    selected._select()
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    assert type(selected._select()) is HTTPXTransport
+
+
+async def test_override(config: Any, sync: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An override answers instead of everything else but its own clients."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=request.headers["authorization"])
+
+    mock = httpx.MockTransport(handle)
+    clients: dict[str, Any] = {
+        "Client": httpx.Client(transport=mock),
+        "AsyncClient": httpx.AsyncClient(transport=mock),
+    }
+    override = StandIn(clients=clients, key=Secret("own"), replaced=frozenset({config(URL).secret}))
+    monkeypatch.setattr(everywhere, "stand_in", override)
+    selected = SelectedTransport(config(URL), sync=sync)
+    for _ in range(2):
+        assert (await selected.post(POST)).body == b"Bearer own"
+
+    given: Any = SimpleNamespace(qwen_aiml_service="emulator", is_closed=False)
+    monkeypatch.setattr(selected, "_given", given)
+    with pytest.raises(AttributeError):
+        await selected.post(POST)
+    clients["Client"].close()
+    await clients["AsyncClient"].aclose()
+
+
+def test_clients_accepted() -> None:
+    """Clients of either library are accepted, subclasses too, and nothing else."""
+    openai = pytest.importorskip("openai", minversion="2")
+    for made in (httpx.Client(), httpx2.Client(), openai.DefaultHttpxClient()):
+        check_client(made, sync=True)
+        with pytest.raises(ConfigurationError, match=r"http_async_client must be an httpx.AsyncClient or"):
+            check_client(made, sync=False)
+        made.close()
+    for kind in (httpx.AsyncClient, httpx2.AsyncClient, openai.DefaultAsyncHttpxClient):
+        check_client(kind(), sync=False)
+    check_client(None, sync=True)
+    with pytest.raises(
+        ConfigurationError, match=r"http_client must be an httpx.Client or httpx2.Client, not builtins"
+    ):
+        check_client(object(), sync=True)
+
+
+async def test_clients_of_users(config: Any, serving: Any) -> None:
+    """They post, and stay open."""
+    openai = pytest.importorskip("openai")
+    with serving(OK, OK, OK, OK) as server:
+        for made in (httpx2.Client(), openai.DefaultHttpxClient()):
+            selected = SelectedTransport(config(server.url), made, sync=True)
+            assert (await selected.post(POST)).body == b"{}"
+            await selected.aclose()
+            assert not made.is_closed
+            made.close()
+        for made in (httpx2.AsyncClient(), openai.DefaultAsyncHttpxClient()):
+            selected = SelectedTransport(config(server.url), made, sync=False)
+            assert (await selected.post(POST)).body == b"{}"
+            await selected.aclose()
+            assert not made.is_closed
+            await made.aclose()
+
+
+async def watching(config: Any, library: str) -> None:
+    """Check that each kind of caller passes through what is watched."""
+    assert is_watched()
+    assert watched_library() == library
+    for sync, kind in ((True, ThreadedHTTPXTransport), (False, HTTPXTransport)):
+        transport = chosen(config(URL), sync=sync)
+        assert type(transport) is kind
+        assert transport._library is sys.modules[library]
+
+
+async def test_respx(config: Any) -> None:
+    """The mock of respx answers."""
+    assert not is_watched()
+    for using in ("httpcore", "httpx"):
+        with respx.mock(using=using) as mock:
+            mock.post(f"{URL}/embeddings").respond(content=b"mocked")
+            await watching(config, "httpx")
+            for sync in (True, False):
+                selected = SelectedTransport(config(URL), sync=sync)
+                assert (await selected.post(POST)).body == b"mocked"
+                await selected.aclose()
+    assert not is_watched()
+
+
+async def test_pytest_httpx(config: Any, request: pytest.FixtureRequest) -> None:
+    """So does that of pytest-httpx."""
+    mock = request.getfixturevalue("httpx_mock")
+    mock.add_response(url=f"{URL}/embeddings", content=b"mocked", is_reusable=True)
+    await watching(config, "httpx")
+    for sync in (True, False):
+        selected = SelectedTransport(config(URL), sync=sync)
+        assert (await selected.post(POST)).body == b"mocked"
+        await selected.aclose()
+
+
+async def test_pytest_httpx2(config: Any, request: pytest.FixtureRequest) -> None:
+    """And that of pytest-httpx2."""
+    pytest.importorskip("pytest_httpx2")
+    mock = request.getfixturevalue("httpx2_mock")
+    mock.post(f"{URL}/embeddings").respond(content=b"mocked")
+    await watching(config, "httpx2")
+    for sync in (True, False):
+        selected = SelectedTransport(config(URL), sync=sync)
+        assert (await selected.post(POST)).body == b"mocked"
+        await selected.aclose()
+
+
+async def test_vcrpy(config: Any, sync: bool, serving: Any, tmp_path: Path) -> None:
+    """A recorder of vcrpy records, and gives what it recorded."""
+    path = str(tmp_path / "cassette.yaml")
+    with serving(OK) as server, vcr.use_cassette(path):
+        await watching(config, "httpx")
+        selected = SelectedTransport(config(server.url), sync=sync)
+        assert (await selected.post(POST)).body == b"{}"
+        await selected.aclose()
+    with vcr.use_cassette(path, record_mode="none") as cassette:
+        selected = SelectedTransport(config(server.url), sync=sync)
+        assert (await selected.post(POST)).body == b"{}"
+        await selected.aclose()
+    assert cassette.play_count == 1
+    assert not is_watched()
+
+
+@pytest.mark.parametrize("library", ["httpx", "httpx2"])
+async def test_opentelemetry(config: Any, library: str) -> None:
+    """OpenTelemetry's wrappers pass for functions, and are seen; so they are when they come and go."""
+    module = pytest.importorskip("opentelemetry.instrumentation.httpx")
+    name = "HTTPXClientInstrumentor" if library == "httpx" else "HTTPX2ClientInstrumentor"
+    if not hasattr(module, name):
+        pytest.skip("not in this version")
+    instrumentor: Any = getattr(module, name)()
+    assert not is_watched()
+    instrumentor.instrument()
+    try:
+        await watching(config, library)
+    finally:
+        instrumentor.uninstrument()
+    assert not is_watched()
+
+
+@pytest.mark.parametrize("library", ["httpx", "httpx2"])
+async def test_sentry(config: Any, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So are Sentry's functions."""
+    module = sys.modules[library]
+    for kind in (module.Client, module.AsyncClient):
+        monkeypatch.setattr(kind, "send", kind.send)  # put back afterwards
+    integration = pytest.importorskip(f"sentry_sdk.integrations.{library}")
+    getattr(integration, f"{library.capitalize()}Integration").setup_once()
+    await watching(config, library)
+
+
+async def test_replaced_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class that was replaced counts as well; what is missing, or not imported, does not."""
+    assert not is_watched()
+    with monkeypatch.context() as patch:
+        patch.setattr(httpx, "Client", SimpleNamespace(send=None))
+        assert watched_library() == "httpx"
+    with monkeypatch.context() as patch:
+        patch.delattr(httpx, "Client")
+        assert not is_watched()
+    with monkeypatch.context() as patch:
+        patch.setattr(instrumentation, "_originals", {})
+        patch.delitem(sys.modules, "httpx")
+        assert not is_watched()
+        assert "httpx" not in instrumentation._originals
+    assert not is_watched()
+
+
+async def test_closing(config: Any) -> None:
+    """All transports are closed, also where one of them can't be."""
+    selected = SelectedTransport(config(URL), sync=False)
+
+    async def fail() -> None:
+        raise KeyboardInterrupt
+
+    closed: list[bool] = []
+
+    async def close() -> None:
+        closed.append(True)
+
+    first, second = SimpleNamespace(aclose=fail), SimpleNamespace(aclose=close)
+    selected._transports = {"a": first, "b": second}
+    with pytest.raises(KeyboardInterrupt):
+        await selected.aclose()
+    assert closed

@@ -1,0 +1,97 @@
+"""The TLS context, and closing with the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from qwen_aiml._errors import ConfigurationError
+from qwen_aiml._transport.lifetime import close_with_loop, current_loop, is_closed
+from qwen_aiml._transport.tls import tls_context
+
+CERTIFICATE = Path(__file__).parent.parent / "matrix" / "self_signed.pem"
+
+
+@pytest.fixture(autouse=True)
+def no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin with the default."""
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+
+
+def test_default() -> None:
+    """The certificates are read once."""
+    context = tls_context()
+
+    assert context is tls_context()
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.get_ca_certs()
+
+
+def test_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment may name a folder; a file goes before it."""
+    monkeypatch.setenv("SSL_CERT_DIR", f"/nonexistent{os.pathsep}{tmp_path}")
+    assert tls_context().get_ca_certs() == []
+
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    assert len(tls_context().get_ca_certs()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("SSL_CERT_FILE", "/nonexistent.pem"), ("SSL_CERT_FILE", __file__), ("SSL_CERT_DIR", "/nonexistent")],
+)
+def test_unreadable(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can't be read is named by its variable."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=f"{name} in the environment can't be used"):
+        tls_context()
+
+
+def test_truststore() -> None:
+    """A class that takes the place of `ssl.SSLContext` is used from then on."""
+    truststore = pytest.importorskip("truststore")
+    plain = tls_context()
+    truststore.inject_into_ssl()
+    try:
+        assert isinstance(tls_context(), truststore.SSLContext)
+    finally:
+        truststore.extract_from_ssl()
+    assert tls_context() is plain
+
+
+class Closable:
+    """Notes that it was closed."""
+
+    def __init__(self) -> None:
+        self.loop: Any = None
+        self.closed = False
+
+    async def aclose(self) -> None:
+        """Note it."""
+        self.closed = True
+
+
+async def begin(closable: Any) -> Any:
+    closing = close_with_loop(closable)
+    await closing.__anext__()
+    closable.loop = current_loop()
+    assert not is_closed(closable.loop)
+    return closing
+
+
+@pytest.mark.parametrize("run", [lambda do, it: asyncio.run(do(it)), trio.run], ids=["asyncio", "trio"])
+def test_lifetime(run: Any) -> None:
+    """What is begun with an event loop is closed before that ends."""
+    closable = Closable()
+    closing = run(begin, closable)
+
+    assert closable.closed
+    assert is_closed(closable.loop) == isinstance(closable.loop, asyncio.AbstractEventLoop)
+    del closing
