@@ -10,6 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary, WeakSet
 
+import anyio.lowlevel
+
 from .._cache.access import CacheAccess
 from .._cache.entries import namespace
 from .._cache.protocol import open_cache
@@ -18,9 +20,9 @@ from .._errors import ConfigurationError
 from .._progress import Reporter
 from .._results import Usage
 from .._texts.validation import check_role
-from .._transport.lifetime import current_loop, is_closed
+from .._transport.httpx_library import check_client
 from .._transport.override import meant, service_of
-from .._transport.selection import SelectedTransport, check_client
+from .._transport.selection import SelectedTransport
 from .job import Job
 from .limiter import FIRST_WINDOW, Limiter
 from .queue import Queue
@@ -253,6 +255,17 @@ class Engine:
             session = None if loop is None else self._sessions.get(loop)
             if session is not None and (session.is_closed or is_closed(loop)):
                 self._sessions.pop(loop, None)
+
+
+def current_loop() -> Any:
+    """Return the event loop that runs here; of Trio, its token."""
+    token = anyio.lowlevel.current_token()
+    return getattr(token, "native_token", token)
+
+
+def is_closed(loop: Any) -> bool:
+    """Tell whether a loop is known to have ended; Trio's token does not tell."""
+    return bool(loop.is_closed()) if hasattr(loop, "is_closed") else False
 
 
 def make_limiter(config: EmbeddingConfig) -> Limiter:

@@ -1,5 +1,5 @@
 """
-Posting over asyncio, on connections that are kept for the next request.
+Posting over asyncio: HTTP/1.1 on connections that are kept for the next request; httptools parses.
 
 Names, addresses, TLS and buffering are the event loop's.
 """
@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import anyio
+import httptools
 
-from .base import CONNECT_TIMEOUT, TransportFailure
-from .failures import CLOSED, no_connection, no_response, no_response_in_time
-from .http1 import DEFAULT_PORTS, ResponseReader, request_head
-from .tls import tls_context
+from .base import CONNECT_TIMEOUT, TransportFailure, headers_of
+from .body import Body, conclude
+from .environment import tls_context
+from .failures import CLOSED, NOT_HTTP, cut_body, no_connection, no_response, no_response_in_time
 
 if TYPE_CHECKING:
     from .._config import EmbeddingConfig
@@ -25,39 +25,33 @@ if TYPE_CHECKING:
     from .base import Post
 
 KEEP_ALIVE = 4.0  # seconds that a connection is kept unused; after five many servers close it
-_LOOK_AGAIN = 0.1  # seconds unused after which the event loop gets to see whether the server has closed it
-_HAPPY_EYEBALLS_DELAY = 0.25  # Source: RFC 8305, section 5
+_LOOK_AGAIN = 0.1  # seconds unused after which the loop gets to see whether the server has closed it
 _BUFFER_SIZE = 256 * 1024
+_MAX_HEAD = 64 * 1024
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class AsyncioTransport:
-    """
-    Posts over connections of one asyncio event loop, the one that runs when it posts.
-
-    Args:
-        config: The settings.
-    """
+    """Posts over connections of one asyncio event loop, the one that runs when it posts."""
 
     def __init__(self, config: EmbeddingConfig) -> None:
         self._config = config
         self._idle: list[_Connection] = []
         self._is_closed = False
-        # One for all connections, since reading fills and empties it in one step; not so on Windows.
+        # Of all connections, since reading fills and empties it in one step; on Windows the system fills it.
         self._buffer = None if sys.platform == "win32" else bytearray(_BUFFER_SIZE)
         parts = urlsplit(config.endpoint)
-        host = parts.hostname or ""
-        self._host = host if ":" in host else host.encode("idna").decode()
-        self._port = parts.port or DEFAULT_PORTS[parts.scheme]
+        self._host = parts.hostname or ""
+        self._port = parts.port or _DEFAULT_PORTS[parts.scheme]
         self._is_tls = parts.scheme == "https"
-        self._head = request_head(config, self._host, self._port)
+        headers = {"Host": parts.netloc.removesuffix(f":{_DEFAULT_PORTS[parts.scheme]}"), **headers_of(config)}
+        path = quote(parts.path, safe="/%:@!$&'()*+,;=~")
+        lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+        # What is the same in each request: all but the key and the length.
+        self._head = "\r\n".join(lines).encode()
 
     async def post(self, request: Post) -> Response:
-        """
-        Post, and read the response.
-
-        Raises:
-            TransportFailure: If no response came, or a 2xx without a whole body.
-        """
+        """Post, and read the response; see `Transport.post`."""
         secret = self._config.secret
         connection = await self._take() or await self._connect(min(request.timeout, CONNECT_TIMEOUT))
         try:
@@ -85,9 +79,10 @@ class AsyncioTransport:
         await asyncio.sleep(0)
 
     async def _take(self) -> _Connection | None:
+        loop = asyncio.get_running_loop()
         while self._idle:
             connection = self._idle.pop()
-            if time.monotonic() - connection.idle_since > _LOOK_AGAIN:
+            if loop.time() - connection.used_at > _LOOK_AGAIN:
                 # The loop may have been blocked since: it looks at its sockets, then makes the calls due.
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
@@ -99,10 +94,8 @@ class AsyncioTransport:
     async def _connect(self, limit: float) -> _Connection:
         loop = asyncio.get_running_loop()
         tls = tls_context() if self._is_tls else None
-        # uvloop tries one address after the other, and has no such parameter.
-        delay: Any = (
-            {"happy_eyeballs_delay": _HAPPY_EYEBALLS_DELAY} if isinstance(loop, asyncio.BaseEventLoop) else {}
-        )
+        # Source: RFC 8305, section 5. uvloop tries one address after the other, and has no such parameter.
+        delay: Any = {"happy_eyeballs_delay": 0.25} if isinstance(loop, asyncio.BaseEventLoop) else {}
         connection = _Connection(loop, self._buffer or bytearray(_BUFFER_SIZE))
         failure = TransportFailure("connection", f"no connection within {limit:.3g} s")
         try:
@@ -122,51 +115,35 @@ class AsyncioTransport:
 
 
 class _Connection(asyncio.BufferedProtocol):
-    """
-    One connection, which carries one request at a time.
-
-    Args:
-        loop: The event loop.
-
-        buffer: Where the loop puts what it receives.
-
-    Attributes:
-        idle_since: When the latest response was complete.
-    """
+    """One connection, which carries one request at a time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, buffer: bytearray) -> None:
         self._loop = loop
         self._buffer = memoryview(buffer)
         self._transport: Any = None
-        self._is_open = False
-        self._is_sending = False
-        self._reader: ResponseReader | None = None
+        self._is_open = self._is_sending = False
+        self._reader: _Reader | None = None
         self._outcome: asyncio.Future[Response] | None = None
-        self._timeout = 0.0
+        self._timeout = KEEP_ALIVE
         # One timer serves all requests: when it fires, it looks whether the deadline has moved.
-        self._deadline = self._fires_at = 0.0
+        self._deadline = self._fires_at = self.used_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self.idle_since = 0.0
 
     @property
     def is_usable(self) -> bool:
-        """Whether it is open, and can carry a request."""
-        return self._is_open and not self._is_sending and time.monotonic() < self._deadline
+        return self._is_open and not self._is_sending and self._loop.time() < self._deadline
 
     async def start_tls(self, context: Any, host: str) -> None:
-        """Do the TLS handshake."""
         tls = await self._loop.start_tls(self._transport, self, context, server_hostname=host)
         self.connection_made(tls)
 
     def send(self, request: Post, data: bytes) -> asyncio.Future[Response]:
-        """Send a request; the future is that of its response."""
         self._outcome = self._loop.create_future()
         if not self._is_open:
             # It was closed between connecting and here, and nothing will tell so again.
             self._outcome.set_exception(TransportFailure("connection", CLOSED))
             return self._outcome
-        self._reader = ResponseReader(request.max_bytes)
-        self._timeout = request.timeout
+        self._reader = _Reader(request.max_bytes)
         self._extend(request.timeout)
         if self._timer is None or self._fires_at > self._deadline:
             self._set_timer()
@@ -174,7 +151,6 @@ class _Connection(asyncio.BufferedProtocol):
         return self._outcome
 
     def abort(self) -> None:
-        """Close it at once, sent or not."""
         self._is_open = False
         self._reader = self._outcome = None
         if self._timer is not None:
@@ -183,10 +159,7 @@ class _Connection(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
 
-    # What the event loop calls.
-
     def connection_made(self, transport: Any) -> None:
-        """Begin."""
         self._transport = transport
         self._is_open = True
         self._extend(KEEP_ALIVE)
@@ -194,11 +167,9 @@ class _Connection(asyncio.BufferedProtocol):
         transport.set_write_buffer_limits(high=1, low=0)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 (the loop's signature)
-        """Give what to receive into."""
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take in what was received."""
         reader = self._reader
         if reader is None:
             # Nobody asked for it, so nobody knows what the next response would belong to.
@@ -209,35 +180,33 @@ class _Connection(asyncio.BufferedProtocol):
             self._finish(reader, reader.failure)
 
     def eof_received(self) -> None:
-        """Take in that the server sends no more."""
         self._end(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Take in that the connection has ended."""
         self._end(exc)
 
     def pause_writing(self) -> None:
-        """Note that not all is sent."""
         self._is_sending = True
 
     def resume_writing(self) -> None:
-        """Note that all is sent."""
         self._is_sending = False
         if self._reader is not None:
             self._extend(self._timeout)
 
     def _extend(self, seconds: float) -> None:
-        self._deadline = time.monotonic() + seconds
+        self._timeout = seconds
+        self.used_at = self._loop.time()
+        self._deadline = self.used_at + seconds
 
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._fires_at = self._deadline
-        self._timer = self._loop.call_later(self._deadline - time.monotonic(), self._on_timer)
+        self._timer = self._loop.call_at(self._deadline, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
-        if time.monotonic() < self._deadline:
+        if self._loop.time() < self._deadline:
             self._set_timer()
         elif self._reader is None:
             self.abort()
@@ -249,10 +218,9 @@ class _Connection(asyncio.BufferedProtocol):
         if (reader := self._reader) is not None:
             self._finish(reader, reader.end() if error is None else no_response(error))
 
-    def _finish(self, reader: ResponseReader, failure: TransportFailure | None) -> None:
+    def _finish(self, reader: _Reader, failure: TransportFailure | None) -> None:
         outcome, self._outcome, self._reader = self._outcome, None, None
         self._is_open = self._is_open and failure is None and reader.is_reusable
-        self.idle_since = time.monotonic()
         self._extend(KEEP_ALIVE)
         if outcome is None or outcome.done():  # cancelled
             return
@@ -260,3 +228,75 @@ class _Connection(asyncio.BufferedProtocol):
             outcome.set_result(reader.conclude(failure))
         except TransportFailure as error:
             outcome.set_exception(error)
+
+
+class _Reader:
+    """Reads one response. An exception in what httptools calls would come back as another."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._status = 0
+        self._headers: dict[str, str] = {}
+        self._body: Body | None = None
+        self._is_complete = self.is_reusable = False
+        self.failure: TransportFailure | None = None
+        self._left = _MAX_HEAD  # bytes that may come
+        self._parser: Any = httptools.HttpResponseParser(self)
+
+    def feed(self, data: memoryview) -> bool:
+        """Take in what was received; tell whether nothing more is to be read."""
+        self._left -= len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            # What follows a complete response is no part of it. The parser's words may repeat what came.
+            self._fail(NOT_HTTP)
+        if self._left < 0:
+            self._fail("the headers are too long, or the body has too much around it")
+        return self._is_complete or self.failure is not None or bool(self._body and self._body.is_enough)
+
+    def end(self) -> TransportFailure | None:
+        """Say what is missing, now that the connection was closed; None if nothing is."""
+        if self._body is None:
+            return TransportFailure("connection", CLOSED)
+        is_chunked = "chunked" in self._headers.get("transfer-encoding", "").lower()
+        return cut_body(self._body.size) if is_chunked or "content-length" in self._headers else None
+
+    def conclude(self, failure: TransportFailure | None) -> Response:
+        # It holds this object, and both would keep the body until garbage is collected.
+        self._parser = None
+        if self._body is None:
+            raise failure or TransportFailure("connection", CLOSED)
+        return conclude(self._status, self._headers, self._body, failure)
+
+    def _fail(self, detail: str) -> None:
+        self.is_reusable = False
+        if not self._is_complete:
+            self.failure = self.failure or TransportFailure("connection", detail)
+
+    def on_message_begin(self) -> None:
+        self.is_reusable = False  # something follows a complete response
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._body is None:
+            key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+            self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
+
+    def on_headers_complete(self) -> None:
+        status: int = self._parser.get_status_code()
+        if self._body is None and status >= 200:  # noqa: PLR2004 (below that are interim responses)
+            self._status = status
+            self._body = Body(self._max_bytes, self._headers)
+            # A body needs no more than its own size, around its chunks and in trailers.
+            self._left += 2 * self._max_bytes
+
+    def on_body(self, data: bytes) -> None:
+        if self._body is not None and not self._is_complete:
+            self._body.feed(data)
+
+    def on_message_complete(self) -> None:
+        if self._body is None:
+            self._headers.clear()
+        elif not self._is_complete:
+            self._is_complete = True
+            self.is_reusable = self._parser.should_keep_alive()

@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from msgspec import Struct
 
+from .._version import __version__
+
 if TYPE_CHECKING:
+    from .._config import EmbeddingConfig
     from .._protocol.response import Response
 
 CONNECT_TIMEOUT = 10.0
@@ -69,3 +72,18 @@ class Transport(Protocol):
     async def aclose(self) -> None:
         """Close the connections, those in use as soon as their response is there."""
         ...
+
+
+def headers_of(config: EmbeddingConfig) -> dict[str, str]:
+    """Return the headers of each request, the user's over ours, without the key and the length."""
+    headers = {
+        "Accept": "application/json",
+        "Accept-Encoding": "gzip",
+        "Content-Type": "application/json",
+        "User-Agent": f"qwen-aiml/{__version__}",
+    }
+    own = {name.lower(): name for name in headers}
+    for name, value in (config.default_headers or {}).items():
+        headers.pop(own.get(name.lower(), ""), None)
+        headers[name] = value
+    return headers

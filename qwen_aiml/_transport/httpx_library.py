@@ -1,13 +1,40 @@
-"""Which library a client comes from, httpx or httpx2; imports neither."""
+"""
+httpx and httpx2, neither of which is imported here: which of them a client comes from, and which is watched.
+
+Instrumentation, recorders and mocks replace functions of theirs, and would miss what does not call these.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+from types import FunctionType
 from typing import Any
 
 from .._errors import ConfigurationError
 
 _LIBRARIES = ("httpx", "httpx2")
+
+# Where they put themselves between a program and the network: Sentry, ddtrace and Elastic APM at `send`, New
+# Relic at `_send_single_request`, respx and pook at `_transport_for_url` or in httpcore, OpenTelemetry,
+# Logfire, vcrpy and pytest-httpx at the transports.
+_CLIENT = ("send", "_send_single_request", "_transport_for_url")
+_LIBRARY = (
+    ("Client", _CLIENT),
+    ("AsyncClient", _CLIENT),
+    ("HTTPTransport", ("handle_request",)),
+    ("AsyncHTTPTransport", ("handle_async_request",)),
+)
+_CORE = (
+    ("ConnectionPool", ("handle_request",)),
+    ("AsyncConnectionPool", ("handle_async_request",)),
+    ("HTTPConnection", ("handle_request",)),
+    ("AsyncHTTPConnection", ("handle_async_request",)),
+)
+_PLACES = {
+    "httpx": {"httpx": _LIBRARY, "httpcore": _CORE},
+    "httpx2": {"httpx2": _LIBRARY, "httpcore2": _CORE},
+}
 
 
 def library_of(client: Any, kind: str) -> Any:
@@ -30,3 +57,33 @@ def check_client(given: Any, *, sync: bool) -> None:
     if given is not None and library_of(given, kind) is None:
         made = f"{type(given).__module__}.{type(given).__qualname__}"
         raise ConfigurationError(f"{name} must be an httpx.{kind} or httpx2.{kind}, not {made}")
+
+
+def watched_library() -> str | None:
+    """
+    Name the library that somebody watches, and would miss what does not pass through; None if nobody does.
+
+    httpx goes before httpx2 if both are watched; neither is imported.
+    """
+    for library, modules in _PLACES.items():
+        for name, places in modules.items():
+            module = sys.modules.get(name)
+            if module is not None and _is_watched(module, places):
+                return library
+    return None
+
+
+def _is_watched(module: Any, places: tuple[tuple[str, tuple[str, ...]], ...]) -> bool:
+    folder = os.path.dirname(getattr(module, "__file__", None) or "") + os.sep  # noqa: PTH120 (each request)
+    for kind_name, function_names in places:
+        kind = getattr(module, kind_name, None)
+        if kind is None:
+            # Another thread is importing it just now.
+            return False
+        for name in function_names:
+            function = getattr(kind, name, None)
+            # The exact type and the file of the code: wrappers copy the name and the module of what they
+            # wrap, and those of wrapt pass for functions with `isinstance`.
+            if type(function) is not FunctionType or not function.__code__.co_filename.startswith(folder):
+                return True
+    return False

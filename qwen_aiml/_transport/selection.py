@@ -5,13 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Literal
 
-from .httpx_library import check_client
-from .instrumentation import watched_library
-from .lifetime import current_loop
+from .environment import proxy_for
+from .httpx_library import watched_library
 from .override import everywhere, service_of
-from .proxies import has_proxy
-
-__all__ = ["SelectedTransport", "check_client"]
 
 if TYPE_CHECKING:
     from .._config import EmbeddingConfig
@@ -41,7 +37,7 @@ class SelectedTransport:
         self._given = given
         self._sync = sync
         self._endpoint = config.endpoint
-        self._needs_httpx = getattr(config, "transport", "auto") == "httpx"
+        self._needs_httpx = config.transport == "httpx"
         self._is_asyncio: bool | None = None
         self._overridden: tuple[StandIn, Transport] | None = None
         self._transports: dict[str, Transport] = {}
@@ -83,8 +79,8 @@ class SelectedTransport:
             # What watches a synchronous caller may watch no more than the synchronous classes.
             return self._made("threaded" if self._sync else "async", library)
         if self._is_asyncio is None:
-            self._is_asyncio = isinstance(current_loop(), asyncio.AbstractEventLoop)
-        if self._needs_httpx or not self._is_asyncio or has_proxy(self._endpoint):
+            self._is_asyncio = asyncio._get_running_loop() is not None  # noqa: SLF001 (documented)
+        if self._needs_httpx or not self._is_asyncio or proxy_for(self._endpoint) is not None:
             return self._made("async", "httpx")
         return self._made("asyncio", "")
 

@@ -22,7 +22,7 @@ POST = Post(b"{}", 5.0, 1000)
 LENGTH = b"content-length: %d\r\n\r\n"
 HEAD = b"HTTP/1.1 200 OK\r\n"
 OK = HEAD + LENGTH % 2 + b"{}"
-ZIPPED = gzip.compress(b"{}")
+ZIPPED = gzip.compress(b"{}", mtime=0)
 
 
 def gzipped(packed: bytes, status: bytes = b"200 OK", coding: bytes = b"gzip") -> bytes:
@@ -254,7 +254,7 @@ def bomb() -> bytes:
     """Pack 16 MiB of zeros twice, as `gzip, gzip` does."""
     inner = zlib.compressobj(9, wbits=31)
     once = b"".join([*(inner.compress(bytes(1 << 20)) for _ in range(16)), inner.flush()])
-    return gzip.compress(once)
+    return gzip.compress(once, mtime=0)
 
 
 @pytest.mark.parametrize("coding", [b"gzip", b"gzip, gzip", b"br", b"deflate, gzip"])

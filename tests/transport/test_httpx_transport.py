@@ -13,7 +13,8 @@ import pytest
 
 from qwen_aiml._errors import ConfigurationError
 from qwen_aiml._transport.base import Post, TransportFailure
-from qwen_aiml._transport.httpx_failures import failure, first_cause
+from qwen_aiml._transport.failures import first_cause
+from qwen_aiml._transport.failures import httpx_failure as failure
 from qwen_aiml._transport.httpx_transport import HTTPXTransport, ThreadedHTTPXTransport
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left")]

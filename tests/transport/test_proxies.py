@@ -8,7 +8,7 @@ import pytest
 
 from qwen_aiml._errors import ConfigurationError
 from qwen_aiml._transport.base import Post, TransportFailure
-from qwen_aiml._transport.proxies import has_proxy, proxy_for, proxy_variable
+from qwen_aiml._transport.environment import has_proxy, proxy_for, proxy_variable
 from qwen_aiml._transport.selection import SelectedTransport
 
 pytestmark = pytest.mark.anyio

@@ -13,11 +13,11 @@ import vcr
 
 from qwen_aiml._errors import ConfigurationError
 from qwen_aiml._keys import Secret
-from qwen_aiml._transport import instrumentation
+from qwen_aiml._transport import httpx_library as instrumentation
 from qwen_aiml._transport.asyncio_transport import AsyncioTransport
 from qwen_aiml._transport.base import Post
 from qwen_aiml._transport.httpx_transport import HTTPXTransport, ThreadedHTTPXTransport
-from qwen_aiml._transport.instrumentation import is_watched, watched_library
+from qwen_aiml._transport.httpx_library import is_watched, watched_library
 from qwen_aiml._transport.override import StandIn, everywhere
 from qwen_aiml._transport.selection import SelectedTransport, check_client
 

@@ -12,8 +12,8 @@ import pytest
 import trio
 
 from qwen_aiml._errors import ConfigurationError
-from qwen_aiml._transport.lifetime import close_with_loop, current_loop, is_closed
-from qwen_aiml._transport.tls import tls_context
+from qwen_aiml._engine.engine import current_loop, is_closed
+from qwen_aiml._transport.environment import tls_context
 
 CERTIFICATE = Path(__file__).parent.parent / "matrix" / "self_signed.pem"
 

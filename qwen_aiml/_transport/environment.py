@@ -1,14 +1,17 @@
-"""The proxy that the environment names for a URL. Reads the environment; no other I/O here."""
+"""What the environment says of the way to a URL: its proxy, and the certificates to trust."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
-from functools import lru_cache
+import ssl
+from functools import cache, lru_cache
 from urllib.parse import urlsplit
 
+from .._errors import ConfigurationError
 from .._urls import is_loopback
 
+_FILE, _FOLDER = "SSL_CERT_FILE", "SSL_CERT_DIR"
 _NAMES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _VARIABLES = tuple(name for lower in _NAMES for name in (lower, lower.upper()))
 
@@ -86,3 +89,38 @@ def _matches(host: str, entry: str) -> bool:
         return ipaddress.ip_address(host) in network
     except ValueError:
         return False
+
+
+def tls_context() -> ssl.SSLContext:
+    """
+    Give the context for new connections, which is cached.
+
+    It is made again when the environment names other certificates.
+
+    Raises:
+        ConfigurationError: If the certificates that the environment names can't be read.
+    """
+    # The class is part of the key, since `truststore.inject_into_ssl` replaces it.
+    return _tls_context(ssl.SSLContext, os.environ.get(_FILE), os.environ.get(_FOLDER))
+
+
+@cache
+def _tls_context(_: type[ssl.SSLContext], file: str | None, folder: str | None) -> ssl.SSLContext:
+    # Reading the CA certificates takes some 25 ms, so all connections share one context.
+    try:
+        if folder and not file:
+            if not any(map(os.path.isdir, folder.split(os.pathsep))):
+                # OpenSSL would take it without a word, and then trust nobody.
+                raise FileNotFoundError("no such directory")
+            return ssl.create_default_context(capath=folder)
+        if not file:
+            import certifi  # noqa: PLC0415 (only needed here)
+
+            file = certifi.where()
+        return ssl.create_default_context(cafile=file)
+    except OSError as error:
+        message = (
+            f"{_FOLDER if folder and not file else _FILE} in the environment can't be used: {error}. What to do: set it "
+            "to CA certificates (PEM), or unset it"
+        )
+    raise ConfigurationError(message)
