@@ -6,24 +6,26 @@ from typing import Any
 
 import pytest
 
-from qwen_aiml import _address, _config, _pace, _retry
+from qwen_aiml import _keys, _urls
+from qwen_aiml._engine import retry
+from qwen_aiml._engine.limiter import Limiter
 
 KEY = "sk-test-0123456789abcdef"
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no key, address or proxy of the machine into a test."""
+    """Let no key, URL or proxy of the machine into a test."""
     proxies = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
-    for name in (*_config.KEY_VARIABLES, *_address.URL_VARIABLES, *proxies, "NO_PROXY", "no_proxy"):
+    for name in (*_keys.KEY_VARIABLES, *_urls.URL_VARIABLES, *proxies, "NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Try again at once, also after a refusal for the rate."""
-    monkeypatch.setattr(_retry, "FIRST_BACKOFF", 0.0)
-    monkeypatch.setattr(_pace.Pace, "refused", lambda self, start, now, *_: self.lost(start, now))
+    """Retry at once, also after a 429."""
+    monkeypatch.setattr(retry, "FIRST_BACKOFF", 0.0)
+    monkeypatch.setattr(Limiter, "refused", lambda self, start, now, *_: self.lost(start, now))
 
 
 @pytest.fixture(params=["asyncio", "trio"])

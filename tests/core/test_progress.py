@@ -58,7 +58,7 @@ def run(work: Job, *outcomes: Callable[[bytes], Answer]) -> None:
             flow.send(outcome(step.body))
 
 
-def good(body: bytes) -> Answer:
+def good(body: bytes) -> Response:
     texts = orjson.loads(body)["input"]
     data = [{"index": at, "embedding": [1.0, 2.0]} for at in range(len(texts))]
     return Response(200, {}, orjson.dumps({"data": data, "usage": {"total_tokens": 3}}))

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_aiml import ResponseFormatError, _simd
+from qwen_aiml import ResponseFormatError
+from qwen_aiml._protocol import simd as _simd
 from qwen_aiml._protocol.arrays import packed
 from qwen_aiml._protocol.simd import packed_success
 from qwen_aiml._protocol.response import Response, decode
