@@ -6,6 +6,7 @@ from array import array
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from fakes import HANG, After, FakeStore, Harness, Outcome, accepted, status, vector
 

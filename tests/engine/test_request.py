@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 import orjson
 import pytest
 from fakes import HANG, After, Harness, Outcome, accepted, status, vector
