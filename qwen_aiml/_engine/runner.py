@@ -201,6 +201,9 @@ def _background_loop() -> _BackgroundLoop | None:
     with _background.lock:
         if _background.loop is None:
             try:
+                # First, since a loop that fails half made would warn when it is collected.
+                for end in socket.socketpair():
+                    end.close()
                 loop = _BackgroundLoop()
             except Exception as error:
                 message = (
