@@ -107,10 +107,11 @@ class Running:
 
     def join(self, seconds: float | None = None) -> None:
         """Wait for the end, None: however long it takes; not in the event loop itself."""
-        if self._loop is not None and threading.get_ident() != self._loop.thread.ident:
-            until = None if seconds is None else RealTime.now() + seconds
-            while not self._ended.wait(SIGNAL_SECONDS) and (until is None or RealTime.now() < until):
-                pass
+        if self._loop is None or threading.get_ident() == self._loop.thread.ident or sys.is_finalizing():
+            return  # as the interpreter ends, daemon threads do not run any more
+        until = None if seconds is None else RealTime.now() + seconds
+        while not self._ended.wait(SIGNAL_SECONDS) and (until is None or RealTime.now() < until):
+            pass
 
     def _begin(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._main())
