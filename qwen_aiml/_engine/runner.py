@@ -268,7 +268,7 @@ async def in_thread(function: Callable[[], _Result]) -> _Result:
         # A limiter of its own, since the number of calls is bounded elsewhere.
         await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
     except RuntimeError:
-        if not outcome:
+        if not outcome:  # pragma: no branch (never twice, whatever it was that raised)
             call()
     result, error = outcome
     if error is not None:
