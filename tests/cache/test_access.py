@@ -1,4 +1,4 @@
-"""The cache as one call uses it: what a slow or broken store costs, and what cancellation leaves of a write."""
+"""The cache as one call uses it: what a slow or broken store costs, and what a cancelled write leaves."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.lowlevel
 import pytest
-from fakes import FakeStore, Harness
 
+from fakes import FakeStore, Harness
 from qwen_aiml._cache.access import CacheAccess
 from qwen_aiml._errors import CacheError
 
@@ -157,7 +157,7 @@ def test_writes_that_hang_at_once(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_write_that_fails_slowly() -> None:
-    """A write that fails after half a second or more pauses the cache as well, since it may do so each time."""
+    """A write that fails after half a second or more pauses the cache as well."""
 
     async def fail() -> None:
         await anyio.sleep(0.5)

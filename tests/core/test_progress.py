@@ -12,8 +12,8 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fakes import Harness, Outcome, status
 
+from fakes import Harness, Outcome, status
 from qwen_aiml import (
     AsyncEmbeddingClient,
     ConfigurationError,

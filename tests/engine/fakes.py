@@ -7,7 +7,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, Union
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import anyio
 import orjson
@@ -42,7 +42,7 @@ class After(Struct):
 
 
 # None is a valid response; a function is given the texts of the request.
-Outcome: TypeAlias = Union[Response, Exception, After, Callable[[list[str]], "Outcome"], None]
+Outcome: TypeAlias = Response | Exception | After | Callable[[list[str]], "Outcome"] | None
 
 HANG = After(float("inf"))
 
@@ -60,7 +60,9 @@ def vector(text: str) -> list[float]:
 
 def accepted(texts: Sequence[str], dimensions: int = 2) -> Response:
     """Make a valid response."""
-    data = [{"index": at, "embedding": (vector(text) * dimensions)[:dimensions]} for at, text in enumerate(texts)]
+    data = [
+        {"index": at, "embedding": (vector(text) * dimensions)[:dimensions]} for at, text in enumerate(texts)
+    ]
     usage = {"total_tokens": len(texts)}
     return Response(200, {}, orjson.dumps({"data": data, "usage": usage, "model": "m", "id": texts[0]}))
 
@@ -189,8 +191,10 @@ class Harness:
     ) -> None:
         self.clock = MockClock(autojump_threshold=0)
         self.now = self.clock.current_time if backend == "trio" else time.monotonic
-        self._run = {"backend": backend, "backend_options": {"clock": self.clock} if backend == "trio" else {}}
-        self.config = EmbeddingConfig(**{"api_key": "sk-test-0123456789abcdef", "model": "unknown", **settings})
+        self._backend = backend
+        self.config = EmbeddingConfig(
+            **{"api_key": "sk-test-0123456789abcdef", "model": "unknown", **settings}
+        )
         self.limiter = limiter(self.config)
         self.transport = FakeTransport(script, service, self.now)
         self.queue = Queue(self.limiter, self.now)
@@ -224,7 +228,8 @@ class Harness:
             return await function(*arguments)
 
         try:
-            return anyio.run(main, **self._run)
+            options: dict[str, Any] = {"clock": self.clock} if self._backend == "trio" else {}
+            return anyio.run(main, backend=self._backend, backend_options=options)
         finally:
             assert self.is_idle
 
@@ -241,7 +246,9 @@ class Harness:
         """Make a cache of two coroutine functions."""
         return CacheAccess(load, store, "n", self.call.seconds_left)
 
-    def job(self, texts: Any, role: Any = "document", cache: CacheAccess | None = None, first: int = 0) -> Job:
+    def job(
+        self, texts: Any, role: Any = "document", cache: CacheAccess | None = None, first: int = 0
+    ) -> Job:
         """Make a job of the call, and run it to its end."""
         job = Job(texts, role, self.call, cache, first=first)
         self.run(job.run)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
-from fakes import Harness, Outcome, status, vector
 
+from fakes import Harness, Outcome, status, vector
 from qwen_aiml import (
     APIStatusError,
     EmbeddingBatchError,
@@ -89,7 +89,9 @@ def test_one_text_is_rejected(guilty: int) -> None:
     assert list(error.failures) == [guilty]
     assert error.failures[guilty].indices == (guilty,)
     assert [row is None for row in error.embeddings] == [at == guilty for at in range(10)]
-    assert [row for row in error.embeddings if row] == [vector(text) for text in TEXTS if text != TEXTS[guilty]]
+    assert [row for row in error.embeddings if row] == [
+        vector(text) for text in TEXTS if text != TEXTS[guilty]
+    ]
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
@@ -178,9 +180,7 @@ def test_a_text_with_a_malformed_response() -> None:
     assert isinstance(error.failures[2], ResponseFormatError)
 
 
-@pytest.mark.parametrize(
-    "outcome", [rejection(500), SILENCE, Response(200, {}, b"{}")], ids=repr
-)
+@pytest.mark.parametrize("outcome", [rejection(500), SILENCE, Response(200, {}, b"{}")], ids=repr)
 def test_a_service_that_is_down(outcome: Outcome) -> None:
     """Where no other request succeeds either it is not the text: the call ends after a few requests more."""
     run = Run(TEXTS + [f"more {at}" for at in range(50)], lambda _: outcome, max_retries=2)

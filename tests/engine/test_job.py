@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.lowlevel
 import pytest
-from fakes import HANG, After, FakeStore, Harness, Outcome, accepted, status, vector
 
+from fakes import HANG, After, FakeStore, Harness, Outcome, accepted, status, vector
 from qwen_aiml import (
     APIStatusError,
     AuthenticationError,
@@ -21,8 +21,8 @@ from qwen_aiml import (
     TransportError,
     Usage,
 )
-from qwen_aiml._protocol.response import Response, Rows
 from qwen_aiml._engine.job import Job
+from qwen_aiml._protocol.response import Response, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,7 +197,9 @@ def test_deadline() -> None:
     error = failure(harness.job(["a", "b", "c", "d", "e"]))
 
     assert harness.now() == 5.0
-    assert {index: type(each) for index, each in error.failures.items()} == dict.fromkeys([2, 3], DeadlineError)
+    assert {index: type(each) for index, each in error.failures.items()} == dict.fromkeys(
+        [2, 3], DeadlineError
+    )
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])

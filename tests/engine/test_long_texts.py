@@ -1,4 +1,4 @@
-"""Texts that are too long: rejected, truncated or split, by the service's word or by the tokenizer's count."""
+"""Texts that are too long: rejected, truncated or split, as the service says or the tokenizer counts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from fakes import FakeStore, Harness
 
+from fakes import FakeStore, Harness
 from qwen_aiml import (
     APIStatusError,
     AuthenticationError,
@@ -300,9 +300,7 @@ class TestTokenizer:
 
     def test_no_room(self) -> None:
         """An instruction that takes all the tokens leaves no room, and the error says so."""
-        client = self.make(
-            Emulator(), on_too_long="truncate", query_instruction="a long instruction " * 10
-        )
+        client = self.make(Emulator(), on_too_long="truncate", query_instruction="a long instruction " * 10)
         with pytest.raises(InputValueError, match="leaves no room"):
             client.embed(["a query"], role="query")
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 import pytest
-from fakes import Harness
 
+from fakes import Harness
 from qwen_aiml._engine.queue import Ticket
 
 if TYPE_CHECKING:

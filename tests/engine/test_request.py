@@ -10,8 +10,8 @@ import anyio
 import anyio.lowlevel
 import orjson
 import pytest
-from fakes import HANG, After, Harness, Outcome, accepted, status, vector
 
+from fakes import HANG, After, Harness, Outcome, status, vector
 from qwen_aiml import (
     APIStatusError,
     AuthenticationError,
@@ -29,7 +29,7 @@ from qwen_aiml._protocol.response import Response
 from qwen_aiml._transport.base import FailureKind, TransportFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from qwen_aiml._engine.request import Call
 

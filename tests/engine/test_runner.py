@@ -127,8 +127,8 @@ def test_call() -> None:
 
 
 def test_call_that_raises() -> None:
-    """What a function raises in the thread that waits cancels the coroutine, and is raised once that ended."""
-    ended = []
+    """What a function raises in the thread that waits cancels the coroutine, and is raised after its end."""
+    ended: list[bool] = []
 
     async def main() -> None:
         running.call(lambda: 1 // 0)
@@ -143,8 +143,9 @@ def test_call_that_raises() -> None:
     assert ended == [True]
 
 
-def test_cancel() -> None:
+def test_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
     """A coroutine that is cancelled ends after what it does then; `on_end` is told, once it has."""
+    monkeypatch.setattr(runner, "SIGNAL_SECONDS", 0.001)
     began, ended = threading.Event(), Queue[str]()
 
     async def main() -> None:
@@ -411,6 +412,18 @@ ENDINGS = {
         call()
     threading.Thread(target=outlive).start()
     """,
+    "dropped by the interpreter": """
+    class Dropped:
+        def __init__(self):
+            self.running = Running(anyio.sleep_forever)
+            self.running.start()
+
+        def __del__(self):
+            self.running.cancel()
+            self.running.join()
+    dropped = Dropped()
+    call()
+    """,
     "a daemon left behind": """
     Running(anyio.sleep_forever).start()
     call()
@@ -438,6 +451,18 @@ def test_end_of_the_program(ending: str, earlier: bool) -> None:
     """A call works as the interpreter ends, whether or not there was one before, and holds up no end."""
     program = PROGRAM + (EARLIER if earlier else "") + ENDINGS[ending]
     assert said(program) == ["done True"] * (2 if earlier else 1)
+
+
+def test_fork_of_a_process_without_a_loop() -> None:
+    """A child whose parent made no synchronous call has nothing to leave alone; else it keeps the loop."""
+    background = runner._Background()
+    background.after_fork()
+    assert not background.parents
+
+    outcome(ident)
+    background.loop = loop = runner._background.loop
+    background.after_fork()
+    assert (background.loop, background.parents) == (None, [loop])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on Windows")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 import tracemalloc
 from array import array
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import numpy as np
 import orjson
 import pytest
-from fakes import FakeStore, Harness
 
+from fakes import FakeStore, Harness
 from qwen_aiml import ConfigurationError, EmbeddingBatchError, ResponseFormatError
 from qwen_aiml._protocol.arrays import load_numpy, matrix, packed
 from qwen_aiml._protocol.response import Response, Rows
@@ -113,7 +113,7 @@ def embed(number: Callable[[str], float], store: FakeStore | None = None) -> tup
 @pytest.mark.parametrize("store", [None, FakeStore()])
 def test_a_packed_job(store: FakeStore | None) -> None:
     """Rows are arrays, from the service and from the cache alike."""
-    expected = [array("f", [1.0, len(text) / 3]) for text in TEXTS]
+    expected: list[Any] = [array("f", [1.0, len(text) / 3]) for text in TEXTS]
 
     job, sent = embed(lambda text: len(text) / 3, store)
     assert (job.rows(), len(sent)) == (expected, 1)
