@@ -19,8 +19,8 @@ import anyio
 import httpx
 import numpy as np
 import pytest
-from fakes import HANG, After, Harness
 
+from fakes import HANG, After, Harness
 from qwen_aiml import (
     AsyncEmbeddingClient,
     AuthenticationError,
@@ -638,6 +638,30 @@ def test_ended_early(how: Callable[[EmbeddingClient], None]) -> None:
             time.sleep(0.05)
             assert emulator.request_count == sent <= 3
     assert threads() <= before
+
+
+@pytest.mark.parametrize("moment", ["waiting", "starting"])
+def test_interrupted(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupt ends the iteration, and cancels what is in flight, also a block that has just begun."""
+    client = make("with", Emulator(latency=0.2))
+    assert isinstance(client, EmbeddingClient)
+    start = Running.start
+
+    def interrupted(*given: Any) -> None:
+        if moment == "starting":
+            start(given[0])
+        raise KeyboardInterrupt
+
+    if moment == "starting":
+        monkeypatch.setattr(Running, "start", interrupted)
+    else:
+        monkeypatch.setattr("qwen_aiml._engine.stream.wait_for", interrupted)
+    rows = client.embed_iter(TEXTS)
+    with pytest.raises(KeyboardInterrupt):
+        next(rows)
+    monkeypatch.undo()
+
+    assert list(rows) == []
 
 
 def test_closed_by_another_thread() -> None:
