@@ -12,7 +12,6 @@ import pytest
 from qwen_aiml import ConfigurationError, EmbeddingConfig, Usage
 from qwen_aiml._engine import engine as module
 from qwen_aiml._engine.engine import Engine
-from qwen_aiml._engine.job import Job
 from qwen_aiml._engine.runner import Running
 from qwen_aiml.emulator import Emulator
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qwen_aiml import Progress
+    from qwen_aiml._engine.job import Job
 
 
 def make(emulator: Emulator, *, sync: bool = False, **options: Any) -> Engine:
@@ -67,7 +67,8 @@ async def test_progress() -> None:
 
 def test_rate_limiter_of_synchronous_calls() -> None:
     """It is called in a worker thread."""
-    engine, admitted = make(Emulator(), sync=True), []
+    engine = make(Emulator(), sync=True)
+    admitted: list[int] = []
     work = job(engine, admitted.append)
     Running(lambda: engine.run(work)).run()
     assert len(admitted) == 1
@@ -114,15 +115,17 @@ def test_sessions(backend: str, transports: list[Transport]) -> None:
 
 
 def test_a_session_of_a_loop_that_was_closed_without_end(transports: list[Transport]) -> None:
-    """It is forgotten, once there is another loop."""
+    """It is forgotten, once there is another loop; those of open loops are not."""
     engine = make(Emulator())
-    loops = [asyncio.new_event_loop() for _ in range(2)]
+    closed, opened, another = loops = [asyncio.new_event_loop() for _ in range(3)]
     for loop in loops:
         loop.run_until_complete(engine._session())
-        loop.close()
+        closed.close()
 
-    assert len(transports) == 2
-    assert list(engine._sessions) == loops[1:]
+    assert len(transports) == 3
+    assert list(engine._sessions) == [opened, another]
+    for loop in loops:
+        loop.close()
 
 
 @pytest.mark.anyio
@@ -169,7 +172,8 @@ def test_fork(monkeypatch: pytest.MonkeyPatch, transports: list[Transport]) -> N
     """A child process leaves the parent's sessions alone, and can't use a client of the user's."""
     own, given = make(Emulator(), http_client=None), make(Emulator())
     monkeypatch.setattr(module, "_engines", [own, given])
-    monkeypatch.setattr(module, "_of_parents", kept := [])
+    kept: list[Any] = []
+    monkeypatch.setattr(module, "_of_parents", kept)
 
     async def main() -> None:
         session = await own._session()
