@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 
 from qwen_aiml import _keys, _urls
-from qwen_aiml._engine import limiter, retry
+from qwen_aiml._engine import retry
+from qwen_aiml._engine.limiter import Limiter
 
 KEY = "sk-test-0123456789abcdef"
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no key, address or proxy of the machine into a test."""
+    """Let no key, URL or proxy of the machine into a test."""
     proxies = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
     for name in (*_keys.KEY_VARIABLES, *_urls.URL_VARIABLES, *proxies, "NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
@@ -24,7 +25,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry at once, also after a 429."""
     monkeypatch.setattr(retry, "FIRST_BACKOFF", 0.0)
-    monkeypatch.setattr(limiter.Limiter, "refused", lambda self, start, now, *_: self.lost(start, now))
+    monkeypatch.setattr(Limiter, "refused", lambda self, start, now, *_: self.lost(start, now))
 
 
 @pytest.fixture(params=["asyncio", "trio"])

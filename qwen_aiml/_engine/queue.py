@@ -7,6 +7,7 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 
 from .limiter import Start
 
@@ -89,6 +90,8 @@ class Queue:
         if self._next is not ticket:
             ticket.came = anyio.Event()
             await ticket.came.wait()
+            # What made room may have stopped the call as well.
+            await anyio.lowlevel.checkpoint_if_cancelled()
         while (seconds := self._start(ticket, tokens)) is not None:
             if seconds_left() <= seconds:
                 return False

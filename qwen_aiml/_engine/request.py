@@ -210,6 +210,9 @@ async def embed_texts(texts: Sequence[str], call: Call, *, retries: int) -> Rows
     request = _Request(texts, call, retries)
     if call.deadline is None:
         return await request.send()
+    # Posting may get as far as the network before it is cancelled.
+    if call.seconds_left() <= 0:
+        raise too_late(call)
     with anyio.move_on_after(call.seconds_left()):
         return await request.send()
     raise too_late(call, request.attempts, request.error) from request.error

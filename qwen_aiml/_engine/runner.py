@@ -49,6 +49,7 @@ class Running:
     ) -> None:
         self._function = function
         self._on_end = on_end
+        self._task: asyncio.Task[None] | None = None
         self._scope: anyio.CancelScope | None = None
         self._is_cancelled = False
         self._ended = threading.Event()
@@ -73,25 +74,16 @@ class Running:
             self._loop.call_soon_threadsafe(self._begin, context=context)
 
     def run(self) -> None:
-        """Start the function and wait for it, as `start` and `wait` do."""
-        self.start()
-        self.wait()
-
-    def call(self, function: Callable[[], object]) -> None:
-        """Have a function called in the thread that waits, or here if none can wait."""
-        if self._loop is None:
-            function()
-        else:
-            self._calls.put(function)
-
-    def wait(self) -> None:
         """
-        Wait for the end, calling what `call` is given; an interrupt cancels the function, then is raised.
+        Start the function and wait for its end, calling what `call` is given.
+
+        An interrupt, and what such a call raises, cancels the function, and is raised once that has ended.
 
         Raises:
             BaseException: What the function raised.
         """
         try:
+            self.start()
             while (function := wait_for(self._calls)) is not None:
                 function()
         except BaseException:
@@ -101,6 +93,13 @@ class Running:
         if self.error is not None:
             raise self.error
 
+    def call(self, function: Callable[[], object]) -> None:
+        """Have a function called in the thread that waits, or here if none can wait."""
+        if self._loop is None:
+            function()
+        else:
+            self._calls.put(function)
+
     def cancel(self) -> None:
         """Cancel the function, from any thread; it ends soon, after what it does when it is cancelled."""
         if self._loop is not None:
@@ -108,10 +107,11 @@ class Running:
 
     def join(self, seconds: float | None = None) -> None:
         """Wait for the end, None: however long it takes; not in the event loop itself."""
-        if self._loop is None or threading.get_ident() != self._loop.thread.ident:
-            until = None if seconds is None else RealTime.now() + seconds
-            while not self._ended.wait(SIGNAL_SECONDS) and (until is None or RealTime.now() < until):
-                pass
+        if self._loop is None or threading.get_ident() == self._loop.thread.ident or sys.is_finalizing():
+            return  # as the interpreter ends, daemon threads do not run any more
+        until = None if seconds is None else RealTime.now() + seconds
+        while not self._ended.wait(SIGNAL_SECONDS) and (until is None or RealTime.now() < until):
+            pass
 
     def _begin(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._main())
@@ -132,7 +132,10 @@ class Running:
 
     def _cancel(self) -> None:
         self._is_cancelled = True
-        if self._scope is not None:
+        if self._task is None:
+            # An interrupt came before the event loop was given it.
+            self._ended.set()
+        elif self._scope is not None:
             self._scope.cancel()
 
 
@@ -205,6 +208,9 @@ def background_loop() -> _BackgroundLoop | None:
     with _background.lock:
         if _background.loop is None:
             try:
+                # First, since a loop that fails half made would warn when it is collected.
+                for end in socket.socketpair():
+                    end.close()
                 loop = _BackgroundLoop()
             except Exception as error:
                 message = (
@@ -266,7 +272,7 @@ async def in_thread(function: Callable[[], _Result]) -> _Result:
         # A limiter of its own, since the number of calls is bounded elsewhere.
         await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
     except RuntimeError:
-        if not outcome:
+        if not outcome:  # pragma: no branch (never twice, whatever it was that raised)
             call()
     result, error = outcome
     if error is not None:

@@ -275,11 +275,12 @@ class EmbeddingIterator:
             try:
                 job = self._make(block.texts, block.first)
                 running = Running(partial(self._run, job), partial(self._ended.put, block))
+                # Before it starts, so that an interrupt in between cancels it as well.
+                self._running[block] = job, running
                 running.start()
             except Exception as error:  # noqa: BLE001 (raised once all other blocks have ended)
+                self._running.pop(block, None)
                 blocks.end(block, None, error)
-            else:
-                self._running[block] = job, running
 
     def _end_block(self, block: Block) -> None:
         if block in self._running:  # else it was cancelled

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qwen_aiml._cache.entries import Cache, cache_key, namespace, pack, unpack
+from qwen_aiml._cache.entries import cache_key, namespace, pack, unpack
+from qwen_aiml._cache.protocol import Cache
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from qwen_aiml import ConfigurationError, QwenAIMLError, _sqlite
-from qwen_aiml._cache.entries import Cache, pack, unpack
-from qwen_aiml._errors import CacheError
+from qwen_aiml import ConfigurationError, QwenAIMLError
+from qwen_aiml._cache import sqlite as _sqlite
+from qwen_aiml._cache.entries import pack, unpack
+from qwen_aiml._cache.protocol import Cache
 from qwen_aiml._cache.sqlite import SQLiteCache
+from qwen_aiml._errors import CacheError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""How far a call has come: what is told of it, when, and the bar that shows it."""
+"""How far a call has come: what is reported, when, and the bar that shows it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import re
 import subprocess
 import sys
 import threading
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-import orjson
 import pytest
 
+from fakes import Harness, Outcome, status
 from qwen_aiml import (
     AsyncEmbeddingClient,
     ConfigurationError,
@@ -25,43 +24,15 @@ from qwen_aiml import (
     SQLiteCache,
     Usage,
 )
-from qwen_aiml._engine.request import Call, Clock
 from qwen_aiml._engine.job import Job
-from qwen_aiml._learned import Learned
-from qwen_aiml._progress import Bar, Tally
-from qwen_aiml._steps import Send
-from qwen_aiml._engine.queue import Turns
-from qwen_aiml._protocol.response import Response
+from qwen_aiml._progress import Bar, Reporter
 from qwen_aiml.emulator import Emulator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-CONFIG = EmbeddingConfig(api_key="k", model="unknown", batch_size=2)
-CLOCK = Clock(lambda: 100.0, lambda: datetime(2026, 11, 22, tzinfo=timezone.utc), lambda: 0.0)
 TEXTS = [f"text {at}" for at in range(400)]
-
-
-def call() -> Call:
-    return Call(CONFIG, CLOCK, Learned(CONFIG), Turns(lambda: 99), threading.Event())
-
-
-def run(work: Job, *outcomes: Callable[[bytes], Answer]) -> None:
-    """Let some requests get these answers, one after the other."""
-    for outcome in outcomes:
-        flow = work.next_flow()
-        assert flow is not None
-        step = next(flow)
-        assert isinstance(step, Send)
-        with pytest.raises(StopIteration):
-            flow.send(outcome(step.body))
-
-
-def good(body: bytes) -> Answer:
-    texts = orjson.loads(body)["input"]
-    data = [{"index": at, "embedding": [1.0, 2.0]} for at in range(len(texts))]
-    return Response(200, {}, orjson.dumps({"data": data, "usage": {"total_tokens": 3}}))
 
 
 def embed(
@@ -79,35 +50,40 @@ def embed(
         asyncio.run(client.embed_array(TEXTS, progress=tell))
 
 
-def test_what_is_told() -> None:
-    """It is told of the start and of each batch, in texts, those that are repeated included."""
+def run(tell: Callable[[Progress], object], texts: list[str], *script: Outcome) -> Job:
+    """Run a call that reports its progress; two texts per request, one request at a time."""
+    harness = Harness(*script, batch_size=2, max_concurrency=1)
+    job = Job(texts, "document", harness.call)
+    job.reporter = Reporter(tell, job.items, lambda call: call())
+    harness.run(job.run)
+    return job
+
+
+def test_what_is_reported() -> None:
+    """The start and each batch are reported, in texts, those that are repeated included."""
     told: list[Progress] = []
-    work = Job(["a", "b", "a", "c"], "document", call(), None)
-    work.report_to(told.append)
-    run(work, good, good)
+    run(told.append, ["a", "b", "a", "c"])
 
     assert told == [
         Progress(0, 4, 0, Usage()),
-        Progress(3, 4, 0, Usage(1, 3, None)),
-        Progress(4, 4, 0, Usage(2, 6, None)),
+        Progress(3, 4, 0, Usage(1, 2, None)),
+        Progress(4, 4, 0, Usage(2, 3, None)),
     ]
 
 
 def test_what_failed_is_not_done() -> None:
     """Texts without an embedding are not counted."""
     told: list[Progress] = []
-    work = Job(["a", "b", "c"], "document", call(), None)
-    work.report_to(told.append)
-    run(work, good, lambda _: Response(401, {}, b""))
+    job = run(told.append, ["a", "b", "c"], None, status(401))
 
     assert [progress.done for progress in told] == [0, 2]
     with pytest.raises(EmbeddingBatchError):
-        work.result()
+        job.result()
 
 
 @pytest.mark.parametrize("way", ["sync", "async", "async array"])
 def test_once_at_a_time(way: str) -> None:
-    """However many requests are in flight, it is told of one after the other, and of more each time."""
+    """However many requests are in flight, reports come one after the other, of more each time."""
     told: list[int] = []
     inside = threading.Lock()
 
@@ -125,7 +101,7 @@ def test_once_at_a_time(way: str) -> None:
 
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_cached(way: str, tmp_path: Path) -> None:
-    """What came from the cache is counted, and told apart."""
+    """What came from the cache is counted, also on its own."""
     emulator = Emulator()
     told: list[Progress] = []
     with SQLiteCache(tmp_path / "cache.db") as cache:
@@ -141,7 +117,7 @@ def test_cached(way: str, tmp_path: Path) -> None:
 
 
 def test_what_it_raises(caplog: pytest.LogCaptureFixture) -> None:
-    """What the function raises is logged, nothing more is told, and the call goes on."""
+    """What the function raises is logged, nothing more is reported, and the call goes on."""
     told: list[Progress] = []
 
     def tell(progress: Progress) -> None:
@@ -149,21 +125,19 @@ def test_what_it_raises(caplog: pytest.LogCaptureFixture) -> None:
         if progress.done:
             raise ZeroDivisionError
 
-    work = Job(["a", "b", "c", "d"], "document", call(), None)
-    work.report_to(tell)
     with caplog.at_level(logging.WARNING, "qwen_aiml"):
-        run(work, good, good)
+        job = run(tell, ["a", "b", "c", "d"])
 
-    assert len(work.result().embeddings) == 4
+    assert len(job.result().embeddings) == 4
     assert len(told) == 2
     assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
 def test_no_function() -> None:
-    """What can't be called is refused before anything is sent."""
+    """What can't be called is rejected before anything is sent."""
     given: Any = True
     with pytest.raises(ConfigurationError, match=r"progress must be a function that takes a .*Progress"):
-        Tally(given, [0], call())
+        Reporter(given, [0], print)
 
 
 def frames(err: str) -> list[str]:
@@ -210,7 +184,7 @@ def test_speed_is_without_the_cached(capsys: pytest.CaptureFixture[str], monkeyp
 
 
 def test_bar_of_several_calls(capsys: pytest.CaptureFixture[str]) -> None:
-    """Several calls at once move one bar, and what none of them told of came from another cache."""
+    """Several calls at once move one bar, and what none of them reported came from another cache."""
     with Bar(show=True, total=100) as bar:
         one, two = bar.part(), bar.part()
         assert one is not None

@@ -1,61 +1,58 @@
-"""What becomes of a batch that is refused, driven by hand: cutting, halving, and whom to blame."""
+"""What becomes of a batch that is rejected: cut, bisected, and whose fault it was."""
 
 from __future__ import annotations
 
-import threading
-from datetime import datetime, timezone
 from math import log2
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
 
+from fakes import Harness, Outcome, status, vector
 from qwen_aiml import (
     APIStatusError,
     EmbeddingBatchError,
-    EmbeddingConfig,
     EmbeddingResult,
     QwenAIMLError,
     ResponseFormatError,
     TransportError,
 )
 from qwen_aiml._engine.batch import fewer_rows
-from qwen_aiml._engine.request import Call, Clock
-from qwen_aiml._engine.job import Job
-from qwen_aiml._learned import Learned
-from qwen_aiml._steps import Fault, Outcome, Send
-from qwen_aiml._engine.queue import Turns
 from qwen_aiml._protocol.response import Response
+from qwen_aiml._transport.base import TransportFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
+
+    from qwen_aiml._engine.request import Call
 
 TEXTS = [f"text {at}" for at in range(10)]
-CLOCK = Clock(lambda: 0.0, lambda: datetime(2026, 11, 22, tzinfo=timezone.utc), lambda: 0.0)
 INSPECTED = "<400> InternalError.Algo.DataInspectionFailed: Input text may contain inappropriate content."
 TOO_MANY = "<400> Value error, batch size is invalid, it should not be larger than {}.: input.contents"
+RESET = TransportFailure("connection", "reset")
+SILENCE = TransportFailure("timeout", "silence")
 
 
-def refusal(status: int = 400, message: str = "no") -> Answer:
-    return Response(status, {}, orjson.dumps({"message": message}))
+@pytest.fixture(autouse=True)
+def no_waiting() -> None:
+    """Keep the real waits in this file, since its seconds are virtual."""
 
 
-def accepted(texts: Sequence[str]) -> Answer:
-    rows = [{"index": at, "embedding": [float(text.split()[-1]), 1.0]} for at, text in enumerate(texts)]
-    return Response(200, {}, orjson.dumps({"data": rows}))
+def rejection(code: int = 400, message: str = "no") -> Response:
+    return status(code, message)
 
 
 def service(poison: Mapping[str, Outcome]) -> Callable[[list[str]], Outcome]:
-    """Make a service that gives *poison*'s outcome for a request with one of its texts."""
+    """Make a service that responds as *poison* says to a request with one of its texts."""
 
     def reply(texts: list[str]) -> Outcome:
-        return next((poison[text] for text in texts if text in poison), None) or accepted(texts)
+        return next((poison[text] for text in texts if text in poison), None)
 
     return reply
 
 
 class Run:
-    """A call that is driven to its end, batch after batch, with what it sent."""
+    """A call with one worker, from its texts to its end, with what it sent."""
 
     def __init__(
         self,
@@ -64,59 +61,50 @@ class Run:
         watch: Callable[[Call], None] = lambda _: None,
         **settings: Any,
     ) -> None:
-        config = EmbeddingConfig(**{"api_key": "k", "model": "unknown", "batch_size": 10, **settings})
-        self.learned = Learned(config)
-        self.call = Call(config, CLOCK, self.learned, Turns(lambda: 99), threading.Event())
-        self.sent: list[list[str]] = []
-        watch(self.call)
-        job = Job(texts, "document", self.call, None)
-        while (flow := job.next_flow()) is not None:
-            outcome: Outcome = None
-            for _ in range(1000):  # bounded, should it never end
-                try:
-                    step = flow.send(outcome)
-                except StopIteration:
-                    break
-                assert isinstance(step, Send)
-                self.sent.append(orjson.loads(step.body)["input"])
-                outcome = reply(self.sent[-1])
-        self.job = job
+        harness = Harness(service=reply, batch_size=10, max_concurrency=1, **settings)
+        watch(harness.call)
+        self.call = harness.call
+        self.sent = harness.sent
+        self.job = harness.job(texts)
+        assert len(self.sent) < 1000  # should it never end
 
     def result(self) -> EmbeddingResult:
-        """Give the result of the call."""
+        """Return the result of the call."""
         return self.job.result()
 
     def failure(self) -> EmbeddingBatchError:
-        """Give the failure of the call."""
+        """Return the failure of the call."""
         with pytest.raises(EmbeddingBatchError) as caught:
             self.job.result()
         return caught.value
 
 
 @pytest.mark.parametrize("guilty", range(10))
-def test_one_text_is_refused(guilty: int) -> None:
-    """Only the text that is refused fails, at the cost of 2 * log2(10) more requests at the most."""
-    run = Run(TEXTS, service({TEXTS[guilty]: refusal()}))
+def test_one_text_is_rejected(guilty: int) -> None:
+    """Only the text that is rejected fails, at the cost of 2 * log2(10) more requests at the most."""
+    run = Run(TEXTS, service({TEXTS[guilty]: rejection()}))
 
     error = run.failure()
     assert len(run.sent) - 1 <= 2 * log2(10)
     assert list(error.failures) == [guilty]
     assert error.failures[guilty].indices == (guilty,)
     assert [row is None for row in error.embeddings] == [at == guilty for at in range(10)]
-    assert [row[0] for row in error.embeddings if row] == [at for at in range(10) if at != guilty]
+    assert [row for row in error.embeddings if row] == [
+        vector(text) for text in TEXTS if text != TEXTS[guilty]
+    ]
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-def test_statuses_of_a_refused_text(status: int) -> None:
-    """Any refusal that may be one text's is narrowed to it."""
-    error = Run(TEXTS, service({TEXTS[3]: refusal(status)})).failure()
+def test_statuses_of_a_rejected_text(status: int) -> None:
+    """Any rejection that may be due to one text is narrowed down to it."""
+    error = Run(TEXTS, service({TEXTS[3]: rejection(status)})).failure()
 
     assert [getattr(failure, "status_code", None) for failure in error.failures.values()] == [status]
 
 
-def test_several_texts_are_refused() -> None:
+def test_several_texts_are_rejected() -> None:
     """Several guilty texts are all found, and no text is sent once it was accepted."""
-    guilty = {TEXTS[at]: refusal(message=INSPECTED) for at in (0, 4, 5, 9)}
+    guilty = {TEXTS[at]: rejection(message=INSPECTED) for at in (0, 4, 5, 9)}
     run = Run(TEXTS, service(guilty))
 
     error = run.failure()
@@ -128,24 +116,24 @@ def test_several_texts_are_refused() -> None:
 @pytest.mark.parametrize("guilty", [(0, 1), (0, 1, 2), (0, 5), (8, 9), tuple(range(1, 10))])
 def test_no_innocent_text_is_blamed(guilty: tuple[int, ...]) -> None:
     """However the guilty ones lie, and though nothing was accepted before, the others are embedded."""
-    run = Run(TEXTS, service({TEXTS[at]: refusal() for at in guilty}))
+    run = Run(TEXTS, service({TEXTS[at]: rejection() for at in guilty}))
 
     assert tuple(run.failure().failures) == guilty
 
 
-def test_all_texts_are_refused() -> None:
-    """Texts that are refused for what they say are each told so, and the call goes on."""
+def test_all_texts_are_rejected() -> None:
+    """Texts that are rejected for what they say are each told so, and the call goes on."""
     more = [f"more {at}" for at in range(10)]
-    run = Run(TEXTS + more, service({text: refusal(message=INSPECTED) for text in TEXTS}))
+    run = Run(TEXTS + more, service({text: rejection(message=INSPECTED) for text in TEXTS}))
 
     error = run.failure()
     assert list(error.failures) == list(range(10))
     assert all(error.embeddings[10:])
 
 
-def test_a_refused_request_is_not_blamed_on_texts() -> None:
-    """Where nothing is ever accepted, three texts refused alone show that it is not the texts."""
-    run = Run(TEXTS + [f"more {at}" for at in range(90)], lambda _: refusal())
+def test_a_rejected_request_is_not_blamed_on_texts() -> None:
+    """Where nothing is ever accepted, three texts rejected alone show that it is not the texts."""
+    run = Run(TEXTS + [f"more {at}" for at in range(90)], lambda _: rejection())
 
     with pytest.raises(APIStatusError) as caught:
         run.result()
@@ -159,7 +147,7 @@ def test_a_refused_request_is_not_blamed_on_texts() -> None:
 )
 def test_account_wide_errors(status: int, message: str) -> None:
     """What every request would meet is not looked for among the texts, and nothing more is sent."""
-    run = Run([*TEXTS, "more 1"], lambda _: refusal(status, message))
+    run = Run([*TEXTS, "more 1"], lambda _: rejection(status, message))
 
     with pytest.raises(APIStatusError):
         run.result()
@@ -168,7 +156,7 @@ def test_account_wide_errors(status: int, message: str) -> None:
 
 def test_a_text_that_times_out() -> None:
     """A batch that times out each time is split, and only the text that makes it do so fails."""
-    run = Run(TEXTS, service({TEXTS[7]: Fault("timeout", "silence")}), max_retries=2)
+    run = Run(TEXTS, service({TEXTS[7]: SILENCE}), max_retries=2)
 
     error = run.failure()
     assert list(error.failures) == [7]
@@ -179,24 +167,22 @@ def test_a_text_that_times_out() -> None:
 @pytest.mark.parametrize("status", [408, 500, 504, 524])
 def test_a_text_that_the_service_breaks_on(status: int) -> None:
     """So is one that gets an error of the service's own each time, as over-long texts may."""
-    error = Run(TEXTS, service({TEXTS[0]: refusal(status)}), max_retries=1).failure()
+    error = Run(TEXTS, service({TEXTS[0]: rejection(status)}), max_retries=1).failure()
 
     assert list(error.failures) == [0]
 
 
-def test_a_text_with_an_unsound_answer() -> None:
-    """So is one whose answer is unsound each time."""
+def test_a_text_with_a_malformed_response() -> None:
+    """So is one whose response is malformed each time."""
     error = Run(TEXTS, service({TEXTS[2]: Response(200, {}, b"{}")}), max_retries=1).failure()
 
     assert list(error.failures) == [2]
     assert isinstance(error.failures[2], ResponseFormatError)
 
 
-@pytest.mark.parametrize(
-    "outcome", [refusal(500), Fault("timeout", "silence"), Response(200, {}, b"{}")], ids=repr
-)
+@pytest.mark.parametrize("outcome", [rejection(500), SILENCE, Response(200, {}, b"{}")], ids=repr)
 def test_a_service_that_is_down(outcome: Outcome) -> None:
-    """Where nothing else is answered either it is not the text: the call ends after a few requests more."""
+    """Where no other request succeeds either it is not the text: the call ends after a few requests more."""
     run = Run(TEXTS + [f"more {at}" for at in range(50)], lambda _: outcome, max_retries=2)
 
     with pytest.raises(QwenAIMLError):
@@ -204,7 +190,7 @@ def test_a_service_that_is_down(outcome: Outcome) -> None:
     assert len(run.sent) <= 3 + 5
 
 
-@pytest.mark.parametrize("outcome", [refusal(503), refusal(429), Fault("connection", "reset")], ids=repr)
+@pytest.mark.parametrize("outcome", [rejection(503), rejection(429), RESET], ids=repr)
 def test_no_matter_of_texts(outcome: Outcome) -> None:
     """A service that is away or busy has nothing to do with texts."""
     run = Run(TEXTS, lambda _: outcome, max_retries=0)
@@ -215,8 +201,8 @@ def test_no_matter_of_texts(outcome: Outcome) -> None:
 
 
 def test_no_repetition_wanted() -> None:
-    """With max_retries=0 nothing that may have been billed is sent again, not even in halves."""
-    run = Run(TEXTS, lambda _: refusal(500), max_retries=0)
+    """With max_retries=0 nothing that may have been billed is sent again, not even in parts."""
+    run = Run(TEXTS, lambda _: rejection(500), max_retries=0)
 
     with pytest.raises(APIStatusError):
         run.result()
@@ -224,43 +210,44 @@ def test_no_repetition_wanted() -> None:
 
 
 def test_embedded_after_all() -> None:
-    """A refusal that does not come again leaves no text without its embedding."""
-    refusals = [refusal()]
-    run = Run(TEXTS, lambda texts: refusals.pop() if refusals else accepted(texts))
+    """A rejection that does not come again leaves no text without its embedding."""
+    rejections = [rejection()]
+    run = Run(TEXTS, lambda _: rejections.pop() if rejections else None)
 
-    assert [row[0] for row in run.result().embeddings] == list(range(10))
+    assert run.result().embeddings == list(map(vector, TEXTS))
     assert len(run.sent) <= 6
 
 
 def test_row_limit() -> None:
-    """A refusal that names how many texts a request may hold is obeyed at once, and remembered."""
+    """A rejection that names how many texts a request may hold is obeyed at once, and remembered."""
 
     def reply(texts: list[str]) -> Outcome:
-        return accepted(texts) if len(texts) <= 3 else refusal(message=TOO_MANY.format(3))
+        return None if len(texts) <= 3 else rejection(message=TOO_MANY.format(3))
 
-    run = Run([f"text {at}" for at in range(25)], reply)
+    texts = [f"text {at}" for at in range(25)]
+    run = Run(texts, reply)
 
-    assert [row[0] for row in run.result().embeddings] == list(range(25))
+    assert run.result().embeddings == list(map(vector, texts))
     assert [len(texts) for texts in run.sent] == [10, 3, 3, 3, 1, 3, 3, 3, 3, 3]
-    assert run.learned.rows == 3
+    assert run.call.limiter.rows == 3
 
 
 def test_row_limit_that_does_not_fit() -> None:
     """A row limit that the request kept to is not taken for one; the texts are looked at instead."""
-    run = Run(TEXTS, service({TEXTS[6]: refusal(message=TOO_MANY.format(10))}))
+    run = Run(TEXTS, service({TEXTS[6]: rejection(message=TOO_MANY.format(10))}))
 
     assert list(run.failure().failures) == [6]
-    assert run.learned.rows == 10
+    assert run.call.limiter.rows == 10
 
 
 def test_row_limit_that_is_known() -> None:
-    """A request that was under way when a lower limit was learned does not raise it again."""
-    run = Run(TEXTS, accepted)
-    run.learned.rows = 2
+    """A request that was in flight when a lower limit was learned does not raise it again."""
+    run = Run(TEXTS, lambda _: None)
+    run.call.limiter.rows = 2
     error = APIStatusError("too many", status_code=400, reason="rows", max_rows=5)
 
     assert fewer_rows(error, 10, run.call) == 5
-    assert run.learned.rows == 2
+    assert run.call.limiter.rows == 2
 
 
 def test_row_limit_of_the_schema() -> None:
@@ -268,20 +255,20 @@ def test_row_limit_of_the_schema() -> None:
 
     def reply(texts: list[str]) -> Outcome:
         if len(texts) <= 5:
-            return accepted(texts)
+            return None
         issue = {"path": ["input"], "message": "Array must contain at most 5 element(s)"}
         said = {"message": "Invalid payload provided", "data": [issue]}
         return Response(400, {}, orjson.dumps({"message": said["message"], "error": said}))
 
     run = Run(TEXTS, reply)
     assert len(run.result().embeddings) == 10
-    assert run.learned.rows == 5
+    assert run.call.limiter.rows == 5
 
 
-def test_a_fatal_error_while_halving() -> None:
+def test_a_fatal_error_while_bisecting() -> None:
     """An account-wide error in the midst of it ends the call, and what was embedded is kept."""
-    answers = [refusal(), accepted(TEXTS[:5]), refusal(401)]
-    run = Run([*TEXTS, "more 1"], lambda _: answers.pop(0))
+    responses: list[Outcome] = [rejection(), None, rejection(401)]
+    run = Run([*TEXTS, "more 1"], lambda _: responses.pop(0))
     error = run.failure()
 
     assert all(error.embeddings[:5])
@@ -290,9 +277,9 @@ def test_a_fatal_error_while_halving() -> None:
 
 
 def test_a_fatal_error_after_a_text_was_found() -> None:
-    """A refusal that names the text stays its reason, though the call ends before another was accepted."""
-    answers = [refusal(message=INSPECTED), refusal(message=INSPECTED), refusal(401)]
-    run = Run(TEXTS[:2], lambda _: answers.pop(0))
+    """A rejection that names the text stays its reason, though the call ends before another was accepted."""
+    responses: list[Outcome] = [rejection(message=INSPECTED), rejection(message=INSPECTED), rejection(401)]
+    run = Run(TEXTS[:2], lambda _: responses.pop(0))
     with pytest.raises(QwenAIMLError):
         run.result()
 
@@ -301,9 +288,9 @@ def test_a_fatal_error_after_a_text_was_found() -> None:
     assert run.sent == [TEXTS[:2], TEXTS[:1], TEXTS[1:2]]
 
 
-@pytest.mark.parametrize("outcome", [refusal(503), refusal(429), Fault("connection", "reset")], ids=repr)
+@pytest.mark.parametrize("outcome", [rejection(503), rejection(429), RESET], ids=repr)
 def test_an_unlucky_batch(outcome: Outcome) -> None:
-    """A batch that fails at each try while others are accepted is tried in parts, and the call goes on."""
+    """A batch that fails at each attempt while others are accepted is sent in parts, and the call goes on."""
     tries = 0
 
     def reply(texts: list[str]) -> Outcome:
@@ -312,7 +299,7 @@ def test_an_unlucky_batch(outcome: Outcome) -> None:
             tries += 1
             calls[0].accepted += 1  # meanwhile, for another worker
             return outcome
-        return accepted(texts)
+        return None
 
     calls: list[Call] = []
     run = Run([*TEXTS, "more 1"], reply, max_retries=2, watch=calls.append)
@@ -322,13 +309,13 @@ def test_an_unlucky_batch(outcome: Outcome) -> None:
 
 
 def test_an_unlucky_text() -> None:
-    """A text that fails at each try, also alone, while others are accepted fails alone."""
+    """A text that fails at each attempt, also alone, while others are accepted fails alone."""
 
     def reply(texts: list[str]) -> Outcome:
         if TEXTS[4] in texts:
             calls[0].accepted += 1
-            return refusal(503)
-        return accepted(texts)
+            return rejection(503)
+        return None
 
     calls: list[Call] = []
     run = Run([*TEXTS, "more 1"], reply, max_retries=1, watch=calls.append)
@@ -341,10 +328,10 @@ def test_a_service_that_goes_down() -> None:
 
     def reply(texts: list[str]) -> Outcome:
         if not calls[0].accepted:
-            return accepted(texts)
+            return None
         calls[0].accepted += len(seen) < 1
         seen.append(texts)
-        return refusal(503)
+        return rejection(503)
 
     calls: list[Call] = []
     seen: list[list[str]] = []

@@ -1,4 +1,4 @@
-"""Texts without end, driven by hand: when blocks begin, in which order rows come, what is raised."""
+"""Texts without end, without I/O: when blocks begin, in which order rows come, what is raised."""
 
 from __future__ import annotations
 
@@ -93,6 +93,11 @@ def test_two_blocks_are_under_way() -> None:
     assert begun(blocks).first == 9
     end(blocks, third)
     assert taken(blocks) == [3, 4, 5, 6, 7, 8]
+
+
+def test_repr() -> None:
+    """A block shows no text."""
+    assert repr(begun(made(9))) == "Block(first=0)"
 
 
 def test_one_block_at_a_time() -> None:
@@ -216,8 +221,8 @@ def test_foreign_exceptions(missing: tuple[int, ...]) -> None:
     assert isinstance(error, EmbeddingBatchError) == (len(missing) == 1)
 
 
-def test_refused_input() -> None:
-    """A block that can't be a job ends the iteration; what is under way is given first."""
+def test_invalid_input() -> None:
+    """A block that can't be a job ends the iteration; what is in flight is given first."""
     blocks, refusal = made(9), InputValueError("blank", indices=[4])
     first, second = begun(blocks), begun(blocks)
     blocks.end(second, None, refusal)
@@ -227,7 +232,7 @@ def test_refused_input() -> None:
     assert blocks.error() is refusal
 
 
-def test_refused_input_and_failures() -> None:
+def test_invalid_input_and_failures() -> None:
     """Failures of requests go first, and the other error is their cause."""
     blocks, refusal = made(9), InputValueError("blank", indices=[4])
     first, second = begun(blocks), begun(blocks)

@@ -1,286 +1,374 @@
-"""One call as a whole, driven by hand: what is sent, in which batches, and when it ends."""
+"""One call as a whole: what is looked up and sent, in which batches, how it ends, and what it reports."""
 
 from __future__ import annotations
 
-import threading
-from datetime import datetime, timezone
+from array import array
 from typing import TYPE_CHECKING, Any
 
-import orjson
+import anyio
+import anyio.lowlevel
 import pytest
 
+from fakes import HANG, After, FakeStore, Harness, Outcome, accepted, status, vector
 from qwen_aiml import (
     APIStatusError,
     AuthenticationError,
+    CacheError,
     DeadlineError,
     EmbeddingBatchError,
-    EmbeddingConfig,
     InputError,
     ResponseFormatError,
+    TransportError,
     Usage,
 )
-from qwen_aiml._engine.request import Call, Clock
 from qwen_aiml._engine.job import Job
-from qwen_aiml._learned import Learned
-from qwen_aiml._steps import Outcome, Send, Step
-from qwen_aiml._engine.queue import Turns
 from qwen_aiml._protocol.response import Response, Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
-CLOCK = Clock(lambda: 100.0, lambda: datetime(2026, 11, 22, tzinfo=timezone.utc), lambda: 0.0)
-
-
-def job(texts: Any, role: Any = "document", **settings: Any) -> Job:
-    config = EmbeddingConfig(**{"api_key": "k", "model": "unknown", "batch_size": 2, **settings})
-    deadline = None if config.total_timeout is None else CLOCK.now() + config.total_timeout
-    call = Call(config, CLOCK, Learned(config), Turns(lambda: 99), threading.Event(), deadline=deadline)
-    return Job(texts, role, call, None)
+UNKNOWN_KEY = status(401)
 
 
-def answer(body: bytes, length: int = 2) -> Answer:
-    """Give each text its number and then its own length, so that a vector tells whose it is."""
-    texts = orjson.loads(body)["input"]
-    data = [
-        {"index": at, "embedding": [float(ord(text[0])), float(len(text))] + [1.0] * (length - 2)}
-        for at, text in enumerate(texts)
-    ]
-    usage = {"total_tokens": len(texts)}
-    return Response(200, {}, orjson.dumps({"data": data, "usage": usage, "model": "m", "id": texts[0]}))
+@pytest.fixture(autouse=True)
+def no_waiting() -> None:
+    """Keep the real waits in this file, since its seconds are virtual."""
 
 
-def take(work: Job) -> tuple[Generator[Step, Outcome, None], bytes]:
-    flow = work.next_flow()
-    assert flow is not None
-    step = next(flow)
-    assert isinstance(step, Send)
-    return flow, step.body
+def by_text(outcomes: dict[str, Outcome]) -> Callable[[list[str]], Outcome]:
+    """Make a service by the first text of a request."""
+    return lambda texts: outcomes.get(texts[0])
 
 
-def end(flow: Generator[Step, Outcome, None], outcome: Outcome) -> None:
-    with pytest.raises(StopIteration):
-        flow.send(outcome)
+def failure(job: Job) -> EmbeddingBatchError:
+    with pytest.raises(EmbeddingBatchError) as caught:
+        job.result()
+    return caught.value
 
 
-def run(work: Job, reply: Callable[[bytes], Outcome] = answer) -> list[list[str]]:
-    """Answer every request, and give what was sent."""
-    sent = []
-    while (flow := work.next_flow()) is not None:
-        step = next(flow)
-        assert isinstance(step, Send)
-        sent.append(orjson.loads(step.body)["input"])
-        end(flow, reply(step.body))
-    return sent
-
-
-@pytest.mark.parametrize(("count", "sizes"), [(0, []), (1, [1]), (2, [2]), (3, [2, 1]), (5, [2, 2, 1])])
-def test_batches(count: int, sizes: list[int]) -> None:
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+@pytest.mark.parametrize(("count", "sizes"), [(0, []), (1, [1]), (2, [2]), (3, [1, 2]), (5, [1, 2, 2])])
+def test_batches(count: int, sizes: list[int], backend: str) -> None:
     """A list of any length is cut into requests of the batch size."""
     texts = [chr(97 + at) for at in range(count)]
-    work = job(texts)
+    harness = Harness(batch_size=2, backend=backend)
+    job = harness.job(texts)
 
-    assert len(sizes) == work.batches
-    assert sizes == [len(batch) for batch in run(work)]
-    assert [[float(ord(text)), 1.0] for text in texts] == work.result().embeddings
+    assert sizes == sorted(map(len, harness.sent))
+    assert job.result().embeddings == list(map(vector, texts))
+
+
+@pytest.mark.parametrize(("concurrency", "seconds"), [(1, 5.0), (2, 3.0), (99, 1.0)])
+def test_concurrency(concurrency: int, seconds: float) -> None:
+    """As many requests are in flight as max_concurrency allows, and there are batches."""
+    harness = Harness(service=lambda _: After(1.0), batch_size=1, max_concurrency=concurrency)
+    harness.job("abcde"[at] for at in range(5))
+
+    assert harness.now() == seconds
+    assert harness.transport.most == min(concurrency, 5)
 
 
 def test_identical_texts() -> None:
     """Identical texts are sent once, and each gets a list of its own."""
-    work = job(["a", "b", "a", "c", "a", "b"])
+    harness = Harness(batch_size=2, max_concurrency=1)
+    texts = ["a", "b", "a", "c", "a", "b"]
+    embeddings = harness.job(texts).result().embeddings
 
-    assert run(work) == [["a", "b"], ["c"]]
-    embeddings = work.result().embeddings
-    assert [row[0] for row in embeddings] == [97.0, 98.0, 97.0, 99.0, 97.0, 98.0]
-    embeddings[0][0] = 0.0
-    assert embeddings[2][0] == 97.0
+    assert harness.sent == [["a", "b"], ["c"]]
+    assert embeddings == list(map(vector, texts))
     assert len({id(row) for row in embeddings}) == 6
 
 
 def test_identical_once_sent() -> None:
     """Texts that differ only in what JSON can't carry are one text."""
-    assert run(job(["x\ud800", "x\udfff"])) == [["x\ufffd"]]
+    harness = Harness()
+    harness.job(["x\ud800", "x\udfff"])
+
+    assert harness.sent == [["x\ufffd"]]
 
 
-def test_roles() -> None:
+@pytest.mark.parametrize(
+    ("role", "instruction", "sent"),
+    [("query", "Find", "Instruct: Find\nQuery:q"), ("document", "Find", "q"), ("query", None, "q")],
+)
+def test_roles(role: str, instruction: str | None, sent: str) -> None:
     """Only queries get the instruction."""
-    assert run(job(["q"], "query", query_instruction="Find")) == [["Instruct: Find\nQuery:q"]]
-    assert run(job(["q"], "document", query_instruction="Find")) == [["q"]]
-    assert run(job(["q"], "query")) == [["q"]]
+    harness = Harness(query_instruction=instruction)
+    harness.job(["q"], role)
+
+    assert harness.sent == [[sent]]
 
 
-def test_answer_without_an_id() -> None:
-    """An answer need not have an id."""
-    work = job(["a"])
-    run(work, lambda _: Response(200, {}, b'{"data":[{"embedding":[0.5]}]}'))
-
-    assert work.result().request_ids == ()
+def test_response_without_an_id() -> None:
+    """A response need not have an id."""
+    job = Harness(Response(200, {}, b'{"data":[{"embedding":[0.5]}]}')).job(["a"])
+    assert job.result().request_ids == ()
 
 
 def test_out_of_order_batches() -> None:
     """Batches may end in any order."""
-    work = job(["a", "b", "c"])
-    first, body_1 = take(work)
-    second, body_2 = take(work)
-    end(second, answer(body_2))
-    end(first, answer(body_1))
+    harness = Harness(service=by_text({"a": After(2.0), "c": After(1.0)}), batch_size=2)
+    result = harness.job(["a", "b", "c"]).result()
 
-    result = work.result()
-    assert [row[0] for row in result.embeddings] == [97.0, 98.0, 99.0]
+    assert result.embeddings == list(map(vector, "abc"))
     assert (result.usage, result.model, result.request_ids) == (Usage(2, 3, None), "m", ("c", "a"))
 
 
 def test_bad_input_sends_nothing() -> None:
-    """Bad input is refused before there is a job."""
+    """Invalid texts are rejected before there is a job."""
+    harness = Harness()
     with pytest.raises(InputError):
-        job(["a", ""])
+        harness.job(["a", ""])
+    assert not harness.sent
 
 
-def test_failure_keeps_what_is_paid_for() -> None:
-    """After a lasting failure nothing new starts, and what is in flight is still kept."""
-    work = job(["a", "b", "c", "d", "e", "c"])
-    first, body_1 = take(work)
-    second, _ = take(work)
-    end(second, Response(401, {}, b""))
-    assert work.next_flow() is None
-    end(first, answer(body_1))
+def test_failure_keeps_what_is_in_flight() -> None:
+    """After a permanent failure no request starts; those in flight are kept, and the rest has not failed."""
+    service = by_text({"a": After(2.0), "c": After(1.0, UNKNOWN_KEY)})
+    harness = Harness(service=service, batch_size=2, max_concurrency=2)
+    error = failure(harness.job(["a", "b", "c", "d", "e", "c"]))
 
-    with pytest.raises(EmbeddingBatchError) as caught:
-        work.result()
-    error = caught.value
-    assert error.embeddings == [[97.0, 1.0], [98.0, 1.0], None, None, None, None]
+    assert error.embeddings == [vector("a"), vector("b"), None, None, None, None]
     assert list(error.failures) == [2, 3, 5]
-    assert {type(failure) for failure in error.failures.values()} == {AuthenticationError}
+    assert {type(each) for each in error.failures.values()} == {AuthenticationError}
     assert error.failures[2].indices == (2, 3, 5)
     assert error.indices == (2, 3, 4, 5)
-    assert error.usage == work._call.usage == Usage(2, 2, None)
+    assert error.usage == harness.call.usage == Usage(2, 2, None)
     assert "4 of 6 texts have no embedding: texts 2-5" in str(error)
 
 
-def test_what_was_not_sent_has_not_failed() -> None:
-    """A batch that waited for its turn when the call failed has neither embeddings nor a failure."""
-    work = job(["a", "b", "c", "d", "e"])
-    first, body_1 = take(work)
-    second, _ = take(work)
-    third, _ = take(work)
-    end(first, answer(body_1))
-    end(second, Response(401, {}, b""))
-    end(third, None)
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_queued_when_the_call_fails(backend: str) -> None:
+    """A batch that waited in the queue when the call failed is not sent, and has not failed."""
+    harness = Harness(service=by_text({"b": After(0.01, UNKNOWN_KEY)}), batch_size=1, backend=backend)
+    harness.limiter.window = 1
+    error = failure(harness.job("abcd"[at] for at in range(4)))
 
-    with pytest.raises(EmbeddingBatchError) as caught:
-        work.result()
-    assert list(caught.value.failures) == [2, 3]
-    assert caught.value.embeddings[4] is None
-    assert caught.value.usage.requests == 2
+    assert harness.sent == [["a"], ["b"]]
+    assert list(error.failures) == [1]
+    assert error.indices == (1, 2, 3)
 
 
 def test_nothing_embedded() -> None:
     """If no text was embedded, the first error itself is raised."""
-    work = job(["a", "b", "c"])
-    first, _ = take(work)
-    second, _ = take(work)
-    end(first, Response(401, {}, b""))
-    end(second, Response(400, {}, b""))
-
+    harness = Harness(UNKNOWN_KEY, service=lambda _: After(1.0, status(404)), batch_size=2)
+    job = harness.job(["a", "b", "c"])
     with pytest.raises(AuthenticationError) as caught:
-        work.result()
-    assert caught.value.indices == (0, 1)
-    assert "(texts 0-1)" in str(caught.value)
+        job.result()
+
+    assert len(caught.value.indices) in (1, 2)
+    assert "(text" in str(caught.value)
 
 
-def test_length_across_batches() -> None:
-    """Where the length is not known, all answers must still agree on one."""
-    work = job(["a", "b", "c"], max_retries=0)
-    first, body_1 = take(work)
-    second, body_2 = take(work)
-    end(first, answer(body_1))
-    end(second, answer(body_2, length=3))
+def test_dimensions_across_batches() -> None:
+    """Where the dimensions are not known, all responses must agree on them."""
+    harness = Harness(None, service=lambda texts: accepted(texts, 3), batch_size=2, max_retries=0)
+    harness.limiter.window = 1
+    error = failure(harness.job(["a", "b", "c"]))
 
-    with pytest.raises(EmbeddingBatchError) as caught:
-        work.result()
-    assert isinstance(caught.value.failures[2], ResponseFormatError)
-    assert "row 0 has 3 numbers instead of 2" in str(caught.value)
+    [other] = {type(each) for each in error.failures.values()}
+    assert other is ResponseFormatError
+    assert "instead of" in str(error)
 
 
-def test_length_across_simultaneous_batches() -> None:
-    """Answers that are read at the same moment must agree as well."""
-    work = job(["a"])
-    assert list(work.keep([0], Rows([[1.0, 2.0]], None, None))) == []
-    with pytest.raises(ResponseFormatError, match="rows of 3 numbers, where earlier answers had 2"):
-        next(work.keep([0], Rows([[1.0, 2.0, 3.0]], None, None)))
+def test_dimensions_of_simultaneous_batches() -> None:
+    """Responses that are read at the same moment must agree as well."""
+    job = Harness().job([])
+    job = Job(["a"], "document", job.call)
+
+    async def keep(*rows: list[float]) -> None:
+        for row in rows:
+            await job.keep([0], Rows([row], None, None))
+
+    with pytest.raises(ResponseFormatError, match="rows of 3 dimensions, where earlier responses had 2"):
+        anyio.run(keep, [1.0, 2.0], [1.0, 2.0, 3.0])
 
 
-def test_known_length() -> None:
-    """The default length of a known model is expected where none is asked for."""
-    work = job(["a"], model="text-embedding-v4", max_retries=0)
-    flow, body = take(work)
-    end(flow, answer(body))
-
-    with pytest.raises(ResponseFormatError, match="row 0 has 2 numbers instead of 1024"):
-        work.result()
+def test_known_dimensions() -> None:
+    """The default dimensions of a known model are expected where none are asked for."""
+    job = Harness(model="text-embedding-v4", max_retries=0).job(["a"])
+    with pytest.raises(ResponseFormatError, match=r"row 0 has 2 .* instead of 1024"):
+        job.result()
 
 
 def test_deadline() -> None:
-    """total_timeout runs from the start of the call."""
-    work = job(["a", "b", "c"], total_timeout=5)
-    flow, body = take(work)
-    end(flow, answer(body))
-    late = work.next_flow()
-    assert late is not None
-    step = next(late)
-    assert isinstance(step, Send)
-    assert step.deadline == 105.0
-    end(late, None)
+    """total_timeout bounds the whole call, and what was embedded before is kept."""
+    harness = Harness(None, service=lambda _: HANG, batch_size=2, total_timeout=5.0, max_concurrency=1)
+    error = failure(harness.job(["a", "b", "c", "d", "e"]))
 
-    with pytest.raises(EmbeddingBatchError) as caught:
-        work.result()
-    assert isinstance(caught.value.failures[2], DeadlineError)
+    assert harness.now() == 5.0
+    assert {index: type(each) for index, each in error.failures.items()} == dict.fromkeys(
+        [2, 3], DeadlineError
+    )
 
 
-def test_foreign_exception_of_the_first_request() -> None:
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_foreign_exception(backend: str) -> None:
     """What is no error of this project ends the call, and is raised as it is if nothing was embedded."""
-    work = job(["a", "b", "c"])
-    flow, _ = take(work)
-    crash = ZeroDivisionError()
-    end(flow, crash)
-
-    assert work.next_flow() is None
+    crash = ZeroDivisionError("a text of its own")
+    harness = Harness(crash, batch_size=2, backend=backend, max_concurrency=1)
+    job = harness.job(["a", "b", "c"])
     with pytest.raises(ZeroDivisionError) as caught:
-        work.result()
+        job.result()
+
     assert caught.value is crash
+    assert len(harness.sent) == 1
 
 
 def test_foreign_exception_of_a_later_request() -> None:
     """It does not throw away what was embedded before."""
-    work = job(["a", "b", "c"])
-    flow, body = take(work)
-    end(flow, answer(body))
-    flow, _ = take(work)
     crash = ZeroDivisionError("a text of its own")
-    end(flow, crash)
+    error = failure(Harness(None, crash, batch_size=2, max_concurrency=1).job(["a", "b", "c"]))
 
-    with pytest.raises(EmbeddingBatchError) as caught:
-        work.result()
-    assert caught.value.embeddings == [[97.0, 1.0], [98.0, 1.0], None]
-    assert str(caught.value.failures[2]) == "the HTTP client (or rate limiter) raised ZeroDivisionError"
-    assert caught.value.__cause__ is crash
+    assert error.embeddings == [vector("a"), vector("b"), None]
+    assert isinstance(error.failures[2], TransportError)
+    assert str(error.failures[2].args[0]) == "the HTTP client (or rate limiter) raised ZeroDivisionError"
+    assert error.__cause__ is crash
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_cancellation(backend: str) -> None:
+    """A call that is cancelled ends all its requests, and gives back their places."""
+    harness = Harness(service=lambda _: HANG, batch_size=1, backend=backend)
+
+    async def run() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(Job(["a", "b", "c"], "document", harness.call).run)
+            while len(harness.sent) < 3:
+                await anyio.lowlevel.checkpoint()
+            group.cancel_scope.cancel()
+        assert harness.is_idle
+
+    harness.run(run)
 
 
 def test_stop() -> None:
-    """A call that was interrupted starts no further request."""
-    work = job(["a", "b", "c"])
-    work._call.stop()
+    """A call that was stopped before sends nothing."""
+    harness = Harness()
+    harness.call.stop()
+    harness.job(["a", "b", "c"])
 
-    assert work.next_flow() is None
+    assert not harness.sent
 
 
 def test_usage_of_failures() -> None:
     """Requests that failed are counted too."""
-    work = job(["a"], max_retries=1)
-    flow, _ = take(work)
-    flow.send(Response(500, {}, b""))
-    end(flow, Response(500, {}, b""))
+    harness = Harness(service=lambda _: status(500), max_retries=1)
+    job = harness.job(["a"])
 
-    assert work._call.usage == Usage(2, 0, 0)
+    assert harness.call.usage == Usage(2, 0, 0)
     with pytest.raises(APIStatusError, match=r"\(text 0, 2 attempts\)"):
-        work.result()
+        job.result()
+
+
+def test_row_limit_of_another_call() -> None:
+    """What another call of the client has learned of the service holds for the next batch."""
+    harness = Harness(batch_size=4, max_concurrency=1)
+    harness.limiter.rows = 3
+    harness.job(["a", "b", "c", "d"])
+
+    assert list(map(len, harness.sent)) == [3, 1]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_cache(packed: bool) -> None:
+    """What is cached is not sent again, and is the same as when it was embedded; what is not, is sent."""
+    store = FakeStore()
+    number = 1 / 3 if packed else 0.5
+    body = b'{"data":[{"embedding":[1,%r]},{"embedding":[2,3]}]}' % number
+
+    def run(*texts: str) -> tuple[Harness, Job]:
+        harness = Harness(Response(200, {}, body), options={"packed": packed})
+        return harness, harness.job(texts, cache=harness.cache(store.load, store.store))
+
+    _, first = run("a", "b")
+    harness, second = run("a", "b", "a")
+    assert not harness.sent
+    assert second.rows() == [*first.rows(), first.rows()[0]]
+    assert second.result().cached == 2
+    assert {type(row) for row in second.rows()} == {array if packed else list}
+
+    harness, third = run("b", "c", "d")
+    assert harness.sent == [["c", "d"]]
+    assert third.result().cached == 1
+
+
+def test_rounding() -> None:
+    """With a cache, embeddings have the precision of its entries at once."""
+    body = b'{"data":[{"embedding":[0.1,1.0]}]}'
+    harness, store = Harness(Response(200, {}, body)), FakeStore()
+    job = harness.job(["a"], cache=harness.cache(store.load, store.store))
+
+    assert job.result().embeddings == [list(array("f", [0.1, 1.0]))]
+
+
+def test_cached_entries_of_other_dimensions() -> None:
+    """Where the dimensions are not known, the first entry decides; others are sent again."""
+    store = FakeStore()
+    for texts, dimensions in (["a"], 2), (["b"], 3):
+        harness = Harness(service=lambda texts, size=dimensions: accepted(texts, size))  # type: ignore[misc]
+        harness.job(texts, cache=harness.cache(store.load, store.store))
+    harness = Harness()
+    job = harness.job(["a", "b"], cache=harness.cache(store.load, store.store))
+
+    assert harness.sent == [["b"]]
+    assert job.result().cached == 1
+
+
+def test_many_texts_are_looked_up_in_parts() -> None:
+    """A look-up asks for a thousand keys at most."""
+    sizes = []
+
+    async def load(keys: Any) -> list[None]:
+        sizes.append(len(keys))
+        return [None] * len(keys)
+
+    harness = Harness()
+    harness.job(map(str, range(2300)), cache=harness.cache(load, FakeStore().store))
+    assert sizes == [1000, 1000, 300]
+
+
+def test_cache_that_cannot_be_read() -> None:
+    """Nothing is sent then."""
+
+    async def load(_: Any) -> None:
+        raise OSError
+
+    harness = Harness()
+    with pytest.raises(CacheError, match=r"the cache can't be read \(OSError\)"):
+        harness.job(["a"], cache=harness.cache(load, None))
+    assert not harness.sent
+
+
+def test_deadline_of_the_look_up() -> None:
+    """The deadline ends a look-up, and nothing is sent."""
+    store = FakeStore(before_load=anyio.sleep_forever)
+    harness = Harness(total_timeout=5.0)
+    with pytest.raises(DeadlineError, match=r"^total_timeout of 5 s ran out$"):
+        harness.job(["a"], cache=harness.cache(store.load, store.store))
+
+    assert (harness.now(), harness.sent) == (5.0, [])
+
+
+def test_deadline_of_storing() -> None:
+    """The deadline ends a write, a second later at most; the embeddings are returned all the same."""
+    store = FakeStore(before_store=anyio.sleep_forever)
+    harness = Harness(After(4.5), total_timeout=5.0)
+    job = harness.job(["a"], cache=harness.cache(store.load, store.store))
+
+    assert job.result().embeddings == [vector("a")]
+    assert harness.now() == 5.5
+
+
+def test_nothing_is_sent_after_storing_beyond_the_deadline() -> None:
+    """A batch that would be next when the deadline has passed is not posted."""
+
+    async def before_store() -> None:
+        await anyio.sleep(20)
+
+    store = FakeStore(before_store=before_store)
+    harness = Harness(total_timeout=5.0, batch_size=1, max_concurrency=1)
+    error = failure(harness.job(["a", "b", "c"], cache=harness.cache(store.load, store.store)))
+
+    assert harness.sent == [["a"]]
+    assert isinstance(error.failures[1], DeadlineError)

@@ -1,154 +1,184 @@
-"""The fair line, driven by hand, and once by many threads."""
+"""The queue in which requests wait to start: its order, its bound, and whoever leaves it."""
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
-from qwen_aiml._engine.queue import Turn, Turns
+import anyio
+import anyio.lowlevel
+import pytest
 
+from fakes import Harness
+from qwen_aiml._engine.queue import Ticket
 
-def turns_of(limit: int) -> Turns:
-    return Turns(lambda: limit)
-
-
-def entered(turns: Turns, owner: object) -> Turn:
-    turn = Turn(owner)
-    turns.enter(turn)
-    return turn
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 
-def test_one_at_a_time() -> None:
-    """The next turn comes when the one before has started, not while its holder still waits for something."""
-    turns = turns_of(5)
-    first, second = entered(turns, "a"), entered(turns, "a")
-    assert (first.has_come, second.has_come) == (True, False)
+class Line:
+    """
+    Tickets by name, whose first letter is their owner.
 
-    turns.start(first)
-    assert second.has_come
+    Attributes:
+        started: The names of those that have started, in order.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.harness = Harness()
+        self.harness.limiter.window = limit
+        self.queue = self.harness.queue
+        self.tickets: dict[str, Ticket] = {}
+        self.started: list[str] = []
+
+    async def wait(self, name: str) -> None:
+        """Take a ticket and wait until it may start."""
+        self.tickets[name] = ticket = Ticket(name[0])
+        assert await self.queue.start(ticket, 1.0, lambda: 100.0)
+        self.started.append(name)
+
+    def leave(self, *names: str) -> None:
+        """End tickets."""
+        for name in names:
+            self.queue.leave(self.tickets[name])
+
+
+def run(limit: int, steps: Callable[[Line, Callable[..., Awaitable[None]]], Awaitable[None]]) -> list[str]:
+    """Run steps that let tickets come, in order; in the end all are left."""
+    line = Line(limit)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+
+            async def come(*names: str) -> None:
+                for name in names:
+                    group.start_soon(line.wait, name)
+                    await anyio.wait_all_tasks_blocked()
+
+            await steps(line, come)
+            await anyio.wait_all_tasks_blocked()
+            group.cancel_scope.cancel()
+        line.leave(*line.tickets)
+
+    line.harness.run(main)
+    return line.started
 
 
 def test_limit() -> None:
-    """No turn comes while as many have started as may, and one comes when one of these ends."""
-    turns = turns_of(2)
-    started = [entered(turns, "a") for _ in range(2)]
-    for turn in started:
-        turns.start(turn)
-    waiting = entered(turns, "a")
-    assert not waiting.has_come
+    """As many start as may be in flight, and one more when one of these ends."""
 
-    turns.leave(started[0])
-    assert waiting.has_come
+    async def steps(line: Line, come: Callable[..., Awaitable[None]]) -> None:
+        await come("a1", "a2", "a3")
+        assert (line.started, line.queue.in_flight) == (["a1", "a2"], 2)
+        line.leave("a1")
+
+    assert run(2, steps) == ["a1", "a2", "a3"]
 
 
 def test_limit_that_grows() -> None:
     """A limit that has grown lets more in at the next end."""
-    limit = 1
-    turns = Turns(lambda: limit)
-    first, *others = [entered(turns, "a") for _ in range(4)]
-    turns.start(first)
-    assert not others[0].has_come
 
-    limit = 3
-    turns.leave(first)
-    turns.start(others[0])
-    turns.start(others[1])
-    assert [turn.has_come for turn in others] == [True, True, True]
+    async def steps(line: Line, come: Callable[..., Awaitable[None]]) -> None:
+        await come("a1", "a2", "a3", "a4", "a5")
+        assert line.started == ["a1"]
+        line.harness.limiter.window = 3
+        line.leave("a1")
+
+    assert run(1, steps) == ["a1", "a2", "a3", "a4"]
 
 
-def test_in_the_order_they_came() -> None:
-    """Within one call whoever has waited longest is next."""
-    turns = turns_of(1)
-    waiting = [entered(turns, "a") for _ in range(5)]
-    served = []
-    for _ in waiting:
-        [turn] = [turn for turn in waiting if turn.has_come and turn not in served]
-        served.append(turn)
-        turns.start(turn)
-        turns.leave(turn)
+def test_round_robin() -> None:
+    """Calls are served round robin, and within one call whoever has waited longest is next."""
 
-    assert served == waiting
+    async def steps(line: Line, come: Callable[..., Awaitable[None]]) -> None:
+        await come("a1", "a2", "a3", "a4", "b1", "b2", "c1")
+        for at in range(6):
+            line.leave(line.started[at])
+            await anyio.wait_all_tasks_blocked()
+
+    assert run(1, steps) == ["a1", "a2", "b1", "c1", "a3", "b2", "a4"]
 
 
-def test_calls_in_rotation() -> None:
-    """A call that comes later gets its turn in the midst of a long one."""
-    turns = turns_of(1)
-    long = [entered(turns, "ingestion") for _ in range(50)]
-    query = entered(turns, "query")
-    turns.leave(long[0])
-    assert long[1].has_come
-    turns.leave(long[1])
+def test_leaving() -> None:
+    """Whoever leaves, in whatever state and how often, leaves no gap."""
 
-    assert query.has_come
-    assert not long[2].has_come
+    async def steps(line: Line, come: Callable[..., Awaitable[None]]) -> None:
+        await come("a1", "a2", "a3", "b1", "c1")
+        line.leave("a2", "b1", "b1", "a1", "a1")
+
+    assert run(1, steps)[:2] == ["a1", "a3"]
 
 
-def test_leaving_the_line() -> None:
-    """Who gives up leaves no gap, wherever in the line it is."""
-    turns = turns_of(1)
-    first, second, third, other = (entered(turns, owner) for owner in "aaab")
-    turns.leave(second)
-    turns.leave(other)
-    turns.leave(first)
-    assert third.has_come
+def test_one_at_a_time_waits_for_the_limiter() -> None:
+    """Nobody overtakes the ticket that waits for the limiter; when it leaves, the next one waits."""
 
-    turns.leave(third)
-    turns.leave(third)
-    assert entered(turns, "c").has_come
+    async def steps(line: Line, come: Callable[..., Awaitable[None]]) -> None:
+        line.harness.limiter.paused_until = 5.0
+        await come("a1", "b1")
+        assert not line.queue.start_now(Ticket("c"), 1.0)
+        line.leave("a1")
+        await anyio.sleep(6)
 
-
-def test_called() -> None:
-    """Whoever waits for a turn is called when it comes, or at once if it has."""
-    turns = turns_of(1)
-    called: list[Turn] = []
-    first, second = entered(turns, "a"), entered(turns, "a")
-    for turn in (first, second):
-        turns.when_it_comes(turn, lambda turn=turn: called.append(turn))  # type: ignore[misc]
-    assert called == [first]
-
-    turns.leave(first)
-    assert called == [first, second]
+    assert "b1" in run(3, steps)
 
 
-def test_dismissed() -> None:
-    """A call that ends calls all who wait for its turns, and the turns of others come."""
-    turns = turns_of(1)
-    first, *mine, other = (entered(turns, owner) for owner in "aaab")
-    called: list[Turn] = []
-    turns.when_it_comes(mine[0], lambda: called.append(mine[0]))
-    turns.dismiss("a")
-    assert called == [mine[0]]
-    turns.when_it_comes(mine[1], lambda: called.append(mine[1]))
-    assert called == mine
-    assert not any(turn.has_come for turn in mine)
+@pytest.mark.parametrize(("seconds", "said"), [(1.0, []), (5.0, ["rate limited, waiting 5.0 s"])])
+def test_waiting_for_the_limiter(seconds: float, said: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    """A request waits as long as the limiter says, which is logged if it is more than a second."""
+    caplog.set_level("INFO", logger="qwen_aiml")
 
-    turns.dismiss("nobody")
-    for turn in (*mine, first):
-        turns.leave(turn)
-    assert other.has_come
+    async def steps(line: Line, come: Callable[..., Awaitable[None]]) -> None:
+        line.harness.limiter.paused_until = seconds
+        assert not line.queue.start_now(Ticket("a"), 1.0)
+        await come("a1")
+        assert not line.started
+        await anyio.sleep(seconds + 0.5)
+        assert line.started
+
+    run(3, steps)
+    assert [record.getMessage() for record in caplog.records] == said
 
 
-def test_threads() -> None:
-    """With many threads each gets its turn, and no more than the limit are under way."""
-    turns, lock = turns_of(3), threading.Lock()
-    held, most = 0, 0
+def test_wait_beyond_the_deadline() -> None:
+    """A wait for the limiter that would outlast the call does not begin."""
+    harness = Harness()
+    harness.limiter.paused_until = 5.0
 
-    def work(at: int) -> None:
-        nonlocal held, most
-        turn = entered(turns, at % 7)
-        came = threading.Event()
-        turns.when_it_comes(turn, came.set)
-        assert came.wait(30)
-        turns.start(turn)
-        with lock:
-            held += 1
-            most = max(most, held)
-        with lock:
-            held -= 1
-        turns.leave(turn)
+    async def start() -> bool:
+        ticket = Ticket("a")
+        try:
+            return await harness.queue.start(ticket, 1.0, lambda: 5.0)
+        finally:
+            harness.queue.leave(ticket)
 
-    with ThreadPoolExecutor(20) as pool:
-        list(pool.map(work, range(500)))
+    assert not harness.run(start)
+    assert harness.now() == 0.0
 
-    assert most <= 3
-    assert entered(turns, "a").has_come
+
+def test_start_now() -> None:
+    """A request starts without a wait if none is before it, and there is room."""
+
+    async def start() -> None:
+        tickets = [Ticket(name) for name in "abc"]
+        assert [harness.queue.start_now(ticket, 1.0) for ticket in tickets] == [True, True, False]
+        for ticket in tickets:
+            harness.queue.leave(ticket)
+
+    harness = Harness()
+    harness.limiter.window = 2
+    harness.run(start)
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_many(backend: str) -> None:
+    """With many tasks each gets its turn, and no more than the limit are in flight."""
+    harness = Harness(backend=backend, max_concurrency=3, service=lambda _: None)
+
+    async def run() -> None:
+        calls = [harness.new_call() for _ in range(7)]
+        async with anyio.create_task_group() as group:
+            for at in range(200):
+                group.start_soon(harness.attempt, f"text {at}", calls[at % 7])
+
+    harness.run(run)
+    assert len(harness.sent) == 200
+    assert harness.transport.most <= 3

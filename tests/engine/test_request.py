@@ -1,19 +1,21 @@
-"""The decisions about one batch, driven by hand: no network, no clock, no event loop."""
+"""One request: attempts, retries, waiting, deadlines, and what becomes of its place in the queue."""
 
 from __future__ import annotations
 
-import threading
-from datetime import datetime, timezone
+import math
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import anyio
+import anyio.lowlevel
 import orjson
 import pytest
 
+from fakes import HANG, After, Harness, Outcome, status, vector
 from qwen_aiml import (
     APIStatusError,
     AuthenticationError,
     DeadlineError,
-    EmbeddingConfig,
     InsufficientCreditsError,
     QwenAIMLError,
     RateLimitError,
@@ -21,424 +23,591 @@ from qwen_aiml import (
     TransportError,
     Usage,
 )
-from qwen_aiml._engine.request import Call, Clock, NotSentError, embed_batch
-from qwen_aiml._learned import Learned
-from qwen_aiml._steps import Admit, Enter, Fault, Outcome, Send, Step, Wait
-from qwen_aiml._engine.queue import Turn, Turns
-from qwen_aiml._protocol.response import Response, Rows
+from qwen_aiml._engine.engine import make_limiter
+from qwen_aiml._engine.request import NotSentError
+from qwen_aiml._protocol.response import Response
+from qwen_aiml._transport.base import FailureKind, TransportFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable
 
-GOOD = Response(200, {}, b'{"data":[{"index":0,"embedding":[0.5]}],"usage":{"total_tokens":3}}')
-BUSY = Response(503, {}, b"")
-UNSOUND = Response(200, {}, b"<html>")
-UNKNOWN_KEY = Response(401, {}, b"")
-RESET = Fault("connection", "ReadError")
+    from qwen_aiml._engine.request import Call
+
+BUSY = status(503)
+MALFORMED = Response(200, {}, b"<html>")
+UNKNOWN_KEY = status(401)
+RESET = TransportFailure("connection", "ReadError")
+SILENCE = TransportFailure("timeout", "silence")
 
 
 @pytest.fixture(autouse=True)
 def no_waiting() -> None:
-    """Keep the real waits in this file."""
+    """Keep the real waits in this file, since its seconds are virtual."""
 
 
-class Hand:
-    """A flow and what drives it: a clock that stands still, and chance that is always 1."""
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_success(backend: str) -> None:
+    """A valid response ends the request, which was posted as configured."""
+    harness = Harness(backend=backend, dimensions=2, timeout=9.0)
 
-    def __init__(self, *, has_limiter: bool = False, **settings: Any) -> None:
-        self.time = 0.0
-        config = EmbeddingConfig(**{"api_key": "k", "dimensions": 1, "model": "unknown", **settings})
-        clock = Clock(lambda: self.time, lambda: datetime(2026, 11, 22, tzinfo=timezone.utc), lambda: 1.0)
-        learned = Learned(config)
-        self.call = Call(
-            config,
-            clock,
-            learned,
-            Turns(lambda: learned.pace.window),
-            threading.Event(),
-            has_limiter=has_limiter,
-            deadline=config.total_timeout,
-            dimensions=1,
-        )
-        self.flow: Generator[Step, Outcome, Rows] = embed_batch(
-            ["text"], self.call, retries=config.max_retries
-        )
-        self.first = next(self.flow)
-
-    def send(self, outcome: Outcome) -> Step:
-        """Say what came of the last step, and get the next."""
-        return self.flow.send(outcome)
-
-    def finish(self, outcome: Outcome) -> Rows:
-        """Say what came of the last step, and get the result."""
-        with pytest.raises(StopIteration) as caught:
-            self.flow.send(outcome)
-        rows: Rows = caught.value.value
-        return rows
-
-    def fail(self, outcome: Outcome, error: type[QwenAIMLError]) -> QwenAIMLError:
-        """Say what came of the last step, and get the error."""
-        with pytest.raises(error) as caught:
-            self.flow.send(outcome)
-        return caught.value
+    assert harness.embed().embeddings == [vector("text")]
+    [post] = harness.transport.posts
+    assert orjson.loads(post.body) == {"model": "unknown", "input": ["text"], "dimensions": 2}
+    assert (post.timeout, post.max_bytes) == (9.0, 16 * 2**20)
+    assert (harness.call.usage, harness.call.accepted) == (Usage(1, 1, None), 1)
+    assert harness.limiter.reports == [("accepted", 1)]
 
 
-def test_success() -> None:
-    """A good answer ends the flow with its rows."""
-    hand = Hand(total_timeout=9.0)
+@pytest.mark.parametrize("transient", [BUSY, MALFORMED, RESET, SILENCE], ids=repr)
+def test_retry(transient: Outcome) -> None:
+    """After a transient failure the same body is sent again, after 0.5 s, then after twice as long."""
+    harness = Harness(transient, transient)
+    harness.embed()
 
-    assert isinstance(hand.first, Send)
-    assert orjson.loads(hand.first.body) == {"model": "unknown", "input": ["text"], "dimensions": 1}
-    assert hand.first.deadline == 9.0
-    assert hand.finish(GOOD).embeddings == [[0.5]]
-    assert hand.call.usage == Usage(1, 3, None)
-
-
-@pytest.mark.parametrize("passing", [BUSY, UNSOUND, RESET, Fault("timeout", "silence")], ids=repr)
-def test_retry(passing: Outcome) -> None:
-    """What may pass is waited for, and the same body is sent again."""
-    hand = Hand()
-
-    assert hand.send(passing) == Wait(0.5)
-    assert hand.send(None) == hand.first
-    assert hand.send(passing) == Wait(1.0)
-    assert hand.send(None) == hand.first
-    hand.finish(GOOD)
-    assert hand.call.usage.requests == 3
+    assert harness.times == [0.0, 0.5, 1.5]
+    assert len({post.body for post in harness.transport.posts}) == 1
+    assert harness.call.usage.requests == 3
 
 
-def test_retry_after() -> None:
-    """The service's advice replaces the backoff."""
-    assert Hand().send(Response(503, {"retry-after": "7"}, b"")) == Wait(7.0 * 1.1)
+@pytest.mark.parametrize(
+    ("response", "seconds"),
+    [
+        (status(503, retry_after="7"), 7.7),
+        (status(503, retry_after_ms="70"), 0.077),
+        (status(503, retry_after="0"), 0.5),
+        (status(429, retry_after="7"), 7.7),
+        (status(429, retry_after="3600"), 66.0),
+        (status(429, retry_after="Sun, 22 Nov 2065 12:00:00 GMT"), 66.0),
+    ],
+)
+def test_retry_after(response: Response, seconds: float) -> None:
+    """The service's advice is followed, for a minute at most; after a 429 the whole client pauses."""
+    harness = Harness(response)
+    harness.embed()
+
+    assert harness.times == [0.0, pytest.approx(seconds)]
 
 
-def test_refusal_for_the_rate() -> None:
-    """After a 429 the client pauses, for as long as is advised, and then the same body is sent again."""
-    hand = Hand()
-    assert hand.send(Response(429, {"retry-after": "7"}, b"")) == Wait(7.0 * 1.1)
-    assert hand.send(None) == Wait(7.0 * 1.1)
-    hand.time = 7.8
-    assert hand.send(None) == hand.first
-    hand.finish(GOOD)
+def test_429_with_the_real_limiter() -> None:
+    """A Retry-After pauses all calls of the client, not only the one that got it."""
+    harness = Harness(status(429, retry_after="7"), limiter=make_limiter)
+
+    async def both() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(harness.attempt, "a")
+            await anyio.sleep(1)
+            group.start_soon(harness.attempt, "b", harness.new_call())
+
+    harness.run(both)
+    assert len(harness.times) == 3
+    assert min(harness.times[1:]) >= 7.0
 
 
-def test_refusal_for_an_hour() -> None:
-    """A 429 that asks for an hour, or for the year 2065, pauses the client for a minute."""
-    for said in ("3600", "Sun, 22 Nov 2065 12:00:00 GMT"):
-        step = Hand().send(Response(429, {"retry-after": said}, b""))
-        assert isinstance(step, Wait)
-        assert step.seconds == pytest.approx(60.0 * 1.1)
+@pytest.mark.parametrize(
+    ("outcome", "report"),
+    [
+        (None, ("accepted", 1)),
+        (status(400), ("accepted", None)),
+        (status(429), ("refused", None, 0.1)),
+        (status(429, retry_after="7"), ("refused", 7.0, 0.1)),
+        (status(429, "no credits left"), ("accepted", None)),
+        (status(500), ("lost",)),
+        (RESET, ("lost",)),
+        (ZeroDivisionError(), ("lost",)),
+    ],
+)
+def test_report(outcome: Outcome, report: tuple[Any, ...]) -> None:
+    """The limiter is told what became of each attempt; a 429 for want of credits is no matter of the rate."""
+    harness = Harness(outcome, max_retries=0)
+    if outcome is None:
+        harness.embed()
+    else:
+        with pytest.raises((QwenAIMLError, ZeroDivisionError)):
+            harness.embed()
 
-
-def test_refusal_for_the_rate_near_the_deadline() -> None:
-    """A pause that would outlast the deadline is not begun."""
-    error = Hand(total_timeout=5.0).fail(Response(429, {"retry-after": "7"}, b""), DeadlineError)
-
-    assert str(error).startswith("total_timeout of 5 s leaves no time to try again after: HTTP 429")
-    assert error.attempts == 1
-
-
-def test_empty_balance_is_no_matter_of_the_rate() -> None:
-    """A 429 for want of credits ends the flow, and slows nothing down."""
-    hand = Hand()
-    hand.fail(Response(429, {}, b'{"message":"no credits left"}'), InsufficientCreditsError)
-
-    assert hand.call.learned.pace._rate is None
+    assert harness.limiter.reports == [report]
 
 
 def test_fixed_rate() -> None:
     """Requests start no faster than requests_per_minute allows."""
-    hand = Hand(requests_per_minute=6)
-    assert hand.send(BUSY) == Wait(0.5)
-    step = hand.send(None)
-    assert isinstance(step, Wait)
-    assert step.seconds == pytest.approx(10, abs=0.1)
-    hand.time = 10
-    assert hand.send(None) == hand.first
+    harness = Harness(BUSY, limiter=make_limiter, requests_per_minute=6)
+    harness.embed()
+
+    assert harness.times == [0.0, pytest.approx(10, abs=0.1)]
 
 
-def test_limiter() -> None:
-    """The user's rate limiter is asked before each request, with the tokens expected in it."""
-    hand = Hand(has_limiter=True)
-    body = b'{"model":"unknown","input":["text"],"dimensions":1}'
-    assert hand.first == Admit(-(-len(body) // 3), None)
-    assert isinstance(hand.send(None), Send)
-    assert isinstance(hand.send(BUSY), Wait)
-    assert isinstance(hand.send(None), Admit)
-    assert isinstance(hand.send(None), Send)
-    hand.finish(GOOD)
+def test_admit() -> None:
+    """A rate limiter is awaited before each attempt, with the tokens expected in it."""
+    admitted = []
+
+    async def admit(tokens: int) -> None:
+        admitted.append((harness.now(), tokens))
+        await anyio.sleep(1)
+
+    harness = Harness(BUSY, options={"admit": admit})
+    harness.embed()
+
+    tokens = math.ceil(len(harness.transport.posts[0].body) / 3)
+    assert admitted == [(0.0, tokens), (1.5, tokens)]
+    assert harness.times == [1.0, 2.5]
 
 
-def test_limiter_that_raises() -> None:
-    """What the user's rate limiter raises ends the flow, and nothing is sent."""
-    hand = Hand(has_limiter=True)
+def test_admit_one_at_a_time() -> None:
+    """None is admitted while another one is, or waits in the queue; other calls go on meanwhile."""
+    admitted = []
+
+    async def admit(_: int) -> None:
+        admitted.append(harness.now())
+        await anyio.sleep(1)
+
+    async def run() -> None:
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(harness.attempt)
+            await anyio.sleep(0.5)
+            group.start_soon(harness.attempt, "other", harness.new_call())
+
+    harness = Harness(After(10.0), service=lambda _: After(3.0), options={"admit": admit}, max_concurrency=1)
+    harness.run(run)
+
+    # The first is posted only when the other call's has ended, after which all wait for one another.
+    assert admitted == [0.0, 10.5, 13.5]
+    assert harness.times == [0.5, 10.5, 13.5, 16.5]
+    assert harness.transport.most == 1
+
+
+def test_admit_that_embeds() -> None:
+    """A rate limiter may embed through the same client, also with one request in flight at most."""
+
+    async def admit(_: int) -> None:
+        await harness.attempt("nested", harness.new_call())
+
+    harness = Harness(options={"admit": admit}, max_concurrency=1)
+    harness.embed()
+
+    assert harness.sent == [["nested"], ["text"]]
+
+
+def test_admit_that_raises() -> None:
+    """What a rate limiter raises ends the request, and nothing is sent."""
+
+    async def admit(_: int) -> None:
+        raise ZeroDivisionError
+
+    harness = Harness(options={"admit": admit})
     with pytest.raises(ZeroDivisionError):
-        hand.send(ZeroDivisionError())
+        harness.embed()
 
-    assert hand.call.usage.requests == 0
-
-
-def test_turns() -> None:
-    """A request waits for its turn, and hands it on when it ends."""
-    first = Hand(max_concurrency=1)
-    second = Hand(max_concurrency=1)
-    second.flow.close()
-    second.call.turns = first.call.turns
-    flow = embed_batch(["text"], second.call, retries=0)
-    step = next(flow)
-    assert isinstance(step, Enter)
-    assert not step.turn.has_come
-
-    first.finish(GOOD)
-    assert step.turn.has_come
-    assert isinstance(flow.send(None), Send)
-    flow.close()
-    assert isinstance(next(embed_batch(["text"], first.call, retries=0)), Send)
+    assert harness.call.usage.requests == 0
 
 
-def test_turns_are_given_back_come_what_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fault of ours, in what is learned from an answer, does not cost the client a turn."""
-    hand = Hand()
+def test_ticket_after_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of ours, in what is learned from a response, does not cost the client a request in flight."""
+    harness = Harness()
 
     def fail(*_: object) -> None:
         raise RecursionError
 
-    monkeypatch.setattr(hand.call.learned.pace, "accepted", fail)
+    monkeypatch.setattr(harness.limiter, "accepted", fail)
     with pytest.raises(RecursionError):
-        hand.send(GOOD)
-
-    assert not hand.call.turns._started
+        harness.embed()
 
 
-def test_turn_that_never_came() -> None:
-    """A request whose turn is withdrawn since the call has ended is not sent."""
-    first = Hand(max_concurrency=1)
-    second = Hand(max_concurrency=1)
-    second.flow.close()
-    second.call.turns = first.call.turns
-    flow = embed_batch(["text"], second.call, retries=0)
-    next(flow)
-    second.call.stop()
+def waiting_in_queue() -> Harness:
+    return Harness(After(5.0), max_concurrency=1)
+
+
+def waiting_for_the_limiter() -> Harness:
+    harness = Harness(After(1.0))
+    harness.limiter.paused_until = 5.0
+    return harness
+
+
+def waiting_for_the_admission() -> Harness:
+    async def admit(_: int) -> None:
+        await anyio.sleep(5)
+
+    return Harness(options={"admit": admit})
+
+
+PHASES: dict[str, Callable[[], Harness]] = {
+    "queue": waiting_in_queue,
+    "limiter": waiting_for_the_limiter,
+    "admit": waiting_for_the_admission,
+    "backoff": lambda: Harness(status(503, retry_after="5")),
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_stop_while_waiting(phase: str) -> None:
+    """A call that is stopped waits for nothing, and sends nothing more; an error it had stays its error."""
+    harness = PHASES[phase]()
+    expected = APIStatusError if phase == "backoff" else NotSentError
+
+    async def wait() -> None:
+        with pytest.raises(expected):
+            await harness.attempt("stopped")
+        assert harness.now() == 1.0
+
+    async def run() -> None:
+        async with anyio.create_task_group() as group:
+            if phase == "queue":
+                group.start_soon(harness.attempt, "first", harness.new_call())
+                await anyio.sleep(0.5)
+            group.start_soon(wait)
+            await anyio.sleep(1.0 - harness.now())
+            harness.call.stop()
+
+    harness.run(run)
+    assert harness.call.usage.requests == (phase == "backoff")
+
+
+def test_stop_leaves_what_is_in_flight() -> None:
+    """A request in flight ends as usual, and its embeddings are kept."""
+    harness = Harness(After(5.0))
+
+    async def run() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(harness.attempt)
+            await anyio.sleep(1)
+            harness.call.stop()
+
+    harness.run(run)
+    assert harness.call.accepted == 1
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_stopped_before(backend: str) -> None:
+    """A stopped call sends nothing; nor after a failure that came after the stop."""
+    harness = Harness(backend=backend)
+    harness.call.stop()
     with pytest.raises(NotSentError):
-        flow.send(None)
+        harness.embed()
+    assert not harness.sent
+
+    def stop(_: list[str]) -> Response:
+        harness.call.stop()
+        return BUSY
+
+    harness = Harness(stop, BUSY)
+    with pytest.raises(APIStatusError):
+        harness.embed()
+    assert harness.times == [0.0]
 
 
-def test_log(caplog: pytest.LogCaptureFixture) -> None:
-    """Each attempt is logged, without texts and embeddings."""
-    caplog.set_level("DEBUG", logger="qwen_aiml")
-    hand = Hand()
-    hand.send(BUSY)
-    hand.send(None)
-    hand.send(RESET)
-    hand.send(None)
-    hand.finish(GOOD)
-    with pytest.raises(ZeroDivisionError):
-        Hand().send(ZeroDivisionError("text"))
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+@pytest.mark.parametrize("waits_for", ["queue", "admit"])
+def test_stopped_when_its_turn_comes(waits_for: str, backend: str) -> None:
+    """A request whose turn comes from the very failure that stops the call is not sent."""
 
-    assert [record.getMessage() for record in caplog.records] == [
-        "1 texts, attempt 1: HTTP 503, 0 bytes",
-        "1 texts, attempt 2: ReadError",
-        f"1 texts, attempt 3: HTTP 200, {len(GOOD.body)} bytes",
-        "1 texts, attempt 1: ZeroDivisionError",
-    ]
+    async def admit(_: int) -> None:
+        pass
+
+    options = {"admit": admit} if waits_for == "admit" else {}
+    harness = Harness(After(0.001, UNKNOWN_KEY), backend=backend, options=options, max_concurrency=1)
+
+    async def fail() -> None:
+        with pytest.raises(AuthenticationError):
+            await harness.attempt("first")
+        harness.call.stop()
+
+    async def wait() -> None:
+        with pytest.raises(NotSentError):
+            await harness.attempt("second")
+
+    async def run() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(fail)
+            while not harness.queue.in_flight:
+                await anyio.lowlevel.checkpoint()
+            group.start_soon(wait)
+
+    harness.run(run)
+    assert harness.sent == [["first"]]
+
+
+@pytest.mark.parametrize("at", [0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5])
+@pytest.mark.parametrize("how", ["cancel", "stop", "deadline"])
+def test_tickets_are_given_back(how: str, at: float) -> None:
+    """Whatever is awaited when a request ends early, it leaves nothing in the queue, and nobody behind it."""
+
+    async def admit(_: int) -> None:  # 0-1 and 4.5-5.5
+        await anyio.sleep(1)
+
+    harness = Harness(
+        After(1.5),  # of another call, until 1.5
+        After(2.0, BUSY),  # from 2 to 4, then backoff until 4.5
+        After(1.0),
+        options={"admit": admit},
+        max_concurrency=1,
+        total_timeout=10.0,
+    )
+    if how == "deadline":
+        harness.call.deadline = at
+
+    async def first() -> None:
+        await harness.attempt("other", harness.new_call())
+        harness.limiter.paused_until = 2.0
+
+    async def mine() -> None:
+        with suppress(NotSentError, APIStatusError, DeadlineError):
+            await harness.attempt("mine")
+
+    async def run() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(first)
+            with anyio.CancelScope() as scope:
+                async with anyio.create_task_group() as inner:
+                    inner.start_soon(mine)
+                    await anyio.sleep(at)
+                    if how == "cancel":
+                        scope.cancel()
+                    elif how == "stop":
+                        harness.call.stop()
+        assert harness.is_idle
+        harness.limiter.paused_until = 0.0
+        await harness.attempt("afterwards", harness.new_call())
+
+    harness.run(run)
+    assert harness.sent[-1] == ["afterwards"]
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+@pytest.mark.parametrize("stop", [False, True])
+def test_tickets_at_every_checkpoint(stop: bool, backend: str) -> None:
+    """So it is wherever between two steps of the event loop it ends."""
+
+    async def admit(_: int) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    async def answer(harness: Harness, call: Call) -> None:
+        with suppress(NotSentError):
+            await harness.attempt("text", call)
+
+    async def run(harness: Harness, steps: int) -> None:
+        other = harness.new_call()
+        async with anyio.create_task_group() as group:
+            for call in (harness.call, other, harness.call, harness.call):
+                group.start_soon(answer, harness, call)
+            for _ in range(steps):
+                await anyio.lowlevel.checkpoint()
+            if stop:
+                harness.call.stop()
+            else:
+                group.cancel_scope.cancel()
+        assert harness.is_idle
+
+    for steps in range(12):
+        harness = Harness(
+            service=lambda _: After(0), backend=backend, options={"admit": admit}, max_concurrency=1
+        )
+        harness.run(run, harness, steps)
+
+
+def paused(harness: Harness) -> None:
+    harness.limiter.paused_until = 60.0
+
+
+async def hang(_: int) -> None:
+    await anyio.sleep_forever()
 
 
 @pytest.mark.parametrize(
-    "lasting", [UNKNOWN_KEY, Response(400, {}, b""), Fault("certificate", "x"), Fault("local", "x")], ids=repr
-)
-def test_no_retry(lasting: Outcome) -> None:
-    """What trying again does not cure ends the flow at once."""
-    assert Hand().fail(lasting, QwenAIMLError).attempts == 1
-
-
-@pytest.mark.parametrize(
-    ("outcome", "error"),
+    ("script", "options", "prepare", "ends", "attempts", "said"),
     [
-        (Response(429, {}, b""), RateLimitError),
-        (UNSOUND, ResponseFormatError),
-        (RESET, TransportError),
-        (UNKNOWN_KEY, AuthenticationError),
+        ([HANG], {}, None, 5.0, 1, "ran out"),
+        ([BUSY, HANG], {}, None, 5.0, 2, "ran out: HTTP 503: no. What to do: try again later"),
+        ([], {"admit": hang}, None, 5.0, 0, "ran out"),
+        ([status(503, retry_after="7")], {}, None, 0.0, 1, "leaves no time for a retry after: HTTP 503"),
+        ([status(429, retry_after="7")], {}, None, 0.0, 1, "leaves no time for a retry after: HTTP 429"),
+        ([], {}, paused, 0.0, 0, "leaves no time to send: requests have to wait longer than that"),
+        ([After(5.0, SILENCE, shield=True)], {}, None, 5.0, 1, "ran out: no response from"),
+    ],
+    ids=["request", "second request", "admit", "backoff", "429", "limiter", "failure at the deadline"],
+)
+def test_deadline(
+    script: list[Outcome],
+    options: dict[str, Any],
+    prepare: Callable[[Harness], None] | None,
+    ends: float,
+    attempts: int,
+    said: str,
+) -> None:
+    """The deadline ends whatever is awaited; a wait that would outlast it does not begin."""
+    harness = Harness(*script, options=options, total_timeout=5.0)
+    if prepare is not None:
+        prepare(harness)
+    with pytest.raises(DeadlineError) as caught:
+        harness.embed()
+
+    assert str(caught.value).startswith(f"total_timeout of 5 s {said}")
+    assert (harness.now(), caught.value.attempts) == (ends, attempts)
+    assert ("HTTP" in said or "no response" in said) == isinstance(caught.value.__cause__, QwenAIMLError)
+
+
+def test_deadline_in_the_queue() -> None:
+    """A place in the queue that does not come in time is given up."""
+    harness = Harness(After(8.0), max_concurrency=1, total_timeout=10.0)
+
+    async def run() -> None:
+        late = harness.new_call()
+        late.deadline = 3.0
+        async with anyio.create_task_group() as group:
+            group.start_soon(harness.attempt)
+            await anyio.sleep(1)
+            with pytest.raises(DeadlineError, match=r"^total_timeout of 10 s ran out$"):
+                await harness.attempt("late", late)
+            assert harness.now() == 3.0
+
+    harness.run(run)
+    assert harness.sent == [["text"]]
+
+
+def test_deadline_before_sending() -> None:
+    """Once the deadline has passed nothing is sent, and nobody is asked for admission."""
+    harness = Harness(total_timeout=5.0)
+    harness.call.deadline = 0.0
+    with pytest.raises(DeadlineError, match=r"^total_timeout of 5 s ran out$") as caught:
+        harness.embed()
+
+    assert (harness.sent, caught.value.attempts) == ([], 0)
+
+
+def test_response_at_the_deadline() -> None:
+    """A valid response is kept however late it comes, and a permanent error says more than the deadline."""
+    late = Harness(After(2.0, shield=True), total_timeout=1.0)
+    assert late.embed().embeddings == [vector("text")]
+
+    with pytest.raises(AuthenticationError):
+        Harness(After(2.0, UNKNOWN_KEY, shield=True), total_timeout=1.0).embed()
+
+
+def test_last_error_before_the_deadline() -> None:
+    """An error after which there was to be no retry is no matter of the deadline."""
+    with pytest.raises(RateLimitError):
+        Harness(status(429, retry_after="30"), total_timeout=10.0, max_retries=0).embed()
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "attempts"),
+    [
+        ([UNKNOWN_KEY], AuthenticationError, 1),
+        ([status(400)], APIStatusError, 1),
+        ([status(429, "no credits left")], InsufficientCreditsError, 1),
+        ([TransportFailure("certificate", "x")], TransportError, 1),
+        ([BUSY, status(429)], RateLimitError, 2),
+        ([BUSY, MALFORMED], ResponseFormatError, 2),
+        ([BUSY, RESET], TransportError, 2),
+        ([BUSY, UNKNOWN_KEY], AuthenticationError, 2),
     ],
 )
-def test_last_error(outcome: Outcome, error: type[QwenAIMLError]) -> None:
-    """After the last attempt its own error is raised, with the number of attempts."""
-    hand = Hand(max_retries=1)
-    hand.send(BUSY)
-    hand.send(None)
+def test_error(script: list[Outcome], error: type[QwenAIMLError], attempts: int) -> None:
+    """What a retry does not cure is raised at once, the last attempt's own error after it."""
+    harness = Harness(*script, max_retries=1)
+    with pytest.raises(error) as caught:
+        harness.embed()
 
-    assert hand.fail(outcome, error).attempts == 2
+    assert type(caught.value) is error
+    assert caught.value.attempts == attempts == len(harness.sent)
 
 
 def test_no_retries_wanted() -> None:
     """max_retries=0 sends once."""
-    Hand(max_retries=0).fail(BUSY, QwenAIMLError)
+    harness = Harness(BUSY, max_retries=0)
+    with pytest.raises(APIStatusError):
+        harness.embed()
+    assert harness.times == [0.0]
 
 
-def test_deadline_before_the_next_attempt() -> None:
-    """A wait that would end after the deadline is not begun."""
-    hand = Hand(total_timeout=1.0)
-    hand.send(BUSY)
-    hand.send(None)
+def test_cost_of_malformed_responses() -> None:
+    """A malformed success was billed all the same, a failed request was not."""
+    body = b'{"data":[],"usage":{"total_tokens":3},"meta":{"usage":{"credits_used":1}}}'
+    harness = Harness(Response(200, {}, body), BUSY)
+    harness.embed()
 
-    error = hand.fail(BUSY, DeadlineError)
-    assert isinstance(error.__cause__, QwenAIMLError)
-    assert error.attempts == 2
-    assert str(error).startswith(
-        "total_timeout of 1 s leaves no time to try again after: HTTP 503: no message"
-    )
+    assert harness.call.usage == Usage(3, 4, None)
 
 
-def test_last_error_before_the_deadline() -> None:
-    """An error after which nothing was to be tried again is no matter of the deadline."""
-    hand = Hand(total_timeout=10.0, max_retries=0)
-
-    hand.fail(Response(429, {"retry-after": "30"}, b""), RateLimitError)
-
-
-def test_cost_of_unsound_answers() -> None:
-    """A success that is unsound was billed all the same."""
-    hand = Hand()
-    hand.send(Response(200, {}, b'{"data":[],"usage":{"total_tokens":3},"meta":{"usage":{"credits_used":1}}}'))
-    hand.send(None)
-    hand.send(BUSY)
-    hand.send(None)
-    hand.finish(GOOD)
-
-    assert hand.call.usage == Usage(3, 6, None)
+def test_packed() -> None:
+    """Embeddings are float32 if that is asked for."""
+    [row] = Harness(options={"packed": True}).embed().embeddings
+    assert (type(row).__name__, list(row)) == ("array", vector("text"))
 
 
 def test_foreign_exceptions() -> None:
-    """What the HTTP client is not known to raise ends the flow as it is."""
+    """What a transport is not known to raise comes out as it is; the request counts."""
+    harness = Harness(ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
-        Hand().send(ZeroDivisionError())
+        harness.embed()
+    assert harness.call.usage.requests == 1
 
 
-def test_deadline_during_an_attempt() -> None:
-    """A fault that comes at the deadline is the deadline's."""
-    hand = Hand(total_timeout=1.0, max_retries=0)
-    hand.time = 1.0
-
-    error = hand.fail(Fault("timeout", "late"), DeadlineError)
-    assert str(error).startswith("total_timeout of 1 s ran out: no answer from")
-
-
-def test_deadline_before_sending() -> None:
-    """A request that the deadline kept from being sent does not count as an attempt."""
-    hand = Hand(total_timeout=5.0, requests_per_minute=6)
-    hand.send(BUSY)
-    late = Hand(total_timeout=5.0)
-    late.flow.close()
-    late.call.learned = hand.call.learned
-    with pytest.raises(DeadlineError) as caught:
-        next(embed_batch(["text"], late.call, retries=0))
-
-    assert caught.value.attempts == 0
-    assert str(caught.value) == (
-        "total_timeout of 5 s leaves no time to send: requests have to wait longer than that"
-    )
-    late.time = 5.0
-    with pytest.raises(DeadlineError, match=r"^total_timeout of 5 s ran out$"):
-        next(embed_batch(["text"], late.call, retries=0))
-
-
-def test_answer_at_the_deadline() -> None:
-    """A good answer is kept however late it comes, and a lasting error says more than the deadline."""
-    hand = Hand(total_timeout=1.0)
-    hand.time = 2.0
-    assert hand.finish(GOOD).embeddings == [[0.5]]
-
-    hand = Hand(total_timeout=1.0)
-    hand.time = 2.0
-    hand.fail(UNKNOWN_KEY, AuthenticationError)
-
-
-def test_stopped_before_its_turn() -> None:
-    """Once the call has failed elsewhere, what was to come is not sent."""
-    hand = Hand()
-    hand.call.stop()
-
-    with pytest.raises(NotSentError):
-        next(embed_batch(["text"], hand.call, retries=0))
-
-
-def test_stopped_before_it_enters_the_line() -> None:
-    """A call that was stopped does not wait for a turn that another call holds back."""
-    hand = Hand()
-    other = Call(hand.call.config, hand.call.clock, hand.call.learned, hand.call.turns, threading.Event())
-    assert hand.send(BUSY) == Wait(0.5)
-    held = Turn(other)
-    hand.call.turns.enter(held)
-    assert held.has_come
-    hand.call.stop()
-
-    hand.fail(None, APIStatusError)
-
-
-def test_stopped_while_waiting() -> None:
-    """Once the call has failed elsewhere, nothing is sent again."""
-    hand = Hand()
-    hand.send(BUSY)
-    hand.call.stop()
-
-    assert hand.fail(None, QwenAIMLError).attempts == 1
+PROXY = "check the proxy that HTTPS_PROXY or ALL_PROXY names, with user and password"
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("kind", "transient", "advice"),
     [
-        (RESET, "ReadError. What to do: check the network and base_url; behind a proxy, set HTTPS_PROXY"),
-        (Fault("timeout", "silence"), "silence. What to do: check the network; raise timeout if the service"),
-        (Fault("local", "LocalProtocolError"), "LocalProtocolError. What to do: look at default_headers"),
-        (Fault("certificate", "bad"), "bad. What to do: behind a proxy that inspects TLS, set SSL_CERT_FILE"),
-        (
-            Fault("proxy", "refused"),
-            "refused. What to do: check the proxy that HTTPS_PROXY or ALL_PROXY name",
-        ),
-        (
-            Fault("refused", "407"),
-            "407. What to do: check the proxy that HTTPS_PROXY or ALL_PROXY names, with",
-        ),
+        ("connection", True, "check the network and base_url; behind a proxy, set HTTPS_PROXY"),
+        ("timeout", True, "check the network; raise timeout if the service is slow"),
+        ("certificate", False, "behind a proxy that inspects TLS, set SSL_CERT_FILE"),
+        ("local", False, "look at default_headers"),
+        ("proxy", True, PROXY),
+        ("refused", False, PROXY),
     ],
 )
-def test_transport_error(fault: Fault, said: str) -> None:
-    """A missing answer says which address was silent, why, and what to do."""
-    error = Hand(max_retries=0).fail(fault, TransportError)
+def test_transport_failure(kind: FailureKind, transient: bool, advice: str) -> None:
+    """A failure without a response is told with its cause and what to do, and whether a retry may help."""
+    with pytest.raises(TransportError) as caught:
+        Harness(TransportFailure(kind, "broken"), max_retries=0).embed()
 
-    assert str(error).startswith(f"no answer from https://api.aimlapi.com/v1: {said}")
-
-
-@pytest.mark.parametrize(("kind", "passing"), [("proxy", True), ("refused", False), ("certificate", False)])
-def test_what_passes(kind: Any, passing: bool) -> None:
-    """A proxy that is down may come up; one that refuses goes on refusing."""
-    error: Any = Hand(max_retries=0).fail(Fault(kind, "x"), TransportError)
-
-    assert error.passing is passing
+    said = f"no response from https://api.aimlapi.com/v1: broken. What to do: {advice}"
+    assert str(caught.value).startswith(said)
+    assert (caught.value.transient, caught.value.timed_out) == (transient, kind == "timeout")
 
 
 def test_web_page() -> None:
-    """A web page in place of an answer is told from an unsound answer, with where it came from."""
+    """A web page in place of a response is told from a malformed response, with where it came from."""
     page = Response(200, {"content-type": "text/html"}, b"<html>secret</html>")
-    error = Hand(max_retries=0).fail(page, ResponseFormatError)
+    with pytest.raises(ResponseFormatError) as caught:
+        Harness(page, max_retries=0).embed()
 
-    assert "a web page came, so look at base_url (https://api.aimlapi.com/v1)" in str(error)
-    assert "secret" not in str(error)
+    assert "a web page came, so look at base_url (https://api.aimlapi.com/v1)" in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("form", ["{}", "illegal header line: bytearray({!r})"])
-def test_fault_that_repeats_the_request(form: str, caplog: pytest.LogCaptureFixture) -> None:
-    """What a fault says shows no key, no text and no more than 300 characters, in errors and in the log."""
+def test_failure_that_quotes_the_request(form: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither errors nor the log show the key, a text or more than 300 characters of a failure."""
     caplog.set_level("DEBUG", logger="qwen_aiml")
     key, text = "sk-test-0123456789abcdef", "déjà vu, a secret diary"
-    said = f"Bearer {key} {text} {'x' * 900}"
-    hand = Hand(api_key=key, max_retries=0)
-    flow = embed_batch([text], hand.call, retries=0)
-    hand.flow.close()
-    next(flow)
+    quoted = f"Bearer {key} {text} {'x' * 900}"
+    detail = form.format(quoted.encode() if "!r" in form else quoted)
+    harness = Harness(TransportFailure("connection", detail), api_key=key, max_retries=0)
     with pytest.raises(TransportError) as caught:
-        flow.send(Fault("connection", form.format(said.encode() if "!r" in form else said)))
+        harness.embed(text)
 
     for shown in (str(caught.value), caplog.text):
         assert key not in shown
         assert "secret diary" not in shown
         assert "[key] [text]" in shown
         assert "x" * 300 not in shown
+
+
+def test_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Failed attempts are logged at DEBUG, waits of more than a second at INFO, without texts."""
+    caplog.set_level("DEBUG", logger="qwen_aiml")
+    Harness(BUSY, status(503, retry_after="7"), RESET, status(429, retry_after="9")).embed("a text")
+
+    size = len(BUSY.body)
+    reset = "no response from https://api.aimlapi.com/v1: ReadError. What to do: check the network and "
+    reset += "base_url; behind a proxy, set HTTPS_PROXY"
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("DEBUG", f"1 texts, attempt 1: HTTP 503, {size} bytes"),
+        ("DEBUG", f"1 texts, attempt 2: HTTP 503, {size} bytes"),
+        ("INFO", f"HTTP 503, {size} bytes, waiting 7.7 s, attempt 3 of 6"),
+        ("DEBUG", f"1 texts, attempt 3: {reset}"),
+        ("INFO", f"{reset}, waiting 2.0 s, attempt 4 of 6"),
+        ("DEBUG", f"1 texts, attempt 4: HTTP 429, {size} bytes"),
+        ("INFO", "rate limited, waiting 9.9 s"),
+    ]

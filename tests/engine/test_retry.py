@@ -17,7 +17,7 @@ from qwen_aiml import (
     ResponseFormatError,
     TransportError,
 )
-from qwen_aiml._engine.retry import backoff, is_passing, retry_after
+from qwen_aiml._engine.retry import backoff, is_transient, retry_after
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=timezone.utc)
 
@@ -30,20 +30,20 @@ def no_waiting() -> None:
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524])
 def test_passing_statuses(status: int) -> None:
     """These statuses may pass by themselves."""
-    assert is_passing(APIStatusError("x", status_code=status))
+    assert is_transient(APIStatusError("x", status_code=status))
 
 
 @pytest.mark.parametrize("status", [300, 302, 400, 401, 402, 403, 404, 409, 413, 422, 501, 505])
 def test_lasting_statuses(status: int) -> None:
     """Trying again does not help against the others."""
-    assert not is_passing(APIStatusError("x", status_code=status))
+    assert not is_transient(APIStatusError("x", status_code=status))
 
 
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
         (TransportError("x"), True),
-        (TransportError("x", passing=False), False),
+        (TransportError("x", transient=False), False),
         (ResponseFormatError("x"), True),
         (RateLimitError("x", status_code=429), True),
         (InsufficientCreditsError("x", status_code=429), False),
@@ -54,7 +54,7 @@ def test_lasting_statuses(status: int) -> None:
 )
 def test_passing_errors(error: QwenAIMLError, expected: bool) -> None:
     """An account without credits is not cured by more tries, whatever the status."""
-    assert expected == is_passing(error)
+    assert expected == is_transient(error)
 
 
 @pytest.mark.parametrize(

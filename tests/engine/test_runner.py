@@ -1,291 +1,487 @@
-"""The loop that synchronous calls run in: real sockets and threads, no requests."""
+"""The event loop in the background that synchronous calls run on: real threads, and processes of its own."""
 
 from __future__ import annotations
 
 import contextvars
-import math
+import os
+import signal
 import socket
+import subprocess
+import sys
+import textwrap
 import threading
-import time
-from contextlib import contextmanager
-from pathlib import Path
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from queue import Queue
 from typing import TYPE_CHECKING, Any
 
+import anyio
+import anyio.lowlevel
+import freezegun
 import pytest
+import sniffio
 
-from qwen_aiml._engine.runner import Loop
-from qwen_aiml._waits import AnyWait, Called, LookUp, Pause, Ready, Run
+from qwen_aiml import ConfigurationError
+from qwen_aiml._engine import runner
+from qwen_aiml._engine.runner import Running, in_thread, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable
 
-    from qwen_aiml._engine.runner import Task
-
-LATER = 30.0  # seconds; no test waits so long
-BROKEN = RuntimeError("broken")
+LONG = 30.0  # seconds; no test waits so long
 
 
-def new_loop(threads: int = 4) -> Loop:
-    return Loop(time.monotonic, threads)
+def outcome(function: Callable[[], Awaitable[Any]]) -> Any:
+    """Run a coroutine function and return what it returns."""
+    found: list[Any] = []
+
+    async def main() -> None:
+        found.append(await function())
+
+    Running(main).run()
+    return found[0]
 
 
-def soon() -> float:
-    return time.monotonic() + 0.05
+async def ident() -> int:
+    await anyio.lowlevel.checkpoint()
+    return threading.get_ident()
 
 
-def later() -> float:
-    return time.monotonic() + LATER
+async def fail() -> None:
+    await anyio.lowlevel.checkpoint()
+    raise ZeroDivisionError
 
 
-class Told:
-    """What tasks were told, in the order in which that happened."""
+def test_one_loop() -> None:
+    """Calls of any number of threads run side by side in one other thread."""
+    both = threading.Barrier(8)
 
-    def __init__(self) -> None:
-        self.outcomes: list[tuple[str, Any]] = []
+    async def meet() -> int:
+        await in_thread(partial(both.wait, LONG))
+        return await ident()
 
-    def task(self, name: str, *waits: Callable[[], AnyWait]) -> Task:
-        """Wait for one thing after the other."""
+    with ThreadPoolExecutor(8) as pool:
+        idents = {found.result() for found in [pool.submit(outcome, meet) for _ in range(8)]}
+
+    assert len(idents) == 1
+    assert threading.get_ident() not in idents
+
+
+@pytest.mark.anyio
+async def test_inside_a_running_loop() -> None:
+    """A synchronous call works inside a running event loop of asyncio, or of Trio, and runs on asyncio."""
+
+    async def library() -> str:
+        await anyio.sleep(0.001)
+        return sniffio.current_async_library()
+
+    assert outcome(library) == "asyncio"
+
+
+def test_context_variables() -> None:
+    """The coroutine sees the caller's context variables, and leaves them as they are."""
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
+    variable.set("caller's")
+
+    async def main() -> str:
+        seen = variable.get()
+        variable.set("its own")
+        return f"{seen} {await in_thread(variable.get)}"
+
+    assert outcome(main) == "caller's its own"
+    assert variable.get() == "caller's"
+
+
+def test_without_sniffio(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing has imported sniffio there is nothing to forget."""
+    monkeypatch.delitem(sys.modules, "sniffio")
+    assert outcome(ident) != threading.get_ident()
+
+
+def test_exception() -> None:
+    """An exception comes out as it is, with the traceback of where it was raised."""
+    with pytest.raises(ZeroDivisionError) as caught:
+        Running(fail).run()
+
+    names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert names[-1] == "fail"
+    assert "run" in names
+
+
+def test_call() -> None:
+    """Functions are called in the thread that waits, in order, and may make synchronous calls themselves."""
+    called: list[Any] = []
+
+    async def main() -> None:
+        for at in range(3):
+            running.call(partial(called.append, at))
+            await anyio.lowlevel.checkpoint()
+        running.call(lambda: called.append((threading.get_ident(), outcome(ident))))
+
+    running = Running(main)
+    running.run()
+
+    assert called[:3] == [0, 1, 2]
+    assert called[3][0] == threading.get_ident() != called[3][1]
+
+
+def test_call_that_raises() -> None:
+    """What a function raises in the thread that waits cancels the coroutine, and is raised after its end."""
+    ended: list[bool] = []
+
+    async def main() -> None:
+        running.call(lambda: 1 // 0)
         try:
-            for wait in waits:
-                self.outcomes.append((name, (yield wait())))
-        except Exception as error:  # noqa: BLE001
-            self.outcomes.append((name, error))
+            await anyio.sleep(LONG)
         finally:
-            self.outcomes.append((name, "ended"))
+            ended.append(True)
+
+    running = Running(main)
+    with pytest.raises(ZeroDivisionError):
+        running.run()
+    assert ended == [True]
+
+
+def test_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coroutine that is cancelled ends after what it does then; `on_end` is told, once it has."""
+    monkeypatch.setattr(runner, "SIGNAL_SECONDS", 0.001)
+    began, ended = threading.Event(), Queue[str]()
+
+    async def main() -> None:
+        began.set()
+        try:
+            await anyio.sleep(LONG)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.01)
+            ended.put("coroutine")
+
+    running = Running(main, partial(ended.put, "told"))
+    running.cancel()  # nothing yet
+    running.start()
+    assert began.wait(LONG)
+    running.join(0.0)
+    assert ended.empty()
+    running.cancel()
+    running.join()
+
+    assert (ended.get(), ended.get()) == ("coroutine", "told")
+    assert running.error is None
+
+
+def test_cancelled_before_it_begins() -> None:
+    """What is cancelled before the event loop comes to it does not get beyond its first wait."""
+    got = []
+
+    async def main() -> None:
+        await anyio.lowlevel.checkpoint()
+        got.append("beyond")
+
+    running = Running(main)
+    blocked = threading.Event()
+    blocker = Running(partial(hold, blocked))
+    blocker.start()
+    running.start()
+    running.cancel()
+    blocked.set()
+    running.join()
+    blocker.join()
+
+    assert got == []
+
+
+async def hold(until: threading.Event) -> None:
+    """Hold up the event loop."""
+    assert until.wait(LONG)
+
+
+def test_join_in_the_loops_own_thread() -> None:
+    """An iterator that is dropped there does not wait for itself."""
+
+    async def main() -> None:
+        running.join()
+
+    running = Running(main)
+    running.run()
+    assert running.error is None
+
+
+def test_wait_for() -> None:
+    """A wait of longer than the look for signals goes on."""
+    inbox: Queue[int] = Queue()
+    timer = threading.Timer(0.05, partial(inbox.put, 7))
+    timer.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "SIGNAL_SECONDS", 0.01)
+        assert wait_for(inbox) == 7
+    timer.join()
+
+
+def test_call_in_the_loops_own_thread() -> None:
+    """A synchronous call there would wait for itself, and is rejected."""
+
+    async def main() -> None:
+        Running(ident).run()
+
+    with pytest.raises(ConfigurationError, match="in the thread that runs synchronous calls"):
+        Running(main).run()
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def no_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the event loop, as in a process that has made no synchronous call."""
+    monkeypatch.setattr(runner, "_background", runner._Background())
+
+
+@pytest.mark.usefixtures("no_loop")
+def test_blocked_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no socket can be made the error says what to do."""
+
+    def blocked(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(socket, "socketpair", blocked)
+    with pytest.raises(ConfigurationError, match=r"can't be made \(PermissionError\).*--allow-unix-socket"):
+        Running(ident).run()
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Give two sockets that are connected with each other."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        yield ours, theirs
+def no_thread(no_loop: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start no thread, as when the interpreter shuts down."""
+    del no_loop
+
+    def start(_: object) -> None:
+        raise RuntimeError("can't start new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
 
 
-@contextmanager
-def meanwhile(*steps: Callable[[], object]) -> Iterator[None]:
-    """Take steps in another thread, each after a while."""
+@pytest.mark.usefixtures("no_thread")
+def test_no_thread() -> None:
+    """Where no thread can be started, all of it runs here."""
+    called: list[int] = []
 
-    def take() -> None:
-        for step in steps:
-            time.sleep(0.05)
-            step()
+    async def main() -> None:
+        running.call(lambda: called.append(threading.get_ident()))
+        called.append(await in_thread(threading.get_ident))
+        called.append((await anyio.getaddrinfo("127.0.0.1", 80))[0][4][1])
+        await anyio.sleep(0.001)
 
-    thread = threading.Thread(target=take)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join(LATER)
-
-
-def handles() -> int:
-    """Count what is open, where the system tells."""
-    return len(list(Path("/proc/self/fd").glob("*")))
-
-
-@pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
-    """Expect that no thread and no handle is left."""
-    threads, before = set(threading.enumerate()), handles()
-    yield
-    assert set(threading.enumerate()) <= threads
-    assert handles() <= before
+    running = Running(main)
+    running.run()
+    running.cancel()
+    running.join()
+    assert called == [threading.get_ident(), threading.get_ident(), 80]
+    with pytest.raises(ZeroDivisionError):
+        Running(fail).run()
+    with pytest.raises(ZeroDivisionError):
+        Running(partial(in_thread, lambda: 1 // 0)).run()
 
 
-def nobody(_: Callable[[], None]) -> None:
-    """Never call."""
+@pytest.mark.usefixtures("no_thread")
+def test_no_thread_in_a_running_loop() -> None:
+    """Inside a running event loop it can't, and the error says why."""
+
+    async def main() -> None:
+        Running(ident).run()
+
+    with pytest.raises(ConfigurationError, match="the interpreter is shutting down"):
+        anyio.run(main)
 
 
-def test_sockets(told: Told, pair: tuple[socket.socket, socket.socket]) -> None:
-    """A socket is waited for until it can be read or written, while others are waited for."""
-    ours, theirs = pair
-    reads = told.task("reads", lambda: Ready(ours, to_write=False, until=later()))
-    writes = told.task("writes", lambda: Ready(theirs, to_write=True, until=later()))
-    with meanwhile(lambda: theirs.send(b"x")):
-        new_loop().run([reads, writes])
+@pytest.mark.anyio
+async def test_in_thread() -> None:
+    """A function that blocks runs in a thread; what it raises comes out, also a RuntimeError."""
+    assert await in_thread(threading.get_ident) != threading.get_ident()
 
-    assert told.outcomes == [("writes", True), ("writes", "ended"), ("reads", True), ("reads", "ended")]
+    def broken() -> None:
+        raise RuntimeError("broken")
 
-
-def test_time_is_up(told: Told, pair: tuple[socket.socket, socket.socket]) -> None:
-    """Whatever is waited for in vain ends in time, the soonest first."""
-    tasks = [
-        told.task("called", lambda: Called(nobody, soon() + 0.2)),
-        told.task("socket", lambda: Ready(pair[0], to_write=False, until=soon() + 0.1)),
-        told.task("pause", lambda: Pause(soon())),
-    ]
-    new_loop().run(tasks)
-
-    assert [each for each in told.outcomes if each[1] != "ended"] == [
-        ("pause", False),
-        ("socket", False),
-        ("called", False),
-    ]
-
-
-def test_called_at_once(told: Told) -> None:
-    """Who calls before the wait has begun is heard."""
-    new_loop().run([told.task("a", lambda: Called(lambda call: call(), math.inf))])
-    assert told.outcomes[0] == ("a", None)
-
-
-def test_called_from_another_thread(told: Told) -> None:
-    """Who calls from another thread wakes the loop, once or many times."""
-    calls: list[Callable[[], None]] = []
-    task = told.task("a", lambda: Called(calls.append, math.inf), lambda: Pause(soon()))
-    with meanwhile(lambda: [call() for call in calls * 10]):
-        new_loop().run([task])
-    assert told.outcomes == [("a", None), ("a", False), ("a", "ended")]
-
-
-def test_functions_side_by_side(told: Told) -> None:
-    """Functions that block run in threads, at the same time, and see the caller's context variables."""
-    variable = contextvars.ContextVar("variable", default="none")
-    variable.set("set")
-    both = threading.Barrier(2)
-
-    def function() -> str:
-        both.wait(LATER)
-        return variable.get()
-
-    new_loop(2).run([told.task(name, lambda: Run(function)) for name in "ab"])
-    assert sorted(each for each in told.outcomes if each[1] != "ended") == [("a", "set"), ("b", "set")]
-
-
-def test_one_function_alone(told: Told) -> None:
-    """With nothing else to do no thread is begun."""
-    new_loop().run([told.task("a", lambda: Run(threading.get_ident))])
-    assert told.outcomes[0] == ("a", threading.get_ident())
-
-
-@pytest.mark.parametrize("tasks", [1, 2])
-def test_function_that_raises(tasks: int, told: Told) -> None:
-    """What a function raises is raised in its task."""
-
-    def function() -> None:
-        raise BROKEN
-
-    new_loop().run([told.task("a", lambda: Run(function)) for _ in range(tasks)])
-    assert told.outcomes == [("a", BROKEN), ("a", "ended")] * tasks
-
-
-def test_look_up(told: Told) -> None:
-    """A host is looked up by the system."""
-    new_loop().run([told.task("a", lambda: LookUp("127.0.0.1", 80, math.inf))])
-    assert told.outcomes[0][1][0][4] == ("127.0.0.1", 80)
-
-
-def test_broken_off_in_time(told: Told) -> None:
-    """A function that can be broken off is, when its time is up, also with nothing else to do."""
-    over = threading.Event()
-    new_loop().run([told.task("a", lambda: Run(lambda: over.wait(LATER), over.set, soon()))])
-    assert told.outcomes[0] == ("a", True)
-
-
-def test_set(told: Told, pair: tuple[socket.socket, socket.socket]) -> None:
-    """The flag ends pauses, those under way and those to come, and nothing else."""
-    loop = new_loop()
-    tasks = [
-        told.task("pause", lambda: Pause(later()), lambda: Pause(later())),
-        told.task("socket", lambda: Ready(pair[0], to_write=False, until=later())),
-    ]
-    with meanwhile(loop.set, lambda: told.outcomes.append(("now", "sent")), lambda: pair[1].send(b"x")):
-        loop.run(tasks)
-
-    assert loop.is_set()
-    assert told.outcomes == [
-        ("pause", False),
-        ("pause", False),
-        ("pause", "ended"),
-        ("now", "sent"),
-        ("socket", True),
-        ("socket", "ended"),
-    ]
-
-
-def test_set_by_a_task(told: Told) -> None:
-    """It may be set in the loop itself."""
-    loop = new_loop()
-
-    def sets() -> Task:
-        yield Pause(soon())
-        loop.set()
-
-    loop.run([told.task("a", lambda: Pause(later())), sets()])
-    assert told.outcomes == [("a", False), ("a", "ended")]
-
-
-def test_interrupt(
-    told: Told, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An interrupt ends whatever can be ended, also what is to come, and waits for the rest."""
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(0.2))
-    loop = new_loop(8)
-    over = threading.Event()
-    until = later()
-    tasks = [
-        told.task("pause", lambda: Pause(until)),
-        told.task("called", lambda: Called(nobody, until)),
-        told.task("socket", lambda: Ready(pair[0], to_write=False, until=until)),
-        told.task("run", lambda: Run(lambda: over.wait(LATER), over.set), lambda: Pause(until)),
-        told.task("stored", lambda: Run(lambda: time.sleep(0.2))),
-        told.task("looked up", lambda: LookUp("service.example", 443, until)),
-    ]
-    with meanwhile(loop.interrupt):
-        loop.run(tasks)
-
-    outcomes = dict(each for each in told.outcomes if each[1] != "ended")
-    assert isinstance(outcomes.pop("socket"), ConnectionAbortedError)
-    assert outcomes == {"pause": False, "called": False, "run": False, "stored": None, "looked up": None}
-    assert time.monotonic() < until
-
-
-def test_interrupted_before(told: Told, pair: tuple[socket.socket, socket.socket]) -> None:
-    """A loop that was interrupted waits for nothing."""
-    loop = new_loop()
-    loop.interrupt()
-    loop.run([told.task("a", lambda: Ready(pair[0], to_write=False, until=later()))])
-    assert isinstance(told.outcomes[0][1], ConnectionAbortedError)
-
-
-def test_task_that_raises(told: Told, pair: tuple[socket.socket, socket.socket]) -> None:
-    """What a task raises ends the others, whatever they wait for, and is raised; the loop can run again."""
-    loop = new_loop()
-    over = threading.Event()
-
-    def raises() -> Task:
-        yield Pause(soon())
-        raise BROKEN
-
-    tasks = [
-        told.task("socket", lambda: Ready(pair[0], to_write=False, until=later())),
-        told.task("run", lambda: Run(lambda: over.wait(LATER), over.set)),
-        raises(),
-    ]
     with pytest.raises(RuntimeError, match="broken"):
-        loop.run(tasks)
-    assert sorted(told.outcomes) == [("run", "ended"), ("socket", "ended")]
-
-    loop.run([told.task("again", lambda: Pause(soon()))])
-    assert told.outcomes[2:] == [("again", False), ("again", "ended")]
+        await in_thread(broken)
 
 
-def test_told_after_the_end(told: Told) -> None:
-    """What comes when nobody waits any more is let go."""
-    loop = new_loop()
-    calls: list[Callable[[], None]] = []
-    loop.run([told.task("a", lambda: Called(calls.append, soon()))])
-    calls[0]()
-    loop.run([told.task("b", lambda: Pause(soon()))])
-    assert told.outcomes == [("a", False), ("a", "ended"), ("b", False), ("b", "ended")]
+@pytest.mark.anyio
+async def test_in_thread_cancelled() -> None:
+    """A function that does not return is left alone when its caller is cancelled."""
+    began, goes_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def block() -> None:
+        began.set()
+        goes_on.wait(LONG)
+        ended.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(in_thread, block)
+        while not began.is_set():  # noqa: ASYNC110 (set in another thread)
+            await anyio.sleep(0.001)
+        group.cancel_scope.cancel()
+    goes_on.set()
+    assert ended.wait(LONG)
 
 
-def test_nothing_to_do() -> None:
-    """No tasks, no time."""
-    new_loop().run([])
+def test_frozen_time() -> None:
+    """Waits of the event loop end although a test has stopped the clock."""
+    with freezegun.freeze_time("2026-11-22"):
+        Running(partial(anyio.sleep, 0.01)).run()
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="only there can a thread be interrupted")
+def test_interrupt() -> None:
+    """Ctrl-C cancels the coroutine, waits for its end, and is raised."""
+    ended = []
+
+    async def main() -> None:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        try:
+            await anyio.sleep(LONG)
+        finally:
+            ended.append(True)
+
+    # A process that a shell has put into the background ignores interrupts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Running(main).run()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended == [True]
+
+
+def test_interrupt_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupt in the moment of the start is raised at once, and nothing runs."""
+    running = Running(fail)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "copy_context", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        running.run()
+    monkeypatch.undo()
+    outcome(ident)  # there is an event loop now
+    loop = runner._background.loop
+    assert loop is not None
+    monkeypatch.setattr(loop, "call_soon_threadsafe", Once(loop.call_soon_threadsafe))
+    with pytest.raises(KeyboardInterrupt):
+        running.run()
+    assert running.error is None
+
+
+class Once:
+    """An interrupt in the place of the first call of a function."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._is_first = True
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Call it."""
+        if self._is_first:
+            self._is_first = False
+            raise KeyboardInterrupt
+        return self._function(*arguments, **options)
+
+
+PROGRAM = """
+    import anyio, os, threading
+    from qwen_aiml._engine import runner
+    from qwen_aiml._engine.runner import Running, in_thread
+
+    async def work():
+        await anyio.sleep(0.001)
+        found = await anyio.getaddrinfo("localhost", 80)
+        said = await in_thread(lambda: "done")
+        print(said, bool(found), flush=True)
+
+    def call():
+        Running(work).run()
+"""
+
+EARLIER = "    call()\n"
+
+ENDINGS = {
+    "atexit": """
+    import atexit
+    atexit.register(call)
+    """,
+    "a thread that outlives the main thread": """
+    def outlive():
+        threading.main_thread().join()
+        call()
+    threading.Thread(target=outlive).start()
+    """,
+    "dropped by the interpreter": """
+    class Dropped:
+        def __init__(self):
+            self.running = Running(anyio.sleep_forever)
+            self.running.start()
+
+        def __del__(self):
+            self.running.cancel()
+            self.running.join()
+    dropped = Dropped()
+    call()
+    """,
+    "a daemon left behind": """
+    Running(anyio.sleep_forever).start()
+    call()
+    """,
+}
+
+
+def said(program: str) -> list[str]:
+    """Run a program, and return the lines that it printed; it may print no error."""
+    done = subprocess.run(  # noqa: S603 (our own program)
+        [sys.executable, "-c", textwrap.dedent(program)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_end_of_the_program(ending: str, earlier: bool) -> None:
+    """A call works as the interpreter ends, whether or not there was one before, and holds up no end."""
+    program = PROGRAM + (EARLIER if earlier else "") + ENDINGS[ending]
+    assert said(program) == ["done True"] * (2 if earlier else 1)
+
+
+def test_fork_of_a_process_without_a_loop() -> None:
+    """A child whose parent made no synchronous call has nothing to leave alone; else it keeps the loop."""
+    background = runner._Background()
+    background.after_fork()
+    assert not background.parents
+
+    outcome(ident)
+    background.loop = loop = runner._background.loop
+    background.after_fork()
+    assert (background.loop, background.parents) == (None, [loop])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on Windows")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_fork() -> None:
+    """A child process makes an event loop of its own, and the parent's goes on."""
+    program = (
+        PROGRAM
+        + """
+    import sys, warnings
+    warnings.simplefilter("ignore", DeprecationWarning)
+    call()
+    parents = runner._background.loop
+    child = os.fork()
+    call()
+    assert (runner._background.loop is parents) == bool(child)
+    if not child:
+        os._exit(0)
+    sys.exit(os.waitpid(child, 0)[1])
+    """
+    )
+    assert said(program) == ["done True"] * 3

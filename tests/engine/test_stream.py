@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import gc
 import os
@@ -19,6 +20,7 @@ import httpx
 import numpy as np
 import pytest
 
+from fakes import HANG, After, Harness
 from qwen_aiml import (
     AsyncEmbeddingClient,
     AuthenticationError,
@@ -32,6 +34,9 @@ from qwen_aiml import (
     ResponseFormatError,
     Usage,
 )
+from qwen_aiml._engine.job import Job
+from qwen_aiml._engine.runner import Running
+from qwen_aiml._engine.stream import AsyncEmbeddingIterator, Blocks
 from qwen_aiml.emulator import Emulator, Fault, serve
 
 if TYPE_CHECKING:
@@ -56,12 +61,24 @@ def way(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
+def threads() -> set[threading.Thread]:
+    """Return the threads that run, but for that of synchronous calls, which stays."""
+    return {thread for thread in threading.enumerate() if thread.name != "qwen_aiml"}
+
+
 @pytest.fixture(autouse=True)
-def no_threads_left() -> Iterator[None]:
-    """Leave no thread behind."""
-    before = set(threading.enumerate())
+def nothing_left_running() -> Iterator[None]:
+    """Leave nothing running in the event loop of synchronous calls."""
     yield
-    assert not [thread for thread in set(threading.enumerate()) - before if "qwen_aiml" in thread.name]
+    left: list[asyncio.Task[Any]] = []
+
+    async def look() -> None:
+        for _ in range(10):  # what was cancelled may be about to end
+            await asyncio.sleep(0)
+        left.extend(asyncio.all_tasks() - {asyncio.current_task()})
+
+    Running(look).run()
+    assert not left
 
 
 def make(way: Way, emulator: Emulator, cache: Any = None, **settings: Any) -> Client:
@@ -231,14 +248,14 @@ async def test_no_texts(way: Way, texts: Iterable[str]) -> None:
 
 @pytest.mark.parametrize("texts", ["a text", b"bytes", None, 7])
 async def test_what_is_no_texts(way: Way, texts: Any) -> None:
-    """What `embed` refuses for a list is refused when it is given."""
+    """What `embed` rejects for a list is rejected when it is given."""
     with pytest.raises(InputTypeError, match="texts must be a list of strings"):
         make(way, Emulator()).embed_iter(texts)
 
 
 @pytest.mark.parametrize("look_ahead", [0, -1, 1.5, True, "10"])
 async def test_wrong_options(way: Way, look_ahead: Any) -> None:
-    """A look-ahead that is no whole number above 0 is refused when it is given, and so is a role."""
+    """A look-ahead that is no whole number above 0 is rejected when it is given, and so is a role."""
     client = make(way, Emulator())
     with pytest.raises(ConfigurationError, match="look_ahead must be a whole number, 1 or more"):
         client.embed_iter(TEXTS, look_ahead=look_ahead)
@@ -267,8 +284,8 @@ async def test_asynchronous_texts(way: Way) -> None:
     assert rows == list(enumerate(expected(TEXTS)))
 
 
-async def test_one_text_is_refused(way: Way) -> None:
-    """All others of the blocks under way are given, and then the error tells which one it is."""
+async def test_one_text_is_rejected(way: Way) -> None:
+    """All others of the blocks in flight are given, and then the error tells which one it is."""
     emulator = Emulator(refuses=lambda text: text.endswith(" 34"))
     client = make(way, emulator)
     rows: list[int] = []
@@ -309,7 +326,7 @@ async def test_a_key_that_ends(way: Way) -> None:
 
 
 async def test_bad_texts(way: Way) -> None:
-    """They are refused by their index in all texts, before anything of their block is sent."""
+    """They are rejected by their index in all texts, before anything of their block is sent."""
     emulator = Emulator()
     rows: list[int] = []
     texts = [*TEXTS[:50], "", None, *TEXTS[52:]]
@@ -324,7 +341,7 @@ async def test_bad_texts(way: Way) -> None:
 
 
 async def test_texts_that_are_too_long(way: Way) -> None:
-    """What the tokenizer refuses is named by its index in all texts as well."""
+    """What the tokenizer rejects is named by its index in all texts as well."""
     texts = [*TEXTS[:40], "word " * 9000]
     with pytest.raises(InputValueError, match="text 40"):
         await rows_of(way, make(way, Emulator(), tokenizer="qwen"), texts, look_ahead=10)
@@ -354,7 +371,7 @@ async def test_texts_that_break_off(way: Way) -> None:
 
 
 async def test_beyond_float32(way: Way) -> None:
-    """A number that float32 would make infinite is asked for again, and an error if it stays."""
+    """A number that float32 would make infinite is requested again, and is an error if it stays."""
 
     def edit(answer: dict[str, Any]) -> dict[str, Any]:
         answer["data"][3]["embedding"][5] = 1e39
@@ -388,16 +405,31 @@ async def test_foreign_exceptions(way: Way) -> None:
         await rows_of(way, client, TEXTS)
 
 
-async def test_deadline(way: Way) -> None:
+@pytest.mark.parametrize("overlap", [False, True])
+def test_deadline(overlap: bool) -> None:
     """total_timeout bounds each block, not all of them together."""
-    emulator = Emulator(latency=0.1)
-    client = make(way, emulator, total_timeout=0.6, batch_size=1, max_concurrency=2)
-    assert len(await rows_of(way, client, TEXTS[:20], look_ahead=6)) == 20
 
-    emulator.script(*[None] * 6, *[Fault(latency=30)] * 99)
+    async def main() -> list[int]:
+        def make(texts: list[str], first: int) -> Job:
+            return Job(texts, "document", harness.new_call(packed=True), first=first)
+
+        blocks = Blocks(6, in_order=True, overlap=False)
+        rows = AsyncEmbeddingIterator(TEXTS[:20], blocks, make, Job.run)
+        if not overlap:
+            return [index async for index, _ in rows]
+        async with rows:
+            return [index async for index, _ in rows]
+
+    settings: dict[str, Any] = {"total_timeout": 4.5, "batch_size": 1, "max_concurrency": 2}
+    harness = Harness(service=lambda _: After(1.0), **settings)
+    assert harness.run(main) == list(range(20))
+    assert harness.now() == 10.0
+
+    harness = Harness(*[None] * 6, service=lambda _: HANG, **settings)
     with pytest.raises(EmbeddingBatchError) as caught:
-        await rows_of(way, client, TEXTS, look_ahead=6)
+        harness.run(main)
     assert {type(error) for error in caught.value.failures.values()} == {DeadlineError}
+    assert harness.now() == 4.5
 
 
 async def test_rate_limiter(way: Way) -> None:
@@ -448,7 +480,7 @@ class Kept:
 
 
 async def test_cache(way: Way) -> None:
-    """What was embedded before an end is not paid for again."""
+    """What was embedded before an end is not embedded again."""
     emulator, cache = Emulator(), Kept()
     with pytest.raises(IndexError):
         await walk(way, make(way, emulator, cache), TEXTS, lambda index, _: [][index], look_ahead=30)
@@ -521,7 +553,7 @@ async def test_a_block_that_is_cancelled() -> None:
 
 
 async def test_exceptions_pass_through() -> None:
-    """What is raised in an ``async with`` block comes out as it is, also while requests are under way."""
+    """What is raised in an ``async with`` block comes out as it is, also while requests are in flight."""
     client: Any = make("async with", Emulator(latency=0.05))
 
     async def work() -> None:
@@ -588,25 +620,48 @@ def leave(client: EmbeddingClient) -> None:
 
 @pytest.mark.parametrize("how", [break_out, fail, drop, close, leave], ids=lambda how: how.__name__)
 def test_ended_early(how: Callable[[EmbeddingClient], None]) -> None:
-    """However it ends, requests are broken off, no more are sent, and no thread is left."""
+    """However it ends, requests are cancelled, no more are sent, and no thread is left."""
     emulator = Emulator()
     emulator.script(None, *[Fault(hang=True)] * 99)  # one block is answered, whichever comes first
-    before = set(threading.enumerate())
+    before = threads()
     with serve(emulator) as url:
         config = EmbeddingConfig(api_key=KEY, base_url=url, dimensions=64, timeout=300)
-        served = set(threading.enumerate())
+        served = threads()
         with EmbeddingClient(config) as client:
-            start = time.monotonic()
             how(client)
-            assert time.monotonic() - start < 4
-            assert set(threading.enumerate()) <= served
-            assert not client._sender.turns._started
-            assert not client._sender.turns._waiting
+            assert threads() <= served
+            [session] = client._engine._sessions.values()
+            assert not session.queue.in_flight
+            assert not session.queue._waiting
             time.sleep(0.1)  # what was sent may still be on its way
             sent = emulator.request_count
             time.sleep(0.05)
             assert emulator.request_count == sent <= 3
-    assert set(threading.enumerate()) <= before
+    assert threads() <= before
+
+
+@pytest.mark.parametrize("moment", ["waiting", "starting"])
+def test_interrupted(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupt ends the iteration, and cancels what is in flight, also a block that has just begun."""
+    client = make("with", Emulator(latency=0.2))
+    assert isinstance(client, EmbeddingClient)
+    start = Running.start
+
+    def interrupted(*given: Any) -> None:
+        if moment == "starting":
+            start(given[0])
+        raise KeyboardInterrupt
+
+    if moment == "starting":
+        monkeypatch.setattr(Running, "start", interrupted)
+    else:
+        monkeypatch.setattr("qwen_aiml._engine.stream.wait_for", interrupted)
+    rows = client.embed_iter(TEXTS)
+    with pytest.raises(KeyboardInterrupt):
+        next(rows)
+    monkeypatch.undo()
+
+    assert list(rows) == []
 
 
 def test_closed_by_another_thread() -> None:
@@ -669,7 +724,7 @@ async def test_empty_array(way: Way, dimensions: int | None, model: str, shape: 
 
 
 async def test_array_in_part(way: Way) -> None:
-    """What was paid for comes with the error, packed."""
+    """What was embedded comes with the error, packed."""
     emulator = Emulator(refuses=lambda text: text.endswith(" 3"))
     with pytest.raises(EmbeddingBatchError) as caught:
         await array_of(make(way, emulator), TEXTS[:10], role="query")

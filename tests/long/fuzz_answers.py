@@ -21,7 +21,7 @@ with atheris.instrument_imports(include=["qwen_aiml._protocol.response", "qwen_a
     from qwen_aiml import APIStatusError, EmbeddingConfig, ResponseFormatError, _simd, _status, _wire
     from qwen_aiml.emulator import Emulator
 
-PUBLISHED = Path(__file__).parent.parent / "core" / "published_response.json"
+PUBLISHED = Path(__file__).parent.parent / "protocol" / "published_response.json"
 KEY = "sk-0123456789abcdef"
 CONFIG = EmbeddingConfig(api_key=KEY)
 HEAD = 8  # bytes that say what surrounds a body

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import sys
-import threading
 import tracemalloc
 from array import array
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import numpy as np
 import orjson
 import pytest
 
-from qwen_aiml import ConfigurationError, EmbeddingBatchError, EmbeddingConfig, ResponseFormatError
+from fakes import FakeStore, Harness
+from qwen_aiml import ConfigurationError, EmbeddingBatchError, ResponseFormatError
 from qwen_aiml._protocol.arrays import load_numpy, matrix, packed
-from qwen_aiml._engine.request import Call, Clock
-from qwen_aiml._engine.job import Job
-from qwen_aiml._learned import Learned
-from qwen_aiml._steps import Load, Outcome, Send, Store
-from qwen_aiml._engine.queue import Turns
 from qwen_aiml._protocol.response import Response, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CLOCK = Clock(lambda: 100.0, lambda: datetime(2026, 11, 22, tzinfo=timezone.utc), lambda: 0.0)
+    from qwen_aiml._engine.job import Job
+
 TEXTS = [f"{at} text" for at in range(10)]
 
 
@@ -63,13 +59,13 @@ def test_size() -> None:
 
 @pytest.mark.parametrize("number", [1e39, -3.5e38, 1.7e308])
 def test_beyond_float32(number: float) -> None:
-    """A number that would become infinite is an unsound answer."""
+    """A number that would become infinite is a malformed response."""
     with pytest.raises(ResponseFormatError, match="beyond float32"):
         packed([0.5, number])
 
 
 def test_too_small_for_float32() -> None:
-    """A row that would become all zero is an unsound answer; a single number is rounded."""
+    """A row that would become all zero is a malformed response; a single number is rounded."""
     with pytest.raises(ResponseFormatError, match="beyond float32"):
         packed([1e-60, -1e-50])
 
@@ -102,77 +98,52 @@ def test_without_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
         load_numpy()
 
 
-class Kept:
-    """What a cache would hold, behind a job driven by hand."""
+def embed(number: Callable[[str], float], store: FakeStore | None = None) -> tuple[Job, list[list[str]]]:
+    """Run a job, and return what it sent as well; *number* returns a text's second number."""
 
-    def __init__(self) -> None:
-        self.entries: dict[str, bytes] = {}
-        self.sent: list[list[str]] = []
+    def respond(texts: list[str]) -> Response:
+        data = [{"embedding": [1.0, number(text)]} for text in texts]
+        return Response(200, {}, orjson.dumps({"data": data}))
 
-    def run(self, number: Callable[[str], float], *, cached: bool, **settings: Any) -> Job:
-        """Take a job to its end; *number* gives a text's second number."""
-        config = EmbeddingConfig(**{"api_key": "k", "model": "unknown", "batch_size": 10, **settings})
-        call = Call(config, CLOCK, Learned(config), Turns(lambda: 99), threading.Event(), packed=True)
-        job = Job(TEXTS, "document", call, "service" if cached else None)
-        flows = [job.look_up()]
-        while flows:
-            outcome: Outcome = None
-            for _ in range(1000):  # bounded, should it never end
-                try:
-                    step = flows[-1].send(outcome)
-                except StopIteration:
-                    break
-                outcome = None
-                if isinstance(step, Load):
-                    outcome = [self.entries.get(key) for key in step.keys]
-                elif isinstance(step, Store):
-                    self.entries.update(step.entries)
-                elif isinstance(step, Send):
-                    self.sent.append(orjson.loads(step.body)["input"])
-                    data = [{"embedding": [1.0, number(text)]} for text in self.sent[-1]]
-                    outcome = Response(200, {}, orjson.dumps({"data": data}))
-            flows.pop()
-            if (flow := job.next_flow()) is not None:
-                flows.append(flow)
-        return job
+    harness = Harness(service=respond, batch_size=10, options={"packed": True})
+    cache = None if store is None else harness.cache(store.load, store.store)
+    return harness.job(TEXTS, cache=cache), harness.sent
 
 
-@pytest.mark.parametrize("cached", [False, True])
-def test_a_packed_job(cached: bool) -> None:
+@pytest.mark.parametrize("store", [None, FakeStore()])
+def test_a_packed_job(store: FakeStore | None) -> None:
     """Rows are arrays, from the service and from the cache alike."""
-    kept = Kept()
-    expected = [array("f", [1.0, len(text) / 3]) for text in TEXTS]
+    expected: list[Any] = [array("f", [1.0, len(text) / 3]) for text in TEXTS]
 
-    for _ in range(2):
-        assert kept.run(lambda text: len(text) / 3, cached=cached).rows() == expected
-    assert len(kept.sent) == (1 if cached else 2)
+    job, sent = embed(lambda text: len(text) / 3, store)
+    assert (job.rows(), len(sent)) == (expected, 1)
+    job, sent = embed(lambda text: len(text) / 3, store)
+    assert (job.rows(), len(sent)) == (expected, 1 if store is None else 0)
 
 
-@pytest.mark.parametrize("cached", [False, True])
-def test_what_float32_cannot_hold(cached: bool) -> None:
-    """One text's number beyond float32 is looked for like any unsound row; the others are embedded."""
-    kept = Kept()
-    job = kept.run(lambda text: 1e39 if text == TEXTS[6] else 0.5, cached=cached)
+@pytest.mark.parametrize("store", [None, FakeStore()])
+def test_what_float32_cannot_hold(store: FakeStore | None) -> None:
+    """A text with a number beyond float32 is found like any malformed row; the others are embedded."""
+    job, _ = embed(lambda text: 1e39 if text == TEXTS[6] else 0.5, store)
     with pytest.raises(EmbeddingBatchError) as caught:
         job.result()
 
     assert list(caught.value.failures) == [6]
     assert isinstance(caught.value.failures[6], ResponseFormatError)
     assert [row is None for row in caught.value.embeddings] == [at == 6 for at in range(10)]
-    assert len(kept.entries) == (9 if cached else 0)
+    assert store is None or len(store.kept) == 9
 
 
-def test_a_passing_number_beyond_float32() -> None:
-    """It is asked for again."""
+def test_a_transient_number_beyond_float32() -> None:
+    """It is requested again."""
     numbers = iter([1e39] * 10)
 
-    assert all(Kept().run(lambda _: next(numbers, 0.5), cached=False).rows())
+    assert all(embed(lambda _: next(numbers, 0.5))[0].rows())
 
 
 def test_the_mean_of_pieces_is_packed() -> None:
     """A text that is embedded in pieces gets a packed row as well."""
-    kept = Kept()
-    job = kept.run(lambda _: 0.5, cached=False)
-    assert list(job.keep([0], Rows([[0.25, 0.5]], None, None), "split_mean:bytes")) == []
+    job, _ = embed(lambda _: 0.5)
+    anyio.run(job.keep, [0], Rows([[0.25, 0.5]], None, None), "split_mean:bytes")
 
     assert job.rows()[0] == array("f", [0.25, 0.5])

@@ -14,12 +14,13 @@ import orjson
 import pytest
 
 from qwen_aiml import EmbeddingConfig, EmbeddingResult, ResponseFormatError, Usage
-from qwen_aiml._protocol.response import Response, decode, encode
+from qwen_aiml._protocol.request import encode
+from qwen_aiml._protocol.response import Response, decode
 
 PUBLISHED = Path(__file__).with_name("published_response.json")
 
 
-def answer(body: Any, **headers: str) -> Answer:
+def answer(body: Any, **headers: str) -> Response:
     return Response(200, headers, body if isinstance(body, bytes) else orjson.dumps(body))
 
 

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_aiml import ResponseFormatError, _simd
+from qwen_aiml import ResponseFormatError
+from qwen_aiml._protocol import simd as _simd
 from qwen_aiml._protocol.arrays import packed
-from qwen_aiml._protocol.simd import packed_success
 from qwen_aiml._protocol.response import Response, decode
+from qwen_aiml._protocol.simd import packed_success
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

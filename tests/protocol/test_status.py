@@ -15,8 +15,8 @@ from qwen_aiml import (
     InsufficientCreditsError,
     RateLimitError,
 )
-from qwen_aiml._protocol.status import is_success, status_error
 from qwen_aiml._protocol.response import Response
+from qwen_aiml._protocol.status import is_success, status_error
 
 KEY = "sk-test-0123456789abcdef"
 

@@ -13,7 +13,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qwen_aiml import ResponseFormatError
-from qwen_aiml._texts.shortening import LEAST_BYTES, MOST_BYTES, SAFE_BYTES, cut_at, mean, pieces, splits, truncations
+from qwen_aiml._texts.shortening import (
+    LEAST_BYTES,
+    MOST_BYTES,
+    SAFE_BYTES,
+    cut_at,
+    mean,
+    pieces,
+    splits,
+    truncations,
+)
 from qwen_aiml._texts.validation import outgoing
 
 if TYPE_CHECKING:

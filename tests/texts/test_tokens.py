@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qwen_aiml import ConfigurationError
-from qwen_aiml._texts.validation import outgoing
 from qwen_aiml._texts.tokens import ADDED_TOKENS, Tokens, load
+from qwen_aiml._texts.validation import outgoing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,248 @@
+"""The cache as one call uses it: what a slow or broken store costs, and what a cancelled write leaves."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from fakes import FakeStore, Harness
+from qwen_aiml._cache.access import CacheAccess
+from qwen_aiml._errors import CacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+TEXTS = ["a", "b"]
+ROWS = [[0.5, 1.0], [0.25, 2.0]]
+
+BOTH = pytest.mark.parametrize("backend", ["trio", "asyncio"])
+
+
+def access(store: Any, seconds_left: Callable[[], float] = lambda: math.inf) -> CacheAccess:
+    return CacheAccess(store.load, store.store, "n", seconds_left)
+
+
+def run(function: Callable[[], Awaitable[None]], backend: str = "trio") -> float:
+    """Run, and return how many seconds that took."""
+    harness = Harness(backend=backend)
+    began = harness.now()
+    harness.run(function)
+    return harness.now() - began
+
+
+class Returns:
+    """A cache that returns the same at each look-up, or raises it."""
+
+    def __init__(self, entries: Any) -> None:
+        self._entries = entries
+
+    async def load(self, _: Any) -> Any:
+        """Look up."""
+        if isinstance(self._entries, Exception):
+            raise self._entries
+        return self._entries
+
+    async def store(self, _: Mapping[str, bytes]) -> None:
+        """Store."""
+        if isinstance(self._entries, Exception):
+            raise self._entries
+
+
+@BOTH
+def test_round_trip(backend: str) -> None:
+    """What is stored is found again; numbers beyond float32 are not stored, and returned as they are."""
+
+    async def main() -> None:
+        cache = access(FakeStore())
+        assert await cache.store([*TEXTS, "c"], [*ROWS, [1e300, 1.0]]) == [*ROWS, [1e300, 1.0]]
+        assert await cache.load(["b", "c", "a"], None) == [ROWS[1], None, ROWS[0]]
+        assert await cache.load(["a"], 3) == [None]
+        assert await cache.load(["a"], None, "truncate:bytes") == [None]
+
+    run(main, backend)
+
+
+@pytest.mark.parametrize("entries", [None, 7, b"ab", "ab", {"a": 1, "b": 2}, [], [None], [None] * 3])
+def test_entries_of_the_wrong_shape(entries: Any) -> None:
+    """A look-up that does not return a list of an entry for each key can't be relied on."""
+
+    async def main() -> None:
+        with pytest.raises(CacheError, match="did not return an entry or None for each key"):
+            await access(Returns(entries)).load(TEXTS, None)
+
+    run(main)
+
+
+def test_damaged_entries() -> None:
+    """An entry that can't be read is a miss."""
+
+    async def main() -> None:
+        assert await access(Returns((b"damaged", "text"))).load(TEXTS, None) == [None, None]
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError("of its own"), r"^the cache can't be read \(OSError\); nothing was sent$"),
+        (TimeoutError(), r"^the cache can't be read \(TimeoutError\); nothing was sent$"),
+        (CacheError("locked"), r"^locked$"),
+    ],
+)
+def test_look_up_that_raises(error: Exception, said: str) -> None:
+    """What a look-up raises is a CacheError."""
+
+    async def main() -> None:
+        with pytest.raises(CacheError, match=said):
+            await access(Returns(error)).load(TEXTS, None)
+
+    run(main)
+
+
+@BOTH
+@pytest.mark.parametrize(("error", "reason"), [(OSError("x"), "OSError"), (CacheError("full"), "full")])
+def test_write_that_raises(
+    error: Exception, reason: str, backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged, costs nothing, and is attempted again for the next batch."""
+
+    async def main() -> None:
+        cache = access(Returns(error))
+        assert await cache.store(TEXTS, ROWS) == ROWS
+        await cache.store(TEXTS, ROWS)
+
+    run(main, backend)
+    message = f"2 embeddings could not be stored in the cache: {reason}"
+    assert [(each.levelname, each.getMessage()) for each in caplog.records] == [("WARNING", message)] * 2
+
+
+def test_write_that_hangs(caplog: pytest.LogCaptureFixture) -> None:
+    """It takes 30 s once; nothing is stored for a minute; from then on it takes a second at most."""
+    caplog.set_level("DEBUG", logger="qwen_aiml")
+    store = FakeStore(before_store=anyio.sleep_forever)
+
+    async def main() -> None:
+        cache = access(store)
+        for after in (0.0, 0.0, 59.5, 0.5, 60.0):
+            await anyio.sleep(after)
+            assert await cache.store(TEXTS, ROWS) == ROWS
+        store.before_store = None
+        await anyio.sleep(60)
+        await cache.store(TEXTS, ROWS)
+
+    assert run(main) == 212.0
+    assert store.times == [0.0, 90.0, 151.0, 212.0]
+    assert len(store.kept) == 2
+    assert [each.levelname for each in caplog.records] == ["WARNING"] * 3
+
+
+def test_writes_that_hang_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Several workers that write at once give one warning, and the rest are told at DEBUG."""
+    caplog.set_level("DEBUG", logger="qwen_aiml")
+    store = FakeStore(before_store=anyio.sleep_forever)
+
+    async def main() -> None:
+        cache = access(store)
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(cache.store, TEXTS, ROWS)
+
+    assert run(main) == 30
+    assert sorted(each.levelname for each in caplog.records) == ["DEBUG", "DEBUG", "WARNING"]
+
+
+def test_write_that_fails_slowly() -> None:
+    """A write that fails after half a second or more pauses the cache as well."""
+
+    async def fail() -> None:
+        await anyio.sleep(0.5)
+        raise OSError
+
+    store = FakeStore(before_store=fail)
+
+    async def main() -> None:
+        cache = access(store)
+        await cache.store(TEXTS, ROWS)
+        await cache.store(TEXTS, ROWS)
+
+    assert run(main) == 0.5
+    assert store.times == [0.0]
+
+
+@pytest.mark.parametrize(("takes", "kept"), [(0.9, 2), (1.1, 0)])
+def test_write_of_a_call_that_is_cancelled(takes: float, kept: int) -> None:
+    """It has another second from the cancellation on, and the cancellation is seen then."""
+
+    async def before_store() -> None:
+        await anyio.sleep(2 + takes)
+
+    store = FakeStore(before_store=before_store)
+
+    async def main() -> None:
+        with anyio.move_on_after(2) as scope:
+            await access(store).store(TEXTS, ROWS)
+            await anyio.sleep_forever()
+        assert scope.cancelled_caught
+
+    assert run(main) == 2 + min(takes, 1.0)
+    assert len(store.kept) == kept
+
+
+@BOTH
+@pytest.mark.parametrize("ends", [True, False])
+def test_write_of_a_cancelled_task(ends: bool, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it is on both event loops; one that does not end is abandoned."""
+    monkeypatch.setattr("qwen_aiml._cache.access.CANCELLED_SECONDS", 30.0 if ends else 0.01)
+    store = FakeStore()
+    events: dict[str, anyio.Event] = {}
+
+    async def before_store() -> None:
+        events["began"].set()
+        await events["goes on"].wait()
+
+    async def main() -> None:
+        events.update({"began": anyio.Event(), "goes on": anyio.Event()})
+        store.before_store = before_store
+        async with anyio.create_task_group() as group:
+            group.start_soon(access(store).store, TEXTS, ROWS)
+            await events["began"].wait()
+            group.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                for _ in range(5):
+                    await anyio.lowlevel.checkpoint()
+                if ends:
+                    events["goes on"].set()
+
+    run(main, backend)
+    assert len(store.kept) == (2 if ends else 0)
+
+
+@pytest.mark.parametrize(("left", "takes"), [(0.0, 1.0), (0.5, 1.0), (5.0, 5.0), (100.0, 30.0)])
+def test_deadline_of_a_write(left: float, takes: float) -> None:
+    """It ends with the deadline of the call, but has a second in any case."""
+    store = FakeStore(before_store=anyio.sleep_forever)
+
+    async def main() -> None:
+        await access(store, lambda: left - anyio.current_time()).store(TEXTS, ROWS)
+
+    assert run(main) == takes
+
+
+@pytest.mark.parametrize("takes", [5.0, math.inf])
+def test_deadline_of_a_look_up(takes: float) -> None:
+    """A look-up that does not end before the deadline is given up."""
+
+    async def before_load() -> None:
+        with anyio.CancelScope(shield=takes == 5.0):
+            await anyio.sleep(takes)
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            await access(FakeStore(before_load), lambda: 5.0 - anyio.current_time()).load(TEXTS, None)
+
+    assert run(main) == 5.0

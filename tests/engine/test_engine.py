@@ -1,0 +1,189 @@
+"""What a client keeps between its calls: sessions by event loop, usage, the cache, and what a fork leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from qwen_aiml import ConfigurationError, EmbeddingConfig, Usage
+from qwen_aiml._engine import engine as module
+from qwen_aiml._engine.engine import Engine
+from qwen_aiml._engine.runner import Running
+from qwen_aiml.emulator import Emulator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from qwen_aiml import Progress
+    from qwen_aiml._engine.job import Job
+
+
+def make(emulator: Emulator, *, sync: bool = False, **options: Any) -> Engine:
+    """Make the engine of a client that sends to an emulator."""
+    clients: Any = emulator.client_options()
+    client = clients["http_client" if sync else "http_async_client"]
+    config = EmbeddingConfig(api_key=clients["api_key"], dimensions=64)
+    options = {"http_client": client, "cache": None, "limiter": None, **options}
+    return Engine(config, sync=sync, **options)
+
+
+def job(engine: Engine, admit: Callable[[int], Any] | None = None) -> Job:
+    return engine.job(["a", "b"], role="document", admit=admit, packed=False)
+
+
+async def embed(engine: Engine) -> Job:
+    work = job(engine)
+    await engine.run(work)
+    return work
+
+
+@pytest.mark.anyio
+async def test_usage() -> None:
+    """The cost of all calls is added up."""
+    engine = make(Emulator())
+    works = [await embed(engine) for _ in range(2)]
+
+    assert works[0].result().usage == works[1].result().usage
+    assert engine.usage == Usage() + works[0].usage + works[1].usage
+
+
+@pytest.mark.anyio
+async def test_progress() -> None:
+    """Progress is reported if a function is given."""
+    reports: list[Progress] = []
+    engine = make(Emulator())
+    for progress in None, reports.append:
+        work = job(engine)
+        engine.report(work, progress, lambda call: call())
+        await engine.run(work)
+
+    assert [report.done for report in reports] == [0, 2]
+
+
+def test_rate_limiter_of_synchronous_calls() -> None:
+    """It is called in a worker thread."""
+    engine = make(Emulator(), sync=True)
+    admitted: list[int] = []
+    work = job(engine, admitted.append)
+    Running(lambda: engine.run(work)).run()
+    assert len(admitted) == 1
+
+
+class Transport:
+    """A transport that counts how often it was closed."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.closed = 0
+
+    async def aclose(self) -> None:
+        """Close."""
+        self.closed += 1
+
+
+@pytest.fixture
+def transports(monkeypatch: pytest.MonkeyPatch) -> list[Transport]:
+    """Return the transports that are made."""
+    made: list[Transport] = []
+
+    def make(*_: object, **__: object) -> Transport:
+        made.append(Transport())
+        return made[-1]
+
+    monkeypatch.setattr(module, "SelectedTransport", make)
+    return made
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_sessions(backend: str, transports: list[Transport]) -> None:
+    """Each event loop has a session, whose transport is closed when the loop ends."""
+    engine = make(Emulator(), http_client=None)
+
+    async def main() -> None:
+        assert await engine._session() is await engine._session()
+
+    for _ in range(3):
+        anyio.run(main, backend=backend)
+        gc.collect()
+
+    assert [transport.closed for transport in transports] == [1, 1, 1]
+    assert len(engine._sessions) <= 1
+
+
+def test_a_session_of_a_loop_that_was_closed_without_end(transports: list[Transport]) -> None:
+    """It is forgotten, once there is another loop; those of open loops are not."""
+    engine = make(Emulator())
+    closed, opened, another = loops = [asyncio.new_event_loop() for _ in range(3)]
+    for loop in loops:
+        loop.run_until_complete(engine._session())
+        closed.close()
+
+    assert len(transports) == 3
+    assert list(engine._sessions) == [opened, another]
+    for loop in loops:
+        loop.close()
+
+
+@pytest.mark.anyio
+async def test_aclose(transports: list[Transport], tmp_path: Path) -> None:
+    """It closes the transport of this loop, and a cache given by its path; the next call opens others."""
+    engine = make(Emulator(), http_client=None, cache=tmp_path / "embeddings.db")
+    await engine.aclose()
+    session = await engine._session()
+    await engine.aclose()
+    await engine.aclose()
+    assert session.is_closed
+    assert await engine._session() is not session
+    await engine.aclose()
+
+    assert [transport.closed for transport in transports] == [1, 1]
+
+
+def test_close(transports: list[Transport], tmp_path: Path) -> None:
+    """So it is with synchronous calls."""
+    engine = make(Emulator(), sync=True, http_client=None, cache=str(tmp_path / "embeddings.db"))
+    engine.close()
+
+    async def main() -> None:
+        await engine._session()
+
+    Running(main).run()
+    engine.close()
+
+    assert [transport.closed for transport in transports] == [1]
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_namespace(sync: bool) -> None:
+    """Embeddings of the emulator and of the service have different names, and so have those of each role."""
+    here = make(Emulator(), sync=sync)
+    there = make(Emulator(), sync=sync, http_client=None)
+    names = [each.cache_namespace(role) for each in (here, there) for role in ("document", "query")]
+
+    assert len(set(names)) == 4
+    assert all("text-embedding-v4.64" in name for name in names)
+
+
+def test_fork(monkeypatch: pytest.MonkeyPatch, transports: list[Transport]) -> None:
+    """A child process leaves the parent's sessions alone, and can't use a client of the user's."""
+    own, given = make(Emulator(), http_client=None), make(Emulator())
+    monkeypatch.setattr(module, "_engines", [own, given])
+    kept: list[Any] = []
+    monkeypatch.setattr(module, "_of_parents", kept)
+
+    async def main() -> None:
+        session = await own._session()
+        module._after_fork()
+        assert await own._session() is not session
+        assert session in [found for sessions in kept for _, found in sessions]
+        await session.life.aclose()
+
+    anyio.run(main)
+    assert len(transports) == 2
+    job(own)
+    with pytest.raises(ConfigurationError, match=r"can't be used after a fork.*Make another object"):
+        job(given)
