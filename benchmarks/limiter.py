@@ -1,0 +1,202 @@
+"""
+How the limiter copes with limits that it does not know, in simulation.
+
+    python -m benchmarks.limiter
+
+Prints for each scenario the median and the worst time over the ideal, and the median share of requests rejected,
+of three runs. The second table is of scenarios that no constant of the limiter was chosen by.
+"""
+
+from __future__ import annotations
+
+from statistics import geometric_mean, mean, median
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.simulator import (
+    AdvisedOnce,
+    ConcurrencyLimit,
+    FixedWindow,
+    Scenario,
+    SlidingWindow,
+    TokenBucket,
+    Unlimited,
+    simulate,
+)
+from qwen_aiml._engine.limiter import Limiter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from benchmarks.simulator import Result
+    from qwen_aiml._engine.limiter import Start
+
+SIZE, TOKENS = 300, 100  # of each request
+
+
+class Adapter:
+    """The limiter, as the simulator calls it."""
+
+    def __init__(self) -> None:
+        self.limiter = Limiter(32)
+
+    def window(self) -> int:
+        """Return how many requests may be in flight."""
+        return self.limiter.window
+
+    def take(self, now: float) -> Start | float:
+        """Start a request, or return the seconds to wait."""
+        return self.limiter.take(now, TOKENS)
+
+    def accepted(self, handle: Any, now: float) -> None:
+        """Report a response."""
+        self.limiter.accepted(handle, now, SIZE, TOKENS)
+
+    def refused(self, handle: Any, now: float, advised: float | None) -> None:
+        """Report a 429."""
+        self.limiter.refused(handle, now, advised, 0.05)
+
+
+def make() -> Adapter:
+    """Make a limiter for one run."""
+    return Adapter()
+
+
+def _rates(
+    jobs: Mapping[int, int], latencies: Iterable[float], bursts: Iterable[int], phases: Iterable[float]
+) -> dict[str, Scenario]:
+    """Combine rates per second, each with the requests of its job, and latencies, for all kinds of limits."""
+    found = {}
+    for rate, requests in jobs.items():
+        for latency in latencies:
+            shared = {"requests": requests, "latency": latency}
+            for burst in bursts:
+                found[f"bucket {rate}/s, burst {burst}, {latency} s"] = Scenario(
+                    service=lambda rate=rate, burst=burst: TokenBucket(rate, burst), **shared
+                )
+            found[f"sliding {rate}/s, {latency} s"] = Scenario(
+                service=lambda rate=rate: SlidingWindow(rate), **shared
+            )
+            for phase in phases:
+                found[f"fixed {rate}/s, phase {phase}, {latency} s"] = Scenario(
+                    service=lambda rate=rate, phase=phase: FixedWindow(rate, 1.0, phase), **shared
+                )
+    return found
+
+
+def _minutes(jobs: Mapping[int, int], phase: float, latency: float) -> dict[str, Scenario]:
+    """Combine quotas per minute, each with the requests of its job."""
+    found = {}
+    for quota, requests in jobs.items():
+        shared = {"requests": requests, "latency": latency}
+        for advises in (False, True):
+            name = f"{quota} a minute, {'with' if advises else 'no'} Retry-After, {latency} s"
+            found[name] = Scenario(
+                service=lambda quota=quota, advises=advises: FixedWindow(quota, 60, phase, advises=advises),
+                **shared,
+            )
+        found[f"{quota} in any minute, {latency} s"] = Scenario(
+            service=lambda quota=quota: SlidingWindow(quota, 60.0), **shared
+        )
+    return found
+
+
+def _concurrency(limits: Iterable[int], latencies: Iterable[float]) -> dict[str, Scenario]:
+    return {
+        f"{most} in flight, {latency} s": Scenario(
+            service=lambda most=most: ConcurrencyLimit(most),
+            requests=min(1000, int(15 * most / latency)),
+            latency=latency,
+            useful=most,
+        )
+        for most in limits
+        for latency in latencies
+    }
+
+
+def _spurious(shares: Iterable[float], rate: int, latency: float) -> dict[str, Scenario]:
+    found = {}
+    for share in shares:
+        shared = {"latency": latency, "spurious": share}
+        found[f"no limit, {share:.1%} at random, {latency} s"] = Scenario(
+            service=Unlimited, requests=1000, **shared
+        )
+        found[f"bucket {rate}/s, {share:.1%} at random, {latency} s"] = Scenario(
+            service=lambda: TokenBucket(rate, rate / 5), requests=10 * rate, **shared
+        )
+        found[f"sliding {rate}/s, {share:.1%} at random, {latency} s"] = Scenario(
+            service=lambda: SlidingWindow(rate), requests=10 * rate, **shared
+        )
+    return found
+
+
+def scenarios() -> dict[str, Scenario]:
+    """Return the scenarios that the limiter's constants were chosen by, by name."""
+    return {
+        **_rates({5: 100, 50: 500, 500: 3000}, (0.02, 0.1, 0.3, 1.0), (1, 2, 10, 50), (0.0, 0.6)),
+        **_minutes({60: 150, 300: 900}, 20.0, 0.1),
+        **_concurrency((1, 4, 16), (0.02, 0.1, 0.5)),
+        **_spurious((0.0, 0.01, 0.03), 50, 0.05),
+    }
+
+
+def held_out() -> dict[str, Scenario]:
+    """Return other scenarios of the same kinds, by name."""
+    return {
+        **_rates({3: 80, 12: 150, 30: 300, 120: 900, 250: 1500}, (0.05, 0.15, 0.6), (1, 3, 7, 20), (0.3,)),
+        **_minutes({40: 100, 150: 500}, 35.0, 0.05),
+        **_concurrency((2, 7, 12), (0.05, 0.2, 0.8)),
+        **_spurious((0.005, 0.02), 30, 0.2),
+    }
+
+
+def special() -> dict[str, Scenario]:
+    """Return scenarios with requirements of their own, by name."""
+    found = {}
+    for rate, requests in ((5, 100), (50, 500), (500, 5000)):
+        for burst in (1, rate // 5):
+            for latency in (0.02, 0.1):
+                found[f"bucket {rate}/s, holds {burst}, {latency} s"] = Scenario(
+                    service=lambda rate=rate, burst=burst: TokenBucket(rate, burst),
+                    requests=requests,
+                    latency=latency,
+                )
+    found["one Retry-After of 1 s"] = Scenario(service=lambda: AdvisedOnce(1.0), requests=200, latency=0.1)
+    for clients in (2, 4):
+        found[f"{clients} clients, bucket 50/s"] = Scenario(
+            service=lambda: TokenBucket(50, 10), requests=300, latency=0.1, clients=clients
+        )
+    return found
+
+
+def line(name: str, results: Sequence[Result]) -> str:
+    """Put the results of one scenario into a line of the table."""
+    ratios = [result.ratio for result in results]
+    refused = median(result.refused for result in results)
+    unfinished = "" if all(result.finished for result in results) else "  unfinished"
+    return f"{name:45} {median(ratios):6.2f} {max(ratios):6.2f} {refused:7.1%}{unfinished}"
+
+
+def summary(found: Mapping[str, Sequence[Result]]) -> str:
+    """Put the results of all scenarios into one line."""
+    ratios = [median(result.ratio for result in results) for results in found.values()]
+    refused = mean(median(result.refused for result in results) for results in found.values())
+    everything = [result for results in found.values() for result in results]
+    return (
+        f"{len(found)} scenarios: time over ideal {geometric_mean(ratios):.2f} (geometric mean), worst "
+        f"{max(result.ratio for result in everything):.1f}; rejected {refused:.1%}; "
+        f"unfinished: {sum(not result.finished for result in everything)}"
+    )
+
+
+def main() -> None:
+    """Print the tables."""
+    for title, group in (("chosen by", scenarios()), ("held out", held_out()), ("special", special())):
+        print(title)
+        found = {name: simulate(scenario, make, range(3)) for name, scenario in group.items()}
+        for name, results in found.items():
+            print(line(name, results))
+        print(summary(found), end="\n\n")
+
+
+if __name__ == "__main__":
+    main()

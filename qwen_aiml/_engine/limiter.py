@@ -1,0 +1,393 @@
+"""
+Adaptive rate limiter: delivery-rate pacing. Pure arithmetic under one lock; callers supply the time.
+
+The service publishes no rate limit, so the limiter estimates it from responses. It differs from AIMD in that a
+rejection sets the rate to what was recently accepted, not to a fraction of what was sent, and from a client-side
+token bucket in that starts are always evenly spaced, so that no burst drains the service's bucket.
+
+- Starts are spaced by latency / window at least; the window grows as in slow start, and never shrinks.
+- Single 429s are retried and change nothing. Two in a row, or three among the latest 30 starts, are a pattern.
+- A pattern sets the rate to 0.975 of the accepted rate since the last pattern, over at most the last second or
+  20 requests. The old rate counts as three requests, so that short samples weigh little.
+- After the first pattern, and when nothing was accepted since the last, single requests probe, ever further apart.
+  If that took long, a quota per window is assumed: its rate is what was accepted since the window opened,
+  divided by that time. After an outage all estimates are discarded.
+- The rate grows along the cubic curve of CUBIC (RFC 9438, section 4.2), over requests started instead of time, so
+  that an idle client does not grow: quickly while estimates disagree, slowly once two agree.
+- If 429s separate cleanly by the number of requests in flight, that number is capped and the rate left alone.
+- `Retry-After` pauses all requests and stops the clock of the estimates, so it never counts as a rate.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FIRST_WINDOW = 6
+FIRST_LATENCY = 0.1  # seconds, until the first response
+SPEED_UP = 1.2  # of window / latency: the start rate while no limit is known
+FASTEST_DOUBLING = 0.1  # seconds in which the window may double
+BELOW = 0.975  # share of the accepted rate at which to go on
+IN_A_ROW = "rr"  # rejections that are a pattern by themselves
+MANY, AMONG = 3, 30  # rejections among so many starts that are a pattern
+SAMPLE_SECONDS, SAMPLE_REQUESTS = 1.0, 20  # sample of accepted requests: whichever is longer
+PRIOR = 3.0  # requests at the old rate that each sample is extended by
+AGREEMENT = 0.15  # relative difference between two estimates that agree
+QUICK_REQUESTS, QUICK_SECONDS = 10.0, 1.0  # to regain an estimate unlike the one before, whichever is longer
+SLOW_REQUESTS, SLOW_SECONDS = 150.0, (3.0, 15.0)  # to regain one that agrees; bounds of the seconds
+PROBE_GROWTH = 0.8  # share of the time without acceptance until the next probe
+LONGEST_PROBE_GAP = 30.0  # seconds
+WINDOW_SECONDS, WINDOW_REQUESTS = 0.2, 3  # without acceptance: a window is assumed to have closed
+OUTAGE = 90.0  # seconds without acceptance, longer than a quota a minute explains
+CAP_AMONG, CAP_EVIDENCE = 60, 5  # starts looked at for a concurrency limit; of each outcome needed
+CAP_SECONDS = 2.0  # until one more is tried at first, twice as many each time a cap is confirmed
+CAUGHT_UP = 0.04  # seconds of lateness made up for under fixed rates, since timers are late
+IDLE = 1.0  # seconds
+LONGEST_PAUSE = 3600.0  # seconds
+LONGEST_OPEN = 900.0  # seconds until an unreported start is forgotten
+FIRST_RATIO = 1 / 3  # tokens per byte, until responses tell
+MOST_RATIO, MOST_EXTRA = 4, 16  # tokens per byte and per request that are believed
+MOST_TOKENS = 1e9  # per request
+FASTEST_RATE, SLOWEST_RATE = 1e6, 1e-3  # requests per second
+REMEMBERED = 1024  # starts
+LOG_SECONDS, LOG_CHANGE = 5.0, 0.2
+
+_log = logging.getLogger("qwen_aiml")
+
+
+class Limits(Struct, frozen=True):
+    """
+    What the limiter has found out.
+
+    Attributes:
+        requests_per_second: The present rate; None while no limit was met.
+
+        in_flight: How many requests may be in flight.
+    """
+
+    requests_per_second: float | None
+    in_flight: int
+
+
+class Start(Struct, eq=False):
+    """
+    One started request, to be reported once.
+
+    Attributes:
+        at: When it started, with pauses left out.
+
+        began: When it started, by the caller's clock.
+
+        tokens: Estimate charged for it.
+
+        in_flight: Requests in flight at its start, itself included.
+
+        outcome: None until reported.
+    """
+
+    at: float
+    began: float
+    tokens: float
+    in_flight: int
+    outcome: Literal["accepted", "refused", "lost"] | None = None
+
+
+class Limiter:
+    """
+    When the next request may start, and how many may be in flight. Thread-safe.
+
+    Args:
+        most: Ceiling of requests in flight.
+
+        first: How many may be in flight at first.
+
+        requests_per_minute: A fixed rate, evenly spaced; None for none.
+
+        tokens_per_minute: A fixed rate, evenly spaced; None for none.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        *,
+        first: int = FIRST_WINDOW,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+    ) -> None:
+        self._lock = threading.Lock()
+        self._most = most
+        self._first = min(first, most)
+        self._seconds_a_request = 60 / requests_per_minute if requests_per_minute else 0.0
+        self._seconds_a_token = 60 / tokens_per_minute if tokens_per_minute else 0.0
+        self._next = self._paused_until = -math.inf
+        self._paused = 0.0  # seconds of all pauses, the present one included
+        self._bytes = self._tokens = 0
+        self._recent: deque[Start] = deque(maxlen=REMEMBERED)
+        self._open: dict[Start, None] = {}
+        self._latency: float | None = None
+        self._logged_rate, self._logged_at = math.inf, -math.inf
+        self._forget_limits()
+
+    def _forget_limits(self) -> None:
+        self._window = float(self._first)
+        self._cap = self._found_cap = self._raise_at = math.inf
+        self._raise_after = CAP_SECONDS
+        self._rate: float | None = None  # at the last pattern; see `_present_rate`
+        self._grown, self._until_regained = 0, 1.0  # requests
+        self._judged_from = self._sampled_from = self._opened = -math.inf
+        self._closed = math.inf  # when acceptance ended, while probing
+        self._probing = self._probe_refused = False
+
+    def after_fork(self) -> None:
+        """Make a new lock, since a thread of the parent may hold the old one, and forget what is in flight."""
+        self._lock = threading.Lock()
+        self._open.clear()
+
+    @property
+    def window(self) -> int:
+        """How many requests may be in flight."""
+        return 1 if self._probing else max(1, int(min(self._window, self._cap)))
+
+    @property
+    def limits(self) -> Limits:
+        """What was found out so far."""
+        with self._lock:
+            rate = None if self._rate is None else self._present_rate()
+            return Limits(rate, self.window)
+
+    def expected_tokens(self, size: int) -> float:
+        """Estimate the tokens in *size* bytes of request body, from the responses so far."""
+        with self._lock:
+            return size * (self._tokens / self._bytes if self._bytes else FIRST_RATIO)
+
+    def take(self, now: float, tokens: float) -> Start | float:
+        """
+        Start a request, or return the seconds to wait before asking again.
+
+        Args:
+            now: Reading of the caller's monotonic clock.
+
+            tokens: Estimate for the request.
+        """
+        with self._lock:
+            allowed = max(self._next, self._paused_until)
+            if allowed > now:
+                return min(allowed - now, LONGEST_PAUSE)
+            self._forget_unreported(now)
+            at = self._unpaused(now)
+            if now > allowed + IDLE and not self._open:
+                self._sampled_from = at
+                self._opened = self._opened if self._probing else at
+            tokens = min(tokens, MOST_TOKENS)
+            self._charge(now, tokens)
+            self._grown += 1
+            if at > self._raise_at:
+                self._cap, self._raise_at = self._cap + 1, at + self._raise_after
+            start = Start(at, now, tokens, len(self._open) + 1)
+            self._open[start] = None
+            self._recent.append(start)
+            return start
+
+    def accepted(self, start: Start, now: float, size: int, tokens: int | None) -> None:
+        """
+        Report any response other than a 429 or a server error.
+
+        Args:
+            start: What `take` returned.
+
+            now: Reading of the clock.
+
+            size: Bytes of the request body.
+
+            tokens: Billed; None if unknown.
+        """
+        with self._lock:
+            if not self._close(start, "accepted"):
+                return
+            latency = max(now - start.began, 1e-4)
+            self._latency = latency if self._latency is None else self._latency + (latency - self._latency) / 8
+            self._window = min(self._most, self._window + min(1.0, self._latency / FASTEST_DOUBLING))
+            if self._probing and start.at > self._judged_from:
+                self._end_probing(start, now)
+            self._settle(start, size, tokens)
+
+    def lost(self, start: Start, now: float) -> None:  # noqa: ARG002 - all three reports are called alike
+        """Report a request without evidence about limits: transport error, server error, cancelled."""
+        with self._lock:
+            self._close(start, "lost")
+
+    def refused(self, start: Start, now: float, advised: float | None, jitter: float) -> None:
+        """
+        Report a 429.
+
+        Args:
+            start: What `take` returned.
+
+            now: Reading of the clock.
+
+            advised: Seconds of `Retry-After`; None without.
+
+            jitter: Share by which to lengthen a pause, so that clients do not all return at once.
+        """
+        with self._lock:
+            if not self._close(start, "refused"):
+                return
+            if advised is not None and advised > 0:
+                self._pause(now, min(advised, LONGEST_PAUSE) * (1 + jitter))
+            if start.at <= self._judged_from:
+                return  # in flight at the last pattern: no new evidence
+            if self._probing:
+                self._probe_refused, self._cap = True, math.inf
+                self._schedule_probe(now, jitter)
+            elif self._is_pattern():
+                self._respond_to_pattern(start, now, jitter)
+
+    def _unpaused(self, now: float) -> float:
+        """Convert a time to one that stands still during pauses."""
+        return now - self._paused + max(0.0, self._paused_until - now)
+
+    def _pause(self, now: float, seconds: float) -> None:
+        end = now + seconds
+        if end > self._paused_until:
+            self._paused += end - max(now, self._paused_until)
+            self._paused_until = end
+
+    def _forget_unreported(self, now: float) -> None:
+        while self._open and (oldest := next(iter(self._open))).began < now - LONGEST_OPEN:
+            self._close(oldest, "lost")
+
+    def _close(self, start: Start, outcome: Literal["accepted", "refused", "lost"]) -> bool:
+        """Record an outcome, unless there is one or a fork came between."""
+        if start not in self._open:
+            return False
+        del self._open[start]
+        start.outcome = outcome
+        return True
+
+    def _charge(self, now: float, tokens: float) -> None:
+        interval = 1 / self._present_rate()
+        fixed = max(self._seconds_a_request, tokens * self._seconds_a_token)
+        late = CAUGHT_UP if fixed >= interval else min(CAUGHT_UP, interval)
+        self._next = max(self._next, now - late) + min(max(fixed, interval), LONGEST_PAUSE)
+
+    def _settle(self, start: Start, size: int, tokens: int | None) -> None:
+        if tokens is None or not 0 <= tokens <= MOST_RATIO * size + MOST_EXTRA:
+            return
+        self._bytes += size
+        self._tokens += tokens
+        self._next += (tokens - start.tokens) * self._seconds_a_token
+
+    def _present_rate(self) -> float:
+        filling = SPEED_UP * min(self._window, self._cap) / (self._latency or FIRST_LATENCY)
+        if self._rate is None:
+            return filling
+        progress = min(self._grown / self._until_regained, 100.0)
+        return min(self._rate * (1 + (1 - BELOW) * (1 + (progress - 1) ** 3)), filling)
+
+    def _set_rate(self, accepted: float, now: float) -> None:
+        """Go on a little below an estimate of the rate that the service accepts."""
+        agrees = self._rate is not None and abs(accepted / self._rate - 1) < AGREEMENT
+        self._until_regained = _slow_growth(accepted) if agrees else _quick_growth(accepted)
+        self._rate = min(max(BELOW * accepted, SLOWEST_RATE), FASTEST_RATE)
+        self._grown = 0
+        self._log_rate(now)
+
+    def _log_rate(self, now: float) -> None:
+        rate = self._rate or 0.0
+        if now < self._logged_at + LOG_SECONDS or abs(rate / self._logged_rate - 1) < LOG_CHANGE:
+            return
+        kind = "found" if self._logged_rate == math.inf else "changed"
+        _log.info("rate limit %s: about %.3g requests per second", kind, rate)
+        self._logged_rate, self._logged_at = rate, now
+
+    def _is_pattern(self) -> bool:
+        latest = [start for start in list(self._recent)[-AMONG:] if start.at > self._judged_from]
+        outcomes = "".join((start.outcome or "pending")[0] for start in latest)
+        return IN_A_ROW in outcomes or outcomes.count("r") >= MANY
+
+    def _respond_to_pattern(self, start: Start, now: float, jitter: float) -> None:
+        is_first = self._rate is None
+        sample = self._sample(start)
+        self._judged_from = self._unpaused(now)
+        if self._find_cap(list(self._recent)[-CAP_AMONG:]):
+            return
+        if sample:
+            self._set_rate(self._accepted_rate(sample, start), now)
+        self._sampled_from = self._judged_from
+        if is_first or not sample:
+            self._probing, self._probe_refused = True, False
+            self._closed = start.at
+            self._schedule_probe(now, jitter)
+        self._next = max(self._next, now + 1 / self._present_rate())
+
+    def _sample(self, refused: Start) -> Sequence[Start]:
+        """List the starts since the last pattern that were accepted, or still may be."""
+        return [
+            start
+            for start in self._recent
+            if self._sampled_from <= start.at < refused.at and start.outcome in ("accepted", None)
+        ]
+
+    def _accepted_rate(self, sample: Sequence[Start], refused: Start) -> float:
+        in_time = sum(start.at > refused.at - SAMPLE_SECONDS for start in sample)
+        count = min(len(sample), max(in_time, SAMPLE_REQUESTS))
+        begin = sample[-count - 1].at if count < len(sample) else max(self._sampled_from, self._recent[0].at)
+        return (count + PRIOR) / (refused.at - begin + PRIOR / self._present_rate())
+
+    def _find_cap(self, latest: Sequence[Start]) -> bool:
+        """Cap the requests in flight if rejections, and hardly any acceptance, came above some number."""
+        accepted = [start.in_flight for start in latest if start.outcome == "accepted"]
+        refused = [start.in_flight for start in latest if start.outcome == "refused"]
+        lowest = min(refused)
+        above = sum(in_flight >= lowest for in_flight in accepted)
+        is_clean = lowest > 1 and min(len(accepted), len(refused)) >= CAP_EVIDENCE and above <= len(accepted) / 10
+        if not is_clean:
+            self._cap = math.inf
+            return False
+        self._cap = lowest - 1
+        self._raise_after = 2 * self._raise_after if self._cap == self._found_cap else CAP_SECONDS
+        self._found_cap, self._raise_at = self._cap, self._judged_from + self._raise_after
+        return True
+
+    def _schedule_probe(self, now: float, jitter: float) -> None:
+        silence = self._unpaused(now) - self._closed
+        gap = min(max(1 / self._present_rate(), PROBE_GROWTH * silence), LONGEST_PROBE_GAP)
+        self._next = max(self._next, now + gap * (1 + jitter))
+
+    def _end_probing(self, start: Start, now: float) -> None:
+        """Go on after an accepted probe; if others were refused before it, acceptance had really ended."""
+        silence = start.at - self._closed
+        if not self._probe_refused:
+            self._sampled_from = start.at
+        elif silence > OUTAGE:
+            self._forget_limits()
+        else:
+            self._sampled_from = self._closed
+            if self._rate is not None and silence > max(WINDOW_SECONDS, WINDOW_REQUESTS / self._rate):
+                self._assume_window(start, now)
+        self._judged_from = start.at
+        self._probing = False
+
+    def _assume_window(self, start: Start, now: float) -> None:
+        """Take what was accepted since acceptance last began for the quota of a window that has passed."""
+        opened = max(self._opened, self._recent[0].at)
+        quota = sum(s.outcome == "accepted" and opened <= s.at <= self._closed for s in self._recent)
+        self._set_rate(max(1, quota) / (start.at - opened), now)
+        self._opened = start.at
+
+
+def _quick_growth(rate: float) -> float:
+    return max(QUICK_REQUESTS, QUICK_SECONDS * rate)
+
+
+def _slow_growth(rate: float) -> float:
+    least, most = SLOW_SECONDS
+    return min(max(SLOW_REQUESTS, least * rate), most * rate)
