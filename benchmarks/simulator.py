@@ -1,8 +1,8 @@
 """
 Discrete-event simulation of clients whose limiter does not know the service's limits.
 
-Nothing sleeps: each run has its own clock. Timers are up to a millisecond late, requests take a few milliseconds
-to arrive, and latencies vary by a tenth.
+Nothing sleeps: each run has its own clock. Timers are up to a millisecond late, requests take some
+milliseconds to arrive, and latencies vary by a tenth.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome of a run: seconds over ideal, share of requests rejected, whether all were accepted in time."""
+    """The outcome of a run: time over ideal, share of requests rejected, whether all were accepted."""
 
     ratio: float
     refused: float

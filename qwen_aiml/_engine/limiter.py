@@ -1,20 +1,20 @@
 """
 Adaptive rate limiter: delivery-rate pacing. Pure arithmetic under one lock; callers supply the time.
 
-The service publishes no rate limit, so the limiter estimates it from responses. It differs from AIMD in that a
-rejection sets the rate to what was recently accepted, not to a fraction of what was sent, and from a client-side
-token bucket in that starts are always evenly spaced, so that no burst drains the service's bucket.
+The service publishes no rate limit, so it is estimated from responses. Unlike AIMD, a rejection sets the rate
+to what was recently accepted, not to a fraction of what was sent; unlike a client-side token bucket, starts
+are evenly spaced, so that no burst drains the service's bucket.
 
 - Starts are spaced by latency / window at least; the window grows as in slow start, and never shrinks.
-- Single 429s are retried and change nothing. Two in a row, or three among the latest 30 starts, are a pattern.
-- A pattern sets the rate to 0.975 of the accepted rate since the last pattern, over at most the last second or
-  20 requests. The old rate counts as three requests, so that short samples weigh little.
-- After the first pattern, and when nothing was accepted since the last, single requests probe, ever further apart.
-  If that took long, a quota per window is assumed: its rate is what was accepted since the window opened,
-  divided by that time. After an outage all estimates are discarded.
-- The rate grows along the cubic curve of CUBIC (RFC 9438, section 4.2), over requests started instead of time, so
+- Single 429s are retried and change nothing. Two in a row, or three among the latest 30, are a pattern.
+- A pattern sets the rate to 0.975 of the accepted rate since the last pattern, over at most the last second
+  or 20 requests. The old rate counts as three requests, so that short samples weigh little.
+- After the first pattern, and when nothing was accepted since the last, single requests probe, ever further
+  apart. If that took long, a quota per window is assumed: its rate is what was accepted since the window
+  opened, divided by that time. After an outage all estimates are discarded.
+- The rate grows along the curve of CUBIC (RFC 9438, section 4.2), over requests started instead of time, so
   that an idle client does not grow: quickly while estimates disagree, slowly once two agree.
-- If 429s separate cleanly by the number of requests in flight, that number is capped and the rate left alone.
+- If 429s separate cleanly by the number in flight, that number is capped and the rate left alone.
 - `Retry-After` pauses all requests and stops the clock of the estimates, so it never counts as a rate.
 """
 
@@ -41,8 +41,8 @@ MANY, AMONG = 3, 30  # rejections among so many starts that are a pattern
 SAMPLE_SECONDS, SAMPLE_REQUESTS = 1.0, 20  # sample of accepted requests: whichever is longer
 PRIOR = 3.0  # requests at the old rate that each sample is extended by
 AGREEMENT = 0.15  # relative difference between two estimates that agree
-QUICK_REQUESTS, QUICK_SECONDS = 10.0, 1.0  # to regain an estimate unlike the one before, whichever is longer
-SLOW_REQUESTS, SLOW_SECONDS = 150.0, (3.0, 15.0)  # to regain one that agrees; bounds of the seconds
+QUICK_REQUESTS, QUICK_SECONDS = 10.0, 1.0  # until growth passes a new estimate: whichever is longer
+SLOW_REQUESTS, SLOW_SECONDS = 150.0, (3.0, 8.0)  # the same once two agree; bounds of the seconds
 PROBE_GROWTH = 0.8  # share of the time without acceptance until the next probe
 LONGEST_PROBE_GAP = 30.0  # seconds
 WINDOW_SECONDS, WINDOW_REQUESTS = 0.2, 3  # without acceptance: a window is assumed to have closed
@@ -147,7 +147,7 @@ class Limiter:
         self._probing = self._probe_refused = False
 
     def after_fork(self) -> None:
-        """Make a new lock, since a thread of the parent may hold the old one, and forget what is in flight."""
+        """Make a new lock, as a thread of the parent may hold the old one; forget what is in flight."""
         self._lock = threading.Lock()
         self._open.clear()
 
@@ -213,7 +213,9 @@ class Limiter:
             if not self._close(start, "accepted"):
                 return
             latency = max(now - start.began, 1e-4)
-            self._latency = latency if self._latency is None else self._latency + (latency - self._latency) / 8
+            self._latency = (
+                latency if self._latency is None else self._latency + (latency - self._latency) / 8
+            )
             self._window = min(self._most, self._window + min(1.0, self._latency / FASTEST_DOUBLING))
             if self._probing and start.at > self._judged_from:
                 self._end_probing(start, now)
@@ -276,7 +278,8 @@ class Limiter:
         interval = 1 / self._present_rate()
         fixed = max(self._seconds_a_request, tokens * self._seconds_a_token)
         late = CAUGHT_UP if fixed >= interval else min(CAUGHT_UP, interval)
-        self._next = max(self._next, now - late) + min(max(fixed, interval), LONGEST_PAUSE)
+        scheduled = self._next if now - self._next <= late else now
+        self._next = scheduled + min(max(fixed, interval), LONGEST_PAUSE)
 
     def _settle(self, start: Start, size: int, tokens: int | None) -> None:
         if tokens is None or not 0 <= tokens <= MOST_RATIO * size + MOST_EXTRA:
@@ -348,7 +351,9 @@ class Limiter:
         refused = [start.in_flight for start in latest if start.outcome == "refused"]
         lowest = min(refused)
         above = sum(in_flight >= lowest for in_flight in accepted)
-        is_clean = lowest > 1 and min(len(accepted), len(refused)) >= CAP_EVIDENCE and above <= len(accepted) / 10
+        is_clean = (
+            lowest > 1 and min(len(accepted), len(refused)) >= CAP_EVIDENCE and above <= len(accepted) / 10
+        )
         if not is_clean:
             self._cap = math.inf
             return False
