@@ -37,7 +37,7 @@ from ._version import __version__
 if typing.TYPE_CHECKING:
     from ._cache.sqlite import SQLiteCache
     from ._client import AsyncEmbeddingClient, EmbeddingClient
-    from ._engine.limiter import Limiter
+    from ._engine.limiter import Limiter, Limits
     from ._engine.stream import AsyncEmbeddingIterator, EmbeddingIterator
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "InputValueError",
     "InsufficientCreditsError",
     "Limiter",
+    "Limits",
     "ModelFacts",
     "Progress",
     "QwenAIMLError",
@@ -81,6 +82,7 @@ _MODULES = {
     "EmbeddingClient": "_client",
     "EmbeddingIterator": "_engine.stream",
     "Limiter": "_engine.limiter",
+    "Limits": "_engine.limiter",
     "SQLiteCache": "_cache.sqlite",
 }
 

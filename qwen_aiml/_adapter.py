@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ._client import AsyncEmbeddingClient, EmbeddingClient
     from ._config import EmbeddingConfig
+    from ._engine.limiter import Limits
     from ._results import Usage
     from ._texts.validation import Role
 
@@ -147,6 +148,11 @@ class AdapterBase:
     def usage(self) -> Usage:
         """What all calls of this object have cost so far."""
         return self._client.usage + self._async_client.usage
+
+    @property
+    def limits(self) -> Limits:
+        """What was found of the service's limits so far, by sync and async calls together."""
+        return self._client.limits
 
     @property
     def texts_in_flight(self) -> int:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ._cache.protocol import Cache
-    from ._engine.limiter import Limiter
+    from ._engine.limiter import Limiter, Limits
     from ._progress import Progress
     from ._results import EmbeddingResult, Usage
     from ._texts.validation import Role
@@ -67,6 +67,11 @@ class _Client:
     def limiter(self) -> Limiter:
         """What was found of the service's limits; another client of the same account may share it."""
         return self._engine.limiter
+
+    @property
+    def limits(self) -> Limits:
+        """What was found of the service's limits so far."""
+        return self._engine.limiter.limits
 
     @property
     def usage(self) -> Usage:

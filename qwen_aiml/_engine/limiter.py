@@ -1,67 +1,125 @@
 """
-How fast the requests of one client may start: fixed rates, and limits found out from refusals. No I/O here.
+Adaptive rate limiter: delivery-rate pacing. Pure arithmetic under one lock; callers supply the time.
 
-The service publishes no limits, so they are found. Requests start as fast as answers come, and one more is
-under way at once after each round, half as many again after the first second, until one is refused with 429.
-Then nothing starts until those under way are answered and one more has been tried. If that one is accepted,
-too many were under way. If it is refused as well, too many had started in a second: once that second is over
-they start evenly, a little slower than was just accepted. The rate comes back to that, stays near it, and
-goes beyond it faster and faster the longer nothing is refused, as CUBIC does for TCP. Halving it would leave
-a quarter of what the service takes unused.
+The service publishes no rate limit, so it is estimated from responses. Unlike AIMD, a rejection sets the rate
+to what was recently accepted, not to a fraction of what was sent; unlike a client-side token bucket, starts
+are evenly spaced, so that no burst drains the service's bucket.
 
-A service may also refuse now and then for reasons of its own. Whoever slows down each time soon crawls, so a
-refusal is held against what was accepted before: if as many in a second, and as many at once, were, no limit
-explains it. After two of these a single refusal means nothing any more, only many in a short time do.
-
-Source: CUBIC, RFC 9438. That limits hold for each second: Alibaba Cloud Model Studio, "Rate limits" (those a
-minute are enforced a second as well); that AI/ML API has such limits is assumed.
+- Starts are spaced by latency / window at least; the window grows as in slow start, and never shrinks.
+- Single 429s are retried and change nothing. Two in a row, or three among the latest 30, are a pattern.
+- A pattern sets the rate to 0.975 of the accepted rate since the last pattern, over at most the last second
+  or 20 requests. The old rate counts as three requests, so that short samples weigh little.
+- After the first pattern, and when nothing was accepted since the last, single requests probe, ever further
+  apart. If that took long, a quota per window is assumed: its rate is what was accepted since the window
+  opened, divided by that time. After an outage all estimates are discarded.
+- The rate grows along the curve of CUBIC (RFC 9438, section 4.2), over requests started instead of time, so
+  that an idle client does not grow: quickly while estimates disagree, slowly once two agree.
+- If 429s separate cleanly by the number in flight, that number is capped and the rate left alone.
+- `Retry-After` pauses all requests and stops the clock of the estimates, so it never counts as a rate.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
-from .history import History, Start
-
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 FIRST_WINDOW = 6
-LESS = 0.05  # than the rate that was just accepted
-REGAINED = 150  # requests until it is that rate again, and as many more until it is as much above it
-FASTEST, SLOWEST = 1.0, 30.0  # seconds that may take; each time it goes beyond costs a few refusals
-PATIENCE = 16  # rounds before one more is under way, near the number that was too many
-SLACK = 0.01  # seconds by which a request may come to the service earlier or later than it starts here
-AS_MUCH = 0.98  # of the most that was accepted in a second is as much, as far as can be told from here
-BAD_LUCK = 2  # refusals that no limit explains, after which those that one might explain are bad luck too
-SETTLED = 1.2  # seconds after a first refusal in which the service may still count what came before it
-CAUGHT_UP = 0.04  # seconds of lateness that are made good, since nobody wakes to the millisecond
-LONGEST_PAUSE = 30.0
-FIRST_RATIO = 1 / 3  # tokens a byte, until answers tell; English has 0.2, Chinese 0.25, code 0.4
+FIRST_LATENCY = 0.1  # seconds, until the first response
+SPEED_UP = 1.2  # of window / latency: the start rate while no limit is known
+FASTEST_DOUBLING = 0.1  # seconds in which the window may double
+BELOW = 0.975  # share of the accepted rate at which to go on
+IN_A_ROW = "rr"  # rejections that are a pattern by themselves
+MANY, AMONG = 3, 30  # rejections among so many starts that are a pattern
+SAMPLE_SECONDS, SAMPLE_REQUESTS = 1.0, 20  # sample of accepted requests: whichever is longer
+PRIOR = 3.0  # requests at the old rate that each sample is extended by
+AGREEMENT = 0.15  # relative difference between two estimates that agree
+QUICK_REQUESTS, QUICK_SECONDS = 10.0, 1.0  # until growth passes a new estimate: whichever is longer
+SLOW_REQUESTS, SLOW_SECONDS = 150.0, (3.0, 8.0)  # the same once two agree; bounds of the seconds
+PROBE_GROWTH = 0.8  # share of the time without acceptance until the next probe
+LONGEST_PROBE_GAP = 30.0  # seconds
+WINDOW_SECONDS, WINDOW_REQUESTS = 0.2, 3  # without acceptance: a window is assumed to have closed
+OUTAGE = 90.0  # seconds without acceptance, longer than a quota a minute explains
+CAP_AMONG, CAP_EVIDENCE = 60, 5  # starts looked at for a concurrency limit; of each outcome needed
+CAP_SECONDS = 2.0  # until one more is tried at first, twice as many each time a cap is confirmed
+CAUGHT_UP = 0.04  # seconds of lateness made up for under fixed rates, since timers are late
+IDLE = 1.0  # seconds
+LONGEST_PAUSE = 3600.0  # seconds
+LONGEST_OPEN = 900.0  # seconds until an unreported start is forgotten
+FIRST_RATIO = 1 / 3  # tokens per byte, until responses tell
+MOST_RATIO, MOST_EXTRA = 4, 16  # tokens per byte and per request that are believed
+MOST_TOKENS = 1e9  # per request
+FASTEST_RATE, SLOWEST_RATE = 1e6, 1e-3  # requests per second
+REMEMBERED = 1024  # starts
+LOG_SECONDS, LOG_CHANGE = 5.0, 0.2
+
+_log = logging.getLogger("qwen_aiml")
 
 
-class _Suspicion(Struct):
-    """A first refusal, not yet understood; with what to do if it was the rate that was too high."""
+class Limits(Struct, frozen=True):
+    """
+    What the limiter has found out.
 
-    first: Start
-    rate: float
-    window: float
+    Attributes:
+        requests_per_second: The present rate; None while no limit was met.
+
+        in_flight: How many requests may be in flight.
+
+        texts_per_request: How many texts one request may hold.
+    """
+
+    requests_per_second: float | None
+    in_flight: int
+    texts_per_request: int
+
+
+class Start(Struct, eq=False):
+    """
+    One started request, to be reported once.
+
+    Attributes:
+        at: When it started, with pauses left out.
+
+        began: When it started, by the caller's clock.
+
+        tokens: Estimate charged for it.
+
+        in_flight: Requests in flight at its start, itself included.
+
+        outcome: None until reported.
+    """
+
+    at: float
+    began: float
+    tokens: float
+    in_flight: int
+    outcome: Literal["accepted", "refused", "lost"] | None = None
 
 
 class Limiter:
     """
-    When the next request may start, and how many may be under way. Safe in several threads.
+    When the next request may start, and how many may be in flight. Thread-safe.
 
     Args:
-        most: Requests under way at once, at the most.
+        most: Ceiling of requests in flight.
 
-        first: How many to start with.
+        rows: Texts that one request may hold.
 
-        requests_per_minute: A fixed bound, spread evenly; None for none.
+        first: How many may be in flight at first.
 
-        tokens_per_minute: A fixed bound, spread evenly; None for none.
+        requests_per_minute: A fixed rate, evenly spaced; None for none.
+
+        tokens_per_minute: A fixed rate, evenly spaced; None for none.
+
+    Attributes:
+        rows: Texts that one request may hold, as far as the service said so.
     """
 
     def __init__(
@@ -73,210 +131,278 @@ class Limiter:
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
     ) -> None:
+        self._lock = threading.Lock()
+        self.rows = rows
         self._most = most
-        self.rows = rows  # texts that one request may hold
+        self._first = min(first, most)
         self._seconds_a_request = 60 / requests_per_minute if requests_per_minute else 0.0
         self._seconds_a_token = 60 / tokens_per_minute if tokens_per_minute else 0.0
-        self._bytes, self._tokens = 0, 0
-        self._window = float(min(first, most))
-        self._too_many = 0  # under way at once, as far as was found out
         self._next = self._paused_until = -math.inf
-        self._history = History()
-        self._suspicion: _Suspicion | None = None
-        # Requests a second at the time of `_grown_from`; None as long as no limit was met.
-        self._rate: float | None = None
-        self._is_proven = False  # that there is a limit: by many refusals in a short time
-        self._grown_from = self._refused_at = self._settled_at = -math.inf
-        self._fruitless = 0
-        self._lock = threading.Lock()
+        self._paused = 0.0  # seconds of all pauses, the present one included
+        self._bytes = self._tokens = 0
+        self._recent: deque[Start] = deque(maxlen=REMEMBERED)
+        self._open: dict[Start, None] = {}
+        self._latency: float | None = None
+        self._logged_rate, self._logged_at = math.inf, -math.inf
+        self._forget_limits()
+
+    def _forget_limits(self) -> None:
+        self._window = float(self._first)
+        self._cap = self._found_cap = self._raise_at = math.inf
+        self._raise_after = CAP_SECONDS
+        self._rate: float | None = None  # at the last pattern; see `_present_rate`
+        self._grown, self._until_regained = 0, 1.0  # requests
+        self._judged_from = self._sampled_from = self._opened = -math.inf
+        self._closed = math.inf  # when acceptance ended, while probing
+        self._probing = self._probe_refused = False
 
     def after_fork(self) -> None:
-        """Leave the lock and what is under way to the parent, one of whose threads may have held it."""
-        self._lock, self._history = threading.Lock(), History()
+        """Make a new lock, as a thread of the parent may hold the old one; forget what is in flight."""
+        self._lock = threading.Lock()
+        self._open.clear()
 
     @property
     def window(self) -> int:
-        """How many requests may be under way at once."""
-        return int(self._window + 1e-6)  # ten tenths are a little less than one
+        """How many requests may be in flight."""
+        return 1 if self._probing else max(1, int(min(self._window, self._cap)))
+
+    @property
+    def limits(self) -> Limits:
+        """What was found out so far."""
+        with self._lock:
+            rate = None if self._rate is None else self._present_rate()
+            return Limits(rate, self.window, self.rows)
 
     def expected_tokens(self, size: int) -> float:
-        """Estimate the tokens in *size* bytes of text, from what answers have said so far."""
+        """Estimate the tokens in *size* bytes of request body, from the responses so far."""
         with self._lock:
             return size * (self._tokens / self._bytes if self._bytes else FIRST_RATIO)
 
     def take(self, now: float, tokens: float) -> Start | float:
         """
-        Start a request, or say how many seconds to wait before asking again.
+        Start a request, or return the seconds to wait before asking again.
 
         Args:
-            now: Reading of the clock.
+            now: Reading of the caller's monotonic clock.
 
-            tokens: Expected in the request.
+            tokens: Estimate for the request.
         """
         with self._lock:
-            rate = self._rate_at(now)
-            wait = max(self._next, self._paused_until, self._room_at(now, rate)) - now
-            if wait > 0:
-                return wait
-            self._next = max(self._next, now - CAUGHT_UP) + max(
-                self._seconds_a_request, tokens * self._seconds_a_token, 1 / rate if rate else 0.0
-            )
-            return self._history.begin(now, tokens)
+            allowed = max(self._next, self._paused_until)
+            if allowed > now:
+                return min(allowed - now, LONGEST_PAUSE)
+            self._forget_unreported(now)
+            at = self._unpaused(now)
+            if now > allowed + IDLE and not self._open:
+                self._sampled_from = at
+                self._opened = self._opened if self._probing else at
+            tokens = min(tokens, MOST_TOKENS)
+            self._charge(now, tokens)
+            self._grown += 1
+            if at > self._raise_at:
+                self._cap, self._raise_at = self._cap + 1, at + self._raise_after
+            start = Start(at, now, tokens, len(self._open) + 1)
+            self._open[start] = None
+            self._recent.append(start)
+            return start
 
     def accepted(self, start: Start, now: float, size: int, tokens: int | None) -> None:
         """
-        Count an answer that was no refusal.
+        Report any response other than a 429 or a server error.
 
         Args:
-            start: The request.
+            start: What `take` returned.
 
             now: Reading of the clock.
 
-            size: Bytes of text in it.
+            size: Bytes of the request body.
 
-            tokens: Billed for it; None if the answer did not say.
+            tokens: Billed; None if unknown.
         """
         with self._lock:
-            self._history.end(start, now, "accepted")
-            if self._fruitless:
-                # Whatever was in the way is gone; the rate was a guess.
-                self._fruitless, self._rate, self._is_proven = 0, None, False
-            if self._suspicion is None:
-                if self._window < self._most:
-                    self._window = min(self._most, self._window + self._more(start))
-            elif start.at > self._refused_at:
-                suspicion, self._suspicion = self._suspicion, None
-                self._window = suspicion.window
-                self._too_many_under_way(suspicion.first)
-            if tokens is not None:
-                self._bytes += size
-                self._tokens += tokens
-                self._next += (tokens - start.tokens) * self._seconds_a_token
+            if not self._close(start, "accepted"):
+                return
+            latency = max(now - start.began, 1e-4)
+            self._latency = (
+                latency if self._latency is None else self._latency + (latency - self._latency) / 8
+            )
+            self._window = min(self._most, self._window + min(1.0, self._latency / FASTEST_DOUBLING))
+            if self._probing and start.at > self._judged_from:
+                self._end_probing(start, now)
+            self._settle(start, size, tokens)
 
-    def lost(self, start: Start, now: float) -> None:
-        """Count a request whose answer tells nothing about limits, or never came."""
+    def lost(self, start: Start, now: float) -> None:  # noqa: ARG002 - all three reports are called alike
+        """Report a request without evidence about limits: transport error, server error, cancelled."""
         with self._lock:
-            self._history.end(start, now, "lost")
+            self._close(start, "lost")
 
     def refused(self, start: Start, now: float, advised: float | None, jitter: float) -> None:
         """
-        Slow down after a 429.
+        Report a 429.
 
         Args:
-            start: The request.
+            start: What `take` returned.
 
             now: Reading of the clock.
 
-            advised: Seconds that the answer asks to wait; None if it does not.
+            advised: Seconds of `Retry-After`; None without.
 
-            jitter: Share by which to lengthen the pause, so that not all clients come back at once.
+            jitter: Share by which to lengthen a pause, so that clients do not all return at once.
         """
         with self._lock:
-            self._history.end(start, now, "refused")
-            if advised is not None:
-                self._pause(now, advised * (1 + jitter))
-            if start.at <= self._refused_at:
-                return  # under way when the others were refused, so it tells nothing new
-            # Both ways to count: connecting delays a first request, and a refusal may come before its elders'
-            # answers do.
-            started = self._history.in_the_second_before(start)
-            found = max(started, self._history.answered_in_the_second_before(now))
-            if self._suspicion is not None:
-                self._too_high_a_rate(self._suspicion, now)
-            elif not started:
-                self._nothing_accepted(now, advised, jitter)
-            elif self._history.is_refused_often:
-                self._history.explain()
-                self._is_proven = True
-                # A limit that was found a while ago may have fallen.
-                found = found if now > self._settled_at else max(found, self._history.most_in_a_second())
-                self._too_high_a_rate(self._suspect(start, found, now), now)
-            elif self._history.unlucky >= BAD_LUCK:
-                self._had_bad_luck(start)
-            elif self._is_no_rate(start, advised):
-                self._too_many_under_way(start)  # since more in a second were accepted
-            else:
-                # What was accepted once would be again, so that less than that was not the limit.
-                suspicion = self._suspect(start, max(found, self._history.most_in_a_second()), now)
-                if self._rate is not None or advised is not None or self._history.was_busy(start):
-                    self._too_high_a_rate(suspicion, now)
-                else:
-                    self._suspicion, self._window = suspicion, 1.0
-            if start.outcome == "refused":
-                self._refused_at = now
-                # Until a first finding has settled, the rate grows to what was found, and not beyond.
-                self._grown_from = max(now, self._paused_until, self._settled_at - self._back)
+            if not self._close(start, "refused"):
+                return
+            if advised is not None and advised > 0:
+                self._pause(now, min(advised, LONGEST_PAUSE) * (1 + jitter))
+            if start.at <= self._judged_from:
+                return  # in flight at the last pattern: no new evidence
+            if self._probing:
+                self._probe_refused, self._cap = True, math.inf
+                self._schedule_probe(now, jitter)
+            elif self._is_pattern():
+                self._respond_to_pattern(start, now, jitter)
 
-    def _is_no_rate(self, refused: Start, advised: float | None) -> bool:
-        """Tell whether clearly more were accepted in a second than had started before a refusal."""
-        most = self._history.most_in_a_second()
-        # Where requests are as far apart as a limit has it, one may come a little late, and one fewer be too
-        # many. Where the service asks for pauses, these keep a mistake from becoming a burst.
-        clearly = AS_MUCH * most if advised is not None else min(AS_MUCH * most, most - 1)
-        return self._history.in_the_second_before(refused, SLACK) < clearly
-
-    def _more(self, accepted: Start) -> float:
-        """Say how much more may be under way: one after each round, half as many again after a second."""
-        if self.window <= self._too_many:
-            return 1 / (self.window * PATIENCE)
-        calm = self._refused_at == -math.inf and self._history.was_busy(accepted)
-        return 0.5 if calm else 1 / self.window
+    def _unpaused(self, now: float) -> float:
+        """Convert a time to one that stands still during pauses."""
+        return now - self._paused + max(0.0, self._paused_until - now)
 
     def _pause(self, now: float, seconds: float) -> None:
-        self._paused_until = max(self._paused_until, now + seconds)
+        end = now + seconds
+        if end > self._paused_until:
+            self._paused += end - max(now, self._paused_until)
+            self._paused_until = end
 
-    def _nothing_accepted(self, now: float, advised: float | None, jitter: float) -> None:
-        rate = self._rate_at(now)
-        self._fruitless += 1
-        self._window = max(1.0, self._window / 2)
-        # Not slower than the pauses, or the client would crawl long after the service has recovered.
-        self._rate = max(rate / 2, 1 / LONGEST_PAUSE) if rate else self._window
-        if advised is None:
-            self._pause(now, min(LONGEST_PAUSE, 3.0 ** (self._fruitless - 1)) * (1 + jitter))
+    def _forget_unreported(self, now: float) -> None:
+        while self._open and (oldest := next(iter(self._open))).began < now - LONGEST_OPEN:
+            self._close(oldest, "lost")
 
-    def _had_bad_luck(self, refused: Start) -> None:
-        refused.outcome = "unlucky"
-        if self._history.unlucky >= BAD_LUCK and not self._is_proven:
-            # Other refusals, taken for the sign of a limit, are likely to have been bad luck as well.
-            self._rate, self._too_many = None, 0
+    def _close(self, start: Start, outcome: Literal["accepted", "refused", "lost"]) -> bool:
+        """Record an outcome, unless there is one or a fork came between."""
+        if start not in self._open:
+            return False
+        del self._open[start]
+        start.outcome = outcome
+        return True
 
-    def _suspect(self, start: Start, found: int, now: float) -> _Suspicion:
-        rate = self._rate_at(now)
-        return _Suspicion(start, max(rate / 2, min(found, rate)) if rate else float(found), self._window)
+    def _charge(self, now: float, tokens: float) -> None:
+        interval = 1 / self._present_rate()
+        fixed = max(self._seconds_a_request, tokens * self._seconds_a_token)
+        late = CAUGHT_UP if fixed >= interval else min(CAUGHT_UP, interval)
+        scheduled = self._next if now - self._next <= late else now
+        self._next = scheduled + min(max(fixed, interval), LONGEST_PAUSE)
 
-    def _too_many_under_way(self, refused: Start) -> None:
-        """Keep to as many as are accepted at once; if it was one of those, it had bad luck."""
-        if self._history.is_accepted_with(refused.under_way):
-            self._had_bad_luck(refused)
+    def _settle(self, start: Start, size: int, tokens: int | None) -> None:
+        if tokens is None or not 0 <= tokens <= MOST_RATIO * size + MOST_EXTRA:
+            return
+        self._bytes += size
+        self._tokens += tokens
+        self._next += (tokens - start.tokens) * self._seconds_a_token
+
+    def _present_rate(self) -> float:
+        filling = SPEED_UP * min(self._window, self._cap) / (self._latency or FIRST_LATENCY)
+        if self._rate is None:
+            return filling
+        progress = min(self._grown / self._until_regained, 100.0)
+        return min(self._rate * (1 + (1 - BELOW) * (1 + (progress - 1) ** 3)), filling)
+
+    def _set_rate(self, accepted: float, now: float) -> None:
+        """Go on a little below an estimate of the rate that the service accepts."""
+        agrees = self._rate is not None and abs(accepted / self._rate - 1) < AGREEMENT
+        self._until_regained = _slow_growth(accepted) if agrees else _quick_growth(accepted)
+        self._rate = min(max(BELOW * accepted, SLOWEST_RATE), FASTEST_RATE)
+        self._grown = 0
+        self._log_rate(now)
+
+    def _log_rate(self, now: float) -> None:
+        rate = self._rate or 0.0
+        if now < self._logged_at + LOG_SECONDS or abs(rate / self._logged_rate - 1) < LOG_CHANGE:
+            return
+        kind = "found" if self._logged_rate == math.inf else "changed"
+        _log.info("rate limit %s: about %.3g requests per second", kind, rate)
+        self._logged_rate, self._logged_at = rate, now
+
+    def _is_pattern(self) -> bool:
+        latest = [start for start in list(self._recent)[-AMONG:] if start.at > self._judged_from]
+        outcomes = "".join((start.outcome or "pending")[0] for start in latest)
+        return IN_A_ROW in outcomes or outcomes.count("r") >= MANY
+
+    def _respond_to_pattern(self, start: Start, now: float, jitter: float) -> None:
+        is_first = self._rate is None
+        sample = self._sample(start)
+        self._judged_from = self._unpaused(now)
+        if self._find_cap(list(self._recent)[-CAP_AMONG:]):
+            return
+        if sample:
+            self._set_rate(self._accepted_rate(sample, start), now)
+        self._sampled_from = self._judged_from
+        if is_first or not sample:
+            self._probing, self._probe_refused = True, False
+            self._closed = start.at
+            self._schedule_probe(now, jitter)
+        self._next = max(self._next, now + 1 / self._present_rate())
+
+    def _sample(self, refused: Start) -> Sequence[Start]:
+        """List the starts since the last pattern that were accepted, or still may be."""
+        return [
+            start
+            for start in self._recent
+            if self._sampled_from <= start.at < refused.at and start.outcome in ("accepted", None)
+        ]
+
+    def _accepted_rate(self, sample: Sequence[Start], refused: Start) -> float:
+        in_time = sum(start.at > refused.at - SAMPLE_SECONDS for start in sample)
+        count = min(len(sample), max(in_time, SAMPLE_REQUESTS))
+        begin = sample[-count - 1].at if count < len(sample) else max(self._sampled_from, self._recent[0].at)
+        return (count + PRIOR) / (refused.at - begin + PRIOR / self._present_rate())
+
+    def _find_cap(self, latest: Sequence[Start]) -> bool:
+        """Cap the requests in flight if rejections, and hardly any acceptance, came above some number."""
+        accepted = [start.in_flight for start in latest if start.outcome == "accepted"]
+        refused = [start.in_flight for start in latest if start.outcome == "refused"]
+        lowest = min(refused)
+        above = sum(in_flight >= lowest for in_flight in accepted)
+        is_clean = (
+            lowest > 1 and min(len(accepted), len(refused)) >= CAP_EVIDENCE and above <= len(accepted) / 10
+        )
+        if not is_clean:
+            self._cap = math.inf
+            return False
+        self._cap = lowest - 1
+        self._raise_after = 2 * self._raise_after if self._cap == self._found_cap else CAP_SECONDS
+        self._found_cap, self._raise_at = self._cap, self._judged_from + self._raise_after
+        return True
+
+    def _schedule_probe(self, now: float, jitter: float) -> None:
+        silence = self._unpaused(now) - self._closed
+        gap = min(max(1 / self._present_rate(), PROBE_GROWTH * silence), LONGEST_PROBE_GAP)
+        self._next = max(self._next, now + gap * (1 + jitter))
+
+    def _end_probing(self, start: Start, now: float) -> None:
+        """Go on after an accepted probe; if others were refused before it, acceptance had really ended."""
+        silence = start.at - self._closed
+        if not self._probe_refused:
+            self._sampled_from = start.at
+        elif silence > OUTAGE:
+            self._forget_limits()
         else:
-            most = self._history.most_under_way()
-            # One that ends as another starts may seem to have been under way with it.
-            most = max(1, most - (most >= refused.under_way))
-            self._window, self._too_many = float(most), most + 1
+            self._sampled_from = self._closed
+            if self._rate is not None and silence > max(WINDOW_SECONDS, WINDOW_REQUESTS / self._rate):
+                self._assume_window(start, now)
+        self._judged_from = start.at
+        self._probing = False
 
-    def _too_high_a_rate(self, suspicion: _Suspicion, now: float) -> None:
-        if self._rate is None:
-            self._settled_at = now + SETTLED
-        self._suspicion, self._window, self._rate = None, suspicion.window, suspicion.rate
+    def _assume_window(self, start: Start, now: float) -> None:
+        """Take what was accepted since acceptance last began for the quota of a window that has passed."""
+        opened = max(self._opened, self._recent[0].at)
+        quota = sum(s.outcome == "accepted" and opened <= s.at <= self._closed for s in self._recent)
+        self._set_rate(max(1, quota) / (start.at - opened), now)
+        self._opened = start.at
 
-    def _room_at(self, now: float, rate: float | None) -> float:
-        """
-        Say when the last second leaves room for one more, as the service counts.
 
-        Only after a refusal: from then on an even pace keeps to the limit by itself.
-        """
-        if rate is None or now > self._settled_at:
-            return now
-        most = max(1, round(rate / (1 - LESS)))
-        last_second = self._history.reached_since(now - 1)
-        return last_second[-most] + 1 if len(last_second) >= most else now
+def _quick_growth(rate: float) -> float:
+    return max(QUICK_REQUESTS, QUICK_SECONDS * rate)
 
-    def _rate_at(self, now: float) -> float | None:
-        if self._rate is None:
-            return None
-        return self._rate * (1 + LESS * (max(0.0, now - self._grown_from) / self._back - 1) ** 3)
 
-    @property
-    def _back(self) -> float:
-        """Seconds until the rate is what was accepted before the last refusal."""
-        return min(SLOWEST, max(FASTEST, REGAINED / self._rate)) if self._rate else 0.0
+def _slow_growth(rate: float) -> float:
+    least, most = SLOW_SECONDS
+    return min(max(SLOW_REQUESTS, least * rate), most * rate)

@@ -158,11 +158,7 @@ class _BackgroundLoop(asyncio.SelectorEventLoop):
     """The event loop of the background thread."""
 
     def __init__(self) -> None:
-        try:
-            super().__init__()
-        except BaseException:
-            asyncio.BaseEventLoop.close(self)  # lest it warn that it is not closed
-            raise
+        super().__init__()
         self.thread = threading.Thread(target=self._run, name="qwen_aiml", daemon=True)
 
     def time(self) -> float:

@@ -34,6 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--latency", type=float, default=0.0, metavar="S", help="seconds before each answer")
     parser.add_argument("--rate-limit", type=int, metavar="N", help="requests a second, those beyond get 429")
+    parser.add_argument(
+        "--burst",
+        type=int,
+        metavar="N",
+        help="requests that a token bucket of that rate holds (default: none)",
+    )
     parser.add_argument("--retry-after", type=float, metavar="S", help="seconds that those 429s say to wait")
     parser.add_argument(
         "--api-key", action="append", metavar="K", help="a key to accept (default: any); repeatable"
@@ -51,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             api_keys=given.api_key,
             latency=given.latency,
             rate_limit=given.rate_limit,
+            burst=given.burst,
             retry_after=given.retry_after,
             vectors=given.vectors,
         )

@@ -23,6 +23,33 @@ if TYPE_CHECKING:
 _WINDOW = 1.0  # seconds over which the rate is counted
 
 
+class _Bucket:
+    """
+    A token bucket, full at first.
+
+    Args:
+        rate: Tokens a second that flow in.
+
+        burst: Tokens that it holds.
+
+        now: Reading of the clock.
+    """
+
+    def __init__(self, rate: float, burst: int, now: float) -> None:
+        self._rate, self._burst = rate, burst
+        self._tokens, self._filled_at = float(burst), now
+
+    def take(self, now: float) -> bool:
+        """Take a token, if there is one."""
+        self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
+        self._filled_at = now
+        # Tenths of a second add up to a little less than a second.
+        if self._tokens < 1 - 1e-9:
+            return False
+        self._tokens -= 1
+        return True
+
+
 class Account:
     """
     What stands between a request and the models.
@@ -33,6 +60,9 @@ class Account:
         credits: The balance, in whole credits. None: endless.
 
         rate_limit: Requests a second that reach the models. None: no limit.
+
+        burst: Requests that a token bucket holds, which the rate refills.
+            None: no bucket, the rate is counted over any second.
 
         concurrency_limit: Requests that the models process at once. None: no
             limit.
@@ -48,12 +78,13 @@ class Account:
         ValueError: If an argument is out of range.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all are settings of one account, and by name only
         self,
         *,
         api_keys: Collection[str] | None,
         credits: int | None,  # noqa: A002 - the service's word; the builtin is for the REPL
         rate_limit: int | None,
+        burst: int | None,
         concurrency_limit: int | None,
         retry_after: float | None,
         clock: Callable[[], float],
@@ -70,6 +101,10 @@ class Account:
             raise ValueError(f"credits must be 0 or more, not {credits}")
         if rate_limit is not None and rate_limit < 1:
             raise ValueError(f"rate_limit must be 1 request a second or more, not {rate_limit}")
+        if burst is not None and burst < 1:
+            raise ValueError(f"burst must be 1 request or more, not {burst}")
+        if burst is not None and rate_limit is None:
+            raise ValueError("burst needs rate_limit, which refills the bucket")
         if concurrency_limit is not None and concurrency_limit < 1:
             raise ValueError(f"concurrency_limit must be 1 request or more, not {concurrency_limit}")
         if retry_after is not None and not 0 <= retry_after < inf:
@@ -77,6 +112,7 @@ class Account:
         self.api_keys = None if api_keys is None else tuple(api_keys)
         self._credits = credits
         self._rate_limit = inf if rate_limit is None else rate_limit
+        self._bucket = None if burst is None or rate_limit is None else _Bucket(rate_limit, burst, clock())
         self._concurrency_limit = inf if concurrency_limit is None else concurrency_limit
         self._retry_after = retry_after
         self._clock = clock
@@ -139,14 +175,20 @@ class Account:
     def _admit(self) -> bool:
         """Say whether one more request is within the limits, and count it against them if it is."""
         with self._lock:
-            now = self._clock()
-            while self._recent and self._recent[0] <= now - _WINDOW:
-                self._recent.popleft()
-            if self._processing >= self._concurrency_limit or len(self._recent) >= self._rate_limit:
+            if self._processing >= self._concurrency_limit or not self._is_within_rate(self._clock()):
                 return False
-            self._recent.append(now)
             self._processing += 1
             return True
+
+    def _is_within_rate(self, now: float) -> bool:
+        if self._bucket is not None:
+            return self._bucket.take(now)
+        while self._recent and self._recent[0] <= now - _WINDOW:
+            self._recent.popleft()
+        if len(self._recent) >= self._rate_limit:
+            return False
+        self._recent.append(now)
+        return True
 
     def _leave(self) -> None:
         with self._lock:

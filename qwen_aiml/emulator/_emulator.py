@@ -80,6 +80,10 @@ class Emulator:
         rate_limit: Requests a second that reach the models; those beyond get
             429. None: no limit.
 
+        burst: Requests that a token bucket holds, which `rate_limit`
+            refills; it is full at first. None: no bucket, and the rate is
+            counted over any second.
+
         concurrency_limit: Requests that the models process at once; those
             beyond get 429. One is processed until its answer is sent, all
             waiting included. None: no limit.
@@ -131,6 +135,7 @@ class Emulator:
         api_keys: Collection[str] | None = None,
         latency: float = 0.0,
         rate_limit: int | None = None,
+        burst: int | None = None,
         concurrency_limit: int | None = None,
         retry_after: float | None = None,
         credits: int | None = None,  # noqa: A002 - the service's word; the builtin is for the REPL
@@ -163,6 +168,7 @@ class Emulator:
             api_keys=api_keys,
             credits=credits,
             rate_limit=rate_limit,
+            burst=burst,
             concurrency_limit=concurrency_limit,
             retry_after=retry_after,
             clock=clock,

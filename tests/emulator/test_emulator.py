@@ -39,6 +39,8 @@ def test_surface() -> None:
         ({"latency": -1}, "latency"),
         ({"latency": float("nan")}, "latency"),
         ({"rate_limit": 0}, "rate_limit"),
+        ({"rate_limit": 1, "burst": 0}, "burst"),
+        ({"burst": 1}, "rate_limit"),
         ({"concurrency_limit": 0}, "concurrency_limit"),
         ({"retry_after": -1}, "retry_after"),
         ({"retry_after": float("inf")}, "retry_after"),
@@ -102,6 +104,22 @@ def test_rate_limit(post: Post) -> None:
         }
     } == answers[-1].json()
     assert not [name for name in answers[-1].headers if "retry" in name or "ratelimit" in name]
+
+
+def test_burst(post: Post) -> None:
+    """A token bucket admits a burst, then requests at its rate, and never holds more than the burst."""
+    now = 100.0
+    emulator = Emulator(rate_limit=10, burst=3, clock=lambda: now)
+
+    answers = [post(emulator).status_code for _ in range(4)]
+    for _ in range(2):
+        now += 0.1
+        answers += [post(emulator).status_code for _ in range(2)]
+    now += 60
+    answers += [post(emulator).status_code for _ in range(4)]
+
+    assert [200, 200, 200, 429, 200, 429, 200, 429, 200, 200, 200, 429] == answers
+    assert 4 == emulator.rejected_count
 
 
 @pytest.mark.parametrize(

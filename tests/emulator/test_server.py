@@ -250,6 +250,8 @@ def test_import_needs_no_server() -> None:
     [
         (["--latency", "-1"], "latency"),
         (["--rate-limit", "0"], "rate_limit"),
+        (["--rate-limit", "1", "--burst", "0"], "burst"),
+        (["--burst", "1"], "rate_limit"),
         (["--port", "x"], "port"),
         (["--port", "70000"], "0 to 65535"),
         (["--port", "-1"], "0 to 65535"),
@@ -292,6 +294,8 @@ def test_main(
         "--port",
         "0",
         "--rate-limit",
+        "1",
+        "--burst",
         "1",
         "--retry-after",
         "7",

@@ -1,0 +1,359 @@
+"""The limiter's arithmetic on a clock made by the tests, and simulated services with undisclosed limits."""
+
+from __future__ import annotations
+
+import logging
+from itertools import pairwise
+from statistics import geometric_mean, mean, median
+
+import pytest
+
+from benchmarks.limiter import held_out, make, scenarios, special
+from benchmarks.simulator import simulate
+from qwen_aiml._engine.limiter import CAUGHT_UP, LONGEST_PAUSE, Limiter, Limits, Start
+
+
+def begin(limiter: Limiter, now: float, tokens: float = 0) -> tuple[Start, float]:
+    """Start a request as soon as the limiter lets one start, and return when that was."""
+    for _ in range(10_000):
+        start = limiter.take(now, tokens)
+        if isinstance(start, Start):
+            return start, now
+        assert start > 0
+        now += start
+    pytest.fail("the limiter starts nothing")
+
+
+def feed(limiter: Limiter, outcomes: str, now: float = 0.0, latency: float = 0.01) -> float:
+    """Send requests one by one, accepted (a) or rejected (r), and return the time after the last."""
+    for outcome in outcomes:
+        start, now = begin(limiter, now)
+        now += latency
+        if outcome == "a":
+            limiter.accepted(start, now, 300, 100)
+        else:
+            limiter.refused(start, now, None, 0.0)
+    return now
+
+
+@pytest.mark.parametrize(
+    ("rates", "tokens", "seconds"),
+    [
+        ({"requests_per_minute": 120}, 1000, 0.5),
+        ({"tokens_per_minute": 60_000}, 1000, 1.0),
+        ({"requests_per_minute": 120, "tokens_per_minute": 60_000}, 100, 0.5),
+    ],
+)
+def test_fixed_rates(rates: dict[str, float], tokens: float, seconds: float) -> None:
+    """Fixed rates space starts evenly from the first, and the slower one decides."""
+    limiter, now, starts = Limiter(32, **rates), 0.0, []  # type: ignore[arg-type]
+    for _ in range(20):
+        start, now = begin(limiter, now, tokens)
+        limiter.lost(start, now)
+        starts.append(now)
+    gaps = [later - earlier for earlier, later in pairwise(starts)]
+
+    assert starts[-1] == pytest.approx(19 * seconds, abs=0.05)
+    assert min(gaps) >= seconds - CAUGHT_UP - 0.001
+
+
+def test_tokens_are_settled() -> None:
+    """The difference between estimated and billed tokens is charged or refunded."""
+    limiter = Limiter(32, tokens_per_minute=600)
+    start, _ = begin(limiter, 0.0, 10)
+    assert limiter.take(0.0, 10) == pytest.approx(1.0, abs=0.05)
+    limiter.accepted(start, 0.0, 100, 30)
+    assert limiter.take(0.0, 10) == pytest.approx(3.0, abs=0.05)
+
+    start, _ = begin(limiter, 3.0, 40)
+    limiter.accepted(start, 3.0, 100, 20)
+    assert limiter.take(3.0, 10) == pytest.approx(2.0, abs=0.1)
+
+
+def test_expected_tokens() -> None:
+    """Estimates follow the ratio of billed tokens to bytes, a third at first."""
+    limiter = Limiter(32)
+    assert limiter.expected_tokens(300) == 100
+    limiter.accepted(begin(limiter, 0.0)[0], 0.1, 1000, 200)
+    limiter.accepted(begin(limiter, 0.2)[0], 0.3, 1000, None)
+
+    assert limiter.expected_tokens(300) == pytest.approx(60)
+
+
+@pytest.mark.parametrize("tokens", [-1, 417, 10**400])
+def test_absurd_tokens(tokens: int) -> None:
+    """Token counts that cannot be are ignored."""
+    limiter = Limiter(32, tokens_per_minute=600)
+    limiter.accepted(begin(limiter, 0.0, 10)[0], 0.0, 100, tokens)
+
+    assert limiter.expected_tokens(300) == 100
+    assert limiter.take(0.0, 10) == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("tokens", [1e308, float("inf")])
+def test_absurd_estimates(tokens: float) -> None:
+    """No estimate of tokens blocks for more than an hour, or makes an infinite debt or credit."""
+    limiter = Limiter(32, tokens_per_minute=1)
+    start, _ = begin(limiter, 0.0, tokens)
+    wait = limiter.take(0.0, 1)
+
+    assert isinstance(wait, float)
+    assert 0 < wait <= LONGEST_PAUSE
+    limiter.accepted(start, 1.0, 100, 1)
+    assert isinstance(limiter.take(1e5, 1), Start)
+
+
+@pytest.mark.parametrize("advised", [1e9, float("inf")])
+def test_absurd_advice(advised: float) -> None:
+    """A Retry-After is honoured for an hour at most."""
+    limiter = Limiter(32)
+    limiter.refused(begin(limiter, 0.0)[0], 0.1, advised, 0.0)
+
+    assert limiter.take(0.1, 0) == LONGEST_PAUSE
+
+
+def test_reports_are_idempotent() -> None:
+    """Only the first report of a start counts."""
+    limiter = Limiter(32)
+    feed(limiter, "a" * 4)
+    start, _ = begin(limiter, 1.0)
+    limiter.refused(start, 1.1, None, 0.0)
+    window = limiter.window
+    for _ in range(5):
+        limiter.refused(start, 1.2, 50.0, 0.0)
+        limiter.accepted(start, 1.2, 1, 2)
+        limiter.lost(start, 1.2)
+
+    assert limiter.limits == Limits(None, window)
+    assert limiter.expected_tokens(300) == 100
+    assert begin(limiter, 1.3)[0].in_flight == 1
+
+
+def test_after_fork() -> None:
+    """The child has a free lock, nothing in flight, and ignores reports of the parent's starts."""
+    limiter = Limiter(32)
+    start, _ = begin(limiter, 0.0)
+    limiter._lock.acquire()
+    limiter.after_fork()
+    limiter.refused(start, 0.1, 60.0, 0.0)
+
+    assert begin(limiter, 0.2)[0].in_flight == 1
+
+
+def test_unreported_starts() -> None:
+    """A start that is never reported is forgotten after a quarter of an hour."""
+    limiter = Limiter(32)
+    begin(limiter, 0.0)
+    assert begin(limiter, 1.0)[0].in_flight == 2
+
+    assert begin(limiter, 2000.0)[0].in_flight == 1
+
+
+def test_starts_are_spaced() -> None:
+    """Starts are spaced before any limit is known, too."""
+    limiter = Limiter(32)
+    begin(limiter, 0.0)
+    wait = limiter.take(0.0, 0)
+
+    assert isinstance(wait, float)
+    assert 0.005 < wait < 0.05
+
+
+def test_no_limit() -> None:
+    """Without rejections the window reaches the ceiling, and no limit is reported."""
+    limiter = Limiter(32)
+    feed(limiter, "a" * 300)
+
+    assert limiter.limits == Limits(None, 32)
+
+
+def test_retry_after_pauses_all() -> None:
+    """All requests wait for Retry-After, lengthened by the jitter; it is no evidence of a rate."""
+    limiter = Limiter(32)
+    first, now = begin(limiter, 0.0)
+    second, now = begin(limiter, now)
+    limiter.refused(first, 0.1, 2.0, 0.1)
+    limiter.lost(second, 0.1)
+
+    assert limiter.take(0.1, 0) == pytest.approx(2.2)
+    assert limiter.limits.requests_per_second is None
+    assert isinstance(limiter.take(2.31, 0), Start)
+
+
+def test_pauses_are_no_time() -> None:
+    """The rate found is the same with a pause between the accepted requests as without."""
+    rates = []
+    for advised in (None, 30.0):
+        limiter = Limiter(32)
+        now = feed(limiter, "a" * 20)
+        start, now = begin(limiter, now)
+        limiter.refused(start, now + 0.01, advised, 0.0)
+        now = feed(limiter, "a" * 10, now + 0.01)
+        feed(limiter, "rr", now)
+        rates.append(limiter.limits.requests_per_second)
+
+    assert rates[0] is not None
+    assert rates[1] == pytest.approx(rates[0], rel=0.1)
+
+
+def test_single_rejections() -> None:
+    """Rejections one in twenty change nothing."""
+    limiter = Limiter(32)
+    feed(limiter, ("a" * 19 + "r") * 20)
+
+    assert limiter.limits == Limits(None, 32)
+
+
+@pytest.mark.parametrize("outcomes", ["rr", "raaaraaar"])
+def test_patterns(outcomes: str) -> None:
+    """Two rejections in a row, or three among thirty, set the rate a little below that accepted."""
+    limiter = Limiter(1)
+    now = feed(limiter, "a" * 100, latency=0.1)
+    feed(limiter, outcomes, now, latency=0.1)
+    rate = limiter.limits.requests_per_second
+
+    assert rate is not None
+    assert 7 <= rate <= 10
+    assert limiter.window == 1
+
+
+def test_rejections_in_flight_at_a_pattern() -> None:
+    """Rejections of requests in flight when the rate was set do not set it again."""
+    limiter = Limiter(32)
+    now = feed(limiter, "a" * 50)
+    starts = []
+    for _ in range(6):
+        start, now = begin(limiter, now)
+        starts.append(start)
+    for start in starts[:2]:
+        limiter.refused(start, now, None, 0.0)
+    found = limiter.limits.requests_per_second
+    for start in starts[2:]:
+        limiter.refused(start, now, None, 0.0)
+
+    assert found == limiter.limits.requests_per_second
+
+
+def test_lost_requests() -> None:
+    """Requests without a response are no evidence: nothing grows, and no rate follows."""
+    limiter = Limiter(32)
+    now = 0.0
+    for _ in range(50):
+        start, now = begin(limiter, now)
+        limiter.lost(start, now)
+
+    assert limiter.limits == Limits(None, 6)
+
+
+def test_probing() -> None:
+    """While everything is rejected, single requests probe, at most half a minute apart."""
+    limiter = Limiter(32)
+    now, starts = feed(limiter, "aaarr"), []
+    for _ in range(30):
+        assert limiter.window == 1
+        start, now = begin(limiter, now)
+        limiter.refused(start, now, None, 0.0)
+        starts.append(now)
+    gaps = [later - earlier for earlier, later in pairwise(starts)]
+
+    assert gaps == pytest.approx(sorted(gaps))
+    assert gaps[-1] == pytest.approx(30.0)
+    feed(limiter, "a", now)
+    assert limiter.limits == Limits(None, 6)  # after an outage it starts over
+
+
+def test_idle_clients_do_not_grow() -> None:
+    """The rate grows with requests, not with time."""
+    limiter = Limiter(32)
+    now = feed(limiter, "a" * 50 + "rr" + "a", latency=0.05)
+    before = limiter.limits.requests_per_second
+    start, _ = begin(limiter, now + 1000)
+    limiter.lost(start, now + 1000)
+    after = limiter.limits.requests_per_second
+
+    assert before is not None
+    assert after == pytest.approx(before, rel=0.05)
+
+
+def test_rate_grows() -> None:
+    """Without rejections the rate grows beyond the one found, faster and faster."""
+    limiter = Limiter(32)
+    now, rates = feed(limiter, "a" * 50 + "rr" + "a", latency=0.05), []
+    for _ in range(4):
+        rates.append(limiter.limits.requests_per_second or 0.0)
+        now = feed(limiter, "a" * 40, now, 0.001)
+
+    assert rates[3] > rates[2] > rates[1] > rates[0]
+    assert rates[3] > 1.5 * rates[0]
+
+
+def test_log(caplog: pytest.LogCaptureFixture) -> None:
+    """A rate limit is logged when found, and when it changed by a fifth, once in five seconds at most."""
+    limiter = Limiter(1)
+    with caplog.at_level(logging.INFO, "qwen_aiml"):
+        now = feed(limiter, "a" * 50 + "rr" + "a" * 30, latency=0.02)
+        now = feed(limiter, "rr" + "a" * 10, now, latency=0.02)
+        first = list(caplog.messages)
+        feed(limiter, "a" * 50 + "rr", now + 10, latency=0.5)
+
+    assert len(first) == 1
+    assert first[0].startswith("rate limit found: about ")
+    assert len(caplog.messages) == 2
+    assert caplog.messages[1].startswith("rate limit changed: about ")
+
+
+FEW = [
+    "bucket 5/s, burst 10, 0.1 s",
+    "bucket 50/s, burst 1, 0.02 s",
+    "bucket 50/s, burst 10, 0.1 s",
+    "bucket 500/s, burst 50, 0.02 s",
+    "sliding 50/s, 0.1 s",
+    "fixed 50/s, phase 0.6, 0.02 s",
+    "60 a minute, no Retry-After, 0.1 s",
+    "60 a minute, with Retry-After, 0.1 s",
+    "4 in flight, 0.1 s",
+    "16 in flight, 0.5 s",
+    "no limit, 0.0% at random, 0.05 s",
+    "no limit, 1.0% at random, 0.05 s",
+    "sliding 50/s, 3.0% at random, 0.05 s",
+]
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_undisclosed_limit(name: str) -> None:
+    """Any kind of limit is found within 1.6 of the ideal time, with few rejections."""
+    results = simulate(scenarios()[name], make, range(3))
+
+    assert all(result.finished for result in results)
+    assert median(result.ratio for result in results) <= 1.6
+    assert median(result.refused for result in results) <= 0.2
+
+
+@pytest.mark.parametrize("burst", [10, pytest.param(100, marks=pytest.mark.long)])
+def test_bucket_that_holds_a_fifth(burst: int) -> None:
+    """A bucket that holds a fifth of a second is used fully: 1.15 of the ideal in nine of ten runs."""
+    found = special()[f"bucket {5 * burst}/s, holds {burst}, 0.1 s"]
+    results = simulate(found, make, range(10))
+
+    assert sorted(result.ratio for result in results)[8] <= 1.15
+    assert sorted(result.refused for result in results)[8] <= 0.05
+
+
+def test_one_retry_after() -> None:
+    """One early Retry-After of a second costs little more than that second."""
+    assert (
+        max(result.seconds for result in simulate(special()["one Retry-After of 1 s"], make, range(3))) < 2.5
+    )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("group", [scenarios, held_out], ids=["chosen by", "held out"])
+def test_all_scenarios(group: object) -> None:
+    """Over all scenarios the mean time is 1.25 of the ideal, the worst 3.0, and few requests are rejected."""
+    assert callable(group)
+    found = [simulate(scenario, make, range(3)) for scenario in group().values()]
+
+    assert all(result.finished for results in found for result in results)
+    assert geometric_mean(median(result.ratio for result in results) for results in found) <= 1.25
+    assert max(result.ratio for results in found for result in results) <= 3.0
+    assert mean(median(result.refused for result in results) for results in found) <= 0.08
