@@ -110,8 +110,12 @@ def pytest(session: nox.Session, *arguments: str, runner: str = "pytest", part: 
 
         env: Additional environment variables.
     """
-    report = f"--junitxml={REPORTS / session.name}{part}.xml"
-    session.run("python", "-m", *runner.split(), report, *arguments, *session.posargs, env=env)
+    report = (
+        f"--junitxml={REPORTS / session.name}{part}.xml",
+        "-o",
+        "junit_family=legacy",
+    )  # takes record_property
+    session.run("python", "-m", *runner.split(), *report, *arguments, *session.posargs, env=env)
 
 
 @nox.session(python=NEWEST, tags=["test"])
@@ -234,7 +238,7 @@ def wheel(session: nox.Session) -> None:
         ("[langchain]", ONE_FRAMEWORK),
         (f"[{EXTRAS}]", INSTALLED),
     ):
-        session.install(f"{built}{extras}")
+        session.install(f"{built}{extras}", *(["pytest"] if program == INSTALLED else []))  # for the plugin
         session.run("python", "-c", program)
 
 
