@@ -24,7 +24,7 @@ test: .venv-nox/made ## check a change: lint, types, all tests with coverage, th
 	@$(NOX) --parallel 2 --tags test --report $(REPORTS)/test.json
 
 quick: .venv-nox/made ## lint, and the core's tests up to the first failure; less than a minute
-	@$(NOX) --sessions lint quick $(OF_TESTS)
+	@$(NOX) --sessions lint selected -- -x -q -m 'not long and not once' $(or $(ARGS),tests/core --ignore=tests/core/test_pace.py)
 
 matrix: .venv-nox/made ## the rest of CI: other Pythons, lowest versions, the wheel, stores, docs, cookbook
 	@mkdir -p $(REPORTS)
@@ -69,14 +69,14 @@ wheel: .venv-nox/made ## build and check them, and test the wheel away from the 
 	@$(NOX) --sessions wheel wheel-tests
 
 record: .venv-nox/made ## record the cassettes again, from the emulator
-	@$(NOX) --sessions record
+	@$(NOX) --sessions selected -- --record-mode=rewrite tests/recorded
 
 record-live: .venv-nox/made ## record the cassettes again, from the real service; costs a few cents
 	@test -n "$$AIMLAPI_API_KEY" || { echo 'record-live needs a key in AIMLAPI_API_KEY.' >&2; exit 1; }
-	@QWEN_AIML_RECORD_LIVE=1 $(NOX) --sessions record
+	@QWEN_AIML_RECORD_LIVE=1 $(NOX) --sessions selected -- --record-mode=rewrite tests/recorded
 
 soak: .venv-nox/made ## tests that take minutes: thousands of texts under faults, kills and undisclosed limits
-	@$(NOX) --sessions soak $(OF_TESTS)
+	@$(NOX) --sessions selected -- -m long $(ARGS)
 
 fuzz: .venv-nox/made ## feed random responses to the code that parses them, for SECONDS=60
 	@$(NOX) --sessions fuzz -- -max_total_time=$(SECONDS)
