@@ -15,10 +15,10 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from itertools import chain
 from pathlib import Path
 
 import nox
-from nox.virtualenv import VirtualEnv
 
 nox.needs_version = ">=2026.10"  # --parallel
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -52,7 +52,7 @@ os.environ["PYTHONIOENCODING"] = "utf-8"
 PYENV = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
 os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], *map(str, sorted(PYENV.glob("versions/*/bin")))])
 SUPPORTED = nox.project.python_versions(PYPROJECT)
-OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
+OWN = f"3.{sys.version_info.minor}"
 FOUND = [version for version in SUPPORTED if version == OWN or shutil.which(f"python{version}")] or [OWN]
 OLDEST, NEWEST = FOUND[0], FOUND[-1]
 FOR_LOWEST = min(set(FOUND) & {"3.10", "3.11", "3.12"}, default="3.12")  # no wheels for newer Pythons
@@ -86,9 +86,8 @@ def environment(session: nox.Session, *installs: str) -> None:
     if stamp.exists():
         if stamp.read_text(encoding="utf-8") == made_from:
             return
-        if isinstance(session.virtualenv, VirtualEnv):
-            session.virtualenv.reuse_existing = False
-            session.virtualenv.create()
+        shutil.rmtree(session.virtualenv.location)
+        session.virtualenv.create()
     for arguments in installs:
         session.install(*arguments.split())
     stamp.write_text(made_from, encoding="utf-8")
@@ -186,10 +185,7 @@ def lowest(session: nox.Session) -> None:
     """
     Run the tests with the lowest versions claimed, which must equal those of lowest.txt.
     """
-    for claim in (
-        *PYPROJECT["project"]["dependencies"],
-        *(line for group in OPTIONAL.values() for line in group),
-    ):
+    for claim in chain(PYPROJECT["project"]["dependencies"], *OPTIONAL.values()):
         name, bound = re.findall(r"^([\w-]+)>=([\d.]+)", claim)[0]
         if re.sub(r"(\.0)+$", "", PINS.get(name, "")) != re.sub(r"(\.0)+$", "", bound):
             session.error(f"pyproject.toml says {name}>={bound}, lowest.txt says {PINS.get(name)}")
@@ -282,9 +278,9 @@ def try_stores(session: nox.Session) -> None:
     """
     Run the tests of the stores, and keep their results for docs/compatibility.md.
     """
-    results = REPORTS / session.name / "results.json"  # page.py reads the folder's name
-    results.parent.mkdir(parents=True, exist_ok=True)
-    pytest(session, "tests/stores", QWEN_AIML_STORES_RESULTS=str(results))
+    results = REPORTS / session.name  # page.py reads the folder's name
+    results.mkdir(parents=True, exist_ok=True)
+    pytest(session, "tests/stores", QWEN_AIML_STORES_RESULTS=str(results / "results.json"))
 
 
 @nox.session(python=FOR_COOKBOOK, tags=["matrix"])
