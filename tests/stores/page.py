@@ -1,7 +1,7 @@
 """
-Make docs/compatibility.md of what `python .ci/matrix.py stores stores_lowest` found, in each environment.
+Make docs/compatibility.md of what `make compatibility` found, in each environment.
 
-    python tests/stores/page.py .venv-ci/stores-*/results.json
+    python tests/stores/page.py .nox/reports/stores-*/results.json
 
 What is shown is kept in docs/compatibility.json. Standard library only.
 """

@@ -1,0 +1,115 @@
+"""
+The cookbook's pages, run as notebooks without a key and without a network.
+
+Each page runs in a kernel of its own, in the folder of the notebooks, as for
+somebody who opens the notebook there. With QWEN_AIML_WRITE_NOTEBOOKS set, what
+the page shows is written to cookbook/notebooks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import io
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = ROOT / "cookbook" / "notebooks"
+SECONDS = 240  # per page, ten times what most pages take
+WRITE = "QWEN_AIML_WRITE_NOTEBOOKS"
+
+SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "cookbook").glob("*.py")}
+PAGES = {name: SOURCES[name] for name in sorted(SOURCES) if re.search("^# %%", SOURCES[name], re.MULTILINE)}
+
+# The one cell that only the notebook has.
+HOME_CELL = """import os
+
+if os.path.basename(os.getcwd()) == "notebooks":
+    os.chdir("..")  # what the page reads is in the folder above"""
+
+# What differs from machine to machine, or from run to run.
+PATHS = (str(ROOT), str(Path.home()), tempfile.gettempdir(), sys.prefix)
+NOT_TO_SHOW = "|".join([*(re.escape(path) + r"\b" for path in PATHS), "0x[0-9a-f]{9,}"])
+
+
+def notebook_of(source: str) -> NotebookNode:
+    """Convert a page to a notebook, with stable cell ids and the cell that finds the page's files."""
+    notebook = jupytext.reads(source, fmt="py:percent")
+    first = next(index for index, cell in enumerate(notebook.cells) if cell.cell_type == "code")
+    notebook.cells.insert(first, new_code_cell(HOME_CELL, metadata={"tags": ["notebook-only"]}))
+    for index, cell in enumerate(notebook.cells):
+        twins = sum(other.source == cell.source for other in notebook.cells[:index])
+        cell.id = hashlib.sha256(f"{twins} {cell.source}".encode()).hexdigest()[:12]
+    return notebook
+
+
+def smaller(png: str) -> str:
+    """Reduce a picture, in base64, to 256 colours without metadata: plots hardly have more."""
+    with Image.open(io.BytesIO(base64.b64decode(png))) as picture:
+        opaque = Image.new("RGB", picture.size, "white")
+        opaque.paste(picture, mask=picture.getchannel("A") if "A" in picture.getbands() else None)
+    packed = io.BytesIO()
+    opaque.quantize(256, dither=Image.Dither.NONE).save(packed, "PNG", optimize=True)
+    return base64.b64encode(packed.getvalue()).decode()
+
+
+def write(notebook: NotebookNode, path: Path) -> None:
+    """Write a notebook so that it changes only if what a reader sees does."""
+    notebook.metadata = NotebookNode(
+        kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"},
+        language_info={"name": "python"},
+    )
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "metadata" in output:
+                output.metadata = NotebookNode()
+            if "image/png" in output.get("data", {}):
+                output.data["image/png"] = smaller(output.data["image/png"])
+    nbformat.validate(notebook)
+    path.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+
+
+@pytest.fixture
+def blocked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Set the kernel's environment: no key, nothing of the user's, no network; return the log of attempts."""
+    for name in os.environ:
+        if re.search("KEY|TOKEN|^AIML|_PROXY$", name.upper()):
+            monkeypatch.delenv(name)
+    log = tmp_path / "blocked"
+    monkeypatch.setenv("OFFLINE_LOG", str(log))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "offline"), prepend=os.pathsep)
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    for library in ("OMP", "OPENBLAS"):  # the same order of sums draws the same pictures
+        monkeypatch.setenv(f"{library}_NUM_THREADS", "1")
+    return log
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page(name: str, blocked: Path) -> None:
+    """No cell fails, no other host is contacted, stderr stays empty, no output is specific to a machine."""
+    notebook = notebook_of(PAGES[name])
+    client = NotebookClient(
+        notebook, coalesce_streams=True, record_timing=False, resources={"metadata": {"path": str(NOTEBOOKS)}}
+    )
+    asyncio.run(asyncio.wait_for(client.async_execute(cleanup_kc=True), SECONDS))
+
+    assert not blocked.exists(), blocked.read_text(encoding="utf-8")
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        text = output.get("text", "") + str(output.get("data", {}).get("text/plain", ""))
+        assert output.get("name") != "stderr", text
+        assert not re.search(NOT_TO_SHOW, text), text
+    if os.environ.get(WRITE):
+        write(notebook, NOTEBOOKS / f"{name}.ipynb")
