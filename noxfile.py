@@ -40,8 +40,6 @@ TESTS = f"-e .[{EXTRAS}] --group tests"
 COPIED = ("tests", "cookbook", "benchmarks", "docs", "pyproject.toml", "README.md", "CHANGELOG.md")
 NOT_ONCE = ("-m", "not long and not once")
 TWO_AT_A_TIME = ("-n", "2", "--dist", "worksteal")
-# Their tests have ids with an address or a time in them, which pytest-xdist refuses.
-SERIAL = ("tests/core/test_http1.py", "tests/core/test_texts.py")
 
 # The last, since uv leaves it to the first import to compile a module.
 for variable in ("PYTHONPATH", "PYTEST_ADDOPTS", "PYTHONDONTWRITEBYTECODE"):
@@ -164,9 +162,7 @@ def coverage(session: nox.Session) -> None:
         Path(session.virtualenv.location) / "coverage"
     )  # and a suffix per process
     session.run("coverage", "erase")
-    ignored = (f"--ignore={path}" for path in SERIAL)
-    pytest(session, *TWO_AT_A_TIME, *NOT_ONCE, *ignored, runner="coverage run -m pytest")
-    pytest(session, *NOT_ONCE, *SERIAL, runner="coverage run -m pytest", part="-serial")
+    pytest(session, *TWO_AT_A_TIME, *NOT_ONCE, runner="coverage run -m pytest")
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
     pytest(session, *TWO_AT_A_TIME, "-m", "once", part="-once")

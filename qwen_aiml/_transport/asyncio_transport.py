@@ -287,8 +287,8 @@ class _Reader:
         if self._body is None and status >= 200:  # noqa: PLR2004 (below that are interim responses)
             self._status = status
             self._body = Body(self._max_bytes, self._headers)
-            # A body needs no more than its own size, around its chunks and in trailers.
-            self._left += 2 * self._max_bytes
+            # Chunks of one byte take six, and with trailers no more than that.
+            self._left += 6 * self._max_bytes
 
     def on_body(self, data: bytes) -> None:
         if self._body is not None and not self._is_complete:

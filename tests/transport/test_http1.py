@@ -10,7 +10,8 @@ import pytest
 
 from qwen_aiml._transport.base import TransportFailure
 from qwen_aiml._transport.body import Body, conclude
-from qwen_aiml._transport.http1 import ResponseReader, request_head
+from qwen_aiml._transport.asyncio_transport import AsyncioTransport
+from qwen_aiml._transport.asyncio_transport import _Reader as ResponseReader
 
 BODY = b'{"data": []}'
 LENGTH = b"content-length: %d\r\n" % len(BODY)
@@ -100,12 +101,7 @@ def test_status_without_a_body() -> None:
 )
 def test_request_heads(base_url: str, host: str, path: str, config: Any) -> None:
     """The host is named as HTTP wants it, and the path is escaped; the user's headers replace ours."""
-    settings = config(base_url, default_headers={"user-agent": "mine", "X-Trace": "1"})
-    port = int(host.rpartition(":")[2]) if host.endswith(("8443", "8080")) else None
-    default = 443 if base_url.startswith("https") else 80
-    head = request_head(
-        settings, host.partition("]")[0].strip("[") if "[" in host else "example.com", port or default
-    )
+    head = AsyncioTransport(config(base_url, default_headers={"user-agent": "mine", "X-Trace": "1"}))._head
     first, *lines = head.decode().split("\r\n")
 
     assert first == f"POST {path} HTTP/1.1"
