@@ -144,7 +144,7 @@ def test_call_that_raises() -> None:
 
 
 def test_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A coroutine that is cancelled ends after what it does then; `on_end` is told, once it has."""
+    """A coroutine that is cancelled ends after what it does then; `on_end` is called once it has."""
     monkeypatch.setattr(runner, "SIGNAL_SECONDS", 0.001)
     began, ended = threading.Event(), Queue[str]()
 
