@@ -477,11 +477,12 @@ def test_fork() -> None:
     call()
     parents = runner._background.loop
     child = os.fork()
+    result = os.waitpid(child, 0)[1] if child else 0
     call()
     assert (runner._background.loop is parents) == bool(child)
     if not child:
         os._exit(0)
-    sys.exit(os.waitpid(child, 0)[1])
+    sys.exit(result)
     """
     )
     assert said(program) == ["done True"] * 3
