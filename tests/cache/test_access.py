@@ -142,7 +142,7 @@ def test_write_that_hangs(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_writes_that_hang_at_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Several workers that write at once give one warning, and the rest are told at DEBUG."""
+    """Several workers that write at once give one warning, and the rest are logged at DEBUG."""
     caplog.set_level("DEBUG", logger="qwen_aiml")
     store = FakeStore(before_store=anyio.sleep_forever)
 

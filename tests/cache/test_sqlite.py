@@ -1,4 +1,4 @@
-"""The cache in a file: shared by threads and processes, forked, killed, damaged, refused."""
+"""The cache in a file: shared by threads and processes, forked, killed, damaged, rejected."""
 
 from __future__ import annotations
 
@@ -345,7 +345,7 @@ def make_newer(path: Path) -> None:
     ids=["foreign", "other id", "newer", "no database", "folder"],
 )
 def test_refused(make: Callable[[Path], object], message: str, cache: SQLiteCache, path: Path) -> None:
-    """A file that is no cache is refused, with its path and what to do, and left as it is."""
+    """A file that is no cache is rejected, with its path and what to do, and left as it is."""
     make(path)
     before = path.read_bytes() if path.is_file() else None
 
@@ -415,7 +415,7 @@ def test_waiting_for_others(cache: SQLiteCache, path: Path, monkeypatch: pytest.
 
 
 def test_made_at_once(cache: SQLiteCache, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While another process makes the file a cache, which SQLite does not wait for, this one tries again."""
+    """While another process makes the file a cache, which SQLite does not wait for, this one retries."""
     with database(path) as other:
         other.execute("BEGIN IMMEDIATE")
         monkeypatch.setattr(_sqlite, "sleep", lambda _: other.execute("COMMIT"))

@@ -213,7 +213,7 @@ def test_bar_without_calls(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_unknown_tokens(capsys: pytest.CaptureFixture[str]) -> None:
-    """Tokens that an answer did not tell make no number."""
+    """Tokens that a response does not report are not shown."""
     with Bar(show=True) as bar:
         show(bar, Progress(10, 30, 0, Usage(1, 5)), Progress(20, 30, 0, Usage(2, None)))
         show(bar, Progress(10, 30, 0, Usage(1, 5)))
@@ -235,7 +235,7 @@ def test_bar_of_what_fails(error: type[BaseException], capsys: pytest.CaptureFix
 
 
 def test_no_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a bar nothing is told, and tqdm is not needed."""
+    """Without a bar nothing is reported, and tqdm is not needed."""
     monkeypatch.setitem(sys.modules, "tqdm", None)
     with Bar(show=False, total=5) as bar:
         assert bar.part() is None

@@ -122,7 +122,7 @@ def test_no_innocent_text_is_blamed(guilty: tuple[int, ...]) -> None:
 
 
 def test_all_texts_are_rejected() -> None:
-    """Texts that are rejected for what they say are each told so, and the call goes on."""
+    """Texts that are rejected for their content each get that error, and the call goes on."""
     more = [f"more {at}" for at in range(10)]
     run = Run(TEXTS + more, service({text: rejection(message=INSPECTED) for text in TEXTS}))
 

@@ -117,7 +117,7 @@ def test_429_with_the_real_limiter() -> None:
     ],
 )
 def test_report(outcome: Outcome, report: tuple[Any, ...]) -> None:
-    """The limiter is told what became of each attempt; a 429 for want of credits is no matter of the rate."""
+    """The limiter learns the outcome of each attempt; a 429 for want of credits is no rate limit."""
     harness = Harness(outcome, max_retries=0)
     if outcome is None:
         harness.embed()
@@ -557,7 +557,7 @@ PROXY = "check the proxy that HTTPS_PROXY or ALL_PROXY names, with user and pass
     ],
 )
 def test_transport_failure(kind: FailureKind, transient: bool, advice: str) -> None:
-    """A failure without a response is told with its cause and what to do, and whether a retry may help."""
+    """A failure without a response gets an error with its cause, what to do, and whether it is transient."""
     with pytest.raises(TransportError) as caught:
         Harness(TransportFailure(kind, "broken"), max_retries=0).embed()
 
@@ -567,7 +567,7 @@ def test_transport_failure(kind: FailureKind, transient: bool, advice: str) -> N
 
 
 def test_web_page() -> None:
-    """A web page in place of a response is told from a malformed response, with where it came from."""
+    """A web page in place of a response gets an error of its own, which names base_url."""
     page = Response(200, {"content-type": "text/html"}, b"<html>secret</html>")
     with pytest.raises(ResponseFormatError) as caught:
         Harness(page, max_retries=0).embed()

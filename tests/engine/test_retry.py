@@ -1,4 +1,4 @@
-"""When to try again, and how long to wait first."""
+"""When to retry, and how long to wait first."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def no_waiting() -> None:
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524])
-def test_passing_statuses(status: int) -> None:
-    """These statuses may pass by themselves."""
+def test_transient_statuses(status: int) -> None:
+    """These statuses are transient."""
     assert is_transient(APIStatusError("x", status_code=status))
 
 
 @pytest.mark.parametrize("status", [300, 302, 400, 401, 402, 403, 404, 409, 413, 422, 501, 505])
-def test_lasting_statuses(status: int) -> None:
-    """Trying again does not help against the others."""
+def test_permanent_statuses(status: int) -> None:
+    """All others are permanent."""
     assert not is_transient(APIStatusError("x", status_code=status))
 
 
@@ -52,8 +52,8 @@ def test_lasting_statuses(status: int) -> None:
         (ConfigurationError("x"), False),
     ],
 )
-def test_passing_errors(error: QwenAIMLError, expected: bool) -> None:
-    """An account without credits is not cured by more tries, whatever the status."""
+def test_transient_errors(error: QwenAIMLError, expected: bool) -> None:
+    """An account without credits is not helped by retries, whatever the status."""
     assert expected == is_transient(error)
 
 

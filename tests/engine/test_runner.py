@@ -144,7 +144,7 @@ def test_call_that_raises() -> None:
 
 
 def test_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A coroutine that is cancelled ends after what it does then; `on_end` is told, once it has."""
+    """A coroutine that is cancelled ends after what it does then; `on_end` is called once it has."""
     monkeypatch.setattr(runner, "SIGNAL_SECONDS", 0.001)
     began, ended = threading.Event(), Queue[str]()
 
@@ -477,11 +477,12 @@ def test_fork() -> None:
     call()
     parents = runner._background.loop
     child = os.fork()
+    result = os.waitpid(child, 0)[1] if child else 0
     call()
     assert (runner._background.loop is parents) == bool(child)
     if not child:
         os._exit(0)
-    sys.exit(os.waitpid(child, 0)[1])
+    sys.exit(result)
     """
     )
     assert said(program) == ["done True"] * 3

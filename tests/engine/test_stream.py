@@ -665,7 +665,7 @@ def test_interrupted(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_closed_by_another_thread() -> None:
-    """Who waits for a row is told that there is none."""
+    """Whoever waits for a row gets the end of the iteration."""
     emulator = Emulator(latency=0.3)
     client = make("with", emulator)
     assert isinstance(client, EmbeddingClient)

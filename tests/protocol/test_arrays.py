@@ -91,7 +91,7 @@ def test_empty_matrix() -> None:
 
 
 def test_without_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who has no NumPy is told how to get it."""
+    """Without NumPy the error says how to install it."""
     monkeypatch.setitem(sys.modules, "numpy", None)
 
     with pytest.raises(ConfigurationError, match=r"numpy: pip install \"qwen-aiml\[numpy\]\""):

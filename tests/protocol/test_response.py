@@ -140,7 +140,7 @@ UNSOUND: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("body", "problem"), UNSOUND, ids=lambda value: str(value)[:50])
 def test_unsound(body: Any, problem: str) -> None:
-    """An answer without one sound row for each text never gets through, and says where it is wrong."""
+    """A response without one valid row for each text never gets through, and says where it is wrong."""
     with pytest.raises(ResponseFormatError) as caught:
         decode(answer(body, **{"content-type": "text/html"}), 2, None)
 
@@ -180,7 +180,7 @@ def test_length_asked_for() -> None:
     ],
 )
 def test_usage(extra: dict[str, Any], headers: dict[str, str], expected: Usage) -> None:
-    """What an answer does not say of its cost is unknown, never 0."""
+    """What a response does not say of its cost is unknown, never 0."""
     assert expected == answer({"data": [row(0, 1.0)], **extra}, **headers).usage
 
 

@@ -1,4 +1,4 @@
-"""Answers read into float32 by simdjson: the same as without it, or left to those who read with patience."""
+"""Responses read into float32 by simdjson: the same as without it, or left to the slower readers."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ UNUSUAL = [
 
 @pytest.mark.parametrize("text", UNUSUAL)
 def test_unusual(text: bytes) -> None:
-    """What is not sound, in order and alike is left to others, and means what it means to them."""
+    """What is not valid, in order and alike is left to others, and means what it means to them."""
     assert packed_success(text) is None
     assert outcome(text, fast=True) == outcome(text, fast=False)
 
@@ -183,7 +183,7 @@ rows = st.fixed_dictionaries({"embedding": embeddings}, optional={"index": indic
     st.dictionaries(st.sampled_from(["usage", "meta", "model", "id", "x"]), oddities | st.just({"a": [1]})),
 )
 def test_the_same_as_without(data: list[dict[str, Any]], numbered: bool, others: dict[str, Any]) -> None:
-    """Whatever comes, it is read and refused as it is without simdjson."""
+    """Whatever comes, it is read and rejected as it is without simdjson."""
     if numbered:
         data = [{**row, "index": at} for at, row in enumerate(data)]
     text = json.dumps({"data": data, **others}).encode()

@@ -1,4 +1,4 @@
-"""What an error answer means."""
+"""What an error response means."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_unknown_model() -> None:
 
 
 def test_regional_dimension() -> None:
-    """A length that only some regions offer is explained where it is refused."""
+    """A length that only some regions offer is explained where it is rejected."""
     refused = upstream(BAD_DIMENSION)
 
     assert "in some regions only" in str(error(400, refused, model="text-embedding-v3", dimensions=64))

@@ -222,7 +222,7 @@ def test_splits(text: str, prefix_bytes: int) -> None:
 
 
 def test_splits_of_rare_characters() -> None:
-    """A text that is refused though it is short is split all the same, soon so that each piece fits."""
+    """A text that is rejected though it is short is split all the same, soon so that each piece fits."""
     first, second, third, *_ = splits("\U0001d160" * 2047)
 
     assert size(first[0]) > size(second[0]) > SAFE_BYTES / 6

@@ -53,7 +53,7 @@ def tokens(request: pytest.FixtureRequest) -> Tokens:
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
-    """Let the tokenizer be loaded anew, before and after."""
+    """Let the tokenizer be loaded again, before and after."""
     load.cache_clear()
     yield
     load.cache_clear()

@@ -56,7 +56,7 @@ def test_accepted(texts: Any) -> None:
     ],
 )
 def test_refused(texts: Any, error: type[InputError], indices: tuple[int, ...], said: str) -> None:
-    """What can't be embedded is refused at once, with every index."""
+    """What can't be embedded is rejected at once, with every index."""
     with pytest.raises(error) as caught:
         check_texts(texts)
 
@@ -65,7 +65,7 @@ def test_refused(texts: Any, error: type[InputError], indices: tuple[int, ...], 
 
 
 def test_placeholder() -> None:
-    """A placeholder replaces blank texts where they stand; what is not a string is refused still."""
+    """A placeholder replaces blank texts where they stand; what is not a string is still rejected."""
     texts = ["", "a", " \t\n", "raise"]
 
     assert check_texts(texts, on_blank="(empty)") == ["(empty)", "a", "(empty)", "raise"]
