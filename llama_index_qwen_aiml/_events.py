@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from inspect import unwrap
-from typing import Any
+from typing import Any, TypeVar
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, dispatcher
 from llama_index.core.instrumentation.event_handlers import NullEventHandler
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def is_left_alone(model: BaseEmbedding) -> bool:
@@ -28,14 +31,10 @@ def _is_dispatched() -> bool:
         sender = sender.parent
 
 
-class _Undecorated:
-    """The methods of `BaseEmbedding` without their spans, for overrides, which the framework decorates, too."""
-
-    def __getattr__(self, name: str) -> Any:
-        return unwrap(getattr(BaseEmbedding, name))
-
-
-undecorated = _Undecorated()
+def undecorated(method: _Method) -> _Method:
+    """Return a method of `BaseEmbedding` without its span: the framework decorates its overrides as well."""
+    plain: _Method = unwrap(method)
+    return plain
 
 
 def undecorate(kind: type[BaseEmbedding], *names: str) -> None:

@@ -205,7 +205,7 @@ class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
             twin = self._for_batch(len(texts), bar)
             if is_left_alone(self):
                 return twin._get_text_embeddings(texts)  # noqa: SLF001 (of this class)
-            return undecorated.get_text_embedding_batch(twin, texts, **kwargs)
+            return undecorated(BaseEmbedding.get_text_embedding_batch)(twin, texts, **kwargs)
 
     async def aget_text_embedding_batch(
         self, texts: list[str], show_progress: bool = False, **kwargs: Any
@@ -216,23 +216,23 @@ class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
             twin = self._twin(bar) if self.num_workers else self._for_batch(len(texts), bar)
             if is_left_alone(self) and not self.num_workers:
                 return await twin._aget_text_embeddings(texts)  # noqa: SLF001 (of this class)
-            return await undecorated.aget_text_embedding_batch(twin, texts, **kwargs)
+            return await undecorated(BaseEmbedding.aget_text_embedding_batch)(twin, texts, **kwargs)
 
     def get_text_embedding(self, text: str) -> list[float]:
         """Embed one text."""
-        return undecorated.get_text_embedding(self._twin(), text)
+        return undecorated(BaseEmbedding.get_text_embedding)(self._twin(), text)
 
     async def aget_text_embedding(self, text: str) -> list[float]:
         """Embed one text, awaited."""
-        return await undecorated.aget_text_embedding(self._twin(), text)
+        return await undecorated(BaseEmbedding.aget_text_embedding)(self._twin(), text)
 
     def get_query_embedding(self, query: str) -> list[float]:
         """Embed a query, with ``query_instruction`` before it if set. See `EmbeddingClient.embed`."""
-        return undecorated.get_query_embedding(self._for_query(), query)
+        return undecorated(BaseEmbedding.get_query_embedding)(self._for_query(), query)
 
     async def aget_query_embedding(self, query: str) -> list[float]:
         """Embed a query as `get_query_embedding` does, awaited."""
-        return await undecorated.aget_query_embedding(self._for_query(), query)
+        return await undecorated(BaseEmbedding.aget_query_embedding)(self._for_query(), query)
 
     def _for_batch(self, texts: int, bar: Any) -> Self:
         """Give a twin for which the framework cuts lists where it must, and leaves them whole otherwise."""

@@ -30,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Start the event loop of synchronous calls, which needs a pair of sockets, before sockets are blocked."""
+    """Start the event loop of synchronous calls before sockets are blocked: it needs a pair of them."""
     if _NAME in getattr(item, "fixturenames", ()) or item.get_closest_marker(_NAME) is not None:
         from qwen_aiml._engine.runner import background_loop  # noqa: PLC0415 (most tests do without)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ._config import unknown_settings, wrapped
+from ._config import unknown_settings
 from ._errors import ConfigurationError
+from ._keys import wrapped
 from ._progress import Bar
 from ._texts.validation import check_text
 

@@ -8,12 +8,12 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from ._urls import check_base_url, check_headers, is_loopback
 from ._errors import ConfigurationError
-from ._models import DEFAULT_MODEL, DEFAULT_ROWS, ModelFacts, model_facts
 from ._keys import KEY_VARIABLES, Secret, find_key, wrapped
-from ._texts.validation import check_role
+from ._models import DEFAULT_MODEL, DEFAULT_ROWS, ModelFacts, model_facts
 from ._texts.tokens import load
+from ._texts.validation import check_role
+from ._urls import check_base_url, check_headers, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -86,8 +86,8 @@ class EmbeddingConfig:
 
         default_headers: Sent with each request; None means none.
 
-        transport: What posts requests: ``auto`` takes asyncio with httptools, or httpx on Trio, behind a proxy,
-            and while httpx is instrumented, recorded or mocked; ``httpx`` always takes httpx.
+        transport: What posts requests. ``auto``: asyncio with httptools; httpx on Trio, behind a proxy, and
+            while httpx is instrumented, recorded or mocked. ``httpx``: always httpx.
 
         allow_http: Accept an address without TLS that is not on this machine.
 

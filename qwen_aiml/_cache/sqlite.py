@@ -217,7 +217,7 @@ class SQLiteCache:
 def _runs_event_loop() -> bool:
     """Tell whether an event loop of asyncio runs here, where finding out the folder would block."""
     asyncio = sys.modules.get("asyncio")
-    return asyncio is not None and asyncio._get_running_loop() is not None
+    return asyncio is not None and asyncio._get_running_loop() is not None  # noqa: SLF001 (documented)
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:

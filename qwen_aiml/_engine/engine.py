@@ -1,4 +1,4 @@
-"""What one client object keeps between its calls: settings, limits, cache, usage; and a session in each loop."""
+"""What one client keeps between its calls: settings, limits, cache, usage; and a session in each loop."""
 
 from __future__ import annotations
 

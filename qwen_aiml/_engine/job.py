@@ -60,7 +60,13 @@ class Job:
     """
 
     def __init__(
-        self, texts: Iterable[str], role: Role, call: Call, cache: CacheAccess | None = None, *, first: int = 0
+        self,
+        texts: Iterable[str],
+        role: Role,
+        call: Call,
+        cache: CacheAccess | None = None,
+        *,
+        first: int = 0,
     ) -> None:
         config = call.config
         self.call = call
@@ -199,7 +205,9 @@ class Job:
             return
         await self._load(self._cache, self._pending, "")
         if self._long.label:
-            long = [item for item in self._pending if len(self._distinct.texts[item].encode()) > NEVER_TOO_LONG]
+            long = [
+                item for item in self._pending if len(self._distinct.texts[item].encode()) > NEVER_TOO_LONG
+            ]
             await self._load(self._cache, [*self._missing(long), *self._too_long], self._long.label)
         self._pending, self._too_long = self._missing(self._pending), self._missing(self._too_long)
 

@@ -1,4 +1,4 @@
-"""One request from its first attempt to its embeddings or its error; and what the requests of a call share."""
+"""One request from its first attempt to its embeddings or error; and what the requests of a call share."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .._config import EmbeddingConfig
     from .._protocol.response import Response, Rows
     from .._transport.base import Transport
-    from .limiter import Limiter
+    from .limiter import Limiter, Start
     from .queue import Queue
 
 logger = logging.getLogger("qwen_aiml")
@@ -274,7 +274,7 @@ class _Request:
         finally:
             try:
                 if ticket.start is not None:
-                    self._report(ticket, response)
+                    self._report(ticket.start, response)
             finally:
                 # In any case: a ticket that is not given back is a request less for all later calls.
                 call.queue.leave(ticket)
@@ -305,11 +305,11 @@ class _Request:
                 raise too_late(call, self.attempts, self.error) from self.error
         raise NotSentError
 
-    def _report(self, ticket: Ticket, response: Response | None) -> None:
+    def _report(self, start: Start, response: Response | None) -> None:
         """Tell the limiter what came of an attempt."""
         limiter, clock, size = self._call.limiter, self._call.clock, len(self._post.body)
-        start, now = ticket.start, clock.now()
-        if start is None or response is None or response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        now = clock.now()
+        if response is None or response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             limiter.lost(start, now)
         elif is_throttle(response):
             # Zero counts as unsaid: a clock that goes wrong makes 0 of every date.
@@ -343,9 +343,7 @@ class _Request:
             raise error
         if seconds > LOGGED_SECONDS:
             summary, attempt = _summary(error, response), self.attempts + 1
-            logger.info(
-                "%s, waiting %.1f s, attempt %d of %d", summary, seconds, attempt, self._retries + 1
-            )
+            logger.info("%s, waiting %.1f s, attempt %d of %d", summary, seconds, attempt, self._retries + 1)
         if seconds:
             with call.until_stopped():
                 await anyio.sleep(seconds)
@@ -356,7 +354,9 @@ class _Request:
             raise status_error(response, self._texts, call.config)
         if response.success is None and response.is_page:
             advice = page_advice(call.config)
-            raise ResponseFormatError(f"the service responded with success, but no JSON. What to do: {advice}")
+            raise ResponseFormatError(
+                f"the service responded with success, but no JSON. What to do: {advice}"
+            )
         rows = decode(response, len(self._texts), call.dimensions)
         if call.packed:
             # Here, so that a number beyond float32 is treated like any malformed row.

@@ -231,8 +231,8 @@ def _run_here(function: Callable[[], Awaitable[None]]) -> None:
     """Run a coroutine function in this thread, to its end."""
     if asyncio._get_running_loop() is not None:  # noqa: SLF001 (documented, and there is no other way)
         message = (
-            "a synchronous call inside a running event loop needs a thread, and none can be started any more, "
-            "since the interpreter is shutting down"
+            "a synchronous call inside a running event loop needs a thread, and none can be started: the "
+            "interpreter is shutting down"
         )
         raise ConfigurationError(message)
     loop = _BackgroundLoop()

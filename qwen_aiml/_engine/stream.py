@@ -1,8 +1,7 @@
 """
-Streams of texts: read as they are needed, embedded block by block, their embeddings returned one by one.
+Streams: texts are read as they are needed, and embedded block by block, each block as a `Job`.
 
-`Blocks` decides when a block begins and in which order rows are returned, without I/O; two iterators read the
-texts and run the blocks, each of which is a `Job` of its own.
+`Blocks` decides when a block begins and in which order rows are returned; the iterators do the rest.
 """
 
 from __future__ import annotations
@@ -203,9 +202,9 @@ class EmbeddingIterator:
     """
     Indices and embeddings of texts that are read as they are needed.
 
-    Two blocks are embedded in the background. Leaving a ``with`` block, ``close``, an interrupt and the end of
-    the texts cancel what is in flight and wait until both blocks have ended; so does dropping the object, as
-    breaking out of a ``for`` loop over it does. For one thread at a time.
+    Two blocks are embedded in the background. Leaving a ``with`` block, ``close``, an interrupt and the end
+    of the texts cancel what is in flight and wait for both blocks; so does dropping the object, as breaking
+    out of a ``for`` loop over it does. For one thread at a time.
     """
 
     def __init__(

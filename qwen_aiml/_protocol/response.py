@@ -20,6 +20,7 @@ import msgspec
 
 from .._errors import ResponseFormatError
 from .._results import Usage
+from .schema import Row, Success
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,29 +29,6 @@ if TYPE_CHECKING:
 MOST_COUNTED = 2**53
 
 _MEDIA_TYPE = r"[a-z]{1,20}/[a-z0-9.+-]{1,40}(; ?charset=[A-Za-z0-9-]{1,20})?"
-
-
-class Row(msgspec.Struct, gc=False):
-    """One embedding, as the service documents it."""
-
-    embedding: list[float]
-    index: int | None = None
-
-
-class Success(msgspec.Struct):
-    """
-    The body of a response that holds embeddings, as the service documents it.
-
-    To read it like this, types and all, takes two thirds of what it takes to read it first and look then.
-    """
-
-    data: list[Row]
-    model: Any = None
-    usage: Any = None
-    meta: Any = None
-    id: Any = None
-    request_id: Any = None
-    requestId: Any = None  # noqa: N815 (the service's spelling)
 
 
 _INDEX, _EMBEDDING = attrgetter("index"), attrgetter("embedding")

@@ -13,7 +13,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any, cast
 
-from .response import Row, Success
+from .schema import Row, Success
 
 MOST_BYTES = 4 * 2**20  # of a body; the memory it takes is kept, and is some ten times that
 _SAID = [name for name in Success.__struct_fields__ if name != "data"]

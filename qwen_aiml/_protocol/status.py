@@ -12,9 +12,9 @@ import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from .._urls import DEFAULT_BASE_URL
 from .._errors import APIStatusError, AuthenticationError, InsufficientCreditsError, RateLimitError
 from .._models import known_models
+from .._urls import DEFAULT_BASE_URL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -39,7 +39,7 @@ class DistinctTexts:
         return list(map(self.texts.__getitem__, items))
 
     def rows(self, embeddings: Mapping[int, Sequence[float]]) -> list[Sequence[float] | None]:
-        """Return the embedding of each text of the call, None where there is none; repeated texts get copies."""
+        """Return the embedding of each text, None where there is none; repeated texts get copies."""
         rows = list(map(embeddings.get, self.items))
         if len(self.texts) < len(self.items):
             seen: set[int] = set()

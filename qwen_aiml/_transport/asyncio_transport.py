@@ -1,8 +1,4 @@
-"""
-Posting over asyncio: HTTP/1.1 on connections that are kept for the next request; httptools parses.
-
-Names, addresses, TLS and buffering are the event loop's.
-"""
+"""HTTP/1.1 over asyncio, parsed by httptools; names, addresses, TLS and buffering are the event loop's."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ import httptools
 from .base import CONNECT_TIMEOUT, TransportFailure, headers_of
 from .body import Body, conclude
 from .environment import tls_context
-from .failures import CLOSED, NOT_HTTP, cut_body, no_connection, no_response, no_response_in_time
+from .failures import CLOSED, NOT_HTTP, TOO_LONG, cut_body, no_connection, no_response, no_response_in_time
 
 if TYPE_CHECKING:
     from .._config import EmbeddingConfig
@@ -44,7 +40,10 @@ class AsyncioTransport:
         self._host = parts.hostname or ""
         self._port = parts.port or _DEFAULT_PORTS[parts.scheme]
         self._is_tls = parts.scheme == "https"
-        headers = {"Host": parts.netloc.removesuffix(f":{_DEFAULT_PORTS[parts.scheme]}"), **headers_of(config)}
+        headers = {
+            "Host": parts.netloc.removesuffix(f":{_DEFAULT_PORTS[parts.scheme]}"),
+            **headers_of(config),
+        }
         path = quote(parts.path, safe="/%:@!$&'()*+,;=~")
         lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
         # What is the same in each request: all but the key and the length.
@@ -251,9 +250,12 @@ class _Reader:
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             # What follows a complete response is no part of it. The parser's words may repeat what came.
             self._fail(NOT_HTTP)
-        if self._left < 0:
-            self._fail("the headers are too long, or the body has too much around it")
-        return self._is_complete or self.failure is not None or bool(self._body and self._body.is_enough)
+        is_enough = self._body is not None and self._body.is_enough
+        if self._left < 0 and not is_enough:
+            self._fail(
+                f"the headers are longer than {_MAX_HEAD // 1024} KiB" if self._body is None else TOO_LONG
+            )
+        return self._is_complete or is_enough or self.failure is not None
 
     def end(self) -> TransportFailure | None:
         """Say what is missing, now that the connection was closed; None if nothing is."""

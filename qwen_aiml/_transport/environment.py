@@ -120,7 +120,7 @@ def _tls_context(_: type[ssl.SSLContext], file: str | None, folder: str | None) 
         return ssl.create_default_context(cafile=file)
     except OSError as error:
         message = (
-            f"{_FOLDER if folder and not file else _FILE} in the environment can't be used: {error}. What to do: set it "
-            "to CA certificates (PEM), or unset it"
+            f"{_FOLDER if folder and not file else _FILE} in the environment can't be used: {error}. "
+            "What to do: set it to CA certificates (PEM), or unset it"
         )
     raise ConfigurationError(message)

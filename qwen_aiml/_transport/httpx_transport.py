@@ -118,7 +118,7 @@ class HTTPXTransport(_Clients):
     def __init__(self, config: EmbeddingConfig, given: Any = None, *, library: str = "httpx") -> None:
         super().__init__(config, given, library, "AsyncClient")
         # One client for each connection: many requests in the pool of one take quadratic time in httpx.
-        self._idle: list[_OneConnection] = []
+        self._idle: list[Any] = []
         self._is_closed = False
 
     async def post(self, request: Post) -> Response:
@@ -128,20 +128,21 @@ class HTTPXTransport(_Clients):
         Raises:
             TransportFailure: If no response came, or a 2xx without a whole body.
         """
-        if self._given is not None:
-            self._check_open()
-            return await self._exchange(self._given, request)
-        client = self._idle.pop() if self._idle else _OneConnection(self._make(1))
+        self._check_open()
+        client = self._given or (self._idle.pop() if self._idle else self._make(1))
+        connecting = _Connecting()
         keep = False
         try:
-            response = await self._exchange(client.http, request, client.trace)
+            response = await self._exchange(client, request, connecting)
             keep = not self._is_closed
         finally:
-            if keep:
+            if keep and self._given is None:
                 self._idle.append(client)
-            else:
+            elif not keep:
                 with anyio.CancelScope(shield=True):
-                    await client.aclose()
+                    if self._given is None:
+                        await client.aclose()
+                    await connecting.aclose()
         return response
 
     async def aclose(self) -> None:
@@ -157,13 +158,12 @@ class HTTPXTransport(_Clients):
         if interruption is not None:
             raise interruption
 
-    async def _exchange(self, client: Any, request: Post, trace: Any = None) -> Response:
+    async def _exchange(self, client: Any, request: Post, connecting: _Connecting) -> Response:
         sent = self._request(client, request)
-        if trace is not None:
-            sent.extensions["trace"] = trace
+        sent.extensions["trace"] = connecting.trace
         try:
             response = await client.send(sent, auth=self._auth, stream=True, follow_redirects=False)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (raised again unless it is known)
             response = self._failed(error, request)
         if isinstance(response, Exception):
             # Raised out here, where no traceback leads into httpx, whose variables hold the headers.
@@ -181,7 +181,7 @@ class HTTPXTransport(_Clients):
                     async for chunk in response.aiter_raw():
                         if body.feed(chunk):
                             enough.cancel()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (raised again unless it is known)
             problem = self._failed(error, request, body.size)
         finally:
             with anyio.CancelScope(shield=True), suppress(*RAW):
@@ -189,21 +189,21 @@ class HTTPXTransport(_Clients):
         return conclude(response.status_code, headers, body, problem)
 
 
-class _OneConnection:
-    """A client of our own that has one connection."""
+class _Connecting:
+    """A connection until it carries a request: httpcore forgets it if the TLS handshake is cancelled."""
 
-    def __init__(self, http: Any) -> None:
-        self.http = http
+    def __init__(self) -> None:
         self._stream: Any = None
 
     async def trace(self, event: str, info: Mapping[str, Any]) -> None:
         """Follow what httpcore tells of its connection."""
         if event.endswith("connect_tcp.complete"):
             self._stream = info["return_value"]
+        elif event.startswith(("http11.", "http2.")):
+            self._stream = None
 
     async def aclose(self) -> None:
-        """Close it, and the connection, which httpcore forgets if it is cancelled in the TLS handshake."""
-        await self.http.aclose()
+        """Close it, if it is there."""
         if self._stream is not None:
             with suppress(Exception):
                 await self._stream.aclose()
@@ -224,6 +224,8 @@ class ThreadedHTTPXTransport(_Clients):
     def __init__(self, config: EmbeddingConfig, given: Any = None, *, library: str = "httpx") -> None:
         super().__init__(config, given, library, "Client")
         self._own: Any = None
+        self._in_flight = 0
+        self._is_closed = False
         # The engine bounds the requests; an abandoned thread must not take the place of another.
         self._limiter = anyio.CapacityLimiter(math.inf)
 
@@ -238,11 +240,20 @@ class ThreadedHTTPXTransport(_Clients):
         if self._given is None and self._own is None:
             self._own = self._make(None)
         exchange = partial(self._exchange, self._given or self._own, request)
-        return await anyio.to_thread.run_sync(exchange, abandon_on_cancel=True, limiter=self._limiter)
+        self._in_flight += 1
+        try:
+            return await anyio.to_thread.run_sync(exchange, abandon_on_cancel=True, limiter=self._limiter)
+        finally:
+            self._in_flight -= 1
+            self._close_unused()
 
     async def aclose(self) -> None:
-        """Close the connections of our own client; a later request makes another."""
-        if self._own is not None:
+        """Close the connections of our own client, once no request uses it."""
+        self._is_closed = True
+        self._close_unused()
+
+    def _close_unused(self) -> None:
+        if self._is_closed and self._own is not None and not self._in_flight:
             self._own.close()
             self._own = None
 

@@ -6,10 +6,9 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from qwen_aiml._urls import URL_VARIABLES
-from qwen_aiml._keys import KEY_VARIABLES
-from qwen_aiml._keys import Secret
+from qwen_aiml._keys import KEY_VARIABLES, Secret
 from qwen_aiml._transport.override import StandIn, everywhere
+from qwen_aiml._urls import URL_VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import pickle
 import socket
-import ssl
 import subprocess
 import sys
 import threading

@@ -33,7 +33,7 @@ ALL = [
     InputTypeError("not a string", indices=(1,)),
     InputValueError("blank", indices=(0, 2)),
     CacheError("no space"),
-    TransportError("no answer", passing=False, timed_out=True, indices=(0,), attempts=2),
+    TransportError("no response", transient=False, timed_out=True, indices=(0,), attempts=2),
     DeadlineError("too late", attempts=1),
     APIStatusError("HTTP 400", status_code=400, reason="rows", max_rows=5),
     AuthenticationError("HTTP 401", status_code=401, request_id="r-0"),

@@ -7,11 +7,10 @@ import json
 import math
 import struct
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import orjson
 import pytest
@@ -38,6 +37,8 @@ from qwen_aiml._protocol.status import status_error
 from qwen_aiml._transport.base import TransportFailure
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hypothesis.strategies import DrawFn, SearchStrategy
 
     from qwen_aiml._transport.base import Post
@@ -48,7 +49,7 @@ repeatable = settings(deadline=None, derandomize=True, database=None)
 pytestmark = pytest.mark.once
 
 DATE = datetime(2026, 11, 22, tzinfo=timezone.utc)
-Outcome = Response | Exception
+Outcome: TypeAlias = Response | Exception
 REJECTIONS: dict[str, Callable[[], Outcome]] = {
     "content": lambda: Response(400, {}, b'{"error":{"message":"DataInspectionFailed"}}'),
     "length": lambda: Response(400, {}, b'{"error":{"message":"Range of input length should be [1, 8192]"}}'),

@@ -17,8 +17,11 @@ from tempfile import TemporaryDirectory
 import atheris
 from msgspec.structs import replace
 
-with atheris.instrument_imports(include=["qwen_aiml._protocol.response", "qwen_aiml._protocol.status", "qwen_aiml._protocol.simd"]):
-    from qwen_aiml import APIStatusError, EmbeddingConfig, ResponseFormatError, _simd, _status, _wire
+with atheris.instrument_imports(include=["qwen_aiml._protocol"]):
+    from qwen_aiml import APIStatusError, EmbeddingConfig, ResponseFormatError
+    from qwen_aiml._protocol.response import Response, decode
+    from qwen_aiml._protocol.simd import packed_success
+    from qwen_aiml._protocol.status import is_throttle, status_error
     from qwen_aiml.emulator import Emulator
 
 PUBLISHED = Path(__file__).parent.parent / "protocol" / "published_response.json"
@@ -35,27 +38,27 @@ def check(data: bytes) -> None:
     status, expected, dimensions = 100 + data[0] * 4, data[1] % 4 + 1, data[2] % 6
     said = data[3:HEAD].decode("latin-1")
     headers = {"x-request-id": said, "x-aimlapi-credits-used": said, "content-type": said}
-    answer = _wire.Response(status, headers, data[HEAD:])
+    answer = Response(status, headers, data[HEAD:])
 
-    error = _status.status_error(answer, TEXTS, CONFIG)
+    error = status_error(answer, TEXTS, CONFIG)
     assert isinstance(error, APIStatusError)
     assert len(str(error)) < 600
     assert KEY not in str(error)
-    assert _status.is_throttle(answer) in (True, False)
+    assert is_throttle(answer) in (True, False)
     usage = answer.usage
     assert all(type(count) in (int, type(None)) for count in (usage.total_tokens, usage.credits_used))
     assert isinstance(answer.request_id, (str, type(None)))
     try:
-        rows = _wire.decode(answer, expected, dimensions or None)
+        rows = decode(answer, expected, dimensions or None)
     except ResponseFormatError:
         return
     assert len(rows.embeddings) == expected
     assert {len(row) for row in rows.embeddings} == {dimensions or len(rows.embeddings[0])}
     assert all(type(number) is float and math.isfinite(number) for row in rows.embeddings for number in row)
     assert all(map(any, rows.embeddings))
-    if _simd.packed_success(answer.body) is None:
+    if packed_success(answer.body) is None:
         return
-    packed = _wire.decode(replace(answer, packed=True), expected, dimensions or None)
+    packed = decode(replace(answer, packed=True), expected, dimensions or None)
     assert (packed.model, packed.request_id) == (rows.model, rows.request_id)
     for row, other in zip(rows.embeddings, packed.embeddings, strict=True):
         assert other == array("f", row)

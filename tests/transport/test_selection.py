@@ -11,12 +11,13 @@ import pytest
 import respx
 import vcr
 
+from qwen_aiml._config import EmbeddingConfig
 from qwen_aiml._errors import ConfigurationError
 from qwen_aiml._keys import Secret
 from qwen_aiml._transport.asyncio_transport import AsyncioTransport
 from qwen_aiml._transport.base import Post
-from qwen_aiml._transport.httpx_transport import HTTPXTransport, ThreadedHTTPXTransport
 from qwen_aiml._transport.httpx_library import check_client, watched_library
+from qwen_aiml._transport.httpx_transport import HTTPXTransport, ThreadedHTTPXTransport
 from qwen_aiml._transport.override import StandIn, everywhere
 from qwen_aiml._transport.selection import SelectedTransport
 
@@ -53,7 +54,7 @@ async def test_default(config: Any, sync: bool, anyio_backend_name: str) -> None
 
 async def test_setting(sync: bool) -> None:
     """The setting leads to httpx."""
-    settings = SimpleNamespace(transport="httpx", endpoint=f"{URL}/embeddings", is_local=False)
+    settings = EmbeddingConfig(api_key="sk-test-0123456789", base_url=URL, transport="httpx")
     transport = chosen(settings, sync=sync)
     assert type(transport) is HTTPXTransport
     assert transport._library is httpx

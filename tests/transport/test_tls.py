@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import ssl
 from pathlib import Path
-from typing import Any
 
 import pytest
-import trio
 
 from qwen_aiml._errors import ConfigurationError
-from qwen_aiml._engine.engine import current_loop, is_closed
 from qwen_aiml._transport.environment import tls_context
 
 CERTIFICATE = Path(__file__).parent.parent / "matrix" / "self_signed.pem"
@@ -64,34 +60,3 @@ def test_truststore() -> None:
     finally:
         truststore.extract_from_ssl()
     assert tls_context() is plain
-
-
-class Closable:
-    """Notes that it was closed."""
-
-    def __init__(self) -> None:
-        self.loop: Any = None
-        self.closed = False
-
-    async def aclose(self) -> None:
-        """Note it."""
-        self.closed = True
-
-
-async def begin(closable: Any) -> Any:
-    closing = close_with_loop(closable)
-    await closing.__anext__()
-    closable.loop = current_loop()
-    assert not is_closed(closable.loop)
-    return closing
-
-
-@pytest.mark.parametrize("run", [lambda do, it: asyncio.run(do(it)), trio.run], ids=["asyncio", "trio"])
-def test_lifetime(run: Any) -> None:
-    """What is begun with an event loop is closed before that ends."""
-    closable = Closable()
-    closing = run(begin, closable)
-
-    assert closable.closed
-    assert is_closed(closable.loop) == isinstance(closable.loop, asyncio.AbstractEventLoop)
-    del closing

@@ -1,0 +1,30 @@
+"""The shape of a response that holds embeddings, as the service documents it. No I/O here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class Row(msgspec.Struct, gc=False):
+    """One embedding, as the service documents it."""
+
+    embedding: list[float]
+    index: int | None = None
+
+
+class Success(msgspec.Struct):
+    """
+    The body of a response that holds embeddings, as the service documents it.
+
+    To read it like this, types and all, takes two thirds of what it takes to read it first and look then.
+    """
+
+    data: list[Row]
+    model: Any = None
+    usage: Any = None
+    meta: Any = None
+    id: Any = None
+    request_id: Any = None
+    requestId: Any = None  # noqa: N815 (the service's spelling)
