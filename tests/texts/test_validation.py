@@ -32,7 +32,9 @@ class Table:
 
 
 @pytest.mark.parametrize(
-    "texts", [[], ["a"], ("a", "b"), iter(["a"]), {"a": 1}, [" a\n"], ["\u200b"]], ids=repr
+    "texts",
+    [[], ["a"], ("a", "b"), iter(["a"]), {"a": 1}, [" a\n"], ["\u200b"]],
+    ids=["empty", "list", "tuple", "iterator", "dict", "spaces", "zero width"],
 )
 def test_accepted(texts: Any) -> None:
     """Any iterable of strings is taken, and the strings are left alone."""
