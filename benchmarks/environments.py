@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".venv-bench"
 SECONDS = 900  # for one install; the slowest takes a tenth of that
 REQUIREMENTS = {
-    "ours": ["-e", f"{ROOT}[langchain,llama-index,emulator,simdjson]"],
+    "ours": ["-e", f"{ROOT}[langchain,llama-index,emulator,simdjson]", "httpx2"],
     "langchain-openai": ["langchain-openai"],
     "langchain-aimlapi": ["langchain-aimlapi"],
     "llama-index-openai-like": ["llama-index-embeddings-openai-like"],

@@ -52,9 +52,13 @@ def ours_core_sync(url: str, floats: int, in_flight: int | None) -> Embed:
 
 def ours_core_async(url: str, floats: int, in_flight: int | None) -> Embed:
     """Make the core's asynchronous client."""
+    return _ours_async(_ours_config(url, floats, in_flight))
+
+
+def _ours_async(config: Any, http_client: Any = None) -> Embed:
     from qwen_aiml import AsyncEmbeddingClient
 
-    client = AsyncEmbeddingClient(_ours_config(url, floats, in_flight))
+    client = AsyncEmbeddingClient(config, http_client=http_client)
 
     async def embed(texts: list[str]) -> Rows:
         return (await client.embed(texts)).embeddings
@@ -76,6 +80,37 @@ def ours_array_async(url: str, floats: int, in_flight: int | None) -> Embed:
 
     embed: Embed = AsyncEmbeddingClient(_ours_config(url, floats, in_flight)).embed_array
     return embed
+
+
+def ours_httpx_async(url: str, floats: int, in_flight: int | None) -> Embed:
+    """Make the core's asynchronous client, over httpx."""
+    from dataclasses import replace
+
+    return _ours_async(replace(_ours_config(url, floats, in_flight), transport="httpx"))
+
+
+def ours_client_sync(url: str, floats: int, in_flight: int | None) -> Embed:
+    """Make the core's client, with a user's client of httpx."""
+    import httpx
+
+    from qwen_aiml import EmbeddingClient
+
+    client = EmbeddingClient(_ours_config(url, floats, in_flight), http_client=httpx.Client())
+    return lambda texts: client.embed(texts).embeddings
+
+
+def ours_client_async(url: str, floats: int, in_flight: int | None) -> Embed:
+    """Make the core's asynchronous client, with a user's client of httpx."""
+    import httpx
+
+    return _ours_async(_ours_config(url, floats, in_flight), httpx.AsyncClient())
+
+
+def ours_client2_async(url: str, floats: int, in_flight: int | None) -> Embed:
+    """Make the core's asynchronous client, with a user's client of httpx2."""
+    import httpx2
+
+    return _ours_async(_ours_config(url, floats, in_flight), httpx2.AsyncClient())
 
 
 def _ours_langchain(url: str, floats: int, in_flight: int | None) -> Any:
@@ -315,6 +350,10 @@ WAYS: dict[str, Callable[[str, int, int | None], Embed]] = {
     "ours-langchain-async": ours_langchain_async,
     "ours-llama-index-sync": ours_llama_index_sync,
     "ours-llama-index-async": ours_llama_index_async,
+    "ours-httpx-async": ours_httpx_async,
+    "ours-client-sync": ours_client_sync,
+    "ours-client-async": ours_client_async,
+    "ours-client2-async": ours_client2_async,
     "langchain-openai-sync": langchain_openai_sync,
     "langchain-openai-async": langchain_openai_async,
     "langchain-aimlapi-sync": langchain_aimlapi_sync,

@@ -40,7 +40,16 @@ GOODPUT_TIMES = 3  # the ideal time, after which a run under a rate limit is bro
 PEERS = {
     "ours": (
         "ours",
-        ["qwen-aiml", "httptools", "msgspec", "pysimdjson", "langchain-core", "llama-index-core"],
+        [
+            "qwen-aiml",
+            "httptools",
+            "httpx",
+            "httpx2",
+            "msgspec",
+            "pysimdjson",
+            "langchain-core",
+            "llama-index-core",
+        ],
     ),
     "langchain-openai": ("langchain-openai", ["langchain-openai", "openai"]),
     "langchain-aimlapi": ("langchain-aimlapi", ["langchain-aimlapi", "openai"]),
