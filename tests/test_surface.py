@@ -195,6 +195,8 @@ def test_modules_are_small() -> None:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.ClassDef):
                 assert (node.end_lineno or 0) - node.lineno < 250, f"{node.name} in {path}"
+    asyncio_transport = CORE / "_transport" / "asyncio_transport.py"
+    assert len(asyncio_transport.read_text(encoding="utf-8").splitlines()) <= 300
     for name in ("_engine", "_transport", "_cache", "_protocol", "_texts"):
         assert len([path for path in (CORE / name).glob("*.py") if path.stem != "__init__"]) <= 10, name
 

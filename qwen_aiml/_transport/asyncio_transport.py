@@ -10,10 +10,10 @@ from urllib.parse import quote, urlsplit
 import anyio
 import httptools
 
+from . import failures
 from .base import CONNECT_TIMEOUT, TransportFailure, headers_of
 from .body import Body, conclude
 from .environment import tls_context
-from .failures import CLOSED, NOT_HTTP, TOO_LONG, cut_body, no_connection, no_response, no_response_in_time
 
 if TYPE_CHECKING:
     from .._config import EmbeddingConfig
@@ -40,10 +40,7 @@ class AsyncioTransport:
         self._host = parts.hostname or ""
         self._port = parts.port or _DEFAULT_PORTS[parts.scheme]
         self._is_tls = parts.scheme == "https"
-        headers = {
-            "Host": parts.netloc.removesuffix(f":{_DEFAULT_PORTS[parts.scheme]}"),
-            **headers_of(config),
-        }
+        headers = headers_of(config, Host=parts.netloc.removesuffix(f":{_DEFAULT_PORTS[parts.scheme]}"))
         path = quote(parts.path, safe="/%:@!$&'()*+,;=~")
         lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
         # What is the same in each request: all but the key and the length.
@@ -105,7 +102,7 @@ class AsyncioTransport:
                     await connection.start_tls(tls, self._host)
                 return connection
         except (OSError, ValueError) as error:
-            failure = no_connection(error)
+            failure = failures.no_connection(error)
         except BaseException:
             connection.abort()
             raise
@@ -140,7 +137,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._outcome = self._loop.create_future()
         if not self._is_open:
             # It was closed between connecting and here, and nothing will tell so again.
-            self._outcome.set_exception(TransportFailure("connection", CLOSED))
+            self._outcome.set_exception(TransportFailure("connection", failures.CLOSED))
             return self._outcome
         self._reader = _Reader(request.max_bytes)
         self._extend(request.timeout)
@@ -210,12 +207,12 @@ class _Connection(asyncio.BufferedProtocol):
         elif self._reader is None:
             self.abort()
         else:
-            self._finish(self._reader, no_response_in_time(self._timeout))
+            self._finish(self._reader, failures.no_response_in_time(self._timeout))
 
     def _end(self, error: Exception | None) -> None:
         self._is_open = False
         if (reader := self._reader) is not None:
-            self._finish(reader, reader.end() if error is None else no_response(error))
+            self._finish(reader, reader.end() if error is None else failures.no_response(error))
 
     def _finish(self, reader: _Reader, failure: TransportFailure | None) -> None:
         outcome, self._outcome, self._reader = self._outcome, None, None
@@ -249,26 +246,24 @@ class _Reader:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             # What follows a complete response is no part of it. The parser's words may repeat what came.
-            self._fail(NOT_HTTP)
+            self._fail(failures.NOT_HTTP)
         is_enough = self._body is not None and self._body.is_enough
         if self._left < 0 and not is_enough:
-            self._fail(
-                f"the headers are longer than {_MAX_HEAD // 1024} KiB" if self._body is None else TOO_LONG
-            )
+            self._fail(failures.LONG_HEAD if self._body is None else failures.TOO_LONG)
         return self._is_complete or is_enough or self.failure is not None
 
     def end(self) -> TransportFailure | None:
         """Say what is missing, now that the connection was closed; None if nothing is."""
         if self._body is None:
-            return TransportFailure("connection", CLOSED)
+            return TransportFailure("connection", failures.CLOSED)
         is_chunked = "chunked" in self._headers.get("transfer-encoding", "").lower()
-        return cut_body(self._body.size) if is_chunked or "content-length" in self._headers else None
+        return failures.cut_body(self._body.size) if is_chunked or "content-length" in self._headers else None
 
     def conclude(self, failure: TransportFailure | None) -> Response:
         # It holds this object, and both would keep the body until garbage is collected.
         self._parser = None
         if self._body is None:
-            raise failure or TransportFailure("connection", CLOSED)
+            raise failure or TransportFailure("connection", failures.CLOSED)
         return conclude(self._status, self._headers, self._body, failure)
 
     def _fail(self, detail: str) -> None:

@@ -74,9 +74,10 @@ class Transport(Protocol):
         ...
 
 
-def headers_of(config: EmbeddingConfig) -> dict[str, str]:
-    """Return the headers of each request, the user's over ours, without the key and the length."""
+def headers_of(config: EmbeddingConfig, **more: str) -> dict[str, str]:
+    """Return the headers of each request, the user's over *more* and ours, without the key and the length."""
     headers = {
+        **more,
         "Accept": "application/json",
         "Accept-Encoding": "gzip",
         "Content-Type": "application/json",

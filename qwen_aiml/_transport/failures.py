@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 RAW = (OSError, anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError)
 
 CLOSED = "the connection was closed without a response"
+LONG_HEAD = "the headers are longer than 64 KiB"
 TOO_LONG = "what comes with the response body is longer than the body may be"
 NOT_HTTP = "what came is not an HTTP response"
 
