@@ -181,9 +181,7 @@ class AdapterBase:
 
     async def aclose(self) -> None:
         """Close all connections but those of other event loops, which end with them."""
-        from ._engine.runner import in_thread  # noqa: PLC0415
-
-        await in_thread(self._client.close)  # which waits for another event loop
+        await self._client.aclose()
         await self._async_client.aclose()
 
     def __enter__(self) -> Self:

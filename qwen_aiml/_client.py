@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._config import EmbeddingConfig
 from ._engine.engine import Engine
-from ._engine.runner import Running
+from ._engine.runner import Running, in_thread
 from ._engine.stream import AsyncEmbeddingIterator, EmbeddingIterator
 from ._errors import ConfigurationError
 from ._protocol.arrays import load_numpy, matrix
@@ -256,6 +256,13 @@ class EmbeddingClient(_Client):
     def close(self) -> None:
         """Close the connections, those in use as soon as they are free, and a cache given by its path."""
         self._engine.close()
+
+    async def aclose(self) -> None:
+        """Close as `close` does, without blocking the event loop that runs."""
+        if self._engine.is_connected:
+            await in_thread(self._engine.close)
+        else:
+            self._engine.close()
 
     def __enter__(self) -> Self:
         return self

@@ -80,6 +80,11 @@ def is_host(host: str) -> bool:
     """Tell whether a host is a name or an address."""
     if ":" not in host and not re.fullmatch(_DIGITS, host):
         return re.fullmatch(_HOST, host) is not None
+    return is_address(host)
+
+
+def is_address(host: str) -> bool:
+    """Tell whether a host is an IP address."""
     try:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

@@ -197,10 +197,15 @@ class Engine:
             policies=(config.on_blank, config.on_too_long, config.tokenizer or ""),
         )
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether there may be connections."""
+        return bool(self._sessions)
+
     def close(self) -> None:
         """Close the connections of synchronous calls, and a cache given by its path."""
         self._close_cache()
-        if self._sessions:
+        if self.is_connected:
             Running(self.aclose).run()
 
     async def aclose(self) -> None:

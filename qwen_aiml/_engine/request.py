@@ -25,7 +25,7 @@ from .._protocol.status import is_success, is_throttle, masked, page_advice, sta
 from .._results import Usage
 from .._transport.base import Post, TransportFailure
 from .queue import LOGGED_SECONDS, Ticket
-from .retry import backoff, is_transient, retry_after
+from .retry import backoff, is_transient, retry_after, throttled_backoff
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -333,10 +333,12 @@ class _Request:
             raise error
         is_last = self.attempts > self._retries
         seconds = 0.0
-        # After a 429 all requests of the client pause, this one among them.
-        if not is_last and not isinstance(error, RateLimitError):
+        if not is_last:
             advised = None if response is None else retry_after(response.headers, call.clock.date())
-            seconds = backoff(self.attempts, advised, call.clock.random)
+            if not isinstance(error, RateLimitError):
+                seconds = backoff(self.attempts, advised, call.clock.random)
+            elif not advised:  # or else the limiter makes all requests of the client wait
+                seconds = throttled_backoff(self.attempts, call.clock.random)
         if call.seconds_left() <= seconds:
             raise too_late(call, self.attempts, error) from error
         if is_last:

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 import anyio
 import httptools
 
+from .._urls import is_address
 from . import failures
 from .base import CONNECT_TIMEOUT, TransportFailure, headers_of
 from .body import Body, conclude
@@ -43,7 +44,6 @@ class AsyncioTransport:
         headers = headers_of(config, Host=parts.netloc.removesuffix(f":{_DEFAULT_PORTS[parts.scheme]}"))
         path = quote(parts.path, safe="/%:@!$&'()*+,;=~")
         lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
-        # What is the same in each request: all but the key and the length.
         self._head = "\r\n".join(lines).encode()
 
     async def post(self, request: Post) -> Response:
@@ -91,7 +91,8 @@ class AsyncioTransport:
         loop = asyncio.get_running_loop()
         tls = tls_context() if self._is_tls else None
         # Source: RFC 8305, section 5. uvloop tries one address after the other, and has no such parameter.
-        delay: Any = {"happy_eyeballs_delay": 0.25} if isinstance(loop, asyncio.BaseEventLoop) else {}
+        races = isinstance(loop, asyncio.BaseEventLoop) and not is_address(self._host)
+        delay: Any = {"happy_eyeballs_delay": 0.25} if races else {}
         connection = _Connection(loop, self._buffer or bytearray(_BUFFER_SIZE))
         failure = TransportFailure("connection", f"no connection within {limit:.3g} s")
         try:

@@ -139,7 +139,7 @@ def test_default_settings_send_many_at_once(documents: Any) -> None:
     documents(make(emulator), [f"text {at}" for at in range(400)])
 
     assert emulator.request_count == 40
-    assert 6 < emulator.peak_in_flight <= 12
+    assert 6 < emulator.peak_in_flight <= 32
 
 
 def test_queries() -> None:

@@ -112,7 +112,7 @@ def test_default_settings_send_many_at_once(way: str) -> None:
     WAYS[way](make(emulator), [f"text {at}" for at in range(400)])
 
     assert emulator.request_count == 40
-    assert 6 < emulator.peak_in_flight <= 12
+    assert 6 < emulator.peak_in_flight <= 32
 
 
 @pytest.mark.parametrize("way", WHOLE)

@@ -182,7 +182,11 @@ class Outcome:
 
 def own_threads() -> set[threading.Thread]:
     """List the threads that run, but for anyio's, which are kept for the next function that blocks."""
-    return {thread for thread in threading.enumerate() if thread.name != "AnyIO worker thread"}
+    return {
+        thread
+        for thread in threading.enumerate()
+        if not thread.name.startswith(("AnyIO worker", "Trio thread"))
+    }
 
 
 def made(way: str, settings: Mapping[str, Any]) -> tuple[Any, Callable[[Any], Any]]:
