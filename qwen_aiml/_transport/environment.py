@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import ssl
-from functools import cache, lru_cache
+import sys
+from functools import cache
 from urllib.parse import urlsplit
 
 from .._errors import ConfigurationError
 from .._urls import is_loopback
 
+_IS_PROXY = re.compile("(?i).*_proxy").fullmatch
 _FILE, _FOLDER = "SSL_CERT_FILE", "SSL_CERT_DIR"
-_NAMES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
-_VARIABLES = tuple(name for lower in _NAMES for name in (lower, lower.upper()))
 
 
 def proxy_for(url: str) -> str | None:
@@ -22,13 +23,20 @@ def proxy_for(url: str) -> str | None:
 
     Loopback addresses are reached directly: a proxy would see the key in the clear.
     """
-    # Asked for each request, so it reads the variables and nothing else, unless they have changed.
-    return _proxy_for(url, *map(os.environ.get, _VARIABLES))
+    parts = urlsplit(url)
+    host = (parts.hostname or "").lower()
+    has_settings = sys.platform in ("win32", "darwin") or any(map(_IS_PROXY, os.environ))
+    if is_loopback(host) or not has_settings:
+        return None
+    from urllib.request import getproxies  # noqa: PLC0415 (slow to import)
 
-
-def has_proxy(url: str) -> bool:
-    """Tell whether *url* is reached through a proxy."""
-    return proxy_for(url) is not None
+    # On Windows and macOS, where the environment names none, the system's settings.
+    proxies = getproxies()
+    proxy = (proxies.get(parts.scheme) or proxies.get("all") or "").strip()
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    if not proxy or _is_excepted(host, port, proxies.get("no", "")):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 def proxy_variable(url: str) -> str:
@@ -39,23 +47,6 @@ def proxy_variable(url: str) -> str:
             if os.environ.get(variable, "").strip():
                 return variable
     return "the proxy of the system's settings"
-
-
-@lru_cache(maxsize=64)
-def _proxy_for(url: str, *_: str | None) -> str | None:
-    from urllib.request import getproxies  # noqa: PLC0415 (slow to import)
-
-    parts = urlsplit(url)
-    host = (parts.hostname or "").lower()
-    if is_loopback(host):
-        return None
-    # On Windows and macOS, where the environment names none, the system's settings.
-    proxies = getproxies()
-    proxy = (proxies.get(parts.scheme) or proxies.get("all") or "").strip()
-    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    if not proxy or _is_excepted(host, port, proxies.get("no", "")):
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 def _is_excepted(host: str, port: int | None, exceptions: str) -> bool:

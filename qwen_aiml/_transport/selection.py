@@ -36,8 +36,8 @@ class SelectedTransport:
         self._config = config
         self._given = given
         self._sync = sync
-        self._endpoint = config.endpoint
-        self._needs_httpx = config.transport == "httpx"
+        # As httpx does, the environment is read once.
+        self._needs_httpx = config.transport == "httpx" or proxy_for(config.endpoint) is not None
         self._is_asyncio: bool | None = None
         self._overridden: tuple[StandIn, Transport] | None = None
         self._transports: dict[str, Transport] = {}
@@ -80,7 +80,7 @@ class SelectedTransport:
             return self._made("threaded" if self._sync else "async", library)
         if self._is_asyncio is None:
             self._is_asyncio = asyncio._get_running_loop() is not None  # noqa: SLF001 (documented)
-        if self._needs_httpx or not self._is_asyncio or proxy_for(self._endpoint) is not None:
+        if self._needs_httpx or not self._is_asyncio:
             return self._made("async", "httpx")
         return self._made("asyncio", "")
 

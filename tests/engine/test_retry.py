@@ -17,7 +17,7 @@ from qwen_aiml import (
     ResponseFormatError,
     TransportError,
 )
-from qwen_aiml._engine.retry import backoff, is_transient, retry_after
+from qwen_aiml._engine.retry import backoff, is_transient, retry_after, throttled_backoff
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=timezone.utc)
 
@@ -113,3 +113,12 @@ def test_retry_after(headers: dict[str, str], expected: float | None) -> None:
 def test_endless_retry_after(headers: dict[str, str]) -> None:
     """Advice to wait for long, or for ever, is followed for a minute."""
     assert retry_after(headers, NOW) == 60.0
+
+
+@pytest.mark.parametrize(
+    ("attempt", "seconds"), [(1, 0.0), (2, 1.0), (3, 3.0), (4, 9.0), (5, 27.0), (6, 30.0), (10_000, 30.0)]
+)
+def test_throttled_backoff(attempt: int, seconds: float) -> None:
+    """A request that gets 429 without advice again waits longer each time, half a minute at most."""
+    assert throttled_backoff(attempt, lambda: 0.0) == seconds
+    assert throttled_backoff(attempt, lambda: 1.0) == pytest.approx(1.1 * seconds)

@@ -61,11 +61,9 @@ async def test_setting(sync: bool) -> None:
 
 
 async def test_proxy(config: Any, sync: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So does a proxy, from the next request on."""
-    selected = SelectedTransport(config(URL), sync=sync)
-    selected._select()
+    """So does a proxy in the environment of whoever opens connections."""
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
-    assert type(selected._select()) is HTTPXTransport
+    assert type(SelectedTransport(config(URL), sync=sync)._select()) is HTTPXTransport
 
 
 async def test_override(config: Any, sync: bool, monkeypatch: pytest.MonkeyPatch) -> None:
