@@ -63,15 +63,19 @@ def test_server(limited: str) -> None:
     assert run.counts(limited) == {"requests": 0, "refused": 0}
 
 
+FEW = ("ours-core-sync", "ours-client2-async", "ours-llama-index-async", "bare")
+
+
 @pytest.mark.once
-def test_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ways", [FEW, pytest.param((*OURS, "bare"), marks=pytest.mark.long)], ids=len)
+def test_ways(ways: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each way of ours, and the bare one, runs in a process of its own and gives its numbers."""
     path = os.pathsep.join(filter(None, sys.path))
     monkeypatch.setattr(run, "clean", lambda: {**os.environ, "PYTHONPATH": path})
     point = run.Point(texts=40, floats=64, in_flight=4, latency=0.01)
     with run.served(point) as url:
         with ThreadPoolExecutor(2) as pool:
-            each = pool.map(lambda way: run.once(sys.executable, way, url, point, 180), (*OURS, "bare"))
+            each = pool.map(lambda way: run.once(sys.executable, way, url, point, 180), ways)
         for found in each:
             assert found.keys() == {"wall", "cpu", "memory", "refused"}, found
             assert found["wall"] >= 0.01

@@ -786,7 +786,11 @@ FLAT = """
 @pytest.mark.skipif(sys.platform == "win32", reason="it does not tell how much memory a process had")
 @pytest.mark.parametrize(
     ("way", "number", "dimensions", "most"),
-    [("with", 100_000, 64, 50), ("with", 10_000, 1024, 110), ("async with", 10_000, 1024, 110)],
+    [
+        pytest.param("with", 100_000, 64, 50, marks=pytest.mark.long),
+        ("with", 10_000, 1024, 110),
+        ("async with", 10_000, 1024, 110),
+    ],
 )
 def test_flat_memory(way: Way, number: int, dimensions: int, most: int) -> None:
     """However many texts there are, only those of the look-ahead are in memory."""

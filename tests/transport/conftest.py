@@ -186,16 +186,17 @@ def config() -> Any:
     return _config
 
 
+def _long(kind: str) -> Any:
+    return pytest.param(kind, marks=pytest.mark.long)
+
+
+# The others differ in the library, or in who made the client.
 KINDS = [
     "asyncio",
     "httpx async",
-    "httpx sync",
-    "httpx async given",
     "httpx sync given",
-    "httpx2 async",
-    "httpx2 sync",
     "httpx2 async given",
-    "httpx2 sync given",
+    *map(_long, ["httpx sync", "httpx async given", "httpx2 async", "httpx2 sync", "httpx2 sync given"]),
 ]
 
 
