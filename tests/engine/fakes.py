@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import anyio
 import orjson
+import trio
 from msgspec import Struct
 from trio.testing import MockClock
 
@@ -228,8 +229,9 @@ class Harness:
             return await function(*arguments)
 
         try:
-            options: dict[str, Any] = {"clock": self.clock} if self._backend == "trio" else {}
-            return anyio.run(main, backend=self._backend, backend_options=options)
+            if self._backend == "trio":
+                return trio.run(main, clock=self.clock)  # anyio 4.7 leaves out the clock
+            return anyio.run(main)
         finally:
             assert self.is_idle
 
