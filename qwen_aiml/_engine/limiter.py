@@ -10,12 +10,12 @@ are evenly spaced, so that no burst drains the service's bucket.
 - A pattern sets the rate to 0.975 of the accepted rate since the last pattern, over at most the last second
   or 20 requests. The old rate counts as three requests, so that short samples weigh little.
 - After the first pattern, and when nothing was accepted since the last, single requests probe, ever further
-  apart. If that took long, a quota per window is assumed: its rate is what was accepted since the window
-  opened, divided by that time. After an outage all estimates are discarded.
+  apart. If the first probe is rejected, acceptance had really ended: the rate is what was accepted since it
+  last began, divided by that time, whether the limit is a bucket or a quota per minute. After an outage all
+  estimates are discarded.
 - The rate grows along the curve of CUBIC (RFC 9438, section 4.2), over requests started instead of time, so
   that an idle client does not grow: quickly while estimates disagree, slowly once two agree.
-- If 429s separate cleanly by the number in flight, that number is capped and the rate left alone.
-- `Retry-After` pauses all requests and stops the clock of the estimates, so it never counts as a rate.
+- `Retry-After` pauses all requests, and the next sample begins after it, so it never counts as a rate.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import logging
 import math
 import threading
 from collections import deque
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
@@ -36,29 +37,22 @@ FIRST_LATENCY = 0.1  # seconds, until the first response
 SPEED_UP = 1.2  # of window / latency: the start rate while no limit is known
 FASTEST_DOUBLING = 0.1  # seconds in which the window may double
 BELOW = 0.975  # share of the accepted rate at which to go on
-IN_A_ROW = "rr"  # rejections that are a pattern by themselves
-MANY, AMONG = 3, 30  # rejections among so many starts that are a pattern
+MANY, AMONG = 3, 30  # rejections among so many starts that are a pattern; so are two in a row
 SAMPLE_SECONDS, SAMPLE_REQUESTS = 1.0, 20  # sample of accepted requests: whichever is longer
 PRIOR = 3.0  # requests at the old rate that each sample is extended by
 AGREEMENT = 0.15  # relative difference between two estimates that agree
-QUICK_REQUESTS, QUICK_SECONDS = 10.0, 1.0  # until growth passes a new estimate: whichever is longer
-SLOW_REQUESTS, SLOW_SECONDS = 150.0, (3.0, 8.0)  # the same once two agree; bounds of the seconds
+QUICK_SECONDS, SLOW_SECONDS = 1.0, 3.0  # until growth passes an estimate: a new one, one that agrees
+LEAST_REQUESTS = 10.0  # until then, at least
 PROBE_GROWTH = 0.8  # share of the time without acceptance until the next probe
 LONGEST_PROBE_GAP = 30.0  # seconds
-WINDOW_SECONDS, WINDOW_REQUESTS = 0.2, 3  # without acceptance: a window is assumed to have closed
 OUTAGE = 90.0  # seconds without acceptance, longer than a quota a minute explains
-CAP_AMONG, CAP_EVIDENCE = 60, 5  # starts looked at for a concurrency limit; of each outcome needed
-CAP_SECONDS = 2.0  # until one more is tried at first, twice as many each time a cap is confirmed
-CAUGHT_UP = 0.04  # seconds of lateness made up for under fixed rates, since timers are late
+CAUGHT_UP = 0.04  # seconds of lateness made up for, since timers are late
 IDLE = 1.0  # seconds
 LONGEST_PAUSE = 3600.0  # seconds
-LONGEST_OPEN = 900.0  # seconds until an unreported start is forgotten
 FIRST_RATIO = 1 / 3  # tokens per byte, until responses tell
 MOST_RATIO, MOST_EXTRA = 4, 16  # tokens per byte and per request that are believed
-MOST_TOKENS = 1e9  # per request
-FASTEST_RATE, SLOWEST_RATE = 1e6, 1e-3  # requests per second
 REMEMBERED = 1024  # starts
-LOG_SECONDS, LOG_CHANGE = 5.0, 0.2
+LOG_CHANGE = 0.2
 
 _log = logging.getLogger("qwen_aiml")
 
@@ -85,21 +79,15 @@ class Start(Struct, eq=False):
     One started request, to be reported once.
 
     Attributes:
-        at: When it started, with pauses left out.
-
-        began: When it started, by the caller's clock.
+        at: When it started, by the caller's clock.
 
         tokens: Estimate charged for it.
-
-        in_flight: Requests in flight at its start, itself included.
 
         outcome: None until reported.
     """
 
     at: float
-    began: float
     tokens: float
-    in_flight: int
     outcome: Literal["accepted", "refused", "lost"] | None = None
 
 
@@ -138,23 +126,20 @@ class Limiter:
         self._seconds_a_request = 60 / requests_per_minute if requests_per_minute else 0.0
         self._seconds_a_token = 60 / tokens_per_minute if tokens_per_minute else 0.0
         self._next = self._paused_until = -math.inf
-        self._paused = 0.0  # seconds of all pauses, the present one included
         self._bytes = self._tokens = 0
         self._recent: deque[Start] = deque(maxlen=REMEMBERED)
-        self._open: dict[Start, None] = {}
+        self._open: set[Start] = set()
         self._latency: float | None = None
-        self._logged_rate, self._logged_at = math.inf, -math.inf
+        self._logged_rate = math.inf
         self._forget_limits()
 
     def _forget_limits(self) -> None:
         self._window = float(self._first)
-        self._cap = self._found_cap = self._raise_at = math.inf
-        self._raise_after = CAP_SECONDS
         self._rate: float | None = None  # at the last pattern; see `_present_rate`
         self._grown, self._until_regained = 0, 1.0  # requests
-        self._judged_from = self._sampled_from = self._opened = -math.inf
-        self._closed = math.inf  # when acceptance ended, while probing
-        self._probing = self._probe_refused = False
+        self._judged_from = self._sampled_from = -math.inf
+        self._closed: float | None = None  # when acceptance ended, while probing
+        self._probe_refused = False
 
     def after_fork(self) -> None:
         """Make a new lock, as a thread of the parent may hold the old one; forget what is in flight."""
@@ -164,7 +149,7 @@ class Limiter:
     @property
     def window(self) -> int:
         """How many requests may be in flight."""
-        return 1 if self._probing else max(1, int(min(self._window, self._cap)))
+        return 1 if self._closed is not None else int(self._window)
 
     @property
     def limits(self) -> Limits:
@@ -191,18 +176,12 @@ class Limiter:
             allowed = max(self._next, self._paused_until)
             if allowed > now:
                 return min(allowed - now, LONGEST_PAUSE)
-            self._forget_unreported(now)
-            at = self._unpaused(now)
-            if now > allowed + IDLE and not self._open:
-                self._sampled_from = at
-                self._opened = self._opened if self._probing else at
-            tokens = min(tokens, MOST_TOKENS)
+            if now > allowed + IDLE and not self._open and self._closed is None:
+                self._recent.clear()  # what was accepted before would count as slow
             self._charge(now, tokens)
             self._grown += 1
-            if at > self._raise_at:
-                self._cap, self._raise_at = self._cap + 1, at + self._raise_after
-            start = Start(at, now, tokens, len(self._open) + 1)
-            self._open[start] = None
+            start = Start(now, tokens)
+            self._open.add(start)
             self._recent.append(start)
             return start
 
@@ -222,13 +201,11 @@ class Limiter:
         with self._lock:
             if not self._close(start, "accepted"):
                 return
-            latency = max(now - start.began, 1e-4)
-            self._latency = (
-                latency if self._latency is None else self._latency + (latency - self._latency) / 8
-            )
+            latency = max(now - start.at, 1e-4)
+            self._latency = latency + 7 / 8 * ((self._latency or latency) - latency)
             self._window = min(self._most, self._window + min(1.0, self._latency / FASTEST_DOUBLING))
-            if self._probing and start.at > self._judged_from:
-                self._end_probing(start, now)
+            if self._closed is not None and start.at > self._judged_from:
+                self._end_probing(start, self._closed, now)
             self._settle(start, size, tokens)
 
     def lost(self, start: Start, now: float) -> None:  # noqa: ARG002 - all three reports are called alike
@@ -252,35 +229,18 @@ class Limiter:
         with self._lock:
             if not self._close(start, "refused"):
                 return
+            if start.at > self._judged_from:  # not in flight at the last pattern
+                self._judge(start, now, jitter)
             if advised is not None and advised > 0:
-                self._pause(now, min(advised, LONGEST_PAUSE) * (1 + jitter))
-            if start.at <= self._judged_from:
-                return  # in flight at the last pattern: no new evidence
-            if self._probing:
-                self._probe_refused, self._cap = True, math.inf
-                self._schedule_probe(now, jitter)
-            elif self._is_pattern():
-                self._respond_to_pattern(start, now, jitter)
-
-    def _unpaused(self, now: float) -> float:
-        """Convert a time to one that stands still during pauses."""
-        return now - self._paused + max(0.0, self._paused_until - now)
-
-    def _pause(self, now: float, seconds: float) -> None:
-        end = now + seconds
-        if end > self._paused_until:
-            self._paused += end - max(now, self._paused_until)
-            self._paused_until = end
-
-    def _forget_unreported(self, now: float) -> None:
-        while self._open and (oldest := next(iter(self._open))).began < now - LONGEST_OPEN:
-            self._close(oldest, "lost")
+                pause = min(advised, LONGEST_PAUSE) * (1 + jitter)
+                self._paused_until = max(self._paused_until, now + pause)
+                self._sampled_from = max(self._sampled_from, self._paused_until)
 
     def _close(self, start: Start, outcome: Literal["accepted", "refused", "lost"]) -> bool:
         """Record an outcome, unless there is one or a fork came between."""
         if start not in self._open:
             return False
-        del self._open[start]
+        self._open.remove(start)
         start.outcome = outcome
         return True
 
@@ -299,47 +259,50 @@ class Limiter:
         self._next += (tokens - start.tokens) * self._seconds_a_token
 
     def _present_rate(self) -> float:
-        filling = SPEED_UP * min(self._window, self._cap) / (self._latency or FIRST_LATENCY)
+        filling = SPEED_UP * self._window / (self._latency or FIRST_LATENCY)
         if self._rate is None:
             return filling
-        progress = min(self._grown / self._until_regained, 100.0)
+        progress = self._grown / self._until_regained
         return min(self._rate * (1 + (1 - BELOW) * (1 + (progress - 1) ** 3)), filling)
 
     def _set_rate(self, accepted: float, now: float) -> None:
         """Go on a little below an estimate of the rate that the service accepts."""
         agrees = self._rate is not None and abs(accepted / self._rate - 1) < AGREEMENT
-        self._until_regained = _slow_growth(accepted) if agrees else _quick_growth(accepted)
-        self._rate = min(max(BELOW * accepted, SLOWEST_RATE), FASTEST_RATE)
+        self._until_regained = max(LEAST_REQUESTS, accepted * (SLOW_SECONDS if agrees else QUICK_SECONDS))
+        self._rate = BELOW * accepted
         self._grown = 0
-        self._log_rate(now)
+        self._next = max(self._next, now + 1 / self._rate)
+        self._log_rate(self._rate)
 
-    def _log_rate(self, now: float) -> None:
-        rate = self._rate or 0.0
-        if now < self._logged_at + LOG_SECONDS or abs(rate / self._logged_rate - 1) < LOG_CHANGE:
-            return
-        kind = "found" if self._logged_rate == math.inf else "changed"
-        _log.info("rate limit %s: about %.3g requests per second", kind, rate)
-        self._logged_rate, self._logged_at = rate, now
+    def _log_rate(self, rate: float) -> None:
+        if abs(rate / self._logged_rate - 1) >= LOG_CHANGE:
+            kind = "found" if self._logged_rate == math.inf else "changed"
+            _log.info("rate limit %s: about %.3g requests per second", kind, rate)
+            self._logged_rate = rate
+
+    def _judge(self, refused: Start, now: float, jitter: float) -> None:
+        """Respond to a 429, if it is a probe's or one too many."""
+        if self._closed is not None:
+            self._probe_refused = True
+            self._schedule_probe(now, jitter, self._closed)
+        elif self._is_pattern():
+            self._respond_to_pattern(refused, now, jitter)
 
     def _is_pattern(self) -> bool:
-        latest = [start for start in list(self._recent)[-AMONG:] if start.at > self._judged_from]
-        outcomes = "".join((start.outcome or "pending")[0] for start in latest)
-        return IN_A_ROW in outcomes or outcomes.count("r") >= MANY
+        latest = [start.outcome for start in list(self._recent)[-AMONG:] if start.at > self._judged_from]
+        in_a_row = any(one == other == "refused" for one, other in pairwise(latest))
+        return in_a_row or latest.count("refused") >= MANY
 
-    def _respond_to_pattern(self, start: Start, now: float, jitter: float) -> None:
+    def _respond_to_pattern(self, refused: Start, now: float, jitter: float) -> None:
         is_first = self._rate is None
-        sample = self._sample(start)
-        self._judged_from = self._unpaused(now)
-        if self._find_cap(list(self._recent)[-CAP_AMONG:]):
-            return
+        sample = self._sample(refused)
+        self._judged_from = now
         if sample:
-            self._set_rate(self._accepted_rate(sample, start), now)
-        self._sampled_from = self._judged_from
+            self._set_rate(self._accepted_rate(sample, refused), now)
+        self._sampled_from = now
         if is_first or not sample:
-            self._probing, self._probe_refused = True, False
-            self._closed = start.at
-            self._schedule_probe(now, jitter)
-        self._next = max(self._next, now + 1 / self._present_rate())
+            self._closed, self._probe_refused = refused.at, False
+            self._schedule_probe(now, jitter, refused.at)
 
     def _sample(self, refused: Start) -> Sequence[Start]:
         """List the starts since the last pattern that were accepted, or still may be."""
@@ -355,54 +318,19 @@ class Limiter:
         begin = sample[-count - 1].at if count < len(sample) else max(self._sampled_from, self._recent[0].at)
         return (count + PRIOR) / (refused.at - begin + PRIOR / self._present_rate())
 
-    def _find_cap(self, latest: Sequence[Start]) -> bool:
-        """Cap the requests in flight if rejections, and hardly any acceptance, came above some number."""
-        accepted = [start.in_flight for start in latest if start.outcome == "accepted"]
-        refused = [start.in_flight for start in latest if start.outcome == "refused"]
-        lowest = min(refused)
-        above = sum(in_flight >= lowest for in_flight in accepted)
-        is_clean = (
-            lowest > 1 and min(len(accepted), len(refused)) >= CAP_EVIDENCE and above <= len(accepted) / 10
-        )
-        if not is_clean:
-            self._cap = math.inf
-            return False
-        self._cap = lowest - 1
-        self._raise_after = 2 * self._raise_after if self._cap == self._found_cap else CAP_SECONDS
-        self._found_cap, self._raise_at = self._cap, self._judged_from + self._raise_after
-        return True
-
-    def _schedule_probe(self, now: float, jitter: float) -> None:
-        silence = self._unpaused(now) - self._closed
-        gap = min(max(1 / self._present_rate(), PROBE_GROWTH * silence), LONGEST_PROBE_GAP)
+    def _schedule_probe(self, now: float, jitter: float, closed: float) -> None:
+        gap = min(max(1 / self._present_rate(), PROBE_GROWTH * (now - closed)), LONGEST_PROBE_GAP)
         self._next = max(self._next, now + gap * (1 + jitter))
 
-    def _end_probing(self, start: Start, now: float) -> None:
+    def _end_probing(self, start: Start, closed: float, now: float) -> None:
         """Go on after an accepted probe; if others were refused before it, acceptance had really ended."""
-        silence = start.at - self._closed
+        self._closed = None
+        self._sampled_from = self._judged_from = start.at
         if not self._probe_refused:
-            self._sampled_from = start.at
-        elif silence > OUTAGE:
+            return
+        if start.at - closed > OUTAGE:
             self._forget_limits()
-        else:
-            self._sampled_from = self._closed
-            if self._rate is not None and silence > max(WINDOW_SECONDS, WINDOW_REQUESTS / self._rate):
-                self._assume_window(start, now)
-        self._judged_from = start.at
-        self._probing = False
-
-    def _assume_window(self, start: Start, now: float) -> None:
-        """Take what was accepted since acceptance last began for the quota of a window that has passed."""
-        opened = max(self._opened, self._recent[0].at)
-        quota = sum(s.outcome == "accepted" and opened <= s.at <= self._closed for s in self._recent)
-        self._set_rate(max(1, quota) / (start.at - opened), now)
-        self._opened = start.at
-
-
-def _quick_growth(rate: float) -> float:
-    return max(QUICK_REQUESTS, QUICK_SECONDS * rate)
-
-
-def _slow_growth(rate: float) -> float:
-    least, most = SLOW_SECONDS
-    return min(max(SLOW_REQUESTS, least * rate), most * rate)
+            return
+        quota = sum(one.outcome == "accepted" for one in self._recent if one.at < closed)
+        self._set_rate(max(quota, 1) / (start.at - self._recent[0].at), now)
+        self._recent.clear()
