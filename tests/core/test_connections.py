@@ -129,6 +129,8 @@ def test_loop_closed_without_ceremony(config: EmbeddingConfig, expected: list[li
         assert loop.run_until_complete(client.embed(TEXTS)).embeddings == expected
         loop.close()
         assert len(client._engine._sessions) == 1
+        del loop
+    gc.collect()  # here, where warnings of sockets are no errors
     asyncio.run(client.embed(["a"]))
     gc.collect()
 
