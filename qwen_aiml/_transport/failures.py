@@ -25,7 +25,7 @@ NOT_HTTP = "what came is not an HTTP response"
 
 
 def no_connection(error: Exception) -> TransportFailure:
-    """Say why there is no connection."""
+    """Say why there is no connection; a RuntimeError says that names can't be looked up at an exit."""
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return bad_certificate(error)
     if isinstance(error, ssl.SSLError):
@@ -84,6 +84,9 @@ def httpx_failure(
         None if the error has nothing to do with the network.
     """
     names = names_of(error)
+    if isinstance(error, RuntimeError) and "shutdown" in str(error):
+        # What looks up names takes no more, as the interpreter ends.
+        return no_connection(error)
     if "RequestError" not in names and not isinstance(error, RAW):
         return None
     kind, text = type(error).__name__, str(error)
