@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
@@ -73,10 +74,8 @@ def run(address: str) -> Run:
                 printed, errors = process.communicate(timeout=SECONDS)
             finally:
                 if hasattr(os, "killpg"):
-                    try:
+                    with suppress(ProcessLookupError):
                         os.killpg(process.pid, signal.SIGKILL)
-                    except ProcessLookupError:
-                        pass
                 else:
                     process.kill()
         assert (process.returncode, errors) == (0, ""), printed
