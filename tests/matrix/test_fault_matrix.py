@@ -312,12 +312,12 @@ TABLE = (
         "No answer, or headers or a body that come too slowly for `total_timeout`",
         "`DeadlineError` in time; what was embedded is kept",
         {
-            "hang": late(DeadlineError, Fault(hang=True), total_timeout=0.2, timeout=5),
-            "headers": late(DeadlineError, Fault(drip=0.05), total_timeout=0.2, timeout=5),
+            "hang": late(DeadlineError, Fault(hang=True), total_timeout=0.5, timeout=5),
+            "headers": late(DeadlineError, Fault(drip=0.05), total_timeout=0.5, timeout=5),
             "body": late(
                 DeadlineError,
                 Fault(status=200, body=bytes(10**6), drip=1e-9),
-                total_timeout=0.2,
+                total_timeout=0.5,
                 timeout=5,
             ),
         },
