@@ -105,12 +105,12 @@ class SQLiteCache:
             connection.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?)", entries.items())
 
     async def aget_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Give what `get_many` gives, awaited; on asyncio or Trio."""
-        return await anyio.to_thread.run_sync(self.get_many, keys)
+        """Give what `get_many` gives, awaited; on asyncio or Trio. Cancelling it does not wait for a lock."""
+        return await anyio.to_thread.run_sync(self.get_many, keys, abandon_on_cancel=True)
 
     async def aset_many(self, entries: Mapping[str, bytes]) -> None:
-        """Store as `set_many` does, awaited; on asyncio or Trio. Cancelling it does not undo it."""
-        await anyio.to_thread.run_sync(self.set_many, entries)
+        """Store as `set_many` does, awaited; on asyncio or Trio. Cancelled, it goes on in its thread."""
+        await anyio.to_thread.run_sync(self.set_many, entries, abandon_on_cancel=True)
 
     def close(self) -> None:
         """Close the file, once nobody uses it; a later call opens it again."""

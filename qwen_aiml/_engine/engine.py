@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import threading
@@ -38,11 +39,12 @@ if TYPE_CHECKING:
     from .._config import EmbeddingConfig
     from .._progress import Progress
     from .._texts.validation import Role
-    from .._transport.base import Transport
 
 # Texts to read ahead, in as many as are in flight at most. So each of three blocks has four requests for each
 # worker, and its last ones, during which workers run dry, weigh little.
 ROUNDS_AHEAD = 12
+
+NEVER = 1e9  # seconds
 
 
 class Session:
@@ -60,18 +62,28 @@ class Session:
             connections can be closed.
     """
 
-    def __init__(self, transport: Transport, queue: Queue) -> None:
+    def __init__(self, transport: SelectedTransport, queue: Queue) -> None:
         self.transport = transport
         self.queue = queue
-        self.is_closed = False
-        self.life = self._live()
+        self.life = _live(transport)
 
-    async def _live(self) -> AsyncGenerator[None, None]:
-        try:
-            yield
-        finally:
-            self.is_closed = True
-            await self.transport.aclose()
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has ended, or is about to."""
+        return self.transport.is_closed
+
+
+async def _live(transport: SelectedTransport) -> AsyncGenerator[None, None]:
+    # A timer that is never due: what the loop holds is there to be closed when its client is garbage, also
+    # when the interpreter ends. Else the sockets are garbage too, and each says so.
+    loop = asyncio._get_running_loop()  # noqa: SLF001 (documented)
+    timer = None if loop is None else loop.call_later(NEVER, transport.aclose)
+    try:
+        yield
+    finally:
+        if timer is not None:
+            timer.cancel()
+        await transport.aclose()
 
 
 class Engine:

@@ -102,7 +102,7 @@ class AsyncioTransport:
                     # A step of its own, since a handshake that `create_connection` begins can't be aborted.
                     await connection.start_tls(tls, self._host)
                 return connection
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             failure = failures.no_connection(error)
         except BaseException:
             connection.abort()

@@ -26,7 +26,7 @@ NOT_HTTP = "what came is not an HTTP response"
 
 
 def no_connection(error: Exception) -> TransportFailure:
-    """Say why there is no connection."""
+    """Say why there is no connection; a RuntimeError says that names can't be looked up at an exit."""
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return bad_certificate(error)
     if isinstance(error, ssl.SSLError):
@@ -85,7 +85,9 @@ def httpx_failure(
         None if the error has nothing to do with the network.
     """
     names = names_of(error)
-    if "RequestError" not in names and not isinstance(error, RAW):
+    # As the interpreter ends, what looks up names takes no more.
+    is_end = isinstance(error, RuntimeError) and "shutdown" in str(error)
+    if "RequestError" not in names and not isinstance(error, RAW) and not is_end:
         return None
     kind, text = type(error).__name__, str(error)
     broken: FailureKind = "proxy" if proxied else "connection"
@@ -101,7 +103,7 @@ def httpx_failure(
         told = no_response_in_time(timeout)
     elif "CERTIFICATE_VERIFY_FAILED" in text:
         told = bad_certificate(error)
-    elif "ConnectError" in names:
+    elif "ConnectError" in names or is_end:
         told = no_connection(first_cause(_below(error)))
     elif size is not None:
         told = cut_body(size)

@@ -30,6 +30,9 @@ class SelectedTransport:
         given: The user's own client, of httpx or httpx2; None if there is none.
 
         sync: Whether synchronous callers are served: *given* is then a ``Client``, else an ``AsyncClient``.
+
+    Attributes:
+        is_closed: Whether `aclose` was called.
     """
 
     def __init__(self, config: EmbeddingConfig, given: Any = None, *, sync: bool) -> None:
@@ -41,6 +44,7 @@ class SelectedTransport:
         self._is_asyncio: bool | None = None
         self._overridden: tuple[StandIn, Transport] | None = None
         self._transports: dict[str, Transport] = {}
+        self.is_closed = False
 
     async def post(self, request: Post) -> Response:
         """
@@ -55,6 +59,7 @@ class SelectedTransport:
 
     async def aclose(self) -> None:
         """Close the connections, those in use as soon as their response is there; keep none any more."""
+        self.is_closed = True
         interruption: BaseException | None = None
         for transport in self._transports.values():
             try:

@@ -101,6 +101,22 @@ def test_interrupt(doing: str, workers: int, total_timeout: float | None) -> Non
     assert threads >= set(threading.enumerate())
 
 
+@pytest.mark.parametrize("library", ["httpx", "httpx2"])
+def test_interrupt_of_a_client_given(library: str) -> None:
+    """A thread that waits in a synchronous client of the user's is abandoned, and not waited for."""
+    emulator = Emulator()
+    emulator.script(*[Fault(hang=True)] * 100)
+    http_client = pytest.importorskip(library).Client(verify=False)  # which is not asked for by http
+    with http_client, serve(emulator) as address:
+        config = EmbeddingConfig(api_key=KEY, base_url=address, dimensions=64, batch_size=1, timeout=60.0)
+        with EmbeddingClient(config, http_client=http_client) as client:
+            with interrupted(lambda: emulator.request_count > 0):
+                client.embed(TEXTS)
+            assert_idle(client)
+            emulator._script.clear()
+            assert len(client.embed(TEXTS).embeddings) == 40
+
+
 @pytest.mark.parametrize("doing", FAULTS)
 def test_interrupt_while_iterating(doing: str) -> None:
     """Waiting for a row ends at once as well, with both blocks under way."""

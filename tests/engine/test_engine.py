@@ -84,6 +84,11 @@ class Transport:
         """Close."""
         self.closed += 1
 
+    @property
+    def is_closed(self) -> bool:
+        """Tell whether it was closed."""
+        return self.closed > 0
+
 
 @pytest.fixture
 def transports(monkeypatch: pytest.MonkeyPatch) -> list[Transport]:

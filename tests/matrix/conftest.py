@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import logging
 import socket
 import ssl
 import threading
 import time
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cache
@@ -181,17 +182,42 @@ class Outcome:
 
 
 def own_threads() -> set[threading.Thread]:
-    """List the threads that run, but for anyio's, which are kept for the next function that blocks."""
+    """List the threads that run, but for those that are kept for the next function that blocks."""
     return {
         thread
         for thread in threading.enumerate()
-        if not thread.name.startswith(("AnyIO worker", "Trio thread"))
+        if not thread.name.startswith(("AnyIO worker thread", "Trio thread"))
     }
 
 
-def made(way: str, settings: Mapping[str, Any]) -> tuple[Any, Callable[[Any], Any]]:
-    """Make an object to call, and give its method that embeds a list of texts."""
+def users_client(transport: str, kind: str) -> Any:
+    """Make a client as a user would, if that is the transport; in any case something for `with`."""
+    library, _, is_client = transport.partition("-")
+    return (
+        getattr(importlib.import_module(library), kind)(verify=certificates()) if is_client else nullcontext()
+    )
+
+
+@cache
+def certificates() -> ssl.SSLContext:
+    """Read them, once."""
+    return ssl.create_default_context()
+
+
+def made(way: str, settings: Mapping[str, Any], http_client: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """
+    Make an object to call, and give its method that embeds a list of texts.
+
+    Args:
+        way: Its name, without that of a transport.
+
+        settings: Of the object.
+
+        http_client: A client of the user's; None for none.
+    """
     framework, _, colour = way.partition("-")
+    if framework != "core" and http_client is not None:
+        settings = {**settings, "http_async_client" if colour else "http_client": http_client}
     if framework == "langchain":
         langchain = QwenAIMLEmbeddings(**settings)
         return langchain, langchain.aembed_documents if colour else langchain.embed_documents
@@ -199,13 +225,13 @@ def made(way: str, settings: Mapping[str, Any]) -> tuple[Any, Callable[[Any], An
         llama = QwenAIMLEmbedding(**settings)
         return llama, llama.aget_text_embedding_batch if colour else llama.get_text_embedding_batch
     if colour:
-        client = AsyncEmbeddingClient(EmbeddingConfig(**settings))
+        client = AsyncEmbeddingClient(EmbeddingConfig(**settings), http_client=http_client)
 
         async def aembed(texts: list[str]) -> list[list[float]]:
             return (await client.embed(texts)).embeddings
 
         return client, aembed
-    sync = EmbeddingClient(EmbeddingConfig(**settings))
+    sync = EmbeddingClient(EmbeddingConfig(**settings), http_client=http_client)
     return sync, lambda texts: sync.embed(texts).embeddings
 
 
@@ -216,7 +242,8 @@ def ask(
     """
     Give a function that calls the project in one of its ways; look afterwards at what is left behind.
 
-    It takes the name of the way, settings, texts, and the texts of another call; None for no other call.
+    It takes the name of the way, and after a slash that of a transport if it is not the default; settings,
+    texts, and the texts of another call; None for no other call.
     """
     caplog.set_level(logging.DEBUG, logger="qwen_aiml")
     threads = own_threads()
@@ -234,19 +261,29 @@ def ask(
 
     def ask(way: str, settings: Mapping[str, Any], texts: Any, again: Any = None) -> Outcome:
         outcome = Outcome()
-        model, embed = made(way, {"dimensions": DIMENSIONS, **settings})
+        way, _, transport = way.partition("/")
+        settings = {"dimensions": DIMENSIONS, **settings}
+        if transport == "httpx":
+            settings["transport"] = "httpx"
         if "-" not in way:
-            with model:
-                with noted(outcome, model):
-                    outcome.embeddings = embed(texts)
-                outcome.again = None if again is None else embed(again)
+            if transport.endswith("-client"):
+                # A thread that is abandoned keeps a request in flight for so long.
+                settings["timeout"] = min(settings.get("timeout", 1.0), 1.0)
+            with users_client(transport, "Client") as client:
+                model, embed = made(way, settings, client)
+                with model:
+                    with noted(outcome, model):
+                        outcome.embeddings = embed(texts)
+                    outcome.again = None if again is None else embed(again)
             return outcome
 
         async def main() -> None:
-            async with model:
-                with noted(outcome, model):
-                    outcome.embeddings = await embed(texts)
-                outcome.again = None if again is None else await embed(again)
+            async with users_client(transport, "AsyncClient") as client:
+                model, embed = made(way, settings, client)
+                async with model:
+                    with noted(outcome, model):
+                        outcome.embeddings = await embed(texts)
+                    outcome.again = None if again is None else await embed(again)
 
         anyio.run(main, backend="trio" if way.endswith("trio") else "asyncio")
         return outcome
@@ -254,17 +291,23 @@ def ask(
     yield ask
 
     assert own_threads() <= threads
+    assert_nothing_is_open(accounts, urlsplit(_served[1]).port)
+    gc.freeze()
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+    assert KEY not in caplog.text
+    assert MARK not in caplog.text
+
+
+def assert_nothing_is_open(accounts: Sequence[Emulator], port: int | None) -> None:
+    """See that no request is in flight and no connection is open, once abandoned threads have ended."""
     until = time.monotonic() + 10
     while any(account._in_flight for account in accounts) and time.monotonic() < until:
         time.sleep(0.001)
     assert not any(account._in_flight for account in accounts)
     gc.collect()
-    port = urlsplit(_served[1]).port
+    while any(_is_client(held, port) for held in gc.get_objects()) and time.monotonic() < until:
+        time.sleep(0.05)
     assert [held for held in gc.get_objects() if _is_client(held, port)] == []
-    gc.freeze()
-    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
-    assert KEY not in caplog.text
-    assert MARK not in caplog.text
 
 
 def _is_client(held: object, port: int | None) -> bool:

@@ -16,10 +16,12 @@ from base64 import b64encode
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from hashlib import shake_256
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from struct import pack
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import pytest
 
@@ -50,8 +52,15 @@ TEN = TEXTS[:10]
 POISON = TEXTS[9]
 LONG = "confidential " * 3000  # more tokens than are taken
 AGAIN = [f"confidential, again {at}" for at in range(10)]
+FIRST_WAY = "core-async"
 WAYS = ("core", "core-async", "langchain", "langchain-async", "llamaindex", "llamaindex-async")
 ON_TRIO = ("core-async-trio", "langchain-async-trio")  # LlamaIndex's asynchronous batches need asyncio
+TRANSPORTS = (
+    "",
+    "/httpx",
+    "/httpx-client",
+    "/httpx2-client",
+)  # the default, the setting, clients of a user's
 ONE = {"max_concurrency": 1}  # so that it is known which requests came before a fault
 
 
@@ -303,12 +312,12 @@ TABLE = (
         "No answer, or headers or a body that come too slowly for `total_timeout`",
         "`DeadlineError` in time; what was embedded is kept",
         {
-            "hang": late(DeadlineError, Fault(hang=True), total_timeout=0.2, timeout=5),
-            "headers": late(DeadlineError, Fault(drip=0.05), total_timeout=0.2, timeout=5),
+            "hang": late(DeadlineError, Fault(hang=True), total_timeout=0.5, timeout=5),
+            "headers": late(DeadlineError, Fault(drip=0.05), total_timeout=0.5, timeout=5),
             "body": late(
                 DeadlineError,
                 Fault(status=200, body=bytes(10**6), drip=1e-9),
-                total_timeout=0.2,
+                total_timeout=0.5,
                 timeout=5,
             ),
         },
@@ -712,17 +721,43 @@ TABLE = (
 )
 
 own_tests: set[str] = set()
+has_httpx2 = find_spec("httpx2") is not None
+
+
+def in_ways(name: str, *values: Any, trio: bool = False) -> Iterator[Any]:
+    """
+    Give parameters of a test: *values*, and a way with its transport.
+
+    One way is always taken. `make soak` takes all; a run of all tests takes two more for each test, so chosen
+    that each way meets each transport in some rows.
+
+    Args:
+        name: Begins the ids.
+
+        values: Come before the way.
+
+        trio: Whether ways on Trio are among them.
+    """
+    ways = (*WAYS, *(ON_TRIO if trio else ()))
+    others = [(way, transport) for way, transport in product(ways, TRANSPORTS) if way != FIRST_WAY]
+    at = crc32(name.encode())
+    chosen = {(FIRST_WAY, ""), others[at % len(others)]}
+    if trio:
+        chosen.update((way, TRANSPORTS[at % len(TRANSPORTS)]) for way in ON_TRIO)
+    for way, transport in product(ways, TRANSPORTS):
+        marks = [] if (way, transport) in chosen else [pytest.mark.long]
+        if "httpx2" in transport:
+            marks.append(pytest.mark.skipif(not has_httpx2, reason="httpx2 needs Python 3.11"))
+        yield pytest.param(*values, way + transport, id=f"{name}-{way}{transport}", marks=marks)
 
 
 def across(name: str, *variants: str) -> pytest.MarkDecorator:
-    """Run a row's own test in all ways, with each variant if there are any."""
+    """Run a row's own test in its ways, with each variant if there are any."""
     own_tests.add(name)
     if not variants:
-        return pytest.mark.parametrize("way", WAYS, ids=[f"{name}-{way}" for way in WAYS])
-    values = list(product(variants, WAYS))
-    return pytest.mark.parametrize(
-        ("variant", "way"), values, ids=[f"{name}-{variant}-{way}" for variant, way in values]
-    )
+        return pytest.mark.parametrize("way", list(in_ways(name)))
+    values = [value for variant in variants for value in in_ways(f"{name}-{variant}", variant)]
+    return pytest.mark.parametrize(("variant", "way"), values)
 
 
 def readme_table() -> str:
@@ -805,15 +840,15 @@ def check(case: Case, way: str, service: Any, ask: Any, vector: Any) -> None:
         assert service.account.request_count == case.again
 
 
-CASES = {
-    "-".join(filter(None, (row.name, variant, way))): (case, way)
+CASES = [
+    value
     for row in TABLE
     for variant, case in row.cases.items()
-    for way in (*WAYS, *(ON_TRIO if row.trio else ()))
-}
+    for value in in_ways("-".join(filter(None, (row.name, variant))), case, trio=row.trio)
+]
 
 
-@pytest.mark.parametrize(("case", "way"), CASES.values(), ids=CASES)
+@pytest.mark.parametrize(("case", "way"), CASES)
 def test_fault(case: Case, way: str, service: Any, ask: Any, vector: Any, no_waiting: list[float]) -> None:
     """What the table says holds."""
     check(case, way, service, ask, vector)

@@ -1,0 +1,148 @@
+"""Event loops that are not plain asyncio, or not used as usual; and what watches for calls that block."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qwen_aiml.emulator import Emulator, Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def test_uvloop(run: Callable[..., str]) -> None:
+    """The asynchronous client works on uvloop, for one event loop after the other."""
+    pytest.importorskip("uvloop")
+    printed = run(
+        """
+        import uvloop
+
+        client = AsyncEmbeddingClient(CONFIG)
+
+        async def main():
+            async with client:
+                print(len((await client.embed(TEXTS)).embeddings))
+
+        uvloop.run(main())
+        uvloop.run(client.embed(TEXTS))
+        """,
+        "-W",
+        "error",
+    )
+    assert printed == "37\n"
+
+
+def test_policy_of_uvloop(run: Callable[..., str]) -> None:
+    """Synchronous calls work where uvloop makes all event loops, also inside one of them."""
+    pytest.importorskip("uvloop")
+    printed = run(
+        """
+        import asyncio, warnings
+        import uvloop
+
+        warnings.simplefilter("ignore", DeprecationWarning)
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+        with EmbeddingClient(CONFIG) as client:
+            print(len(client.embed(TEXTS).embeddings))
+
+            async def main():
+                print(len(client.embed(TEXTS).embeddings))
+
+            asyncio.run(main())
+        """
+    )
+    assert printed == "37\n37\n"
+
+
+def test_nest_asyncio(run: Callable[..., str]) -> None:
+    """Calls work in an event loop that was made to run inside itself, as notebooks do."""
+    pytest.importorskip("nest_asyncio")
+    printed = run(
+        """
+        import asyncio, warnings
+
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import nest_asyncio
+
+        nest_asyncio.apply()
+
+        async def main():
+            with EmbeddingClient(CONFIG) as client:
+                print(len(client.embed(TEXTS).embeddings))
+            async with AsyncEmbeddingClient(CONFIG) as client:
+                print(len(asyncio.get_running_loop().run_until_complete(client.embed(TEXTS)).embeddings))
+                print(len((await client.embed(TEXTS)).embeddings))
+
+        asyncio.run(main())
+        """
+    )
+    assert printed == "37\n37\n37\n"
+
+
+def test_loop_closed_without_clean_up(run: Callable[..., str]) -> None:
+    """A loop that is closed with connections open holds up neither the next one nor the end."""
+    printed = run(
+        """
+        import asyncio, gc
+
+        client = AsyncEmbeddingClient(CONFIG)
+        for _ in range(3):
+            loop = asyncio.new_event_loop()
+            print(len(loop.run_until_complete(client.embed(TEXTS)).embeddings))
+            loop.close()
+        gc.collect()
+        with EmbeddingClient(CONFIG) as other:
+            print(len(other.embed(TEXTS).embeddings))
+        """
+    )
+    assert printed == "37\n" * 4
+
+
+def test_blockbuster(run: Callable[..., str], tmp_path: Path) -> None:
+    """An asynchronous client with a cache blocks its event loop nowhere, also if it is made there."""
+    pytest.importorskip("blockbuster")
+    printed = run(
+        f"""
+        import asyncio, os
+        from blockbuster import blockbuster_ctx
+
+        os.chdir({str(tmp_path)!r})
+
+        async def main():
+            with blockbuster_ctx():
+                async with AsyncEmbeddingClient(CONFIG, cache="relative.db") as client:
+                    for _ in range(2):
+                        print((await client.embed(TEXTS)).cached)
+
+        asyncio.run(main())
+        print(os.path.exists("relative.db"))
+        """
+    )
+    assert printed == "0\n37\nTrue\n"
+
+
+def test_frozen_time(run: Callable[..., str], emulator: Emulator) -> None:
+    """A retry is waited for although a test has stopped the clock; asyncio's own has to go on."""
+    pytest.importorskip("freezegun")
+    faults = [Fault(status=503, headers={"retry-after": "0.05"}), Fault(status=429), Fault(reset="before")]
+    emulator.script(*faults, None, *faults)
+    printed = run(
+        """
+        import asyncio
+        from freezegun import freeze_time
+
+        with freeze_time("2026-01-01"), EmbeddingClient(CONFIG) as client:
+            print(client.embed(TEXTS[:1]).usage.requests)
+
+        async def main():
+            async with AsyncEmbeddingClient(CONFIG) as client:
+                print((await client.embed(TEXTS[:1])).usage.requests)
+
+        with freeze_time("2026-01-01", real_asyncio=True):
+            asyncio.run(main())
+        """
+    )
+    assert printed == "4\n4\n"

@@ -1,0 +1,61 @@
+"""gevent and eventlet, which put their own in the place of threads and sockets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qwen_aiml.emulator import Emulator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.fixture
+def emulator() -> Emulator:
+    """Give an account whose answers take so long that calls side by side overlap."""
+    return Emulator(latency=0.2)
+
+
+def test_gevent(run: Callable[..., str], emulator: Emulator) -> None:
+    """Ten synchronous calls in greenlets stay concurrent."""
+    pytest.importorskip("gevent")
+    printed = run(
+        """
+        from gevent import monkey, spawn, joinall
+        monkey.patch_all()
+
+        client = EmbeddingClient(CONFIG)
+        client.embed(["first"])
+        jobs = [spawn(client.embed, [text]) for text in TEXTS[:10]]
+        joinall(jobs, timeout=60, raise_error=True)
+        print(sum(len(job.value.embeddings) for job in jobs))
+        client.close()
+        """
+    )
+    assert printed == "10\n"
+    assert emulator.peak_in_flight > 1
+
+
+def test_eventlet(run: Callable[..., str], emulator: Emulator) -> None:
+    """The same with eventlet."""
+    pytest.importorskip("eventlet")
+    printed = run(
+        """
+        import warnings
+        warnings.simplefilter("ignore")
+        import eventlet
+        eventlet.monkey_patch()
+
+        client = EmbeddingClient(CONFIG)
+        client.embed(["first"])
+        pool = eventlet.GreenPool(10)
+        with eventlet.Timeout(60):
+            results = list(pool.imap(client.embed, [[text] for text in TEXTS[:10]]))
+        print(sum(len(result.embeddings) for result in results))
+        client.close()
+        """
+    )
+    assert printed == "10\n"
+    assert emulator.peak_in_flight > 1

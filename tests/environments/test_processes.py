@@ -1,0 +1,134 @@
+"""Processes that share an object, by fork, by pickle, or through what starts processes for others."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param("fork", marks=needs_fork), pytest.param("forkserver", marks=needs_fork), "spawn"]
+)
+def test_pool(run: Callable[..., str], method: str, tmp_path: Path) -> None:
+    """A client that was used before goes to the processes of a pool, which can all use it at once."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        """
+import multiprocessing
+from qwen_aiml import EmbeddingClient, EmbeddingConfig
+
+def work(client, text):
+    return len(client.embed([text]).embeddings)
+
+if __name__ == "__main__":
+    client = EmbeddingClient(EmbeddingConfig(dimensions=64))
+    client.embed(["first"])
+    context = multiprocessing.get_context(METHOD)
+    with context.Pool(3) as pool:
+        found = pool.starmap_async(work, [(client, f"text {number}") for number in range(9)])
+        client.embed(["meanwhile"])
+        print(sum(found.get(50)))
+        pool.close()
+        pool.join()
+    client.close()
+""".replace("METHOD", repr(method))
+    )
+    started = f"import runpy; runpy.run_path({str(program)!r}, run_name='__main__')"
+    assert run(started, "-W", "ignore") == "9\n"
+
+
+@needs_fork
+def test_prefork(run: Callable[..., str]) -> None:
+    """A server's 12 children, forked while its threads embed, use the object it made, and so does it."""
+    printed = run(
+        """
+        import os, sys, threading, warnings
+
+        warnings.simplefilter("ignore", DeprecationWarning)
+        client = EmbeddingClient(CONFIG)
+        client.embed(TEXTS)
+        stop = threading.Event()
+        rounds = []
+
+        def busy():
+            while not stop.is_set():
+                rounds.append(len(client.embed(TEXTS).embeddings))
+
+        threads = [threading.Thread(target=busy) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        children = []
+        for _ in range(12):
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    code = 0 if len(client.embed(TEXTS).embeddings) == 37 else 2
+                    client.close()
+                finally:
+                    os._exit(code)
+            children.append(child)
+        print([os.waitpid(child, 0)[1] for child in children])
+        stop.set()
+        for thread in threads:
+            thread.join()
+        print(set(rounds), len(client.embed(TEXTS).embeddings))
+        client.close()
+        """
+    )
+    assert printed == f"{[0] * 12}\n{{37}} 37\n"
+
+
+@needs_fork
+def test_prefork_async(run: Callable[..., str]) -> None:
+    """Each child runs the asynchronous client in an event loop of its own."""
+    printed = run(
+        """
+        import asyncio, os
+
+        client = AsyncEmbeddingClient(CONFIG)
+        asyncio.run(client.embed(TEXTS))
+        children = []
+        for _ in range(4):
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    code = 0 if len(asyncio.run(client.embed(TEXTS)).embeddings) == 37 else 2
+                finally:
+                    os._exit(code)
+            children.append(child)
+        print([os.waitpid(child, 0)[1] for child in children])
+        print(len(asyncio.run(client.embed(TEXTS)).embeddings))
+        """
+    )
+    assert printed == f"{[0] * 4}\n37\n"
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_joblib(run: Callable[..., str], backend: str) -> None:
+    """An object goes to the processes and threads of joblib."""
+    pytest.importorskip("joblib")
+    printed = run(
+        f"""
+        import warnings
+
+        warnings.simplefilter("ignore")
+        from joblib import Parallel, delayed
+        from langchain_qwen_aiml import QwenAIMLEmbeddings
+
+        with QwenAIMLEmbeddings(dimensions=64) as embeddings:
+            embeddings.embed_query("first")
+            jobs = [delayed(embeddings.embed_documents)([text]) for text in TEXTS[:6]]
+            print(sum(map(len, Parallel(n_jobs=2, backend={backend!r})(jobs))))
+        """
+    )
+    assert printed == "6\n"
