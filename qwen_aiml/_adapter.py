@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ._config import unknown_settings
+from ._config import ON_BLANK, unknown_settings
 from ._errors import ConfigurationError
 from ._keys import wrapped
 from ._progress import Bar
@@ -32,6 +32,7 @@ _OF_ONE_NAME = (
     "total_timeout",
     "query_instruction",
     "on_blank",
+    "blank_replacement",
     "on_too_long",
     "tokenizer",
     "encoding_format",
@@ -116,6 +117,8 @@ class AdapterBase:
             name = ".".join(map(str, error["loc"]))
             if error["type"] == "extra_forbidden":
                 unknown.append(name)
+            elif name == "on_blank":
+                wrong.append(ON_BLANK)
             else:
                 wrong.append(f"{name}: {error['msg']}")
         if unknown:

@@ -72,8 +72,10 @@ class EmbeddingConfig:
         query_instruction: The task, in English, that queries are prefixed with, as ``Instruct: {task}`` and
             ``Query:{query}`` on two lines; documents never are. None means no prefix.
 
-        on_blank: What becomes of an empty or blank text: ``raise`` refuses it before anything is sent; any
-            other string is embedded in its place.
+        on_blank: What becomes of an empty or blank text: ``raise`` refuses it before anything is sent;
+            ``replace`` embeds *blank_replacement* in its place.
+
+        blank_replacement: The text that ``on_blank="replace"`` embeds in place of blank ones, else None.
 
         on_too_long: What becomes of a text that the service refuses as too long, or the *tokenizer* finds so:
             ``raise``; ``truncate`` embeds as much of its beginning as is taken; ``split_mean`` embeds its
@@ -113,7 +115,8 @@ class EmbeddingConfig:
     timeout: float | None = None
     total_timeout: float | None = None
     query_instruction: str | None = None
-    on_blank: str = "raise"
+    on_blank: Literal["raise", "replace"] = "raise"
+    blank_replacement: str | None = None
     on_too_long: Literal["raise", "truncate", "split_mean"] = "raise"
     tokenizer: Literal["qwen"] | None = None
     encoding_format: Literal["float", "base64"] | None = None
@@ -139,7 +142,7 @@ class EmbeddingConfig:
         if self.total_timeout is not None:
             self._set("total_timeout", _seconds("total_timeout", self.total_timeout))
         _check_instruction(self.query_instruction, facts)
-        _text("on_blank", self.on_blank)
+        _check_blank(self.on_blank, self.blank_replacement)
         _one_of("on_too_long", self.on_too_long, ("raise", "truncate", "split_mean"))
         _one_of("tokenizer", self.tokenizer, (None, "qwen"))
         _check_tokenizer(self.tokenizer, facts)
@@ -312,6 +315,21 @@ def _check_instruction(value: object, facts: ModelFacts) -> None:
         )
         raise ConfigurationError(message)
     _text("query_instruction", value)
+
+
+ON_BLANK = (
+    "on_blank must be 'raise' or 'replace'. What to do: to embed another text in place of blank ones, give "
+    "on_blank='replace' and blank_replacement='that text' (it used to be on_blank='that text')"
+)
+
+
+def _check_blank(mode: object, replacement: object) -> None:
+    if mode not in ("raise", "replace"):
+        raise ConfigurationError(ON_BLANK)
+    if mode == "replace":
+        _text("blank_replacement (the text that on_blank='replace' embeds)", replacement)
+    elif replacement is not None:
+        raise ConfigurationError("blank_replacement has no effect without on_blank='replace'; give both")
 
 
 def _check_tokenizer(value: str | None, facts: ModelFacts) -> None:

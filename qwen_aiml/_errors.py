@@ -66,6 +66,14 @@ def _restore(cls: type[QwenAIMLError], args: tuple[Any, ...], attributes: Mappin
     return error
 
 
+def advised(message: str, advice: str) -> str:
+    """Say what happened, and then what to do about it; no advice leaves it at that."""
+    if not advice:
+        return message
+    message = message.rstrip(" .")
+    return f"{message}{' ' if message.endswith(('…', '!', '?')) else '. '}What to do: {advice}"
+
+
 def name_texts(indices: Sequence[int]) -> str:
     """
     Say which texts are meant, as ``text 3`` or ``texts 0-9, 12``.

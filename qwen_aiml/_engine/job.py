@@ -72,7 +72,8 @@ class Job:
         self.call = call
         self._cache = cache
         instruction = config.instruction(role)
-        sent = all_outgoing(check_texts(texts, on_blank=config.on_blank, first=first), instruction)
+        checked = check_texts(texts, blank_replacement=config.blank_replacement, first=first)
+        sent = all_outgoing(checked, instruction)
         self._distinct = DistinctTexts(sent, first)
         self._long = LongTexts(config, instruction)
         counts = self._long.counted(self._distinct.texts)

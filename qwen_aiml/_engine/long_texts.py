@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._errors import APIStatusError, InputValueError, QwenAIMLError, name_texts
+from .._errors import APIStatusError, InputValueError, QwenAIMLError, advised
 from .._protocol.response import Rows
 from .._texts import tokens
 from .._texts.shortening import SAFE_BYTES, mean, splits, truncations
-from .._texts.validation import outgoing
+from .._texts.validation import name_items, outgoing
 from .batch import fewer_rows, may_be_one_text
 from .request import embed_texts
 from .retry import is_transient
@@ -62,10 +62,9 @@ class LongTexts:
             return
         most = self._config.facts.max_tokens
         indices = sorted(counts)
-        message = (
-            f"nothing was sent, since some texts have more than {most} tokens, up to "
-            f"{max(counts.values())}: {name_texts(indices)}. Shorten or split them, or set on_too_long"
-        )
+        sizes = name_items({index: f"{counts[index]} tokens long" for index in indices})
+        advice = "shorten or split the texts, or set on_too_long to 'truncate' or 'split_mean'"
+        message = advised(f"nothing was sent: {sizes}, expected {most} at the most", advice)
         raise InputValueError(message, indices=indices)
 
     async def embed(self, sent: str, error: QwenAIMLError | None, call: Call) -> Rows | QwenAIMLError:

@@ -697,13 +697,13 @@ TABLE = (
     ),
     Row(
         "blank-replaced",
-        "Blank texts with `on_blank` set",
-        "the text it gives is embedded in their place",
+        'Blank texts with `on_blank="replace"`',
+        "`blank_replacement` is embedded in their place",
         {
             "": Case(
                 texts=(*TEXTS[:8], "", " \n"),
                 sent=(*TEXTS[:8], "a confidential blank", "a confidential blank"),
-                settings={"on_blank": "a confidential blank"},
+                settings={"on_blank": "replace", "blank_replacement": "a confidential blank"},
                 requests=1,
             )
         },
