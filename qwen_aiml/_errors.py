@@ -70,8 +70,8 @@ def advised(message: str, advice: str) -> str:
     """Say what happened, and then what to do about it; no advice leaves it at that."""
     if not advice:
         return message
-    message = message.rstrip(" .")
-    return f"{message}{' ' if message.endswith(('…', '!', '?')) else '. '}What to do: {advice}"
+    message = message.rstrip() if message.endswith("...") else message.rstrip(" .")
+    return f"{message}{' ' if message.endswith(('…', '...', '!', '?')) else '. '}What to do: {advice}"
 
 
 def name_texts(indices: Sequence[int]) -> str:
