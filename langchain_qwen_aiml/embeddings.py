@@ -178,14 +178,14 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
     if not TYPE_CHECKING:  # pragma: no branch
 
         def __init__(self, **options: Any) -> None:
-            self._mask(options, "api_key", "aimlapi_api_key")
+            self._mask(options)
             for name, reason in _SWITCHED_OFF.items():
                 if options.pop(name, None):
                     raise ConfigurationError(f"{name} can't be switched on: {reason}")
             try:
                 super().__init__(**options)
             except ValidationError as error:
-                raise self._refusal(error.errors()) from None
+                raise self._refusal(error.errors(), options) from None
             self._connect()
 
     def _connect(self) -> None:

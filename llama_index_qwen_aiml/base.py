@@ -139,11 +139,11 @@ class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
     if not TYPE_CHECKING:  # pragma: no branch
 
         def __init__(self, **options: Any) -> None:
-            self._mask(options, "api_key")
+            self._mask(options)
             try:
                 super().__init__(**options)
             except ValidationError as error:
-                raise self._refusal(error.errors()) from None
+                raise self._refusal(error.errors(), options) from None
             self._connect()
 
     def _connect(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass, field, fields
 from functools import wraps
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_CONCURRENCY = 32
 DEFAULT_TIMEOUT = 60.0
 MOST_SECONDS = 1_000_000
+_TELLS_NOTHING = r"(?s).{0,7}|[a-z_]{1,15}|[0-9.]{1,15}"  # what is too short, or too plain, to be a key
 # One setting, as this package's classes and those that people come from call it.
 _SAME = (
     ("model", "model_name", "model_id"),
@@ -241,7 +243,11 @@ def unknown_settings(unknown: Iterable[str], known: Iterable[str]) -> str:
 
 
 def _refuse(name: str, value: object, allowed: str) -> ConfigurationError:
-    return ConfigurationError(f"{name} must be {allowed}, not {value!r} ({type(value).__name__})")
+    kind = type(value).__name__
+    if isinstance(value, (int, float)) or re.fullmatch(_TELLS_NOTHING, str(value)):
+        return ConfigurationError(f"{name} must be {allowed}, not {value!r} ({kind})")
+    # It may be a key in the wrong place.
+    return ConfigurationError(f"{name} must be {allowed}, not what was given ({kind})")
 
 
 def _text(name: str, value: object) -> str:
@@ -349,10 +355,17 @@ def _guarded(init: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(init)
     def guarding(self: EmbeddingConfig, **settings: Any) -> None:
-        settings["api_key"] = wrapped(settings.get("api_key"))
+        for name in {"api_key", *(settings.keys() - known)}:
+            settings[name] = wrapped(settings.get(name))
         if unknown := settings.keys() - known:
             raise ConfigurationError(f"EmbeddingConfig: {unknown_settings(unknown, known)}")
-        init(self, **settings)
+        try:
+            init(self, **settings)
+        except ConfigurationError as error:
+            # What was given may be a key in the wrong place, so no frame keeps it.
+            settings.clear()
+            self.__dict__.clear()
+            raise error.with_traceback(None)  # noqa: B904 (it is the same)
 
     return guarding
 

@@ -215,21 +215,21 @@ class EmbeddingBatchError(QwenAIMLError):
         usage: Usage,
         *,
         missing: Sequence[int] | None = None,
+        advice: str = "",
     ) -> None:
         if missing is None:
             missing = [index for index, embedding in enumerate(embeddings) if embedding is None]
-            count, others = f"{len(missing)} of {len(embeddings)} texts have", "are in `.embeddings`"
+            count = f"{len(missing)} of {len(embeddings)} texts have"
+            others = f"The {len(embeddings) - len(missing)} others are in `.embeddings`"
         else:
-            count, others = (
-                f"{len(missing)} texts have" if len(missing) > 1 else "1 text has",
-                "were given before",
-            )
+            count = f"{len(missing)} texts have" if len(missing) > 1 else "1 text has"
+            others = "The others were given before"
         first = next(iter(failures.values()))
-        super().__init__(
-            f"{count} no embedding: {name_texts(missing)}. The others {others}, the errors are in "
-            f"`.failures`. First: {type(first).__name__}: {first}",
-            indices=missing,
+        message = (
+            f"{count} no embedding: {name_texts(missing)}. {others}, the errors are in `.failures`. "
+            f"{advice}First: {type(first).__name__}: {first}"
         )
+        super().__init__(message, indices=missing)
         self.embeddings = embeddings
         self.failures = failures
         self.usage = usage

@@ -48,6 +48,15 @@ class LongTexts:
         limit = self._config.facts.max_tokens
         return {} if self._tokens is None or limit is None else self._tokens.too_long(sent, limit)
 
+    def may_be_truncated(self, billed: int | None) -> bool:
+        """
+        Tell whether a text that was sent alone may have been truncated by the service, by its tokens billed.
+
+        Source: they conflict. docs.qwencloud.com's FAQ says that long texts are truncated before they are
+        embedded, public logs show a 400. A text of exactly as many tokens as the model takes looks the same.
+        """
+        return self._tokens is None and billed is not None and billed == self._config.facts.max_tokens
+
     def refuse(self, counts: dict[int, int]) -> None:
         """
         Refuse what was counted as too long, if the settings have no other form for it.

