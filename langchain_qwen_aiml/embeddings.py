@@ -135,8 +135,12 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
     """Where embeddings are looked up first and stored as soon as they are there: the path of an SQLite file,
     a `SQLiteCache`, a ``ByteStore`` of LangChain; None keeps nothing."""
 
-    on_blank: str = "raise"
-    """``raise`` refuses blank texts before anything is sent; any other string is embedded in their place."""
+    on_blank: Literal["raise", "replace"] = "raise"
+    """``raise`` refuses blank texts before anything is sent; ``replace`` embeds ``blank_replacement`` in
+    their place."""
+
+    blank_replacement: str | None = None
+    """The text that ``on_blank="replace"`` embeds in place of blank ones; None without it."""
 
     on_too_long: Literal["raise", "truncate", "split_mean"] = "raise"
     """What becomes of a text that has too many tokens: an error, its beginning, or the mean of its pieces."""
@@ -174,14 +178,14 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
     if not TYPE_CHECKING:  # pragma: no branch
 
         def __init__(self, **options: Any) -> None:
-            self._mask(options, "api_key", "aimlapi_api_key")
+            self._mask(options)
             for name, reason in _SWITCHED_OFF.items():
                 if options.pop(name, None):
                     raise ConfigurationError(f"{name} can't be switched on: {reason}")
             try:
                 super().__init__(**options)
             except ValidationError as error:
-                raise self._refusal(error.errors()) from None
+                raise self._refusal(error.errors(), options) from None
             self._connect()
 
     def _connect(self) -> None:

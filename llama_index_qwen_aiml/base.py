@@ -9,13 +9,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.storage.kvstore.types import BaseKVStore
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, SkipValidation, ValidationError
 
-from qwen_aiml import (
-    DEFAULT_MODEL,
-    AdapterBase,
-    ConfigurationError,
-    EmbeddingConfig,
-    check_texts,
-)
+from qwen_aiml import DEFAULT_MODEL, AdapterBase, ConfigurationError, EmbeddingConfig, check_texts
 
 from ._events import is_left_alone, undecorate, undecorated
 from .cache import KVStoreCache
@@ -62,8 +56,12 @@ class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
     query_instruction: str | None = None
     """The task, in English, put before queries (v4 only), never before texts; None means none."""
 
-    on_blank: str = "raise"
-    """``raise`` refuses blank texts before anything is sent; any other string is embedded in their place."""
+    on_blank: Literal["raise", "replace"] = "raise"
+    """``raise`` refuses blank texts before anything is sent; ``replace`` embeds ``blank_replacement`` in
+    their place."""
+
+    blank_replacement: str | None = None
+    """The text that ``on_blank="replace"`` embeds in place of blank ones; None without it."""
 
     on_too_long: Literal["raise", "truncate", "split_mean"] = "raise"
     """What becomes of a text that has too many tokens: an error, its beginning, or the mean of its pieces."""
@@ -141,11 +139,11 @@ class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
     if not TYPE_CHECKING:  # pragma: no branch
 
         def __init__(self, **options: Any) -> None:
-            self._mask(options, "api_key")
+            self._mask(options)
             try:
                 super().__init__(**options)
             except ValidationError as error:
-                raise self._refusal(error.errors()) from None
+                raise self._refusal(error.errors(), options) from None
             self._connect()
 
     def _connect(self) -> None:
@@ -200,7 +198,7 @@ class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
 
         *show_progress* shows a bar: texts, texts a second, tokens.
         """
-        texts = check_texts(texts, on_blank=self.on_blank)
+        texts = check_texts(texts, blank_replacement=self.blank_replacement)
         with self._progress_bar(show=show_progress, total=len(texts)) as bar:
             twin = self._for_batch(len(texts), bar)
             if is_left_alone(self):
@@ -211,7 +209,7 @@ class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
         self, texts: list[str], show_progress: bool = False, **kwargs: Any
     ) -> list[list[float]]:
         """Embed texts as `get_text_embedding_batch` does, awaited."""
-        texts = check_texts(texts, on_blank=self.on_blank)
+        texts = check_texts(texts, blank_replacement=self.blank_replacement)
         with self._progress_bar(show=show_progress, total=len(texts)) as bar:
             twin = self._twin(bar) if self.num_workers else self._for_batch(len(texts), bar)
             if is_left_alone(self) and not self.num_workers:

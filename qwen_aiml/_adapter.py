@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
-from ._config import unknown_settings
+from ._config import ON_BLANK, unknown_settings
 from ._errors import ConfigurationError
 from ._keys import wrapped
 from ._progress import Bar
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from ._texts.validation import Role
 
 
+# In whichever class of another package an argument has that name.
+_HOLDS_A_KEY = r"(?i)key|secret|passw|token$"
 _OF_ONE_NAME = (
     "dimensions",
     "max_concurrency",
@@ -32,6 +35,7 @@ _OF_ONE_NAME = (
     "total_timeout",
     "query_instruction",
     "on_blank",
+    "blank_replacement",
     "on_too_long",
     "tokenizer",
     "encoding_format",
@@ -99,23 +103,25 @@ class AdapterBase:
         return Bar(show=show, total=total)
 
     @staticmethod
-    def _mask(options: dict[str, Any], *names: str) -> None:
-        """Wrap the key among the arguments, before anything can raise and a traceback print it."""
-        for name in names:
-            if name in options:
-                options[name] = wrapped(options[name])
+    def _mask(options: dict[str, Any]) -> None:
+        """Wrap keys among the arguments, before anything can raise and a traceback print them."""
+        for name in filter(re.compile(_HOLDS_A_KEY).search, options):
+            options[name] = wrapped(options[name])
 
     def _settings_of_one_name(self) -> dict[str, Any]:
         """Give the settings that every framework's class has under the core's own name."""
         return {name: getattr(self, name) for name in _OF_ONE_NAME}
 
-    def _refusal(self, errors: Iterable[Mapping[str, Any]]) -> ConfigurationError:
-        """Put what pydantic found wrong with the arguments into words; no value is shown, it may be a key."""
+    def _refusal(self, errors: Iterable[Mapping[str, Any]], options: dict[str, Any]) -> ConfigurationError:
+        """Put what pydantic found wrong with the arguments into words; no value is kept, it may be a key."""
+        options.clear()
         wrong, unknown = [], []
         for error in errors:
             name = ".".join(map(str, error["loc"]))
             if error["type"] == "extra_forbidden":
                 unknown.append(name)
+            elif name == "on_blank":
+                wrong.append(ON_BLANK)
             else:
                 wrong.append(f"{name}: {error['msg']}")
         if unknown:
@@ -133,8 +139,9 @@ class AdapterBase:
 
         def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
             """Give a copy, with some fields, by name, changed by *update* and checked again."""
-            fields = type(self).model_fields.keys()
-            if unknown := (update or {}).keys() - fields:
+            fields, update = type(self).model_fields.keys(), dict(update or {})
+            self._mask(update)
+            if unknown := update.keys() - fields:
                 message = f"{unknown_settings(unknown, fields)}; copies go by field names"
                 raise ConfigurationError(f"{type(self).__name__}: {message}")
             made = super().model_copy(update=update, deep=deep)

@@ -41,7 +41,7 @@ class _Client:
         limiter: Limiter | None = None,
     ) -> None:
         if config is not None and not isinstance(config, EmbeddingConfig):
-            made = type(config).__name__
+            made, config = type(config).__name__, None  # which may be a key, and would stand in this frame
             raise ConfigurationError(
                 f"config must be an EmbeddingConfig, not {made}; write EmbeddingConfig(...)"
             )
@@ -282,7 +282,11 @@ class EmbeddingClient(_Client):
         job = self._engine.job(texts, role=role, admit=admit, packed=packed)
         running = Running(partial(self._engine.run, job))
         self._engine.report(job, progress, running.call)
-        running.run()
+        try:
+            running.run()
+        except KeyboardInterrupt:
+            job.interrupted()
+            raise
         return job.result()
 
 
@@ -380,7 +384,12 @@ class AsyncEmbeddingClient(_Client):
     ) -> EmbeddingResult:
         job = self._engine.job(texts, role=role, admit=admit, packed=packed)
         self._engine.report(job, progress, _call)
-        await self._engine.run(job)
+        try:
+            await self._engine.run(job)
+        except BaseException as error:
+            if not isinstance(error, Exception):  # it was cancelled
+                job.interrupted()
+            raise
         return job.result()
 
 

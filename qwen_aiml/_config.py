@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass, field, fields
 from functools import wraps
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_CONCURRENCY = 32
 DEFAULT_TIMEOUT = 60.0
 MOST_SECONDS = 1_000_000
+_TELLS_NOTHING = r"(?s).{0,7}|[a-z_]{1,15}|[0-9.]{1,15}"  # what is too short, or too plain, to be a key
 # One setting, as this package's classes and those that people come from call it.
 _SAME = (
     ("model", "model_name", "model_id"),
@@ -72,8 +74,10 @@ class EmbeddingConfig:
         query_instruction: The task, in English, that queries are prefixed with, as ``Instruct: {task}`` and
             ``Query:{query}`` on two lines; documents never are. None means no prefix.
 
-        on_blank: What becomes of an empty or blank text: ``raise`` refuses it before anything is sent; any
-            other string is embedded in its place.
+        on_blank: What becomes of an empty or blank text: ``raise`` refuses it before anything is sent;
+            ``replace`` embeds *blank_replacement* in its place.
+
+        blank_replacement: The text that ``on_blank="replace"`` embeds in place of blank ones, else None.
 
         on_too_long: What becomes of a text that the service refuses as too long, or the *tokenizer* finds so:
             ``raise``; ``truncate`` embeds as much of its beginning as is taken; ``split_mean`` embeds its
@@ -113,7 +117,8 @@ class EmbeddingConfig:
     timeout: float | None = None
     total_timeout: float | None = None
     query_instruction: str | None = None
-    on_blank: str = "raise"
+    on_blank: Literal["raise", "replace"] = "raise"
+    blank_replacement: str | None = None
     on_too_long: Literal["raise", "truncate", "split_mean"] = "raise"
     tokenizer: Literal["qwen"] | None = None
     encoding_format: Literal["float", "base64"] | None = None
@@ -139,7 +144,7 @@ class EmbeddingConfig:
         if self.total_timeout is not None:
             self._set("total_timeout", _seconds("total_timeout", self.total_timeout))
         _check_instruction(self.query_instruction, facts)
-        _text("on_blank", self.on_blank)
+        _check_blank(self.on_blank, self.blank_replacement)
         _one_of("on_too_long", self.on_too_long, ("raise", "truncate", "split_mean"))
         _one_of("tokenizer", self.tokenizer, (None, "qwen"))
         _check_tokenizer(self.tokenizer, facts)
@@ -238,7 +243,11 @@ def unknown_settings(unknown: Iterable[str], known: Iterable[str]) -> str:
 
 
 def _refuse(name: str, value: object, allowed: str) -> ConfigurationError:
-    return ConfigurationError(f"{name} must be {allowed}, not {value!r} ({type(value).__name__})")
+    kind = type(value).__name__
+    if isinstance(value, (int, float)) or re.fullmatch(_TELLS_NOTHING, str(value)):
+        return ConfigurationError(f"{name} must be {allowed}, not {value!r} ({kind})")
+    # It may be a key in the wrong place.
+    return ConfigurationError(f"{name} must be {allowed}, not what was given ({kind})")
 
 
 def _text(name: str, value: object) -> str:
@@ -314,6 +323,21 @@ def _check_instruction(value: object, facts: ModelFacts) -> None:
     _text("query_instruction", value)
 
 
+ON_BLANK = (
+    "on_blank must be 'raise' or 'replace'. What to do: to embed another text in place of blank ones, give "
+    "on_blank='replace' and blank_replacement='that text' (it used to be on_blank='that text')"
+)
+
+
+def _check_blank(mode: object, replacement: object) -> None:
+    if mode not in ("raise", "replace"):
+        raise ConfigurationError(ON_BLANK)
+    if mode == "replace":
+        _text("blank_replacement (the text that on_blank='replace' embeds)", replacement)
+    elif replacement is not None:
+        raise ConfigurationError("blank_replacement has no effect without on_blank='replace'; give both")
+
+
 def _check_tokenizer(value: str | None, facts: ModelFacts) -> None:
     if value is None:
         return
@@ -331,10 +355,17 @@ def _guarded(init: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(init)
     def guarding(self: EmbeddingConfig, **settings: Any) -> None:
-        settings["api_key"] = wrapped(settings.get("api_key"))
+        for name in {"api_key", *(settings.keys() - known)}:
+            settings[name] = wrapped(settings.get(name))
         if unknown := settings.keys() - known:
             raise ConfigurationError(f"EmbeddingConfig: {unknown_settings(unknown, known)}")
-        init(self, **settings)
+        try:
+            init(self, **settings)
+        except ConfigurationError as error:
+            # What was given may be a key in the wrong place, so no frame keeps it.
+            settings.clear()
+            self.__dict__.clear()
+            raise error.with_traceback(None)  # noqa: B904 (it is the same)
 
     return guarding
 

@@ -66,6 +66,14 @@ def _restore(cls: type[QwenAIMLError], args: tuple[Any, ...], attributes: Mappin
     return error
 
 
+def advised(message: str, advice: str) -> str:
+    """Say what happened, and then what to do about it; no advice leaves it at that."""
+    if not advice:
+        return message
+    message = message.rstrip() if message.endswith("...") else message.rstrip(" .")
+    return f"{message}{' ' if message.endswith(('…', '...', '!', '?')) else '. '}What to do: {advice}"
+
+
 def name_texts(indices: Sequence[int]) -> str:
     """
     Say which texts are meant, as ``text 3`` or ``texts 0-9, 12``.
@@ -207,21 +215,21 @@ class EmbeddingBatchError(QwenAIMLError):
         usage: Usage,
         *,
         missing: Sequence[int] | None = None,
+        advice: str = "",
     ) -> None:
         if missing is None:
             missing = [index for index, embedding in enumerate(embeddings) if embedding is None]
-            count, others = f"{len(missing)} of {len(embeddings)} texts have", "are in `.embeddings`"
+            count = f"{len(missing)} of {len(embeddings)} texts have"
+            others = f"The {len(embeddings) - len(missing)} others are in `.embeddings`"
         else:
-            count, others = (
-                f"{len(missing)} texts have" if len(missing) > 1 else "1 text has",
-                "were given before",
-            )
+            count = f"{len(missing)} texts have" if len(missing) > 1 else "1 text has"
+            others = "The others were given before"
         first = next(iter(failures.values()))
-        super().__init__(
-            f"{count} no embedding: {name_texts(missing)}. The others {others}, the errors are in "
-            f"`.failures`. First: {type(first).__name__}: {first}",
-            indices=missing,
+        message = (
+            f"{count} no embedding: {name_texts(missing)}. {others}, the errors are in `.failures`. "
+            f"{advice}First: {type(first).__name__}: {first}"
         )
+        super().__init__(message, indices=missing)
         self.embeddings = embeddings
         self.failures = failures
         self.usage = usage

@@ -18,6 +18,17 @@ _QUOTES = ('"', "'", "`", "\u201c", "\u201d", "\u2018", "\u2019")
 _ASSIGNMENT = r"(export )?[A-Z_]+KEY="
 _PLACEHOLDER = r"[.…*]+|<.*>"
 
+TELLING = 8  # characters of a key in a row that can't be there by chance
+
+
+def covered(text: str, hidden: bytearray, label: str) -> str:
+    """Put a label in the place of each run of characters of *text* that is marked in *hidden*."""
+    shown, end = [], 0
+    for run in re.finditer(b"\1+", hidden):
+        shown += [text[end : run.start()], label]
+        end = run.end()
+    return "".join([*shown, text[end:]])
+
 
 class Secret:
     """
@@ -53,8 +64,13 @@ class Secret:
         return None
 
     def scrub(self, text: str) -> str:
-        """Mask the string wherever it stands in *text*."""
-        return text.replace(self._value, "[key]")
+        """Mask whatever in *text* has 8 characters in a row of the string; a shorter string masks nothing."""
+        runs = {self._value[at : at + TELLING] for at in range(len(self._value) - TELLING + 1)}
+        hidden = bytearray(len(text))
+        for at in range(len(text) - TELLING + 1 if runs else 0):
+            if text[at : at + TELLING] in runs:
+                hidden[at : at + TELLING] = b"\1" * TELLING
+        return covered(text, hidden, "[key]")
 
     def __repr__(self) -> str:
         return "Secret('**********')"

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from msgspec import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Usage(Struct, frozen=True):
@@ -16,6 +21,8 @@ class Usage(Struct, frozen=True):
 
         credits_used: AI/ML API credits charged (2,000,000 are one US dollar); None if an answer did not say.
 
+        cached: Distinct texts that came from the cache, and cost nothing.
+
     Source: AI/ML API docs, FAQ "How can I track my funds" (credits to dollars); answers observed with and
     without ``meta.usage``.
     """
@@ -23,6 +30,7 @@ class Usage(Struct, frozen=True):
     requests: int = 0
     total_tokens: int | None = 0
     credits_used: int | None = 0
+    cached: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         """Add up; what one of the two does not know, the sum does not know."""
@@ -30,6 +38,7 @@ class Usage(Struct, frozen=True):
             self.requests + other.requests,
             _sum(self.total_tokens, other.total_tokens),
             _sum(self.credits_used, other.credits_used),
+            self.cached + other.cached,
         )
 
 
@@ -53,7 +62,9 @@ class EmbeddingResult(Struct, frozen=True):
 
         cached: How many distinct texts came from the cache.
 
-        shortened: Positions of the texts that were too long and not embedded whole; see ``on_too_long``.
+        shortened: Positions of the texts that were too long and not embedded whole; see ``on_too_long``. Also
+            of those that were billed at exactly as many tokens as the model takes, which the service may have
+            truncated; that shows only where a request held one distinct text.
     """
 
     embeddings: list[list[float]]
@@ -67,3 +78,7 @@ class EmbeddingResult(Struct, frozen=True):
         # Without the numbers, since event loops like to print what they hold.
         shown = (f"{name}={getattr(self, name)!r}" for name in ("usage", "model", "cached", "shortened"))
         return f"EmbeddingResult({', '.join(shown)})"
+
+    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
+        for name in ("usage", "model", "cached", "shortened"):
+            yield name, getattr(self, name)

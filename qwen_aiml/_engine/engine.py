@@ -200,13 +200,14 @@ class Engine:
     def cache_namespace(self, role: Role) -> str:
         """Name what makes embeddings of the same text differ, for caches that go by text alone."""
         config = self.config
+        replacement = () if config.blank_replacement is None else (config.blank_replacement,)
         return namespace(
             self._service,
             config.model,
             config.length,
             role=role,
             instruction=config.instruction(role),
-            policies=(config.on_blank, config.on_too_long, config.tokenizer or ""),
+            policies=(config.on_blank, config.on_too_long, config.tokenizer or "", *replacement),
         )
 
     @property

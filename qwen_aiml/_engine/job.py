@@ -11,7 +11,7 @@ import anyio
 from .._cache.access import KEYS_PER_LOOKUP
 from .._errors import EmbeddingBatchError, QwenAIMLError, ResponseFormatError, TransportError
 from .._protocol.arrays import packed
-from .._results import EmbeddingResult
+from .._results import EmbeddingResult, Usage
 from .._texts.distinct import DistinctTexts
 from .._texts.validation import all_outgoing, check_texts
 from .batch import Batch
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from .._cache.access import CacheAccess
     from .._progress import Reporter
     from .._protocol.response import Rows
-    from .._results import Usage
     from .._texts.validation import Role
     from .request import Call
 
 _Value = TypeVar("_Value")
 
 logger = logging.getLogger("qwen_aiml")
+
+KEEP_ADVICE = "Set cache= (a path is enough) to keep them, so that another run pays for the rest only"
 
 
 class Job:
@@ -72,7 +73,8 @@ class Job:
         self.call = call
         self._cache = cache
         instruction = config.instruction(role)
-        sent = all_outgoing(check_texts(texts, on_blank=config.on_blank, first=first), instruction)
+        checked = check_texts(texts, blank_replacement=config.blank_replacement, first=first)
+        sent = all_outgoing(checked, instruction)
         self._distinct = DistinctTexts(sent, first)
         self._long = LongTexts(config, instruction)
         counts = self._long.counted(self._distinct.texts)
@@ -86,6 +88,7 @@ class Job:
         self._sent = 0
         self._too_long = list(counts)
         self._shortened: set[int] = set()
+        self._at_limit: set[int] = set()
         self._cached = 0
         self._model: str | None = None
         self._request_ids: list[str] = []
@@ -131,7 +134,19 @@ class Job:
             )
         if not self._embeddings:
             raise self.crash or next(iter(self._failures.values()))
-        raise EmbeddingBatchError(embeddings, failures, self.call.usage) from self.crash
+        advice = "" if self._cache else f"{KEEP_ADVICE}. "
+        raise EmbeddingBatchError(embeddings, failures, self.call.usage, advice=advice) from self.crash
+
+    def interrupted(self) -> None:
+        """Log how many texts were embedded before the call was interrupted or cancelled."""
+        embedded, texts = len(self._embeddings), len(self._distinct.texts)
+        if not embedded:
+            return
+        if self._cache is None:
+            message = "interrupted: %d of %d texts were embedded and are lost. %s"
+            logger.warning(message, embedded, texts, KEEP_ADVICE)
+        else:
+            logger.info("interrupted: %d of %d texts were embedded and are in the cache", embedded, texts)
 
     def rows(self) -> list[list[float] | None]:
         """Return the embedding of every text, None where there is none; repeated texts get copies."""
@@ -143,11 +158,19 @@ class Job:
         return self._distinct.by_index(self._failures)
 
     def shortened(self) -> tuple[int, ...]:
-        """Return, and log, the indices of the texts that were too long and not embedded whole."""
-        indices = tuple(self._distinct.indices(self._shortened))
-        if indices:
-            logger.warning("%d texts were too long and not embedded whole", len(indices))
-        return indices
+        """Return, and log, the indices of the texts that were not embedded whole, or maybe not."""
+        if self._shortened:
+            count = len(self._distinct.indices(self._shortened))
+            logger.warning("%d texts were too long and not embedded whole", count)
+        if self._at_limit:
+            logger.warning(
+                "%d texts were billed at exactly the %d tokens that %s takes, so the service may have "
+                "truncated them. Shorten or split them, or count first with tokenizer='qwen'",
+                len(self._distinct.indices(self._at_limit)),
+                self.call.config.facts.max_tokens,
+                self.call.config.model,
+            )
+        return tuple(self._distinct.indices(self._shortened | self._at_limit))
 
     @property
     def items(self) -> Sequence[int]:
@@ -181,6 +204,8 @@ class Job:
         self._set(items, rows.embeddings)
         if shortened:
             self._shortened.update(items)
+        elif len(items) == 1 and self._long.may_be_truncated(rows.tokens):
+            self._at_limit.update(items)
         if self._cache is not None:
             rounded = await self._cache.store(self.texts(items), rows.embeddings, shortened)
             # So that results are the same with and without a cached entry.
@@ -227,6 +252,7 @@ class Job:
             }
             self._set(list(found), list(found.values()))
             self._cached += len(found)
+            call.usage += Usage(cached=len(found))
             if shortened:
                 self._shortened.update(found)
             self._report(list(found), cached=True)

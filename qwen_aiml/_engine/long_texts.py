@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._errors import APIStatusError, InputValueError, QwenAIMLError, name_texts
+from .._errors import APIStatusError, InputValueError, QwenAIMLError, advised
 from .._protocol.response import Rows
 from .._texts import tokens
 from .._texts.shortening import SAFE_BYTES, mean, splits, truncations
-from .._texts.validation import outgoing
+from .._texts.validation import name_items, outgoing
 from .batch import fewer_rows, may_be_one_text
 from .request import embed_texts
 from .retry import is_transient
@@ -48,6 +48,15 @@ class LongTexts:
         limit = self._config.facts.max_tokens
         return {} if self._tokens is None or limit is None else self._tokens.too_long(sent, limit)
 
+    def may_be_truncated(self, billed: int | None) -> bool:
+        """
+        Tell whether a text that was sent alone may have been truncated by the service, by its tokens billed.
+
+        Source: they conflict. docs.qwencloud.com's FAQ says that long texts are truncated before they are
+        embedded, public logs show a 400. A text of exactly as many tokens as the model takes looks the same.
+        """
+        return self._tokens is None and billed is not None and billed == self._config.facts.max_tokens
+
     def refuse(self, counts: dict[int, int]) -> None:
         """
         Refuse what was counted as too long, if the settings have no other form for it.
@@ -62,10 +71,9 @@ class LongTexts:
             return
         most = self._config.facts.max_tokens
         indices = sorted(counts)
-        message = (
-            f"nothing was sent, since some texts have more than {most} tokens, up to "
-            f"{max(counts.values())}: {name_texts(indices)}. Shorten or split them, or set on_too_long"
-        )
+        sizes = name_items({index: f"{counts[index]} tokens long" for index in indices})
+        advice = "shorten or split the texts, or set on_too_long to 'truncate' or 'split_mean'"
+        message = advised(f"nothing was sent: {sizes}, expected {most} at the most", advice)
         raise InputValueError(message, indices=indices)
 
     async def embed(self, sent: str, error: QwenAIMLError | None, call: Call) -> Rows | QwenAIMLError:

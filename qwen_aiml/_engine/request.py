@@ -17,11 +17,13 @@ from .._errors import (
     RateLimitError,
     ResponseFormatError,
     TransportError,
+    advised,
 )
 from .._protocol.arrays import packed
+from .._protocol.masking import masked
 from .._protocol.request import encode, max_response_bytes
 from .._protocol.response import decode
-from .._protocol.status import is_success, is_throttle, masked, page_advice, status_error
+from .._protocol.status import error_in_success, is_success, is_throttle, page_advice, status_error
 from .._results import Usage
 from .._transport.base import Post, TransportFailure
 from .queue import LOGGED_SECONDS, Ticket
@@ -354,11 +356,11 @@ class _Request:
         call = self._call
         if not is_success(response.status):
             raise status_error(response, self._texts, call.config)
+        if error := error_in_success(response, self._texts, call.config):
+            raise error
         if response.success is None and response.is_page:
-            advice = page_advice(call.config)
-            raise ResponseFormatError(
-                f"the service responded with success, but no JSON. What to do: {advice}"
-            )
+            message = "the service responded with success, but no JSON"
+            raise ResponseFormatError(advised(message, page_advice(call.config)))
         rows = decode(response, len(self._texts), call.dimensions)
         if call.packed:
             # Here, so that a number beyond float32 is treated like any malformed row.
@@ -370,7 +372,7 @@ class _Request:
         # It may quote what came, and so what was sent.
         detail = masked(failure.detail, self._texts, config)
         return TransportError(
-            f"no response from {config.base_url}: {detail}. What to do: {_ADVICE[failure.kind]}",
+            advised(f"no response from {config.base_url}: {detail}", _ADVICE[failure.kind]),
             transient=failure.kind not in _PERMANENT,
             timed_out=failure.kind == "timeout",
         )

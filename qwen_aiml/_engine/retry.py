@@ -1,8 +1,7 @@
 """
 When to try again, and how long to wait first: arithmetic. No I/O, no clock here.
 
-Source of the statuses: AI/ML API docs, "Errors and messages"; 408 and 520-524 are assumed to pass by
-themselves. No Retry-After has been seen from the service; Alibaba's throttles clear within 60 seconds.
+Source: no Retry-After has been seen from the service; Alibaba's throttles clear within 60 seconds.
 """
 
 from __future__ import annotations
@@ -14,9 +13,11 @@ from .._errors import (
     APIStatusError,
     InsufficientCreditsError,
     QwenAIMLError,
+    RateLimitError,
     ResponseFormatError,
     TransportError,
 )
+from .._protocol.status import is_retried
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,13 +27,13 @@ FIRST_BACKOFF = 0.5
 LONGEST_BACKOFF = 30.0
 LONGEST_RETRY_AFTER = 60.0
 
-RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
-
 
 def is_transient(error: QwenAIMLError) -> bool:
     """Tell whether the same request may well succeed when it is sent again."""
+    if isinstance(error, RateLimitError):
+        return True  # also where it came with status 200
     if isinstance(error, APIStatusError):
-        return error.status_code in RETRIED_STATUSES and not isinstance(error, InsufficientCreditsError)
+        return is_retried(error.status_code) and not isinstance(error, InsufficientCreditsError)
     if isinstance(error, TransportError):
         return error.transient
     return isinstance(error, ResponseFormatError)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterable
+from dataclasses import dataclass
 from functools import partial
 from queue import Queue
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import anyio
 import anyio.lowlevel
-from msgspec import Struct
 
 from .._errors import EmbeddingBatchError
 from .._results import Usage
@@ -40,7 +40,8 @@ DROP_SECONDS = 5.0
 BLOCKS_AHEAD = 3
 
 
-class Block(Struct, eq=False):
+@dataclass(eq=False, repr=False)  # a traceback that prints local variables shows no text
+class Block:
     """
     Some texts that are embedded together.
 
@@ -55,9 +56,6 @@ class Block(Struct, eq=False):
     first: int
     texts: list[str]
     rows: list[Row] | None = None
-
-    def __repr__(self) -> str:
-        return f"Block(first={self.first})"
 
 
 class Blocks:

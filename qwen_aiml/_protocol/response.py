@@ -23,7 +23,7 @@ from .._results import Usage
 from .schema import Row, Success
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 
 MOST_COUNTED = 2**53
@@ -58,6 +58,9 @@ class Response(msgspec.Struct, dict=True):
     def __repr__(self) -> str:
         # A traceback that prints local variables shows no more: the service may repeat what it was sent.
         return f"Response(status={self.status})"
+
+    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
+        yield "status", self.status
 
     @cached_property
     def json(self) -> Any:
@@ -139,11 +142,20 @@ class Rows(msgspec.Struct):
         model: The model's name as the service gives it, or None.
 
         request_id: The response's id, or None.
+
+        tokens: Tokens billed for all of them, or None.
     """
 
     embeddings: Sequence[Sequence[float]]
     model: str | None
     request_id: str | None
+    tokens: int | None = None
+
+    def __repr__(self) -> str:
+        return f"Rows({len(self.embeddings)} embeddings)"
+
+    def __rich_repr__(self) -> Iterator[str]:
+        yield f"{len(self.embeddings)} embeddings"
 
 
 def decode(response: Response, expected: int, dimensions: int | None) -> Rows:
@@ -178,7 +190,8 @@ def decode(response: Response, expected: int, dimensions: int | None) -> Rows:
     length = dimensions or len(embeddings[0])
     if set(map(len, embeddings)) != {length} or not all(map(any, embeddings)):
         raise _invalid_row(embeddings, length)
-    return Rows(embeddings, response.said_text("model"), response.request_id)
+    tokens = response.usage.total_tokens
+    return Rows(embeddings, response.said_text("model"), response.request_id, tokens)
 
 
 def _invalid(problem: str) -> ResponseFormatError:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Row(msgspec.Struct, gc=False):
@@ -28,3 +31,10 @@ class Success(msgspec.Struct):
     id: Any = None
     request_id: Any = None
     requestId: Any = None  # noqa: N815 (the service's spelling)
+
+    def __repr__(self) -> str:
+        # A traceback that prints local variables shows no more: the service may repeat what it was sent.
+        return f"Success({len(self.data)} rows)"
+
+    def __rich_repr__(self) -> Iterator[str]:
+        yield f"{len(self.data)} rows"

@@ -7,14 +7,21 @@ Alibaba's is known to have been seen through AI/ML API, so its envelope is read 
 
 from __future__ import annotations
 
-import json
 import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from .._errors import APIStatusError, AuthenticationError, InsufficientCreditsError, RateLimitError
+from .._errors import (
+    APIStatusError,
+    AuthenticationError,
+    InsufficientCreditsError,
+    RateLimitError,
+    ResponseFormatError,
+    advised,
+)
 from .._models import known_models
 from .._urls import DEFAULT_BASE_URL
+from .masking import masked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,13 +30,8 @@ if TYPE_CHECKING:
     from .._errors import Reason
     from .response import Response
 
-MOST_CHARACTERS = 300
-LEAST_MASKED = 4
-TELLING = 16  # characters that can't be there by chance
-MOST_MASKED = 20_000  # characters read; masking takes quadratic time where a text is repeated over and over
-
 # Not "quota": Alibaba's throttle says "Allocated quota exceeded" and passes by itself.
-_NO_CREDITS = r"(?i)credits|funds|balance|subscription|free[- ]tier"
+_NO_CREDITS = r"(?i)credits|funds|\bbalance\b|subscription|free[- ]tier"
 _NO_CREDITS_KIND = "err_insufficent_credits"  # the service's spelling
 _TOO_LONG = r"(?i)Range of input length|token limit|too long|maximum context length"
 _DIMENSION = r"(?i)dimension for embedding"
@@ -41,6 +43,14 @@ _MOST_ROWS = (
 _OF_THE_REQUEST = r"(?i)\bdimensions?\b|\bmodel\b|\bencoding_format\b"
 # Source: Alibaba Cloud Model Studio, "Error codes": DataInspectionFailed.
 _INSPECTED = r"(?i)DataInspectionFailed|data_inspection_failed|inappropriate content"
+
+# What an error that comes with status 200 is about, where it names no status; the first that applies.
+_IN_SUCCESS: tuple[tuple[str, type[APIStatusError]], ...] = (
+    (_NO_CREDITS, InsufficientCreditsError),
+    (r"(?i)api[ _-]?key|unauthori[sz]ed|authenticat", AuthenticationError),
+    (r"(?i)too many requests|\brate[ _-]?limit|\bthrottl|quota exceeded", RateLimitError),
+)
+_LATER = "try again later, or raise max_retries to wait longer"
 
 _KINDS: dict[int, type[APIStatusError]] = {401: AuthenticationError, 429: RateLimitError}
 
@@ -55,6 +65,48 @@ _ADVICE: dict[type[APIStatusError], str] = {
 def is_success(status: int) -> bool:
     """Tell whether an HTTP status is 2xx; AI/ML API documents 200, and 201 is assumed to be possible."""
     return status in range(200, 300)
+
+
+def is_retried(status: int) -> bool:
+    """
+    Tell whether a request that got an error status is sent again: 408, 409, 429, and all from 500 but 511.
+
+    Source: openai's client (``_should_retry`` of its ``_base_client.py``), but for 511, with which a network
+    asks to sign in. AI/ML API documents retries for 429 and 5xx; that the others pass is assumed.
+    """
+    if status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS):
+        return True
+    return HTTPStatus.INTERNAL_SERVER_ERROR <= status != HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED
+
+
+def error_in_success(
+    response: Response, texts: Sequence[str], config: EmbeddingConfig
+) -> APIStatusError | ResponseFormatError | None:
+    """
+    Read the error that a 2xx response holds in place of embeddings.
+
+    Args:
+        response: One with a 2xx status.
+
+        texts: What was sent, to mask it should the service repeat it.
+
+        config: As for `status_error`.
+
+    Returns:
+        None if it holds none. What is about the key, the credits or the rate is an error of that kind;
+        anything else is malformed, and is sent again.
+
+    Source: assumed. Gateways such as OpenRouter's are known to send errors with status 200.
+    """
+    body = response.json if response.success is None else None
+    if not isinstance(body, dict) or isinstance(body.get("data"), list) or not (said := _message(body)):
+        return None
+    kind = _kind_in_success(said, body)
+    if kind is None:
+        shown = masked(said, texts, config)
+        message = f"HTTP {response.status}, but the body holds an error: {shown}"
+        return ResponseFormatError(advised(message, _LATER))
+    return _error(kind, said, response, texts, config, _status_in(body) or response.status)
 
 
 def status_error(response: Response, texts: Sequence[str], config: EmbeddingConfig) -> APIStatusError:
@@ -73,24 +125,60 @@ def status_error(response: Response, texts: Sequence[str], config: EmbeddingConf
     """
     body = response.json
     said = _message(body) or f"no message from the service ({response.outline})"
-    kind = _kind(response.status, said, body)
-    advice = _advice(kind, response, said, config)
-    most_rows = re.search(_MOST_ROWS, said) if response.status == HTTPStatus.BAD_REQUEST else None
+    return _error(_kind(response.status, said, body), said, response, texts, config, response.status)
+
+
+def _error(
+    kind: type[APIStatusError],
+    said: str,
+    response: Response,
+    texts: Sequence[str],
+    config: EmbeddingConfig,
+    status: int,
+) -> APIStatusError:
+    """Make an error of what the service *said*, with a *status* that is in its body or that of HTTP."""
+    message = f"HTTP {response.status}: {masked(said, texts, config)}"
+    most_rows = re.search(_MOST_ROWS, said) if status == HTTPStatus.BAD_REQUEST else None
     return kind(
-        f"HTTP {response.status}: {masked(said, texts, config)}"
-        + (f". What to do: {advice}" if advice else ""),
+        advised(message, _advice(kind, response, said, config, status)),
         status_code=response.status,
         request_id=config.secret.scrub(response.request_id or "") or None,
-        reason=_reason(kind, response.status, said),
+        reason=_reason(kind, status, said),
         max_rows=int(most_rows[1] or most_rows[2]) if most_rows else None,
     )
 
 
 def is_throttle(response: Response) -> bool:
     """Tell whether a response asks to send less, and not for money."""
+    if is_success(response.status):
+        body = response.json if response.success is None else None
+        said = _message(body)
+        return bool(said) and _kind_in_success(said, body) is RateLimitError
     return response.status == HTTPStatus.TOO_MANY_REQUESTS and (
         _kind(response.status, _message(response.json), response.json) is RateLimitError
     )
+
+
+def _kind_in_success(said: str, body: dict[str, Any]) -> type[APIStatusError] | None:
+    """Tell which error comes with status 200; None for one that may be anything."""
+    status = _status_in(body)
+    if status is not None:
+        kind = _kind(status, said, body)
+        return None if kind is APIStatusError and status != HTTPStatus.FORBIDDEN else kind
+    if _error_kind(body) == _NO_CREDITS_KIND:
+        return InsufficientCreditsError
+    inner = body.get("error")
+    names = [part.get(name) for part in (body, inner) if isinstance(part, dict) for name in ("code", "type")]
+    everything = " ".join([said, *(name for name in names if isinstance(name, str))])
+    return next((kind for pattern, kind in _IN_SUCCESS if re.search(pattern, everything)), None)
+
+
+def _status_in(body: dict[str, Any]) -> int | None:
+    """Find the HTTP status that an envelope names; None if it names none."""
+    inner = body.get("error")
+    parts = [part for part in (body, inner) if isinstance(part, dict)]
+    named = [part.get(name) for part in parts for name in ("status", "statusCode", "code")]
+    return next((value for value in named if type(value) is int and value in range(400, 600)), None)
 
 
 def _reason(kind: type[APIStatusError], status: int, said: str) -> Reason:
@@ -155,44 +243,6 @@ def _error_kind(body: Any) -> Any:
     return data.get("kind") if isinstance(data, dict) else None
 
 
-def masked(said: str, texts: Sequence[str], config: EmbeddingConfig) -> str:
-    """
-    Take the key and the texts out of a message that may quote the request.
-
-    Args:
-        said: What the service or httpx says.
-
-        texts: What was sent.
-
-        config: Tells the key.
-
-    Returns:
-        At most 300 characters.
-    """
-    said = config.secret.scrub(said)[:MOST_MASKED]
-    for text in texts:
-        raw = repr(text.encode())[2:-1]  # as httpx shows what is no HTTP
-        for form in {text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], raw}:
-            said = _without(said, form)
-    return said if len(said) <= MOST_CHARACTERS else f"{said[: MOST_CHARACTERS - 1]}…"
-
-
-def _without(said: str, text: str) -> str:
-    if len(text) < LEAST_MASKED:
-        return said  # tells nothing, and stands in many a sentence
-    if len(text) < TELLING and text.isascii():
-        return re.sub(rf"(?<!\w){re.escape(text)}(?!\w)", "[text]", said)
-    # The service may have cut what it repeats.
-    start = said.find(text[:TELLING])
-    while start >= 0:
-        end = start + TELLING
-        while end < len(said) and said[end] == text[end - start : end - start + 1]:
-            end += 1
-        said = f"{said[:start]}[text]{said[end:]}"
-        start = said.find(text[:TELLING], start + len("[text]"))
-    return said
-
-
 def page_advice(config: EmbeddingConfig) -> str:
     """Say what to do where a web page came in place of the service's response."""
     return (
@@ -201,8 +251,10 @@ def page_advice(config: EmbeddingConfig) -> str:
     )
 
 
-def _advice(kind: type[APIStatusError], response: Response, said: str, config: EmbeddingConfig) -> str:
-    facts, status = config.facts, response.status
+def _advice(
+    kind: type[APIStatusError], response: Response, said: str, config: EmbeddingConfig, status: int
+) -> str:
+    facts = config.facts
     address = f"base_url ({config.base_url}; the service's own is {DEFAULT_BASE_URL})"
     known = known_models()
     model = f"the model ({config.model}{'' if config.model in known else '; known are ' + ', '.join(known)})"
@@ -212,10 +264,7 @@ def _advice(kind: type[APIStatusError], response: Response, said: str, config: E
             HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST,
             "redirects are not followed, lest the key go astray; check base_url, or sign in to the network",
         ),
-        (
-            HTTPStatus.INTERNAL_SERVER_ERROR <= status != HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED,
-            "try again later, or raise max_retries to wait longer",
-        ),
+        (is_retried(status), _LATER),
         (response.is_page, page_advice(config)),
         (
             status == HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED,

@@ -6,22 +6,25 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal, get_args
 
-from .._errors import ConfigurationError, InputTypeError, InputValueError, name_texts
+from .._errors import ConfigurationError, InputTypeError, InputValueError, advised
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Role = Literal["document", "query"]
 
+MOST_NAMED = 8  # runs of texts that an error spells out
 
-def check_texts(texts: Iterable[str], *, on_blank: str = "raise", first: int = 0) -> list[str]:
+
+def check_texts(texts: Iterable[str], *, blank_replacement: str | None = None, first: int = 0) -> list[str]:
     """
     Refuse or replace what can't be embedded, before any request is sent.
 
     Args:
         texts: Any iterable of strings but a string itself.
 
-        on_blank: ``raise``, or the text that takes the place of each that is empty or only white space.
+        blank_replacement: The text that takes the place of each that is empty or only white space; None
+            refuses those.
 
         first: The index that errors name the first text by.
 
@@ -31,8 +34,8 @@ def check_texts(texts: Iterable[str], *, on_blank: str = "raise", first: int = 0
     Raises:
         InputTypeError: If *texts* is not such an iterable, or some of its items are not strings.
 
-        InputValueError: If some texts are empty or only white space, and *on_blank* is ``raise``. The service
-            refuses a whole request for an empty text, and may do so for white space.
+        InputValueError: If some texts are empty or only white space, and nothing takes their place. The
+            service refuses a whole request for an empty text, and may do so for white space.
 
     Source: AI/ML API's schema has minLength 1; Alibaba's lower bound for a text is 1 token; that it strips
     white space first is reported, not established.
@@ -41,25 +44,52 @@ def check_texts(texts: Iterable[str], *, on_blank: str = "raise", first: int = 0
     # Most are fine, and to look at each by itself takes some five times as long.
     if set(map(type, listed)) <= {str} and all(map(str.strip, listed)):
         return listed
-    wrong = [index for index, text in enumerate(listed) if not isinstance(text, str)]
-    blank = [index for index, text in enumerate(listed) if isinstance(text, str) and not text.strip()]
-    if on_blank != "raise":
-        for index in blank:
-            listed[index] = on_blank
+    wrong = {at: type(text).__name__ for at, text in enumerate(listed) if not isinstance(text, str)}
+    blank = [at for at, text in enumerate(listed) if isinstance(text, str) and not text.strip()]
+    if blank_replacement is not None:
+        for at in blank:
+            listed[at] = blank_replacement
         blank = []
     if not wrong and not blank:
         return listed
-    reasons, advice = [], _instead_of(listed[wrong[0]]) if wrong else "Leave them out"
-    kinds = ", ".join(sorted({type(listed[index]).__name__ for index in wrong}))
-    wrong, blank = [first + index for index in wrong], [first + index for index in blank]
+    reasons, advice = [], []
     if wrong:
-        reasons.append(f"not a string ({kinds}): {name_texts(wrong)}")
+        reasons.append(f"{name_items(wrong, first)}, expected str")
+        advice.append(_instead_of(listed[next(iter(wrong))]))
     if blank:
-        reasons.append(f"empty or only white space: {name_texts(blank)}")
-        advice += ", or set on_blank to a text to embed in place of the blank ones"
-    message = f"nothing was sent, since some texts can't be embedded; {'; '.join(reasons)}. {advice}"
+        reasons.append(name_items(dict.fromkeys(blank, "blank"), first))
+        advice.append(_INSTEAD_OF_BLANK)
+    message = advised(f"nothing was sent: {'; '.join(reasons)}", "; ".join(advice))
     error = InputTypeError if wrong else InputValueError
-    raise error(message, indices=sorted(wrong + blank))
+    raise error(message, indices=sorted(first + at for at in [*wrong, *blank]))
+
+
+_INSTEAD_OF_BLANK = (
+    "leave the blank ones out, or set on_blank='replace' and blank_replacement to a text to embed in their "
+    "place"
+)
+
+
+def name_items(kinds: Mapping[int, str], first: int = 0) -> str:
+    """
+    Say what some texts are, as ``texts[1] is NoneType, texts[3-5] are int``.
+
+    Args:
+        kinds: What each is, by position, ascending. At most eight runs of them are spelled out.
+
+        first: The index of the text at position 0.
+    """
+    runs: list[list[int]] = []
+    for at, kind in kinds.items():
+        if runs and runs[-1][1] == at - 1 and kinds[at - 1] == kind:
+            runs[-1][1] = at
+        else:
+            runs.append([at, at])
+    named = ", ".join(
+        f"texts[{a + first}] is {kinds[a]}" if a == b else f"texts[{a + first}-{b + first}] are {kinds[a]}"
+        for a, b in runs[:MOST_NAMED]
+    )
+    return named + (f" and more, {len(kinds)} in all" if len(runs) > MOST_NAMED else "")
 
 
 def check_text(text: str) -> str:
@@ -71,11 +101,14 @@ def check_text(text: str) -> str:
     """
     if isinstance(text, str):
         return text
-    attribute = _attribute(text)
-    message = f"nothing was sent, since one text is wanted here, a string, not {type(text).__name__}. " + (
-        f"Give its .{attribute}" if attribute else "embed_documents, get_text_embedding_batch take lists"
-    )
-    raise InputTypeError(message, indices=(0,))
+    if attribute := _attribute(text):
+        advice = f"give its .{attribute}"
+    elif isinstance(text, Iterable):
+        advice = "give one string; embed_documents and get_text_embedding_batch take lists"
+    else:
+        advice = "give one string"
+    message = f"nothing was sent: the text is {type(text).__name__}, expected str"
+    raise InputTypeError(advised(message, advice), indices=(0,))
 
 
 def _attribute(item: object) -> str | None:
@@ -86,16 +119,16 @@ def _attribute(item: object) -> str | None:
 def _instead_of(item: object) -> str:
     """Say what to give instead of something that is not a string."""
     if attribute := _attribute(item):
-        return f"Give the .{attribute} of each"
+        return f"give the .{attribute} of each"
     if item is None or (isinstance(item, float) and math.isnan(item)):
-        return "Leave out what is missing"
+        return "leave out what is missing"
     if isinstance(item, bytes):
-        return "Decode them"
+        return "decode them"
     if isinstance(item, Mapping):
-        return "Give the text that is in each"
+        return "give the text that is in each"
     if isinstance(item, Iterable):
-        return "Give one flat list of strings"
-    return "Leave them out, or make strings of them"
+        return "give one flat list of strings"
+    return "leave them out, or make strings of them"
 
 
 def iterate(texts: Iterable[str]) -> Iterator[str]:
@@ -106,17 +139,17 @@ def iterate(texts: Iterable[str]) -> Iterator[str]:
         InputTypeError: If *texts* can't be iterated, or is one string, a mapping or a table.
     """
     if isinstance(texts, (str, bytes)):
-        message = f"texts must be a list of strings, not one {type(texts).__name__}; put it in a list"
-        raise InputTypeError(message)
+        message = f"texts is one {type(texts).__name__}, expected a list of str"
+        raise InputTypeError(advised(message, "put it in a list"))
     if isinstance(texts, Mapping) or hasattr(texts, "columns"):
         # They can be gone through, but for their keys.
-        kind = type(texts).__name__
-        raise InputTypeError(f"texts must be a list of strings, not {kind}; give its values, or one column")
+        message = f"texts is {type(texts).__name__}, expected a list of str"
+        raise InputTypeError(advised(message, "give its values, or one column"))
     try:
         return iter(texts)
     except TypeError:
-        message = f"texts must be a list of strings, not {type(texts).__name__}"
-        raise InputTypeError(message) from None
+        message = f"texts is {type(texts).__name__}, expected a list of str"
+        raise InputTypeError(advised(message, "put the strings in a list")) from None
 
 
 def check_role(role: Role) -> Role:

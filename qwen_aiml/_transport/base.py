@@ -9,6 +9,8 @@ from msgspec import Struct
 from .._version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .._config import EmbeddingConfig
     from .._protocol.response import Response
 
@@ -37,6 +39,10 @@ class Post(Struct, frozen=True):
     def __repr__(self) -> str:
         # A traceback that prints local variables shows no text.
         return f"Post(timeout={self.timeout}, max_bytes={self.max_bytes})"
+
+    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
+        yield "timeout", self.timeout
+        yield "max_bytes", self.max_bytes
 
 
 class TransportFailure(Exception):  # noqa: N818 (never raised to users, who get a `TransportError`)

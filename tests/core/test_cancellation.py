@@ -114,6 +114,38 @@ async def test_cancelled(address: str, emulator: Emulator, doing: str, texts: li
     gc.collect()
 
 
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+@pytest.mark.parametrize("cached", [False, True])
+async def test_log_of_what_is_lost(
+    address: str, emulator: Emulator, cached: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log tells how many texts were embedded, and whether they are kept."""
+    caplog.set_level("INFO", "qwen_aiml")
+    emulator.script(None, None, *[Fault(hang=True)] * 9)
+    seen = emulator.request_count
+    async with make(address, Store() if cached else None, max_concurrency=1) as client:
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.embed, TEXTS)
+            with anyio.fail_after(30):
+                while emulator.request_count < seen + 3:  # noqa: ASYNC110 (it has no event to await)
+                    await anyio.sleep(0.01)
+            group.cancel_scope.cancel()
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.embed, [TEXTS[-1]])  # nothing was embedded, so nothing is lost
+            await anyio.sleep(0.05)
+            group.cancel_scope.cancel()
+    emulator._script.clear()
+    gc.collect()
+
+    [said] = [record.getMessage() for record in caplog.records if "interrupted" in record.message]
+    assert said.startswith(f"interrupted: 2 of {len(TEXTS)} texts were embedded and are ")
+    assert said.endswith(
+        "in the cache"
+        if cached
+        else "Set cache= (a path is enough) to keep them, so that another run pays for the rest only"
+    )
+
+
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("texts", [TEXTS[:1], TEXTS], ids=len)
 async def test_cancelled_by_asyncio_while_storing(address: str, texts: list[str]) -> None:

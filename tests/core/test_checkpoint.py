@@ -106,6 +106,7 @@ async def test_nothing_is_paid_twice(kind: type[Client]) -> None:
     assert first.embeddings == as_float32((await embed(make(kind, Emulator(), None), TEXTS)).embeddings)
     assert (first.cached, again.cached) == (0, 37)
     assert (first.usage.requests, again.usage.requests) == (4, 0)
+    assert (first.usage.cached, again.usage.cached) == (0, 37)
     assert set(emulator.texts_billed.values()) == {1}
     assert len(cache.entries) == 37
 
@@ -391,7 +392,8 @@ async def test_namespaces(kind: type[Client]) -> None:
             {"dimensions": 128},
             {"model": "text-embedding-v3", "dimensions": 512},
             {"base_url": "https://elsewhere.example"},
-            {"on_blank": "nothing"},
+            {"on_blank": "replace", "blank_replacement": "nothing"},
+            {"on_blank": "replace", "blank_replacement": "raise"},
             {"on_too_long": "truncate"},
             {"on_too_long": "split_mean"},
             {"on_too_long": "split_mean", "tokenizer": "qwen"},

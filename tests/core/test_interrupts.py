@@ -117,6 +117,20 @@ def test_interrupt_of_a_client_given(library: str) -> None:
             assert len(client.embed(TEXTS).embeddings) == 40
 
 
+def test_log_of_what_is_lost(caplog: pytest.LogCaptureFixture) -> None:
+    """After Ctrl-C the log tells how many texts were embedded, and how to keep them."""
+    emulator = Emulator()
+    emulator.script(None, None, Fault(hang=True))
+    with serve(emulator) as address:
+        config = EmbeddingConfig(
+            api_key=KEY, base_url=address, dimensions=64, batch_size=10, max_concurrency=1, timeout=300.0
+        )
+        with EmbeddingClient(config) as client, interrupted(lambda: emulator.request_count > 2):
+            client.embed(TEXTS)
+
+    assert "interrupted: 20 of 40 texts were embedded and are lost. Set cache= (a path is " in caplog.text
+
+
 @pytest.mark.parametrize("doing", FAULTS)
 def test_interrupt_while_iterating(doing: str) -> None:
     """Waiting for a row ends at once as well, with both blocks under way."""

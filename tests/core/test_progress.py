@@ -113,7 +113,7 @@ def test_cached(way: str, tmp_path: Path) -> None:
         (0, 400, 0),
         (400, 400, 400),
     ]
-    assert told[-1].usage == Usage()
+    assert told[-1].usage == Usage(cached=told[-1].cached)
 
 
 def test_what_it_raises(caplog: pytest.LogCaptureFixture) -> None:

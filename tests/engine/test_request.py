@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 BUSY = status(503)
 MALFORMED = Response(200, {}, b"<html>")
+THROTTLED_IN_200 = Response(200, {"retry-after": "3"}, b'{"error": {"message": "Too many requests."}}')
+NO_CREDITS_IN_200 = Response(200, {}, b'{"error": {"message": "You\'ve run out of credits."}}')
 UNKNOWN_KEY = status(401)
 RESET = TransportFailure("connection", "ReadError")
 SILENCE = TransportFailure("timeout", "silence")
@@ -509,6 +511,20 @@ def test_error(script: list[Outcome], error: type[QwenAIMLError], attempts: int)
 
     assert type(caught.value) is error
     assert caught.value.attempts == attempts == len(harness.sent)
+
+
+def test_errors_in_success() -> None:
+    """A throttle with status 200 pauses the client and is retried; an empty balance ends the request."""
+    harness = Harness(THROTTLED_IN_200)
+    assert harness.embed().embeddings == [vector("text")]
+    assert harness.limiter.reports[0][0] == "refused"
+
+    harness = Harness(NO_CREDITS_IN_200)
+    with pytest.raises(
+        InsufficientCreditsError, match=r"HTTP 200: You've run out of credits\. What to do: top up"
+    ):
+        harness.embed()
+    assert harness.call.usage.requests == 1
 
 
 def test_no_retries_wanted() -> None:

@@ -105,9 +105,9 @@ def test_progress_bar(documents: Any, shown: bool, capsys: pytest.CaptureFixture
 def test_query_that_is_none() -> None:
     """A list in place of a query is told from a query that can't be embedded."""
     query: Any = ["q"]
-    with pytest.raises(InputError, match="one text is wanted here, a string, not list"):
+    with pytest.raises(InputError, match=r"the text is list, expected str\. What to do: give one"):
         make().embed_query(query)
-    with pytest.raises(InputError, match="one text is wanted here, a string, not list"):
+    with pytest.raises(InputError, match=r"the text is list, expected str\. What to do: give one"):
         asyncio.run(make().aembed_query(query))
 
 

@@ -117,16 +117,21 @@ def test_copies_share_the_cache_and_the_limiter(tmp_path: Path) -> None:
 def test_pickle_takes_the_cache_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pickle takes the path of the cache, and each policy."""
     monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
-    model = QwenAIMLEmbeddings(cache=str(tmp_path / "embeddings.db"), on_blank="-", on_too_long="truncate")
+    model = QwenAIMLEmbeddings(
+        cache=str(tmp_path / "embeddings.db"),
+        on_blank="replace",
+        blank_replacement="-",
+        on_too_long="truncate",
+    )
     loaded = pickle.loads(pickle.dumps(model))
 
     assert repr(loaded._client.cache) == repr(model._client.cache)
-    assert (loaded.on_blank, loaded.on_too_long) == ("-", "truncate")
+    assert (loaded.blank_replacement, loaded.on_too_long) == ("-", "truncate")
 
 
 def test_policies() -> None:
     """Policies for texts reach the core, in either colour."""
-    model = make(on_blank="(nothing)", on_too_long="truncate")
+    model = make(on_blank="replace", blank_replacement="(nothing)", on_too_long="truncate")
     long = "A sentence of some words. " * 4000
     rows = model.embed_documents(["", long, "(nothing)"])
 

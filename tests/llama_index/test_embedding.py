@@ -222,6 +222,7 @@ def test_to_dict() -> None:
         "dimensions": 64,
         "query_instruction": None,
         "on_blank": "raise",
+        "blank_replacement": None,
         "on_too_long": "raise",
         "tokenizer": None,
         "api_base": "https://api.aimlapi.com/v1",
@@ -372,9 +373,9 @@ def test_progress_leaves_the_call_whole(way: str) -> None:
 def test_what_is_no_text(name: str) -> None:
     """A list in place of one text is told from a text that can't be embedded."""
     model = make()
-    with pytest.raises(InputError, match="one text is wanted here, a string, not list"):
+    with pytest.raises(InputError, match=r"the text is list, expected str\. What to do: give one"):
         getattr(model, f"get_{name}_embedding")(["q"])
-    with pytest.raises(InputError, match="one text is wanted here, a string, not list"):
+    with pytest.raises(InputError, match=r"the text is list, expected str\. What to do: give one"):
         asyncio.run(getattr(model, f"aget_{name}_embedding")(["q"]))
 
 

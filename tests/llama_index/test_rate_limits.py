@@ -150,16 +150,23 @@ def test_copies_share_the_cache_and_the_limiter(tmp_path: Path) -> None:
 def test_pickle_takes_the_cache_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pickle takes the path of the cache, and each policy."""
     monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
-    model = QwenAIMLEmbedding(cache=str(tmp_path / "embeddings.db"), on_blank="-", on_too_long="truncate")
+    model = QwenAIMLEmbedding(
+        cache=str(tmp_path / "embeddings.db"),
+        on_blank="replace",
+        blank_replacement="-",
+        on_too_long="truncate",
+    )
     loaded = pickle.loads(pickle.dumps(model))
 
     assert repr(loaded._client.cache) == repr(model._client.cache)
-    assert (loaded.on_blank, loaded.on_too_long) == ("-", "truncate")
+    assert (loaded.blank_replacement, loaded.on_too_long) == ("-", "truncate")
 
 
 def test_policies() -> None:
     """Policies for texts reach the core, in either colour."""
-    model = resolve_embed_model(make(on_blank="(nothing)", on_too_long="truncate"))
+    model = resolve_embed_model(
+        make(on_blank="replace", blank_replacement="(nothing)", on_too_long="truncate")
+    )
     long = "A sentence of some words. " * 4000
     rows = model.get_text_embedding_batch(["", long, "(nothing)"])
 

@@ -207,6 +207,7 @@ def test_request_id(body: dict[str, Any], headers: dict[str, str], expected: str
 def test_adding_usage() -> None:
     """Sums of what is not known are not known."""
     assert Usage(1, 10, 2) + Usage(2, 5, None) == Usage(3, 15, None)
+    assert Usage(cached=2) + Usage(1, 1, 1, cached=3) == Usage(1, 1, 1, 5)
 
 
 def test_numbers_beyond_measure() -> None:
@@ -220,5 +221,5 @@ def test_results_in_short() -> None:
     """A result shows what it cost, not its numbers, since event loops like to print what they hold."""
     result = EmbeddingResult([[0.25] * 1024] * 100, Usage(1, 2, 3), "m", ("id",) * 100)
 
-    usage = "Usage(requests=1, total_tokens=2, credits_used=3)"
+    usage = "Usage(requests=1, total_tokens=2, credits_used=3, cached=0)"
     assert repr(result) == f"EmbeddingResult(usage={usage}, model='m', cached=0, shortened=())"

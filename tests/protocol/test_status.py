@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import orjson
@@ -13,10 +14,14 @@ from qwen_aiml import (
     AuthenticationError,
     EmbeddingConfig,
     InsufficientCreditsError,
+    QwenAIMLError,
     RateLimitError,
+    ResponseFormatError,
 )
+from qwen_aiml._engine.retry import is_transient
 from qwen_aiml._protocol.response import Response
-from qwen_aiml._protocol.status import is_success, status_error
+from qwen_aiml._protocol.status import error_in_success, is_success, is_throttle, status_error
+from qwen_aiml._texts.validation import all_outgoing
 
 KEY = "sk-test-0123456789abcdef"
 
@@ -195,6 +200,141 @@ def test_masked() -> None:
     assert str(raised) == "HTTP 400: bad key [key] for input '[text]' here"
 
 
+DIARY = "Dear diary, today my diagnosis was confirmed: stage II.\nI told nobody at work yet."
+
+
+@pytest.mark.parametrize(
+    ("echo", "shown"),
+    [
+        ("bad input near 'my diagnosis was confirmed' here", "bad input near '[text]' here"),
+        (f"cut: '{DIARY[21:37]}'", "cut: '[text]'"),
+        (f"cut: {DIARY[20:35]} of", f"cut: {DIARY[20:35]} of"),
+        (f"as JSON: {json.dumps(DIARY)[43:70]}!", "as JSON: [text]!"),
+        (f"twice: '{DIARY[5:40]}{DIARY[3:30]}' & '{DIARY}'", "twice: '[text]' & '[text]'"),
+    ],
+)
+def test_runs_of_a_text_are_masked(echo: str, shown: str) -> None:
+    """Sixteen characters in a row from anywhere in a text are masked, with all that belongs to them."""
+    assert str(error(400, legacy(400, echo), texts=("another text", DIARY))) == f"HTTP 400: {shown}"
+
+
+@pytest.mark.parametrize("query", ["my own secret illness and what follows", "my diary"])
+def test_query_without_its_instruction(query: str) -> None:
+    """A query is masked whether it comes back with its instruction or without."""
+    sent = all_outgoing([query], "Find the article")
+    said = legacy(400, f"bad input: '{query}', '{sent[0]}'")
+    raised = error(400, said, texts=tuple(sent), query_instruction="Find the article")
+
+    assert query not in str(raised)
+    assert "[text]" in str(raised)
+
+
+@pytest.mark.parametrize("cut", [KEY, KEY[1:], KEY[:-1], KEY[3:11], f"{KEY[:9]}***"])
+def test_parts_of_the_key_are_masked(cut: str) -> None:
+    """A key that is cut is masked as well."""
+    shown = str(error(401, legacy(401, f"bad key {cut}. "), texts=()))
+
+    assert shown.startswith(
+        f"HTTP 401: bad key [key]{'***' if '*' in cut else ''}. What to do: check the key"
+    )
+
+
+def test_short_key() -> None:
+    """A key of a few letters masks nothing, which it would find in many a word."""
+    assert "HTTP 429: Rate limit exceeded. What" in str(
+        error(429, legacy(429, "Rate limit exceeded."), api_key="x")
+    )
+
+
+def test_masking_takes_bounded_time() -> None:
+    """Long texts that repeat themselves take no more than a moment, and are not shown."""
+    begun = time.process_time()
+    for text, said in (
+        ("a" * 500_000, "a" * 20_000),
+        ("abcdefgh" * 60_000, "bcdefghabcdefgha." * 1_000),
+        ("        x       " * 30_000, "y        z" * 2_000),
+        ("".join(map(str, range(90_000))), "the input is too long"),
+    ):
+        shown = str(error(400, legacy(400, said), texts=(text,) * 10))
+        assert shown.startswith(("HTTP 400: [text]", "HTTP 400: the input is too long"))
+    assert time.process_time() - begun < 10
+
+
+@pytest.mark.parametrize("said", ["Slow down.", "Slow down. ", "Slow down"])
+def test_full_stops(said: str) -> None:
+    """What the service ends with a full stop gets no second one."""
+    assert str(error(429, legacy(429, said))).startswith("HTTP 429: Slow down. What to do: ")
+    assert str(error(429, legacy(429, "Slow down!"))).startswith("HTTP 429: Slow down! What to do: ")
+
+
+@pytest.mark.parametrize("status", [409, 501, 505, 525, 529, 530, 599])
+def test_advice_has_effect(status: int) -> None:
+    """Who is told to raise max_retries has a status that is sent again."""
+    raised = error(status, legacy(status, "no"))
+
+    assert "raise max_retries" in str(raised)
+    assert is_transient(raised)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "transient"),
+    [
+        ({"error": {"message": NO_CREDITS}}, InsufficientCreditsError, False),
+        ({"error": NO_CREDITS}, InsufficientCreditsError, False),
+        (current(403, "Stop", {"kind": "err_insufficent_credits"}), InsufficientCreditsError, False),
+        (
+            {"error": {"message": "Stop", "data": {"kind": "err_insufficent_credits"}}},
+            InsufficientCreditsError,
+            0,
+        ),
+        ({"error": {"message": "Pay first", "code": 402}}, InsufficientCreditsError, False),
+        (upstream("Incorrect API key provided. ", "invalid_api_key"), AuthenticationError, False),
+        (upstream("No", "invalid_api_key"), AuthenticationError, False),
+        (legacy(401, "No"), AuthenticationError, False),
+        (legacy(403, "Scope is missing"), APIStatusError, False),
+        (legacy(429, "Later"), RateLimitError, True),
+        ({"error": {"message": "Too many requests"}}, RateLimitError, True),
+        ({"code": "Throttling.RateQuota", "message": "Allocated quota exceeded"}, RateLimitError, True),
+        ({"error": {"message": "Load balancer is down", "code": 503}}, ResponseFormatError, True),
+        ({"error": {"message": "Your balance could not be read", "code": 500}}, ResponseFormatError, True),
+        ({"error": {"message": "Something in the load balancer broke"}}, ResponseFormatError, True),
+        ({"message": "Internal error"}, ResponseFormatError, True),
+    ],
+)
+def test_error_in_success(body: Any, kind: type[QwenAIMLError], transient: bool) -> None:
+    """An error that comes with status 200 is one of its kind, or else is sent again; it says what it is."""
+    response = Response(200, {}, orjson.dumps(body))
+    raised = error_in_success(response, ("some text",), EmbeddingConfig(api_key=KEY))
+
+    assert type(raised) is kind
+    assert is_transient(raised) == bool(transient)
+    assert is_throttle(response) == (kind is RateLimitError)
+    assert str(raised).startswith("HTTP 200")
+    assert "What to do: " in str(raised)
+    assert ".." not in str(raised)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"<html>", b'{"data": null}', b'{"error": {}}', b'{"data": [], "error": "busy"}']
+)
+def test_no_error_in_success(body: bytes) -> None:
+    """What says nothing is left to the checks of the embeddings, and so is what holds any."""
+    response = Response(200, {}, body)
+
+    assert error_in_success(response, (), EmbeddingConfig(api_key=KEY)) is None
+    assert not is_throttle(response)
+
+
+def test_error_in_success_is_masked() -> None:
+    """The message is masked like any other."""
+    response = Response(200, {}, orjson.dumps({"error": {"message": f"{KEY} can't embed my diary"}}))
+    shown = str(error_in_success(response, ("my diary",), EmbeddingConfig(api_key=KEY)))
+
+    assert shown.startswith(
+        "HTTP 200, but the body holds an error: [key] can't embed [text]. What to do: try"
+    )
+
+
 @pytest.mark.parametrize("text", ["a", "val", "invalid_"])
 def test_words_are_not_masked(text: str) -> None:
     """A text that happens to be part of the message does not garble it."""
@@ -241,11 +381,11 @@ def test_cut() -> None:
 
 
 def test_a_text_repeated_without_end() -> None:
-    """What is said is masked up to a bound only, since that takes longer and longer."""
+    """What repeats a text over and over is masked as a whole, and read up to a bound only."""
     text = "My diagnosis is confidential. " * 100
     shown = str(error(400, legacy(400, text * 100 + "END"), texts=(text,)))
 
-    assert shown == "HTTP 400: " + "[text]" * 7
+    assert shown == "HTTP 400: [text]"
 
 
 def test_masked_before_cut() -> None:

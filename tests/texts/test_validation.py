@@ -46,15 +46,52 @@ def test_accepted(texts: Any) -> None:
 @pytest.mark.parametrize(
     ("texts", "error", "indices", "said"),
     [
-        ("abc", InputTypeError, (), "not one str; put it in a list"),
-        (b"abc", InputTypeError, (), "not one bytes"),
-        (None, InputTypeError, (), "not NoneType"),
-        (7, InputTypeError, (), "not int"),
-        ({"a": "b"}, InputTypeError, (), "not dict; give its values, or one column"),
-        (Table(), InputTypeError, (), "not Table; give its values, or one column"),
-        (["a", None, 3, b"x"], InputTypeError, (1, 2, 3), "not a string (NoneType, bytes, int): texts 1-3"),
-        (["", "a", " \t\n", "\u3000"], InputValueError, (0, 2, 3), "only white space: texts 0, 2-3"),
-        ([[1, 2], "a", ""], InputTypeError, (0, 2), "not a string (list): text 0; empty"),
+        ("abc", InputTypeError, (), "texts is one str, expected a list of str. What to do: put it in"),
+        (b"abc", InputTypeError, (), "texts is one bytes, expected a list"),
+        (
+            None,
+            InputTypeError,
+            (),
+            "texts is NoneType, expected a list of str. What to do: put",
+        ),
+        (7, InputTypeError, (), "texts is int, expected a list"),
+        (
+            {"a": "b"},
+            InputTypeError,
+            (),
+            "texts is dict, expected a list of str. What to do: give its",
+        ),
+        (Table(), InputTypeError, (), "texts is Table, expected a list of str. What to do: give its values"),
+        (
+            ["a", None],
+            InputTypeError,
+            (1,),
+            "nothing was sent: texts[1] is NoneType, expected str. What to",
+        ),
+        (
+            ["a", None, 3, 4, b"x"],
+            InputTypeError,
+            (1, 2, 3, 4),
+            "texts[1] is NoneType, texts[2-3] are int, texts[4] is bytes, expected str. What to do:",
+        ),
+        (
+            ["", "a", " \t\n", "\u3000"],
+            InputValueError,
+            (0, 2, 3),
+            "texts[0] is blank, texts[2-3] are blank.",
+        ),
+        (
+            [[1, 2], "a", ""],
+            InputTypeError,
+            (0, 2),
+            "texts[0] is list, expected str; texts[2] is blank. What to do: give one flat list of strings;",
+        ),
+        (
+            ["", "a"] * 20,
+            InputValueError,
+            tuple(range(0, 40, 2)),
+            "texts[12] is blank, texts[14] is blank and more, 20 in all. What to do",
+        ),
     ],
 )
 def test_refused(texts: Any, error: type[InputError], indices: tuple[int, ...], said: str) -> None:
@@ -70,18 +107,18 @@ def test_placeholder() -> None:
     """A placeholder replaces blank texts where they stand; what is not a string is still rejected."""
     texts = ["", "a", " \t\n", "raise"]
 
-    assert check_texts(texts, on_blank="(empty)") == ["(empty)", "a", "(empty)", "raise"]
+    assert check_texts(texts, blank_replacement="(empty)") == ["(empty)", "a", "(empty)", "raise"]
     assert texts[0] == ""
     with pytest.raises(InputTypeError) as caught:
-        check_texts(["", None], on_blank="(empty)")  # type: ignore[list-item]
+        check_texts(["", None], blank_replacement="(empty)")  # type: ignore[list-item]
     assert caught.value.indices == (1,)
-    assert "white space" not in str(caught.value)
+    assert "blank" not in str(caught.value)
 
 
 def test_advice() -> None:
     """The error for blank texts, and only that, tells of the placeholder."""
     with pytest.raises(
-        InputValueError, match="Leave them out, or set on_blank to a text to embed in place of"
+        InputValueError, match="leave the blank ones out, or set on_blank='replace' and blank_replacement to"
     ):
         check_texts(["a", ""])
 
@@ -89,15 +126,15 @@ def test_advice() -> None:
 @pytest.mark.parametrize(
     ("item", "advice"),
     [
-        (None, "Leave out what is missing"),
-        (float("nan"), "Leave out what is missing"),
-        (1.5, "Leave them out, or make strings of them"),
-        (7, "Leave them out, or make strings of them"),
-        (b"abc", "Decode them"),
-        ({"text": "abc"}, "Give the text that is in each"),
-        (["abc"], "Give one flat list of strings"),
-        (Document("page_content"), "Give the .page_content of each"),
-        (Document("text"), "Give the .text of each"),
+        (None, "leave out what is missing"),
+        (float("nan"), "leave out what is missing"),
+        (1.5, "leave them out, or make strings of them"),
+        (7, "leave them out, or make strings of them"),
+        (b"abc", "decode them"),
+        ({"text": "abc"}, "give the text that is in each"),
+        (["abc"], "give one flat list of strings"),
+        (Document("page_content"), "give the .page_content of each"),
+        (Document("text"), "give the .text of each"),
     ],
 )
 def test_advice_for_what_is_no_string(item: Any, advice: str) -> None:
@@ -105,16 +142,16 @@ def test_advice_for_what_is_no_string(item: Any, advice: str) -> None:
     with pytest.raises(InputTypeError) as caught:
         check_texts(["a", item])
 
-    assert str(caught.value).endswith(f": text 1. {advice}")
+    assert str(caught.value).endswith(f", expected str. What to do: {advice}")
     assert "abc" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("item", "said"),
     [
-        (["abc"], "not list. embed_documents, get_text_embedding_batch take lists"),
-        (None, "not NoneType"),
-        (Document("text"), "not Document. Give its .text"),
+        (["abc"], "expected str. What to do: give one string; embed_documents and get_text_emb"),
+        (None, "the text is NoneType, expected str. What to do: give one string"),
+        (Document("text"), "the text is Document, expected str. What to do: give its .text"),
     ],
 )
 def test_one_text(item: Any, said: str) -> None:
