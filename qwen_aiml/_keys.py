@@ -96,7 +96,7 @@ def find_key(secret: Secret | Unusable) -> Secret:
     if not secret:
         message = (
             f"no API key: give api_key, or set the environment variable {KEY_VARIABLES[0]}. "
-            f"Keys are made at {KEYS_PAGE}"
+            f"Keys are made at {KEYS_PAGE}. To try without one, use qwen_aiml.emulator"
         )
         raise ConfigurationError(message)
     if flaw := secret.flaw():

@@ -24,6 +24,7 @@ from .._protocol.response import decode
 from .._protocol.status import is_success, is_throttle, masked, page_advice, status_error
 from .._results import Usage
 from .._transport.base import Post, TransportFailure
+from .._transport.failures import advice
 from .queue import LOGGED_SECONDS, Ticket
 from .retry import backoff, is_transient, retry_after
 
@@ -164,21 +165,6 @@ class Call:
                 self._scopes.discard(scope)
 
 
-_PROXY = (
-    "check the proxy that HTTPS_PROXY or ALL_PROXY names, with user and password in its address if it wants "
-    "them, and that it lets this address through; NO_PROXY lists what goes past it"
-)
-_ADVICE = {
-    "connection": "check the network and base_url; behind a proxy, set HTTPS_PROXY",
-    "timeout": "check the network; raise timeout if the service is slow",
-    "local": "look at default_headers",
-    "certificate": (
-        "behind a proxy that inspects TLS, set SSL_CERT_FILE to its CA bundle (PEM); the sign-in page of a "
-        "network and a wrong clock look the same"
-    ),
-    "proxy": _PROXY,
-    "refused": _PROXY,
-}
 _PERMANENT = ("certificate", "local", "refused")
 
 
@@ -353,9 +339,8 @@ class _Request:
         if not is_success(response.status):
             raise status_error(response, self._texts, call.config)
         if response.success is None and response.is_page:
-            advice = page_advice(call.config)
             raise ResponseFormatError(
-                f"the service responded with success, but no JSON. What to do: {advice}"
+                f"the service responded with success, but no JSON. What to do: {page_advice(call.config)}"
             )
         rows = decode(response, len(self._texts), call.dimensions)
         if call.packed:
@@ -367,8 +352,9 @@ class _Request:
         config = self._call.config
         # It may quote what came, and so what was sent.
         detail = masked(failure.detail, self._texts, config)
+        what_to_do = advice(failure.kind, config.endpoint)
         return TransportError(
-            f"no response from {config.base_url}: {detail}. What to do: {_ADVICE[failure.kind]}",
+            f"no response from {config.base_url}: {detail}. What to do: {what_to_do}",
             transient=failure.kind not in _PERMANENT,
             timed_out=failure.kind == "timeout",
         )

@@ -44,10 +44,12 @@ _INSPECTED = r"(?i)DataInspectionFailed|data_inspection_failed|inappropriate con
 
 _KINDS: dict[int, type[APIStatusError]] = {401: AuthenticationError, 429: RateLimitError}
 
+# Each is left out where the service's own message names that page.
+_PAGES = ("; keys are made at https://aimlapi.com/app/keys", "top up at https://aimlapi.com/app/billing")
+
 _ADVICE: dict[type[APIStatusError], str] = {
-    AuthenticationError: "check the key (api_key, or AIMLAPI_API_KEY in the environment); keys are made at "
-    "https://aimlapi.com/app/keys",
-    InsufficientCreditsError: "top up at https://aimlapi.com/app/billing",
+    AuthenticationError: f"check the key (api_key, or AIMLAPI_API_KEY in the environment){_PAGES[0]}",
+    InsufficientCreditsError: _PAGES[1],
     RateLimitError: "send less at a time: lower max_concurrency, or raise max_retries",
 }
 
@@ -75,6 +77,9 @@ def status_error(response: Response, texts: Sequence[str], config: EmbeddingConf
     said = _message(body) or f"no message from the service ({response.outline})"
     kind = _kind(response.status, said, body)
     advice = _advice(kind, response, said, config)
+    for part in _PAGES:
+        if part[part.index("https:") :] in said:
+            advice = advice.replace(part, "")
     most_rows = re.search(_MOST_ROWS, said) if response.status == HTTPStatus.BAD_REQUEST else None
     return kind(
         f"HTTP {response.status}: {masked(said, texts, config)}"

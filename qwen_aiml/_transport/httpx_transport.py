@@ -11,6 +11,7 @@ import math
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
@@ -67,21 +68,24 @@ class _Clients:
             max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=KEEP_ALIVE
         )
         verify = False if plain else tls_context()
-        variable = proxy_variable(self._config.endpoint)
+        variable, host = proxy_variable(self._config.endpoint), urlsplit(self._config.endpoint).hostname
         try:
             # Not with what the environment says, which was read before: httpx 0.28 fails on parts of it.
             return getattr(self._library, self._kind)(
                 verify=verify, limits=limits, proxy=self._proxy, trust_env=False
             )
         except ImportError:
-            message = f"a SOCKS proxy ({variable}) needs another package: pip install 'httpx[socks]'"
+            message = (
+                f"a SOCKS proxy ({variable}) needs another package: pip install 'httpx[socks]'. To bypass "
+                f"the proxy, add {host} to NO_PROXY"
+            )
         except Exception as error:
             if not isinstance(error, ValueError) and "InvalidURL" not in names_of(error):
                 raise
             # Not the error's text: the URL of a proxy may hold a password.
             message = (
-                f"{variable} in the environment can't be used; look at "
-                "HTTPS_PROXY, HTTP_PROXY and ALL_PROXY, which have the form http://proxy.example:3128"
+                f"{variable} in the environment can't be used; it must have the form "
+                f"http://proxy.example:3128. To bypass the proxy, add {host} to NO_PROXY"
             )
         raise ConfigurationError(message)
 

@@ -140,6 +140,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"base_url": '"https://host/v1"'}, "whole and without quotation marks"),
     ({"api_key": "ключ"}, "another character that no key has"),
     ({"api_key": None}, "set the environment variable AIMLAPI_API_KEY. Keys are made at https://"),
+    ({"api_key": None}, "To try without one, use qwen_aiml.emulator"),
     ({"api_key": " \n"}, "no API key"),
 ]
 

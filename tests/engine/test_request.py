@@ -542,7 +542,10 @@ def test_foreign_exceptions() -> None:
     assert harness.call.usage.requests == 1
 
 
-PROXY = "check the proxy that HTTPS_PROXY or ALL_PROXY names, with user and password"
+PROXY = (
+    "check the proxy that ALL_PROXY names: that it runs, lets api.aimlapi.com through, and gets user and "
+    "password in its URL if it wants them. To bypass it, add api.aimlapi.com to NO_PROXY"
+)
 
 
 @pytest.mark.parametrize(
@@ -556,8 +559,11 @@ PROXY = "check the proxy that HTTPS_PROXY or ALL_PROXY names, with user and pass
         ("refused", False, PROXY),
     ],
 )
-def test_transport_failure(kind: FailureKind, transient: bool, advice: str) -> None:
+def test_transport_failure(
+    kind: FailureKind, transient: bool, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A failure without a response gets an error with its cause, what to do, and whether it is transient."""
+    monkeypatch.setenv("ALL_PROXY", "http://proxy.example:3128")
     with pytest.raises(TransportError) as caught:
         Harness(TransportFailure(kind, "broken"), max_retries=0).embed()
 
