@@ -158,8 +158,9 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
     transport: Literal["auto", "httpx"] = "auto"
     """``httpx`` posts every request with httpx; ``auto`` does so only where that is needed, see the docs."""
 
-    allow_http: bool = False
-    """Accept a ``base_url`` without TLS that is not on this machine."""
+    allow_http: bool | None = None
+    """Accept a ``base_url`` without TLS that is not on this machine. None takes AIMLAPI_ALLOW_HTTP from the
+    environment, else False."""
 
     http_client: Any = Field(default=None, exclude=True, repr=False)
     """An ``httpx.Client`` of your own for the synchronous methods; never closed here, and not picklable."""
@@ -208,19 +209,23 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
             return None, None
         return (lambda _: limiter.acquire(blocking=True)), (lambda _: limiter.aacquire(blocking=True))
 
-    def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Embed documents: shape (texts, dimensions), row i for text i. See `EmbeddingClient.embed`."""
+    def embed_documents(self, texts: list[str], chunk_size: int | None = None) -> list[list[float]]:
+        """
+        Embed documents: shape (texts, dimensions), row i for text i. See `EmbeddingClient.embed`.
+
+        *chunk_size* is that of this call, as in ``OpenAIEmbeddings``, at most the setting; None for that.
+        """
         with self._progress_bar(show=self.show_progress_bar) as bar:
-            return self._embed(texts, bar=bar)
+            return self._embed(texts, bar=bar, batch_size=chunk_size)
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a query, with ``query_instruction`` before it if set. See `EmbeddingClient.embed`."""
         return self._embed_one(text, "query")
 
-    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+    async def aembed_documents(self, texts: list[str], chunk_size: int | None = None) -> list[list[float]]:
         """Embed documents as `embed_documents` does, awaited; on asyncio or Trio."""
         with self._progress_bar(show=self.show_progress_bar) as bar:
-            return await self._aembed(texts, bar=bar)
+            return await self._aembed(texts, bar=bar, batch_size=chunk_size)
 
     async def aembed_query(self, text: str) -> list[float]:
         """Embed a query as `embed_query` does, awaited; on asyncio or Trio."""

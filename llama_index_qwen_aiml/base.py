@@ -110,8 +110,9 @@ class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
     transport: Literal["auto", "httpx"] = Field(default="auto", exclude=True)
     """``httpx`` posts every request with httpx; ``auto`` does so only where that is needed, see the docs."""
 
-    allow_http: bool = Field(default=False, exclude=True)
-    """Accept an ``api_base`` without TLS that is not on this machine."""
+    allow_http: bool | None = Field(default=None, exclude=True)
+    """Accept an ``api_base`` without TLS that is not on this machine. None takes AIMLAPI_ALLOW_HTTP from the
+    environment, else False."""
 
     http_client: Any = Field(default=None, exclude=True, repr=False)
     """An ``httpx.Client`` of your own for the synchronous methods; never closed here, and not picklable."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ._config import unknown_settings
+from ._config import conversion, unknown_settings
 from ._errors import ConfigurationError
-from ._keys import wrapped
+from ._keys import Secret, wrapped
 from ._progress import Bar
 from ._texts.validation import check_text
 
@@ -68,11 +68,16 @@ class AdapterBase:
         )
 
     def _embed(
-        self, texts: Iterable[str], role: Role = "document", bar: Bar | None = None
+        self,
+        texts: Iterable[str],
+        role: Role = "document",
+        bar: Bar | None = None,
+        batch_size: int | None = None,
     ) -> list[list[float]]:
         progress = None if bar is None else bar.part()
         admit = self._admission()[0]
-        return self._client.embed(texts, role=role, admit=admit, progress=progress).embeddings
+        result = self._client.embed(texts, role=role, admit=admit, progress=progress, batch_size=batch_size)
+        return result.embeddings
 
     def _embed_one(self, text: str, role: Role = "document") -> list[float]:
         return self._embed([check_text(text)], role)[0]
@@ -81,11 +86,17 @@ class AdapterBase:
         return (await self._aembed([check_text(text)], role))[0]
 
     async def _aembed(
-        self, texts: Iterable[str], role: Role = "document", bar: Bar | None = None
+        self,
+        texts: Iterable[str],
+        role: Role = "document",
+        bar: Bar | None = None,
+        batch_size: int | None = None,
     ) -> list[list[float]]:
         progress = None if bar is None else bar.part()
         admit = self._admission()[1]
-        result = await self._async_client.embed(texts, role=role, admit=admit, progress=progress)
+        result = await self._async_client.embed(
+            texts, role=role, admit=admit, progress=progress, batch_size=batch_size
+        )
         return result.embeddings
 
     @staticmethod
@@ -98,12 +109,36 @@ class AdapterBase:
         """
         return Bar(show=show, total=total)
 
-    @staticmethod
-    def _mask(options: dict[str, Any], *names: str) -> None:
-        """Wrap the key among the arguments, before anything can raise and a traceback print it."""
+    @classmethod
+    def _mask(cls, options: dict[str, Any], *names: str) -> None:
+        """
+        Wrap the key among the arguments, before anything can raise and a traceback print it.
+
+        Raises:
+            ConfigurationError: If one setting is given under two names.
+        """
         for name in names:
             if name in options:
                 options[name] = wrapped(options[name])
+        for same in cls._names_of_settings():
+            given = [name for name in same if name in options]
+            unset = [name for name in given if options[name] in (None, Secret(""))]
+            if len(given) - len(unset) > 1:
+                raise ConfigurationError(
+                    f"{cls.__name__}: {' and '.join(given)} are the same setting; give one"
+                )
+            for name in unset[0 if len(given) > len(unset) else 1 :]:
+                del options[name]
+
+    @classmethod
+    def _names_of_settings(cls) -> list[list[str]]:
+        """List the names of each setting that has several."""
+        fields: Mapping[str, Any] = cls.model_fields  # type: ignore[attr-defined] # of pydantic
+        named = []
+        for name, field in fields.items():
+            alias = field.validation_alias
+            named.append(list(dict.fromkeys([*getattr(alias, "choices", filter(None, [alias])), name])))
+        return [names for names in named if len(names) > 1]
 
     def _settings_of_one_name(self) -> dict[str, Any]:
         """Give the settings that every framework's class has under the core's own name."""
@@ -117,7 +152,7 @@ class AdapterBase:
             if error["type"] == "extra_forbidden":
                 unknown.append(name)
             else:
-                wrong.append(f"{name}: {error['msg']}")
+                wrong.append(f"{name}: {error['msg']}{_unconverted(error)}")
         if unknown:
             wrong.append(unknown_settings(unknown, self._setting_names()))
         return ConfigurationError(f"{type(self).__name__}: {'; '.join(wrong)}")
@@ -197,3 +232,9 @@ class AdapterBase:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+def _unconverted(error: Mapping[str, Any]) -> str:
+    """Show a value that is a string where a number or a flag is wanted, with the cure; nothing of others."""
+    cure = conversion(error["input"]) if error["type"] in ("int_type", "float_type", "bool_type") else ""
+    return cure and f", not {error['input']!r} (str){cure}"

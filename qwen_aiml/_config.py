@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass, field, fields
 from functools import wraps
@@ -13,7 +14,7 @@ from ._keys import KEY_VARIABLES, Secret, find_key, wrapped
 from ._models import DEFAULT_MODEL, DEFAULT_ROWS, ModelFacts, model_facts
 from ._texts.tokens import load
 from ._texts.validation import check_role
-from ._urls import check_base_url, check_headers, is_loopback
+from ._urls import check_base_url, check_headers, http_allowed, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -89,7 +90,8 @@ class EmbeddingConfig:
         transport: What posts requests. ``auto``: asyncio with httptools; httpx on Trio, behind a proxy, and
             while httpx is instrumented, recorded or mocked. ``httpx``: always httpx.
 
-        allow_http: Accept an address without TLS that is not on this machine.
+        allow_http: Accept an address without TLS that is not on this machine. None takes the environment
+            variable AIMLAPI_ALLOW_HTTP (``1``, ``true``, ``yes``), else False.
 
         facts: What is known of the model, looked up by its name; `register_model` adds to it.
 
@@ -119,7 +121,7 @@ class EmbeddingConfig:
     encoding_format: Literal["float", "base64"] | None = None
     default_headers: Mapping[str, str] | None = field(default=None, repr=False)
     transport: Literal["auto", "httpx"] = "auto"
-    allow_http: bool = False
+    allow_http: bool | None = None
     facts: ModelFacts = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -128,7 +130,9 @@ class EmbeddingConfig:
         self._set("model", facts.name)
         _check_dimensions(self.dimensions, facts)
         self._set("api_key", find_key(self.api_key))
-        self._set("base_url", check_base_url(self.base_url, allow_http=_flag("allow_http", self.allow_http)))
+        allowed = http_allowed() if self.allow_http is None else _flag("allow_http", self.allow_http)
+        self._set("allow_http", allowed)
+        self._set("base_url", check_base_url(self.base_url, allow_http=allowed))
         self._set("batch_size", _batch_size(self.batch_size, facts))
         if self.max_concurrency is not None:
             whole("max_concurrency", self.max_concurrency, least=1)
@@ -163,6 +167,15 @@ class EmbeddingConfig:
     def rows(self) -> int:
         """Texts in one request."""
         return self.batch_size or DEFAULT_ROWS
+
+    def rows_of(self, batch_size: int | None) -> int:
+        """
+        Check the texts in one request of a single call; None takes the setting.
+
+        Raises:
+            ConfigurationError: If it is no number that the model takes.
+        """
+        return self.rows if batch_size is None else _batch_size(batch_size, self.facts)
 
     @property
     def concurrency(self) -> int:
@@ -237,8 +250,19 @@ def unknown_settings(unknown: Iterable[str], known: Iterable[str]) -> str:
     return f"unknown setting {', '.join(said)}"
 
 
-def _refuse(name: str, value: object, allowed: str) -> ConfigurationError:
-    return ConfigurationError(f"{name} must be {allowed}, not {value!r} ({type(value).__name__})")
+def conversion(value: object) -> str:
+    """Say how to convert a string that is a number or a flag, as from the environment; empty for others."""
+    if not isinstance(value, str):
+        return ""
+    if re.fullmatch(r"\s*(\d{1,7}|\d{0,7}\.\d{1,7})\s*", value):
+        return f". It is a string; give {'float' if '.' in value else 'int'}({value!r})"
+    if value.strip().lower() in ("true", "false"):
+        return f". It is a string; give {value.strip().capitalize()}"
+    return ""
+
+
+def _refuse(name: str, value: object, allowed: str, cure: str = "") -> ConfigurationError:
+    return ConfigurationError(f"{name} must be {allowed}, not {value!r} ({type(value).__name__}){cure}")
 
 
 def _text(name: str, value: object) -> str:
@@ -249,19 +273,19 @@ def _text(name: str, value: object) -> str:
 
 def _flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise _refuse(name, value, "True or False")
+        raise _refuse(name, value, "True or False", conversion(value))
     return value
 
 
 def whole(name: str, value: object, *, least: int) -> None:
     """Refuse what is not a whole number, *least* or more."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise _refuse(name, value, f"a whole number, {least} or more")
+        raise _refuse(name, value, f"a whole number, {least} or more", conversion(value))
 
 
 def _number(name: str, value: object, *, most: float, allowed: str) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= most:
-        raise _refuse(name, value, allowed)
+        raise _refuse(name, value, allowed, conversion(value))
     return float(value)
 
 
@@ -285,7 +309,7 @@ def _check_dimensions(value: object, facts: ModelFacts) -> None:
         return
     if facts.dimensions and value not in facts.dimensions:
         allowed = ", ".join(map(str, facts.dimensions))
-        raise _refuse("dimensions", value, f"one of {allowed} for {facts.name}")
+        raise _refuse("dimensions", value, f"one of {allowed} for {facts.name}", conversion(value))
     whole("dimensions", value, least=1)
 
 

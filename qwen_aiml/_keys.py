@@ -14,9 +14,26 @@ KEYS_PAGE = "https://aimlapi.com/app/keys"
 # Source: all three spellings stand in AI/ML API's own docs and SDKs; the first is the most used.
 KEY_VARIABLES = ("AIMLAPI_API_KEY", "AIML_API_KEY", "AIMLAPI_KEY")
 
-_QUOTES = ('"', "'", "`", "\u201c", "\u201d", "\u2018", "\u2019")
-_ASSIGNMENT = r"(export )?[A-Z_]+KEY="
-_PLACEHOLDER = r"[.…*]+|<.*>"
+# What no key looks like, and what to do about it.
+_QUOTE = "[\"'`\u201c\u201d\u2018\u2019]"
+_WORDS = r"(?i:(my|your|insert|enter|the)?[-_ ]*(own|aiml|aimlapi)?[-_ ]*api[-_ ]*key([-_ ]*here)?)"
+_FLAWS = (
+    (rf"{_QUOTE}.*|.*{_QUOTE}", "stands in quotation marks; leave them out"),
+    (r"(?i)bearer .*", 'begins with "Bearer"; leave that out'),
+    (r"(export )?[A-Z_]+KEY=.*", "begins with the name of a variable; leave that out"),
+    (
+        rf"[.…*]+|<.*>|\[.*\]|sk-[.…*xX]+|{_WORDS}",
+        "is the placeholder of an example; put a key in its place",
+    ),
+    (
+        r"(?i)\$\w+|\$*\{.*\}|\$\(.*\)|%\w+%|none|null|nil|undefined",
+        "stands for a variable that was not set when this was made; set it, or leave api_key out",
+    ),
+    (
+        r".*[^!-~].*",
+        "holds a space, a line break or another character that no key has; copy the key again",
+    ),
+)
 
 
 class Secret:
@@ -40,17 +57,8 @@ class Secret:
 
     def flaw(self) -> str | None:
         """Say why the string can't be a key, and what to do; None if it may be one."""
-        if self._value[:1] in _QUOTES or self._value[-1:] in _QUOTES:
-            return "stands in quotation marks; leave them out"
-        if self._value[:7].lower() == "bearer ":
-            return 'begins with "Bearer"; leave that out'
-        if re.match(_ASSIGNMENT, self._value):
-            return "begins with the name of a variable; leave that out"
-        if re.fullmatch(_PLACEHOLDER, self._value):
-            return "is the placeholder of an example; put a key in its place"
-        if not (self._value.isascii() and self._value.isprintable() and " " not in self._value):
-            return "holds a space, a line break or another character that no key has; copy the key again"
-        return None
+        flaws = (flaw for pattern, flaw in _FLAWS if re.fullmatch(pattern, self._value, re.DOTALL))
+        return next(flaws, None)
 
     def scrub(self, text: str) -> str:
         """Mask the string wherever it stands in *text*."""

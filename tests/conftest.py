@@ -17,7 +17,8 @@ KEY = "sk-test-0123456789abcdef"
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no key, URL or proxy of the machine into a test."""
     proxies = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
-    for name in (*_keys.KEY_VARIABLES, *_urls.URL_VARIABLES, *proxies, "NO_PROXY", "no_proxy"):
+    ours = (*_keys.KEY_VARIABLES, *_urls.URL_VARIABLES, _urls.HTTP_VARIABLE)
+    for name in (*ours, *proxies, "NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -88,6 +88,8 @@ class Call:
         packed: Whether embeddings are float32, in an ``array``, instead of lists.
 
     Attributes:
+        batch_size: Texts in one request, at most.
+
         deadline: Reading of the clock at which to give up; None for never.
 
         dimensions: Of each embedding; None as long as it is not known.
@@ -122,6 +124,7 @@ class Call:
         self.load = load
         self.store = store
         self.packed = packed
+        self.batch_size = config.rows
         total = config.total_timeout
         self.deadline = None if total is None else clock.now() + total
         self.dimensions = config.length
@@ -140,7 +143,7 @@ class Call:
     @property
     def rows(self) -> int:
         """Texts in one request, as far as is known."""
-        return min(self.config.rows, self.limiter.rows)
+        return min(self.batch_size, self.limiter.rows)
 
     def seconds_left(self) -> float:
         """Say how long the call may still take."""

@@ -194,7 +194,7 @@ def test_names(options: dict[str, Any], attribute: str, expected: object) -> Non
         ({"dimensions": "512"}, "dimensions: Input should be a valid integer"),
         ({"dimensions": 100}, "dimensions must be one of 2048"),
         ({"chunk_size": 1000}, "at most 10, not 1000"),
-        ({"chunk_size": 3, "batch_size": 4}, "unknown setting batch_size"),
+        ({"chunk_size": 3, "batch_size": 4}, "chunk_size and batch_size are the same setting"),
         ({"skip_empty": True}, "would shift the embeddings of the others"),
         ({"check_embedding_ctx_length": True}, "sends token ids"),
         ({"model_kwargs": {"encoding_format": "float"}}, "arguments of their own"),
@@ -403,3 +403,69 @@ def test_headers_and_encoding() -> None:
 
     body = {"model": "alibaba/qwen-text-embedding-v4", "input": ["a"], "dimensions": 64}
     assert bodies == [(body, None), ({**body, "encoding_format": "float"}, "app")]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "value"),
+    [
+        ("chunk_size", "batch_size", 5),
+        ("timeout", "request_timeout", 5),
+        ("base_url", "aimlapi_api_base", "https://gateway.example"),
+        ("api_key", "aimlapi_api_key", KEY),
+    ],
+)
+def test_two_names(first: str, second: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two names of one setting are refused together, unless one of them is None."""
+    with pytest.raises(ConfigurationError) as caught:
+        QwenAIMLEmbeddings(**{first: value, second: value})
+
+    said = f"QwenAIMLEmbeddings: {first} and {second} are the same setting; give one"
+    assert str(caught.value) == said
+    monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
+    for unset in ([first], [second], [first, second]):
+        QwenAIMLEmbeddings(**{first: value, second: value, **dict.fromkeys(unset)})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        (
+            "dimensions",
+            "64",
+            "dimensions: Input should be a valid integer, not '64' (str). It is a string; give",
+        ),
+        ("timeout", "2.5", "not '2.5' (str). It is a string; give float('2.5')"),
+        ("show_progress_bar", "true", "not 'true' (str). It is a string; give True"),
+        ("max_retries", KEY, "max_retries: Input should be a valid integer"),
+    ],
+)
+def test_numbers_as_strings(name: str, value: str, said: str) -> None:
+    """A number or flag from the environment is shown, with the cure; other values may be secrets."""
+    with pytest.raises(ConfigurationError) as caught:
+        make(**{name: value})
+
+    assert said in str(caught.value)
+    assert KEY not in str(caught.value)
+
+
+def test_chunk_size_of_a_call() -> None:
+    """``embed_documents`` takes the argument of OpenAIEmbeddings, checked like the setting."""
+    emulator = Emulator()
+    model = make(emulator)
+    model.embed_documents(TEXTS[:10], chunk_size=5)
+    asyncio.run(model.aembed_documents(TEXTS[:10], 5))
+    model.embed_documents(TEXTS[:10], None)
+
+    assert [len(request.texts) for request in emulator.requests] == [5, 5, 5, 5, 10]
+    with pytest.raises(ConfigurationError, match="at most 10, not 1000"):
+        model.embed_documents(TEXTS, chunk_size=1000)
+
+
+def test_http_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers reach a service of their network without a change of the program."""
+    monkeypatch.setenv("AIMLAPI_BASE_URL", "http://emulator:8765/v1")
+    with pytest.raises(ConfigurationError, match="AIMLAPI_ALLOW_HTTP=1"):
+        QwenAIMLEmbeddings(api_key=KEY)
+
+    monkeypatch.setenv("AIMLAPI_ALLOW_HTTP", "1")
+    assert QwenAIMLEmbeddings(api_key=KEY).aimlapi_api_base == "http://emulator:8765/v1"
