@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
+from inspect import cleandoc
+from itertools import pairwise
+from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
 from ._config import conversion, unknown_settings
@@ -136,8 +140,7 @@ class AdapterBase:
         fields: Mapping[str, Any] = cls.model_fields  # type: ignore[attr-defined] # of pydantic
         named = []
         for name, field in fields.items():
-            alias = field.validation_alias
-            named.append(list(dict.fromkeys([*getattr(alias, "choices", filter(None, [alias])), name])))
+            named.append(list(dict.fromkeys([*_aliases(field), name])))
         return [names for names in named if len(names) > 1]
 
     def _settings_of_one_name(self) -> dict[str, Any]:
@@ -179,6 +182,26 @@ class AdapterBase:
         def copy(self, **changes: Any) -> Self:
             """Copy as ``model_copy`` does; pydantic's older method would keep the clients of the original."""
             return self.model_copy(**changes)
+
+        @classmethod
+        def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
+            """Describe each setting in the JSON schema by the docstring under its field."""
+            schema = super().__get_pydantic_json_schema__(core_schema, handler)
+            described = handler.resolve_ref_schema(schema)
+            if "description" in described:
+                described["description"] = described["description"].partition("\n\nSettings:\n\n")[0]
+            properties = described.get("properties", {})
+            descriptions = field_docstrings(cls)
+            for name, field in cls.model_fields.items():
+                for key in (name, *_aliases(field)):
+                    if key in properties and name in descriptions:
+                        properties[key].setdefault("description", descriptions[name])
+            return schema
+
+        def __init_subclass__(cls, **options: Any) -> None:
+            """Add to what ``help`` shows of a class what its settings are, once it is asked for."""
+            super().__init_subclass__(**options)
+            cls.__doc__ = _Documentation(cls.__doc__)
 
     @property
     def usage(self) -> Usage:
@@ -232,6 +255,45 @@ class AdapterBase:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+class _Documentation:
+    """The docstring of a class, with its settings, which are looked up when it is read."""
+
+    def __init__(self, text: str | None) -> None:
+        self._text = text
+
+    def __get__(self, _: object, owner: type) -> str | None:
+        if self._text is None:
+            return None
+        said = [f"    {name}: {' '.join(text.split())}" for name, text in field_docstrings(owner).items()]
+        return "\n\n".join([cleandoc(self._text), "Settings:", *said])
+
+
+@cache
+def field_docstrings(cls: type) -> dict[str, str]:
+    """Read the docstrings under the fields of a class from its source; empty where there is no source."""
+    import ast  # noqa: PLC0415 (only for who asks)
+    from inspect import getsource  # noqa: PLC0415
+
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if AdapterBase not in base.__mro__[1:]:
+            continue
+        try:
+            (definition,) = ast.parse(dedent(getsource(base))).body
+        except (OSError, TypeError, SyntaxError):
+            continue
+        for field, following in pairwise(definition.body):  # type: ignore[attr-defined] # of a class
+            if isinstance(field, ast.AnnAssign) and isinstance(following, ast.Expr):
+                found[ast.unparse(field.target)] = cleandoc(following.value.value)  # type: ignore[attr-defined]
+    return found
+
+
+def _aliases(field: Any) -> list[str]:
+    """List the second names of a field of pydantic."""
+    alias = field.validation_alias
+    return list(getattr(alias, "choices", filter(None, [alias])))
 
 
 def _unconverted(error: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from ._errors import ConfigurationError
-from ._keys import KEY_VARIABLES, Secret, find_key, wrapped
+from ._keys import KEY_VARIABLES, KeySource, Secret, find_key, wrapped
 from ._models import DEFAULT_MODEL, DEFAULT_ROWS, ModelFacts, model_facts
 from ._texts.tokens import load
 from ._texts.validation import check_role
@@ -45,7 +45,8 @@ class EmbeddingConfig:
 
         dimensions: Length of the vectors; None leaves it to the service (1024 for v4 and v3).
 
-        api_key: A string, or a ``SecretStr`` of pydantic. None takes the first of the environment variables
+        api_key: A string, a ``SecretStr`` of pydantic, or a function, sync or async, that is called before
+            each request and returns one of these. None takes the first of the environment variables
             AIMLAPI_API_KEY, AIML_API_KEY and AIMLAPI_KEY that is not blank.
 
         base_url: Address of the service, with or without ``/v1``. None takes the first of AIMLAPI_BASE_URL,
@@ -203,8 +204,11 @@ class EmbeddingConfig:
         The key.
 
         Raises:
-            ConfigurationError: If this is an unpickled copy and the environment holds no key.
+            ConfigurationError: If this is an unpickled copy and the environment holds no key, or if the key
+                is given by a function.
         """
+        if isinstance(self.api_key, KeySource):
+            raise ConfigurationError("api_key is a function, which is called before each request")
         if not isinstance(self.api_key, Secret):
             message = (
                 "no API key: this is an unpickled copy, and a pickle never carries the key. Set "
@@ -212,6 +216,10 @@ class EmbeddingConfig:
             )
             raise ConfigurationError(message)
         return self.api_key
+
+    def shown_key(self, kind: Callable[[str], Any]) -> Any:
+        """Return the key as another masked *kind* of string, or the function that gives it, masked too."""
+        return self.api_key if isinstance(self.api_key, KeySource) else kind(self.secret.reveal())
 
     def __copy__(self) -> EmbeddingConfig:
         return self

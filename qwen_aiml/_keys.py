@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any, NoReturn
+from inspect import isawaitable, iscoroutinefunction
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ._errors import ConfigurationError
 from ._urls import first_set
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 KEYS_PAGE = "https://aimlapi.com/app/keys"
 
@@ -81,6 +85,49 @@ class Secret:
         raise TypeError(message)
 
 
+class KeySource:
+    """
+    A function of the user's that gives the key, asked before each request.
+
+    Its repr shows nothing of the function, which may be bound to a key; it can't be pickled.
+
+    Args:
+        function: Called without arguments; returns a key, or an awaitable of one.
+    """
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+
+    @property
+    def is_async(self) -> bool:
+        """Whether the function is known to return an awaitable, so that it does not block."""
+        function = self._function
+        return iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004 (not whether it can be called)
+
+    def call(self) -> Any:
+        """Call the function; return an awaitable as it is, and anything else wrapped."""
+        given = self._function()
+        return given if isawaitable(given) else wrapped(given)
+
+    def __repr__(self) -> str:
+        return "KeySource(**********)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, KeySource) and other._function == self._function
+
+    def __hash__(self) -> int:
+        return hash(self._function)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> KeySource:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        message = "the function that gives an API key is never pickled"
+        raise TypeError(message)
+
+
 class Unusable:
     """
     What stands for something that was given as a key and is no string; the thing itself is let go of.
@@ -93,10 +140,12 @@ class Unusable:
         self.kind = kind
 
 
-def find_key(secret: Secret | Unusable) -> Secret:
+def find_key(secret: Secret | KeySource | Unusable) -> Secret | KeySource:
     if isinstance(secret, Unusable):
-        message = f"api_key must be a string, not {secret.kind}"
+        message = f"api_key must be a string, or a function that returns one, not {secret.kind}"
         raise ConfigurationError(message)
+    if isinstance(secret, KeySource):
+        return secret
     given = "api_key"
     if not secret and (variable := first_set(KEY_VARIABLES)):
         given = f"{variable} in the environment"
@@ -112,12 +161,31 @@ def find_key(secret: Secret | Unusable) -> Secret:
     return secret
 
 
-def wrapped(given: Any) -> Secret | Unusable:
+def check_given_key(secret: Secret | KeySource | Unusable) -> Secret:
+    """
+    Take the key that a function returned.
+
+    Raises:
+        ConfigurationError: If it is none.
+    """
+    if not isinstance(secret, Secret):
+        kind = secret.kind if isinstance(secret, Unusable) else "a function"
+        raise ConfigurationError(f"the function given as api_key must return a string, not {kind}")
+    if not secret:
+        raise ConfigurationError("the function given as api_key returned nothing; it must return a key")
+    if flaw := secret.flaw():
+        raise ConfigurationError(f"what the function given as api_key returned {flaw}")
+    return secret
+
+
+def wrapped(given: Any) -> Secret | KeySource | Unusable:
     """Wrap whatever was given as a key, so that from here on no frame's variables show it."""
     if hasattr(given, "get_secret_value"):  # pydantic's SecretStr
         given = given.get_secret_value()
-    if isinstance(given, (Secret, Unusable)):
+    if isinstance(given, (Secret, KeySource, Unusable)):
         return given
     if given is None or isinstance(given, str):
         return Secret((given or "").strip())
+    if callable(given):
+        return KeySource(given)
     return Unusable(type(given).__name__)

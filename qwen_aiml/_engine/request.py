@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import contextmanager
+from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
@@ -218,6 +219,12 @@ class _Request:
         self.attempts = 0
         self.error: QwenAIMLError | None = None
 
+    @property
+    def _config(self) -> EmbeddingConfig:
+        """The settings, with the key of the last attempt, which messages must not show."""
+        config, secret = self._call.config, self._post.secret
+        return config if secret is None else replace(config, api_key=secret)
+
     async def send(self) -> Rows:
         """Send until a response is good, or no retry is left."""
         while True:
@@ -340,7 +347,7 @@ class _Request:
     def _read(self, response: Response) -> Rows:
         call = self._call
         if not is_success(response.status):
-            raise status_error(response, self._texts, call.config)
+            raise status_error(response, self._texts, self._config)
         if response.success is None and response.is_page:
             raise ResponseFormatError(
                 f"the service responded with success, but no JSON. What to do: {page_advice(call.config)}"
@@ -352,7 +359,7 @@ class _Request:
         return rows
 
     def _transport_error(self, failure: TransportFailure) -> TransportError:
-        config = self._call.config
+        config = self._config
         # It may quote what came, and so what was sent.
         detail = masked(failure.detail, self._texts, config)
         what_to_do = advice(failure.kind, config.endpoint)

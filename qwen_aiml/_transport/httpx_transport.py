@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .._config import EmbeddingConfig
+    from .._keys import Secret
     from .base import Post, TransportFailure
 
 KEEP_ALIVE = 4.0  # seconds that a connection is kept unused; after five many servers close it
@@ -53,7 +54,6 @@ class _Clients:
         self._kind = kind
         self._library = importlib.import_module(library) if given is None else library_of(given, kind)
         self._proxy = None if given is not None else proxy_for(config.endpoint)
-        self._auth = _KeyAuth(config)
         self._headers = headers_of(config)
 
     def _check_open(self) -> None:
@@ -95,6 +95,9 @@ class _Clients:
         return client.build_request(
             "POST", self._config.endpoint, content=request.body, headers=self._headers, timeout=timeout
         )
+
+    def _auth(self, request: Post) -> _KeyAuth:
+        return _KeyAuth(request.secret or self._config.secret)
 
     def _failed(self, error: Exception, request: Post, size: int | None = None) -> TransportFailure | Any:
         """Say what an error means: a failure, or a response, for whose status a hook of the user's raised."""
@@ -166,7 +169,7 @@ class HTTPXTransport(_Clients):
         sent = self._request(client, request)
         sent.extensions["trace"] = connecting.trace
         try:
-            response = await client.send(sent, auth=self._auth, stream=True, follow_redirects=False)
+            response = await client.send(sent, auth=self._auth(request), stream=True, follow_redirects=False)
         except Exception as error:  # noqa: BLE001 (raised again unless it is known)
             response = self._failed(error, request)
         if isinstance(response, Exception):
@@ -264,7 +267,7 @@ class ThreadedHTTPXTransport(_Clients):
     def _exchange(self, client: Any, request: Post) -> Response:
         sent = self._request(client, request)
         try:
-            response = client.send(sent, auth=self._auth, stream=True, follow_redirects=False)
+            response = client.send(sent, auth=self._auth(request), stream=True, follow_redirects=False)
         except Exception as error:  # noqa: BLE001 (raised again unless it is known)
             response = self._failed(error, request)
         if isinstance(response, Exception):
@@ -291,11 +294,11 @@ class ThreadedHTTPXTransport(_Clients):
 class _KeyAuth:
     """Puts the key into a request, and into no local variable that a traceback could show."""
 
-    def __init__(self, config: EmbeddingConfig) -> None:
-        self._config = config
+    def __init__(self, secret: Secret) -> None:
+        self._secret = secret
 
     def __call__(self, request: Any) -> Any:
-        request.headers["Authorization"] = f"Bearer {self._config.secret.reveal()}"
+        request.headers["Authorization"] = f"Bearer {self._secret.reveal()}"
         return request
 
 

@@ -135,7 +135,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"base_url": "https://user:pass@host/v1"}, "must not hold a user name"),
     ({"base_url": "https://host/v1?key=abc"}, "without ? and #"),
     ({"base_url": "http://example.com/v1"}, "allow_http=True (AIMLAPI_ALLOW_HTTP=1 in the environment)"),
-    ({"api_key": 5}, "api_key must be a string, not int"),
+    ({"api_key": 5}, "api_key must be a string, or a function that returns one, not int"),
     ({"api_key": "two words"}, "a space, a line break"),
     ({"api_key": f"'{KEY}'"}, "api_key stands in quotation marks; leave them out"),
     ({"api_key": f"{KEY}\u201d"}, "stands in quotation marks"),

@@ -199,7 +199,7 @@ def test_names(options: dict[str, Any], attribute: str, expected: object) -> Non
         ({"check_embedding_ctx_length": True}, "sends token ids"),
         ({"model_kwargs": {"encoding_format": "float"}}, "arguments of their own"),
         ({"api_key": ""}, "set the environment variable AIMLAPI_API_KEY"),
-        ({"api_key": 5}, "api_key must be a string, not int"),
+        ({"api_key": 5}, "api_key must be a string, or a function that returns one, not int"),
         ({"api_kye": f"{KEY} x"}, "unknown setting api_kye"),
         ({"api_key": f"{KEY} x"}, "api_key holds a space"),
         ({"default_headers": {"Authorization": f"Bearer {KEY}"}}, "give the key as api_key"),
@@ -469,3 +469,62 @@ def test_http_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setenv("AIMLAPI_ALLOW_HTTP", "1")
     assert QwenAIMLEmbeddings(api_key=KEY).aimlapi_api_base == "http://emulator:8765/v1"
+
+
+def test_second_names() -> None:
+    """What is given under a second name can be read under it, and not changed."""
+    model = QwenAIMLEmbeddings(
+        api_key=KEY, base_url="https://gateway.example", batch_size=3, request_timeout=7
+    )
+
+    assert isinstance(model.api_key, SecretStr)
+    assert model.api_key.get_secret_value() == KEY
+    assert (model.base_url, model.batch_size, model.request_timeout) == ("https://gateway.example/v1", 3, 7)
+    with pytest.raises(AttributeError):
+        model.batch_size = 5
+    assert KEY not in repr(model)
+
+
+@pytest.mark.parametrize("by_alias", [True, False])
+def test_json_schema(by_alias: bool) -> None:
+    """The JSON schema has every setting, with its docstring."""
+    schema = QwenAIMLEmbeddings.model_json_schema(by_alias=by_alias)
+
+    properties = schema["properties"]
+    assert len(properties) == len(QwenAIMLEmbeddings.model_fields)
+    assert [name for name, said in properties.items() if not said.get("description")] == []
+    assert properties["max_retries"]["description"].startswith("Tries after the first")
+    assert "Settings:" not in schema["description"]
+    assert json.dumps(schema)
+
+
+def test_help() -> None:
+    """``help`` tells what each setting is, also of a class derived from it."""
+
+    class Own(QwenAIMLEmbeddings):
+        """A user's own."""
+
+        label: str = "x"
+        """What it is called."""
+
+    class Bare(QwenAIMLEmbeddings):
+        pass
+
+    for name in QwenAIMLEmbeddings.model_fields:
+        assert f"    {name}: " in (QwenAIMLEmbeddings.__doc__ or "")
+        assert f"    {name}: " in (Own.__doc__ or "")
+    assert (Own.__doc__ or "").startswith("A user's own.\n\nSettings:\n\n    model: Model id")
+    assert "    label: What it is called." in (Own.__doc__ or "")
+    assert Bare.__doc__ is None
+    assert Own.model_json_schema()["properties"]["label"]["description"] == "What it is called."
+    assert "description" not in Bare.model_json_schema()
+
+
+def test_help_without_source() -> None:
+    """A class whose source is not there, as in frozen programs, has its own docstring alone."""
+    found: dict[str, Any] = {"QwenAIMLEmbeddings": QwenAIMLEmbeddings, "__name__": "nowhere"}
+    exec("class Own(QwenAIMLEmbeddings):\n    'Mine.'\n    label: str = 'x'\n    'Lost.'", found)  # noqa: S102 (our own)
+
+    assert found["Own"].__doc__.startswith("Mine.\n\nSettings:\n\n    model: ")
+    assert "Lost" not in found["Own"].__doc__
+    assert "description" not in found["Own"].model_json_schema()["properties"]["label"]
