@@ -155,8 +155,8 @@ class EmbeddingClient(_Client):
                 for none.
 
             progress: Called with how far the call has come, a `Progress`: at the start, after each look-up in
-                the cache, and after each batch. It is called in the caller's thread, and may itself embed;
-                what it raises is logged. None for none.
+                the cache, after each batch, and before a wait of more than a second. It is called in the
+                caller's thread, and may itself embed; what it raises is logged. None for none.
 
             batch_size: Texts in one request of this call, no more than the setting; None for the setting.
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from qwen_aiml import _keys, _urls
 from qwen_aiml._engine import retry
 from qwen_aiml._engine.limiter import Limiter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 KEY = "sk-test-0123456789abcdef"
 
@@ -27,6 +31,13 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry at once, also after a 429."""
     monkeypatch.setattr(retry, "FIRST_BACKOFF", 0.0)
     monkeypatch.setattr(Limiter, "refused", lambda self, start, now, *_: self.lost(start, now))
+
+
+@pytest.fixture
+def restored_log_level() -> Iterator[None]:
+    """Restore the level of our logger, which some programs of the docs set."""
+    yield
+    logging.getLogger("qwen_aiml").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(params=["asyncio", "trio"])

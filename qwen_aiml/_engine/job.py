@@ -87,6 +87,7 @@ class Job:
         self._too_long = list(counts)
         self._shortened: set[int] = set()
         self._cached = 0
+        self._cached_items: set[int] = set()
         self._model: str | None = None
         self._request_ids: list[str] = []
 
@@ -99,8 +100,17 @@ class Job:
 
             DeadlineError: If that took too long.
         """
+        began = self.call.clock.now()
+        try:
+            await self._run()
+        finally:
+            if self.items:
+                self._log(self.call.clock.now() - began)
+
+    async def _run(self) -> None:
         if self.reporter is not None:
             self.reporter.add((), self.usage)
+            self.call.on_wait = self.reporter.wait
         await self._look_up()
         batches = -(-len(self._pending) // self.call.rows) + len(self._too_long)
         # Also for one worker alone: a cancelled asyncio task ends what is shielded, but not in its children.
@@ -132,6 +142,19 @@ class Job:
         if not self._embeddings:
             raise self.crash or next(iter(self._failures.values()))
         raise EmbeddingBatchError(embeddings, failures, self.call.usage) from self.crash
+
+    def _log(self, seconds: float) -> None:
+        items, usage = self.items, self.usage
+        logger.info(
+            "embedded %d of %d texts in %.1f s: %d requests (%d retries), %s tokens, %d texts cached",
+            sum(item in self._embeddings for item in items),
+            len(items),
+            seconds,
+            usage.requests,
+            self.call.retries,
+            "unknown" if usage.total_tokens is None else usage.total_tokens,
+            sum(item in self._cached_items for item in items),
+        )
 
     def rows(self) -> list[list[float] | None]:
         """Return the embedding of every text, None where there is none; repeated texts get copies."""
@@ -227,6 +250,7 @@ class Job:
             }
             self._set(list(found), list(found.values()))
             self._cached += len(found)
+            self._cached_items.update(found)
             if shortened:
                 self._shortened.update(found)
             self._report(list(found), cached=True)

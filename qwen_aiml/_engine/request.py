@@ -26,8 +26,8 @@ from .._protocol.status import is_success, is_throttle, masked, page_advice, sta
 from .._results import Usage
 from .._transport.base import Post, TransportFailure
 from .._transport.failures import advice
-from .queue import LOGGED_SECONDS, Ticket
-from .retry import backoff, is_transient, retry_after
+from .queue import Ticket
+from .retry import backoff, cause_of, is_transient, retry_after, summary
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("qwen_aiml")
 
 JITTER = 0.1  # share of a pause, at most
+LOGGED_SECONDS = 1.0  # a wait of more is logged
 
 
 class Clock(Struct, frozen=True):
@@ -102,6 +103,10 @@ class Call:
         rejected_alone: Texts rejected in a request of their own while no response was good.
 
         is_stopped: Whether no further request may start.
+
+        retries: Attempts after the first of a request so far.
+
+        on_wait: Called with the seconds of each wait of more than `LOGGED_SECONDS`; None for nothing.
     """
 
     queue: Queue
@@ -133,6 +138,8 @@ class Call:
         self.accepted = 0
         self.rejected_alone = 0
         self.is_stopped = False
+        self.retries = 0
+        self.on_wait: Callable[[float], object] | None = None
         self._scopes: set[anyio.CancelScope] = set()
 
     def begin(self, queue: Queue, transport: Transport) -> None:
@@ -248,11 +255,12 @@ class _Request:
     async def _attempt(self) -> Response:
         call = self._call
         size = len(self._post.body)
-        ticket = Ticket(call)
+        ticket = Ticket(call, self._report_wait)
         response: Response | None = None
         try:
             await self._start(ticket, call.limiter.expected_tokens(size))
             self.attempts += 1
+            call.retries += self.attempts > 1
             usage = Usage(requests=1)
             try:
                 response = await call.transport.post(self._post)
@@ -324,7 +332,7 @@ class _Request:
         """
         call = self._call
         error.attempts = self.attempts
-        logger.debug("%d texts, attempt %d: %s", len(self._texts), self.attempts, _summary(error, response))
+        logger.debug("%d texts, attempt %d: %s", len(self._texts), self.attempts, summary(error, response))
         if not is_transient(error):
             raise error
         is_last = self.attempts > self._retries
@@ -337,12 +345,18 @@ class _Request:
             raise too_late(call, self.attempts, error) from error
         if is_last:
             raise error
-        if seconds > LOGGED_SECONDS:
-            summary, attempt = _summary(error, response), self.attempts + 1
-            logger.info("%s, waiting %.1f s, attempt %d of %d", summary, seconds, attempt, self._retries + 1)
         if seconds:
+            self._report_wait(seconds)
             with call.until_stopped():
                 await anyio.sleep(seconds)
+
+    def _report_wait(self, seconds: float) -> None:
+        """Log a wait before the next attempt, and report it, unless it is short."""
+        if seconds > LOGGED_SECONDS:
+            cause, attempt = cause_of(self.error), self.attempts + 1
+            logger.info("%s, waiting %.1f s, attempt %d of %d", cause, seconds, attempt, self._retries + 1)
+            if self._call.on_wait is not None:
+                self._call.on_wait(seconds)
 
     def _read(self, response: Response) -> Rows:
         call = self._call
@@ -368,13 +382,6 @@ class _Request:
             transient=failure.kind not in _PERMANENT,
             timed_out=failure.kind == "timeout",
         )
-
-
-def _summary(error: QwenAIMLError, response: Response | None) -> str:
-    """Describe an attempt for the log, which shows neither texts nor embeddings."""
-    if response is not None:
-        return f"HTTP {response.status}, {len(response.body)} bytes"
-    return str(error.args[0])
 
 
 def too_late(call: Call, attempts: int = 0, last: BaseException | None = None) -> DeadlineError:

@@ -611,9 +611,23 @@ def test_log(caplog: pytest.LogCaptureFixture) -> None:
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("DEBUG", f"1 texts, attempt 1: HTTP 503, {size} bytes"),
         ("DEBUG", f"1 texts, attempt 2: HTTP 503, {size} bytes"),
-        ("INFO", f"HTTP 503, {size} bytes, waiting 7.7 s, attempt 3 of 6"),
+        ("INFO", "HTTP 503, waiting 7.7 s, attempt 3 of 6"),
         ("DEBUG", f"1 texts, attempt 3: {reset}"),
-        ("INFO", f"{reset}, waiting 2.0 s, attempt 4 of 6"),
+        (
+            "INFO",
+            "no response from https://api.aimlapi.com/v1: ReadError, waiting 2.0 s, attempt 4 of 6",
+        ),
         ("DEBUG", f"1 texts, attempt 4: HTTP 429, {size} bytes"),
-        ("INFO", "rate limited, waiting 9.9 s"),
+        ("INFO", "rate limited (429), waiting 9.9 s, attempt 5 of 6"),
     ]
+
+
+def test_waits_for_others(caplog: pytest.LogCaptureFixture) -> None:
+    """A request that the limiter makes wait is logged before its first attempt, if that takes long."""
+    caplog.set_level("INFO", logger="qwen_aiml")
+    for seconds in (1.0, 5.0):
+        harness = Harness()
+        harness.limiter.paused_until = seconds
+        harness.embed()
+
+    assert caplog.messages == ["rate limited, waiting 5.0 s, attempt 1 of 6"]
