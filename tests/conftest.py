@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qwen_aiml import _keys, _urls
+from qwen_aiml import _keys, _models, _urls
 from qwen_aiml._engine import retry
 from qwen_aiml._engine.limiter import Limiter
 
@@ -34,8 +34,9 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def restored_log_level() -> Iterator[None]:
-    """Restore the level of our logger, which some programs of the docs set."""
+def restored_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Restore what programs of the docs set in the process: the level of our logger, registered models."""
+    monkeypatch.setattr(_models, "_models", dict(_models._models))
     yield
     logging.getLogger("qwen_aiml").setLevel(logging.NOTSET)
 

@@ -20,7 +20,7 @@ def test_there_are_snippets() -> None:
     assert len(SNIPPETS) == README.count("```python") == 9
 
 
-@pytest.mark.usefixtures("restored_log_level")
+@pytest.mark.usefixtures("restored_state")
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
 def test_snippet(
     snippet: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
