@@ -37,7 +37,11 @@ OPTIONAL = PYPROJECT["project"]["optional-dependencies"]
 PINS = dict(re.findall(r"^([\w-]+)==([\w.]+)", LOWEST.read_text(encoding="utf-8"), re.MULTILINE))
 EXTRAS = ",".join(OPTIONAL)
 TESTS = f"-e .[{EXTRAS}] --group tests"
-COPIED = ("tests", "cookbook", "benchmarks", "docs", "pyproject.toml", "README.md", "CHANGELOG.md")
+COPIED = (
+    *("tests", "cookbook", "benchmarks", "docs"),
+    *("pyproject.toml", "hatch_build.py", "README.md", "CHANGELOG.md"),
+)
+REPOSITORY = PYPROJECT["tool"]["hatch"]["metadata"]["hooks"]["custom"]["repository"]
 NOT_ONCE = ("-m", "not long and not once")
 TWO_AT_A_TIME = ("-n", "2", "--dist", "worksteal")
 
@@ -201,6 +205,11 @@ def dist(session: nox.Session) -> None:
     environment(session, "--group build")
     shutil.rmtree(ROOT / "dist", ignore_errors=True)
     session.run("python", "-m", "build", "--no-isolation")
+    if not REPOSITORY:
+        session.warn(
+            "The repository's URL is open (repository in pyproject.toml), so there are no project URLs, and "
+            "the README's links stay relative"
+        )
     (wheel,), (sdist,) = (list((ROOT / "dist").glob(pattern)) for pattern in ("*.whl", "*.tar.gz"))
     session.run("twine", "--no-color", "check", "--strict", str(wheel), str(sdist))
     with zipfile.ZipFile(wheel) as archive:

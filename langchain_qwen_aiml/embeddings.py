@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.embeddings import Embeddings
-from langchain_core.rate_limiters import BaseRateLimiter  # noqa: TC002 (pydantic reads it)
 from langchain_core.stores import BaseStore
 from pydantic import (
     AliasChoices,
@@ -14,7 +13,6 @@ from pydantic import (
     Field,
     PrivateAttr,
     SecretStr,
-    SkipValidation,
     ValidationError,
 )
 
@@ -25,6 +23,7 @@ from qwen_aiml import (
     EmbeddingConfig,
 )
 
+from ._fields import ApiKey, RateLimiter  # noqa: TC001 (pydantic reads them)
 from .cache import ByteStoreCache
 
 if TYPE_CHECKING:
@@ -94,10 +93,9 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
     dimensions: int | None = None
     """Length of the vectors; None leaves it to the service (1024 for v4 and v3)."""
 
-    aimlapi_api_key: SkipValidation[SecretStr | str | None] = Field(
-        default=None, alias="api_key", exclude=True, repr=False
-    )
-    """Also ``api_key``. None takes AIMLAPI_API_KEY, AIML_API_KEY or AIMLAPI_KEY from the environment."""
+    aimlapi_api_key: ApiKey = Field(default=None, alias="api_key", exclude=True, repr=False)
+    """Also ``api_key``. A function, sync or async, is called before each request. None takes AIMLAPI_API_KEY,
+    AIML_API_KEY or AIMLAPI_KEY from the environment."""
 
     aimlapi_api_base: str | None = Field(default=None, alias="base_url")
     """Also ``base_url``. None takes AIMLAPI_BASE_URL, AIMLAPI_API_BASE or AIML_API_BASE from the environment,
@@ -116,7 +114,7 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
     tokens_per_minute: float | None = None
     """Tokens that may be sent a minute, spread evenly, estimated from the texts; None means no bound."""
 
-    rate_limiter: BaseRateLimiter | None = Field(default=None, exclude=True, repr=False)
+    rate_limiter: RateLimiter = Field(default=None, exclude=True, repr=False)
     """LangChain's limiter; it is asked once for each request, repeated ones included."""
 
     max_retries: int = 5
@@ -162,8 +160,9 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
     transport: Literal["auto", "httpx"] = "auto"
     """``httpx`` posts every request with httpx; ``auto`` does so only where that is needed, see the docs."""
 
-    allow_http: bool = False
-    """Accept a ``base_url`` without TLS that is not on this machine."""
+    allow_http: bool | None = None
+    """Accept a ``base_url`` without TLS that is not on this machine. None takes AIMLAPI_ALLOW_HTTP from the
+    environment, else False."""
 
     http_client: Any = Field(default=None, exclude=True, repr=False)
     """An ``httpx.Client`` of your own for the synchronous methods; never closed here, and not picklable."""
@@ -198,7 +197,7 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
         )
         self.__dict__.update(
             model=config.model,
-            aimlapi_api_key=SecretStr(config.secret.reveal()),
+            aimlapi_api_key=config.shown_key(SecretStr),
             aimlapi_api_base=config.base_url,
             chunk_size=config.batch_size,
             timeout=config.timeout,
@@ -207,24 +206,48 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
         stored = isinstance(self.cache, BaseStore)
         self._make_clients(config, ByteStoreCache(self.cache) if stored else self.cache)
 
+    @property
+    def api_key(self) -> Any:
+        """The key as a ``SecretStr``, or the function that gives it, masked."""
+        return self.aimlapi_api_key
+
+    @property
+    def base_url(self) -> str | None:
+        """The URL of the service."""
+        return self.aimlapi_api_base
+
+    @property
+    def batch_size(self) -> int | None:
+        """Texts in one request."""
+        return self.chunk_size
+
+    @property
+    def request_timeout(self) -> float | None:
+        """Seconds of silence allowed while sending or reading."""
+        return self.timeout
+
     def _admission(self) -> tuple[Any, Any]:
         if (limiter := self.rate_limiter) is None:
             return None, None
         return (lambda _: limiter.acquire(blocking=True)), (lambda _: limiter.aacquire(blocking=True))
 
-    def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Embed documents: shape (texts, dimensions), row i for text i. See `EmbeddingClient.embed`."""
+    def embed_documents(self, texts: list[str], chunk_size: int | None = None) -> list[list[float]]:
+        """
+        Embed documents: shape (texts, dimensions), row i for text i. See `EmbeddingClient.embed`.
+
+        *chunk_size* is that of this call, as in ``OpenAIEmbeddings``, at most the setting; None for that.
+        """
         with self._progress_bar(show=self.show_progress_bar) as bar:
-            return self._embed(texts, bar=bar)
+            return self._embed(texts, bar=bar, batch_size=chunk_size)
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a query, with ``query_instruction`` before it if set. See `EmbeddingClient.embed`."""
         return self._embed_one(text, "query")
 
-    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+    async def aembed_documents(self, texts: list[str], chunk_size: int | None = None) -> list[list[float]]:
         """Embed documents as `embed_documents` does, awaited; on asyncio or Trio."""
         with self._progress_bar(show=self.show_progress_bar) as bar:
-            return await self._aembed(texts, bar=bar)
+            return await self._aembed(texts, bar=bar, batch_size=chunk_size)
 
     async def aembed_query(self, text: str) -> list[float]:
         """Embed a query as `embed_query` does, awaited; on asyncio or Trio."""

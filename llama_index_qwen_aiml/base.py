@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.storage.kvstore.types import BaseKVStore
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, SkipValidation, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
 from qwen_aiml import DEFAULT_MODEL, AdapterBase, ConfigurationError, EmbeddingConfig, check_texts
 
 from ._events import is_left_alone, undecorate, undecorated
+from ._fields import ApiKey, ModelName  # noqa: TC001 (pydantic reads them)
 from .cache import KVStoreCache
 
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, strict=True)
 
-    model_name: str = DEFAULT_MODEL
-    """Model id or short name, such as ``text-embedding-v4``. Unknown models pass through unchecked."""
+    model_name: ModelName = DEFAULT_MODEL
+    """Also ``model``. Model id or short name, such as ``text-embedding-v4``. Unknown models pass through
+    unchecked."""
 
     dimensions: int | None = None
     """Length of the vectors; None leaves it to the service (1024 for v4 and v3)."""
@@ -74,8 +76,9 @@ class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
     """Address of the service. None takes AIMLAPI_BASE_URL, AIMLAPI_API_BASE or AIML_API_BASE from the
     environment, else ``https://api.aimlapi.com/v1``."""
 
-    api_key: SkipValidation[SecretStr | str | None] = Field(default=None, exclude=True, repr=False)
-    """None takes AIMLAPI_API_KEY, AIML_API_KEY or AIMLAPI_KEY from the environment."""
+    api_key: ApiKey = Field(default=None, exclude=True, repr=False)
+    """A function, sync or async, is called before each request. None takes AIMLAPI_API_KEY, AIML_API_KEY or
+    AIMLAPI_KEY from the environment."""
 
     embed_batch_size: int = Field(default=10, exclude=True)
     """Texts in one request, 1 to 10 for v4 and v3."""
@@ -108,8 +111,9 @@ class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
     transport: Literal["auto", "httpx"] = Field(default="auto", exclude=True)
     """``httpx`` posts every request with httpx; ``auto`` does so only where that is needed, see the docs."""
 
-    allow_http: bool = Field(default=False, exclude=True)
-    """Accept an ``api_base`` without TLS that is not on this machine."""
+    allow_http: bool | None = Field(default=None, exclude=True)
+    """Accept an ``api_base`` without TLS that is not on this machine. None takes AIMLAPI_ALLOW_HTTP from the
+    environment, else False."""
 
     http_client: Any = Field(default=None, exclude=True, repr=False)
     """An ``httpx.Client`` of your own for the synchronous methods; never closed here, and not picklable."""
@@ -156,12 +160,17 @@ class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
         )
         self.__dict__.update(
             model_name=config.model,
-            api_key=SecretStr(config.secret.reveal()),
+            api_key=config.shown_key(SecretStr),
             api_base=config.base_url,
             timeout=config.timeout,
         )
         stored = isinstance(self.cache, BaseKVStore)
         self._make_clients(config, KVStoreCache(self.cache) if stored else self.cache)
+
+    @property
+    def model(self) -> str:
+        """The model id."""
+        return self.model_name
 
     def _admission(self) -> tuple[Any, Any]:
         limiter = self.rate_limiter or self._limiter

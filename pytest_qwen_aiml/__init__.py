@@ -30,11 +30,28 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Start the event loop of synchronous calls before sockets are blocked: it needs a pair of them."""
-    if _NAME in getattr(item, "fixturenames", ()) or item.get_closest_marker(_NAME) is not None:
-        from qwen_aiml._engine.runner import background_loop  # noqa: PLC0415 (most tests do without)
+    """
+    Add the fixture where only the marker is, and start the event loop of synchronous calls.
 
-        background_loop()
+    The event loop needs a pair of sockets, so it comes before pytest-socket blocks them. There is no autouse
+    fixture: that would cost every test of every project some time.
+    """
+    names: list[str] = getattr(item, "fixturenames", [])
+    if _NAME not in names:
+        if item.get_closest_marker(_NAME) is None:
+            return
+        _add_fixture(item, names)
+    from qwen_aiml._engine.runner import background_loop  # noqa: PLC0415 (most tests do without)
+
+    background_loop()
+
+
+def _add_fixture(item: Any, names: list[str]) -> None:
+    """Insert the fixture before all others of a test's own scope, as pytest does with autouse fixtures."""
+    known = item._fixtureinfo.name2fixturedefs  # noqa: SLF001 (it tells scopes, and nothing public does)
+    wider = [name for name in names if name in known and known[name][-1].scope != "function"]
+    # A new list, since variants of one test share theirs.
+    item.fixturenames = [*wider, _NAME, *(name for name in names if name not in wider)]
 
 
 @pytest.fixture
@@ -48,13 +65,6 @@ def qwen_aiml_emulator(request: pytest.FixtureRequest) -> Iterator[Emulator]:
         emulator = Emulator(**settings)
         base_url = stack.enter_context(serve(emulator)) if served else None
         yield stack.enter_context(intercept(emulator, base_url=base_url))
-
-
-@pytest.fixture(autouse=True)
-def _qwen_aiml_emulator_marked(request: pytest.FixtureRequest) -> None:
-    """Use the emulator where the marker alone stands."""
-    if request.node.get_closest_marker(_NAME) is not None:
-        request.getfixturevalue(_NAME)
 
 
 def _settings(node: pytest.Item) -> dict[str, Any]:

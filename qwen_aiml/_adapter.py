@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from functools import cache
+from inspect import cleandoc
+from itertools import pairwise
+from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
-from ._config import ON_BLANK, unknown_settings
+from ._config import ON_BLANK, conversion, unknown_settings
 from ._errors import ConfigurationError
-from ._keys import wrapped
+from ._keys import Secret, wrapped
 from ._progress import Bar
 from ._texts.validation import check_text
 
@@ -72,11 +76,16 @@ class AdapterBase:
         )
 
     def _embed(
-        self, texts: Iterable[str], role: Role = "document", bar: Bar | None = None
+        self,
+        texts: Iterable[str],
+        role: Role = "document",
+        bar: Bar | None = None,
+        batch_size: int | None = None,
     ) -> list[list[float]]:
         progress = None if bar is None else bar.part()
         admit = self._admission()[0]
-        return self._client.embed(texts, role=role, admit=admit, progress=progress).embeddings
+        result = self._client.embed(texts, role=role, admit=admit, progress=progress, batch_size=batch_size)
+        return result.embeddings
 
     def _embed_one(self, text: str, role: Role = "document") -> list[float]:
         return self._embed([check_text(text)], role)[0]
@@ -85,11 +94,17 @@ class AdapterBase:
         return (await self._aembed([check_text(text)], role))[0]
 
     async def _aembed(
-        self, texts: Iterable[str], role: Role = "document", bar: Bar | None = None
+        self,
+        texts: Iterable[str],
+        role: Role = "document",
+        bar: Bar | None = None,
+        batch_size: int | None = None,
     ) -> list[list[float]]:
         progress = None if bar is None else bar.part()
         admit = self._admission()[1]
-        result = await self._async_client.embed(texts, role=role, admit=admit, progress=progress)
+        result = await self._async_client.embed(
+            texts, role=role, admit=admit, progress=progress, batch_size=batch_size
+        )
         return result.embeddings
 
     @staticmethod
@@ -102,11 +117,34 @@ class AdapterBase:
         """
         return Bar(show=show, total=total)
 
-    @staticmethod
-    def _mask(options: dict[str, Any]) -> None:
-        """Wrap keys among the arguments, before anything can raise and a traceback print them."""
+    @classmethod
+    def _mask(cls, options: dict[str, Any]) -> None:
+        """
+        Wrap keys among the arguments, before anything can raise and a traceback print them.
+
+        Raises:
+            ConfigurationError: If one setting is given under two names.
+        """
         for name in filter(re.compile(_HOLDS_A_KEY).search, options):
             options[name] = wrapped(options[name])
+        for same in cls._names_of_settings():
+            given = [name for name in same if name in options]
+            unset = [name for name in given if options[name] in (None, Secret(""))]
+            if len(given) - len(unset) > 1:
+                raise ConfigurationError(
+                    f"{cls.__name__}: {' and '.join(given)} are the same setting; give one"
+                )
+            for name in unset[0 if len(given) > len(unset) else 1 :]:
+                del options[name]
+
+    @classmethod
+    def _names_of_settings(cls) -> list[list[str]]:
+        """List the names of each setting that has several."""
+        fields: Mapping[str, Any] = cls.model_fields  # type: ignore[attr-defined] # of pydantic
+        named = []
+        for name, field in fields.items():
+            named.append(list(dict.fromkeys([*_aliases(field), name])))
+        return [names for names in named if len(names) > 1]
 
     def _settings_of_one_name(self) -> dict[str, Any]:
         """Give the settings that every framework's class has under the core's own name."""
@@ -123,7 +161,7 @@ class AdapterBase:
             elif name == "on_blank":
                 wrong.append(ON_BLANK)
             else:
-                wrong.append(f"{name}: {error['msg']}")
+                wrong.append(f"{name}: {error['msg']}{_unconverted(error)}")
         if unknown:
             wrong.append(unknown_settings(unknown, self._setting_names()))
         return ConfigurationError(f"{type(self).__name__}: {'; '.join(wrong)}")
@@ -151,6 +189,26 @@ class AdapterBase:
         def copy(self, **changes: Any) -> Self:
             """Copy as ``model_copy`` does; pydantic's older method would keep the clients of the original."""
             return self.model_copy(**changes)
+
+        @classmethod
+        def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
+            """Describe each setting in the JSON schema by the docstring under its field."""
+            schema = super().__get_pydantic_json_schema__(core_schema, handler)
+            described = handler.resolve_ref_schema(schema)
+            if "description" in described:
+                described["description"] = described["description"].partition("\n\nSettings:\n\n")[0]
+            properties = described.get("properties", {})
+            descriptions = field_docstrings(cls)
+            for name, field in cls.model_fields.items():
+                for key in (name, *_aliases(field)):
+                    if key in properties and name in descriptions:
+                        properties[key].setdefault("description", descriptions[name])
+            return schema
+
+        def __init_subclass__(cls, **options: Any) -> None:
+            """Add to what ``help`` shows of a class what its settings are, once it is asked for."""
+            super().__init_subclass__(**options)
+            cls.__doc__ = _Documentation(cls.__doc__)
 
     @property
     def usage(self) -> Usage:
@@ -202,3 +260,48 @@ class AdapterBase:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+class _Documentation:
+    """The docstring of a class, with its settings, which are looked up when it is read."""
+
+    def __init__(self, text: str | None) -> None:
+        self._text = text
+
+    def __get__(self, _: object, owner: type) -> str | None:
+        if self._text is None:
+            return None
+        said = [f"    {name}: {' '.join(text.split())}" for name, text in field_docstrings(owner).items()]
+        return "\n\n".join([cleandoc(self._text), "Settings:", *said])
+
+
+@cache
+def field_docstrings(cls: type) -> dict[str, str]:
+    """Read the docstrings under the fields of a class from its source; empty where there is no source."""
+    import ast  # noqa: PLC0415 (only for who asks)
+    from inspect import getsource  # noqa: PLC0415
+
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if AdapterBase not in base.__mro__[1:]:
+            continue
+        try:
+            (definition,) = ast.parse(dedent(getsource(base))).body
+        except (OSError, TypeError, SyntaxError):
+            continue
+        for field, following in pairwise(definition.body):  # type: ignore[attr-defined] # of a class
+            if isinstance(field, ast.AnnAssign) and isinstance(following, ast.Expr):
+                found[ast.unparse(field.target)] = cleandoc(following.value.value)  # type: ignore[attr-defined]
+    return found
+
+
+def _aliases(field: Any) -> list[str]:
+    """List the second names of a field of pydantic."""
+    alias = field.validation_alias
+    return list(getattr(alias, "choices", filter(None, [alias])))
+
+
+def _unconverted(error: Mapping[str, Any]) -> str:
+    """Show a value that is a string where a number or a flag is wanted, with the cure; nothing of others."""
+    cure = conversion(error["input"]) if error["type"] in ("int_type", "float_type", "bool_type") else ""
+    return cure and f", not {error['input']!r} (str){cure}"

@@ -140,6 +140,7 @@ class EmbeddingClient(_Client):
         role: Role = "document",
         admit: Callable[[int], object] | None = None,
         progress: Callable[[Progress], object] | None = None,
+        batch_size: int | None = None,
     ) -> EmbeddingResult:
         """
         Embed texts.
@@ -154,8 +155,10 @@ class EmbeddingClient(_Client):
                 for none.
 
             progress: Called with how far the call has come, a `Progress`: at the start, after each look-up in
-                the cache, and after each batch. It is called in the caller's thread, and may itself embed;
-                what it raises is logged. None for none.
+                the cache, after each batch, and before a wait of more than a second. It is called in the
+                caller's thread, and may itself embed; what it raises is logged. None for none.
+
+            batch_size: Texts in one request of this call, no more than the setting; None for the setting.
 
         Returns:
             Embeddings of shape (texts, dimensions), row i for text i, and what they cost.
@@ -169,7 +172,7 @@ class EmbeddingClient(_Client):
 
             QwenAIMLError: What went wrong first, if no text was embedded.
         """
-        return self._embed(texts, role, admit, progress)
+        return self._embed(texts, role, admit, progress, batch_size=batch_size)
 
     def embed_array(
         self,
@@ -278,8 +281,9 @@ class EmbeddingClient(_Client):
         progress: Callable[[Progress], object] | None,
         *,
         packed: bool = False,
+        batch_size: int | None = None,
     ) -> EmbeddingResult:
-        job = self._engine.job(texts, role=role, admit=admit, packed=packed)
+        job = self._engine.job(texts, role=role, admit=admit, packed=packed, batch_size=batch_size)
         running = Running(partial(self._engine.run, job))
         self._engine.report(job, progress, running.call)
         try:
@@ -321,13 +325,14 @@ class AsyncEmbeddingClient(_Client):
         role: Role = "document",
         admit: Callable[[int], Awaitable[object]] | None = None,
         progress: Callable[[Progress], object] | None = None,
+        batch_size: int | None = None,
     ) -> EmbeddingResult:
         """
         Embed as `EmbeddingClient.embed` does, awaited, *admit* too. Cancelling it ends its requests.
 
         *progress* is called in the thread of the event loop, which waits for it.
         """
-        return await self._embed(texts, role, admit, progress)
+        return await self._embed(texts, role, admit, progress, batch_size=batch_size)
 
     async def embed_array(
         self,
@@ -381,8 +386,9 @@ class AsyncEmbeddingClient(_Client):
         progress: Callable[[Progress], object] | None,
         *,
         packed: bool = False,
+        batch_size: int | None = None,
     ) -> EmbeddingResult:
-        job = self._engine.job(texts, role=role, admit=admit, packed=packed)
+        job = self._engine.job(texts, role=role, admit=admit, packed=packed, batch_size=batch_size)
         self._engine.report(job, progress, _call)
         try:
             await self._engine.run(job)

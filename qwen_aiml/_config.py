@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from ._errors import ConfigurationError
-from ._keys import KEY_VARIABLES, Secret, find_key, wrapped
+from ._keys import KEY_VARIABLES, KeySource, Secret, find_key, wrapped
 from ._models import DEFAULT_MODEL, DEFAULT_ROWS, ModelFacts, model_facts
 from ._texts.tokens import load
 from ._texts.validation import check_role
-from ._urls import check_base_url, check_headers, is_loopback
+from ._urls import check_base_url, check_headers, http_allowed, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -46,7 +46,8 @@ class EmbeddingConfig:
 
         dimensions: Length of the vectors; None leaves it to the service (1024 for v4 and v3).
 
-        api_key: A string, or a ``SecretStr`` of pydantic. None takes the first of the environment variables
+        api_key: A string, a ``SecretStr`` of pydantic, or a function, sync or async, that is called before
+            each request and returns one of these. None takes the first of the environment variables
             AIMLAPI_API_KEY, AIML_API_KEY and AIMLAPI_KEY that is not blank.
 
         base_url: Address of the service, with or without ``/v1``. None takes the first of AIMLAPI_BASE_URL,
@@ -93,7 +94,8 @@ class EmbeddingConfig:
         transport: What posts requests. ``auto``: asyncio with httptools; httpx on Trio, behind a proxy, and
             while httpx is instrumented, recorded or mocked. ``httpx``: always httpx.
 
-        allow_http: Accept an address without TLS that is not on this machine.
+        allow_http: Accept an address without TLS that is not on this machine. None takes the environment
+            variable AIMLAPI_ALLOW_HTTP (``1``, ``true``, ``yes``), else False.
 
         facts: What is known of the model, looked up by its name; `register_model` adds to it.
 
@@ -124,7 +126,7 @@ class EmbeddingConfig:
     encoding_format: Literal["float", "base64"] | None = None
     default_headers: Mapping[str, str] | None = field(default=None, repr=False)
     transport: Literal["auto", "httpx"] = "auto"
-    allow_http: bool = False
+    allow_http: bool | None = None
     facts: ModelFacts = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -133,7 +135,9 @@ class EmbeddingConfig:
         self._set("model", facts.name)
         _check_dimensions(self.dimensions, facts)
         self._set("api_key", find_key(self.api_key))
-        self._set("base_url", check_base_url(self.base_url, allow_http=_flag("allow_http", self.allow_http)))
+        allowed = http_allowed() if self.allow_http is None else _flag("allow_http", self.allow_http)
+        self._set("allow_http", allowed)
+        self._set("base_url", check_base_url(self.base_url, allow_http=allowed))
         self._set("batch_size", _batch_size(self.batch_size, facts))
         if self.max_concurrency is not None:
             whole("max_concurrency", self.max_concurrency, least=1)
@@ -169,6 +173,15 @@ class EmbeddingConfig:
         """Texts in one request."""
         return self.batch_size or DEFAULT_ROWS
 
+    def rows_of(self, batch_size: int | None) -> int:
+        """
+        Check the texts in one request of a single call; None takes the setting.
+
+        Raises:
+            ConfigurationError: If it is no number that the model takes.
+        """
+        return self.rows if batch_size is None else _batch_size(batch_size, self.facts)
+
     @property
     def concurrency(self) -> int:
         """Requests in flight at once, at the most."""
@@ -195,8 +208,11 @@ class EmbeddingConfig:
         The key.
 
         Raises:
-            ConfigurationError: If this is an unpickled copy and the environment holds no key.
+            ConfigurationError: If this is an unpickled copy and the environment holds no key, or if the key
+                is given by a function.
         """
+        if isinstance(self.api_key, KeySource):
+            raise ConfigurationError("api_key is a function, which is called before each request")
         if not isinstance(self.api_key, Secret):
             message = (
                 "no API key: this is an unpickled copy, and a pickle never carries the key. Set "
@@ -204,6 +220,10 @@ class EmbeddingConfig:
             )
             raise ConfigurationError(message)
         return self.api_key
+
+    def shown_key(self, kind: Callable[[str], Any]) -> Any:
+        """Return the key as another masked *kind* of string, or the function that gives it, masked too."""
+        return self.api_key if isinstance(self.api_key, KeySource) else kind(self.secret.reveal())
 
     def __copy__(self) -> EmbeddingConfig:
         return self
@@ -242,12 +262,23 @@ def unknown_settings(unknown: Iterable[str], known: Iterable[str]) -> str:
     return f"unknown setting {', '.join(said)}"
 
 
-def _refuse(name: str, value: object, allowed: str) -> ConfigurationError:
+def conversion(value: object) -> str:
+    """Say how to convert a string that is a number or a flag, as from the environment; empty for others."""
+    if not isinstance(value, str):
+        return ""
+    if re.fullmatch(r"\s*(\d{1,7}|\d{0,7}\.\d{1,7})\s*", value):
+        return f". It is a string; give {'float' if '.' in value else 'int'}({value!r})"
+    if value.strip().lower() in ("true", "false"):
+        return f". It is a string; give {value.strip().capitalize()}"
+    return ""
+
+
+def _refuse(name: str, value: object, allowed: str, cure: str = "") -> ConfigurationError:
     kind = type(value).__name__
     if isinstance(value, (int, float)) or re.fullmatch(_TELLS_NOTHING, str(value)):
-        return ConfigurationError(f"{name} must be {allowed}, not {value!r} ({kind})")
+        return ConfigurationError(f"{name} must be {allowed}, not {value!r} ({kind}){cure}")
     # It may be a key in the wrong place.
-    return ConfigurationError(f"{name} must be {allowed}, not what was given ({kind})")
+    return ConfigurationError(f"{name} must be {allowed}, not what was given ({kind}){cure}")
 
 
 def _text(name: str, value: object) -> str:
@@ -258,19 +289,19 @@ def _text(name: str, value: object) -> str:
 
 def _flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise _refuse(name, value, "True or False")
+        raise _refuse(name, value, "True or False", conversion(value))
     return value
 
 
 def whole(name: str, value: object, *, least: int) -> None:
     """Refuse what is not a whole number, *least* or more."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise _refuse(name, value, f"a whole number, {least} or more")
+        raise _refuse(name, value, f"a whole number, {least} or more", conversion(value))
 
 
 def _number(name: str, value: object, *, most: float, allowed: str) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= most:
-        raise _refuse(name, value, allowed)
+        raise _refuse(name, value, allowed, conversion(value))
     return float(value)
 
 
@@ -294,7 +325,7 @@ def _check_dimensions(value: object, facts: ModelFacts) -> None:
         return
     if facts.dimensions and value not in facts.dimensions:
         allowed = ", ".join(map(str, facts.dimensions))
-        raise _refuse("dimensions", value, f"one of {allowed} for {facts.name}")
+        raise _refuse("dimensions", value, f"one of {allowed} for {facts.name}", conversion(value))
     whole("dimensions", value, least=1)
 
 

@@ -44,16 +44,28 @@ class QwenAIMLError(Exception):
         attempts: How many times the request was sent; 0 where none was.
     """
 
+    __module__ = "qwen_aiml"
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Show the errors of this module under the name by which users import them."""
+        super().__init_subclass__(**options)
+        if cls.__module__ == __name__:
+            cls.__module__ = QwenAIMLError.__module__
+
     def __init__(self, message: str, *, indices: Sequence[int] = (), attempts: int = 0) -> None:
         super().__init__(message)
         self.indices = tuple(indices)
         self.attempts = attempts
 
     def __str__(self) -> str:
-        if not self.attempts or not self.indices:
+        if not self.attempts or not self.indices or self._is_of_any_text():
             return str(self.args[0])
         tries = f", {self.attempts} attempts" if self.attempts > 1 else ""
         return f"{self.args[0]} ({name_texts(self.indices)}{tries})"
+
+    def _is_of_any_text(self) -> bool:
+        """Tell whether other texts would have met the same error, so that naming these would mislead."""
+        return False
 
     def __reduce__(self) -> tuple[Callable[..., QwenAIMLError], tuple[Any, ...]]:
         return _restore, (type(self), self.args, self.__dict__)
@@ -172,6 +184,9 @@ class APIStatusError(QwenAIMLError):
         self.request_id = request_id
         self.reason = reason
         self.max_rows = max_rows
+
+    def _is_of_any_text(self) -> bool:
+        return self.reason in ("account", "request")
 
 
 class AuthenticationError(APIStatusError):

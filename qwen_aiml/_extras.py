@@ -58,4 +58,9 @@ def _is_of(package: str, error: ModuleNotFoundError) -> bool:
 
 def _advice(package: str, extra: str, what: str) -> str:
     distribution = package.replace("_", "-").replace(".", "-")
-    return f'{what} needs {distribution}: pip install "qwen-aiml[{extra}]"'
+    return f"{what} needs {distribution}: {install(extra)}"
+
+
+def install(extra: str) -> str:
+    """Say how to install an extra, from a package index or from the source tree."""
+    return f'pip install "qwen-aiml[{extra}]" (in a clone of the repository: pip install ".[{extra}]")'

@@ -4,19 +4,40 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any, NoReturn
+from inspect import isawaitable, iscoroutinefunction
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ._errors import ConfigurationError
 from ._urls import first_set
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 KEYS_PAGE = "https://aimlapi.com/app/keys"
 
 # Source: all three spellings stand in AI/ML API's own docs and SDKs; the first is the most used.
 KEY_VARIABLES = ("AIMLAPI_API_KEY", "AIML_API_KEY", "AIMLAPI_KEY")
 
-_QUOTES = ('"', "'", "`", "\u201c", "\u201d", "\u2018", "\u2019")
-_ASSIGNMENT = r"(export )?[A-Z_]+KEY="
-_PLACEHOLDER = r"[.…*]+|<.*>"
+# What no key looks like, and what to do about it.
+_QUOTE = "[\"'`\u201c\u201d\u2018\u2019]"
+_WORDS = r"(?i:(my|your|insert|enter|the)?[-_ ]*(own|aiml|aimlapi)?[-_ ]*api[-_ ]*key([-_ ]*here)?)"
+_FLAWS = (
+    (rf"{_QUOTE}.*|.*{_QUOTE}", "stands in quotation marks; leave them out"),
+    (r"(?i)bearer .*", 'begins with "Bearer"; leave that out'),
+    (r"(export )?[A-Z_]+KEY=.*", "begins with the name of a variable; leave that out"),
+    (
+        rf"[.…*]+|<.*>|\[.*\]|sk-[.…*xX]+|{_WORDS}",
+        "is the placeholder of an example; put a key in its place",
+    ),
+    (
+        r"(?i)\$\w+|\$*\{.*\}|\$\(.*\)|%\w+%|none|null|nil|undefined",
+        "stands for a variable that was not set when this was made; set it, or leave api_key out",
+    ),
+    (
+        r".*[^!-~].*",
+        "holds a space, a line break or another character that no key has; copy the key again",
+    ),
+)
 
 TELLING = 8  # characters of a key in a row that can't be there by chance
 
@@ -51,17 +72,8 @@ class Secret:
 
     def flaw(self) -> str | None:
         """Say why the string can't be a key, and what to do; None if it may be one."""
-        if self._value[:1] in _QUOTES or self._value[-1:] in _QUOTES:
-            return "stands in quotation marks; leave them out"
-        if self._value[:7].lower() == "bearer ":
-            return 'begins with "Bearer"; leave that out'
-        if re.match(_ASSIGNMENT, self._value):
-            return "begins with the name of a variable; leave that out"
-        if re.fullmatch(_PLACEHOLDER, self._value):
-            return "is the placeholder of an example; put a key in its place"
-        if not (self._value.isascii() and self._value.isprintable() and " " not in self._value):
-            return "holds a space, a line break or another character that no key has; copy the key again"
-        return None
+        flaws = (flaw for pattern, flaw in _FLAWS if re.fullmatch(pattern, self._value, re.DOTALL))
+        return next(flaws, None)
 
     def scrub(self, text: str) -> str:
         """Mask whatever in *text* has 8 characters in a row of the string; a shorter string masks nothing."""
@@ -89,6 +101,49 @@ class Secret:
         raise TypeError(message)
 
 
+class KeySource:
+    """
+    A function of the user's that gives the key, asked before each request.
+
+    Its repr shows nothing of the function, which may be bound to a key; it can't be pickled.
+
+    Args:
+        function: Called without arguments; returns a key, or an awaitable of one.
+    """
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+
+    @property
+    def is_async(self) -> bool:
+        """Whether the function is known to return an awaitable, so that it does not block."""
+        function = self._function
+        return iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004 (not whether it can be called)
+
+    def call(self) -> Any:
+        """Call the function; return an awaitable as it is, and anything else wrapped."""
+        given = self._function()
+        return given if isawaitable(given) else wrapped(given)
+
+    def __repr__(self) -> str:
+        return "KeySource(**********)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, KeySource) and other._function == self._function
+
+    def __hash__(self) -> int:
+        return hash(self._function)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> KeySource:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        message = "the function that gives an API key is never pickled"
+        raise TypeError(message)
+
+
 class Unusable:
     """
     What stands for something that was given as a key and is no string; the thing itself is let go of.
@@ -101,10 +156,12 @@ class Unusable:
         self.kind = kind
 
 
-def find_key(secret: Secret | Unusable) -> Secret:
+def find_key(secret: Secret | KeySource | Unusable) -> Secret | KeySource:
     if isinstance(secret, Unusable):
-        message = f"api_key must be a string, not {secret.kind}"
+        message = f"api_key must be a string, or a function that returns one, not {secret.kind}"
         raise ConfigurationError(message)
+    if isinstance(secret, KeySource):
+        return secret
     given = "api_key"
     if not secret and (variable := first_set(KEY_VARIABLES)):
         given = f"{variable} in the environment"
@@ -112,7 +169,7 @@ def find_key(secret: Secret | Unusable) -> Secret:
     if not secret:
         message = (
             f"no API key: give api_key, or set the environment variable {KEY_VARIABLES[0]}. "
-            f"Keys are made at {KEYS_PAGE}"
+            f"Keys are made at {KEYS_PAGE}. To try without one, use qwen_aiml.emulator"
         )
         raise ConfigurationError(message)
     if flaw := secret.flaw():
@@ -120,12 +177,31 @@ def find_key(secret: Secret | Unusable) -> Secret:
     return secret
 
 
-def wrapped(given: Any) -> Secret | Unusable:
+def check_given_key(secret: Secret | KeySource | Unusable) -> Secret:
+    """
+    Take the key that a function returned.
+
+    Raises:
+        ConfigurationError: If it is none.
+    """
+    if not isinstance(secret, Secret):
+        kind = secret.kind if isinstance(secret, Unusable) else "a function"
+        raise ConfigurationError(f"the function given as api_key must return a string, not {kind}")
+    if not secret:
+        raise ConfigurationError("the function given as api_key returned nothing; it must return a key")
+    if flaw := secret.flaw():
+        raise ConfigurationError(f"what the function given as api_key returned {flaw}")
+    return secret
+
+
+def wrapped(given: Any) -> Secret | KeySource | Unusable:
     """Wrap whatever was given as a key, so that from here on no frame's variables show it."""
     if hasattr(given, "get_secret_value"):  # pydantic's SecretStr
         given = given.get_secret_value()
-    if isinstance(given, (Secret, Unusable)):
+    if isinstance(given, (Secret, KeySource, Unusable)):
         return given
     if given is None or isinstance(given, str):
         return Secret((given or "").strip())
+    if callable(given):
+        return KeySource(given)
     return Unusable(type(given).__name__)

@@ -33,12 +33,15 @@ class Progress(Struct, frozen=True):
         cached: Those of *done* that came from the cache.
 
         usage: What the call has cost so far.
+
+        waiting: Seconds of a wait of more than a second that begins now, such as after a 429; 0 for none.
     """
 
     done: int
     total: int
     cached: int
     usage: Usage
+    waiting: float = 0.0
 
 
 class Reporter:
@@ -46,8 +49,8 @@ class Reporter:
     Counts the texts of a call that are done, and reports it.
 
     Args:
-        report: What is called: at the start, and whenever some are done. What it raises is logged, and
-            nothing more is reported: it must not cost embeddings that are billed.
+        report: What is called: at the start, whenever some are done, and before a long wait. What it raises
+            is logged, and nothing more is reported: it must not cost embeddings that are billed.
 
         items: The number of each text; repeated texts share one.
 
@@ -73,13 +76,22 @@ class Reporter:
         self._texts = Counter(items)
         self._total = self._texts.total()
         self._done = self._cached = 0
+        self._usage = Usage()
 
     def add(self, items: Iterable[int], usage: Usage, *, cached: bool = False) -> None:
         """Count the texts of some numbers as done, and report it with the cost so far."""
         texts = sum(self._texts[item] for item in items)
         self._done += texts
         self._cached += texts if cached else 0
-        progress = Progress(self._done, self._total, self._cached, usage)
+        self._usage = usage
+        self._send(0.0)
+
+    def wait(self, seconds: float) -> None:
+        """Report that a wait begins."""
+        self._send(seconds)
+
+    def _send(self, waiting: float) -> None:
+        progress = Progress(self._done, self._total, self._cached, self._usage, waiting)
         self._call_report(lambda: self._guarded(progress))
 
     def _guarded(self, progress: Progress) -> None:
@@ -127,11 +139,11 @@ class Bar:
             if self._tokens is not None:
                 self._tokens = None if old is None or new is None else self._tokens + new - old
             self._total = progress.total if self._total is None else self._total
-            self._move(progress.done - before.done, progress.cached - before.cached)
+            self._move(progress.done - before.done, progress.cached - before.cached, progress.waiting)
 
         return tell
 
-    def _move(self, done: int, cached: int) -> None:
+    def _move(self, done: int, cached: int, waiting: float = 0.0) -> None:
         if not self._total:
             return
         if self._shown is None:
@@ -148,7 +160,9 @@ class Bar:
         said = [f"{self._cached:,} cached"] if self._cached else []
         if self._tokens is not None:
             said.append(f"{self._tokens:,} tokens")
-        bar.set_postfix_str(", ".join(said), refresh=False)
+        if waiting:
+            said.append(f"waiting {waiting:.0f} s")
+        bar.set_postfix_str(", ".join(said), refresh=bool(waiting))
         bar.update(done)
 
     def __enter__(self) -> Self:

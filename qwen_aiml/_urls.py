@@ -15,6 +15,9 @@ DEFAULT_BASE_URL = "https://api.aimlapi.com/v1"
 # Source: all three spellings stand in AI/ML API's own docs and SDKs; the first is the most used.
 URL_VARIABLES = ("AIMLAPI_BASE_URL", "AIMLAPI_API_BASE", "AIML_API_BASE")
 
+HTTP_VARIABLE = "AIMLAPI_ALLOW_HTTP"
+_YES, _NO = ("1", "true", "yes"), ("0", "false", "no", "")
+
 _NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # Source: RFC 9110, 5.6.2
 
 _HOST = r"([0-9A-Za-z_-]{1,63}\.)*[0-9A-Za-z_-]{1,63}\.?"
@@ -30,6 +33,21 @@ _OWN_HEADERS = {
 def first_set(variables: tuple[str, ...]) -> str | None:
     """Name the first of the environment *variables* that is not blank; None if all are."""
     return next((name for name in variables if os.environ.get(name, "").strip()), None)
+
+
+def http_allowed() -> bool:
+    """
+    Tell whether the environment accepts URLs without TLS.
+
+    Raises:
+        ConfigurationError: If it says neither yes nor no.
+    """
+    value = os.environ.get(HTTP_VARIABLE, "").strip().lower()
+    if value in (*_YES, *_NO):
+        return value in _YES
+    raise ConfigurationError(
+        f"{HTTP_VARIABLE} in the environment must be one of {', '.join(filter(None, (*_YES, *_NO)))}"
+    )
 
 
 def check_base_url(value: object, *, allow_http: bool) -> str:
@@ -68,7 +86,8 @@ def check_base_url(value: object, *, allow_http: bool) -> str:
         message = f"{given} must be an address without ? and #"
     elif parts.scheme == "http" and not allow_http and not is_loopback(host):
         message = (
-            f"{given} would send the key to {host} without encryption; use https, or set allow_http=True"
+            f"{given} would send the key to {host} without encryption; use https, or set allow_http=True "
+            f"({HTTP_VARIABLE}=1 in the environment)"
         )
     else:
         path = parts.path.rstrip("/").removesuffix("/embeddings").rstrip("/") or "/v1"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qwen_aiml import _keys, _urls
+from qwen_aiml import _keys, _models, _urls
 from qwen_aiml._engine import retry
 from qwen_aiml._engine.limiter import Limiter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 KEY = "sk-test-0123456789abcdef"
 
@@ -17,7 +21,8 @@ KEY = "sk-test-0123456789abcdef"
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no key, URL or proxy of the machine into a test."""
     proxies = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
-    for name in (*_keys.KEY_VARIABLES, *_urls.URL_VARIABLES, *proxies, "NO_PROXY", "no_proxy"):
+    ours = (*_keys.KEY_VARIABLES, *_urls.URL_VARIABLES, _urls.HTTP_VARIABLE)
+    for name in (*ours, *proxies, "NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -26,6 +31,14 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry at once, also after a 429."""
     monkeypatch.setattr(retry, "FIRST_BACKOFF", 0.0)
     monkeypatch.setattr(Limiter, "refused", lambda self, start, now, *_: self.lost(start, now))
+
+
+@pytest.fixture
+def restored_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Restore what programs of the docs set in the process: the level of our logger, registered models."""
+    monkeypatch.setattr(_models, "_models", dict(_models._models))
+    yield
+    logging.getLogger("qwen_aiml").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(params=["asyncio", "trio"])

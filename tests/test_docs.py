@@ -71,6 +71,7 @@ def test_all_programs_are_found() -> None:
     assert all(found[name] for name in NAMES if name.startswith(("tutorial/", "submissions/l")))
 
 
+@pytest.mark.usefixtures("restored_state")
 @pytest.mark.skipif(version("langchain-core") < "1", reason="the pages are written for newer versions")
 @pytest.mark.parametrize(
     "page",

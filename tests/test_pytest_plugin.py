@@ -148,6 +148,34 @@ def test_marker(run: Callable[..., pytest.RunResult]) -> None:
     )
 
 
+def test_marker_of_one_variant(run: Callable[..., pytest.RunResult]) -> None:
+    """The marker counts for its own variant, before the fixtures of the test and after wider ones."""
+    run(
+        """
+        import os
+
+        import application
+        import pytest
+
+        @pytest.fixture(scope="module")
+        def wider():
+            assert os.environ["AIMLAPI_API_KEY"] == "sk-mine"
+
+        @pytest.fixture
+        def row():
+            if os.environ["AIMLAPI_API_KEY"] != "sk-mine":
+                return application.embed(["text"])
+
+        @pytest.mark.parametrize("marked", [
+            False, pytest.param(True, marks=pytest.mark.qwen_aiml_emulator), False
+        ])
+        def test_variant(marked, row, wider):
+            assert (row is not None) is marked
+        """,
+        passed=3,
+    )
+
+
 def test_served(run: Callable[..., pytest.RunResult]) -> None:
     """With ``serve`` a program that the test starts gets there, too."""
     run(
@@ -237,6 +265,13 @@ def test_costs_nothing_unused(run: Callable[..., pytest.RunResult]) -> None:
         """,
         passed=1,
     )
+
+
+def test_unused_fixtures(run: Callable[..., pytest.RunResult]) -> None:
+    """A test without the marker and the fixture sets up nothing of ours."""
+    result = run("def test_nothing(): pass", "--setup-show", passed=1)
+
+    assert "qwen_aiml" not in result.stdout.str().partition("test_nothing")[0].partition("collected")[2]
 
 
 def test_told(run: Callable[..., pytest.RunResult]) -> None:

@@ -17,9 +17,10 @@ SNIPPETS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTAL
 
 def test_there_are_snippets() -> None:
     """Every Python fence of the README is found."""
-    assert len(SNIPPETS) == README.count("```python") == 8
+    assert len(SNIPPETS) == README.count("```python") == 9
 
 
+@pytest.mark.usefixtures("restored_state")
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
 def test_snippet(
     snippet: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path

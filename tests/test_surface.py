@@ -215,7 +215,9 @@ def test_missing_framework(module: str, framework: str, extra: str) -> None:
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"ModuleNotFoundError: {module} needs ")
-    assert last.endswith(f'pip install "qwen-aiml[{extra}]"')
+    assert last.endswith(
+        f'pip install "qwen-aiml[{extra}]" (in a clone of the repository: pip install ".[{extra}]")'
+    )
 
 
 @pytest.mark.parametrize("module", ["langchain_qwen_aiml", "llama_index_qwen_aiml"])

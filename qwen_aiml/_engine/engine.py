@@ -138,12 +138,15 @@ class Engine:
         role: Role,
         admit: Callable[[int], Any] | None,
         packed: bool,
+        batch_size: int | None = None,
     ) -> Job:
         """
         Prepare a call; nothing is sent yet.
 
         Raises:
             InputError: If some of the texts can't be embedded.
+
+            ConfigurationError: If *batch_size* is no number that the model takes.
         """
         if self._is_forked:
             message = (
@@ -154,6 +157,7 @@ class Engine:
         if admit is not None and self._sync:
             admit = _threaded(admit)
         call = Call(self.config, self._clock, self.limiter, admit=admit, packed=packed)
+        call.batch_size = self.config.rows_of(batch_size)
         cache = None if self.cache is None else self._cache_access(self.cache, role, call)
         return Job(texts, role, call, cache, first=first)
 

@@ -90,6 +90,7 @@ class Job:
         self._shortened: set[int] = set()
         self._at_limit: set[int] = set()
         self._cached = 0
+        self._cached_items: set[int] = set()
         self._model: str | None = None
         self._request_ids: list[str] = []
 
@@ -102,8 +103,17 @@ class Job:
 
             DeadlineError: If that took too long.
         """
+        began = self.call.clock.now()
+        try:
+            await self._run()
+        finally:
+            if self.items:
+                self._log(self.call.clock.now() - began)
+
+    async def _run(self) -> None:
         if self.reporter is not None:
             self.reporter.add((), self.usage)
+            self.call.on_wait = self.reporter.wait
         await self._look_up()
         batches = -(-len(self._pending) // self.call.rows) + len(self._too_long)
         # Also for one worker alone: a cancelled asyncio task ends what is shielded, but not in its children.
@@ -147,6 +157,19 @@ class Job:
             logger.warning(message, embedded, texts, KEEP_ADVICE)
         else:
             logger.info("interrupted: %d of %d texts were embedded and are in the cache", embedded, texts)
+
+    def _log(self, seconds: float) -> None:
+        items, usage = self.items, self.usage
+        logger.info(
+            "embedded %d of %d texts in %.1f s: %d requests (%d retries), %s tokens, %d texts cached",
+            sum(item in self._embeddings for item in items),
+            len(items),
+            seconds,
+            usage.requests,
+            self.call.retries,
+            "unknown" if usage.total_tokens is None else usage.total_tokens,
+            sum(item in self._cached_items for item in items),
+        )
 
     def rows(self) -> list[list[float] | None]:
         """Return the embedding of every text, None where there is none; repeated texts get copies."""
@@ -253,6 +276,7 @@ class Job:
             self._set(list(found), list(found.values()))
             self._cached += len(found)
             call.usage += Usage(cached=len(found))
+            self._cached_items.update(found)
             if shortened:
                 self._shortened.update(found)
             self._report(list(found), cached=True)

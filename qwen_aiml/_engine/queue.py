@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
@@ -16,10 +15,6 @@ if TYPE_CHECKING:
 
     from .limiter import Limiter
 
-logger = logging.getLogger("qwen_aiml")
-
-LOGGED_SECONDS = 1.0  # a wait of more is logged
-
 
 class Ticket:
     """
@@ -28,14 +23,17 @@ class Ticket:
     Args:
         owner: The call that the request is part of.
 
+        on_wait: Called with the seconds that the limiter makes it wait, whenever it does; None for nothing.
+
     Attributes:
         start: What the limiter gave when the attempt started; None before.
     """
 
-    __slots__ = ("came", "owner", "start")
+    __slots__ = ("came", "on_wait", "owner", "start")
 
-    def __init__(self, owner: object) -> None:
+    def __init__(self, owner: object, on_wait: Callable[[float], object] | None = None) -> None:
         self.owner = owner
+        self.on_wait = on_wait
         self.start: Start | None = None
         self.came: anyio.Event | None = None
 
@@ -95,8 +93,8 @@ class Queue:
         while (seconds := self._start(ticket, tokens)) is not None:
             if seconds_left() <= seconds:
                 return False
-            if seconds > LOGGED_SECONDS:
-                logger.info("rate limited, waiting %.1f s", seconds)
+            if ticket.on_wait is not None:
+                ticket.on_wait(seconds)
             await anyio.sleep(seconds)
         return True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import contextmanager
+from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
@@ -26,8 +27,9 @@ from .._protocol.response import decode
 from .._protocol.status import error_in_success, is_success, is_throttle, page_advice, status_error
 from .._results import Usage
 from .._transport.base import Post, TransportFailure
-from .queue import LOGGED_SECONDS, Ticket
-from .retry import backoff, is_transient, retry_after, throttled_backoff
+from .._transport.failures import advice
+from .queue import Ticket
+from .retry import backoff, cause_of, is_transient, retry_after, summary, throttled_backoff
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("qwen_aiml")
 
 JITTER = 0.1  # share of a pause, at most
+LOGGED_SECONDS = 1.0  # a wait of more is logged
 
 
 class Clock(Struct, frozen=True):
@@ -89,6 +92,8 @@ class Call:
         packed: Whether embeddings are float32, in an ``array``, instead of lists.
 
     Attributes:
+        batch_size: Texts in one request, at most.
+
         deadline: Reading of the clock at which to give up; None for never.
 
         dimensions: Of each embedding; None as long as it is not known.
@@ -100,6 +105,10 @@ class Call:
         rejected_alone: Texts rejected in a request of their own while no response was good.
 
         is_stopped: Whether no further request may start.
+
+        retries: Attempts after the first of a request so far.
+
+        on_wait: Called with the seconds of each wait of more than `LOGGED_SECONDS`; None for nothing.
     """
 
     queue: Queue
@@ -123,6 +132,7 @@ class Call:
         self.load = load
         self.store = store
         self.packed = packed
+        self.batch_size = config.rows
         total = config.total_timeout
         self.deadline = None if total is None else clock.now() + total
         self.dimensions = config.length
@@ -130,6 +140,8 @@ class Call:
         self.accepted = 0
         self.rejected_alone = 0
         self.is_stopped = False
+        self.retries = 0
+        self.on_wait: Callable[[float], object] | None = None
         self._scopes: set[anyio.CancelScope] = set()
 
     def begin(self, queue: Queue, transport: Transport) -> None:
@@ -141,7 +153,7 @@ class Call:
     @property
     def rows(self) -> int:
         """Texts in one request, as far as is known."""
-        return min(self.config.rows, self.limiter.rows)
+        return min(self.batch_size, self.limiter.rows)
 
     def seconds_left(self) -> float:
         """Say how long the call may still take."""
@@ -166,21 +178,6 @@ class Call:
                 self._scopes.discard(scope)
 
 
-_PROXY = (
-    "check the proxy that HTTPS_PROXY or ALL_PROXY names, with user and password in its address if it wants "
-    "them, and that it lets this address through; NO_PROXY lists what goes past it"
-)
-_ADVICE = {
-    "connection": "check the network and base_url; behind a proxy, set HTTPS_PROXY",
-    "timeout": "check the network; raise timeout if the service is slow",
-    "local": "look at default_headers",
-    "certificate": (
-        "behind a proxy that inspects TLS, set SSL_CERT_FILE to its CA bundle (PEM); the sign-in page of a "
-        "network and a wrong clock look the same"
-    ),
-    "proxy": _PROXY,
-    "refused": _PROXY,
-}
 _PERMANENT = ("certificate", "local", "refused")
 
 
@@ -231,6 +228,12 @@ class _Request:
         self.attempts = 0
         self.error: QwenAIMLError | None = None
 
+    @property
+    def _config(self) -> EmbeddingConfig:
+        """The settings, with the key of the last attempt, which messages must not show."""
+        config, secret = self._call.config, self._post.secret
+        return config if secret is None else replace(config, api_key=secret)
+
     async def send(self) -> Rows:
         """Send until a response is good, or no retry is left."""
         while True:
@@ -254,11 +257,12 @@ class _Request:
     async def _attempt(self) -> Response:
         call = self._call
         size = len(self._post.body)
-        ticket = Ticket(call)
+        ticket = Ticket(call, self._report_wait)
         response: Response | None = None
         try:
             await self._start(ticket, call.limiter.expected_tokens(size))
             self.attempts += 1
+            call.retries += self.attempts > 1
             usage = Usage(requests=1)
             try:
                 response = await call.transport.post(self._post)
@@ -330,7 +334,7 @@ class _Request:
         """
         call = self._call
         error.attempts = self.attempts
-        logger.debug("%d texts, attempt %d: %s", len(self._texts), self.attempts, _summary(error, response))
+        logger.debug("%d texts, attempt %d: %s", len(self._texts), self.attempts, summary(error, response))
         if not is_transient(error):
             raise error
         is_last = self.attempts > self._retries
@@ -345,18 +349,24 @@ class _Request:
             raise too_late(call, self.attempts, error) from error
         if is_last:
             raise error
-        if seconds > LOGGED_SECONDS:
-            summary, attempt = _summary(error, response), self.attempts + 1
-            logger.info("%s, waiting %.1f s, attempt %d of %d", summary, seconds, attempt, self._retries + 1)
         if seconds:
+            self._report_wait(seconds)
             with call.until_stopped():
                 await anyio.sleep(seconds)
+
+    def _report_wait(self, seconds: float) -> None:
+        """Log a wait before the next attempt, and report it, unless it is short."""
+        if seconds > LOGGED_SECONDS:
+            cause, attempt = cause_of(self.error), self.attempts + 1
+            logger.info("%s, waiting %.1f s, attempt %d of %d", cause, seconds, attempt, self._retries + 1)
+            if self._call.on_wait is not None:
+                self._call.on_wait(seconds)
 
     def _read(self, response: Response) -> Rows:
         call = self._call
         if not is_success(response.status):
-            raise status_error(response, self._texts, call.config)
-        if error := error_in_success(response, self._texts, call.config):
+            raise status_error(response, self._texts, self._config)
+        if error := error_in_success(response, self._texts, self._config):
             raise error
         if response.success is None and response.is_page:
             message = "the service responded with success, but no JSON"
@@ -368,21 +378,15 @@ class _Request:
         return rows
 
     def _transport_error(self, failure: TransportFailure) -> TransportError:
-        config = self._call.config
+        config = self._config
         # It may quote what came, and so what was sent.
         detail = masked(failure.detail, self._texts, config)
+        what_to_do = advice(failure.kind, config.endpoint)
         return TransportError(
-            advised(f"no response from {config.base_url}: {detail}", _ADVICE[failure.kind]),
+            advised(f"no response from {config.base_url}: {detail}", what_to_do),
             transient=failure.kind not in _PERMANENT,
             timed_out=failure.kind == "timeout",
         )
-
-
-def _summary(error: QwenAIMLError, response: Response | None) -> str:
-    """Describe an attempt for the log, which shows neither texts nor embeddings."""
-    if response is not None:
-        return f"HTTP {response.status}, {len(response.body)} bytes"
-    return str(error.args[0])
 
 
 def too_late(call: Call, attempts: int = 0, last: BaseException | None = None) -> DeadlineError:

@@ -54,10 +54,12 @@ _LATER = "try again later, or raise max_retries to wait longer"
 
 _KINDS: dict[int, type[APIStatusError]] = {401: AuthenticationError, 429: RateLimitError}
 
+# Each is left out where the service's own message names that page.
+_PAGES = ("; keys are made at https://aimlapi.com/app/keys", "top up at https://aimlapi.com/app/billing")
+
 _ADVICE: dict[type[APIStatusError], str] = {
-    AuthenticationError: "check the key (api_key, or AIMLAPI_API_KEY in the environment); keys are made at "
-    "https://aimlapi.com/app/keys",
-    InsufficientCreditsError: "top up at https://aimlapi.com/app/billing",
+    AuthenticationError: f"check the key (api_key, or AIMLAPI_API_KEY in the environment){_PAGES[0]}",
+    InsufficientCreditsError: _PAGES[1],
     RateLimitError: "send less at a time: lower max_concurrency, or raise max_retries",
 }
 
@@ -138,9 +140,13 @@ def _error(
 ) -> APIStatusError:
     """Make an error of what the service *said*, with a *status* that is in its body or that of HTTP."""
     message = f"HTTP {response.status}: {masked(said, texts, config)}"
+    advice = _advice(kind, response, said, config, status)
+    for part in _PAGES:
+        if part[part.index("https:") :] in said:
+            advice = advice.replace(part, "")
     most_rows = re.search(_MOST_ROWS, said) if status == HTTPStatus.BAD_REQUEST else None
     return kind(
-        advised(message, _advice(kind, response, said, config, status)),
+        advised(message, advice),
         status_code=response.status,
         request_id=config.secret.scrub(response.request_id or "") or None,
         reason=_reason(kind, status, said),

@@ -48,7 +48,7 @@ class AsyncioTransport:
 
     async def post(self, request: Post) -> Response:
         """Post, and read the response; see `Transport.post`."""
-        secret = self._config.secret
+        secret = request.secret or self._config.secret
         connection = await self._take() or await self._connect(min(request.timeout, CONNECT_TIMEOUT))
         try:
             # The key is in no local variable, which a traceback could show.

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .._config import EmbeddingConfig
+    from .._keys import Secret
     from .._protocol.response import Response
 
 CONNECT_TIMEOUT = 10.0
@@ -19,7 +20,7 @@ CONNECT_TIMEOUT = 10.0
 FailureKind = Literal["connection", "timeout", "certificate", "local", "proxy", "refused"]
 
 
-class Post(Struct, frozen=True):
+class Post(Struct):
     """
     One request to post to the endpoint.
 
@@ -30,11 +31,15 @@ class Post(Struct, frozen=True):
             `CONNECT_TIMEOUT` at most.
 
         max_bytes: Bytes of the response body to read, decompressed; the rest is not read.
+
+        secret: The key to post with where a function gives it, as of the last attempt; None for that of the
+            settings.
     """
 
     body: bytes
     timeout: float
     max_bytes: int
+    secret: Secret | None = None
 
     def __repr__(self) -> str:
         # A traceback that prints local variables shows no text.

@@ -1,5 +1,5 @@
 """
-What errors of the network mean, in words; the same for every transport. No I/O here.
+What errors of the network mean, in words, and what to do; the same for every transport.
 
 The errors of httpx and httpx2 are told by the names of their classes, since neither is imported here.
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ssl
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import anyio
 
 from .base import CONNECT_TIMEOUT, TransportFailure
+from .environment import proxy_variable
 
 if TYPE_CHECKING:
     from .base import FailureKind
@@ -23,6 +25,26 @@ CLOSED = "the connection was closed without a response"
 LONG_HEAD = "the headers are longer than 64 KiB"
 TOO_LONG = "what comes with the response body is longer than the body may be"
 NOT_HTTP = "what came is not an HTTP response"
+
+
+_ADVICE: dict[FailureKind, str] = {
+    "connection": "check the network and base_url; behind a proxy, set HTTPS_PROXY",
+    "timeout": "check the network; raise timeout if the service is slow",
+    "local": "look at default_headers",
+    "certificate": (
+        "behind a proxy that inspects TLS, set SSL_CERT_FILE to its CA bundle (PEM); the sign-in page of a "
+        "network and a wrong clock look the same"
+    ),
+}
+
+
+def advice(kind: FailureKind, url: str) -> str:
+    """Say what to do where requests to *url* fail in some way."""
+    host = urlsplit(url).hostname
+    return _ADVICE.get(kind) or (
+        f"check the proxy that {proxy_variable(url)} names: that it runs, lets {host} through, and gets user "
+        f"and password in its URL if it wants them. To bypass it, add {host} to NO_PROXY"
+    )
 
 
 def no_connection(error: Exception) -> TransportFailure:

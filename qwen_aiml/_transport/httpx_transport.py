@@ -11,6 +11,7 @@ import math
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .._config import EmbeddingConfig
+    from .._keys import Secret
     from .base import Post, TransportFailure
 
 KEEP_ALIVE = 4.0  # seconds that a connection is kept unused; after five many servers close it
@@ -52,7 +54,6 @@ class _Clients:
         self._kind = kind
         self._library = importlib.import_module(library) if given is None else library_of(given, kind)
         self._proxy = None if given is not None else proxy_for(config.endpoint)
-        self._auth = _KeyAuth(config)
         self._headers = headers_of(config)
 
     def _check_open(self) -> None:
@@ -67,21 +68,24 @@ class _Clients:
             max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=KEEP_ALIVE
         )
         verify = False if plain else tls_context()
-        variable = proxy_variable(self._config.endpoint)
+        variable, host = proxy_variable(self._config.endpoint), urlsplit(self._config.endpoint).hostname
         try:
             # Not with what the environment says, which was read before: httpx 0.28 fails on parts of it.
             return getattr(self._library, self._kind)(
                 verify=verify, limits=limits, proxy=self._proxy, trust_env=False
             )
         except ImportError:
-            message = f"a SOCKS proxy ({variable}) needs another package: pip install 'httpx[socks]'"
+            message = (
+                f"a SOCKS proxy ({variable}) needs another package: pip install 'httpx[socks]'. To bypass "
+                f"the proxy, add {host} to NO_PROXY"
+            )
         except Exception as error:
             if not isinstance(error, ValueError) and "InvalidURL" not in names_of(error):
                 raise
             # Not the error's text: the URL of a proxy may hold a password.
             message = (
-                f"{variable} in the environment can't be used; look at "
-                "HTTPS_PROXY, HTTP_PROXY and ALL_PROXY, which have the form http://proxy.example:3128"
+                f"{variable} in the environment can't be used; it must have the form "
+                f"http://proxy.example:3128. To bypass the proxy, add {host} to NO_PROXY"
             )
         raise ConfigurationError(message)
 
@@ -91,6 +95,9 @@ class _Clients:
         return client.build_request(
             "POST", self._config.endpoint, content=request.body, headers=self._headers, timeout=timeout
         )
+
+    def _auth(self, request: Post) -> _KeyAuth:
+        return _KeyAuth(request.secret or self._config.secret)
 
     def _failed(self, error: Exception, request: Post, size: int | None = None) -> TransportFailure | Any:
         """Say what an error means: a failure, or a response, for whose status a hook of the user's raised."""
@@ -162,7 +169,7 @@ class HTTPXTransport(_Clients):
         sent = self._request(client, request)
         sent.extensions["trace"] = connecting.trace
         try:
-            response = await client.send(sent, auth=self._auth, stream=True, follow_redirects=False)
+            response = await client.send(sent, auth=self._auth(request), stream=True, follow_redirects=False)
         except Exception as error:  # noqa: BLE001 (raised again unless it is known)
             response = self._failed(error, request)
         if isinstance(response, Exception):
@@ -260,7 +267,7 @@ class ThreadedHTTPXTransport(_Clients):
     def _exchange(self, client: Any, request: Post) -> Response:
         sent = self._request(client, request)
         try:
-            response = client.send(sent, auth=self._auth, stream=True, follow_redirects=False)
+            response = client.send(sent, auth=self._auth(request), stream=True, follow_redirects=False)
         except Exception as error:  # noqa: BLE001 (raised again unless it is known)
             response = self._failed(error, request)
         if isinstance(response, Exception):
@@ -287,11 +294,11 @@ class ThreadedHTTPXTransport(_Clients):
 class _KeyAuth:
     """Puts the key into a request, and into no local variable that a traceback could show."""
 
-    def __init__(self, config: EmbeddingConfig) -> None:
-        self._config = config
+    def __init__(self, secret: Secret) -> None:
+        self._secret = secret
 
     def __call__(self, request: Any) -> Any:
-        request.headers["Authorization"] = f"Bearer {self._config.secret.reveal()}"
+        request.headers["Authorization"] = f"Bearer {self._secret.reveal()}"
         return request
 
 

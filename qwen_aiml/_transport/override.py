@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
 
+from .._keys import KeySource
 from .._urls import DEFAULT_BASE_URL
 
 if TYPE_CHECKING:
@@ -31,8 +32,13 @@ class StandIn(Struct, frozen=True, kw_only=True):
     replaced: frozenset[Secret]
 
     def settings(self, config: EmbeddingConfig) -> EmbeddingConfig:
-        """Give the settings to send with; whatever address was meant, the service's own is asked for."""
-        key = self.key if config.api_key in self.replaced else config.api_key
+        """
+        Give the settings to send with; whatever address was meant, the service's own is asked for.
+
+        A function that gives keys is not called: those are of the service, or of a gateway to it.
+        """
+        own = config.api_key in self.replaced or isinstance(config.api_key, KeySource)
+        key = self.key if own else config.api_key
         return replace(config, api_key=key, base_url=DEFAULT_BASE_URL)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Literal
 
+from .._keys import KeySource
 from .environment import proxy_for
 from .httpx_library import watched_library
+from .key_source import ask
 from .override import everywhere, service_of
 
 if TYPE_CHECKING:
@@ -53,9 +55,14 @@ class SelectedTransport:
         Raises:
             TransportFailure: If no response came, or a 2xx without a whole body.
 
-            ConfigurationError: If the environment names a proxy or certificates that can't be used.
+            ConfigurationError: If the environment names a proxy or certificates that can't be used, or if the
+                function that is to give the key does not.
         """
-        return await self._select().post(request)
+        transport = self._select()
+        if isinstance(source := self._config.api_key, KeySource):
+            override = everywhere.stand_in if self._is_overridden() else None
+            request.secret = await ask(source) if override is None else override.key
+        return await transport.post(request)
 
     async def aclose(self) -> None:
         """Close the connections, those in use as soon as their response is there; keep none any more."""
@@ -70,9 +77,12 @@ class SelectedTransport:
         if interruption is not None:
             raise interruption
 
+    def _is_overridden(self) -> bool:
+        return everywhere.stand_in is not None and service_of(self._given) is None
+
     def _select(self) -> Transport:
         override = everywhere.stand_in
-        if override is not None and service_of(self._given) is None:
+        if override is not None and self._is_overridden():
             if self._overridden is None or self._overridden[0] is not override:
                 client = override.clients["Client" if self._sync else "AsyncClient"]
                 self._overridden = override, _over(override.settings(self._config), client, sync=self._sync)

@@ -66,12 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except ValueError as error:
         parser.error(str(error))
-    key = "anything" if given.api_key is None else "one of the keys given"
+    key = "# and one of the keys given" if given.api_key else "export AIMLAPI_API_KEY=anything"
     try:
         with serve(emulator, given.host, given.port) as url:
             print(  # noqa: T201 - as above
-                f"Emulating AI/ML API, with {given.vectors} vectors, not Qwen's: "
-                f"set AIMLAPI_BASE_URL={url} AIMLAPI_API_KEY={key} (Ctrl-C stops)",
+                f"Emulating AI/ML API, with {given.vectors} vectors, not Qwen's; Ctrl-C stops. Where your "
+                f"program runs:\n\nexport AIMLAPI_BASE_URL={url}\n{key}\n",
                 flush=True,
             )
             while True:

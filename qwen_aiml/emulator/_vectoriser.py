@@ -11,6 +11,8 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from .._extras import install
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -97,7 +99,7 @@ def _known(name: str) -> Semantic:
         return _mapped(model())
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f'The emulator needs {package} for vectors="{name}": pip install "qwen-aiml[{name}]"',
+            f'The emulator needs {package} for vectors="{name}": {install(name)}',
             name=error.name,
         ) from error
 
@@ -107,7 +109,7 @@ def _mapped(vectoriser: Vectoriser) -> Semantic:
         from ._semantic import Semantic  # noqa: PLC0415 - imports NumPy, which lexical vectors do without
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            'The emulator needs NumPy for a Vectoriser: pip install "qwen-aiml[numpy]"',
+            f"The emulator needs NumPy for a Vectoriser: {install('numpy')}",
             name=error.name,
         ) from error
     return Semantic(vectoriser)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import pickle
 import traceback
 from typing import Any
 
+import httpx
 import pytest
 from pydantic import SecretStr
 
-from qwen_aiml import ConfigurationError, EmbeddingConfig, ModelFacts, register_model
+from qwen_aiml import ConfigurationError, EmbeddingClient, EmbeddingConfig, ModelFacts, register_model
 from qwen_aiml import _models as models
 
 KEY = "sk-test-0123456789abcdef"
@@ -86,7 +88,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"zzz": 1}, "EmbeddingConfig: unknown setting zzz"),
     ({"facts": ModelFacts(name="x")}, "unknown setting facts"),
     ({"dimensions": 100}, "one of 2048, 1536, 1024, 768, 512, 256, 128, 64"),
-    ({"dimensions": "512"}, "not '512' (str)"),
+    ({"dimensions": "512"}, "not '512' (str). It is a string; give int('512')"),
+    ({"dimensions": "x512"}, "not 'x512' (str)"),
+    ({"max_retries": "5"}, "not '5' (str). It is a string; give int('5')"),
+    ({"total_timeout": "2.5"}, "not '2.5' (str). It is a string; give float('2.5')"),
+    ({"requests_per_minute": "60"}, "not '60' (str). It is a string; give int('60')"),
+    ({"allow_http": "true"}, "must be True or False, not 'true' (str). It is a string; give True"),
     ({"dimensions": 0, "model": "unknown"}, "dimensions must be a whole number, 1 or more"),
     (
         {"dimensions": 2048, "model": V3},
@@ -130,8 +137,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"base_url": "https://api.aiml api.com/v1"}, "is not an address such as https://api.aimlapi.com/v1"),
     ({"base_url": "https://user:pass@host/v1"}, "must not hold a user name"),
     ({"base_url": "https://host/v1?key=abc"}, "without ? and #"),
-    ({"base_url": "http://example.com/v1"}, "without encryption"),
-    ({"api_key": 5}, "api_key must be a string, not int"),
+    ({"base_url": "http://example.com/v1"}, "allow_http=True (AIMLAPI_ALLOW_HTTP=1 in the environment)"),
+    ({"api_key": 5}, "api_key must be a string, or a function that returns one, not int"),
     ({"api_key": "two words"}, "a space, a line break"),
     ({"api_key": f"'{KEY}'"}, "api_key stands in quotation marks; leave them out"),
     ({"api_key": f"{KEY}\u201d"}, "stands in quotation marks"),
@@ -139,10 +146,19 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"api_key": f"export AIMLAPI_API_KEY={KEY}"}, "begins with the name of a variable; leave that out"),
     ({"api_key": "..."}, "is the placeholder of an example"),
     ({"api_key": "<YOUR_KEY>"}, "is the placeholder of an example"),
+    *[
+        ({"api_key": key}, "api_key is the placeholder of an example; put a key in its place. Keys are made")
+        for key in ("YOUR_API_KEY", "your-aimlapi-api-key", "my api key", "API_KEY", "sk-...", "[key]")
+    ],
+    *[
+        ({"api_key": key}, "api_key stands for a variable that was not set")
+        for key in ("None", "null", "undefined", "${AIMLAPI_API_KEY}", "$KEY", "{{ key }}", "%KEY%", "$(KEY)")
+    ],
     ({"api_key": f"{KEY[:5]}\n{KEY[5:]}"}, "copy the key again. Keys are made at https://"),
     ({"base_url": '"https://host/v1"'}, "whole and without quotation marks"),
     ({"api_key": "ключ"}, "another character that no key has"),
     ({"api_key": None}, "set the environment variable AIMLAPI_API_KEY. Keys are made at https://"),
+    ({"api_key": None}, "To try without one, use qwen_aiml.emulator"),
     ({"api_key": " \n"}, "no API key"),
 ]
 
@@ -179,6 +195,22 @@ def test_base_url(base_url: str, expected: str) -> None:
 def test_allow_http() -> None:
     """Plain http to elsewhere has to be asked for."""
     assert make(base_url="http://gateway.example", allow_http=True).base_url == "http://gateway.example/v1"
+
+
+@pytest.mark.parametrize(
+    ("value", "allowed"),
+    [("1", True), (" True ", True), ("YES", True), ("0", False), ("no", False), ("", False)],
+)
+def test_allow_http_from_environment(value: str, allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment can ask for it, and the argument has the last word."""
+    monkeypatch.setenv("AIMLAPI_ALLOW_HTTP", value)
+    assert make().allow_http is allowed
+    assert make(allow_http=not allowed).allow_http is not allowed
+
+    monkeypatch.setenv("AIMLAPI_ALLOW_HTTP", "maybe")
+    with pytest.raises(ConfigurationError, match="AIMLAPI_ALLOW_HTTP in the environment must be one of 1, t"):
+        make()
+    assert make(allow_http=True).allow_http is True
 
 
 def test_key_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,6 +354,24 @@ def test_register_model(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError, match="one of 2560, 256"):
         make(model="q37", dimensions=1024)
     assert pickle.loads(pickle.dumps(config)).facts == facts
+
+
+def test_model_id_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model registered under what else is a short name is sent under that name, as gateways want it."""
+    monkeypatch.setattr(models, "_models", dict(models._models))
+    sent: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(json.loads(request.content)["model"])
+        return httpx.Response(200, json={"data": [{"index": 0, "embedding": [1.0, 2.0]}]})
+
+    register_model(ModelFacts(name="text-embedding-v4"))
+    config = make(model="text-embedding-v4", base_url="http://litellm:4000", allow_http=True)
+    gateway = httpx.Client(transport=httpx.MockTransport(answer))
+    EmbeddingClient(config, http_client=gateway).embed(["text"])
+
+    assert sent == ["text-embedding-v4"]
+    assert make(model="qwen-text-embedding-v4").model == V4
 
 
 def test_unknown_model_is_not_checked() -> None:

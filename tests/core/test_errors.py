@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import traceback
+from typing import Any
 
 import pytest
 
@@ -95,6 +97,27 @@ def test_message_of_a_failed_request() -> None:
     """An error of a request that was sent says for which texts, and how often it was tried."""
     assert str(RATE_LIMIT) == "slow down (texts 3-4, 6 attempts)"
     assert str(RateLimitError("no", status_code=429, indices=(0,), attempts=1)) == "no (text 0)"
+
+
+@pytest.mark.parametrize("reason", ["account", "request"])
+def test_message_that_is_not_about_texts(reason: Any) -> None:
+    """An error that any text would have met names none."""
+    error = AuthenticationError("no", status_code=401, reason=reason, indices=(0,), attempts=1)
+
+    assert str(error) == "no"
+    assert error.indices == (0,)
+
+
+def test_names() -> None:
+    """Errors show under the name by which they are imported; classes that users derive keep their own."""
+
+    class OwnError(TransportError):
+        """A user's."""
+
+    for error in ALL:
+        assert type(error).__module__ == "qwen_aiml"
+    assert OwnError.__module__ == __name__
+    assert traceback.format_exception_only(TransportError("gone")) == ["qwen_aiml.TransportError: gone\n"]
 
 
 def test_message_of_a_partial_failure() -> None:

@@ -24,7 +24,10 @@ def test_what_is_missing() -> None:
     with pytest.raises(ConfigurationError) as caught:
         import_extra("no_such_package", "none", "this test")
 
-    assert str(caught.value) == 'this test needs no-such-package: pip install "qwen-aiml[none]"'
+    assert str(caught.value) == (
+        'this test needs no-such-package: pip install "qwen-aiml[none]" '
+        '(in a clone of the repository: pip install ".[none]")'
+    )
     assert caught.value.__suppress_context__
 
 

@@ -71,6 +71,19 @@ def test_what_is_reported() -> None:
     ]
 
 
+def test_waits_are_reported() -> None:
+    """A wait of more than a second is reported when it begins, once."""
+    told: list[Progress] = []
+    run(told.append, ["a", "b", "c"], None, status(503, retry_after="8"), status(503, retry_after="0.5"))
+
+    assert [(progress.done, progress.waiting > 8.0) for progress in told] == [
+        (0, False),
+        (2, False),
+        (2, True),
+        (3, False),
+    ]
+
+
 def test_what_failed_is_not_done() -> None:
     """Texts without an embedding are not counted."""
     told: list[Progress] = []
@@ -169,6 +182,18 @@ def test_bar(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.match(
         r"Embedding: 100%\| 5000/5000 \[.* texts/s, 1,000 cached, 12,345 tokens\]", frames(said.err)[-1]
     )
+
+
+def test_bar_that_waits(capsys: pytest.CaptureFixture[str]) -> None:
+    """A long wait is shown at once, until the next texts are done."""
+    with Bar(show=True) as bar:
+        show(bar, Progress(0, 30, 0, Usage()), Progress(10, 30, 0, Usage(1, 5)))
+        show(bar, Progress(10, 30, 0, Usage(1, 5), waiting=8.2))
+        waiting = frames(capsys.readouterr().err)[-1]
+        show(bar, Progress(30, 30, 0, Usage(2, 9)))
+
+    assert waiting.endswith("waiting 8 s]")
+    assert "waiting" not in frames(capsys.readouterr().err)[-1]
 
 
 def test_speed_is_without_the_cached(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:

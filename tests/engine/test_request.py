@@ -558,7 +558,10 @@ def test_foreign_exceptions() -> None:
     assert harness.call.usage.requests == 1
 
 
-PROXY = "check the proxy that HTTPS_PROXY or ALL_PROXY names, with user and password"
+PROXY = (
+    "check the proxy that ALL_PROXY names: that it runs, lets api.aimlapi.com through, and gets user and "
+    "password in its URL if it wants them. To bypass it, add api.aimlapi.com to NO_PROXY"
+)
 
 
 @pytest.mark.parametrize(
@@ -572,8 +575,11 @@ PROXY = "check the proxy that HTTPS_PROXY or ALL_PROXY names, with user and pass
         ("refused", False, PROXY),
     ],
 )
-def test_transport_failure(kind: FailureKind, transient: bool, advice: str) -> None:
+def test_transport_failure(
+    kind: FailureKind, transient: bool, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A failure without a response gets an error with its cause, what to do, and whether it is transient."""
+    monkeypatch.setenv("ALL_PROXY", "http://proxy.example:3128")
     with pytest.raises(TransportError) as caught:
         Harness(TransportFailure(kind, "broken"), max_retries=0).embed()
 
@@ -621,9 +627,23 @@ def test_log(caplog: pytest.LogCaptureFixture) -> None:
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("DEBUG", f"1 texts, attempt 1: HTTP 503, {size} bytes"),
         ("DEBUG", f"1 texts, attempt 2: HTTP 503, {size} bytes"),
-        ("INFO", f"HTTP 503, {size} bytes, waiting 7.7 s, attempt 3 of 6"),
+        ("INFO", "HTTP 503, waiting 7.7 s, attempt 3 of 6"),
         ("DEBUG", f"1 texts, attempt 3: {reset}"),
-        ("INFO", f"{reset}, waiting 2.0 s, attempt 4 of 6"),
+        (
+            "INFO",
+            "no response from https://api.aimlapi.com/v1: ReadError, waiting 2.0 s, attempt 4 of 6",
+        ),
         ("DEBUG", f"1 texts, attempt 4: HTTP 429, {size} bytes"),
-        ("INFO", "rate limited, waiting 9.9 s"),
+        ("INFO", "rate limited (429), waiting 9.9 s, attempt 5 of 6"),
     ]
+
+
+def test_waits_for_others(caplog: pytest.LogCaptureFixture) -> None:
+    """A request that the limiter makes wait is logged before its first attempt, if that takes long."""
+    caplog.set_level("INFO", logger="qwen_aiml")
+    for seconds in (1.0, 5.0):
+        harness = Harness()
+        harness.limiter.paused_until = seconds
+        harness.embed()
+
+    assert caplog.messages == ["rate limited, waiting 5.0 s, attempt 1 of 6"]

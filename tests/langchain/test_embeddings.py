@@ -194,12 +194,12 @@ def test_names(options: dict[str, Any], attribute: str, expected: object) -> Non
         ({"dimensions": "512"}, "dimensions: Input should be a valid integer"),
         ({"dimensions": 100}, "dimensions must be one of 2048"),
         ({"chunk_size": 1000}, "at most 10, not 1000"),
-        ({"chunk_size": 3, "batch_size": 4}, "unknown setting batch_size"),
+        ({"chunk_size": 3, "batch_size": 4}, "chunk_size and batch_size are the same setting"),
         ({"skip_empty": True}, "would shift the embeddings of the others"),
         ({"check_embedding_ctx_length": True}, "sends token ids"),
         ({"model_kwargs": {"encoding_format": "float"}}, "arguments of their own"),
         ({"api_key": ""}, "set the environment variable AIMLAPI_API_KEY"),
-        ({"api_key": 5}, "api_key must be a string, not int"),
+        ({"api_key": 5}, "api_key must be a string, or a function that returns one, not int"),
         ({"api_kye": f"{KEY} x"}, "unknown setting api_kye"),
         ({"api_key": f"{KEY} x"}, "api_key holds a space"),
         ({"default_headers": {"Authorization": f"Bearer {KEY}"}}, "give the key as api_key"),
@@ -403,3 +403,128 @@ def test_headers_and_encoding() -> None:
 
     body = {"model": "alibaba/qwen-text-embedding-v4", "input": ["a"], "dimensions": 64}
     assert bodies == [(body, None), ({**body, "encoding_format": "float"}, "app")]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "value"),
+    [
+        ("chunk_size", "batch_size", 5),
+        ("timeout", "request_timeout", 5),
+        ("base_url", "aimlapi_api_base", "https://gateway.example"),
+        ("api_key", "aimlapi_api_key", KEY),
+    ],
+)
+def test_two_names(first: str, second: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two names of one setting are refused together, unless one of them is None."""
+    with pytest.raises(ConfigurationError) as caught:
+        QwenAIMLEmbeddings(**{first: value, second: value})
+
+    said = f"QwenAIMLEmbeddings: {first} and {second} are the same setting; give one"
+    assert str(caught.value) == said
+    monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
+    for unset in ([first], [second], [first, second]):
+        QwenAIMLEmbeddings(**{first: value, second: value, **dict.fromkeys(unset)})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        (
+            "dimensions",
+            "64",
+            "dimensions: Input should be a valid integer, not '64' (str). It is a string; give",
+        ),
+        ("timeout", "2.5", "not '2.5' (str). It is a string; give float('2.5')"),
+        ("show_progress_bar", "true", "not 'true' (str). It is a string; give True"),
+        ("max_retries", KEY, "max_retries: Input should be a valid integer"),
+    ],
+)
+def test_numbers_as_strings(name: str, value: str, said: str) -> None:
+    """A number or flag from the environment is shown, with the cure; other values may be secrets."""
+    with pytest.raises(ConfigurationError) as caught:
+        make(**{name: value})
+
+    assert said in str(caught.value)
+    assert KEY not in str(caught.value)
+
+
+def test_chunk_size_of_a_call() -> None:
+    """``embed_documents`` takes the argument of OpenAIEmbeddings, checked like the setting."""
+    emulator = Emulator()
+    model = make(emulator)
+    model.embed_documents(TEXTS[:10], chunk_size=5)
+    asyncio.run(model.aembed_documents(TEXTS[:10], 5))
+    model.embed_documents(TEXTS[:10], None)
+
+    assert [len(request.texts) for request in emulator.requests] == [5, 5, 5, 5, 10]
+    with pytest.raises(ConfigurationError, match="at most 10, not 1000"):
+        model.embed_documents(TEXTS, chunk_size=1000)
+
+
+def test_http_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers reach a service of their network without a change of the program."""
+    monkeypatch.setenv("AIMLAPI_BASE_URL", "http://emulator:8765/v1")
+    with pytest.raises(ConfigurationError, match="AIMLAPI_ALLOW_HTTP=1"):
+        QwenAIMLEmbeddings(api_key=KEY)
+
+    monkeypatch.setenv("AIMLAPI_ALLOW_HTTP", "1")
+    assert QwenAIMLEmbeddings(api_key=KEY).aimlapi_api_base == "http://emulator:8765/v1"
+
+
+def test_second_names() -> None:
+    """What is given under a second name can be read under it, and not changed."""
+    model = QwenAIMLEmbeddings(
+        api_key=KEY, base_url="https://gateway.example", batch_size=3, request_timeout=7
+    )
+
+    assert isinstance(model.api_key, SecretStr)
+    assert model.api_key.get_secret_value() == KEY
+    assert (model.base_url, model.batch_size, model.request_timeout) == ("https://gateway.example/v1", 3, 7)
+    with pytest.raises(AttributeError):
+        model.batch_size = 5
+    assert KEY not in repr(model)
+
+
+@pytest.mark.parametrize("by_alias", [True, False])
+def test_json_schema(by_alias: bool) -> None:
+    """The JSON schema has every setting, with its docstring."""
+    schema = QwenAIMLEmbeddings.model_json_schema(by_alias=by_alias)
+
+    properties = schema["properties"]
+    assert len(properties) == len(QwenAIMLEmbeddings.model_fields)
+    assert [name for name, said in properties.items() if not said.get("description")] == []
+    assert properties["max_retries"]["description"].startswith("Tries after the first")
+    assert "Settings:" not in schema["description"]
+    assert json.dumps(schema)
+
+
+def test_help() -> None:
+    """``help`` tells what each setting is, also of a class derived from it."""
+
+    class Own(QwenAIMLEmbeddings):
+        """A user's own."""
+
+        label: str = "x"
+        """What it is called."""
+
+    class Bare(QwenAIMLEmbeddings):
+        pass
+
+    for name in QwenAIMLEmbeddings.model_fields:
+        assert f"    {name}: " in (QwenAIMLEmbeddings.__doc__ or "")
+        assert f"    {name}: " in (Own.__doc__ or "")
+    assert (Own.__doc__ or "").startswith("A user's own.\n\nSettings:\n\n    model: Model id")
+    assert "    label: What it is called." in (Own.__doc__ or "")
+    assert Bare.__doc__ is None
+    assert Own.model_json_schema()["properties"]["label"]["description"] == "What it is called."
+    assert "description" not in Bare.model_json_schema()
+
+
+def test_help_without_source() -> None:
+    """A class whose source is not there, as in frozen programs, has its own docstring alone."""
+    found: dict[str, Any] = {"QwenAIMLEmbeddings": QwenAIMLEmbeddings, "__name__": "nowhere"}
+    exec("class Own(QwenAIMLEmbeddings):\n    'Mine.'\n    label: str = 'x'\n    'Lost.'", found)  # noqa: S102 (our own)
+
+    assert found["Own"].__doc__.startswith("Mine.\n\nSettings:\n\n    model: ")
+    assert "Lost" not in found["Own"].__doc__
+    assert "description" not in found["Own"].model_json_schema()["properties"]["label"]

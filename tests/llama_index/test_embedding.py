@@ -182,7 +182,7 @@ def test_queries() -> None:
         ({"embed_batch_size": 0}, "1 or more"),
         ({"model_name": ""}, "model (model_name) must be a string that is not blank"),
         ({"api_key": " "}, "set the environment variable AIMLAPI_API_KEY"),
-        ({"api_key": 5}, "api_key must be a string, not int"),
+        ({"api_key": 5}, "api_key must be a string, or a function that returns one, not int"),
         ({"api_base": "http://a.example"}, "base_url (api_base) would send the key"),
         ({"api_kye": f"{KEY} x"}, "unknown setting api_kye"),
     ],
@@ -381,7 +381,7 @@ def test_what_is_no_text(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("given", "meant"),
-    [("chunk_size", "embed_batch_size"), ("model", "model_name"), ("base_url", "api_base")],
+    [("chunk_size", "embed_batch_size"), ("model_id", "model_name"), ("base_url", "api_base")],
 )
 def test_names_of_another_class(given: str, meant: str) -> None:
     """Who knows a setting by the name that another class has for it is told this one's."""
@@ -570,3 +570,23 @@ def test_address_and_key_from_environment(monkeypatch: pytest.MonkeyPatch) -> No
 
     assert model.to_dict()["api_base"] == "https://gateway.example/v1"
     assert len(model.get_text_embedding("a")) == 1024
+
+
+def test_model() -> None:
+    """``model`` is accepted and readable as ``model_name``; both together are refused."""
+    embedding = QwenAIMLEmbedding(model="text-embedding-v3", api_key=KEY)
+
+    assert embedding.model == embedding.model_name == "alibaba/qwen-text-embedding-v3"
+    assert QwenAIMLEmbedding.from_dict({**embedding.to_dict(), "api_key": KEY}).model == embedding.model
+    with pytest.raises(ConfigurationError, match="model_name and model are the same setting; give one"):
+        QwenAIMLEmbedding(model="a", model_name="b", api_key=KEY)
+
+
+def test_json_schema() -> None:
+    """The JSON schema has every setting, with its docstring, and so has ``help``."""
+    properties = QwenAIMLEmbedding.model_json_schema()["properties"]
+
+    assert properties.keys() >= QwenAIMLEmbedding.model_fields.keys()
+    undescribed = {name for name, said in properties.items() if not said.get("description")}
+    assert undescribed == {"callback_manager", "class_name"}  # the framework's own
+    assert "    embed_batch_size: Texts in one request" in (QwenAIMLEmbedding.__doc__ or "")

@@ -176,6 +176,15 @@ def test_unknown_model() -> None:
     assert "check the model (x; known are alibaba/qwen-text-embedding-v4, alibaba/qwen-text-emb" in said
 
 
+@pytest.mark.parametrize(
+    ("status", "page"), [(401, "https://aimlapi.com/app/keys"), (402, "https://aimlapi.com/app/billing")]
+)
+@pytest.mark.parametrize("said", ["No. See {}.", "No."])
+def test_page_is_named_once(status: int, page: str, said: str) -> None:
+    """The page that cures an error is named once, by the service or by us."""
+    assert str(error(status, current(status, said.format(page)))).count(page) == 1
+
+
 def test_regional_dimension() -> None:
     """A length that only some regions offer is explained where it is rejected."""
     refused = upstream(BAD_DIMENSION)

@@ -83,6 +83,7 @@ async def test_unusable(
         await SelectedTransport(config("https://service.example"), sync=sync).post(Post(b"{}", 5.0, 1000))
 
     assert "hid" not in str(caught.value)
+    assert str(caught.value).endswith(". To bypass the proxy, add service.example to NO_PROXY")
 
 
 @pytest.mark.parametrize(("status", "kind"), [(407, "refused"), (502, "proxy")])

@@ -1,0 +1,15 @@
+"""Types of fields that need a JSON schema of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from langchain_core.rate_limiters import BaseRateLimiter
+from pydantic import SecretStr, SkipValidation, WithJsonSchema
+
+ApiKey = Annotated[
+    SkipValidation[SecretStr | str | Callable[[], Any] | None],
+    WithJsonSchema({"type": "string", "format": "password", "writeOnly": True}),
+]
+RateLimiter = Annotated[BaseRateLimiter | None, WithJsonSchema({})]

@@ -1,0 +1,46 @@
+"""Asking a user's function for the key of a request."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+
+from .._errors import ConfigurationError
+from .._keys import check_given_key, wrapped
+
+if TYPE_CHECKING:
+    from .._keys import KeySource, Secret
+
+
+async def ask(source: KeySource) -> Secret:
+    """
+    Ask for the key: in the event loop if the function is async, else in a worker thread, as it may block.
+
+    Raises:
+        ConfigurationError: If the function raises, or returns what is no key. The message does not show what
+            it raised or returned, which may hold a key.
+    """
+    try:
+        if source.is_async:
+            given = source.call()
+        else:
+            limiter = anyio.CapacityLimiter(1)  # its own, since the number of requests is bounded elsewhere
+            given = await anyio.to_thread.run_sync(source.call, abandon_on_cancel=True, limiter=limiter)
+        if inspect.isawaitable(given):
+            given = wrapped(await given)
+    except Exception as error:  # noqa: BLE001 (whatever a user's function raises)
+        failure = f"{type(error).__name__} ({_place(error)})"
+    else:
+        return check_given_key(given)
+    # Out here, where the error of the function is no context of this one: a traceback would show it.
+    raise ConfigurationError(f"the function given as api_key raised {failure}; no request was sent")
+
+
+def _place(error: BaseException) -> str:
+    """Name the line that raised."""
+    frame = traceback.extract_tb(error.__traceback__, limit=-1)[0]
+    return f"{frame.filename}, line {frame.lineno}"

@@ -1,0 +1,84 @@
+"""What is published: the project's URLs, the README's links, and which code the publishing job runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.once
+
+ROOT = Path(__file__).parent.parent
+WORKFLOW = ROOT / ".github" / "workflows" / "publish.yml"
+URL = "https://git.example/me/qwen-aiml"
+
+
+@pytest.fixture
+def build(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Load the build's hook, without hatchling, which only builds need."""
+    interface = SimpleNamespace(MetadataHookInterface=object)
+    monkeypatch.setitem(sys.modules, "hatchling.metadata.plugin.interface", interface)  # type: ignore[arg-type]
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def metadata(build: Any, repository: str) -> dict[str, Any]:
+    hook = build.MetadataHook()
+    hook.root, hook.config = str(ROOT), {"repository": repository}
+    fields: dict[str, Any] = {}
+    hook.update(fields)
+    return fields
+
+
+def test_with_a_repository(build: ModuleType) -> None:
+    """With the repository's URL there are project URLs, and no link of the README is relative."""
+    fields = metadata(build, f"{URL}/")
+
+    assert fields["urls"]["Source"] == URL
+    assert f"]({URL}/blob/main/docs/how-to/logging.md)" in fields["readme"]["text"]
+    assert f"]({URL}/raw/main/benchmarks/chart.svg)" in fields["readme"]["text"]
+    assert re.findall(r"\]\((?!https://)[^)]*\)", fields["readme"]["text"]) == []
+
+
+def test_without_a_repository(build: ModuleType) -> None:
+    """While it is open, there are none, and the README is as it is."""
+    fields = metadata(build, "")
+
+    assert fields["urls"] == {}
+    assert fields["readme"]["text"] == (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("link", "expected"),
+    [
+        ("[a](b.md)", f"[a]({URL}/blob/main/b.md)"),
+        ("![a](b.svg)", f"![a]({URL}/raw/main/b.svg)"),
+        ("[a](https://b.example)", "[a](https://b.example)"),
+        ("[a](#b)", "[a](#b)"),
+        ("[a](mailto:b@c.example)", "[a](mailto:b@c.example)"),
+    ],
+)
+def test_links(build: ModuleType, link: str, expected: str) -> None:
+    """Only relative links to files change."""
+    assert build.absolute(link, URL) == expected
+
+
+@pytest.mark.skipif(not WORKFLOW.exists(), reason="the workflow is not part of the sdist")
+def test_publishing_job_is_pinned() -> None:
+    """Every action of the job that may publish is pinned by the hash of a commit."""
+    _, _, job = WORKFLOW.read_text(encoding="utf-8").partition("\n  publish:\n")
+    used = re.findall(r"uses: (\S+)", job)
+
+    assert "id-token: write" in job
+    assert len(used) == 2
+    assert all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action) for action in used)
+    assert "run:" not in job
