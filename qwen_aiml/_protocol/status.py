@@ -159,7 +159,7 @@ def is_throttle(response: Response) -> bool:
     if is_success(response.status):
         body = response.json if response.success is None else None
         said = _message(body)
-        return bool(said) and _kind_in_success(said, body) is RateLimitError
+        return isinstance(body, dict) and bool(said) and _kind_in_success(said, body) is RateLimitError
     return response.status == HTTPStatus.TOO_MANY_REQUESTS and (
         _kind(response.status, _message(response.json), response.json) is RateLimitError
     )
