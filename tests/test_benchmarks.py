@@ -130,7 +130,7 @@ def test_other_tables() -> None:
     limited = report.goodput_table({**TAKEN, "points": [{**POINT, "rate": 400, "ways": ways}]})
 
     assert swept.rows[0][1:] == ["0.00", "1.50, 2.50", "failed", "1.00, 1.50", "1.50"]
-    assert limited.rows == [["400 a second", "400", "1", "2.50, 1.0%", "not done in 9 s", "1.50, 50.0%"]]
+    assert limited.rows == [["400 per second", "400", "1", "2.50, 1.0%", "not done in 9 s", "1.50, 50.0%"]]
 
 
 def test_chart() -> None:
@@ -140,13 +140,13 @@ def test_chart() -> None:
     assert (drawn.count("<rect"), drawn.count(chart.OURS), drawn.count(">failed<")) == (8, 2, 2)
 
 
-def test_readme_is_what_was_measured() -> None:
-    """The README's section, the document and the chart are what results.json gives."""
+def test_page_is_what_was_measured() -> None:
+    """The section of docs/speed.md, the document and the chart are what results.json gives."""
     results = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
 
-    assert report.in_readme(page, results) == page
-    assert report.readme(results) in page
+    assert report.in_page(page, results) == page
+    assert report.section(results) in page
     assert (ROOT / "benchmarks" / "results.md").read_text(encoding="utf-8") == report.document(results)
     assert (ROOT / "benchmarks" / "chart.svg").read_text(encoding="utf-8") == report.chart(results)
 
