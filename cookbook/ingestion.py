@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Ingestion that can be killed, and run again
+# # Incremental ingestion that resumes after an interruption
 #
 # Keep an index up to date with a folder of texts: what is new or changed is embedded, what is gone is
 # deleted, and a run with nothing to do costs nothing. And if the job is killed half-way, the next run pays

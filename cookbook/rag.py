@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Answers with citations
+# # RAG with citations
 #
 # Ask the Python language reference in any language, and get an answer that names its sources. Each citation
 # is checked against what was retrieved before anybody sees it. Once with a LangChain chain, once with a

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Vector stores with LangChain
+# # Vector stores with LangChain: Chroma, Qdrant, LanceDB, FAISS, pgvector
 #
 # The same texts in six vector stores: in memory, Chroma, Qdrant, LanceDB, FAISS and PostgreSQL with pgvector.
 # For each you will see how to make it, add texts, search, filter by metadata, delete, and open it again; and

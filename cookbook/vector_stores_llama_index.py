@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Vector stores with LlamaIndex
+# # Vector stores with LlamaIndex: Chroma, Qdrant, LanceDB, FAISS, pgvector
 #
 # The same texts in six vector stores: in memory, Chroma, Qdrant, LanceDB, FAISS and PostgreSQL with pgvector.
 # For each you will see how to make an index on it, insert nodes, retrieve, filter by metadata, delete, and

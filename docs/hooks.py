@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # for benchmarks, which is not installed
 
 from benchmarks import behaviour, report  # noqa: E402 (after the path)
+from docs import messages  # noqa: E402 (after the path)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -178,6 +179,8 @@ def made_part(name: str) -> str:
         results = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
         # The page itself has the main set.
         return f"## Sweep{report.document(results).partition('## Sweep')[2]}".strip()
+    if name == "messages":
+        return messages.page()
     if name == "how-to":
         return "\n".join(_listed(page) for page in how_to_pages())
     raise ValueError(f"nothing is made for {name!r}")

@@ -1,19 +1,19 @@
 # %% [markdown]
-# # Move over from another class
+# # Migrate from OpenAIEmbeddings and other classes
 #
 # At the end you know what changes in your code if it now uses `AimlapiEmbeddings`, `OpenAIEmbeddings`,
 # `OpenAIEmbedding`, `OpenAILikeEmbedding` or `DashScopeEmbeddings`; what these classes send, seen at the
 # emulator; and you have a check that says, from a few texts of your own index, whether the index can stay or
-# must be made anew.
+# must be rebuilt.
 #
 #     pip install "qwen-aiml[langchain,llama-index,numpy]" langchain-openai llama-index-embeddings-openai-like
 #
 # | from | to | why |
 # | --- | --- | --- |
-# | `AimlapiEmbeddings` | `QwenAIMLEmbeddings` | not for langchain-core 1.x; one text a request |
+# | `AimlapiEmbeddings` | `QwenAIMLEmbeddings` | not for langchain-core 1.x; one text per request |
 # | `OpenAIEmbeddings` | `QwenAIMLEmbeddings` | sends token ids, and 1,000 texts, unless told otherwise |
 # | `DashScopeEmbeddings` | `QwenAIMLEmbeddings` | another account and key; no `dimensions` |
-# | `OpenAIEmbedding` | `QwenAIMLEmbedding` | a hundred texts a request; line breaks are replaced |
+# | `OpenAIEmbedding` | `QwenAIMLEmbedding` | a hundred texts per request; line breaks are replaced |
 # | `OpenAILikeEmbedding` | `QwenAIMLEmbedding` | one request at a time; line breaks are replaced |
 # | `DashScopeEmbedding` | `QwenAIMLEmbedding` | another account and key; no `dimensions` |
 
@@ -26,7 +26,7 @@ options = connection()
 # ## What the old classes send
 #
 # This part always runs on an emulator of its own, since that tells what it was sent: as much as the service
-# is documented to take, ten texts a request and no token ids, and 50 milliseconds for each answer. The texts
+# is documented to take, ten texts per request and no token ids, and 50 milliseconds per response. The texts
 # are 100 short ones of two lines.
 
 # %%
