@@ -45,8 +45,8 @@ SCALED = (
     "* sends requests one after another; fewer texts were run, and CPU and wall time scaled up accordingly."
 )
 BASE64 = (
-    "The `openai` package, and clients built on it, request base64, which this server supports. It is not known "
-    'whether AI/ML API does; if it does not, expect the figures in the "openai, async, lists" row.'
+    "The `openai` package, and clients built on it, request base64, which this server supports. It is not "
+    'known whether AI/ML API does; if it does not, expect the figures in the "openai, async, lists" row.'
 )
 ARRAYS = "The *to NumPy* rows of qwen-aiml are `embed_array` with the extra `simdjson`."
 
@@ -175,9 +175,9 @@ def section(results: dict[str, Any]) -> str:
     taken = results["main"]
     intro = (
         f"{_words(taken['points'][0])}. Measured against a lightweight local server, one process per run. "
-        "*CPU*: client CPU time. *Ideal*: latency x number of request waves at full concurrency. *Memory*: peak "
-        f"increase during the call. *baseten*: Baseten's client, written in Rust. *bare*: sockets, threads and "
-        f"orjson, without validation or retries. {_taken(taken)}"
+        "*CPU*: client CPU time. *Ideal*: latency x number of request waves at full concurrency. *Memory*: "
+        "peak increase during the call. *baseten*: Baseten's client, written in Rust. *bare*: sockets, threads "
+        f"and orjson, without validation or retries. {_taken(taken)}"
     )
     table = main_table(taken).markdown()
     return "\n\n".join([f"{START}\n## 4,000 texts", fill(intro, 110), f"{table}\n{END}"])

@@ -591,7 +591,7 @@ TABLE = (
     Row(
         "poison",
         "One rejected text: for its content, or 400, 413, 422 without a reason",
-        "isolated by bisection in at most six more requests; all others are embedded; its index is in `failures`",
+        "isolated by bisection in at most six more requests; all others embedded; its index is in `failures`",
         {
             "content": poison(account=refused(400), facts={"reason": "content"}),
             "400": poison(
