@@ -176,8 +176,8 @@ def section(results: dict[str, Any]) -> str:
     intro = (
         f"{_words(taken['points'][0])}. Measured against a lightweight local server, one process per run. "
         "*CPU*: client CPU time. *Ideal*: latency x number of request waves at full concurrency. *Memory*: "
-        "peak increase during the call. *baseten*: Baseten's client, written in Rust. *bare*: sockets, threads "
-        f"and orjson, without validation or retries. {_taken(taken)}"
+        "peak increase during the call. *baseten*: Baseten's client, written in Rust. *bare*: sockets, "
+        f"threads and orjson, without validation or retries. {_taken(taken)}"
     )
     table = main_table(taken).markdown()
     return "\n\n".join([f"{START}\n## 4,000 texts", fill(intro, 110), f"{table}\n{END}"])
