@@ -214,7 +214,7 @@ later = QwenAIMLEmbedding(model_name="alibaba/qwen-text-embedding-v4", dimension
 # below.
 
 # %% [markdown]
-# ## What must be made anew, and what need not
+# ## When to re-index
 #
 # The same model gives the same vector for the same text, whoever sends it. So the class does not matter, but
 # what it sent does, and which model and length were asked for. Do not reason about it: take some texts out of
@@ -274,7 +274,7 @@ made_by = {
 embeddings = QwenAIMLEmbeddings(model=MODEL, **options)
 for name, vectors in made_by.items():
     lowest = lowest_agreement(dict(zip(articles, vectors, strict=True)), embeddings)
-    print(f"{name:35} {lowest:8.5f}  {'keep it' if lowest > 0.9999 else 'make it anew'}")
+    print(f"{name:35} {lowest:8.5f}  {'keep it' if lowest > 0.9999 else 'rebuild it'}")
     if name in {"OpenAIEmbeddings, v3", "OpenAIEmbeddings, v4, 512 numbers"}:
         assert lowest < 0.9999
     if name == "OpenAIEmbeddings, v4" and options:
@@ -286,8 +286,8 @@ for name, vectors in made_by.items():
 # - **Check it**, with texts that have line breaks, if these were replaced: `OpenAIEmbedding`,
 #   `OpenAILikeEmbedding`. The emulator's vectors do not see line breaks; Qwen's may.
 # - **Check it**, if it was made at Alibaba's own service, with the same model.
-# - **Make it anew**, for the texts at least that were cut or averaged before they were sent.
-# - **Make it anew**, if it was another vendor, another model, v3 for v4, or another length. Whether the
+# - **Rebuild it**, for the texts at least that were cut or averaged before they were sent.
+# - **Rebuild it**, if it was another vendor, another model, v3 for v4, or another length. Whether the
 #   first 512 numbers of 1024 are what `dimensions=512` gives is not documented.
 #
 # `base64` or lists, numbers of texts in a request, retries: none of that touches a vector. Nor does

@@ -30,6 +30,15 @@ DOCS = ROOT / "docs"
 NOTEBOOKS = ROOT / "cookbook" / "notebooks"
 OPTIONAL = "compatibility.md"  # made by a program that takes long; the site is complete without it
 PICTURES = {"image/svg+xml": "svg", "image/png": "png", "image/jpeg": "jpg"}  # the best one first
+TAGS = {  # what people search for, where a page's title does not say it
+    "agents": "agent, LangGraph, memory",
+    "hybrid": "hybrid, BM25, reranking",
+    "ingestion": "ingestion, indexing, incremental",
+    "migration": "migrate, migration, OpenAIEmbeddings",
+    "rag": "RAG, citations",
+    "testing": "testing, pytest, mock",
+    "vector_stores_langchain": "pgvector, FAISS, Chroma, Qdrant, LanceDB",
+}
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours and moves of a terminal
 LINKS = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 STYLE = re.compile(r'<style.*?</style>| border="1" class="dataframe"', re.DOTALL)
@@ -85,7 +94,8 @@ def how_to(name: str, notebook: dict[str, Any], pages: Iterable[str]) -> dict[st
         raise ValueError(f"{name}.ipynb does not begin with a title")
     note = f"<small>This page is the program `cookbook/{name}.py`, with what it printed.</small>"
     title, _, rest = parts[0].partition("\n")
-    return {f"how-to/{name}.md": "\n\n".join([title, note, rest, *parts[1:], ""]), **pictures}
+    head = [f"---\ntags: [{TAGS[name]}]\n---"] if name in TAGS else []
+    return {f"how-to/{name}.md": "\n\n".join([*head, title, note, rest, *parts[1:], ""]), **pictures}
 
 
 def relinked(text: str, pages: Iterable[str]) -> str:

@@ -235,6 +235,53 @@ def test_messages_are_listed(
     assert any(re.fullmatch(".*".join(map(re.escape, part)), said) for part in parts), said
 
 
+@pytest.mark.parametrize(
+    ("searched", "page"),
+    [
+        ("RAG", "how-to/rag"),
+        ("hybrid", "how-to/hybrid"),
+        ("proxy", "how-to/proxies"),
+        ("certificate", "how-to/proxies"),
+        ("migrate", "how-to/migration"),
+        ("troubleshooting", "how-to/troubleshooting"),
+        ("logging", "how-to/logging"),
+        ("rate limit", "explanation/concurrency"),
+        ("429", "explanation/concurrency"),
+        ("async", "explanation/concurrency"),
+        ("cache", "explanation/caching"),
+        ("resume", "explanation/caching"),
+        ("batch size", "explanation/batching"),
+        ("timeout", "explanation/retries"),
+        ("cost", "explanation/cost"),
+        ("dimensions", "explanation/dimensions"),
+        ("API key", "tutorial/index"),
+        ("LangGraph", "how-to/agents"),
+        ("pgvector", "how-to/vector_stores_langchain"),
+        ("FAISS", "how-to/vector_stores_langchain"),
+    ],
+)
+def test_search(searched: str, page: str) -> None:
+    """What people search for is a tag of the right page, which ranks before all titles and texts."""
+    texts = {
+        name.removesuffix(".md"): path.read_text(encoding="utf-8")
+        for name, path in zip(NAMES, PAGES, strict=True)
+    }
+    texts |= {
+        name.removesuffix(".md"): text
+        for name, text in hooks.made_files().items()
+        if isinstance(text, str) and name.startswith("how-to/")
+    }
+    tags = {
+        name: re.findall(r"[^,\[\]]+", text.partition("tags: [")[2].partition("]\n")[0])
+        for name, text in texts.items()
+        if text.startswith("---\ntags: [")
+    }
+    tagged = [name for name, own in tags.items() if searched in {tag.strip(' "') for tag in own}]
+
+    assert tagged == [page]
+    assert re.search(searched.rstrip("ey"), texts[page].partition("---\n\n")[2], re.IGNORECASE)
+
+
 def test_llama_index_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The example notebook runs from top to bottom, and finds what it looks for."""
     with serve(Emulator()) as base_url:
