@@ -38,7 +38,7 @@ class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
     from llama_index.core import Settings
     from llama_index_qwen_aiml import QwenAIMLEmbedding
 
-    Settings.embed_model = QwenAIMLEmbedding(model_name="text-embedding-v4", dimensions=1024)
+    Settings.embed_model = QwenAIMLEmbedding(dimensions=1024)
     ```
 
     Safe in several threads and event loops at once. ``to_dict`` holds what affects the vectors and nothing

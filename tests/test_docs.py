@@ -72,6 +72,14 @@ def test_all_programs_are_found() -> None:
     assert all(found[name] for name in NAMES if name.startswith(("tutorial/", "submissions/l")))
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if "submissions" not in page.parts])
+def test_programs_fit(page: Path) -> None:
+    """Code is at most 80 columns wide, which fit its column on the site."""
+    lines = [line for program, _ in programs(page) for line in program.splitlines()]
+
+    assert [line for line in lines if len(line) > 80] == []
+
+
 @pytest.mark.skipif(version("langchain-core") < "1", reason="the pages are written for newer versions")
 @pytest.mark.parametrize(
     "page",

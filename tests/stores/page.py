@@ -35,7 +35,12 @@ COLUMNS = {
     "other_length_is_not_searched": "search with other dimensions",
     "other_length_is_not_added": "add with other dimensions",
 }
-TOP = """# Vector store compatibility: Chroma, Qdrant, LanceDB, FAISS, pgvector
+TOP = """---
+hide:
+  - toc
+---
+
+# Vector store compatibility: Chroma, Qdrant, LanceDB, FAISS, pgvector
 
 How vector stores work with `QwenAIMLEmbeddings` and `QwenAIMLEmbedding`. `make compatibility` runs the same
 tests on each store, with embeddings from the [emulator](reference/emulator.md), and generates this page. CI
@@ -137,7 +142,7 @@ def _matrix(suite: str, checks: list[dict[str, Any]]) -> str:
         [f"**{store.replace(': ', '**: `')}`", *(_verdict(own.get(name)) for name in names)]
         for store, own in _by_store(checks).items()
     )
-    return _table(head, rows)
+    return f'<div class="compare matrix" markdown="1">\n\n{_table(head, rows)}\n</div>\n'
 
 
 def _rules(suite: str) -> list[tuple[str, str]]:
