@@ -30,7 +30,7 @@ matrix: .venv-nox/made ## the rest of CI: other Pythons, lowest versions, the wh
 	@mkdir -p $(REPORTS)
 	@$(NOX) --parallel 2 --tags matrix --report $(REPORTS)/matrix.json
 
-tests: .venv-nox/made ## pytest alone, on each supported Python found
+tests: .venv-nox/made ## run the tests only, on each supported Python that is installed
 	@$(NOX) --parallel 2 --tags tests $(ONLY) $(OF_TESTS)
 
 lint: .venv-nox/made ## ruff: rules and format
@@ -42,16 +42,16 @@ types: .venv-nox/made ## mypy --strict
 format: .venv-nox/made ## fix and format the code with ruff
 	@$(NOX) --sessions format
 
-quickstart: .venv/made ## run the cookbook's first page in an environment of its own, .venv
+quickstart: .venv/made ## run the cookbook's first page, in a new environment .venv
 	@.venv/bin/python cookbook/quickstart.py
 
-cookbook: .venv-nox/made ## run every page of the cookbook, without a key and without a network
+cookbook: .venv-nox/made ## run every cookbook page, without an API key and without a network
 	@$(NOX) --sessions cookbook $(OF_PAGES)
 
-notebooks: .venv-nox/made ## run them, and write cookbook/notebooks
+notebooks: .venv-nox/made ## run every cookbook page, and write cookbook/notebooks
 	@QWEN_AIML_WRITE_NOTEBOOKS=1 $(NOX) --sessions cookbook $(OF_PAGES)
 
-compatibility: .venv-nox/made ## test the vector stores on each Python found, and write docs/compatibility.md
+compatibility: .venv-nox/made ## test the vector stores on each installed Python, and write docs/compatibility.md
 	@rm -f $(REPORTS)/stores-*/results.json
 	@$(NOX) --parallel 2 --tags compatibility
 	@$(PYTHON) tests/stores/page.py $(REPORTS)/stores-*/results.json
@@ -59,32 +59,32 @@ compatibility: .venv-nox/made ## test the vector stores on each Python found, an
 docs: .venv-nox/made ## build the documentation into site/
 	@$(NOX) --sessions docs
 
-docs-serve: docs ## serve it on 127.0.0.1:8000 while it is written
+docs-serve: docs ## serve the documentation on 127.0.0.1:8000, with live reload
 	@$(NOX) --sessions docs -- serve --dev-addr 127.0.0.1:8000
 
 dist: .venv-nox/made ## build and check the sdist and the wheel
 	@$(NOX) --sessions dist
 
-wheel: .venv-nox/made ## build and check them, and test the wheel away from the source tree
+wheel: .venv-nox/made ## build and check the sdist and the wheel, and test the wheel away from the source tree
 	@$(NOX) --sessions wheel wheel-tests
 
-record: .venv-nox/made ## record the cassettes again, from the emulator
+record: .venv-nox/made ## re-record the cassettes from the emulator
 	@$(NOX) --sessions selected -- --record-mode=rewrite tests/recorded
 
-record-live: .venv-nox/made ## record the cassettes again, from the real service; costs a few cents
+record-live: .venv-nox/made ## re-record the cassettes from the live service; costs a few cents
 	@test -n "$$AIMLAPI_API_KEY" || { echo 'record-live needs a key in AIMLAPI_API_KEY.' >&2; exit 1; }
 	@QWEN_AIML_RECORD_LIVE=1 $(NOX) --sessions selected -- --record-mode=rewrite tests/recorded
 
 soak: .venv-nox/made ## tests that take minutes: thousands of texts under faults, kills and undisclosed limits
 	@$(NOX) --sessions selected -- -m long $(ARGS)
 
-fuzz: .venv-nox/made ## feed random responses to the code that parses them, for SECONDS=60
+fuzz: .venv-nox/made ## fuzz the response parser, for SECONDS=60
 	@$(NOX) --sessions fuzz -- -max_total_time=$(SECONDS)
 
-behaviour: python ## test how other libraries handle malformed responses, for minutes; writes benchmarks/behaviour.json
+behaviour: python ## test how other libraries handle malformed responses; some minutes; writes benchmarks/behaviour.json
 	@$(PYTHON) -m benchmarks.behaviour
 
-bench: python ## benchmark against other libraries, for most of an hour; writes benchmarks/results.* and a README section
+bench: python ## benchmark against other libraries, for most of an hour; writes benchmarks/results.* and docs/speed.md
 	@$(PYTHON) -m benchmarks.run
 
 clean: ## remove what these targets created

@@ -168,14 +168,14 @@ def _count(number: int, what: str) -> str:
 
 
 def _plain(found: dict[str, Any]) -> str:
-    asked = f"; asks for {', '.join(found['asked'])}" if found["asked"] else ""
+    asked = f"; requests {', '.join(found['asked'])}" if found["asked"] else ""
     return _rows(found) + asked
 
 
 def _sent(found: dict[str, Any]) -> str:
     if "error" in found:
         return _failed(found)
-    together = f"{found['at_once']} at once" if found["at_once"] > 1 else "one after the other"
+    together = f"{found['at_once']} in flight" if found["at_once"] > 1 else "one after another"
     return f"{_count(found['requests'], 'request')}, {together}"
 
 
@@ -185,7 +185,7 @@ def _billed(found: dict[str, Any]) -> str:
 
 def _unchanged(found: dict[str, Any]) -> str:
     return (
-        "sent as it is" if found["texts"] == ["one line\n\tanother"] else f"sent as `{found['texts'][0]!r}`"
+        "sent unchanged" if found["texts"] == ["one line\n\tanother"] else f"sent as `{found['texts'][0]!r}`"
     )
 
 
@@ -193,7 +193,7 @@ def _keyless(found: dict[str, Any]) -> str:
     where = f"after {_count(found['requests'], 'request')}" if found["requests"] else "nothing sent"
     if "error" in found:
         return f"{_failed(found)}, {where}"
-    return f"**{_count(found['rows'], 'row')} of {found['lengths'][0]} numbers**, {where}"
+    return f"**{_count(found['rows'], 'row')} of {found['lengths'][0]} dimensions**, {where}"
 
 
 def _other_key(found: dict[str, Any]) -> str:
@@ -206,7 +206,7 @@ def _right(found: dict[str, Any]) -> str:
     told = f"{found['right']} of {behave.FEW} right"
     if found["right"] < behave.FEW:
         return f"**{_count(found['rows'], 'row')}, {told}**"
-    return f"asked again, {told}" if found["billed"] > behave.FEW else told
+    return f"retried, {told}" if found["billed"] > behave.FEW else told
 
 
 def _waited(found: dict[str, Any]) -> str:
@@ -214,7 +214,7 @@ def _waited(found: dict[str, Any]) -> str:
 
 
 def _again(found: dict[str, Any]) -> str:
-    return _failed(found) if "error" in found else f"asked again, {_rows(found)}"
+    return _failed(found) if "error" in found else f"retried, {_rows(found)}"
 
 
 def _tried(found: dict[str, Any]) -> str:
@@ -237,24 +237,24 @@ def _hidden(found: dict[str, Any]) -> str:
 
 
 ROWS: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
-    ("plain", "One text, with nothing set but model, length, address and key", _plain),
-    ("eleven", "11 texts, with the settings as they come", _sent),
-    ("hundred", "100 texts, 10 a request where that can be set", _sent),
-    ("hundred_async", "the same, awaited", _sent),
+    ("plain", "One text; only model, dimensions, URL and key set", _plain),
+    ("eleven", "11 texts, default settings", _sent),
+    ("hundred", "100 texts, batch size 10 where configurable", _sent),
+    ("hundred_async", "the same, async", _sent),
     ("repeated", "The same text ten times", _billed),
-    ("unchanged", "A text of two lines, with a tab", _unchanged),
-    ("no_key", "No key given, nor in the environment", _keyless),
-    ("other_key", "No key but OpenAI's in the environment", _other_key),
-    ("shuffled", "10 texts, rows in another order than their `index`", _right),
-    ("missing", "10 texts, the first answer lacks a row", _right),
-    ("nan", "10 texts, NaN in the first answer", _right),
-    ("short", "10 texts, a row of the first answer is too short", _right),
-    ("busy", "429 with `Retry-After: 2`, then normal", _waited),
-    ("html", "200 with a page of HTML, then normal", _again),
-    ("down", "500 each time", _tried),
-    ("refused", "100 texts, 10 a request, one of them refused", _kept),
-    ("loops", "One object in three event loops, one after the other", _loops),
-    ("shown", "The key in `repr` and in a pickle", _hidden),
+    ("unchanged", "A text with a line break and a tab", _unchanged),
+    ("no_key", "No API key, neither given nor in the environment", _keyless),
+    ("other_key", "Only OpenAI's key in the environment", _other_key),
+    ("shuffled", "10 texts, rows not in the order of `index`", _right),
+    ("missing", "10 texts, a row missing in the first response", _right),
+    ("nan", "10 texts, NaN in the first response", _right),
+    ("short", "10 texts, too few dimensions in one row of the first response", _right),
+    ("busy", "429 with `Retry-After: 2`, then success", _waited),
+    ("html", "200 with an HTML page, then success", _again),
+    ("down", "500 at every attempt", _tried),
+    ("refused", "100 texts, batch size 10, one text rejected", _kept),
+    ("loops", "One object in three event loops, one after another", _loops),
+    ("shown", "API key in `repr` and in a pickle", _hidden),
 ]
 
 

@@ -1,9 +1,10 @@
 """
-What results.json says, as tables, as a chart and as the README's section.
+What results.json says, as tables, as a chart and as a section of docs/speed.md.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -44,12 +45,17 @@ LABELS = {
     "bare": "bare sockets and orjson",
 }
 SEQUENTIAL = [way for way in LABELS if way.startswith("langchain-") or way == "openai-like-sync"]
-SCALED = "* sends one request after the other; fewer texts were run, and CPU and wall multiplied accordingly."
-BASE64 = (
-    "OpenAI's package, and what stands on it, asks for base64, which this server gives. Whether the service "
-    "does is not known; where one does not, the package takes what is told for its lists."
+SCALED = (
+    "* sends requests one after another; fewer texts were run, and CPU and wall time scaled up accordingly."
 )
-ARRAYS = "To NumPy, ours is `embed_array`, with the extra `simdjson`, and compared with baseten to NumPy."
+BASE64 = (
+    "The `openai` package, and clients built on it, request base64, which this server supports. It is not "
+    'known whether AI/ML API does; if it does not, expect the figures in the "openai, async, lists" row.'
+)
+ARRAYS = (
+    "The *to NumPy* rows of qwen-aiml are `embed_array` with the extra `simdjson`; they are compared with "
+    "baseten to NumPy."
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class Table:
         """Write it as Markdown, without the heading."""
         lines = [self.columns, ["---", *("---:" for _ in self.columns[1:])], *self.rows]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        notes = self.notes.replace("*", r"\*")
+        notes = re.sub(r"^\*", r"\\*", self.notes)
         return f"{table}\n\n{notes}" if notes else table
 
 
@@ -91,7 +97,7 @@ def ideal(point: dict[str, Any]) -> float:
     requests = point["texts"] / BATCH
     if point["rate"]:
         return float(requests / point["rate"])
-    # So many rounds, since a last one that is not full takes as long.
+    # Full waves, since a last one that is not full takes as long.
     return float(ceil(requests / point["in_flight"]) * point["latency"])
 
 
@@ -147,7 +153,7 @@ def sweep_table(taken: dict[str, Any]) -> Table:
 
 
 def goodput_table(taken: dict[str, Any]) -> Table:
-    """Compare a few ways under limits that nobody tells."""
+    """Compare a few ways under undisclosed rate limits."""
     points = taken["points"]
     ways = list(points[0]["ways"])
     rows = []
@@ -160,10 +166,10 @@ def goodput_table(taken: dict[str, Any]) -> Table:
                 f"{found['wall'] / ideal(point):.2f}, {found['refused']:.1%}" if good else found["failed"]
             )
         requests = point["texts"] // BATCH
-        rows.append([f"{point['rate']} a second", str(requests), f"{ideal(point):.0f}", *cells])
+        rows.append([f"{point['rate']} per second", str(requests), f"{ideal(point):.0f}", *cells])
     columns = ["limit", "requests", "ideal s", *(LABELS[way] for way in ways)]
-    notes = "Wall time over ideal (requests / limit), and the share of requests that was refused."
-    return Table("Goodput: requests a second that nobody tells", columns, rows, notes)
+    notes = "Wall time over ideal (requests / limit), and the share of requests that was rejected."
+    return Table("Goodput: undisclosed limits in requests per second", columns, rows, notes)
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
@@ -173,22 +179,17 @@ TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
 }
 
 
-def readme(results: dict[str, Any]) -> str:
-    """Write the README's section, markers included."""
+def section(results: dict[str, Any]) -> str:
+    """Write the section of docs/speed.md, markers included."""
     taken = results["main"]
     intro = (
-        f"{_words(taken['points'][0])}, against a local server that costs little; each run is a "
-        "process of its own. CPU is the client's; ideal is the latency of as many rounds of requests as it "
-        f"takes; memory is what the call added at its peak. {_taken(taken)}"
+        f"{_words(taken['points'][0])}. Measured against a lightweight local server, one process per run. "
+        "*CPU*: client CPU time. *Ideal*: latency x number of request waves at full concurrency. *Memory*: "
+        "peak increase during the call. *baseten*: Baseten's client, written in Rust. *bare*: sockets, "
+        f"threads and orjson, without validation or retries. {_taken(taken)}"
     )
-    again = (
-        "`make bench` runs it again, and beside it other latencies, lengths and sizes, and limits that "
-        "nobody tells; what was taken of those is in [benchmarks/results.md](benchmarks/results.md)."
-    )
-    image = "![CPU and wall seconds, ours and others](benchmarks/chart.svg)"
-    heading = f"{START}\n## How fast it is"
     table = main_table(taken).markdown()
-    return "\n\n".join([heading, fill(intro, 125), table, image, f"{fill(again, 125)}\n{END}"])
+    return "\n\n".join([f"{START}\n## 4,000 texts", fill(intro, 110), f"{table}\n{END}"])
 
 
 def document(results: dict[str, Any]) -> str:
@@ -216,25 +217,25 @@ def chart(results: dict[str, Any]) -> str:
     return bars(_words(point), ["CPU seconds", "wall seconds"], rows)
 
 
-def in_readme(text: str, results: dict[str, Any]) -> str:
+def in_page(text: str, results: dict[str, Any]) -> str:
     """Put the section between its markers."""
     before, _, rest = text.partition(START)
-    return before + readme(results) + rest.partition(END)[2]
+    return before + section(results) + rest.partition(END)[2]
 
 
 def write(results: dict[str, Any]) -> None:
     """Write what is made from the results."""
-    here, page = ROOT / "benchmarks", ROOT / "README.md"
+    here, page = ROOT / "benchmarks", ROOT / "docs" / "speed.md"
     (here / "results.md").write_text(document(results), encoding="utf-8")
     if "main" in results:
         (here / "chart.svg").write_text(chart(results), encoding="utf-8")
-        page.write_text(in_readme(page.read_text(encoding="utf-8"), results), encoding="utf-8")
+        page.write_text(in_page(page.read_text(encoding="utf-8"), results), encoding="utf-8")
 
 
 def _words(point: dict[str, Any]) -> str:
     milliseconds = 1000 * point["latency"]
     return (
-        f"{point['texts']:,} texts, {point['floats']} floats each, {milliseconds:g} ms a request, "
+        f"{point['texts']:,} texts, {point['floats']} dimensions, {milliseconds:g} ms per request, "
         f"{point['in_flight']} in flight"
     )
 

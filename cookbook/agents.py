@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Agents that look things up, and remember
+# # Agents with LangGraph and LlamaIndex: tools and memory
 #
 # An agent gets a question that takes two steps: find the article of the Universal Declaration of Human Rights
 # that it is about, then read that article in another language. A second question is answered from memory,

@@ -139,7 +139,7 @@ def _arguments(parameters: dict[str, Any], question: str, results: list[str]) ->
 
 
 def _sources(text: str) -> dict[int, str]:
-    """Find numbered sources. An example of how to cite comes before them: a new number 1 begins anew."""
+    """Find numbered sources. An example of how to cite comes before them: a new number 1 starts over."""
     found: dict[int, str] = {}
     for match in _SOURCE.finditer(text):
         number = int(match[1] or match[2])

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Find near duplicates, and cluster
+# # Near-duplicate detection and clustering
 #
 # Clear a pile of texts of copies, edited copies and translations, and find out which topics a collection
 # has.
@@ -54,7 +54,7 @@ print(f"{len(pile)} texts, of which {len(set(pile))} differ, cost {embeddings.us
 pile[-1], english[copied[-1]]
 
 # %% [markdown]
-# Texts that are the same to the letter are paid for once in a call: the client sees to it. The rest needs
+# Texts that are the same to the letter are billed once in a call: the client sees to it. The rest needs
 # vectors.
 #
 # ## A threshold from examples

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Choose dimensions, and try a query instruction
+# # Choose dimensions and a query instruction
 #
 # Measure what shorter vectors cost in recall and save in size and time, and whether an instruction helps
 # your queries.

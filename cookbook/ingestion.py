@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Ingestion that can be killed, and run again
+# # Incremental ingestion that resumes after an interruption
 #
 # Keep an index up to date with a folder of texts: what is new or changed is embedded, what is gone is
 # deleted, and a run with nothing to do costs nothing. And if the job is killed half-way, the next run pays
@@ -14,7 +14,7 @@
 # | --- | --- | --- |
 # | the vector store | which passages can be found | it is killed before it has written |
 # | record manager (LangChain), document store (LlamaIndex) | what is done | a batch or the job is cut off |
-# | `cache` of the embeddings | each embedding that was paid for | never: it is written after each request |
+# | `cache` of the embeddings | each embedding that was billed | never: it is written after each request |
 
 # %%
 from connection import connection
@@ -132,7 +132,7 @@ for job, cache in {"langchain": "langchain", "llama-index": "llama_index"}.items
 
 # %% [markdown]
 # What was billed in both runs is what was in flight when the job was killed: four requests of ten texts at
-# the most. All else was paid for once, although the second run had to do more: LangChain's record manager
+# most. All else was billed once, although the second run had to do more: LangChain's record manager
 # knew only of whole batches of 100 passages, LlamaIndex's document store, which is written at the end, of
 # nothing.
 
@@ -159,7 +159,7 @@ for outcome in update().values():
 # %% [markdown]
 # One text gets another paragraph, one is new, one is gone. LangChain goes by passages, so only the one with
 # the paragraph is new. LlamaIndex goes by documents, and does all passages of the changed one again; the
-# cache spares those that are as they were. What is paid for is the same, one request.
+# cache spares those that are as they were. The cost is the same, one request.
 
 # %%
 texts = folder / "texts"

@@ -16,7 +16,7 @@ options = connection()
 # %% [markdown]
 # ## How long is long
 #
-# The service takes 8,192 tokens a text. How many characters that is depends on the script: here is the
+# The service accepts 8,192 tokens per text. How many characters that is depends on the script: here is the
 # Universal Declaration of Human Rights, the same thirty articles in each language, counted with Qwen's
 # vocabulary (the extra `tokenizer`; that the hosted models count exactly so is assumed).
 
@@ -264,7 +264,7 @@ judge("ParentDocumentRetriever, 200 in 1000", len(store.store), paid, with_paren
 # ### LlamaIndex
 #
 # `SentenceSplitter` counts tokens and leaves sentences whole. `SemanticSplitterNodeParser` embeds every
-# sentence, and cuts where the meaning changes most: that is paid for before the pieces themselves are, and by
+# sentence, and cuts where the meaning changes most: that is billed before the pieces themselves are, and by
 # default each sentence with its two neighbours, so three times. `SentenceWindow` and `AutoMerging` are
 # LlamaIndex's ways to search small and hand over more.
 #

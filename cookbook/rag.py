@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Answers with citations
+# # RAG with citations
 #
 # Ask the Python language reference in any language, and get an answer that names its sources. Each citation
 # is checked against what was retrieved before anybody sees it. Once with a LangChain chain, once with a
@@ -48,8 +48,8 @@ print(passages[0].page_content)
 # %% [markdown]
 # ## LangChain
 #
-# The store hands over all passages in one call; they go out ten a request, several requests at a time. What
-# is paid for is kept in the file of `cache`.
+# The store hands over all passages in one call; they are sent ten per request, several requests at a time.
+# Embeddings are persisted in the file of `cache`.
 
 # %%
 from tempfile import TemporaryDirectory
@@ -68,7 +68,7 @@ print(f"{embeddings.usage.requests} requests, {embeddings.usage.total_tokens} to
 
 # %% [markdown]
 # The chain numbers what was retrieved and asks for these numbers. It gives the passages along with the
-# answer, so that one can be held against the other.
+# answer, so that one can be checked against the other.
 
 # %%
 from langchain_core.output_parsers import StrOutputParser
@@ -162,7 +162,7 @@ assert len(pieces) > 1
 # ## LlamaIndex
 #
 # `CitationQueryEngine` brings its own prompt with numbered sources, and gives them back as `source_nodes`.
-# The passages are the same, and so is the cache, so nothing is paid for again: it goes by the model, the
+# The passages are the same, and so is the cache, so nothing is billed again: its keys are the model, the
 # length and the text, whatever the framework.
 
 # %%
@@ -198,7 +198,7 @@ for question in QUESTIONS:
     show(
         question, str(response), sources, [source.node.metadata["topic"] for source in response.source_nodes]
     )
-assert embedding.usage.requests == 0  # the questions, too, were paid for above
+assert embedding.usage.requests == 0  # the questions, too, were embedded above
 
 # %% [markdown]
 # ## Where to go from here

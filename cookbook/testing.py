@@ -1,9 +1,9 @@
 # %% [markdown]
-# # Test your own application without a key
+# # Test your application without an API key
 #
 # At the end you have a small application with tests that need no key, no network and no money: on what it
-# finds, on what it sends and pays for, and on what it does when the service breaks, refuses a text or wants
-# to be paid. The application is not changed for that, and is passed nothing.
+# finds, on what it sends and is billed for, and on what it does when the service breaks, refuses a text or
+# wants to be paid. The application is not changed for that, and is passed nothing.
 #
 #     pip install "qwen-aiml[langchain,emulator]" numpy pytest pytest-recording
 #

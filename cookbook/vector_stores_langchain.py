@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Vector stores with LangChain
+# # Vector stores with LangChain: Chroma, Qdrant, LanceDB, FAISS, pgvector
 #
 # The same texts in six vector stores: in memory, Chroma, Qdrant, LanceDB, FAISS and PostgreSQL with pgvector.
 # For each you will see how to make it, add texts, search, filter by metadata, delete, and open it again; and
@@ -18,10 +18,10 @@ from connection import connection
 options = connection()
 
 # %% [markdown]
-# ## Texts, and embeddings that are paid for once
+# ## Texts, and embeddings that are billed once
 #
 # The texts are the articles of the Universal Declaration of Human Rights in four languages. With `cache`, the
-# first store pays for their embeddings, and the other five find them in a file. The same happens in your
+# first store embeds them, and the other five find them in a file. The same happens in your
 # project when you move from one store to another.
 
 # %%
@@ -309,7 +309,7 @@ client.close()
 # %% [markdown]
 # None of them gives wrong results. To go on, either set `dimensions` as it was, or index again at the new
 # length, in a new collection: texts that were ever embedded at that length are in the cache, and the others
-# are paid for.
+# are billed.
 #
 # Adding is not always refused: the store in memory, and the older class `PGVector` without
 # `embedding_length`, take embeddings of another length, and then every search fails.
@@ -321,5 +321,5 @@ client.close()
 # %%
 print(f"udhr-{embeddings.model.rpartition('/')[2]}-{embeddings.dimensions}")
 usage = embeddings.usage
-print(f"Paid for all of this page: {usage.total_tokens} tokens in {usage.requests} requests")
+print(f"Billed for this page: {usage.total_tokens} tokens in {usage.requests} requests")
 assert embeddings.usage.requests < 1.5 * paid

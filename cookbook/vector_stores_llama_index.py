@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Vector stores with LlamaIndex
+# # Vector stores with LlamaIndex: Chroma, Qdrant, LanceDB, FAISS, pgvector
 #
 # The same texts in six vector stores: in memory, Chroma, Qdrant, LanceDB, FAISS and PostgreSQL with pgvector.
 # For each you will see how to make an index on it, insert nodes, retrieve, filter by metadata, delete, and
@@ -21,10 +21,10 @@ from connection import connection, run
 options = connection()
 
 # %% [markdown]
-# ## Texts, and embeddings that are paid for once
+# ## Texts, and embeddings that are billed once
 #
 # The nodes are the articles of the Universal Declaration of Human Rights in four languages. With `cache`, the
-# first index pays for their embeddings, and the other five find them in a file.
+# first index embeds them, and the other five find them in a file.
 #
 # LlamaIndex embeds a node's metadata together with its text, unless they are excluded: here the text alone is
 # embedded.
@@ -341,7 +341,7 @@ for table in tables:
 # %% [markdown]
 # None of them gives wrong results. To go on, either set `dimensions` as it was, or index again at the new
 # length, in a new collection: texts that were ever embedded at that length are in the cache, and the others
-# are paid for.
+# are billed.
 #
 # Inserting is not always refused: the store in memory takes embeddings of another length, and then every
 # search fails.
@@ -353,5 +353,5 @@ for table in tables:
 # %%
 print(f"udhr-{embedding.model_name.rpartition('/')[2]}-{embedding.dimensions}")
 usage = embedding.usage
-print(f"Paid for all of this page: {usage.total_tokens} tokens in {usage.requests} requests")
+print(f"Billed for this page: {usage.total_tokens} tokens in {usage.requests} requests")
 assert embedding.usage.requests < 1.5 * paid

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # for benchmarks, which is not installed
 
 from benchmarks import behaviour, report  # noqa: E402 (after the path)
+from docs import messages  # noqa: E402 (after the path)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,6 +30,15 @@ DOCS = ROOT / "docs"
 NOTEBOOKS = ROOT / "cookbook" / "notebooks"
 OPTIONAL = "compatibility.md"  # made by a program that takes long; the site is complete without it
 PICTURES = {"image/svg+xml": "svg", "image/png": "png", "image/jpeg": "jpg"}  # the best one first
+TAGS = {  # what people search for, where a page's title does not say it
+    "agents": "agent, LangGraph, memory",
+    "hybrid": "hybrid, BM25, reranking",
+    "ingestion": "ingestion, indexing, incremental",
+    "migration": "migrate, migration, OpenAIEmbeddings",
+    "rag": "RAG, citations",
+    "testing": "testing, pytest, mock",
+    "vector_stores_langchain": "pgvector, FAISS, Chroma, Qdrant, LanceDB",
+}
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours and moves of a terminal
 LINKS = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 STYLE = re.compile(r'<style.*?</style>| border="1" class="dataframe"', re.DOTALL)
@@ -84,7 +94,8 @@ def how_to(name: str, notebook: dict[str, Any], pages: Iterable[str]) -> dict[st
         raise ValueError(f"{name}.ipynb does not begin with a title")
     note = f"<small>This page is the program `cookbook/{name}.py`, with what it printed.</small>"
     title, _, rest = parts[0].partition("\n")
-    return {f"how-to/{name}.md": "\n\n".join([title, note, rest, *parts[1:], ""]), **pictures}
+    head = [f"---\ntags: [{TAGS[name]}]\n---"] if name in TAGS else []
+    return {f"how-to/{name}.md": "\n\n".join([*head, title, note, rest, *parts[1:], ""]), **pictures}
 
 
 def relinked(text: str, pages: Iterable[str]) -> str:
@@ -176,8 +187,10 @@ def made_part(name: str) -> str:
         return behaviour.markdown(behaviour.taken())
     if name == "speed":
         results = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
-        # Its headings go below the page's title.
-        return report.document(results).partition("don't edit.\n")[2].strip()
+        # The page itself has the main set.
+        return f"## Sweep{report.document(results).partition('## Sweep')[2]}".strip()
+    if name == "messages":
+        return messages.page()
     if name == "how-to":
         return "\n".join(_listed(page) for page in how_to_pages())
     raise ValueError(f"nothing is made for {name!r}")

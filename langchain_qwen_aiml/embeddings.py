@@ -1,4 +1,4 @@
-"""The LangChain class: it declares fields, maps them to the core's settings and forwards; nothing else."""
+"""The LangChain class: declares fields, maps them to the core's settings, and forwards."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
         await embeddings.aembed_documents(["First text", "Second text"])
         ```
 
-    Safe in several threads and event loops at once. A pickle takes the settings along, but not the key: an
+    Safe in several threads and event loops at once. A pickle contains the settings, but not the API key: an
     unpickled copy reads it from its environment.
 
     Raises:
@@ -91,7 +91,7 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
     """Model id or short name, such as ``text-embedding-v4``. Unknown models pass through unchecked."""
 
     dimensions: int | None = None
-    """Length of the vectors; None leaves it to the service (1024 for v4 and v3)."""
+    """Dimensions of the vectors; None leaves them to the service (1024 for v4 and v3)."""
 
     aimlapi_api_key: ApiKey = Field(default=None, alias="api_key", exclude=True, repr=False)
     """Also ``api_key``. A function, sync or async, is called before each request. None takes AIMLAPI_API_KEY,
@@ -102,26 +102,26 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
     else ``https://api.aimlapi.com/v1``."""
 
     chunk_size: int | None = Field(default=None, validation_alias=AliasChoices("chunk_size", "batch_size"))
-    """Also ``batch_size``. Texts in one request, 1 to 10 for v4 and v3; None takes the most."""
+    """Also ``batch_size``. Texts per request, 1 to 10 for v4 and v3; None means 10."""
 
     max_concurrency: int | None = None
-    """Requests in flight at once at the most, 1 or more, in all threads together, and in each event loop.
-    None means 32, to start with 6, and to find out how many the service takes."""
+    """Maximum number of requests in flight, 1 or more, for all threads together, and in each event loop. None
+    means to start with 6 and to grow up to 32, adapting to the rate limit of the service."""
 
     requests_per_minute: float | None = None
-    """Requests that may start a minute, spread evenly; None means as many as the service takes."""
+    """Requests per minute, evenly spaced; None means as many as the service accepts."""
 
     tokens_per_minute: float | None = None
-    """Tokens that may be sent a minute, spread evenly, estimated from the texts; None means no bound."""
+    """Tokens per minute, evenly spaced, estimated from the texts; None means no limit."""
 
     rate_limiter: RateLimiter = Field(default=None, exclude=True, repr=False)
-    """LangChain's limiter; it is asked once for each request, repeated ones included."""
+    """LangChain's limiter; it is called once per request, retries included."""
 
     max_retries: int = 5
-    """Tries after the first of one request, 0 or more."""
+    """Maximum number of retries per request; 0 disables retries."""
 
     timeout: float | None = Field(default=None, validation_alias=AliasChoices("timeout", "request_timeout"))
-    """Also ``request_timeout``. Seconds of silence allowed while sending or reading; None means 60."""
+    """Also ``request_timeout``. Seconds per network operation (sending, waiting for data); None means 60."""
 
     total_timeout: float | None = None
     """Seconds for one whole call; None means no bound."""
@@ -130,8 +130,8 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
     """The task, in English, put before queries (v4 only), never before documents; None means none."""
 
     cache: Any = Field(default=None, exclude=True, repr=False)
-    """Where embeddings are looked up first and stored as soon as they are there: the path of an SQLite file,
-    a `SQLiteCache`, a ``ByteStore`` of LangChain; None keeps nothing."""
+    """Where embeddings are looked up first and stored as soon as they arrive: the path of an SQLite file,
+    a `SQLiteCache`, a ``ByteStore`` of LangChain; None means no cache."""
 
     on_blank: Literal["raise", "replace"] = "raise"
     """``raise`` refuses blank texts before anything is sent; ``replace`` embeds ``blank_replacement`` in
@@ -141,34 +141,34 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
     """The text that ``on_blank="replace"`` embeds in place of blank ones; None without it."""
 
     on_too_long: Literal["raise", "truncate", "split_mean"] = "raise"
-    """What becomes of a text that has too many tokens: an error, its beginning, or the mean of its pieces."""
+    """What happens to a text with too many tokens: an error, its beginning, or the mean of its pieces."""
 
     tokenizer: Literal["qwen"] | None = None
     """``qwen`` counts tokens before anything is sent, with the extra ``tokenizer``; None leaves it to the
     service."""
 
     encoding_format: Literal["float", "base64"] | None = None
-    """Sent as it is if given; None sends none."""
+    """Sent if given; None sends none."""
 
     show_progress_bar: bool = False
-    """Show a bar while documents are embedded, on the terminal or in the notebook, with the extra
-    ``progress``: texts, texts a second, tokens. Queries show none."""
+    """Show a progress bar while documents are embedded, on the terminal or in the notebook, with the extra
+    ``progress``: texts, texts per second, tokens."""
 
     default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
     """Sent with each request."""
 
     transport: Literal["auto", "httpx"] = "auto"
-    """``httpx`` posts every request with httpx; ``auto`` does so only where that is needed, see the docs."""
+    """``httpx`` posts every request with httpx; ``auto`` does so only where it is needed, see the docs."""
 
     allow_http: bool | None = None
-    """Accept a ``base_url`` without TLS that is not on this machine. None takes AIMLAPI_ALLOW_HTTP from the
+    """Accept a ``base_url`` without TLS that is not a loopback address. None takes AIMLAPI_ALLOW_HTTP from the
     environment, else False."""
 
     http_client: Any = Field(default=None, exclude=True, repr=False)
-    """An ``httpx.Client`` of your own for the synchronous methods; never closed here, and not picklable."""
+    """Your own ``Client`` of httpx or httpx2 for the sync methods; never closed here, and not picklable."""
 
     http_async_client: Any = Field(default=None, exclude=True, repr=False)
-    """An ``httpx.AsyncClient`` of your own for the asynchronous methods."""
+    """Your own ``AsyncClient`` of httpx or httpx2 for the async methods."""
 
     _client: EmbeddingClient = PrivateAttr()
     _async_client: AsyncEmbeddingClient = PrivateAttr()

@@ -1,4 +1,4 @@
-"""The LlamaIndex class: it declares fields, maps them to the core's settings and forwards; nothing else."""
+"""The LlamaIndex class: declares fields, maps them to the core's settings, and forwards."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
     from llama_index.core import Settings
     from llama_index_qwen_aiml import QwenAIMLEmbedding
 
-    Settings.embed_model = QwenAIMLEmbedding(model_name="text-embedding-v4", dimensions=1024)
+    Settings.embed_model = QwenAIMLEmbedding(dimensions=1024)
     ```
 
     Safe in several threads and event loops at once. ``to_dict`` holds what affects the vectors and nothing
-    else. A pickle takes the settings along, but not the key: an unpickled copy reads it from its environment.
+    else. A pickle contains the settings, but not the API key: an unpickled copy reads it from its
+    environment.
 
     Lists of any length reach the core whole, which sends several requests at a time; where ``num_workers`` is
     set, the framework cuts those of asynchronous calls, so that each of its own calls is one request.
@@ -53,7 +54,7 @@ class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
     unchecked."""
 
     dimensions: int | None = None
-    """Length of the vectors; None leaves it to the service (1024 for v4 and v3)."""
+    """Dimensions of the vectors; None leaves them to the service (1024 for v4 and v3)."""
 
     query_instruction: str | None = None
     """The task, in English, put before queries (v4 only), never before texts; None means none."""
@@ -66,14 +67,14 @@ class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
     """The text that ``on_blank="replace"`` embeds in place of blank ones; None without it."""
 
     on_too_long: Literal["raise", "truncate", "split_mean"] = "raise"
-    """What becomes of a text that has too many tokens: an error, its beginning, or the mean of its pieces."""
+    """What happens to a text with too many tokens: an error, its beginning, or the mean of its pieces."""
 
     tokenizer: Literal["qwen"] | None = None
     """``qwen`` counts tokens before anything is sent, with the extra ``tokenizer``; None leaves it to the
     service."""
 
     api_base: str | None = None
-    """Address of the service. None takes AIMLAPI_BASE_URL, AIMLAPI_API_BASE or AIML_API_BASE from the
+    """URL of the service. None takes AIMLAPI_BASE_URL, AIMLAPI_API_BASE or AIML_API_BASE from the
     environment, else ``https://api.aimlapi.com/v1``."""
 
     api_key: ApiKey = Field(default=None, exclude=True, repr=False)
@@ -81,49 +82,49 @@ class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
     AIMLAPI_KEY from the environment."""
 
     embed_batch_size: int = Field(default=10, exclude=True)
-    """Texts in one request, 1 to 10 for v4 and v3."""
+    """Texts per request, 1 to 10 for v4 and v3."""
 
     max_concurrency: int | None = Field(default=None, exclude=True)
-    """Requests in flight at once at the most, 1 or more, in all threads together, and in each event loop.
-    None means 32, to start with 6, and to find out how many the service takes."""
+    """Maximum number of requests in flight, 1 or more, for all threads together, and in each event loop. None
+    means to start with 6 and to grow up to 32, adapting to the rate limit of the service."""
 
     requests_per_minute: float | None = Field(default=None, exclude=True)
-    """Requests that may start a minute, spread evenly; None means as many as the service takes."""
+    """Requests per minute, evenly spaced; None means as many as the service accepts."""
 
     tokens_per_minute: float | None = Field(default=None, exclude=True)
-    """Tokens that may be sent a minute, spread evenly, estimated from the texts; None means no bound."""
+    """Tokens per minute, evenly spaced, estimated from the texts; None means no limit."""
 
     max_retries: int = Field(default=5, exclude=True)
-    """Tries after the first of one request, 0 or more."""
+    """Maximum number of retries per request; 0 disables retries."""
 
     timeout: float | None = Field(default=None, exclude=True)
-    """Seconds of silence allowed while sending or reading; None means 60."""
+    """Seconds per network operation (sending, or waiting for data); None means 60."""
 
     total_timeout: float | None = Field(default=None, exclude=True)
     """Seconds for one whole call of the core; None means no bound."""
 
     encoding_format: Literal["float", "base64"] | None = Field(default=None, exclude=True)
-    """Sent as it is if given; None sends none."""
+    """Sent if given; None sends none."""
 
     default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
     """Sent with each request."""
 
     transport: Literal["auto", "httpx"] = Field(default="auto", exclude=True)
-    """``httpx`` posts every request with httpx; ``auto`` does so only where that is needed, see the docs."""
+    """``httpx`` posts every request with httpx; ``auto`` does so only where it is needed, see the docs."""
 
     allow_http: bool | None = Field(default=None, exclude=True)
-    """Accept an ``api_base`` without TLS that is not on this machine. None takes AIMLAPI_ALLOW_HTTP from the
-    environment, else False."""
+    """Accept an ``api_base`` without TLS that is not a loopback address. None takes AIMLAPI_ALLOW_HTTP from
+    the environment, else False."""
 
     http_client: Any = Field(default=None, exclude=True, repr=False)
-    """An ``httpx.Client`` of your own for the synchronous methods; never closed here, and not picklable."""
+    """Your own ``Client`` of httpx or httpx2 for the sync methods; never closed here, and not picklable."""
 
     http_async_client: Any = Field(default=None, exclude=True, repr=False)
-    """An ``httpx.AsyncClient`` of your own for the asynchronous methods."""
+    """Your own ``AsyncClient`` of httpx or httpx2 for the async methods."""
 
     cache: Any = Field(default=None, exclude=True, repr=False)
-    """Where embeddings are looked up first and stored as soon as they are there: the path of an SQLite file,
-    a `SQLiteCache`, a ``BaseKVStore`` of LlamaIndex; None keeps nothing."""
+    """Where embeddings are looked up first and stored as soon as they arrive: the path of an SQLite file,
+    a `SQLiteCache`, a ``BaseKVStore`` of LlamaIndex; None means no cache."""
 
     num_workers: int | None = Field(default=None, exclude=True)
     """Calls of the framework at once in its asynchronous batches; None leaves it to ``max_concurrency``."""
@@ -132,7 +133,7 @@ class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
     """The framework's cache, by text alone: put a `NamespacedKVStore` around it, or use ``cache``."""
 
     rate_limiter: Any = Field(default=None, exclude=True, repr=False)
-    """The framework's limiter; it is asked once for each request, repeated ones included, with its tokens."""
+    """The framework's limiter; it is called once per request, retries included, with its tokens."""
 
     _client: EmbeddingClient = PrivateAttr()
     _async_client: AsyncEmbeddingClient = PrivateAttr()
@@ -205,7 +206,7 @@ class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
         """
         Embed texts: shape (texts, dimensions), row i for text i. See `EmbeddingClient.embed`.
 
-        *show_progress* shows a bar: texts, texts a second, tokens.
+        *show_progress* shows a progress bar: texts, texts per second, tokens.
         """
         texts = check_texts(texts, blank_replacement=self.blank_replacement)
         with self._progress_bar(show=show_progress, total=len(texts)) as bar:

@@ -59,11 +59,11 @@ class AdapterBase:
         http_async_client: Any
 
         def _admission(self) -> tuple[Any, Any]:
-            """Give the framework's rate limiter as a function of each colour; None for none."""
+            """Give the framework's rate limiter as a sync and an async function; None for none."""
             ...
 
     def _make_clients(self, config: EmbeddingConfig, cache: Any) -> None:
-        """Make a client of each colour; both share a cache and what they find out of the service."""
+        """Create a sync and an async client, which share a cache and a limiter."""
         # Half of what importing a framework's class would take, and not needed before one is made.
         from ._client import AsyncEmbeddingClient, EmbeddingClient  # noqa: PLC0415
 
@@ -212,26 +212,26 @@ class AdapterBase:
 
     @property
     def usage(self) -> Usage:
-        """What all calls of this object have cost so far."""
+        """Usage of all calls of this object so far."""
         return self._client.usage + self._async_client.usage
 
     @property
     def limits(self) -> Limits:
-        """What was found of the service's limits so far, by sync and async calls together."""
+        """Estimates of the service's limits so far, from sync and async calls together."""
         return self._client.limits
 
     @property
     def texts_in_flight(self) -> int:
-        """Texts that are sent at once, at the most."""
+        """Maximum number of texts in flight."""
         config = self._client.config
         return config.rows * config.concurrency
 
     @property
     def cache_namespace(self) -> str:
         """
-        What makes embeddings of the same document differ, as a prefix for caches that go by text alone.
+        Everything that affects document embeddings, as a prefix for caches that use only the text as a key.
 
-        Letters, digits, ``_``, ``.`` and ``-``: the model, the length, and a hash of these and of all else.
+        Letters, digits, ``_``, ``.`` and ``-``: the model, the dimensions, and a hash of all settings.
         """
         return self._client.cache_namespace("document")
 

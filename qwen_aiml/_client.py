@@ -1,4 +1,4 @@
-"""The clients: arguments in, results out. What is sent, retried and kept is decided in `_engine`."""
+"""The clients: arguments in, results out. What is sent, retried and cached is decided in `_engine`."""
 
 from __future__ import annotations
 
@@ -65,22 +65,22 @@ class _Client:
 
     @property
     def limiter(self) -> Limiter:
-        """What was found of the service's limits; another client of the same account may share it."""
+        """The rate limiter; another client of the same account may share it."""
         return self._engine.limiter
 
     @property
     def limits(self) -> Limits:
-        """What was found of the service's limits so far."""
+        """Estimates of the service's limits so far."""
         return self._engine.limiter.limits
 
     @property
     def usage(self) -> Usage:
-        """What all calls of this client have cost so far."""
+        """Usage of all calls of this client so far."""
         return self._engine.usage
 
     def cache_namespace(self, role: Role = "document") -> str:
         """
-        Name what makes embeddings of the same text differ, as a prefix for caches that go by text alone.
+        Name everything that affects embeddings, as a prefix for caches that use only the text as a key.
 
         Args:
             role: What the texts are embedded as; ``query_instruction`` counts for queries only.
@@ -109,23 +109,23 @@ class _Client:
 
 class EmbeddingClient(_Client):
     """
-    Embed texts, waiting for the answers.
+    Embed texts synchronously.
 
-    Safe to use from several threads at once, and after a fork, unless it was given a client. Copies and
-    pickles take the settings along, not the connections; a pickle does not take the key either, an unpickled
-    copy reads it from its environment. ``close`` frees the connections; a later call opens new ones.
+    Thread-safe, and safe to use after a fork, unless it was given a client. Copies and pickles contain the
+    settings, not the connections; a pickle does not contain the API key either: an unpickled copy reads it
+    from its environment. ``close`` closes the connections; a later call opens new ones.
 
     Args:
         config: The settings; None takes the defaults and the environment.
 
-        http_client: An ``httpx.Client`` to send with; None makes what is needed. It is used as it is, but
-            for authorisation, timeouts and redirects, and never closed.
+        http_client: An ``httpx.Client`` or ``httpx2.Client`` to send with; None creates what is needed. It is
+            used as it is, except for authorisation, timeouts and redirects, and never closed.
 
-        cache: Where embeddings are looked up first, and stored as soon as they are there: a `SQLiteCache`, or
-            the path of its file, or anything with the methods of `Cache`. None keeps nothing.
+        cache: Where embeddings are looked up first, and stored as soon as they arrive: a `SQLiteCache`, the
+            path of its file, or a custom object with the methods of `Cache`. None means no cache.
 
-        limiter: The `limiter` of another client of the same account, to share what it has found of the
-            service's limits, and its fixed rates; None makes one.
+        limiter: The `limiter` of another client of the same account, to share its estimates of the service's
+            limits, and its fixed rates; None creates one.
 
     Raises:
         ConfigurationError: If a setting is wrong, or no key is found.
@@ -150,27 +150,26 @@ class EmbeddingClient(_Client):
 
             role: ``query`` puts the configured ``query_instruction`` before each text.
 
-            admit: A rate limiter of your own, called before each request, repeated ones included, with the
-                tokens expected in it; the request is sent when it returns. One call is made at a time. None
-                for none.
+            admit: A custom rate limiter, called before each request, retries included, with its expected
+                tokens; the request is sent when it returns. It is called once at a time. None means none.
 
-            progress: Called with how far the call has come, a `Progress`: at the start, after each look-up in
-                the cache, after each batch, and before a wait of more than a second. It is called in the
-                caller's thread, and may itself embed; what it raises is logged. None for none.
+            progress: Called with a `Progress`: at the start, after each cache look-up, after each batch, and
+                before a wait of more than a second. It is called in the caller's thread, and may itself
+                embed; exceptions are logged. None means none.
 
-            batch_size: Texts in one request of this call, no more than the setting; None for the setting.
+            batch_size: Texts per request of this call, no more than the setting; None for the setting.
 
         Returns:
-            Embeddings of shape (texts, dimensions), row i for text i, and what they cost.
+            Embeddings of shape (texts, dimensions), row i for text i, and their usage.
 
         Raises:
-            InputError: If some of the texts can't be embedded; nothing is sent then.
+            InputError: If some of the texts are invalid; nothing is sent then.
 
             CacheError: If the cache can't be read; nothing is sent then.
 
             EmbeddingBatchError: If some texts were embedded and some were not.
 
-            QwenAIMLError: What went wrong first, if no text was embedded.
+            QwenAIMLError: The first error, if no text was embedded.
         """
         return self._embed(texts, role, admit, progress, batch_size=batch_size)
 
@@ -183,7 +182,7 @@ class EmbeddingClient(_Client):
         progress: Callable[[Progress], object] | None = None,
     ) -> NDArray[np.float32]:
         """
-        Embed texts into a NumPy array, in an eighth of the memory that lists take.
+        Embed texts into a NumPy array, in an eighth of the memory of lists.
 
         Args:
             texts: As for `embed`, and so are *role*, *admit* and *progress*.
@@ -217,40 +216,41 @@ class EmbeddingClient(_Client):
         look_ahead: int | None = None,
     ) -> EmbeddingIterator:
         """
-        Embed texts without end in little memory, while the embeddings are worked on.
+        Embed a stream of texts in constant memory, while the embeddings are processed.
 
         The texts are read in the caller's thread, a third of *look_ahead* at a time. Each such block is
-        embedded as by a call of `embed`: identical texts are sent once, ``total_timeout`` bounds it, what is
-        cached is not paid for. Two are under way while the rows of a third are given. If a block fails, in
-        part or as a whole, no other begins, and the rows of those under way are given before the error is
+        embedded as by a call of `embed`: identical texts are sent once, ``total_timeout`` bounds it, cached
+        texts are not sent. Two blocks are in progress while the rows of a third are yielded. If a block
+        fails, in part or as a whole, no other starts, and completed rows are yielded before the error is
         raised.
 
         Args:
-            texts: Any iterable of strings, also one without end. What it raises is raised by the iterator,
+            texts: Any iterable of strings, also an infinite one. What it raises is raised by the iterator,
                 once the texts before are embedded.
 
             role: As for `embed`.
 
             admit: As for `embed`.
 
-            in_order: Whether embeddings come in the order of the texts; else block by block, as these end.
+            in_order: Whether embeddings are yielded in the order of the texts; else in blocks, as they
+                complete.
 
-            look_ahead: Texts read whose embeddings are not given yet, at the most. None for 12 full requests
-                for each that may be in flight, 3,840 texts by default. Set it lower for texts that come
-                slowly, since a block waits until it is full.
+            look_ahead: Maximum number of texts that are read and whose embeddings are not yielded yet. None
+                means 12 full requests for each that may be in flight, 3,840 texts by default. Set it lower
+                for texts that arrive slowly, since a block waits until it is full.
 
         Returns:
             An iterator of a text's index and its embedding, an ``array`` of float32, which ``numpy.asarray``
             takes without copying. Use it in a ``with`` block, or close it, to be sure when its requests end.
 
         Raises:
-            InputError: If *texts* can't be iterated; and, by the iterator, if a text can't be embedded. No
-                text of its block is sent then.
+            InputError: If *texts* can't be iterated; and, by the iterator, if a text is invalid. No text of
+                its block is sent then.
 
             EmbeddingBatchError: By the iterator, if requests failed and some texts were embedded. Its
                 ``failures`` and ``indices`` count from the first text; its ``embeddings`` are empty.
 
-            QwenAIMLError: By the iterator, what went wrong first, if no text was embedded.
+            QwenAIMLError: By the iterator, the first error, if no text was embedded.
         """
         make = partial(self._engine.job, role=role, admit=admit, packed=True)
         blocks = self._engine.blocks(role, look_ahead, in_order=in_order, overlap=True)
@@ -296,21 +296,22 @@ class EmbeddingClient(_Client):
 
 class AsyncEmbeddingClient(_Client):
     """
-    Embed texts, awaiting the answers, on asyncio or Trio.
+    Embed texts in async code, on asyncio or Trio.
 
-    The same as `EmbeddingClient`, awaited. One object serves any number of event loops, one after the other
-    or at once in several threads: each has connections of its own, which are closed when the loop ends, or
+    The async version of `EmbeddingClient`. One object serves any number of event loops, one after another or
+    concurrently in several threads: each has connections of its own, which are closed when the loop ends, or
     with ``aclose``. On Trio, close an object that is dropped before that, or Trio warns.
 
     Args:
         config: The settings; None takes the defaults and the environment.
 
-        http_client: An ``httpx.AsyncClient`` to send with, in every event loop; None makes what is needed. It
-            is used as it is, but for authorisation, timeouts and redirects, and never closed.
+        http_client: An ``httpx.AsyncClient`` or ``httpx2.AsyncClient`` to send with, in every event loop;
+            None creates what is needed. It is used as it is, except for authorisation, timeouts and
+            redirects, and never closed.
 
         cache: As in `EmbeddingClient`.
 
-        limiter: As in `EmbeddingClient`, also between the two.
+        limiter: As in `EmbeddingClient`; the two may share one.
 
     Raises:
         ConfigurationError: If a setting is wrong, or no key is found.
@@ -359,10 +360,9 @@ class AsyncEmbeddingClient(_Client):
         """
         Embed as `EmbeddingClient.embed_iter` does, with ``async for``; *texts* may be asynchronous.
 
-        Inside ``async with client.embed_iter(texts) as rows`` two blocks are under way also while the rows of
-        a third are worked on, and end with the ``async with``. Without it nothing may run between two rows: a
-        block is as large as *look_ahead*, and begins when its first row is asked for. That is slower by the
-        time that is spent on the rows, and by the end of each block.
+        Inside ``async with client.embed_iter(texts) as rows`` two blocks are in progress while the rows of a
+        third are processed, and end with the ``async with``. Without it nothing may run between two rows: a
+        block is as large as *look_ahead*, and starts when its first row is requested, which is slower.
         """
         make = partial(self._engine.job, role=role, admit=admit, packed=True)
         blocks = self._engine.blocks(role, look_ahead, in_order=in_order, overlap=False)

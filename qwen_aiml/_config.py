@@ -44,57 +44,58 @@ class EmbeddingConfig:
     Attributes:
         model: Model id or short name, such as ``text-embedding-v4``. Unknown models pass through unchecked.
 
-        dimensions: Length of the vectors; None leaves it to the service (1024 for v4 and v3).
+        dimensions: Dimensions of the vectors; None leaves them to the service (1024 for v4 and v3).
 
         api_key: A string, a ``SecretStr`` of pydantic, or a function, sync or async, that is called before
             each request and returns one of these. None takes the first of the environment variables
             AIMLAPI_API_KEY, AIML_API_KEY and AIMLAPI_KEY that is not blank.
 
-        base_url: Address of the service, with or without ``/v1``. None takes the first of AIMLAPI_BASE_URL,
+        base_url: URL of the service, with or without ``/v1``. None takes the first of AIMLAPI_BASE_URL,
             AIMLAPI_API_BASE and AIML_API_BASE that is not blank, else ``https://api.aimlapi.com/v1``.
 
-        batch_size: Texts in one request, 1 to what the model takes (10 for v4 and v3); None takes the most.
+        batch_size: Texts per request, from 1 to the limit of the model (10 for v4 and v3); None means that
+            limit.
 
-        max_concurrency: Requests in flight at once in one client, at the most, 1 or more. Threads share the
-            bound; so do the tasks of one event loop. None means 32, and to start with 6 and try more and
-            more, so that an unknown limit of the service is met gently. A number is started with.
+        max_concurrency: Maximum number of requests in flight, 1 or more, for all threads of one client
+            together, and in each event loop. None means to start with 6 and to grow up to 32, adapting to the
+            rate limit of the service. A number is the starting point as well.
 
-        requests_per_minute: Requests that may start a minute, spread evenly, above 0; None means no bound but
-            what the service shows it has.
+        requests_per_minute: Requests per minute, evenly spaced, above 0; None means as many as the service
+            accepts.
 
-        tokens_per_minute: Tokens that may be sent a minute, spread evenly, above 0; they are estimated from
-            the length of the texts, and settled when the answer says what was billed. None means no bound.
+        tokens_per_minute: Tokens per minute, evenly spaced, above 0; they are estimated from the length of
+            the texts, and corrected when the response reports what was billed. None means no limit.
 
-        max_retries: Tries after the first of one request, 0 or more.
+        max_retries: Maximum number of retries per request; 0 disables retries.
 
-        timeout: Seconds of silence allowed while sending or reading, above 0; connecting gets 10 of them at
-            the most. None means 60.
+        timeout: Seconds per network operation (sending, or waiting for data), above 0; connecting gets at
+            most 10. None means 60.
 
-        total_timeout: Seconds for one whole call, above 0; None means no bound.
+        total_timeout: Seconds for one whole call, above 0; None means no limit.
 
-        query_instruction: The task, in English, that queries are prefixed with, as ``Instruct: {task}`` and
-            ``Query:{query}`` on two lines; documents never are. None means no prefix.
+        query_instruction: Task description, in English, put before queries as ``Instruct: {task}`` and
+            ``Query:{query}`` on two lines, never before documents. None means none.
 
         on_blank: What becomes of an empty or blank text: ``raise`` refuses it before anything is sent;
             ``replace`` embeds *blank_replacement* in its place.
 
         blank_replacement: The text that ``on_blank="replace"`` embeds in place of blank ones, else None.
 
-        on_too_long: What becomes of a text that the service refuses as too long, or the *tokenizer* finds so:
-            ``raise``; ``truncate`` embeds as much of its beginning as is taken; ``split_mean`` embeds its
-            pieces and gives their mean, weighted by length and scaled to length 1.
+        on_too_long: What happens to a text that the service rejects as too long, or that is according to the
+            *tokenizer*: ``raise``; ``truncate`` embeds its beginning, as long as is accepted; ``split_mean``
+            embeds its pieces and returns their mean, weighted by length and normalised.
 
         tokenizer: ``qwen`` counts tokens before anything is sent, with the extra ``tokenizer``; None leaves
-            it to the service to judge.
+            the decision to the service.
 
-        encoding_format: Sent as it is if given; None sends none. Both forms of answer are read either way.
+        encoding_format: Sent if given; None sends none. Responses of both forms are read in any case.
 
         default_headers: Sent with each request; None means none.
 
-        transport: What posts requests. ``auto``: asyncio with httptools; httpx on Trio, behind a proxy, and
+        transport: HTTP library. ``auto``: asyncio with httptools; httpx on Trio, behind a proxy, and
             while httpx is instrumented, recorded or mocked. ``httpx``: always httpx.
 
-        allow_http: Accept an address without TLS that is not on this machine. None takes the environment
+        allow_http: Accept an unencrypted URL that is not a loopback address. None takes the environment
             variable AIMLAPI_ALLOW_HTTP (``1``, ``true``, ``yes``), else False.
 
         facts: What is known of the model, looked up by its name; `register_model` adds to it.
@@ -161,7 +162,7 @@ class EmbeddingConfig:
 
     @property
     def length(self) -> int | None:
-        """Numbers in an embedding; None if it is not known."""
+        """Dimensions of an embedding; None if they are not known."""
         return self.dimensions or self.facts.default_dimensions
 
     def instruction(self, role: Role) -> str | None:
@@ -184,7 +185,7 @@ class EmbeddingConfig:
 
     @property
     def concurrency(self) -> int:
-        """Requests in flight at once, at the most."""
+        """Maximum number of requests in flight."""
         return self.max_concurrency or DEFAULT_CONCURRENCY
 
     @property
@@ -306,7 +307,7 @@ def _number(name: str, value: object, *, most: float, allowed: str) -> float:
 
 
 def _seconds(name: str, value: object) -> float:
-    allowed = f"a number of seconds above 0, {MOST_SECONDS} at the most"
+    allowed = f"a number of seconds above 0, at most {MOST_SECONDS}"
     return _number(name, value, most=MOST_SECONDS, allowed=allowed)
 
 

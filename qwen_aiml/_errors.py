@@ -3,16 +3,16 @@ The errors users meet. No I/O here.
 
 QwenAIMLError                     everything below, so that one ``except`` is enough
 ├── ConfigurationError            a setting is wrong or missing (also ValueError)
-├── InputError                    texts that can't be embedded, refused before any request
+├── InputError                    texts that can't be embedded; nothing was sent
 │   ├── InputTypeError            ... not a string (also TypeError)
 │   └── InputValueError           ... blank, or counted as too long (also ValueError)
-├── TransportError                no answer: connection, TLS, timeout
+├── TransportError                no response: connection, TLS, timeout
 ├── DeadlineError                 ``total_timeout`` ran out (also TimeoutError)
-├── APIStatusError                the service answered with an error
+├── APIStatusError                the service responded with an error
 │   ├── AuthenticationError       401: the key
 │   ├── InsufficientCreditsError  the balance, whatever the status
 │   └── RateLimitError            429: too fast
-├── ResponseFormatError           the service answered, but not with the embeddings asked for
+├── ResponseFormatError           a malformed response
 ├── CacheError                    the cache can't be read or written
 └── EmbeddingBatchError           some texts were embedded and some were not
 
@@ -123,7 +123,7 @@ class InputValueError(InputError, ValueError):
 
 class TransportError(QwenAIMLError):
     """
-    No answer came: the connection, TLS, or a timeout of one network operation.
+    No response: the connection, TLS, or a timeout of one network operation.
 
     The service may have done the work all the same, and may bill it: it has no way to recognise a repeated
     request. Source: AI/ML API documents no idempotency key.
@@ -154,18 +154,18 @@ class DeadlineError(QwenAIMLError, TimeoutError):
 
 class APIStatusError(QwenAIMLError):
     """
-    The service answered with an error.
+    The service responded with an error.
 
     Attributes:
         status_code: The HTTP status.
 
         request_id: The id to quote to the service's support; None if it gave none.
 
-        reason: What it is about, as far as the answer tells: the ``account``, its ``rate``, the ``request``
+        reason: What it is about, as far as the response says: the ``account``, its ``rate``, the ``request``
             as a whole (such as an unknown model), too many ``rows``, the ``length`` or the ``content`` of a
             text, a ``text`` in some other way, or the ``service``.
 
-        max_rows: Texts one request may hold, where the answer names that; else None.
+        max_rows: Texts one request may hold, if the response names the number; else None.
     """
 
     def __init__(
@@ -194,15 +194,15 @@ class AuthenticationError(APIStatusError):
 
 
 class InsufficientCreditsError(APIStatusError):
-    """The account has no credits left; trying again does not help, topping up does."""
+    """The account has no credits left; a retry does not help, topping up does."""
 
 
 class RateLimitError(APIStatusError):
-    """429: more requests than the service takes from this account just now."""
+    """429: too many requests for the rate limit of the account."""
 
 
 class ResponseFormatError(QwenAIMLError):
-    """The service answered with success, but not with one sound embedding for each text."""
+    """The service responded with success, but not with one valid embedding for each text."""
 
 
 class CacheError(QwenAIMLError):
@@ -214,13 +214,13 @@ class EmbeddingBatchError(QwenAIMLError):
     The call ended with some texts embedded and some not.
 
     Attributes:
-        embeddings: One entry a text, in their order: its embedding, or None. From ``embed_array`` each is an
-            ``array`` of float32; from ``embed_iter`` there is none here, since it gave them before.
+        embeddings: One entry per text, in their order: its embedding, or None. From ``embed_array`` each is
+            an ``array`` of float32; from ``embed_iter`` this is empty, since it has yielded them before.
 
-        failures: From the index of a text whose request failed to the error. A text that has neither an
+        failures: Maps the index of each text whose request failed to the error. A text that has neither an
             embedding nor a failure was not sent.
 
-        usage: What the call has cost, as far as answers said.
+        usage: What the call has cost, as far as responses reported it.
     """
 
     def __init__(

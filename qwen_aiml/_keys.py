@@ -146,7 +146,7 @@ class KeySource:
 
 class Unusable:
     """
-    What stands for something that was given as a key and is no string; the thing itself is let go of.
+    Represents something given as a key that is not a string; the thing itself is not kept.
 
     Attributes:
         kind: The name of its type.

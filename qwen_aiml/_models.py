@@ -1,5 +1,5 @@
 """
-What is known of each model, as data that users can extend. No I/O here.
+Properties of models, as data that users can extend. No I/O here.
 
 Source: Alibaba Cloud Model Studio, "Text embedding" (OpenAI-compatible and synchronous API pages), and AI/ML
 API's model pages and OpenAPI, as read in November 2026; none of it tried against the live service yet.
@@ -16,20 +16,20 @@ DEFAULT_ROWS = 10
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
     """
-    What one model accepts and gives.
+    Properties of a model.
 
     Attributes:
         name: The id sent as ``model``.
 
-        aliases: Shorter names that users may write instead.
+        aliases: Short names.
 
-        dimensions: Vector lengths the model offers; empty means unknown, so not checked.
+        dimensions: Dimensions that the model offers; empty means unknown, so not checked.
 
-        regional_dimensions: Those of them that the model offers in some of its regions only.
+        regional_dimensions: Those that the model offers in some regions only.
 
-        default_dimensions: Vector length when none is asked for; None means unknown, so not checked.
+        default_dimensions: Dimensions if none are requested; None means unknown, so not checked.
 
-        max_rows: Texts one request may hold; None means unknown, so not checked.
+        max_rows: Maximum number of texts per request; None means unknown, so not checked.
 
         max_tokens: Tokens one text may hold, named in errors; None means unknown.
 
@@ -52,10 +52,10 @@ _models: dict[str, ModelFacts] = {}
 
 def register_model(facts: ModelFacts) -> None:
     """
-    Make a model known, or replace what is known of it, for configurations made from now on.
+    Register a model, or replace its properties, for configurations created from now on.
 
     Args:
-        facts: What the model accepts. Its name and aliases are matched without regard to case.
+        facts: Properties of the model. Its name and aliases are case-insensitive.
     """
     for name in (facts.name, *facts.aliases):
         _models[name.lower()] = facts

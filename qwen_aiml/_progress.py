@@ -147,7 +147,7 @@ class Bar:
         if not self._total:
             return
         if self._shown is None:
-            # The speed is that since the start, and it moves ten times a second at the most: what tqdm makes
+            # The speed is that since the start, and it moves at most ten times per second: what tqdm makes
             # of both by default is for what comes one by one.
             self._shown = import_module("tqdm.auto").tqdm(
                 total=self._total, desc="Embedding", unit=" texts", smoothing=0, miniters=1

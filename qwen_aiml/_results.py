@@ -1,4 +1,4 @@
-"""What a call gives back. No I/O here."""
+"""Results of a call. No I/O here."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from msgspec import Struct
 
 class Usage(Struct, frozen=True):
     """
-    What some requests cost, as far as the service said.
+    Usage of some requests, as reported by the service.
 
     Attributes:
-        requests: HTTP requests sent, repeated ones included.
+        requests: HTTP requests sent, retries included.
 
-        total_tokens: Tokens billed; None if an answer did not say.
+        total_tokens: Tokens billed; None if a response did not report them.
 
-        credits_used: AI/ML API credits charged (2,000,000 are one US dollar); None if an answer did not say.
+        credits_used: AI/ML API credits charged (2,000,000 are one US dollar); None if a response did not
+            report them.
 
         cached: Distinct texts that came from the cache, and cost nothing.
 
-    Source: AI/ML API docs, FAQ "How can I track my funds" (credits to dollars); answers observed with and
+    Source: AI/ML API docs, FAQ "How can I track my funds" (credits to dollars); responses observed with and
     without ``meta.usage``.
     """
 
@@ -30,7 +31,7 @@ class Usage(Struct, frozen=True):
     cached: int = 0
 
     def __add__(self, other: Usage) -> Usage:
-        """Add up; what one of the two does not know, the sum does not know."""
+        """Add up; None if either is None."""
         return Usage(
             self.requests + other.requests,
             _sum(self.total_tokens, other.total_tokens),
@@ -50,10 +51,10 @@ class EmbeddingResult(Struct, frozen=True):
     Attributes:
         embeddings: Shape (texts, dimensions), row i for text i.
 
-        usage: What the call cost.
+        usage: Usage of the call.
 
-        model: The name the service gave the model, which is the upstream's and need not be the one asked for;
-            None if no answer named one, or none was needed.
+        model: The model name in the response, which is the upstream's and need not be the one requested; None
+            if no response named one, or none was needed.
 
         request_ids: The ids of the answers, to quote to the service's support, in the order they came.
 

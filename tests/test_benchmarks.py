@@ -134,7 +134,7 @@ def test_other_tables() -> None:
     limited = report.goodput_table({**TAKEN, "points": [{**POINT, "rate": 400, "ways": ways}]})
 
     assert swept.rows[0][1:] == ["0.00", "1.50, 2.50", "failed", "1.00, 1.50", "1.50"]
-    assert limited.rows == [["400 a second", "400", "1", "2.50, 1.0%", "not done in 9 s", "1.50, 50.0%"]]
+    assert limited.rows == [["400 per second", "400", "1", "2.50, 1.0%", "not done in 9 s", "1.50, 50.0%"]]
 
 
 def test_chart() -> None:
@@ -144,13 +144,13 @@ def test_chart() -> None:
     assert (drawn.count("<rect"), drawn.count(chart.OURS), drawn.count(">failed<")) == (8, 2, 2)
 
 
-def test_readme_is_what_was_measured() -> None:
-    """The README's section, the document and the chart are what results.json gives."""
+def test_page_is_what_was_measured() -> None:
+    """The section of docs/speed.md, the document and the chart are what results.json gives."""
     results = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
 
-    assert report.in_readme(page, results) == page
-    assert report.readme(results) in page
+    assert report.in_page(page, results) == page
+    assert report.section(results) in page
     assert (ROOT / "benchmarks" / "results.md").read_text(encoding="utf-8") == report.document(results)
     assert (ROOT / "benchmarks" / "chart.svg").read_text(encoding="utf-8") == report.chart(results)
 
@@ -191,20 +191,20 @@ def test_behaviour_is_complete() -> None:
     ("row", "found", "said"),
     [
         ("plain", {"rows": 1, "asked": []}, "1 row"),
-        ("plain", {"error": "E", "said": "", "asked": ["a.b", "c"]}, "`E`; asks for a.b, c"),
-        ("eleven", {"rows": 11, "requests": 2, "at_once": 1}, "2 requests, one after the other"),
+        ("plain", {"error": "E", "said": "", "asked": ["a.b", "c"]}, "`E`; requests a.b, c"),
+        ("eleven", {"rows": 11, "requests": 2, "at_once": 1}, "2 requests, one after another"),
         ("eleven", {"error": "E", "said": "the batch size is invalid"}, "`E`: more than 10 texts"),
-        ("hundred", {"rows": 100, "requests": 10, "at_once": 6}, "10 requests, 6 at once"),
+        ("hundred", {"rows": 100, "requests": 10, "at_once": 6}, "10 requests, 6 in flight"),
         ("repeated", {"billed": 10}, "10 billed"),
         ("unchanged", {"texts": ["one line \tanother"]}, "sent as `'one line \\tanother'`"),
         ("no_key", {"error": "E", "said": "", "requests": 1}, "`E`, after 1 request"),
-        ("no_key", {"rows": 1, "lengths": [3], "requests": 0}, "**1 row of 3 numbers**, nothing sent"),
+        ("no_key", {"rows": 1, "lengths": [3], "requests": 0}, "**1 row of 3 dimensions**, nothing sent"),
         ("other_key", {"accepted": 1}, "**sent to the service**"),
         ("shuffled", {"rows": 10, "right": 10, "billed": 10}, "10 of 10 right"),
-        ("missing", {"rows": 10, "right": 10, "billed": 20}, "asked again, 10 of 10 right"),
+        ("missing", {"rows": 10, "right": 10, "billed": 20}, "retried, 10 of 10 right"),
         ("missing", {"rows": 9, "right": 3, "billed": 10}, "**9 rows, 3 of 10 right**"),
         ("busy", {"rows": 10, "seconds": 2.04}, "10 rows, after 2 s"),
-        ("html", {"rows": 10}, "asked again, 10 rows"),
+        ("html", {"rows": 10}, "retried, 10 rows"),
         ("down", {"error": "E", "said": "", "requests": 3, "seconds": 1.4}, "3 requests in 1 s, then `E`"),
         ("refused", {"error": "E", "said": "", "billed": 40, "kept": 0}, "`E`; 40 billed, 0 kept"),
         ("loops", {"error": "E", "said": "closed"}, "`E`: closed"),

@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from qwen_aiml.emulator import Emulator, serve
+from qwen_aiml import EmbeddingClient, EmbeddingConfig, QwenAIMLError
+from qwen_aiml.emulator import Emulator, Fault, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,6 +72,14 @@ def test_all_programs_are_found() -> None:
     assert all(found[name] for name in NAMES if name.startswith(("tutorial/", "submissions/l")))
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if "submissions" not in page.parts])
+def test_programs_fit(page: Path) -> None:
+    """Code is at most 80 columns wide, which fit its column on the site."""
+    lines = [line for program, _ in programs(page) for line in program.splitlines()]
+
+    assert [line for line in lines if len(line) > 80] == []
+
+
 @pytest.mark.usefixtures("restored_state")
 @pytest.mark.skipif(version("langchain-core") < "1", reason="the pages are written for newer versions")
 @pytest.mark.parametrize(
@@ -98,7 +107,7 @@ def test_links_in_form(page: Path) -> None:
     """Links to other hosts are whole addresses with TLS; whether they lead somewhere is not asked here."""
     for link in LINK.findall(page.read_text(encoding="utf-8")):
         address = urlsplit(link.rstrip(").,:;"))
-        local = address.hostname in {"127.0.0.1", "localhost"}
+        local = address.hostname in {"127.0.0.1", "localhost"} or str(address.hostname).endswith(".example")
         assert local or address.scheme == "https", link
         assert local or re.fullmatch(r"([\w-]+\.)+[a-z]{2,}", address.hostname or ""), link
 
@@ -194,10 +203,92 @@ def test_made_parts() -> None:
     """Each part that a page asks for can be made, and no other is."""
     asked = {name for page in PAGES for name in hooks.MARKER.findall(page.read_text(encoding="utf-8"))}
 
-    assert asked == {"behaviour", "how-to", "speed"}
-    assert hooks.made_part("speed").startswith("## Main: 4,000 texts")
+    assert asked == {"behaviour", "how-to", "messages", "speed"}
+    assert hooks.made_part("speed").startswith("## Sweep: one thing changed")
     with pytest.raises(ValueError, match="nothing is made for 'spede'"):
         hooks.made_part("spede")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "texts"),
+    [
+        ("ConfigurationError", {"dimensions": 5}, ["a"]),
+        ("ConfigurationError", {"batch_size": 11}, ["a"]),
+        ("ConfigurationError", {"timeout": 0}, ["a"]),
+        ("ConfigurationError", {"api_key": "'key'"}, ["a"]),
+        ("ConfigurationError", {"base_url": "http://service.example"}, ["a"]),
+        ("InputValueError", {}, [" "]),
+        ("InputTypeError", {}, [None]),
+        ("InputTypeError", {}, "a"),
+        ("TransportError", {"base_url": "http://127.0.0.1:1", "max_retries": 0}, ["a"]),
+        ("ResponseFormatError", {"max_retries": 0}, ["a"]),
+        ("APIStatusError", {"api_key": "another"}, ["a"]),
+        ("DeadlineError", {"total_timeout": 0.05}, ["a"]),
+    ],
+)
+def test_messages_are_listed(
+    kind: str, options: dict[str, Any], texts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is raised is among the messages that the page lists for its class."""
+    emulator = Emulator(api_keys=["a-key"])
+    faults = {"ResponseFormatError": Fault(edit=lambda _: {"data": []}), "DeadlineError": Fault(hang=True)}
+    emulator.script(faults.get(kind))
+    with serve(emulator) as base_url:
+        monkeypatch.setenv("AIMLAPI_API_KEY", "a-key")
+        with pytest.raises(QwenAIMLError) as caught:
+            EmbeddingClient(EmbeddingConfig(**{"base_url": base_url, **options})).embed(texts)
+    said = str(caught.value.args[0])
+    parts = [re.split(r"<[a-z_.]+>", text) for text in hooks.messages.errors()[kind]]
+
+    assert kind in {base.__name__ for base in type(caught.value).__mro__}
+    assert any(re.fullmatch(".*".join(map(re.escape, part)), said) for part in parts), said
+
+
+@pytest.mark.parametrize(
+    ("searched", "page"),
+    [
+        ("RAG", "how-to/rag"),
+        ("hybrid", "how-to/hybrid"),
+        ("proxy", "how-to/proxies"),
+        ("certificate", "how-to/proxies"),
+        ("migrate", "how-to/migration"),
+        ("troubleshooting", "how-to/troubleshooting"),
+        ("logging", "how-to/logging"),
+        ("rate limit", "explanation/concurrency"),
+        ("429", "explanation/concurrency"),
+        ("async", "explanation/concurrency"),
+        ("cache", "explanation/caching"),
+        ("resume", "explanation/caching"),
+        ("batch size", "explanation/batching"),
+        ("timeout", "explanation/retries"),
+        ("cost", "explanation/cost"),
+        ("dimensions", "explanation/dimensions"),
+        ("API key", "tutorial/index"),
+        ("LangGraph", "how-to/agents"),
+        ("pgvector", "how-to/vector_stores_langchain"),
+        ("FAISS", "how-to/vector_stores_langchain"),
+    ],
+)
+def test_search(searched: str, page: str) -> None:
+    """What people search for is a tag of the right page, which ranks before all titles and texts."""
+    texts = {
+        name.removesuffix(".md"): path.read_text(encoding="utf-8")
+        for name, path in zip(NAMES, PAGES, strict=True)
+    }
+    texts |= {
+        name.removesuffix(".md"): text
+        for name, text in hooks.made_files().items()
+        if isinstance(text, str) and name.startswith("how-to/")
+    }
+    tags = {
+        name: re.findall(r"[^,\[\]]+", text.partition("tags: [")[2].partition("]\n")[0])
+        for name, text in texts.items()
+        if text.startswith("---\ntags: [")
+    }
+    tagged = [name for name, own in tags.items() if searched in {tag.strip(' "') for tag in own}]
+
+    assert tagged == [page]
+    assert re.search(searched.rstrip("ey"), texts[page].partition("---\n\n")[2], re.IGNORECASE)
 
 
 def test_llama_index_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

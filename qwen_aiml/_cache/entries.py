@@ -54,7 +54,7 @@ def namespace(
         policies: What else changes a vector, each as a string of its own.
 
     Returns:
-        Letters, digits, ``_``, ``.`` and ``-``, 90 at the most, such as
+        Letters, digits, ``_``, ``.`` and ``-``, at most 90, such as
         ``qwen-aiml-1.alibaba-qwen-text-embedding-v4.1024.`` and 16 hexadecimal digits, a hash of all of it.
     """
     # JSON, since joined strings could be read in more than one way.

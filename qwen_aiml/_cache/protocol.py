@@ -14,27 +14,27 @@ if TYPE_CHECKING:
 @runtime_checkable
 class Cache(Protocol):
     """
-    A store of embeddings, by keys that say everything their vectors depend on.
+    A store of embeddings, by keys that cover everything that affects a vector.
 
-    Keys are ASCII of ``A-Z a-z 0-9 _ . -``, 150 characters at the most; entries are opaque bytes, about
-    four for each dimension. Any method may be called from several threads, and in several event loops, at
-    once. Each entry is stored whole or not at all, or else is told by its checksum when it is read.
+    Keys are ASCII of ``A-Z a-z 0-9 _ . -``, at most 150 characters; entries are opaque bytes, about
+    four for each dimension. Methods may be called concurrently, from several threads and event loops. An
+    entry that is stored only in part is detected by its checksum when it is read.
     """
 
     def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        """Give what is stored under each key, in their order, None where there is nothing."""
+        """Return the entry of each key, in their order; None where there is none."""
         ...
 
     def set_many(self, entries: Mapping[str, bytes]) -> None:
-        """Store entries by key, over those that are there; return only when they are stored."""
+        """Store entries by key, replacing existing ones; return only when they are stored."""
         ...
 
     async def aget_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        """Give what `get_many` gives, awaited."""
+        """Do as `get_many`, async."""
         ...
 
     async def aset_many(self, entries: Mapping[str, bytes]) -> None:
-        """Store as `set_many` does, awaited."""
+        """Do as `set_many`, async."""
         ...
 
 

@@ -43,7 +43,7 @@ _ADVICE = {
 
 class SQLiteCache:
     """
-    Keep embeddings in one SQLite file.
+    Persist embeddings in one SQLite file.
 
     ```python
     embeddings = QwenAIMLEmbeddings(cache=SQLiteCache("embeddings.db"))
@@ -52,7 +52,8 @@ class SQLiteCache:
     The file is made when it is first needed, in a folder that must exist. Threads and processes of one
     machine may share it, also after a fork; whoever writes waits for the others, up to 30 seconds. What is
     stored survives the end of the process, however sudden; after a loss of power the last entries may be
-    missing, and are paid for again. A network share is no place for it: SQLite needs locks that most lack.
+    missing, and are embedded again. Do not put it on a network file system: most lack the locks that SQLite
+    needs.
 
     Copies and pickles take the path along, and open the file for themselves. ``close`` closes it; a later
     call opens it again.

@@ -54,7 +54,7 @@ def backoff(attempt: int, advised: float | None, random: Callable[[], float]) ->
         random: Gives numbers from 0 to 1.
 
     Returns:
-        Full jitter over 0.5 * 2**(attempt - 1) seconds, 30 at the most; or what was advised, plus jitter of
+        Full jitter over 0.5 * 2**(attempt - 1) seconds, at most 30; or what was advised, plus jitter of
         up to a tenth so that not all come back at once.
     """
     if advised:

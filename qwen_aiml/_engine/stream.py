@@ -63,7 +63,7 @@ class Blocks:
     The state of one iteration.
 
     Args:
-        look_ahead: Texts read and not given at once, at the most.
+        look_ahead: Maximum number of texts read and not yielded yet.
 
         in_order: Whether rows are given in the order of the texts; else block by block, as these end.
 
@@ -364,7 +364,7 @@ class AsyncEmbeddingIterator:
                 return
             try:
                 job = self._make(block.texts, block.first)
-            except Exception as error:  # noqa: BLE001 (raised once what is under way has ended)
+            except Exception as error:  # noqa: BLE001 (raised once running blocks have ended)
                 blocks.end(block, None, error)
                 continue
             if self._group is None:

@@ -32,7 +32,9 @@ def packed(embedding: Sequence[float]) -> array[float]:
     numbers = array("f", embedding)
     # A sum of float32 numbers can't overflow, so it is finite just when all of them are.
     if not math.isfinite(sum(numbers)) or not any(numbers):
-        raise ResponseFormatError("the service answered with success, but a row holds numbers beyond float32")
+        raise ResponseFormatError(
+            "the service responded with success, but a row holds numbers beyond float32"
+        )
     return numbers
 
 

@@ -195,7 +195,7 @@ def decode(response: Response, expected: int, dimensions: int | None) -> Rows:
 
 
 def _invalid(problem: str) -> ResponseFormatError:
-    return ResponseFormatError(f"the service responseed with success, but {problem}")
+    return ResponseFormatError(f"the service responded with success, but {problem}")
 
 
 def _data(response: Response) -> Sequence[Row | dict[str, Any]]:

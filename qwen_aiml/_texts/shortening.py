@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 # A text of so many UTF-8 bytes, instruction included, is not too long for v4 and v3, unless it is made of
-# rare characters that normalisation (NFC) expands, threefold at the most: 2,047 times U+1D160 are 8,188 bytes
+# rare characters that normalisation (NFC) expands, at most threefold: 2,047 times U+1D160 are 8,188 bytes
 # and over 12,000 tokens. Source: inferred from Qwen's published tokenizers, which give at most one token for
 # each byte of the normalised text; 8,192 tokens are Alibaba's limit, and two are left for what the service
 # may add (assumed).
@@ -61,7 +61,7 @@ def truncations(text: str, *, prefix_bytes: int = 0) -> Iterator[str]:
 
     Returns:
         None blank, the first shorter than the text and each shorter than the one before: by a quarter, from
-        65,536 bytes at the most down to `SAFE_BYTES` with the prefix, then by half. At most 15, or 25 with a
+        at most 65,536 bytes down to `SAFE_BYTES` with the prefix, then by half. At most 15, or 25 with a
         long prefix; none if the text has less than 128 bytes.
     """
     text = outgoing(text, None)
@@ -103,7 +103,7 @@ def pieces(text: str, limit_bytes: int) -> list[str]:
     Args:
         text: A checked text. Halves of a surrogate pair are joined, lone ones become U+FFFD.
 
-        limit_bytes: UTF-8 bytes of a piece at the most; a character that has more of them stands alone.
+        limit_bytes: Maximum UTF-8 bytes of a piece; a character that has more of them stands alone.
 
     Returns:
         Together exactly the text, white space included; but a piece of only white space, which can't be

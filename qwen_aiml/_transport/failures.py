@@ -144,7 +144,7 @@ def _below(error: BaseException) -> BaseException:
 
 
 def first_cause(error: BaseException) -> Exception:
-    """Give what the system said, which httpcore and anyio put into words of their own."""
+    """Give what the system said, which httpcore and anyio reword."""
     while True:
         # Of a host's several addresses the first.
         cause = next(iter(getattr(error, "exceptions", ())), error.__cause__)

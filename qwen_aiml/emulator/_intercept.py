@@ -23,18 +23,18 @@ _NOWHERE = "https://this-emulator-is-in-another-process.invalid/v1"
 @contextmanager
 def intercept(emulator: Emulator, *, base_url: str | None = None) -> Iterator[Emulator]:
     """
-    Let every client of this process talk to *emulator*, until the context is left.
+    Redirect every client of this process to *emulator*, until the context is left.
 
-    Also those that were made before, and those with an address, a key or an ``http_client`` of their own,
-    but for clients that were given another emulator's options. No socket is opened. The environment holds
-    the emulator's key instead of yours, and an address where nobody is, so that processes which are started
-    meanwhile reach no service either; a forked one has a copy of the emulator.
+    This includes clients created before, and those with a URL, an API key or an ``http_client`` of their own,
+    but not those with another emulator's options. No network is used. The environment has the emulator's key
+    in place of yours, and a URL that does not resolve, so that processes started meanwhile reach no service
+    either; a forked process has a copy of the emulator.
 
     Args:
-        emulator: What answers.
+        emulator: The emulator.
 
-        base_url: What `serve` gave for this emulator, so that processes which are started meanwhile reach
-            it. None: nobody does.
+        base_url: What `serve` returned for this emulator, so that processes started meanwhile reach it. None:
+            they reach nothing.
 
     Returns:
         The same emulator.

@@ -22,10 +22,10 @@ def serve(emulator: Emulator, host: str = "127.0.0.1", port: int = 0) -> Iterato
     """
     Run *emulator* as an HTTP server in a thread, until the context is left.
 
-    Requests being answered then are broken off.
+    Requests in flight at that time are aborted.
 
     Args:
-        emulator: What answers.
+        emulator: The emulator.
 
         host: The address to listen on: an IPv4 one, or a name of one.
 
@@ -44,7 +44,7 @@ def serve(emulator: Emulator, host: str = "127.0.0.1", port: int = 0) -> Iterato
         from . import _asgi  # noqa: PLC0415 - imports uvicorn, which only servers need
     except ModuleNotFoundError as error:
         refer_to_extra(error, "uvicorn", "emulator", "the emulator's server")
-    # Listens from here on: requests made before the thread is ready wait their turn.
+    # Listens from here on: requests sent before the thread is ready are queued.
     with closing(socket.create_server((host, port), backlog=2048)) as listener:
         server = _asgi.Server(emulator)
         thread = Thread(target=server.run, args=([listener],), name="qwen-aiml-emulator", daemon=True)

@@ -27,36 +27,36 @@ _QUERY = re.compile(r"Instruct: .*?\nQuery:", re.DOTALL)
 @runtime_checkable
 class Vectoriser(Protocol):
     """
-    What makes an emulator's vectors: any object with a name and a method that embeds.
+    A custom embedding model for the emulator: an object with a name and a method ``embed``.
 
-    Its vectors may have any one length up to 2,048; the emulator maps them to
-    the lengths of the service.
+    Its vectors may have up to 2,048 dimensions; the emulator maps them to the
+    dimensions of the service.
 
     """
 
     @property
     def name(self) -> str:
         """
-        Its name, to be changed whenever its vectors are.
+        Its name; change it whenever the vectors change.
 
-        It stands in the emulator's address and in the ``model`` of answers,
-        and by it caches tell vectors apart: 1 to 40 of ``a-z 0-9 . _ -``, the
-        first a letter or a digit.
+        It is part of the emulator's URL, of the ``model`` of responses and of
+        cache keys: 1 to 40 of ``a-z 0-9 . _ -``, the first a letter or a
+        digit.
         """
         ...
 
     def embed(self, texts: Sequence[str]) -> Any:
         """
-        Embed texts. It is never called twice at once, but from any thread.
+        Embed texts. Calls come from any thread, one at a time.
 
         Args:
             texts: One or more, not blank, as they were sent: with the prefix
-                ``Instruct: ...`` and ``Query:`` if the client put one.
+                ``Instruct: ...`` and ``Query:`` if the client added one.
 
         Returns:
-            A row of numbers for each text, in their order, as a NumPy array or
-            as lists: all of the same length, each scaled to length 1. The
-            same text gives the same row, whatever its neighbours.
+            One vector per text, in their order, as a NumPy array or as lists:
+            all with the same dimensions, and normalised. A text has the same
+            vector in any batch.
         """
         ...
 

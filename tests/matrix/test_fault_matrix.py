@@ -1,7 +1,7 @@
 """
 Every way to fail that we know, met by every way into the project, over real sockets.
 
-The README shows the table; `readme_table` writes it from what stands here.
+docs/reference/failure-modes.md shows the table; `failure_table` generates it from the rows here.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Case:
 @dataclass(frozen=True)
 class Row:
     """
-    A row of the README's table.
+    A row of the table in docs/reference/failure-modes.md.
 
     Attributes:
         name: Begins the ids of its tests.
@@ -264,39 +264,39 @@ TABLE = (
     Row(
         "reset-before",
         "Connection reset before the request is read",
-        "sent again; nothing is paid twice",
+        "retried; nothing is billed twice",
         once(Fault(reset="before")),
     ),
     Row(
         "reset-after",
-        "Connection reset instead of an answer",
-        "sent again; the lost answer was billed",
+        "Connection reset instead of a response",
+        "retried; the lost response was billed",
         once(Fault(reset="after")),
     ),
     Row(
         "reset-during",
-        "Connection reset in the middle of an answer",
+        "Connection reset in the middle of a response",
         "the same",
         once(Fault(reset="during")),
         trio=True,
     ),
     Row(
         "cut",
-        "Answer that ends early, compressed or not",
+        "Truncated response, compressed or not",
         "the same",
         each({"at-once": Fault(cut=0), "later": Fault(cut=999), "gzip": Fault(cut=99, gzip=True)}),
     ),
     Row(
         "hang",
-        "No answer",
+        "No response",
         "the same, after `timeout`",
         once(Fault(hang=True), settings={"timeout": 0.2}),
         trio=True,
     ),
     Row(
         "slow",
-        "Answer that comes a byte at a time",
-        "waited for: `timeout` bounds each silence, not the whole",
+        "Response that arrives one byte at a time",
+        "read to its end: `timeout` applies to each network operation, not to the whole response",
         {
             "": Case(
                 faults=[Fault(drip=1e-9)],  # as fast as an event loop turns
@@ -309,8 +309,8 @@ TABLE = (
     ),
     Row(
         "deadline",
-        "No answer, or headers or a body that come too slowly for `total_timeout`",
-        "`DeadlineError` in time; what was embedded is kept",
+        "No response, or headers or a body that arrive too slowly for `total_timeout`",
+        "`DeadlineError` in time; completed embeddings are kept",
         {
             "hang": late(DeadlineError, Fault(hang=True), total_timeout=0.5, timeout=5),
             "headers": late(DeadlineError, Fault(drip=0.05), total_timeout=0.5, timeout=5),
@@ -322,28 +322,28 @@ TABLE = (
             ),
         },
     ),
-    Row("nobody", "Nobody listens", "tried again, then `TransportError`"),
-    Row("not-http", "What listens does not speak HTTP", "the same"),
+    Row("nobody", "Connection refused", "retried, then `TransportError`"),
+    Row("not-http", "A server that does not speak HTTP", "the same"),
     Row(
         "certificate",
-        "Certificate that can't be verified",
-        "`TransportError` at once; the key is not sent",
+        "Certificate that cannot be verified",
+        "`TransportError` without a retry; the key is not sent",
     ),
     Row(
         "redirect",
-        "Redirect to another address",
-        "`APIStatusError` at once; not followed, so the key goes nowhere else",
+        "Redirect to another URL",
+        "`APIStatusError` without a retry; not followed, so the key goes nowhere else",
     ),
     Row(
         "retried-status",
         "408, 409, 429, 5xx but 511",
-        "sent again; nothing is paid twice",
+        "retried; nothing is billed twice",
         each({str(status): Fault(status=status) for status in RETRIED}),
     ),
     Row(
         "retry-after",
         "The same with `Retry-After`, as seconds or a date, or `retry-after-ms`",
-        "sent again after that time; after a 429 all other requests wait as well",
+        "retried after that time; after a 429 all other requests wait as well",
         {
             f"{status}-{form}": Case(
                 faults=[Fault(status=status, headers=headers)],
@@ -358,7 +358,7 @@ TABLE = (
     Row(
         "retry-too-late",
         "`Retry-After` beyond `total_timeout`",
-        "`DeadlineError` at once; what was embedded is kept",
+        "`DeadlineError` immediately; completed embeddings are kept",
         {
             str(status): replace(
                 late(DeadlineError, Fault(status=status, headers={"retry-after": "30"}), total_timeout=9),
@@ -369,8 +369,8 @@ TABLE = (
     ),
     Row(
         "lasting",
-        "A reset, 429 or 5xx at each try",
-        "after `max_retries` more tries `TransportError`, `RateLimitError` or `APIStatusError`",
+        "A reset, 429 or 5xx at every attempt",
+        "after `max_retries` retries `TransportError`, `RateLimitError` or `APIStatusError`",
         {
             "reset": final(TransportError, *[Fault(reset="before")] * 3),
             "429": final(RateLimitError, *[Fault(status=429)] * 3),
@@ -380,7 +380,7 @@ TABLE = (
     Row(
         "no-retries",
         "Any of these with `max_retries=0`",
-        "the error at once; nothing is sent, or billed, twice",
+        "the error without a retry; nothing is sent, or billed, twice",
         {
             "reset": final(TransportError, Fault(reset="after")),
             "hang": replace(
@@ -393,8 +393,8 @@ TABLE = (
     ),
     Row(
         "final-status",
-        "401; no credits, whatever the status; any other status",
-        "`AuthenticationError`, `InsufficientCreditsError`, `APIStatusError` at once",
+        "401; exhausted balance, whatever the status; any other status",
+        "`AuthenticationError`, `InsufficientCreditsError`, `APIStatusError` without a retry",
         {
             "401": at_once(AuthenticationError, Fault(status=401), status_code=401),
             "402": at_once(InsufficientCreditsError, Fault(status=402), status_code=402),
@@ -414,8 +414,8 @@ TABLE = (
     ),
     Row(
         "late",
-        "The same after some good requests",
-        "`EmbeddingBatchError`; what was paid for is in its `embeddings`",
+        "The same after some successful requests",
+        "`EmbeddingBatchError`; completed embeddings are in its `embeddings`",
         {
             "401": late(AuthenticationError, Fault(status=401)),
             "credits": Case(
@@ -432,8 +432,8 @@ TABLE = (
     ),
     Row(
         "no-embeddings",
-        "200 with HTML, an error, half a JSON or nothing; 204",
-        "sent again; the useless answer may have been billed",
+        "200 with HTML, an error, incomplete JSON or nothing; 204",
+        "retried; the useless response may have been billed",
         each(
             {
                 "html": said(b"<html>Just a moment...</html>", content_type="text/html"),
@@ -450,7 +450,7 @@ TABLE = (
     ),
     Row(
         "encoding",
-        "Body that is not what `content-encoding` says",
+        "Body that does not match `content-encoding`",
         "the same",
         once(said(b"{}", content_encoding="gzip")),
     ),
@@ -458,7 +458,7 @@ TABLE = (
     Row(
         "oversized",
         "Body of more than 16 MiB",
-        "not read to its end, and sent again",
+        "not read to its end; retried",
         once(Fault(status=200, body=bytes(2**25), cut=2**24 + 2**20), unpriced=True),
         trio=True,
     ),
@@ -466,7 +466,7 @@ TABLE = (
     Row(
         "row-count",
         "Too few or too many rows",
-        "sent again",
+        "retried",
         each(
             {
                 "missing": rows(lambda data: data[:-1]),
@@ -478,8 +478,8 @@ TABLE = (
     ),
     Row(
         "row-index",
-        "`index` twice, missing in some rows, out of range, or no number",
-        "sent again",
+        "`index` duplicated, missing in some rows, out of range, or not a number",
+        "retried",
         each(
             {
                 "doubled": row(index=1),
@@ -494,8 +494,8 @@ TABLE = (
     ),
     Row(
         "row-kind",
-        "Row or embedding that is null, or something else",
-        "sent again",
+        "Row or embedding that is null or of another type",
+        "retried",
         each(
             {
                 "null": rows(lambda data: [None, *data[1:]]),
@@ -510,8 +510,8 @@ TABLE = (
     ),
     Row(
         "row-numbers",
-        "Null, string, boolean, NaN or infinity among the numbers; all zero",
-        "sent again",
+        "Null, string, boolean, NaN or infinity in an embedding; all zero",
+        "retried",
         {
             **each(
                 {
@@ -534,8 +534,8 @@ TABLE = (
     ),
     Row(
         "row-length",
-        "Embeddings that are too short or too long, one or all of them",
-        "sent again",
+        "One or all embeddings with too few or too many dimensions",
+        "retried",
         each(
             {
                 "one-short": numbers(lambda values: values[:-1]),
@@ -546,9 +546,9 @@ TABLE = (
         ),
     ),
     Row(
-        "unsound-always",
-        "Any of these, or 500, at each try and for all texts",
-        "a text at fault is looked for, four requests more, then `ResponseFormatError` or `APIStatusError`",
+        "malformed-always",
+        "Any of these, or 500, at every attempt and for all texts",
+        "bisection, four more requests, then `ResponseFormatError` or `APIStatusError`",
         {
             name: Case(
                 choose=always(fault),
@@ -568,7 +568,7 @@ TABLE = (
     Row(
         "order",
         "Rows in another order, or without any `index`",
-        "sorted by `index`; taken as they come if none has one",
+        "sorted by `index`; taken in the order received if none has one",
         fine(
             {
                 "reversed": rows(lambda data: data[::-1]),
@@ -580,8 +580,8 @@ TABLE = (
     ),
     Row(
         "form",
-        "201, another content type, gzip, base64, fields unknown or missing",
-        "taken as it is",
+        "201, another content type, gzip, base64, unknown or missing fields",
+        "accepted",
         {
             **fine(
                 {
@@ -599,8 +599,8 @@ TABLE = (
     ),
     Row(
         "poison",
-        "One text that is refused: for its content, or 400, 413, 422 without a reason",
-        "found in at most six more requests; all others embedded; `failures` tells its index",
+        "One rejected text: for its content, or 400, 413, 422 without a reason",
+        "isolated by bisection in at most six more requests; all others embedded; its index is in `failures`",
         {
             "content": poison(account=refused(400), facts={"reason": "content"}),
             "400": poison(
@@ -615,8 +615,8 @@ TABLE = (
     ),
     Row(
         "poison-service",
-        "One text that gets 408, 500, 504 or 524 each time",
-        "the same, once all tries failed",
+        "One text that gets 408, 500, 504 or 524 at every attempt",
+        "the same, after the last retry",
         {
             str(status): poison(
                 8,
@@ -628,8 +628,8 @@ TABLE = (
         },
     ),
     Row(
-        "poison-unsound",
-        "One text that makes the answer unsound, or lets it hang, each time",
+        "poison-malformed",
+        "One text for which the response is malformed, or never comes, at every attempt",
         "the same",
         {
             "unsound": poison(
@@ -650,16 +650,16 @@ TABLE = (
     Row(
         "poison-two",
         "Two such texts, in one request or in two",
-        "both are found",
+        "both are isolated",
         {
             "apart": refusing(9, 12, requests=10),
             "together": refusing(3, 7, requests=10),
         },
     ),
     Row(
-        "refused-all",
-        "Every text refused without a reason",
-        "the error after the third text that is refused alone",
+        "rejected-all",
+        "Every text rejected without a reason",
+        "the error, after the third text that is rejected in a request of its own",
         {
             "": Case(
                 choose=always(said(b'{"message": "No"}', 400)),
@@ -675,14 +675,14 @@ TABLE = (
     ),
     Row(
         "row-limit",
-        "Fewer texts a request than documented: a 400 that names the number",
-        "split to that number, and no more sent at once from then on",
+        "Fewer texts per request than documented: a 400 that names the number",
+        "split to that number, which later requests respect",
         {"": Case(account={"max_rows": 4}, texts=TEXTS, settings=ONE, requests=8, again=3)},
     ),
     Row(
         "too-long",
         "Text with too many tokens",
-        "found like a refused one; all others embedded",
+        "isolated like a rejected text; all others are embedded",
         {
             "": Case(
                 texts=(*TEXTS[:9], LONG),
@@ -693,21 +693,21 @@ TABLE = (
             )
         },
     ),
-    Row("too-long-truncate", 'The same with `on_too_long="truncate"`', "its beginning is embedded"),
+    Row("too-long-truncate", 'The same with `on_too_long="truncate"`', "the beginning is embedded"),
     Row(
         "too-long-mean",
         'The same with `on_too_long="split_mean"`',
-        "the mean of its pieces, weighted by length, scaled to length 1",
+        "the mean of its pieces, weighted by length and normalised",
     ),
     Row(
         "input",
-        "Blank texts; what is not a string; a bare string for a list",
+        "Blank texts; values that are not strings; a string instead of a list",
         "`InputValueError` or `InputTypeError` with all indices; nothing is sent",
     ),
     Row(
         "blank-replaced",
         'Blank texts with `on_blank="replace"`',
-        "`blank_replacement` is embedded in their place",
+        "`blank_replacement` is embedded in place of them",
         {
             "": Case(
                 texts=(*TEXTS[:8], "", " \n"),
@@ -717,7 +717,7 @@ TABLE = (
             )
         },
     ),
-    Row("repeated", "Identical texts", "sent, and paid for, once", {"": Case(texts=TEN * 2, requests=1)}),
+    Row("repeated", "Identical texts", "sent, and billed, once", {"": Case(texts=TEN * 2, requests=1)}),
 )
 
 own_tests: set[str] = set()
@@ -760,17 +760,17 @@ def across(name: str, *variants: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("variant", "way"), values)
 
 
-def readme_table() -> str:
-    """Write the table for the README."""
+def failure_table() -> str:
+    """Write the table for docs/reference/failure-modes.md."""
     lines = [f"| {row.fault} | {row.happens} | `{row.name}` |" for row in TABLE]
-    return "\n".join(["| fault | what happens | test |", "| --- | --- | --- |", *lines])
+    return "\n".join(["| failure | behaviour | test |", "| --- | --- | --- |", *lines])
 
 
-def test_readme_has_the_table() -> None:
-    """The README shows the table as it is tested."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+def test_page_has_the_table() -> None:
+    """The page shows the table as it is tested."""
+    page = Path(__file__).parents[2] / "docs" / "reference" / "failure-modes.md"
 
-    assert f"\n\n{readme_table()}\n\n" in readme
+    assert f"\n\n{failure_table()}\n\n" in page.read_text(encoding="utf-8")
 
 
 def test_every_row_is_tested() -> None:

@@ -39,7 +39,7 @@ class InMemory(Place):
     package = "langchain-core"
     fails: ClassVar[dict[str, Fails]] = {
         "other_length_is_not_added": Fails(
-            NOT_RAISED, "it takes vectors of any length, and then every search raises"
+            NOT_RAISED, "it accepts vectors of any dimension, after which every search raises"
         ),
     }
 
@@ -94,7 +94,7 @@ class Qdrant(Place):
     package = "langchain-qdrant"
     fails_standard: ClassVar[dict[str, Fails]] = {
         "add_documents": Fails(
-            AssertionError, "a document found has its id in the metadata, and the collection's name"
+            AssertionError, "found documents have their ID and the collection's name in the metadata"
         ),
         **dict.fromkeys(
             [
@@ -106,9 +106,7 @@ class Qdrant(Place):
                 "add_documents_documents",
                 "add_documents_with_existing_ids",
             ],
-            Fails(
-                (ValueError, AssertionError), "ids must be UUIDs or numbers, and are given back as metadata"
-            ),
+            Fails((ValueError, AssertionError), "IDs must be UUIDs or numbers, and are returned as metadata"),
         ),
     }
 
@@ -146,13 +144,14 @@ class Faiss(Place):
     package = "langchain-community"
     fails: ClassVar[dict[str, Fails]] = {
         "replace": Fails(
-            ValueError, "ids that are there are refused, after their vectors were added: search then raises"
+            ValueError,
+            "re-adding an existing ID raises after inserting the vectors; search then raises",
         ),
     }
     fails_standard: ClassVar[dict[str, Fails]] = {
-        "delete_missing_content": Fails(ValueError, "deleting an id that is not there raises"),
-        "add_documents_with_ids_is_idempotent": Fails(ValueError, "ids that are there are refused"),
-        "add_documents_by_id_with_mutation": Fails(ValueError, "ids that are there are refused"),
+        "delete_missing_content": Fails(ValueError, "deleting an unknown ID raises"),
+        "add_documents_with_ids_is_idempotent": Fails(ValueError, "existing IDs are rejected"),
+        "add_documents_by_id_with_mutation": Fails(ValueError, "existing IDs are rejected"),
     }
 
     def open(self, embeddings: QwenAIMLEmbeddings) -> VectorStore:
@@ -181,8 +180,8 @@ class LanceDB(Place):
     needs_core = "1.2"
     fails: ClassVar[dict[str, Fails]] = {
         "filter": Fails(AssertionError, "a filter is ignored"),
-        "mmr": Fails(NotImplementedError, "it has no such search"),
-        "replace": Fails(AssertionError, "the other text stays beside it"),
+        "mmr": Fails(NotImplementedError, "it does not support this search"),
+        "replace": Fails(AssertionError, "the old document is not replaced; both remain"),
     }
     fails_standard: ClassVar[dict[str, Fails]] = dict.fromkeys(
         [
@@ -198,7 +197,7 @@ class LanceDB(Place):
         ],
         Fails(
             (AssertionError, NotImplementedError),
-            "documents come back without their ids, and none is replaced",
+            "documents are returned without their IDs, and none is replaced",
         ),
     )
 
@@ -214,7 +213,9 @@ class LanceDBCommunity(Place):
 
     title = "LanceDB: langchain_community LanceDB"
     package = "langchain-community"
-    fails: ClassVar[dict[str, Fails]] = {"replace": Fails(AssertionError, "the other text stays beside it")}
+    fails: ClassVar[dict[str, Fails]] = {
+        "replace": Fails(AssertionError, "the old document is not replaced; both remain")
+    }
     fails_standard: ClassVar[dict[str, Fails]] = dict.fromkeys(
         [
             "vectorstore_is_empty",
@@ -232,7 +233,7 @@ class LanceDBCommunity(Place):
         ],
         Fails(
             Exception,
-            "it can't be searched while it is empty; documents come back without ids, and none is replaced",
+            "it cannot be searched while empty; documents are returned without IDs, and none is replaced",
         ),
     )
 
@@ -284,7 +285,7 @@ class PostgresOlder(Place):
     package = "langchain-postgres"
     fails: ClassVar[dict[str, Fails]] = {
         "other_length_is_not_added": Fails(
-            NOT_RAISED, "without embedding_length it takes any, and then every search raises"
+            NOT_RAISED, "without embedding_length it accepts any dimension, after which every search raises"
         ),
     }
 

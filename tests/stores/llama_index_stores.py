@@ -63,7 +63,7 @@ class InMemory(_InFiles):
     package = "llama-index-core"
     fails: ClassVar[dict[str, Fails]] = {
         "other_length_is_not_added": Fails(
-            NOT_RAISED, "it takes vectors of any length, and then every search raises"
+            NOT_RAISED, "it accepts vectors of any dimension, after which every search raises"
         ),
     }
 
@@ -157,9 +157,11 @@ class FaissMap(_InFiles):
     fails: ClassVar[dict[str, Fails]] = {
         "filter": Fails(ValueError, "FAISS holds no metadata"),
         "delete_document": Fails(
-            KeyError, "only the texts are deleted, and then every search that meets them raises", since="0.14"
+            KeyError,
+            "only the texts are deleted, after which every search that matches them raises",
+            since="0.14",
         ),
-        "replace": Fails(AssertionError, "an id deleted and inserted again is not found any more"),
+        "replace": Fails(AssertionError, "an ID deleted and inserted again is no longer found"),
     }
 
     def connect(self, dimensions: int) -> BasePydanticVectorStore:
@@ -183,7 +185,7 @@ class LanceDB(Place):
     package = "llama-index-vector-stores-lancedb"
     fails: ClassVar[dict[str, Fails]] = {
         **dict.fromkeys(
-            ["delete", "delete_document", "replace"], Fails(ValueError, "the SQL it deletes with is wrong")
+            ["delete", "delete_document", "replace"], Fails(ValueError, "its SQL for deletion is invalid")
         ),
         "async": Fails(TypeError, "adelete_nodes raises"),
     }

@@ -32,34 +32,38 @@ COLUMNS = {
     "reopen": "reopen",
     "async": "async",
     "roles": "roles",
-    "other_length_is_not_searched": "search at other length",
-    "other_length_is_not_added": "add at other length",
+    "other_length_is_not_searched": "search with other dimensions",
+    "other_length_is_not_added": "add with other dimensions",
 }
-TOP = """# Compatibility
+TOP = """---
+hide:
+  - toc
+---
 
-Vector stores with `QwenAIMLEmbeddings` and `QwenAIMLEmbedding`, as `make compatibility` found them. It
-tries the same on each store, with our embeddings on the [emulator](reference/emulator.md), and writes this
-page; no result in it is written by hand. CI tries it all again, on the newest Python and with the oldest
-frameworks, and fails if something has become otherwise.
+# Vector store compatibility: Chroma, Qdrant, LanceDB, FAISS, pgvector
 
-*yes*: what the list below the table says holds. *no*: it does not, for the reason given there, which lies
-in the store or in its class and is the same with other embeddings. *part*: it depends on versions.
+How vector stores work with `QwenAIMLEmbeddings` and `QwenAIMLEmbedding`. `make compatibility` runs the same
+tests on each store, with embeddings from the [emulator](reference/emulator.md), and generates this page. CI
+re-runs these tests, on the newest Python and with the oldest frameworks, and fails on any change.
+
+**yes**: behaves as described below the table. **no**: a limitation of the store or its integration,
+independent of the embedding class, for the reason given there. **part**: depends on versions.
 """
 SUITE = """## LangChain's own suite
 
 `VectorStoreIntegrationTests` of langchain-tests, with `QwenAIMLEmbeddings` in place of its fake embeddings;
-each test runs once synchronously and once asynchronously.
+each test runs once sync and once async.
 """
-LENGTHS = """## What a store says when the length changed
+LENGTHS = """## Errors when the dimensions changed
 
-An index holds embeddings of one model and one length. These errors come up when it holds embeddings of 256
-floats and is searched, or added to, with embeddings of 128. Then go back to the old `dimensions`, or embed
-all texts again, into a new index.
+An index holds embeddings of one model with one number of dimensions. These errors are raised if it holds 256
+dimensions and is searched, or added to, with 128. Use the old `dimensions`, or re-embed all texts into a new
+index.
 """
 VERSIONS = """## Versions
 
-*oldest*: the oldest langchain-core and llama-index-core that we claim, with the newest of the stores'
-packages that take them.
+*oldest*: the oldest supported langchain-core and llama-index-core, with the newest versions of the stores'
+packages that accept them.
 """
 
 
@@ -138,7 +142,7 @@ def _matrix(suite: str, checks: list[dict[str, Any]]) -> str:
         [f"**{store.replace(': ', '**: `')}`", *(_verdict(own.get(name)) for name in names)]
         for store, own in _by_store(checks).items()
     )
-    return _table(head, rows)
+    return f'<div class="compare matrix" markdown="1">\n\n{_table(head, rows)}\n</div>\n'
 
 
 def _rules(suite: str) -> list[tuple[str, str]]:
@@ -170,7 +174,7 @@ def _reasons(checks: list[dict[str, Any]]) -> str:
         for reason, names in reasons.items():
             whole = len(names) == len(own)
             lines.append(f"- {store}{'' if whole else ', *' + ', '.join(names) + '*'}: {reason}.\n")
-    return "Why not:\n\n" + "".join(lines)
+    return "Reasons:\n\n" + "".join(lines)
 
 
 def _suite(checks: list[dict[str, Any]]) -> str:
@@ -179,7 +183,7 @@ def _suite(checks: list[dict[str, Any]]) -> str:
         verdicts = [_verdict(check) for check in own.values()]
         reasons = sorted({reason for check in own.values() for reason in check["reasons"].values()})
         rows.append([store, f"{verdicts.count('yes')} of {len(verdicts)}", "; ".join(reasons)])
-    return _table(["", "pass", "why not the others, or not everywhere"], rows)
+    return _table(["", "pass", "why others fail, or are skipped"], rows)
 
 
 def _lengths(checks: list[dict[str, Any]]) -> str:

@@ -57,7 +57,7 @@ def texts_of(documents: list[Document]) -> list[str]:
 
 
 def test_search(place: Place, embeddings: QwenAIMLEmbeddings) -> None:
-    """What is added is found, the nearest first, with its metadata, under the ids it was given."""
+    """Added documents are found, the nearest first, with their metadata and IDs."""
     store = place.open(embeddings)
 
     assert store.add_documents(DOCUMENTS, ids=IDS) == IDS
@@ -69,7 +69,7 @@ def test_search(place: Place, embeddings: QwenAIMLEmbeddings) -> None:
 
 
 def test_scores(store: VectorStore) -> None:
-    """A text finds itself first, and the scores of the others go one way."""
+    """A query equal to a text finds that text first, and the scores of the others are monotonic."""
     found = store.similarity_search_with_score(STOCKS, k=4)
     scores = [float(score) for _, score in found]
 
@@ -79,14 +79,14 @@ def test_scores(store: VectorStore) -> None:
 
 
 def test_filter(place: Place, store: VectorStore) -> None:
-    """A condition on the metadata leaves what fulfils it."""
+    """A metadata filter returns only matching documents."""
     found = store.similarity_search(ABOUT_THE_CAT, k=4, **place.where("language", FRENCH))
 
     assert texts_of(found) == FRENCH_TEXTS
 
 
 def test_mmr(store: VectorStore) -> None:
-    """A retriever by maximal marginal relevance gives the nearest first, and no text twice."""
+    """A retriever with maximal marginal relevance returns the nearest first, and no text twice."""
     found = store.as_retriever(search_type="mmr", search_kwargs={"k": 3}).invoke(ABOUT_THE_CAT)
 
     assert found[0].page_content == CAT
@@ -94,7 +94,7 @@ def test_mmr(store: VectorStore) -> None:
 
 
 def test_replace(store: VectorStore) -> None:
-    """A text added under an id that is there takes the place of the other."""
+    """A text added under an existing ID replaces the old one."""
     new = "Il pleut fort aujourd'hui."
     store.add_documents([Document(page_content=new, metadata={"language": FRENCH})], ids=[id_of(CAT)])
 
@@ -102,14 +102,14 @@ def test_replace(store: VectorStore) -> None:
 
 
 def test_delete(store: VectorStore) -> None:
-    """What is deleted by id is not found any more."""
+    """Documents deleted by ID are no longer found."""
     store.delete([id_of(CAT)])
 
     assert texts_of(store.similarity_search(ABOUT_THE_CAT, k=10)) == sorted({*TEXTS} - {CAT})
 
 
 def test_reopen(place: Place, store: VectorStore, emulator: Emulator, embeddings: QwenAIMLEmbeddings) -> None:
-    """What was closed and opened again has everything, and no document is paid for again."""
+    """A store that is closed and reopened has all documents, and none is embedded again."""
     del store
     place.close()
     paid = sum(emulator.texts_billed.values())
@@ -123,7 +123,7 @@ def test_reopen(place: Place, store: VectorStore, emulator: Emulator, embeddings
 
 @pytest.mark.anyio
 async def test_async(place: Place, embeddings: QwenAIMLEmbeddings) -> None:
-    """The asynchronous methods do the same; some classes want an object made for them."""
+    """The async methods do the same; some classes need an object created for them."""
     place.asynchronous = True
     store = place.open(embeddings)
 
@@ -135,7 +135,7 @@ async def test_async(place: Place, embeddings: QwenAIMLEmbeddings) -> None:
 
 
 def test_roles(place: Place, emulator: Emulator) -> None:
-    """Documents are embedded as they are, and queries with the instruction."""
+    """Documents are embedded without, and queries with, the instruction."""
     embeddings = QwenAIMLEmbeddings(
         dimensions=LENGTH, query_instruction=INSTRUCTION, **emulator.client_options()
     )
@@ -152,7 +152,7 @@ def test_roles(place: Place, emulator: Emulator) -> None:
 def test_other_length_is_not_searched(
     place: Place, store: VectorStore, emulator: Emulator, record_property: Callable[[str, object], None]
 ) -> None:
-    """A store of vectors of another length raises when it is searched, or when it is opened."""
+    """A store with vectors of other dimensions raises when it is searched, or opened."""
     del store
     place.close()
 
@@ -164,7 +164,7 @@ def test_other_length_is_not_searched(
 def test_other_length_is_not_added(
     place: Place, store: VectorStore, emulator: Emulator, record_property: Callable[[str, object], None]
 ) -> None:
-    """A store of vectors of another length raises when something is added, or when it is opened."""
+    """A store with vectors of other dimensions raises when documents are added, or when it is opened."""
     del store
     place.close()
 

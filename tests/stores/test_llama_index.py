@@ -77,7 +77,7 @@ def texts_of(found: list[NodeWithScore]) -> list[str]:
 
 
 def test_search(index: VectorStoreIndex) -> None:
-    """What is inserted is found, the nearest first, with its metadata, under its id."""
+    """Inserted nodes are found, the nearest first, with their metadata and IDs."""
     found = retrieve(index, ABOUT_THE_CAT, 2)
 
     assert found[0].text == CAT
@@ -88,7 +88,7 @@ def test_search(index: VectorStoreIndex) -> None:
 
 
 def test_scores(index: VectorStoreIndex) -> None:
-    """A text finds itself first, with the highest score, and the scores of the others fall."""
+    """A query equal to a text finds it first, with the highest score; other scores decrease."""
     found = retrieve(index, STOCKS)
     scores = [hit.get_score() for hit in found]
 
@@ -98,14 +98,14 @@ def test_scores(index: VectorStoreIndex) -> None:
 
 
 def test_filter(index: VectorStoreIndex) -> None:
-    """A condition on the metadata leaves what fulfils it."""
+    """A metadata filter returns only matching documents."""
     only = MetadataFilters(filters=[MetadataFilter(key="language", value=FRENCH)])
 
     assert texts_of(retrieve(index, ABOUT_THE_CAT, filters=only)) == FRENCH_TEXTS
 
 
 def test_mmr(index: VectorStoreIndex) -> None:
-    """Maximal marginal relevance gives the nearest first, and no text twice."""
+    """Maximal marginal relevance returns the nearest first, and no text twice."""
     found = retrieve(index, ABOUT_THE_CAT, 3, vector_store_query_mode="mmr")
 
     assert found[0].text == CAT
@@ -113,7 +113,7 @@ def test_mmr(index: VectorStoreIndex) -> None:
 
 
 def test_replace(index: VectorStoreIndex) -> None:
-    """A text inserted under an id that is there, once the other was deleted, takes its place."""
+    """A text inserted under an existing ID, after the old one was deleted, replaces it."""
     new = "Il pleut fort aujourd'hui."
     index.delete_nodes([id_of(CAT)])
     index.insert_nodes([TextNode(id_=id_of(CAT), text=new, metadata={"language": FRENCH})])
@@ -122,14 +122,14 @@ def test_replace(index: VectorStoreIndex) -> None:
 
 
 def test_delete(index: VectorStoreIndex) -> None:
-    """What is deleted by its id is not found any more."""
+    """Nodes deleted by ID are no longer found."""
     index.delete_nodes([id_of(CAT)])
 
     assert texts_of(retrieve(index, ABOUT_THE_CAT)) == sorted({*TEXTS} - {CAT})
 
 
 def test_delete_document(index: VectorStoreIndex) -> None:
-    """The nodes of a document are deleted by the document's id."""
+    """The nodes of a document are deleted by the document's ID."""
     index.delete_ref_doc(f"document of {id_of(CAT)}", delete_from_docstore=True)
 
     assert texts_of(retrieve(index, ABOUT_THE_CAT)) == sorted({*TEXTS} - {CAT})
@@ -138,7 +138,7 @@ def test_delete_document(index: VectorStoreIndex) -> None:
 def test_reopen(
     place: Place, index: VectorStoreIndex, emulator: Emulator, embedding: QwenAIMLEmbedding
 ) -> None:
-    """What was closed and opened again has everything, and nothing but the query is paid for."""
+    """A store that is closed and reopened has all nodes, and only the query is embedded."""
     del index
     place.close()
     paid = sum(emulator.texts_billed.values())
@@ -150,7 +150,7 @@ def test_reopen(
 
 @pytest.mark.anyio
 async def test_async(place: Place, embedding: QwenAIMLEmbedding) -> None:
-    """The asynchronous methods do the same; some classes want an object made for them."""
+    """The async methods do the same; some classes need an object created for them."""
     place.asynchronous = True
     index = place.open(embedding, LENGTH)
     await index.ainsert_nodes(nodes())
@@ -162,7 +162,7 @@ async def test_async(place: Place, embedding: QwenAIMLEmbedding) -> None:
 
 
 def test_roles(place: Place, emulator: Emulator) -> None:
-    """Nodes are embedded as their mode for that says, and queries with the instruction."""
+    """Nodes are embedded with the metadata mode for embedding, and queries with the instruction."""
     embedding = QwenAIMLEmbedding(
         dimensions=LENGTH, query_instruction=INSTRUCTION, **emulator.client_options()
     )
@@ -182,7 +182,7 @@ def test_roles(place: Place, emulator: Emulator) -> None:
 def test_other_length_is_not_searched(
     place: Place, index: VectorStoreIndex, emulator: Emulator, record_property: Callable[[str, object], None]
 ) -> None:
-    """A store of vectors of another length raises when it is searched."""
+    """A store with vectors of other dimensions raises when it is searched."""
     del index
     place.close()
 
@@ -194,7 +194,7 @@ def test_other_length_is_not_searched(
 def test_other_length_is_not_added(
     place: Place, index: VectorStoreIndex, emulator: Emulator, record_property: Callable[[str, object], None]
 ) -> None:
-    """A store of vectors of another length raises when something is inserted."""
+    """A store with vectors of other dimensions raises when nodes are inserted."""
     del index
     place.close()
 

@@ -1,19 +1,19 @@
 # %% [markdown]
-# # Move over from another class
+# # Migrate from OpenAIEmbeddings and other classes
 #
 # At the end you know what changes in your code if it now uses `AimlapiEmbeddings`, `OpenAIEmbeddings`,
 # `OpenAIEmbedding`, `OpenAILikeEmbedding` or `DashScopeEmbeddings`; what these classes send, seen at the
 # emulator; and you have a check that says, from a few texts of your own index, whether the index can stay or
-# must be made anew.
+# must be rebuilt.
 #
 #     pip install "qwen-aiml[langchain,llama-index,numpy]" langchain-openai llama-index-embeddings-openai-like
 #
 # | from | to | why |
 # | --- | --- | --- |
-# | `AimlapiEmbeddings` | `QwenAIMLEmbeddings` | not for langchain-core 1.x; one text a request |
+# | `AimlapiEmbeddings` | `QwenAIMLEmbeddings` | not for langchain-core 1.x; one text per request |
 # | `OpenAIEmbeddings` | `QwenAIMLEmbeddings` | sends token ids, and 1,000 texts, unless told otherwise |
 # | `DashScopeEmbeddings` | `QwenAIMLEmbeddings` | another account and key; no `dimensions` |
-# | `OpenAIEmbedding` | `QwenAIMLEmbedding` | a hundred texts a request; line breaks are replaced |
+# | `OpenAIEmbedding` | `QwenAIMLEmbedding` | a hundred texts per request; line breaks are replaced |
 # | `OpenAILikeEmbedding` | `QwenAIMLEmbedding` | one request at a time; line breaks are replaced |
 # | `DashScopeEmbedding` | `QwenAIMLEmbedding` | another account and key; no `dimensions` |
 
@@ -26,7 +26,7 @@ options = connection()
 # ## What the old classes send
 #
 # This part always runs on an emulator of its own, since that tells what it was sent: as much as the service
-# is documented to take, ten texts a request and no token ids, and 50 milliseconds for each answer. The texts
+# is documented to take, ten texts per request and no token ids, and 50 milliseconds per response. The texts
 # are 100 short ones of two lines.
 
 # %%
@@ -214,7 +214,7 @@ later = QwenAIMLEmbedding(model_name="alibaba/qwen-text-embedding-v4", dimension
 # below.
 
 # %% [markdown]
-# ## What must be made anew, and what need not
+# ## When to re-index
 #
 # The same model gives the same vector for the same text, whoever sends it. So the class does not matter, but
 # what it sent does, and which model and length were asked for. Do not reason about it: take some texts out of
@@ -274,7 +274,7 @@ made_by = {
 embeddings = QwenAIMLEmbeddings(model=MODEL, **options)
 for name, vectors in made_by.items():
     lowest = lowest_agreement(dict(zip(articles, vectors, strict=True)), embeddings)
-    print(f"{name:35} {lowest:8.5f}  {'keep it' if lowest > 0.9999 else 'make it anew'}")
+    print(f"{name:35} {lowest:8.5f}  {'keep it' if lowest > 0.9999 else 'rebuild it'}")
     if name in {"OpenAIEmbeddings, v3", "OpenAIEmbeddings, v4, 512 numbers"}:
         assert lowest < 0.9999
     if name == "OpenAIEmbeddings, v4" and options:
@@ -286,8 +286,8 @@ for name, vectors in made_by.items():
 # - **Check it**, with texts that have line breaks, if these were replaced: `OpenAIEmbedding`,
 #   `OpenAILikeEmbedding`. The emulator's vectors do not see line breaks; Qwen's may.
 # - **Check it**, if it was made at Alibaba's own service, with the same model.
-# - **Make it anew**, for the texts at least that were cut or averaged before they were sent.
-# - **Make it anew**, if it was another vendor, another model, v3 for v4, or another length. Whether the
+# - **Rebuild it**, for the texts at least that were cut or averaged before they were sent.
+# - **Rebuild it**, if it was another vendor, another model, v3 for v4, or another length. Whether the
 #   first 512 numbers of 1024 are what `dimensions=512` gives is not documented.
 #
 # `base64` or lists, numbers of texts in a request, retries: none of that touches a vector. Nor does

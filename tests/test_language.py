@@ -1,0 +1,78 @@
+"""Plain technical English: phrases that stand in the way of readers, and of searching, do not come back."""
+
+from __future__ import annotations
+
+import io
+import re
+import tokenize
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.once
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("qwen_aiml", "langchain_qwen_aiml", "llama_index_qwen_aiml", "pytest_qwen_aiml")
+PROSE = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "noxfile.py")),
+    *(ROOT / "docs").rglob("*.md*"),
+    *(ROOT / "docs").rglob("*.py"),
+    *(ROOT / "cookbook").glob("*.py"),
+    *(ROOT / "cookbook").glob("*.md"),
+    *(ROOT / "benchmarks").glob("*.md"),
+]
+CODE = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+# What must not come back, and the term to use in its place.
+PHRASES = {
+    r"(both|each|either|one) colours?\b": "sync and async",
+    r"\banew\b": "again, re-embed, rebuild",
+    r"\b(paid|pays|pay) for\b": "billed; cached",
+    r"\bgo(es)? on where\b": "resumes",
+    r"\bheld against\b": "tested against",
+    r"\b(tries|tried|trying|asked|asks) again\b": "retried",
+    r"\b(un)?sound (embedding|row|answer|response)": "valid, malformed",
+    r"\bunsound\b": "malformed",
+    r"\bnobody tells\b": "undisclosed",
+    r"\btries after the first\b": "retries",
+    r"\bhalving\b": "bisection",
+    r"\bunder way\b": "in flight, in progress",
+    r"\bat the most\b": "at most, maximum",
+    r"\blets? go of\b": "release",
+    r"\bmay pass\b": "transient",
+    r"\bputs? into words\b": "describe",
+    r"\b\d[\d,]* (texts|rows|requests|tokens|bytes) an? (request|second|minute|text|call)\b": "per",
+}
+
+
+def words(path: Path) -> str:
+    """Give the prose of a file: all of a page, the comments and strings of a module; spaces joined."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py" and "cookbook" not in path.parts:
+        tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+        kinds = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
+        text = " ".join(token.string for token in tokens if token.type in kinds)
+    return re.sub(r"\s+#?\s*", " ", text)
+
+
+@pytest.mark.parametrize("path", [*PROSE, *CODE], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_phrases(path: Path) -> None:
+    """No page, comment, docstring or message has one of the phrases."""
+    text = words(path)
+    found = {
+        text[max(0, match.start() - 40) : match.end() + 20]: instead
+        for phrase, instead in PHRASES.items()
+        for match in re.finditer(phrase, text, re.IGNORECASE)
+    }
+
+    assert found == {}
+
+
+def test_phrases_are_found(tmp_path: Path) -> None:
+    """A phrase is found in a page and in a comment, also across lines, and not in code."""
+    page, module = tmp_path / "page.md", tmp_path / "module.py"
+    page.write_text("It is held\nagainst it.", encoding="utf-8")
+    module.write_text("anew = 1\n# It is held\n# against it.\n", encoding="utf-8")
+
+    assert "held against" in words(page)
+    assert "held against" in words(module)
+    assert "anew" not in words(module)
