@@ -55,52 +55,6 @@ def application(environ, start_response):
     assert printed == "{'20'}\n"
 
 
-def test_celery(run: Callable[..., str], tmp_path: Path) -> None:
-    """Prefork workers of Celery use an object of the module that they import."""
-    pytest.importorskip("celery")
-    (tmp_path / "tasks.py").write_text(
-        """
-import os
-from celery import Celery
-from langchain_qwen_aiml import QwenAIMLEmbeddings
-
-folder = os.path.dirname(__file__)
-app = Celery(broker="filesystem://", backend=f"file://{folder}/results")
-app.conf.broker_transport_options = {
-    "data_folder_in": f"{folder}/queue", "data_folder_out": f"{folder}/queue",
-    "control_folder": f"{folder}/control",
-}
-embeddings = QwenAIMLEmbeddings(dimensions=64)
-embeddings.embed_query("before the fork")
-
-@app.task
-def embed(text):
-    return len(embeddings.embed_query(text))
-"""
-    )
-    for folder in ("queue", "control", "results"):
-        (tmp_path / folder).mkdir()
-    printed = run(
-        f"""
-        import subprocess, sys
-
-        sys.path.insert(0, {str(tmp_path)!r})
-        command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "--pool", "prefork",
-                   "--concurrency", "2", "--loglevel", "critical", "--quiet"]
-        worker = subprocess.Popen(command, cwd={str(tmp_path)!r}, stdout=subprocess.DEVNULL,
-                                  stderr=subprocess.DEVNULL)
-        try:
-            from tasks import embed
-            jobs = [embed.delay(text) for text in TEXTS[:6]]
-            print([job.get(timeout=40) for job in jobs])
-        finally:
-            worker.terminate()
-            worker.wait()
-        """
-    )
-    assert printed == f"{[64] * 6}\n"
-
-
 def test_dask(run: Callable[..., str], tmp_path: Path) -> None:
     """Dask sends an object to its processes."""
     pytest.importorskip("distributed")
@@ -121,68 +75,6 @@ if __name__ == "__main__":
     )
     program = f"import runpy; runpy.run_path({str(tmp_path / 'program.py')!r}, run_name='__main__')"
     assert run(program, "-W", "ignore") == f"{[64] * 8}\n"
-
-
-def test_ray(run: Callable[..., str]) -> None:
-    """Ray sends an object to its workers, which take the key from their environment."""
-    pytest.importorskip("ray")
-    printed = run(
-        """
-        import contextlib, io, os
-        import ray
-        from langchain_qwen_aiml import QwenAIMLEmbeddings
-
-        @ray.remote
-        def embed(embeddings, text):
-            return len(embeddings.embed_query(text))
-
-        embeddings = QwenAIMLEmbeddings(dimensions=64)
-        with contextlib.redirect_stderr(io.StringIO()):
-            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
-            found = ray.get([embed.remote(embeddings, text) for text in TEXTS[:6]], timeout=50)
-            ray.shutdown()
-        print(found)
-        """,
-        "-W",
-        "ignore",
-        RAY_USAGE_STATS_ENABLED="0",
-    )
-    assert printed.splitlines()[-1] == str([64] * 6)
-
-
-def test_spark(run: Callable[..., str]) -> None:
-    """A `pandas_udf` of Spark embeds a column."""
-    pytest.importorskip("pyspark")
-    pytest.importorskip("pyarrow")
-    pytest.importorskip("pandas")
-    printed = run(
-        """
-        import os, sys
-        os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
-        errors = os.dup(2)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Java's warnings
-        import pandas as pd
-        from pyspark.sql import SparkSession
-        from pyspark.sql.functions import pandas_udf
-        from langchain_qwen_aiml import QwenAIMLEmbeddings
-
-        embeddings = QwenAIMLEmbeddings(dimensions=64)
-
-        @pandas_udf("array<double>")
-        def embed(texts: pd.Series) -> pd.Series:
-            return pd.Series(embeddings.embed_documents(list(texts)))
-
-        settings = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
-        spark = settings.config("spark.driver.host", "127.0.0.1").getOrCreate()
-        rows = spark.createDataFrame([(text,) for text in TEXTS], ["text"]).select(embed("text").alias("row"))
-        found = rows.collect()
-        spark.stop()
-        print(len(found), {len(one.row) for one in found})
-        """,
-        "-W",
-        "ignore",
-    )
-    assert printed == "37 {64}\n"
 
 
 def test_langserve(run: Callable[..., str]) -> None:
