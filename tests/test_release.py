@@ -22,7 +22,7 @@ URL = "https://git.example/me/qwen-aiml"
 def build(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Load the build's hook, without hatchling, which only builds need."""
     interface = SimpleNamespace(MetadataHookInterface=object)
-    monkeypatch.setitem(sys.modules, "hatchling.metadata.plugin.interface", interface)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "hatchling.metadata.plugin.interface", interface)
     spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
     assert spec is not None
     assert spec.loader is not None

@@ -442,7 +442,7 @@ def test_two_names(first: str, second: str, value: Any, monkeypatch: pytest.Monk
 def test_numbers_as_strings(name: str, value: str, said: str) -> None:
     """A number or flag from the environment is shown, with the cure; other values may be secrets."""
     with pytest.raises(ConfigurationError) as caught:
-        make(**{name: value})
+        make(None, **{name: value})
 
     assert said in str(caught.value)
     assert KEY not in str(caught.value)
@@ -473,15 +473,14 @@ def test_http_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_second_names() -> None:
     """What is given under a second name can be read under it, and not changed."""
-    model = QwenAIMLEmbeddings(
-        api_key=KEY, base_url="https://gateway.example", batch_size=3, request_timeout=7
-    )
+    options: dict[str, Any] = {"base_url": "https://gateway.example", "batch_size": 3, "request_timeout": 7}
+    model = QwenAIMLEmbeddings(**options, api_key=KEY)
 
     assert isinstance(model.api_key, SecretStr)
     assert model.api_key.get_secret_value() == KEY
     assert (model.base_url, model.batch_size, model.request_timeout) == ("https://gateway.example/v1", 3, 7)
     with pytest.raises(AttributeError):
-        model.batch_size = 5
+        setattr(model, "batch_size", 5)  # noqa: B010 (type checkers know that it can't be)
     assert KEY not in repr(model)
 
 

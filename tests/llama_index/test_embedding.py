@@ -573,12 +573,13 @@ def test_address_and_key_from_environment(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_model() -> None:
     """``model`` is accepted and readable as ``model_name``; both together are refused."""
-    embedding = QwenAIMLEmbedding(model="text-embedding-v3", api_key=KEY)
+    options: dict[str, Any] = {"model": "text-embedding-v3"}
+    embedding = QwenAIMLEmbedding(**options, api_key=KEY)
 
     assert embedding.model == embedding.model_name == "alibaba/qwen-text-embedding-v3"
     assert QwenAIMLEmbedding.from_dict({**embedding.to_dict(), "api_key": KEY}).model == embedding.model
     with pytest.raises(ConfigurationError, match="model_name and model are the same setting; give one"):
-        QwenAIMLEmbedding(model="a", model_name="b", api_key=KEY)
+        QwenAIMLEmbedding(**options, model_name="b", api_key=KEY)
 
 
 def test_json_schema() -> None:
