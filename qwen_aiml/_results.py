@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from msgspec import Struct
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 class Usage(Struct, frozen=True):
@@ -79,6 +76,5 @@ class EmbeddingResult(Struct, frozen=True):
         shown = (f"{name}={getattr(self, name)!r}" for name in ("usage", "model", "cached", "shortened"))
         return f"EmbeddingResult({', '.join(shown)})"
 
-    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
-        for name in ("usage", "model", "cached", "shortened"):
-            yield name, getattr(self, name)
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [(name, getattr(self, name)) for name in ("usage", "model", "cached", "shortened")]

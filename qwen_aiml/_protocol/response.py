@@ -23,7 +23,7 @@ from .._results import Usage
 from .schema import Row, Success
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 
 MOST_COUNTED = 2**53
@@ -59,8 +59,8 @@ class Response(msgspec.Struct, dict=True):
         # A traceback that prints local variables shows no more: the service may repeat what it was sent.
         return f"Response(status={self.status})"
 
-    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
-        yield "status", self.status
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("status", self.status)]
 
     @cached_property
     def json(self) -> Any:
@@ -154,8 +154,8 @@ class Rows(msgspec.Struct):
     def __repr__(self) -> str:
         return f"Rows({len(self.embeddings)} embeddings)"
 
-    def __rich_repr__(self) -> Iterator[str]:
-        yield f"{len(self.embeddings)} embeddings"
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("rows", len(self.embeddings))]
 
 
 def decode(response: Response, expected: int, dimensions: int | None) -> Rows:

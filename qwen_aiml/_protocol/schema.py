@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 class Row(msgspec.Struct, gc=False):
@@ -36,5 +33,5 @@ class Success(msgspec.Struct):
         # A traceback that prints local variables shows no more: the service may repeat what it was sent.
         return f"Success({len(self.data)} rows)"
 
-    def __rich_repr__(self) -> Iterator[str]:
-        yield f"{len(self.data)} rows"
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("rows", len(self.data))]

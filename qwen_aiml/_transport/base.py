@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from msgspec import Struct
 
 from .._version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from .._config import EmbeddingConfig
     from .._protocol.response import Response
 
@@ -40,9 +38,8 @@ class Post(Struct, frozen=True):
         # A traceback that prints local variables shows no text.
         return f"Post(timeout={self.timeout}, max_bytes={self.max_bytes})"
 
-    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
-        yield "timeout", self.timeout
-        yield "max_bytes", self.max_bytes
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("timeout", self.timeout), ("max_bytes", self.max_bytes)]
 
 
 class TransportFailure(Exception):  # noqa: N818 (never raised to users, who get a `TransportError`)
