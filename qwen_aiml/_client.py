@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._config import EmbeddingConfig
 from ._engine.engine import Engine
+from ._engine.job import log_interrupted
 from ._engine.runner import Running, in_thread
 from ._engine.stream import AsyncEmbeddingIterator, EmbeddingIterator
 from ._errors import ConfigurationError
@@ -186,13 +187,9 @@ class EmbeddingClient(_Client):
         Embed texts into a NumPy array, in an eighth of the memory that lists take.
 
         Args:
-            texts: As for `embed`, and so are *role*, *admit* and *progress*.
+            texts: As for `embed`.
 
-            role: ``document`` or ``query``.
-
-            admit: None for no rate limiter.
-
-            progress: None for no reports.
+            role: As for `embed`, and so are *admit* and *progress*.
 
         Returns:
             A C-contiguous array of float32, of shape (texts, dimensions), row i for text i.
@@ -289,7 +286,7 @@ class EmbeddingClient(_Client):
         try:
             running.run()
         except KeyboardInterrupt:
-            job.interrupted()
+            log_interrupted(job)
             raise
         return job.result()
 
@@ -394,7 +391,7 @@ class AsyncEmbeddingClient(_Client):
             await self._engine.run(job)
         except BaseException as error:
             if not isinstance(error, Exception):  # it was cancelled
-                job.interrupted()
+                log_interrupted(job)
             raise
         return job.result()
 
