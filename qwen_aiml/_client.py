@@ -184,12 +184,13 @@ class EmbeddingClient(_Client):
         progress: Callable[[Progress], object] | None = None,
     ) -> NDArray[np.float32]:
         """
-        Embed texts into a NumPy array, in an eighth of the memory that lists take.
+        Embed texts into a NumPy array, an eighth of the memory of lists.
 
         Args:
-            texts: As for `embed`.
-
-            role: As for `embed`, and so are *admit* and *progress*.
+            texts: As for `embed`, and so are the others.
+            role: ``document`` or ``query``.
+            admit: None means none.
+            progress: None means none.
 
         Returns:
             A C-contiguous array of float32, of shape (texts, dimensions), row i for text i.
@@ -197,8 +198,7 @@ class EmbeddingClient(_Client):
         Raises:
             ConfigurationError: If NumPy is not installed; nothing is sent then.
 
-            QwenAIMLError: As `embed` does. The ``embeddings`` of an `EmbeddingBatchError` are packed, each an
-                ``array`` of float32.
+            QwenAIMLError: As `embed` does. ``EmbeddingBatchError.embeddings`` are ``array``s of float32.
         """
         numpy = load_numpy()
         rows = self._embed(texts, role, admit, progress, packed=True).embeddings
