@@ -9,11 +9,11 @@ from itertools import pairwise
 from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
-from ._config import ON_BLANK, conversion, unknown_settings
+from ._config import conversion, unknown_settings
 from ._errors import ConfigurationError
 from ._keys import Secret, wrapped
 from ._progress import Bar
-from ._texts.validation import check_text
+from ._texts.validation import ON_BLANK, check_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._config import EmbeddingConfig
 from ._engine.engine import Engine
+from ._engine.job import log_interrupted
 from ._engine.runner import Running, in_thread
 from ._engine.stream import AsyncEmbeddingIterator, EmbeddingIterator
 from ._errors import ConfigurationError
@@ -182,16 +183,13 @@ class EmbeddingClient(_Client):
         progress: Callable[[Progress], object] | None = None,
     ) -> NDArray[np.float32]:
         """
-        Embed texts into a NumPy array, in an eighth of the memory of lists.
+        Embed texts into a NumPy array, an eighth of the memory of lists.
 
         Args:
-            texts: As for `embed`, and so are *role*, *admit* and *progress*.
-
+            texts: As for `embed`, and so are the others.
             role: ``document`` or ``query``.
-
-            admit: None for no rate limiter.
-
-            progress: None for no reports.
+            admit: None means none.
+            progress: None means none.
 
         Returns:
             A C-contiguous array of float32, of shape (texts, dimensions), row i for text i.
@@ -199,8 +197,7 @@ class EmbeddingClient(_Client):
         Raises:
             ConfigurationError: If NumPy is not installed; nothing is sent then.
 
-            QwenAIMLError: As `embed` does. The ``embeddings`` of an `EmbeddingBatchError` are packed, each an
-                ``array`` of float32.
+            QwenAIMLError: As `embed` does. ``EmbeddingBatchError.embeddings`` are ``array``s of float32.
         """
         numpy = load_numpy()
         rows = self._embed(texts, role, admit, progress, packed=True).embeddings
@@ -289,7 +286,7 @@ class EmbeddingClient(_Client):
         try:
             running.run()
         except KeyboardInterrupt:
-            job.interrupted()
+            log_interrupted(job)
             raise
         return job.result()
 
@@ -394,7 +391,7 @@ class AsyncEmbeddingClient(_Client):
             await self._engine.run(job)
         except BaseException as error:
             if not isinstance(error, Exception):  # it was cancelled
-                job.interrupted()
+                log_interrupted(job)
             raise
         return job.result()
 

@@ -13,7 +13,7 @@ from ._errors import ConfigurationError
 from ._keys import KEY_VARIABLES, KeySource, Secret, find_key, wrapped
 from ._models import DEFAULT_MODEL, DEFAULT_ROWS, ModelFacts, model_facts
 from ._texts.tokens import load
-from ._texts.validation import check_role
+from ._texts.validation import check_blank, check_role
 from ._urls import check_base_url, check_headers, http_allowed, is_loopback
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class EmbeddingConfig:
         if self.total_timeout is not None:
             self._set("total_timeout", _seconds("total_timeout", self.total_timeout))
         _check_instruction(self.query_instruction, facts)
-        _check_blank(self.on_blank, self.blank_replacement)
+        check_blank(self.on_blank, self.blank_replacement)
         _one_of("on_too_long", self.on_too_long, ("raise", "truncate", "split_mean"))
         _one_of("tokenizer", self.tokenizer, (None, "qwen"))
         _check_tokenizer(self.tokenizer, facts)
@@ -353,21 +353,6 @@ def _check_instruction(value: object, facts: ModelFacts) -> None:
         )
         raise ConfigurationError(message)
     _text("query_instruction", value)
-
-
-ON_BLANK = (
-    "on_blank must be 'raise' or 'replace'. What to do: to embed another text in place of blank ones, give "
-    "on_blank='replace' and blank_replacement='that text' (it used to be on_blank='that text')"
-)
-
-
-def _check_blank(mode: object, replacement: object) -> None:
-    if mode not in ("raise", "replace"):
-        raise ConfigurationError(ON_BLANK)
-    if mode == "replace":
-        _text("blank_replacement (the text that on_blank='replace' embeds)", replacement)
-    elif replacement is not None:
-        raise ConfigurationError("blank_replacement has no effect without on_blank='replace'; give both")
 
 
 def _check_tokenizer(value: str | None, facts: ModelFacts) -> None:

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
-import sys
 import threading
-from contextlib import contextmanager
-from time import monotonic, sleep
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from time import monotonic, sleep, time
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 import anyio.to_thread
 
-from .._errors import CacheError, ConfigurationError
+from .._errors import CacheError, ConfigurationError, advised
+from .paths import ELSEWHERE, check_folder, check_path, runs_event_loop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from typing_extensions import Self
 
+logger = logging.getLogger("qwen_aiml")
+
 # Seconds to wait while other threads and processes write.
 BUSY_SECONDS = 30.0
 
-# Marks the file as ours ("qwen" in ASCII), and says which table is in it.
+# Marks the file as ours ("qwen" in ASCII), and says which table is in it. Version 1 had no column `stored`.
 _APPLICATION_ID = 0x7177656E
-_VERSION = 1
+_VERSION = 2
+_READABLE = (1, 2)
 
 # SQLite may be built to take no more than 999 variables in one statement.
 _MOST_VARIABLES = 500
@@ -49,29 +55,41 @@ class SQLiteCache:
     embeddings = QwenAIMLEmbeddings(cache=SQLiteCache("embeddings.db"))
     ```
 
-    The file is made when it is first needed, in a folder that must exist. Threads and processes of one
-    machine may share it, also after a fork; whoever writes waits for the others, up to 30 seconds. What is
-    stored survives the end of the process, however sudden; after a loss of power the last entries may be
-    missing, and are embedded again. Do not put it on a network file system: most lack the locks that SQLite
-    needs.
+    The file is made when it is first needed, in a folder that must exist, with mode 0600. A file that
+    cannot be written is opened read-only, and the first write logs a warning. Entries are never evicted
+    automatically; ``prune`` removes old ones, and ``size`` is the size of the file in bytes.
+
+    Threads and processes of one machine may share it, also after a fork; whoever writes waits for the
+    others, up to 30 seconds. What is stored survives the end of the process, however sudden; after a loss
+    of power the last entries may be missing, and are embedded again. Do not put it on a network file
+    system: most lack the locks that SQLite needs.
 
     Copies and pickles take the path along, and open the file for themselves. ``close`` closes it; a later
     call opens it again.
 
     Args:
-        path: Of the file.
+        path: Of the file; ``~`` is the user's folder.
 
     Raises:
-        ConfigurationError: For ``:memory:``, which no other process and no later one could read.
+        ConfigurationError: For a URL, for ``:memory:``, which no other process and no later one could read,
+            and for a folder that is missing. Within an event loop of asyncio, where to look would block, that
+            is found when the file is first needed.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._connection: sqlite3.Connection | None = None
-        if os.fspath(path) == ":memory:":
-            raise ConfigurationError("path must be that of a file; a cache in memory ends with its process")
-        self._path = os.fspath(path)
-        if not _runs_event_loop():
+        check_path(os.fspath(path))
+        self._begin(os.fspath(path))
+        if not runs_event_loop():
             self._make_absolute()
+            check_folder(self._path)
+
+    def _begin(self, path: str) -> None:
+        self._connection = None
+        self._path = path
+        self._file: tuple[int, int] | None = None
+        self._is_read_only = False
+        self._has_warned = False
         self._lock = threading.Lock()
         self._is_closing = False
         with _registry:
@@ -98,12 +116,60 @@ class SQLiteCache:
         """
         Store entries by key, over those that are there: all of them or, after an error, none.
 
+        If the file can only be read, nothing is stored, and the first time a warning is logged.
+
         Raises:
             CacheError: If the file can't be opened or written.
         """
-        with self._connected("written") as connection, connection:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?)", entries.items())
+        with self._connected("written") as connection:
+            if self._is_read_only:
+                self._warn_of_read_only()
+                return
+            with connection:
+                connection.execute("BEGIN IMMEDIATE")
+                rows = [(key, entry, int(time())) for key, entry in entries.items()]
+                connection.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", rows)
+
+    def prune(self, *, older_than: timedelta | float) -> int:
+        """
+        Remove the entries that were stored longer ago, and give their space back to the disk.
+
+        Others who use the file wait meanwhile. Entries of a file made before this method was there count as
+        stored when a version that has it first opened the file.
+
+        Args:
+            older_than: A ``timedelta``, or seconds.
+
+        Returns:
+            How many were removed.
+
+        Raises:
+            ConfigurationError: If *older_than* is neither, or negative.
+
+            CacheError: If the file can't be opened or written.
+        """
+        seconds = older_than.total_seconds() if isinstance(older_than, timedelta) else older_than
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
+            raise ConfigurationError("older_than must be a timedelta or a number of seconds, 0 or more")
+        with self._connected("pruned") as connection:
+            if self._is_read_only:
+                raise sqlite3.OperationalError("attempt to write a readonly database")
+            removed = connection.execute(
+                "DELETE FROM entries WHERE stored <= ?", (time() - seconds,)
+            ).rowcount
+            if removed:
+                connection.execute("VACUUM")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return removed
+
+    @property
+    def size(self) -> int:
+        """Bytes on the disk, with what SQLite has not merged into the file yet; 0 if there is no file."""
+        size = 0
+        for path in (self._path, f"{self._path}-wal"):
+            with suppress(FileNotFoundError):
+                size += os.stat(path).st_size  # noqa: PTH116 (a string)
+        return size
 
     async def aget_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Give what `get_many` gives, awaited; on asyncio or Trio. Cancelling it does not wait for a lock."""
@@ -133,9 +199,9 @@ class SQLiteCache:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._path!r})"
 
-    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
+    def __reduce__(self) -> tuple[object, tuple[type[Self], str]]:
         self._make_absolute()
-        return type(self), (self._path,)
+        return _restore, (type(self), self._path)
 
     @contextmanager
     def _connected(self, doing: str) -> Iterator[sqlite3.Connection]:
@@ -145,8 +211,12 @@ class SQLiteCache:
             if not self._lock.acquire(timeout=BUSY_SECONDS):
                 raise sqlite3.OperationalError("busy")
             try:
+                if self._connection is not None and self._file != _identity(self._path):
+                    self._disconnect()
                 if self._connection is None:
-                    self._connection = self._open()
+                    self._make_absolute()
+                    self._connection, self._is_read_only = _open(self._path)
+                    self._file = _identity(self._path)
                 milliseconds = max(0, int(1000 * (until - monotonic())))
                 self._connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
                 yield self._connection
@@ -155,8 +225,8 @@ class SQLiteCache:
         except sqlite3.Error as error:
             said = str(error)
             advice = next((what for part, what in _ADVICE.items() if part in said), "try another path")
-            message = f"the cache {self._path} can't be {doing}: {said}. What to do: {advice}"
-            raise CacheError(message) from error
+            message = f"the cache {self._path} can't be {doing}: {said}"
+            raise CacheError(advised(message, advice)) from error
 
     def _release(self) -> None:
         """Release the lock, and close the file first if that was asked for."""
@@ -167,47 +237,12 @@ class SQLiteCache:
 
     def _make_absolute(self) -> None:
         # So that a process that changes its folder, or a copy in another, means the same file.
-        self._path = os.path.abspath(self._path)  # noqa: PTH100 (pathlib's would look links up)
+        self._path = os.path.abspath(os.path.expanduser(self._path))  # noqa: PTH100, PTH111 (pathlib's looks links up)
 
-    def _open(self) -> sqlite3.Connection:
-        self._make_absolute()
-        connection = sqlite3.connect(
-            self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        try:
-            self._prepare(connection)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        # A foreign file is left as it is, so this comes before anything that writes.
-        with connection:
-            connection.execute("BEGIN")
-            ours = self._is_ours(connection)
-        if not ours:
-            _switch_to_wal(connection)
-            with connection:
-                connection.execute("BEGIN IMMEDIATE")
-                if not self._is_ours(connection):  # no other process was faster
-                    connection.execute("CREATE TABLE entries (key TEXT PRIMARY KEY, value BLOB)")
-                    connection.execute(f"PRAGMA user_version = {_VERSION}")
-                    connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-        connection.execute("PRAGMA synchronous = NORMAL")
-
-    def _is_ours(self, connection: sqlite3.Connection) -> bool:
-        """Tell whether the file is a cache; False if it is empty and can become one."""
-        (made_by,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if (made_by, version, tables) == (0, 0, 0):
-            return False
-        if (made_by, version) != (_APPLICATION_ID, _VERSION):
-            kind = "another version of this project" if made_by == _APPLICATION_ID else "another program"
-            message = f"the cache {self._path} is a database of {kind}, and was left as it is"
-            raise CacheError(f"{message}. What to do: give another path")
-        return True
+    def _warn_of_read_only(self) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning("the cache %s can only be read, so nothing new is stored in it", self._path)
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -215,10 +250,98 @@ class SQLiteCache:
             self._connection = None
 
 
-def _runs_event_loop() -> bool:
-    """Tell whether an event loop of asyncio runs here, where finding out the folder would block."""
-    asyncio = sys.modules.get("asyncio")
-    return asyncio is not None and asyncio._get_running_loop() is not None  # noqa: SLF001 (documented)
+def _identity(path: str) -> tuple[int, int] | None:
+    """Tell a file from another one at the same path; None if there is none."""
+    try:
+        file = os.stat(path)  # noqa: PTH116 (a string)
+    except OSError:
+        return None
+    return file.st_dev, file.st_ino
+
+
+def _open(path: str) -> tuple[sqlite3.Connection, bool]:
+    """Open a file, made if need be; and tell whether it can only be read."""
+    with suppress(OSError):  # which SQLite will meet as well, and say more of
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    uri, is_file = Path(path).as_uri(), Path(path).is_file()
+    read_only = is_file and not os.access(path, os.W_OK)
+    try:
+        return _connect(path, uri, read_only=read_only), read_only
+    except sqlite3.OperationalError as error:
+        if not is_file or "locked" in str(error):
+            raise
+    # SQLite wants side files of a file that others may write, and here it can't make them.
+    try:
+        return _connect(path, f"{uri}?mode=ro", read_only=True), True
+    except sqlite3.OperationalError:
+        return _connect(path, f"{uri}?mode=ro&immutable=1", read_only=True), True
+
+
+def _connect(path: str, uri: str, *, read_only: bool) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        uri, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=True
+    )
+    try:
+        _prepare(connection, path, read_only=read_only)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: str, *, read_only: bool) -> None:
+    # A foreign file is left as it is, so this comes before anything that writes.
+    with connection:
+        connection.execute("BEGIN")
+        ours = _is_ours(connection, path)
+    if read_only:
+        if not ours:
+            message = f"the cache {path} is empty and can't be written"
+            raise CacheError(advised(message, ELSEWHERE))
+    elif not ours:
+        _switch_to_wal(connection)
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            if not _is_ours(connection, path):  # no other process was faster
+                connection.execute(
+                    "CREATE TABLE entries (key TEXT PRIMARY KEY, value BLOB, stored INTEGER NOT NULL)"
+                )
+                connection.execute(f"PRAGMA user_version = {_VERSION}")
+                connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+    elif _version(connection) < _VERSION:
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            if _version(connection) < _VERSION:  # no other process was faster
+                # A default writes no row anew, so this takes no time however large the file is.
+                now = int(time())
+                connection.execute(f"ALTER TABLE entries ADD COLUMN stored INTEGER NOT NULL DEFAULT {now}")
+                connection.execute(f"PRAGMA user_version = {_VERSION}")
+    connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def _is_ours(connection: sqlite3.Connection, path: str) -> bool:
+    """Tell whether the file is a cache; False if it is empty and can become one."""
+    (made_by,) = connection.execute("PRAGMA application_id").fetchone()
+    version = _version(connection)
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if (made_by, version, tables) == (0, 0, 0):
+        return False
+    if made_by != _APPLICATION_ID or version not in _READABLE:
+        kind = "another version of this project" if made_by == _APPLICATION_ID else "another program"
+        message = f"the cache {path} is a database of {kind}, and was left as it is"
+        raise CacheError(advised(message, ELSEWHERE))
+    return True
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _restore(cls: type[SQLiteCache], path: str) -> SQLiteCache:
+    # A missing folder is no error here: one raised while a pickle is read hangs workers of multiprocessing.
+    cache = cls.__new__(cls)
+    cache._begin(path)  # noqa: SLF001 (of this module)
+    return cache
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:

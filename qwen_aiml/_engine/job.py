@@ -52,6 +52,12 @@ class Job:
     Attributes:
         call: What its requests share.
 
+        cache: As given.
+
+        embeddings: Those that are there, by item.
+
+        cached_items: The items of the cached ones.
+
         crash: An exception that no transport is known to raise, and one did; None for none.
 
         reporter: Is told how far the call has come; None for nobody.
@@ -71,7 +77,7 @@ class Job:
     ) -> None:
         config = call.config
         self.call = call
-        self._cache = cache
+        self.cache = cache
         instruction = config.instruction(role)
         checked = check_texts(texts, blank_replacement=config.blank_replacement, first=first)
         sent = all_outgoing(checked, instruction)
@@ -80,7 +86,7 @@ class Job:
         counts = self._long.counted(self._distinct.texts)
         self._long.refuse(self._distinct.by_index(counts))
 
-        self._embeddings: dict[int, Sequence[float]] = {}
+        self.embeddings: dict[int, Sequence[float]] = {}
         self._failures: dict[int, QwenAIMLError] = {}
         self.crash: Exception | None = None
         self.reporter: Reporter | None = None
@@ -89,8 +95,8 @@ class Job:
         self._too_long = list(counts)
         self._shortened: set[int] = set()
         self._at_limit: set[int] = set()
-        self._cached = 0
-        self._cached_items: set[int] = set()
+        self.cached = 0
+        self.cached_items: set[int] = set()
         self._model: str | None = None
         self._request_ids: list[str] = []
 
@@ -108,7 +114,7 @@ class Job:
             await self._run()
         finally:
             if self.items:
-                self._log(self.call.clock.now() - began)
+                log_end(self, self.call.clock.now() - began)
 
     async def _run(self) -> None:
         if self.reporter is not None:
@@ -139,42 +145,18 @@ class Job:
                 self.call.usage,
                 self._model,
                 tuple(self._request_ids),
-                cached=self._cached,
+                cached=self.cached,
                 shortened=shortened,
             )
-        if not self._embeddings:
+        if not self.embeddings:
             raise self.crash or next(iter(self._failures.values()))
-        advice = "" if self._cache else f"{KEEP_ADVICE}. "
+        advice = "" if self.cache else f"{KEEP_ADVICE}. "
         raise EmbeddingBatchError(embeddings, failures, self.call.usage, advice=advice) from self.crash
-
-    def interrupted(self) -> None:
-        """Log how many texts were embedded before the call was interrupted or cancelled."""
-        embedded, texts = len(self._embeddings), len(self._distinct.texts)
-        if not embedded:
-            return
-        if self._cache is None:
-            message = "interrupted: %d of %d texts were embedded and are lost. %s"
-            logger.warning(message, embedded, texts, KEEP_ADVICE)
-        else:
-            logger.info("interrupted: %d of %d texts were embedded and are in the cache", embedded, texts)
-
-    def _log(self, seconds: float) -> None:
-        items, usage = self.items, self.usage
-        logger.info(
-            "embedded %d of %d texts in %.1f s: %d requests (%d retries), %s tokens, %d texts cached",
-            sum(item in self._embeddings for item in items),
-            len(items),
-            seconds,
-            usage.requests,
-            self.call.retries,
-            "unknown" if usage.total_tokens is None else usage.total_tokens,
-            sum(item in self._cached_items for item in items),
-        )
 
     def rows(self) -> list[list[float] | None]:
         """Return the embedding of every text, None where there is none; repeated texts get copies."""
         # Packed ones are arrays, which do what is done with lists of numbers.
-        return cast("list[list[float] | None]", self._distinct.rows(self._embeddings))
+        return cast("list[list[float] | None]", self._distinct.rows(self.embeddings))
 
     def failures(self) -> dict[int, QwenAIMLError]:
         """Return the error of each text whose request failed, by index."""
@@ -229,8 +211,8 @@ class Job:
             self._shortened.update(items)
         elif len(items) == 1 and self._long.may_be_truncated(rows.tokens):
             self._at_limit.update(items)
-        if self._cache is not None:
-            rounded = await self._cache.store(self.texts(items), rows.embeddings, shortened)
+        if self.cache is not None:
+            rounded = await self.cache.store(self.texts(items), rows.embeddings, shortened)
             # So that results are the same with and without a cached entry.
             self._set(items, rounded)
         self._report(items)
@@ -249,14 +231,14 @@ class Job:
         return None
 
     async def _look_up(self) -> None:
-        if self._cache is None:
+        if self.cache is None:
             return
-        await self._load(self._cache, self._pending, "")
+        await self._load(self.cache, self._pending, "")
         if self._long.label:
             long = [
                 item for item in self._pending if len(self._distinct.texts[item].encode()) > NEVER_TOO_LONG
             ]
-            await self._load(self._cache, [*self._missing(long), *self._too_long], self._long.label)
+            await self._load(self.cache, [*self._missing(long), *self._too_long], self._long.label)
         self._pending, self._too_long = self._missing(self._pending), self._missing(self._too_long)
 
     async def _load(self, cache: CacheAccess, items: Sequence[int], shortened: str) -> None:
@@ -274,9 +256,9 @@ class Job:
                 if embedding is not None and len(embedding) == self._dimensions(embedding)
             }
             self._set(list(found), list(found.values()))
-            self._cached += len(found)
+            self.cached += len(found)
             call.usage += Usage(cached=len(found))
-            self._cached_items.update(found)
+            self.cached_items.update(found)
             if shortened:
                 self._shortened.update(found)
             self._report(list(found), cached=True)
@@ -327,12 +309,37 @@ class Job:
         self.fail([item for item in self._missing(items) if item not in self._failures], fatal)
 
     def _missing(self, items: Sequence[int]) -> list[int]:
-        return [item for item in items if item not in self._embeddings]
+        return [item for item in items if item not in self.embeddings]
 
     def _set(self, items: Sequence[int], embeddings: Sequence[Sequence[float]]) -> None:
         kept = list(map(packed, embeddings)) if self.call.packed else embeddings
-        self._embeddings.update(zip(items, kept, strict=True))
+        self.embeddings.update(zip(items, kept, strict=True))
 
     def _report(self, items: Sequence[int], *, cached: bool = False) -> None:
         if self.reporter is not None:
             self.reporter.add(items, self.usage, cached=cached)
+
+
+def log_end(job: Job, seconds: float) -> None:
+    """Log what a call did, in one line."""
+    usage = job.usage
+    logger.info(
+        "embedded %d of %d texts in %.1f s: %d requests (%d retries), %s tokens, %d texts cached",
+        sum(item in job.embeddings for item in job.items),
+        len(job.items),
+        seconds,
+        usage.requests,
+        job.call.retries,
+        "unknown" if usage.total_tokens is None else usage.total_tokens,
+        sum(item in job.cached_items for item in job.items),
+    )
+
+
+def log_interrupted(job: Job) -> None:
+    """Log how many texts were embedded before a call was interrupted or cancelled."""
+    embedded, texts = len(job.embeddings), len(set(job.items))
+    if embedded and job.cache is None:
+        message = "interrupted: %d of %d texts were embedded and are lost. %s"
+        logger.warning(message, embedded, texts, KEEP_ADVICE)
+    elif embedded:
+        logger.info("interrupted: %d of %d texts were embedded and are in the cache", embedded, texts)

@@ -7,7 +7,7 @@ import math
 from contextlib import contextmanager
 from dataclasses import replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import anyio
 from msgspec import Struct
@@ -267,8 +267,7 @@ class _Request:
             try:
                 response = await call.transport.post(self._post)
                 response.packed = call.packed
-                # Failed requests are not billed, malformed successes are. Source: AI/ML API docs, "API key
-                # usage".
+                # Failed requests are not billed, malformed successes are. Source: AI/ML API docs, "API keys".
                 if is_success(response.status):
                     usage = response.usage
             except QwenAIMLError:  # of the settings or the environment
@@ -389,7 +388,7 @@ class _Request:
         )
 
 
-def too_late(call: Call, attempts: int = 0, last: BaseException | None = None) -> DeadlineError:
+def too_late(call: Call, attempts: int = 0, last: QwenAIMLError | None = None) -> DeadlineError:
     """Say that the deadline has passed, or would, after some *attempts*, the last of which got an error."""
     if call.seconds_left() <= 0:
         said = "ran out"
@@ -397,5 +396,5 @@ def too_late(call: Call, attempts: int = 0, last: BaseException | None = None) -
         said = "leaves no time to send: requests have to wait longer than that"
     else:
         said = "leaves no time for a retry after"
-    cause = f": {cast('QwenAIMLError', last).args[0]}" if last else ""
+    cause = f": {last.args[0]}" if last else ""
     return DeadlineError(f"total_timeout of {call.config.total_timeout:g} s {said}{cause}", attempts=attempts)

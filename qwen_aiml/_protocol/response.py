@@ -155,7 +155,7 @@ class Rows(msgspec.Struct):
         return f"Rows({len(self.embeddings)} embeddings)"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return [("embeddings", len(self.embeddings))]
+        return [("rows", len(self.embeddings))]
 
 
 def decode(response: Response, expected: int, dimensions: int | None) -> Rows:

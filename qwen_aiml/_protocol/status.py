@@ -165,7 +165,7 @@ def is_throttle(response: Response) -> bool:
     )
 
 
-def _kind_in_success(said: str, body: dict[str, Any]) -> type[APIStatusError] | None:
+def _kind_in_success(said: str, body: Any) -> type[APIStatusError] | None:
     """Tell which error comes with status 200; None for one that may be anything."""
     status = _status_in(body)
     if status is not None:

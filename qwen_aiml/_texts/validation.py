@@ -152,6 +152,24 @@ def iterate(texts: Iterable[str]) -> Iterator[str]:
         raise InputTypeError(advised(message, "put the strings in a list")) from None
 
 
+ON_BLANK = (
+    "on_blank must be 'raise' or 'replace'. What to do: to embed another text in place of blank ones, give "
+    "on_blank='replace' and blank_replacement='that text' (it used to be on_blank='that text')"
+)
+
+
+def check_blank(mode: object, replacement: object) -> None:
+    """Refuse what is no policy for blank texts."""
+    if mode not in ("raise", "replace"):
+        raise ConfigurationError(ON_BLANK)
+    if mode == "replace":
+        if not isinstance(replacement, str) or not replacement.strip():
+            message = "must be a string that is not blank, the text that on_blank='replace' embeds"
+            raise ConfigurationError(f"blank_replacement {message}")
+    elif replacement is not None:
+        raise ConfigurationError("blank_replacement has no effect without on_blank='replace'; give both")
+
+
 def check_role(role: Role) -> Role:
     """Refuse what is neither ``document`` nor ``query``."""
     if role not in get_args(Role):

@@ -6,14 +6,18 @@ import copy
 import gc
 import os
 import pickle
+import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -21,13 +25,12 @@ import pytest
 from qwen_aiml import ConfigurationError, QwenAIMLError
 from qwen_aiml._cache import sqlite as _sqlite
 from qwen_aiml._cache.entries import pack, unpack
-from qwen_aiml._cache.protocol import Cache
+from qwen_aiml._cache.protocol import Cache, open_cache
 from qwen_aiml._cache.sqlite import SQLiteCache
 from qwen_aiml._errors import CacheError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
@@ -330,7 +333,7 @@ def make_newer(path: Path) -> None:
     with SQLiteCache(path) as cache:
         cache.set_many({"a": b"1"})
     with database(path) as file:
-        file.execute("PRAGMA user_version = 2")
+        file.execute("PRAGMA user_version = 3")
 
 
 @pytest.mark.parametrize(
@@ -358,18 +361,198 @@ def test_refused(make: Callable[[Path], object], message: str, cache: SQLiteCach
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    """A folder that is not there is not made; the error says what to do."""
-    cache = SQLiteCache(tmp_path / "no" / "embeddings.db")
+    """A folder that is not there is not made; the error says so when the object is made."""
+    with pytest.raises(
+        ConfigurationError, match=r"the folder of the cache .* is missing\. What to do: make /"
+    ):
+        SQLiteCache(tmp_path / "no" / "embeddings.db")
+    with pytest.raises(ConfigurationError, match=r"the cache .* is a folder\. What to do: give another path"):
+        SQLiteCache(tmp_path)
 
-    with pytest.raises(CacheError, match=r"can't be read: unable to open .* What to do: make its folder"):
-        cache.get_many(["a"])
+
+def test_missing_folder_in_an_event_loop(tmp_path: Path) -> None:
+    """Where to look would block, it is found at the first use; and so is that of an unpickled copy."""
+
+    async def make() -> SQLiteCache:
+        return SQLiteCache(tmp_path / "no" / "embeddings.db")
+
+    cache = anyio.run(make)
+    for each in (cache, pickle.loads(pickle.dumps(cache))):
+        with pytest.raises(CacheError, match=r"can't be read: unable to open .* What to do: make its folder"):
+            each.get_many(["a"])
+    assert cache.size == 0
     assert issubclass(CacheError, QwenAIMLError)
 
 
-def test_in_memory() -> None:
+@pytest.mark.parametrize("path", [":memory:", ""])
+def test_in_memory(path: str) -> None:
     """What would end with its process is no cache."""
     with pytest.raises(ConfigurationError, match="path must be that of a file"):
-        SQLiteCache(":memory:")
+        SQLiteCache(path)
+
+
+@pytest.mark.parametrize("make", [SQLiteCache, open_cache])
+def test_url(make: Callable[[str], object]) -> None:
+    """A URL is told from a path, and not shown, since it may hold a password."""
+    with pytest.raises(
+        ConfigurationError, match=r"not a redis:// URL\. What to do: give a ByteStore"
+    ) as caught:
+        make("redis://:secret@localhost:6379/0")
+    assert "secret" not in str(caught.value)
+
+
+def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path may begin with the user's folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    with SQLiteCache("~/a.db") as cache:
+        cache.set_many({"a": b"1"})
+
+    assert (tmp_path / "a.db").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_mode(cache: SQLiteCache, path: Path) -> None:
+    """A new file, and those beside it, are for this user alone; those of an old one stay."""
+    cache.set_many({"a": b"1"})
+    assert {file.stat().st_mode & 0o777 for file in path.parent.iterdir()} == {0o600}
+    cache.close()
+    path.chmod(0o644)
+    cache.set_many({"a": b"1"})
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows deletes no open file")
+@pytest.mark.parametrize("other", [None, b"2"])
+def test_deleted(other: bytes | None, cache: SQLiteCache, path: Path) -> None:
+    """A file that is deleted, or replaced, under an open object is made anew, or read anew."""
+    cache.set_many({"a": b"1"})
+    for file in path.parent.iterdir():
+        file.unlink()
+    if other:
+        with SQLiteCache(path) as another:
+            another.set_many({"a": other})
+
+    assert cache.get_many(["a"]) == [other]
+    cache.set_many({"b": b"3"})
+    assert cache.get_many(["a", "b"]) == [other, b"3"]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Give a folder, and be a user whom its modes bind."""
+    if not hasattr(os, "setresuid"):
+        pytest.skip("this system has no such modes")
+    folder = Path(tempfile.mkdtemp())
+    is_root = os.getuid() == 0
+    if is_root:
+        os.chown(folder, 65534, -1)
+        os.setresuid(65534, 65534, 0)
+    try:
+        yield folder
+    finally:
+        folder.chmod(0o700)
+        if is_root:
+            os.setresuid(0, 0, 0)
+        shutil.rmtree(folder)
+
+
+def read_only_file(path: Path) -> None:
+    path.chmod(0o400)
+
+
+def read_only_folder(path: Path) -> None:
+    path.parent.chmod(0o500)
+
+
+def both_read_only(path: Path) -> None:
+    read_only_file(path)
+    read_only_folder(path)
+
+
+@pytest.mark.parametrize("protect", [read_only_file, read_only_folder, both_read_only])
+@pytest.mark.parametrize("version", [1, 2])
+def test_read_only(
+    protect: Callable[[Path], None], version: int, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What can't be written is read, and the log says once that nothing is stored."""
+    path = folder / "embeddings.db"
+    make_version(path, version)
+    protect(path)
+    with SQLiteCache(path) as cache:
+        for _ in range(2):
+            assert cache.get_many(["a", "b"]) == [b"1", None]
+            cache.set_many({"b": b"2"})
+        with pytest.raises(
+            CacheError, match=r"can't be pruned: .*readonly.* What to do: let this process write"
+        ):
+            cache.prune(older_than=0)
+
+    assert caplog.text.count(f"the cache {path} can only be read, so nothing new is stored in it") == 1
+
+
+def test_read_only_and_empty(folder: Path) -> None:
+    """An empty file that can't be written is no cache, and can't become one."""
+    path = folder / "embeddings.db"
+    path.touch()
+    both_read_only(path)
+    with pytest.raises(CacheError, match=r"is empty and can't be written\. What to do: give another path"):
+        SQLiteCache(path).get_many(["a"])
+
+
+def make_version(path: Path, version: int) -> None:
+    """Make a file of a version of the schema, with one entry."""
+    with SQLiteCache(path) as cache:
+        cache.set_many({"a": b"1"})
+    if version == 1:
+        with database(path) as file:
+            file.execute("ALTER TABLE entries DROP COLUMN stored")
+            file.execute("PRAGMA user_version = 1")
+
+
+def test_older_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of the first version is taken over as it is; its entries count as stored from now on."""
+    monkeypatch.setattr(_sqlite, "time", lambda: 1000.0)
+    make_version(path, 1)
+    with SQLiteCache(path) as cache:
+        assert cache.get_many(["a"]) == [b"1"]
+        monkeypatch.setattr(_sqlite, "time", lambda: 1050.0)
+        cache.set_many({"b": b"2"})
+        assert cache.prune(older_than=51) == 0
+        assert cache.prune(older_than=timedelta(seconds=50)) == 1
+        assert cache.get_many(["a", "b"]) == [None, b"2"]
+
+
+def test_older_file_and_a_faster_process(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that another process takes over in the meantime is not taken over twice."""
+    make_version(path, 1)
+    versions = iter([1, 1, 2])
+    monkeypatch.setattr(_sqlite, "_version", lambda _: next(versions))
+    with SQLiteCache(path) as cache:
+        assert cache.get_many(["a"]) == [b"1"]
+
+
+def test_prune(cache: SQLiteCache, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was stored longer ago is removed, and its space given back; storing again makes it new."""
+    assert cache.size == 0
+    monkeypatch.setattr(_sqlite, "time", lambda: 1000.0)
+    cache.set_many({f"key {at}": bytes(5000) for at in range(100)})
+    monkeypatch.setattr(_sqlite, "time", lambda: 2000.0)
+    cache.set_many({"key 0": b"1"})
+    before = cache.size
+
+    assert before > 500_000
+    assert cache.prune(older_than=1001) == 0
+    assert cache.prune(older_than=timedelta(seconds=1000)) == 99
+    assert cache.size == path.stat().st_size < 50_000
+    assert cache.get_many(["key 0", "key 1"]) == [b"1", None]
+
+
+@pytest.mark.parametrize("older_than", [-1, float("nan"), True, "30 days", None])
+def test_prune_what(older_than: Any, cache: SQLiteCache) -> None:
+    """What is no time is refused."""
+    with pytest.raises(ConfigurationError, match="older_than must be a timedelta or a number of seconds"):
+        cache.prune(older_than=older_than)
 
 
 @pytest.mark.parametrize(

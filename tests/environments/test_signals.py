@@ -20,7 +20,7 @@ def emulator() -> Emulator:
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="only there can one thread interrupt another")
-@pytest.mark.parametrize("transport", ["auto", "httpx"])
+@pytest.mark.parametrize("transport", ["auto", pytest.param("httpx", marks=pytest.mark.long)])
 def test_interrupts(run: Callable[..., str], transport: str) -> None:
     """After 30 of them nothing counts as in flight or waiting, and the client works."""
     printed = run(

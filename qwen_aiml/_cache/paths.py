@@ -1,0 +1,38 @@
+"""Which paths a cache file may have."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+from .._errors import ConfigurationError, advised
+
+ELSEWHERE = "give another path"
+
+
+def check_path(path: str) -> None:
+    """Refuse what is no path of a file; no I/O."""
+    if path in ("", ":memory:"):
+        raise ConfigurationError("path must be that of a file; a cache in memory ends with its process")
+    if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)", path):
+        # Not the URL itself, which may hold a password.
+        message = f"cache must be the path of a file, not a {scheme[0]}:// URL"
+        advice = "give a ByteStore of LangChain, a BaseKVStore of LlamaIndex, or a store of your own"
+        raise ConfigurationError(advised(message, advice))
+
+
+def check_folder(path: str) -> None:
+    """Refuse the absolute path of a folder, and one in a folder that is missing."""
+    if os.path.isdir(path):  # noqa: PTH112 (a string)
+        raise ConfigurationError(advised(f"the cache {path} is a folder", ELSEWHERE))
+    folder = os.path.dirname(path)  # noqa: PTH120 (a string)
+    if not os.path.isdir(folder):  # noqa: PTH112 (a string)
+        message = f"the folder of the cache {path} is missing"
+        raise ConfigurationError(advised(message, f"make {folder}, or give another path"))
+
+
+def runs_event_loop() -> bool:
+    """Tell whether an event loop of asyncio runs here, where finding out the folder would block."""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None  # noqa: SLF001 (documented)
