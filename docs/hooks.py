@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # for benchmarks, which is not installed
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]  # for benchmarks and messages, which are not installed
 
-from benchmarks import behaviour, report  # noqa: E402 (after the path)
-from docs import messages  # noqa: E402 (after the path)
+import messages  # noqa: E402 (after the path)
+from benchmarks import behaviour, report  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
