@@ -151,21 +151,28 @@ def test_how_to_page() -> None:
             cell("code", ""),
         ]
     }
-    made = hooks.how_to("search", notebook, ["search", "other"])
-    page = made["how-to/search.md"]
+    made = hooks.how_to("page", notebook, ["search", "other"])
+    page = made["how-to/page.md"]
 
-    assert made.keys() == {"how-to/search.md", "how-to/search-1.png"}
-    assert made["how-to/search-1.png"] == b"picture"
+    assert made.keys() == {"how-to/page.md", "how-to/page-1.png"}
+    assert made["how-to/page-1.png"] == b"picture"
     assert page.startswith("# Search\n\n")
     assert "[the other](other.md#part), a file." in page
     assert "```python\nprint(1)\n```" in page
     assert "```text\n1\n3\n```" in page
-    assert "![What the cell above draws](search-1.png)" in page
+    assert "![What the cell above draws](page-1.png)" in page
     assert '<div class="output">\n<table></table>\n</div>' in page
     assert "```python\nfail()\n```" in page
     assert "```text\nKeyError: 'a'\n```" in page
     assert "chdir" not in page
     assert "````text\n'```'\n````" in page
+
+
+def test_pictures_have_texts() -> None:
+    """Each picture of the cookbook has a text that says what it shows, and no other has."""
+    pictures = {Path(name).stem for name, content in hooks.made_files().items() if name.endswith(".png")}
+
+    assert pictures == hooks.PICTURE_TEXTS.keys()
 
 
 def test_unfit_notebooks() -> None:
