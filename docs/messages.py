@@ -154,7 +154,7 @@ def _raised(module: ast.Module) -> Iterator[tuple[tuple[str, ...], str]]:
     """Find the calls that make an error of ours, and those of helpers that return one."""
     for function, call in _calls(module):
         name, at = _name(call.func), 0
-        around, names = "{}", ERRORS.get(name, ())
+        names = ERRORS.get(name, ())
         if name == "__init__" and _name(getattr(call.func, "value", None)) == "":
             # Of the one class that words its message itself.
             names = (
@@ -163,16 +163,20 @@ def _raised(module: ast.Module) -> Iterator[tuple[tuple[str, ...], str]]:
                 else ()
             )
         elif name in {"_refuse", "_invalid"}:
-            (made,) = _returned(call, module)
-            names, at = ERRORS[_name(made.func)], len(call.args) - 1  # type: ignore[attr-defined]
-            (around,) = _texts(made.args[0], module, module)  # type: ignore[attr-defined]
-            around = around.replace("<allowed>", "{}").replace("<problem>", "{}")
+            at = 2 if name == "_refuse" else 0
+            for made in _returned(call, module):
+                names = ERRORS[_name(made.func)]  # type: ignore[attr-defined]
+                (around,) = _texts(made.args[0], module, module)  # type: ignore[attr-defined]
+                around = around.replace("<allowed>", "{}").replace("<problem>", "{}")
+                for text in _texts(call.args[at], function, module):
+                    yield names, around.replace("{}", text)
+            continue
         elif isinstance(function, ast.FunctionDef) and function.name in {"_refuse", "_invalid"}:
             continue
         if names and len(call.args) > at:
             for text in _texts(call.args[at], function, module):
-                if around != "{}" or not re.fullmatch("(<[a-z_.]+>(: )?)+", text):
-                    yield names, around.replace("{}", text)
+                if not re.fullmatch("(<[a-z_.]+>(: )?)+", text):
+                    yield names, text
 
 
 def _calls(module: ast.Module) -> Iterator[tuple[ast.AST, ast.Call]]:

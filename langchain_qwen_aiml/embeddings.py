@@ -161,8 +161,8 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
     """``httpx`` posts every request with httpx; ``auto`` does so only where it is needed, see the docs."""
 
     allow_http: bool | None = None
-    """Accept a ``base_url`` without TLS that is not a loopback address. None takes AIMLAPI_ALLOW_HTTP from the
-    environment, else False."""
+    """Accept a ``base_url`` without TLS that is not a loopback address. None takes AIMLAPI_ALLOW_HTTP from
+    the environment, else False."""
 
     http_client: Any = Field(default=None, exclude=True, repr=False)
     """Your own ``Client`` of httpx or httpx2 for the sync methods; never closed here, and not picklable."""

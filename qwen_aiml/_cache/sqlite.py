@@ -312,7 +312,7 @@ def _prepare(connection: sqlite3.Connection, path: str, *, read_only: bool) -> N
         with connection:
             connection.execute("BEGIN IMMEDIATE")
             if _version(connection) < _VERSION:  # no other process was faster
-                # A default writes no row anew, so this takes no time however large the file is.
+                # A default rewrites no row, so this is fast however large the file is.
                 now = int(time())
                 connection.execute(f"ALTER TABLE entries ADD COLUMN stored INTEGER NOT NULL DEFAULT {now}")
                 connection.execute(f"PRAGMA user_version = {_VERSION}")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from .._cache.access import CacheAccess
+    from .._config import EmbeddingConfig
     from .._progress import Reporter
     from .._protocol.response import Rows
     from .._texts.validation import Role
@@ -31,7 +32,7 @@ _Value = TypeVar("_Value")
 
 logger = logging.getLogger("qwen_aiml")
 
-KEEP_ADVICE = "Set cache= (a path is enough) to keep them, so that another run pays for the rest only"
+KEEP_ADVICE = "Set cache= (a path is enough) to keep them; another run then sends only the rest"
 
 
 class Job:
@@ -50,10 +51,6 @@ class Job:
         first: The index of the first text, in errors and results.
 
     Attributes:
-        call: What its requests share.
-
-        cache: As given.
-
         embeddings: Those that are there, by item.
 
         cached_items: The items of the cached ones.
@@ -95,7 +92,6 @@ class Job:
         self._too_long = list(counts)
         self._shortened: set[int] = set()
         self._at_limit: set[int] = set()
-        self.cached = 0
         self.cached_items: set[int] = set()
         self._model: str | None = None
         self._request_ids: list[str] = []
@@ -136,17 +132,15 @@ class Job:
 
             QwenAIMLError: If none was; or, as it is, what a transport is not known to raise.
         """
-        embeddings = self.rows()
-        failures = self.failures()
+        embeddings, failures = self.rows(), self.failures()
         if not failures:
-            shortened = self.shortened()
             return EmbeddingResult(
                 cast("list[list[float]]", embeddings),
                 self.call.usage,
                 self._model,
                 tuple(self._request_ids),
-                cached=self.cached,
-                shortened=shortened,
+                cached=len(self.cached_items),
+                shortened=self.shortened(),
             )
         if not self.embeddings:
             raise self.crash or next(iter(self._failures.values()))
@@ -164,18 +158,9 @@ class Job:
 
     def shortened(self) -> tuple[int, ...]:
         """Return, and log, the indices of the texts that were not embedded whole, or maybe not."""
-        if self._shortened:
-            count = len(self._distinct.indices(self._shortened))
-            logger.warning("%d texts were too long and not embedded whole", count)
-        if self._at_limit:
-            logger.warning(
-                "%d texts were billed at exactly the %d tokens that %s takes, so the service may have "
-                "truncated them. Shorten or split them, or count first with tokenizer='qwen'",
-                len(self._distinct.indices(self._at_limit)),
-                self.call.config.facts.max_tokens,
-                self.call.config.model,
-            )
-        return tuple(self._distinct.indices(self._shortened | self._at_limit))
+        indices = self._distinct.indices
+        log_shortened(len(indices(self._shortened)), len(indices(self._at_limit)), self.call.config)
+        return tuple(indices(self._shortened | self._at_limit))
 
     @property
     def items(self) -> Sequence[int]:
@@ -202,10 +187,7 @@ class Job:
         self._model = self._model or rows.model
         if rows.request_id is not None:
             self._request_ids.append(rows.request_id)
-        call.dimensions = call.dimensions or length
-        if length != call.dimensions:
-            message = f"rows of {length} dimensions, where earlier responses had {call.dimensions}"
-            raise ResponseFormatError(message)
+        check_dimensions(call, length)
         self._set(items, rows.embeddings)
         if shortened:
             self._shortened.update(items)
@@ -245,27 +227,14 @@ class Job:
         call = self.call
         for at in range(0, len(items), KEYS_PER_LOOKUP):
             some = items[at : at + KEYS_PER_LOOKUP]
-            try:
-                entries = await cache.load(self.texts(some), call.dimensions, shortened)
-            except TimeoutError:
-                raise too_late(call) from None
-            found = {
-                item: embedding
-                for item, embedding in zip(some, entries, strict=True)
-                # The first one tells the dimensions, where they are not known.
-                if embedding is not None and len(embedding) == self._dimensions(embedding)
-            }
+            entries = await load(cache, self.texts(some), call, shortened)
+            found = {item: entry for item, entry in zip(some, entries, strict=True) if entry is not None}
             self._set(list(found), list(found.values()))
-            self.cached += len(found)
             call.usage += Usage(cached=len(found))
             self.cached_items.update(found)
             if shortened:
                 self._shortened.update(found)
             self._report(list(found), cached=True)
-
-    def _dimensions(self, embedding: Sequence[float]) -> int:
-        self.call.dimensions = self.call.dimensions or len(embedding)
-        return self.call.dimensions
 
     async def _work(self) -> None:
         """Embed one batch after the other, until there is none, or no new request may start."""
@@ -299,10 +268,7 @@ class Job:
             fatal = error
         except Exception as crash:  # noqa: BLE001 (raised by `result`, once the others are done)
             self.crash = self.crash or crash
-            # Not its text, which may hold anything.
-            fatal = TransportError(
-                f"the HTTP client (or rate limiter) raised {type(crash).__name__}", transient=False
-            )
+            fatal = unexpected(crash)
         else:
             return
         self.call.stop()
@@ -318,6 +284,60 @@ class Job:
     def _report(self, items: Sequence[int], *, cached: bool = False) -> None:
         if self.reporter is not None:
             self.reporter.add(items, self.usage, cached=cached)
+
+
+def check_dimensions(call: Call, length: int) -> None:
+    """
+    Check the dimensions of a response against those of the call, which the first one sets if nothing did.
+
+    Raises:
+        ResponseFormatError: If they differ.
+    """
+    call.dimensions = call.dimensions or length
+    if length != call.dimensions:
+        message = f"rows of {length} dimensions, where earlier responses had {call.dimensions}"
+        raise ResponseFormatError(message)
+
+
+def unexpected(crash: Exception) -> TransportError:
+    """Name the type of an exception that no transport is known to raise; its text may hold anything."""
+    return TransportError(f"the HTTP client (or rate limiter) raised {type(crash).__name__}", transient=False)
+
+
+async def load(
+    cache: CacheAccess, texts: list[str], call: Call, shortened: str
+) -> list[Sequence[float] | None]:
+    """
+    Look up the embeddings of texts; None where there is none of the call's dimensions.
+
+    Raises:
+        DeadlineError: If that took too long.
+    """
+    try:
+        entries = await cache.load(texts, call.dimensions, shortened)
+    except TimeoutError:
+        raise too_late(call) from None
+    found: list[Sequence[float] | None] = []
+    for embedding in entries:
+        if embedding is not None:
+            # The first one tells the dimensions, where they are not known.
+            call.dimensions = call.dimensions or len(embedding)
+        found.append(embedding if embedding is not None and len(embedding) == call.dimensions else None)
+    return found
+
+
+def log_shortened(cut: int, at_limit: int, config: EmbeddingConfig) -> None:
+    """Warn of so many texts that were not embedded whole, and so many that may have been truncated."""
+    if cut:
+        logger.warning("%d texts were too long and not embedded whole", cut)
+    if at_limit:
+        logger.warning(
+            "%d texts were billed at exactly the %d tokens that %s takes, so the service may have "
+            "truncated them. Shorten or split them, or count first with tokenizer='qwen'",
+            at_limit,
+            config.facts.max_tokens,
+            config.model,
+        )
 
 
 def log_end(job: Job, seconds: float) -> None:

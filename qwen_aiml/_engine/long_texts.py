@@ -73,7 +73,7 @@ class LongTexts:
         indices = sorted(counts)
         sizes = name_items({index: f"{counts[index]} tokens long" for index in indices})
         advice = "shorten or split the texts, or set on_too_long to 'truncate' or 'split_mean'"
-        message = advised(f"nothing was sent: {sizes}, expected {most} at the most", advice)
+        message = advised(f"nothing was sent: {sizes}, expected at most {most}", advice)
         raise InputValueError(message, indices=indices)
 
     async def embed(self, sent: str, error: QwenAIMLError | None, call: Call) -> Rows | QwenAIMLError:

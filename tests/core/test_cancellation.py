@@ -142,7 +142,7 @@ async def test_log_of_what_is_lost(
     assert said.endswith(
         "in the cache"
         if cached
-        else "Set cache= (a path is enough) to keep them, so that another run pays for the rest only"
+        else "Set cache= (a path is enough) to keep them; another run then sends only the rest"
     )
 
 

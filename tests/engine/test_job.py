@@ -136,9 +136,8 @@ def test_failure_keeps_what_is_in_flight() -> None:
     assert error.indices == (2, 3, 4, 5)
     assert error.usage == harness.call.usage == Usage(2, 2, None)
     assert "4 of 6 texts have no embedding: texts 2-5. The 2 others are in `.embeddings`, the " in str(error)
-    assert (
-        ". Set cache= (a path is enough) to keep them, so that another run pays for the rest only. First: "
-        in (str(error))
+    assert ". Set cache= (a path is enough) to keep them; another run then sends only the rest. First: " in (
+        str(error)
     )
 
 

@@ -25,10 +25,11 @@ def test_interrupts(run: Callable[..., str], transport: str) -> None:
     """After 30 of them nothing counts as in flight or waiting, and the client works."""
     printed = run(
         f"""
-        import dataclasses, random, signal, sys, threading, time
+        import dataclasses, logging, random, signal, sys, threading, time
 
         sys.unraisablehook = print  # an interrupt that comes while garbage is collected is ignored
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        logging.disable()  # of the warnings that embeddings are lost
         main = threading.main_thread().ident
         client = EmbeddingClient(dataclasses.replace(CONFIG, max_concurrency=4, transport={transport!r}))
         client.embed(TEXTS)

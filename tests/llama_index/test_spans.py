@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from llama_index.core.base.embeddings.base import dispatcher
+from llama_index_instrumentation import get_dispatcher
 from llama_index.core.instrumentation.span import SimpleSpan
 from llama_index.core.instrumentation.span_handlers import BaseSpanHandler
 from pydantic import PrivateAttr
@@ -40,7 +40,7 @@ class Spans(BaseSpanHandler[SimpleSpan]):
 @pytest.fixture
 def spans() -> Iterator[Spans]:
     """Handle the spans of this process."""
-    handler = Spans()
+    handler, dispatcher = Spans(), get_dispatcher()
     dispatcher.add_span_handler(handler)
     yield handler
     dispatcher.span_handlers.remove(handler)
