@@ -224,6 +224,9 @@ def _texts(node: ast.expr, function: ast.AST, module: ast.Module) -> list[str]: 
         return [text for value in assigned for text in _texts(value, function, module)] or [
             _placeholder(node)
         ]
+    if isinstance(node, ast.Call) and _name(node.func) == "advised":
+        happened, advice = (_texts(argument, function, module) for argument in node.args)
+        return [f"{what}. What to do: {then}" for what in happened for then in advice]
     if isinstance(node, ast.Call):
         return [text for value in _returned(node, module) for text in _texts(value, module, module)] or [
             UNKNOWN
