@@ -7,14 +7,13 @@ import sys
 from dataclasses import dataclass, field, fields
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
 from ._errors import ConfigurationError
 from ._keys import KEY_VARIABLES, KeySource, Secret, find_key, wrapped
 from ._models import DEFAULT_MODEL, DEFAULT_ROWS, ModelFacts, model_facts
 from ._texts.tokens import load
 from ._texts.validation import check_blank, check_role
-from ._urls import check_base_url, check_headers, http_allowed, is_loopback
+from ._urls import check_base_url, check_headers, http_allowed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -192,11 +191,6 @@ class EmbeddingConfig:
     def silence(self) -> float:
         """Seconds one network operation may take."""
         return self.timeout or DEFAULT_TIMEOUT
-
-    @property
-    def is_local(self) -> bool:
-        """Whether requests stay on this machine."""
-        return is_loopback(urlsplit(self.base_url or "").hostname or "")
 
     @property
     def endpoint(self) -> str:

@@ -79,9 +79,7 @@ class _Clients:
                 f"a SOCKS proxy ({variable}) needs another package: pip install 'httpx[socks]'. To bypass "
                 f"the proxy, add {host} to NO_PROXY"
             )
-        except Exception as error:
-            if not isinstance(error, ValueError) and "InvalidURL" not in names_of(error):
-                raise
+        except Exception:  # noqa: BLE001 (ValueError or the InvalidURL of either library)
             # Not the error's text: the URL of a proxy may hold a password.
             message = (
                 f"{variable} in the environment can't be used; it must have the form "

@@ -650,3 +650,10 @@ def test_nobody_is_locked_out(cache: SQLiteCache) -> None:
 
     assert done == [1]
     assert cache.get_many(["a"]) == [b"1"]
+
+
+def test_another_thread_is_at_it_for_long(cache: SQLiteCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that waits too long for another one gets an error."""
+    monkeypatch.setattr(_sqlite, "BUSY_SECONDS", 0.01)
+    with cache._lock, pytest.raises(CacheError, match="busy"):
+        cache.get_many(["a"])

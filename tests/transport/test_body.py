@@ -1,0 +1,19 @@
+"""Bodies of responses: collected, unpacked, and bounded."""
+
+from __future__ import annotations
+
+import gzip
+
+from qwen_aiml._transport.body import Body
+
+
+def test_bytes_after_the_gzip() -> None:
+    """Bytes after the end of a gzip are dropped, and reading ends, in the same chunk or a later one."""
+    packed = gzip.compress(b"{}")
+    one, two = (Body(100, {"content-encoding": "gzip"}) for _ in range(2))
+
+    assert one.feed(packed + b"more")
+    assert not two.feed(packed)
+    assert two.feed(b"more")
+    assert one.content() == two.content() == b"{}"
+    assert one.problem is two.problem is None
