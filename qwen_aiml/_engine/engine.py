@@ -32,7 +32,7 @@ from .runner import RealTime, Running, in_thread
 from .stream import Blocks
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 
     from .._cache.protocol import Cache
     from .._cache.sqlite import SQLiteCache
@@ -204,15 +204,10 @@ class Engine:
     def cache_namespace(self, role: Role) -> str:
         """Name what makes embeddings of the same text differ, for caches that go by text alone."""
         config = self.config
-        replacement = () if config.blank_replacement is None else (config.blank_replacement,)
-        return namespace(
-            self._service,
-            config.model,
-            config.length,
-            role=role,
-            instruction=config.instruction(role),
-            policies=(config.on_blank, config.on_too_long, config.tokenizer or "", *replacement),
-        )
+        policies: list[str] = [config.on_blank, config.on_too_long, config.tokenizer or ""]
+        if config.blank_replacement is not None:
+            policies.append(config.blank_replacement)
+        return self._namespace(role, policies)
 
     @property
     def is_connected(self) -> bool:
@@ -250,14 +245,21 @@ class Engine:
         config, client = meant(self.config, self.http_client, "Client" if self._sync else "AsyncClient")
         return service_of(client) or str(config.base_url)
 
-    def _cache_access(self, cache: Cache, role: Role, call: Call) -> CacheAccess:
+    def _namespace(self, role: Role, policies: Sequence[str] = ()) -> str:
         config = self.config
-        prefix = namespace(
-            self._service, config.model, config.length, role=role, instruction=config.instruction(role)
+        return namespace(
+            self._service,
+            config.model,
+            config.length,
+            role=role,
+            instruction=config.instruction(role),
+            policies=policies,
         )
+
+    def _cache_access(self, cache: Cache, role: Role, call: Call) -> CacheAccess:
         load = _threaded(cache.get_many) if self._sync else cache.aget_many
         store = _threaded(cache.set_many) if self._sync else cache.aset_many
-        return CacheAccess(load, store, prefix, call.seconds_left)
+        return CacheAccess(load, store, self._namespace(role), call.seconds_left)
 
     async def _session(self) -> Session:
         loop = current_loop()

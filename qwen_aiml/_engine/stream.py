@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from queue import Queue
@@ -116,6 +117,14 @@ class Blocks:
         self._no_more = True
         if error is not None:
             self._errors.append(error)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Note the end of the texts that are read in this context, or what ended them early."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 (raised once what was read is embedded)
+            self.no_more(None if isinstance(error, (StopIteration, StopAsyncIteration)) else error)
 
     def begin(self) -> Block | None:
         """Give the block that is to begin now, once no further text is wanted; None for none."""
@@ -260,13 +269,9 @@ class EmbeddingIterator:
     def _begin_blocks(self) -> None:
         blocks = self._blocks
         while True:
-            while blocks.wants_text:
-                try:
+            with blocks.reading():
+                while blocks.wants_text:
                     blocks.read(next(self._texts))
-                except StopIteration:
-                    blocks.no_more()
-                except Exception as error:  # noqa: BLE001 (raised once what was read is embedded)
-                    blocks.no_more(error)
             if (block := blocks.begin()) is None:
                 return
             try:
@@ -353,13 +358,9 @@ class AsyncEmbeddingIterator:
     async def _begin_blocks(self) -> None:
         blocks = self._blocks
         while True:
-            while blocks.wants_text:
-                try:
+            with blocks.reading():
+                while blocks.wants_text:
                     blocks.read(await self._next())
-                except StopAsyncIteration:
-                    blocks.no_more()
-                except Exception as error:  # noqa: BLE001 (raised once what was read is embedded)
-                    blocks.no_more(error)
             if (block := blocks.begin()) is None:
                 return
             try:

@@ -99,8 +99,8 @@ class Response(msgspec.Struct, dict=True):
         """What the body says of the cost of its request, valid or not; what it does not say is unknown."""
         usage, meta = self.said("usage"), self.said("meta")
         credits_used = _count(meta.get("usage") if isinstance(meta, dict) else None, "credits_used")
-        header = self.headers.get("x-aimlapi-credits-used", "")
-        if credits_used is None and re.fullmatch("[0-9]{1,18}", header):
+        header = self.headers.get("x-aimlapi-credits-used")
+        if credits_used is None and header and re.fullmatch("[0-9]{1,18}", header):
             credits_used = int(header)
         return Usage(requests=1, total_tokens=_count(usage, "total_tokens"), credits_used=credits_used)
 

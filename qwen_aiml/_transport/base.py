@@ -9,6 +9,8 @@ from msgspec import Struct
 from .._version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from .._config import EmbeddingConfig
     from .._keys import Secret
     from .._protocol.response import Response
@@ -80,6 +82,24 @@ class Transport(Protocol):
     async def aclose(self) -> None:
         """Close the connections, those in use as soon as their response is there."""
         ...
+
+
+async def close_all(each: Iterable[Any]) -> None:
+    """
+    Close transports or clients, one after the other, whatever the closing of one of them raises.
+
+    Raises:
+        BaseException: What the last one raised that did, once all are closed.
+    """
+    interruption: BaseException | None = None
+    for one in each:
+        try:
+            await one.aclose()
+        except BaseException as error:  # noqa: BLE001 (raised below)
+            # An event loop that ends cancels what it still runs, and would leave the other sockets open.
+            interruption = error
+    if interruption is not None:
+        raise interruption
 
 
 def headers_of(config: EmbeddingConfig, **more: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ import anyio.to_thread
 
 from .._errors import ConfigurationError
 from .._protocol.response import Response
-from .base import CONNECT_TIMEOUT, headers_of
+from .base import CONNECT_TIMEOUT, close_all, headers_of
 from .body import Body, conclude
 from .environment import proxy_for, proxy_variable, tls_context
 from .failures import RAW, httpx_failure, names_of
@@ -79,7 +79,7 @@ class _Clients:
                 f"a SOCKS proxy ({variable}) needs another package: pip install 'httpx[socks]'. To bypass "
                 f"the proxy, add {host} to NO_PROXY"
             )
-        except Exception:  # noqa: BLE001 (ValueError or the InvalidURL of either library)
+        except (ValueError, self._library.InvalidURL):
             # Not the error's text: the URL of a proxy may hold a password.
             message = (
                 f"{variable} in the environment can't be used; it must have the form "
@@ -153,15 +153,8 @@ class HTTPXTransport(_Clients):
     async def aclose(self) -> None:
         """Close the connections, those in use as soon as their response is there; keep none any more."""
         self._is_closed = True
-        interruption: BaseException | None = None
-        while self._idle:
-            try:
-                await self._idle.pop().aclose()
-            except BaseException as error:  # noqa: BLE001 (raised below)
-                # An event loop that ends cancels what it still runs, and would leave the other sockets open.
-                interruption = error
-        if interruption is not None:
-            raise interruption
+        idle, self._idle = self._idle, []
+        await close_all(idle)
 
     async def _exchange(self, client: Any, request: Post, connecting: _Connecting) -> Response:
         sent = self._request(client, request)

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Literal
 
 from .._keys import KeySource
+from .base import close_all
 from .environment import proxy_for
 from .httpx_library import watched_library
 from .key_source import ask
@@ -67,15 +68,7 @@ class SelectedTransport:
     async def aclose(self) -> None:
         """Close the connections, those in use as soon as their response is there; keep none any more."""
         self.is_closed = True
-        interruption: BaseException | None = None
-        for transport in self._transports.values():
-            try:
-                await transport.aclose()
-            except BaseException as error:  # noqa: BLE001 (raised below)
-                # An event loop that ends cancels what it still runs, and would leave the other sockets open.
-                interruption = error
-        if interruption is not None:
-            raise interruption
+        await close_all(self._transports.values())
 
     def _is_overridden(self) -> bool:
         return everywhere.stand_in is not None and service_of(self._given) is None

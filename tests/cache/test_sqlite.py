@@ -425,7 +425,7 @@ def test_mode(cache: SQLiteCache, path: Path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="Windows deletes no open file")
 @pytest.mark.parametrize("other", [None, b"2"])
 def test_deleted(other: bytes | None, cache: SQLiteCache, path: Path) -> None:
-    """A file that is deleted, or replaced, under an open object is made anew, or read anew."""
+    """A file that is deleted, or replaced, under an open object is created again, or read again."""
     cache.set_many({"a": b"1"})
     for file in path.parent.iterdir():
         file.unlink()
