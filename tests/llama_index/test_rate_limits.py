@@ -95,7 +95,7 @@ def test_limiter_set_later() -> None:
 
 def test_requests_go_out_together() -> None:
     """With a limiter too, lists go out several requests at a time."""
-    emulator = Emulator(latency=0.1)
+    emulator = Emulator(latency=1.0)
     make(emulator, rate_limiter=Counting()).get_text_embedding_batch(TEXTS)
 
     assert emulator.peak_in_flight == 4

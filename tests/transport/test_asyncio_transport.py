@@ -233,3 +233,15 @@ async def test_buffer_of_an_unused_connection() -> None:
 
     assert connection._outcome is None
     assert connection._timer is None
+
+
+async def test_response_to_a_cancelled_request() -> None:
+    """A response that is complete just after its request was cancelled is dropped."""
+    loop = asyncio.get_running_loop()
+    connection = asyncio_transport._Connection(loop, bytearray(10))
+    connection._outcome = outcome = loop.create_future()
+    outcome.cancel()
+    connection._finish(asyncio_transport._Reader(10), None)
+
+    assert outcome.cancelled()
+    assert connection._outcome is None
