@@ -77,12 +77,12 @@ class AsyncioTransport:
     async def _take(self) -> _Connection | None:
         loop = asyncio.get_running_loop()
         while self._idle:
-            connection = self._idle.pop()
-            if loop.time() - connection.used_at > _LOOK_AGAIN:
+            if loop.time() - self._idle[-1].used_at > _LOOK_AGAIN:
                 # The loop may have been blocked since: it looks at its sockets, then makes the calls due.
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
-            if connection.is_usable:
+            connection = self._idle.pop() if self._idle else None
+            if connection is None or connection.is_usable:
                 return connection
             connection.abort()
         return None

@@ -91,7 +91,6 @@ FAULTS = {
 
 
 # Before 4.16 anyio leaves a connection to the garbage collector that is cancelled as it opens.
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @pytest.mark.parametrize("texts", [TEXTS[:1], TEXTS], ids=len)
 @pytest.mark.parametrize("doing", FAULTS)
 async def test_cancelled(address: str, emulator: Emulator, doing: str, texts: list[str]) -> None:
@@ -114,7 +113,6 @@ async def test_cancelled(address: str, emulator: Emulator, doing: str, texts: li
     gc.collect()
 
 
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @pytest.mark.parametrize("cached", [False, True])
 async def test_log_of_what_is_lost(
     address: str, emulator: Emulator, cached: bool, caplog: pytest.LogCaptureFixture

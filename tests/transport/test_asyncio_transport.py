@@ -245,3 +245,20 @@ async def test_response_to_a_cancelled_request() -> None:
 
     assert outcome.cancelled()
     assert connection._outcome is None
+
+
+async def test_cancelled_before_a_connection_is_used_again(serving: Any, config: Any) -> None:
+    """A request that is cancelled while the loop looks at an idle connection does not leave it open."""
+    with serving(OK) as server:
+        transport = AsyncioTransport(config(server.url))
+        await transport.post(POST)
+        [connection] = transport._idle
+        connection.used_at -= 1
+        task = asyncio.create_task(transport.post(POST))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await transport.aclose()
+
+        assert connection._transport.is_closing()
