@@ -100,9 +100,9 @@ def error_in_success(
 
     Source: assumed. Gateways such as OpenRouter's are known to send errors with status 200.
     """
-    body = response.json if response.success is None else None
-    if not isinstance(body, dict) or isinstance(body.get("data"), list) or not (said := _message(body)):
+    if not (said := _said_in_success(response)):
         return None
+    body = response.json
     kind = _kind_in_success(said, body)
     if kind is None:
         shown = masked(said, texts, config)
@@ -157,12 +157,17 @@ def _error(
 def is_throttle(response: Response) -> bool:
     """Tell whether a response asks to send less, and not for money."""
     if is_success(response.status):
-        body = response.json if response.success is None else None
-        said = _message(body)
-        return isinstance(body, dict) and bool(said) and _kind_in_success(said, body) is RateLimitError
+        said = _said_in_success(response)
+        return bool(said) and _kind_in_success(said, response.json) is RateLimitError
     return response.status == HTTPStatus.TOO_MANY_REQUESTS and (
         _kind(response.status, _message(response.json), response.json) is RateLimitError
     )
+
+
+def _said_in_success(response: Response) -> str:
+    """Find the sentence that a 2xx response holds in place of a list of embeddings; else empty."""
+    body = response.json if response.success is None else None
+    return _message(body) if isinstance(body, dict) and not isinstance(body.get("data"), list) else ""
 
 
 def _kind_in_success(said: str, body: Any) -> type[APIStatusError] | None:

@@ -324,7 +324,16 @@ def test_error_in_success(body: Any, kind: type[QwenAIMLError], transient: bool)
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"<html>", b'{"data": null}', b'{"error": {}}', b'{"data": [], "error": "busy"}']
+    "body",
+    [
+        b"",
+        b"[]",
+        b"<html>",
+        b'{"data": null}',
+        b'{"error": {}}',
+        b'{"data": [], "error": "busy"}',
+        b'{"data": [7], "error": {"message": "Too many requests", "code": 429}}',
+    ],
 )
 def test_no_error_in_success(body: bytes) -> None:
     """What says nothing is left to the checks of the embeddings, and so is what holds any."""
