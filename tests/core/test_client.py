@@ -253,15 +253,15 @@ async def test_query_instruction(kind: type[Client]) -> None:
 @pytest.mark.parametrize("bound", [1, 3, 8])
 async def test_requests_in_flight(kind: type[Client], bound: int) -> None:
     """Requests are sent at once up to the bound, and never beyond it."""
-    emulator = Emulator(latency=0.05)
-    await embed(make(kind, emulator, max_concurrency=bound, batch_size=1), TEXTS[: 6 * bound])
+    emulator = Emulator(latency=0.5)
+    await embed(make(kind, emulator, max_concurrency=bound, batch_size=1), TEXTS[: 2 * bound])
 
     assert emulator.peak_in_flight == bound
 
 
 async def test_a_query_does_not_wait_for_an_ingestion(kind: type[Client]) -> None:
     """A call that comes later gets its turn among those of a long one."""
-    emulator = Emulator(latency=0.02)
+    emulator = Emulator(latency=0.1)
     client = make(kind, emulator, max_concurrency=2, batch_size=1)
     done = []
 
@@ -284,7 +284,7 @@ async def test_a_query_does_not_wait_for_an_ingestion(kind: type[Client]) -> Non
 
 async def test_requests_in_flight_over_several_calls(kind: type[Client]) -> None:
     """The bound holds for all calls of one client together."""
-    emulator = Emulator(latency=0.05)
+    emulator = Emulator(latency=0.1)
     client = make(kind, emulator, max_concurrency=3, batch_size=2)
     async with anyio.create_task_group() as group:
         for at in range(12):

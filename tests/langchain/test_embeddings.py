@@ -135,7 +135,7 @@ def test_progress_bar_without_tqdm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_default_settings_send_many_at_once(documents: Any) -> None:
     """With default settings 40 batches go out six at a time and more."""
-    emulator = Emulator(latency=0.1)
+    emulator = Emulator(latency=0.3)
     documents(make(emulator), [f"text {at}" for at in range(400)])
 
     assert emulator.request_count == 40
@@ -356,7 +356,7 @@ async def test_async_context(expected: list[list[float]]) -> None:
         async with QwenAIMLEmbeddings(api_key=KEY, base_url=base_url, dimensions=64) as model:
             assert await model.aembed_documents(TEXTS) == expected
 
-    emulator = Emulator(latency=0.01)
+    emulator = Emulator(latency=0.1)
     model = make(emulator, max_concurrency=3)
     async with anyio.create_task_group() as group:
         for at in range(12):

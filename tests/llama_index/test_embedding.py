@@ -108,7 +108,7 @@ def test_a_thousand_texts(way: str) -> None:
 @pytest.mark.parametrize("way", [*WHOLE, "batch with progress", "async batch with progress"])
 def test_default_settings_send_many_at_once(way: str) -> None:
     """With default settings 40 batches go out six at a time and more, with a progress bar too."""
-    emulator = Emulator(latency=0.1)
+    emulator = Emulator(latency=0.3)
     WAYS[way](make(emulator), [f"text {at}" for at in range(400)])
 
     assert emulator.request_count == 40
@@ -292,7 +292,7 @@ def test_rate_limiter(way: str, expected: list[list[float]]) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_num_workers(workers: int, expected: list[list[float]]) -> None:
     """num_workers is the framework's, and never takes a request beyond ten texts."""
-    emulator = Emulator(latency=0.1)
+    emulator = Emulator(latency=0.5)
     model = make(emulator, num_workers=workers)
 
     assert asyncio.run(model.aget_text_embedding_batch(TEXTS)) == expected
@@ -360,7 +360,7 @@ def test_progress(way: str, fields: dict[str, Any], capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize("way", ["batch with progress", "async batch with progress"])
 def test_progress_leaves_the_call_whole(way: str) -> None:
     """A bar takes no concurrency from a call, and errors count from its first text."""
-    emulator = Emulator(latency=0.1)
+    emulator = Emulator(latency=0.3)
     emulator.script(*[None] * 39, Fault(status=401))
     with pytest.raises(EmbeddingBatchError) as caught:
         WAYS[way](make(emulator), [f"text {at}" for at in range(400)])
