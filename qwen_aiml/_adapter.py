@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._config import conversion, unknown_settings
 from ._errors import ConfigurationError
+from ._frames import shows_no_texts
 from ._keys import Secret, wrapped
 from ._progress import Bar
 from ._texts.validation import ON_BLANK, check_text
@@ -47,6 +48,14 @@ _OF_ONE_NAME = (
     "transport",
     "allow_http",
 )
+_EMBEDDING_METHODS = {
+    "embed_documents",
+    "embed_query",
+    "get_query_embedding",
+    "get_text_embedding",
+    "get_text_embedding_batch",
+}
+_EMBEDDING_METHODS |= {f"a{name}" for name in _EMBEDDING_METHODS}
 
 
 class AdapterBase:
@@ -206,8 +215,10 @@ class AdapterBase:
             return schema
 
         def __init_subclass__(cls, **options: Any) -> None:
-            """Add to what ``help`` shows of a class what its settings are, once it is asked for."""
+            """Add its settings to what ``help`` shows of a class; keep texts out of its tracebacks."""
             super().__init_subclass__(**options)
+            for name in vars(cls).keys() & _EMBEDDING_METHODS:
+                setattr(cls, name, shows_no_texts(vars(cls)[name]))
             cls.__doc__ = _Documentation(cls.__doc__)
 
     @property

@@ -11,6 +11,7 @@ from ._engine.job import log_interrupted
 from ._engine.runner import Running, in_thread
 from ._engine.stream import AsyncEmbeddingIterator, EmbeddingIterator
 from ._errors import ConfigurationError
+from ._frames import shows_no_texts
 from ._protocol.arrays import load_numpy, matrix
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ class EmbeddingClient(_Client):
 
     _sync = True
 
+    @shows_no_texts
     def embed(
         self,
         texts: Iterable[str],
@@ -174,6 +176,7 @@ class EmbeddingClient(_Client):
         """
         return self._embed(texts, role, admit, progress, batch_size=batch_size)
 
+    @shows_no_texts
     def embed_array(
         self,
         texts: Iterable[str],
@@ -306,9 +309,7 @@ class AsyncEmbeddingClient(_Client):
             None creates what is needed. It is used as it is, except for authorisation, timeouts and
             redirects, and never closed.
 
-        cache: As in `EmbeddingClient`.
-
-        limiter: As in `EmbeddingClient`; the two may share one.
+        cache, limiter: As in `EmbeddingClient`; the two may share both.
 
     Raises:
         ConfigurationError: If a setting is wrong, or no key is found.
@@ -316,6 +317,7 @@ class AsyncEmbeddingClient(_Client):
 
     _sync = False
 
+    @shows_no_texts
     async def embed(
         self,
         texts: Iterable[str],
@@ -332,6 +334,7 @@ class AsyncEmbeddingClient(_Client):
         """
         return await self._embed(texts, role, admit, progress, batch_size=batch_size)
 
+    @shows_no_texts
     async def embed_array(
         self,
         texts: Iterable[str],
@@ -386,7 +389,7 @@ class AsyncEmbeddingClient(_Client):
         batch_size: int | None = None,
     ) -> EmbeddingResult:
         job = self._engine.job(texts, role=role, admit=admit, packed=packed, batch_size=batch_size)
-        self._engine.report(job, progress, _call)
+        self._engine.report(job, progress, lambda call: call())
         try:
             await self._engine.run(job)
         except BaseException as error:
@@ -394,7 +397,3 @@ class AsyncEmbeddingClient(_Client):
                 log_interrupted(job)
             raise
         return job.result()
-
-
-def _call(function: Callable[[], object]) -> None:
-    function()

@@ -32,7 +32,7 @@ from .queue import Ticket
 from .retry import backoff, cause_of, is_transient, retry_after, summary, throttled_backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
     from datetime import datetime
 
     from .._config import EmbeddingConfig
@@ -85,10 +85,6 @@ class Call:
         admit: The user's own rate limiter, awaited before each attempt with its expected tokens; None for
             none.
 
-        load: Looks up keys in the cache.
-
-        store: Stores entries in the cache, by key.
-
         packed: Whether embeddings are float32, in an ``array``, instead of lists.
 
     Attributes:
@@ -121,16 +117,12 @@ class Call:
         limiter: Limiter,
         *,
         admit: Callable[[int], Awaitable[object]] | None = None,
-        load: Callable[[Sequence[str]], Awaitable[object]] | None = None,
-        store: Callable[[Mapping[str, bytes]], Awaitable[object]] | None = None,
         packed: bool = False,
     ) -> None:
         self.config = config
         self.clock = clock
         self.limiter = limiter
         self.admit = admit
-        self.load = load
-        self.store = store
         self.packed = packed
         self.batch_size = config.rows
         total = config.total_timeout

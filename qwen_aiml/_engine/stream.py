@@ -18,6 +18,7 @@ import anyio
 import anyio.lowlevel
 
 from .._errors import EmbeddingBatchError
+from .._frames import clear_frames
 from .._results import Usage
 from .._texts.validation import iterate
 from .runner import Running, wait_for
@@ -184,14 +185,14 @@ class Blocks:
         An `EmbeddingBatchError` if requests failed, unless not a single row was given; then, or if it was
         something else, the first error itself.
         """
-        other = self._errors[0] if self._errors else None
-        if not self._failures:
-            return other
-        failures = dict(sorted(self._failures.items()))
-        if not self._given:
-            return self._crash or next(iter(failures.values()))
-        error = EmbeddingBatchError([], failures, self._usage, missing=sorted(self._missing))
-        error.__cause__ = self._crash or other
+        error = other = self._errors[0] if self._errors else None
+        if self._failures:
+            failures = dict(sorted(self._failures.items()))
+            error = self._crash or next(iter(failures.values()))
+            if self._given:
+                error = EmbeddingBatchError([], failures, self._usage, missing=sorted(self._missing))
+                error.__cause__ = self._crash or other
+        clear_frames(error)
         return error
 
     def close(self) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from pydantic import SecretStr
@@ -11,11 +13,28 @@ from rich.pretty import pretty_repr
 
 from langchain_qwen_aiml import QwenAIMLEmbeddings
 from llama_index_qwen_aiml import QwenAIMLEmbedding
-from qwen_aiml import ConfigurationError, EmbeddingClient, EmbeddingConfig, EmbeddingResult, Usage
+from qwen_aiml import (
+    AsyncEmbeddingClient,
+    AuthenticationError,
+    ConfigurationError,
+    DeadlineError,
+    EmbeddingBatchError,
+    EmbeddingClient,
+    EmbeddingConfig,
+    EmbeddingResult,
+    InputError,
+    ResponseFormatError,
+    TransportError,
+    Usage,
+)
 from qwen_aiml._engine.stream import Block
 from qwen_aiml._protocol.response import Response, Rows
 from qwen_aiml._protocol.schema import Row, Success
 from qwen_aiml._transport.base import Post
+from qwen_aiml.emulator import Emulator, Fault, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.mark.parametrize(
@@ -118,3 +137,112 @@ def test_misplaced_key_in_a_copy(make: Any, update: dict[str, Any]) -> None:
         model.model_copy(update=update)
 
     assert not Frames(KEY).hold(caught.value)
+
+
+TEXT = "The patient's name is not to be seen"
+TEXTS = [TEXT, *(f"{TEXT} {at}" for at in range(12))]
+
+
+def stream(client: EmbeddingClient, texts: list[str], **options: Any) -> list[Any]:
+    return list(client.embed_iter(texts, **options))
+
+
+async def stream_async(client: AsyncEmbeddingClient, texts: list[str], **options: Any) -> list[Any]:
+    async with client.embed_iter(texts, **options) as rows:
+        return [row async for row in rows]
+
+
+CORE: dict[str, tuple[Any, Callable[..., Any]]] = {
+    "embed": (EmbeddingClient, EmbeddingClient.embed),
+    "embed_iter": (EmbeddingClient, stream),
+    "async embed": (AsyncEmbeddingClient, AsyncEmbeddingClient.embed),
+    "async embed_iter": (AsyncEmbeddingClient, stream_async),
+}
+ADAPTERS: dict[str, tuple[Any, Callable[..., Any]]] = {
+    "embed_documents": (QwenAIMLEmbeddings, QwenAIMLEmbeddings.embed_documents),
+    "aembed_documents": (QwenAIMLEmbeddings, QwenAIMLEmbeddings.aembed_documents),
+    "embed_query": (QwenAIMLEmbeddings, lambda model, texts: model.embed_query(texts[-1])),
+    "get_text_embedding_batch": (QwenAIMLEmbedding, QwenAIMLEmbedding.get_text_embedding_batch),
+    "aget_text_embedding_batch": (QwenAIMLEmbedding, QwenAIMLEmbedding.aget_text_embedding_batch),
+    "get_query_embedding": (QwenAIMLEmbedding, lambda model, texts: model.get_query_embedding(texts[-1])),
+}
+
+
+def embed(way: str, settings: dict[str, Any], texts: list[str], **options: Any) -> Any:
+    kind, function = {**CORE, **ADAPTERS}[way]
+    model = kind(EmbeddingConfig(**settings)) if way in CORE else kind(**settings)
+    outcome = function(model, texts, **options)
+    return asyncio.run(outcome) if inspect.iscoroutine(outcome) else outcome
+
+
+def shown(error: BaseException) -> str:
+    """Print what a report shows of this project's frames: their variables, of an error and its causes."""
+    errors, frames = [error, *getattr(error, "failures", {}).values()], []
+    for each in errors:
+        errors += [cause for cause in (each.__cause__, each.__context__) if cause and cause not in errors]
+        for frame, _ in traceback.walk_tb(each.__traceback__):
+            if "qwen_aiml" in frame.f_globals["__name__"]:
+                frames.append(pretty_repr(dict(frame.f_locals), max_depth=6))
+    assert frames
+    return "".join([*frames, *map(str, errors)])
+
+
+@pytest.mark.parametrize("way", [*CORE, *ADAPTERS])
+@pytest.mark.parametrize(
+    ("fault", "settings", "text", "expected"),
+    [
+        pytest.param(None, {}, " ", InputError, id="blank"),
+        pytest.param(Fault(status=401), {}, TEXT, AuthenticationError, id="key"),
+        pytest.param(Fault(cut=100), {"max_retries": 0}, TEXT, TransportError, id="cut"),
+        pytest.param(
+            Fault(status=200, body=b"{}"), {"max_retries": 0}, TEXT, ResponseFormatError, id="malformed"
+        ),
+        pytest.param(Fault(hang=True), {"total_timeout": 0.3}, TEXT, DeadlineError, id="deadline"),
+    ],
+)
+def test_texts_in_frames(
+    way: str,
+    fault: Fault | None,
+    settings: dict[str, Any],
+    text: str,
+    expected: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No frame of this project in the traceback of an error shows a text."""
+    emulator = Emulator()
+    emulator.script(*[fault] * 4)
+    with serve(emulator) as address:
+        monkeypatch.setenv("AIMLAPI_BASE_URL", address)
+        with pytest.raises(expected) as caught:
+            embed(way, {"api_key": KEY, **settings}, [*TEXTS, text])
+
+    assert TEXT not in shown(caught.value)
+
+
+@pytest.mark.parametrize("way", [way for way in (*CORE, *ADAPTERS) if "query" not in way])
+def test_texts_in_frames_of_part(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does one of the errors of a call that failed in part."""
+    emulator = Emulator()
+    emulator.script(None, Fault(status=401))
+    with serve(emulator) as address:
+        monkeypatch.setenv("AIMLAPI_BASE_URL", address)
+        with pytest.raises(EmbeddingBatchError) as caught:
+            embed(way, {"api_key": KEY, "max_concurrency": 1}, TEXTS)
+
+    assert TEXT not in shown(caught.value)
+
+
+@pytest.mark.parametrize("way", CORE)
+def test_texts_in_frames_of_a_crash(way: str) -> None:
+    """Nor if the user's own code raises, whose frames stay as they are."""
+
+    def admit(_: int) -> NoReturn:
+        kept = "of the user's"
+        raise LookupError(kept)
+
+    with serve(Emulator()) as address, pytest.raises(LookupError) as caught:
+        embed(way, {"api_key": KEY, "base_url": address}, TEXTS, admit=admit)
+
+    (*_, (own, _)) = traceback.walk_tb(caught.value.__traceback__)
+    assert own.f_locals["kept"] == "of the user's"
+    assert TEXT not in shown(caught.value)
