@@ -94,21 +94,21 @@ class AsyncioTransport:
         races = isinstance(loop, asyncio.BaseEventLoop) and not is_address(self._host)
         delay: Any = {"happy_eyeballs_delay": 0.25} if races else {}
         connection = _Connection(loop, self._buffer or bytearray(_BUFFER_SIZE))
-        failure = TransportFailure("connection", f"no connection within {limit:.3g} s")
         try:
-            with anyio.move_on_after(limit):
+            with anyio.fail_after(limit) as scope:
+                failures.check_lookup(loop, self._host)
                 await loop.create_connection(lambda: connection, self._host, self._port, **delay)
                 if tls is not None:
                     # A step of its own, since a handshake that `create_connection` begins can't be aborted.
                     await connection.start_tls(tls, self._host)
                 return connection
-        except (OSError, ValueError, RuntimeError) as error:
-            failure = failures.no_connection(error)
-        except BaseException:
+        except BaseException as error:
             connection.abort()
+            if scope.cancelled_caught:
+                raise TransportFailure("connection", f"no connection within {limit:.3g} s") from None
+            if isinstance(error, (OSError, ValueError, RuntimeError)):
+                raise failures.no_connection(error) from None
             raise
-        connection.abort()
-        raise failure
 
 
 class _Connection(asyncio.BufferedProtocol):

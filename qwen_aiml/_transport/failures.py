@@ -6,12 +6,15 @@ The errors of httpx and httpx2 are told by the names of their classes, since nei
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+import threading
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import anyio
 
+from .._urls import is_address
 from .base import CONNECT_TIMEOUT, TransportFailure
 from .environment import proxy_variable
 
@@ -72,6 +75,21 @@ def cut_body(size: int) -> TransportFailure:
     return TransportFailure(
         "connection", f"the connection was closed after {size} bytes of the response body"
     )
+
+
+def check_lookup(loop: asyncio.AbstractEventLoop, host: str) -> None:
+    """
+    Check that a host can be looked up: asyncio takes nothing for its executor once the main thread has ended.
+
+    Asked all the same, it makes an executor that it can't close any more (Python 3.12).
+
+    Raises:
+        RuntimeError: If it can't.
+    """
+    is_asyncio = getattr(type(loop), "getaddrinfo", None) is asyncio.BaseEventLoop.getaddrinfo
+    if is_asyncio and not is_address(host) and not threading.main_thread().is_alive():
+        message = "names can't be looked up after the main thread has ended"
+        raise RuntimeError(message)
 
 
 def bad_certificate(error: Exception) -> TransportFailure:

@@ -114,7 +114,10 @@ def test_killed(program: str, count: int, tmp_path: Path) -> None:
         sent = emulator.request_count
         with start(program, path, count, url) as process:
             assert process.wait(60) == 0
-        assert emulator.request_count - sent == -(-(count - kept) // 10)
+        again = [text for request in emulator.requests[sent:] for text in request.texts]
+        assert len(set(again)) == count - kept
+        # A request that was on its way when its process was killed may come late.
+        assert len(again) - (count - kept) <= 10 * MOST_IN_FLIGHT
 
         billed, sent = emulator.texts_billed, emulator.request_count
         config = EmbeddingConfig(base_url=url, api_key="k", dimensions=64)
