@@ -403,6 +403,13 @@ TABLE = (
                 APIStatusError, said(b'{"message": "No such scope"}', 403), reason="account"
             ),
             "404": at_once(APIStatusError, Fault(status=404), status_code=404),
+            # Of a 2xx that does not say what was billed, that stays unknown.
+            "200-credits": replace(
+                at_once(
+                    InsufficientCreditsError, said(b'{"error": {"message": "You have run out of credits"}}')
+                ),
+                unpriced=True,
+            ),
             "429-credits": at_once(
                 InsufficientCreditsError, said(b'{"message": "You have run out of credits"}', 429)
             ),
