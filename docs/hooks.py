@@ -7,6 +7,7 @@ What is above `on_config` knows nothing of MkDocs: another builder can have the 
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import re
 import sys
@@ -55,6 +56,7 @@ PICTURE_TEXTS = {
     "except Greek, Hindi and Swahili, which form clusters of their own",
 }
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours and moves of a terminal
+DATA = re.compile(r"`(data/\w+\.json)`")
 LINKS = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 STYLE = re.compile(r'<style.*?</style>| border="1" class="dataframe"', re.DOTALL)
 MARKER = re.compile(r"^<!-- made: (\S+) -->$", re.MULTILINE)
@@ -66,6 +68,8 @@ def made_files() -> dict[str, str | bytes]:
     for name in (pages := _notebooks()):
         notebook = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))
         files |= how_to(name, notebook, pages)
+    for data in (NOTEBOOKS.parent / "data").glob("*.json"):
+        files[f"how-to/data/{data.name}"] = data.read_bytes()
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     return {
         **files,
@@ -98,7 +102,7 @@ def how_to(name: str, notebook: dict[str, Any], pages: Iterable[str]) -> dict[st
         if "notebook-only" in tags:  # it finds the page's files
             continue
         if cell["cell_type"] == "markdown":
-            parts.append(relinked(source, pages))
+            parts.append(DATA.sub(r"[`\1`](\1)", relinked(source, pages)))
         elif cell["cell_type"] == "code" and source:
             parts.append(_fence(source, "python"))
             for output in cell["outputs"]:
@@ -107,7 +111,7 @@ def how_to(name: str, notebook: dict[str, Any], pages: Iterable[str]) -> dict[st
                 parts += _shown(output, name, pictures)
     if not parts or not parts[0].startswith("# "):
         raise ValueError(f"{name}.ipynb does not begin with a title")
-    note = f"<small>This page is the program `cookbook/{name}.py`, with what it printed.</small>"
+    note = f"<small>This page is `cookbook/{name}.py`, with its output. It runs wherever you copy it.</small>"
     title, _, rest = parts[0].partition("\n")
     head = [f"---\ntags: [{TAGS[name]}]\n---"] if name in TAGS else []
     return {f"how-to/{name}.md": "\n\n".join([*head, title, note, rest, *parts[1:], ""]), **pictures}
@@ -210,6 +214,28 @@ def made_part(name: str) -> str:
     if name == "how-to":
         return "\n".join(_listed(page) for page in how_to_pages())
     raise ValueError(f"nothing is made for {name!r}")
+
+
+def labelled(html: str) -> str:
+    """Write into each cell, but the first of a row, the name of its column: a phone shows rows as lists."""
+
+    def table(found: re.Match[str]) -> str:
+        columns = [re.sub("<.*?>", "", head) for head in re.findall("<th.*?>(.*?)</th>", found[0])]
+        cells = itertools.count()
+
+        def cell(start: re.Match[str]) -> str:
+            column = next(cells) % len(columns)
+            return f'{start[0]} data-column="{columns[column]}"' if column else start[0]
+
+        return re.sub("<td", cell, found[0])
+
+    return re.sub("<table>.*?</table>", table, html, flags=re.DOTALL)
+
+
+def on_page_content(html: str, page: Page, **_: Any) -> str:
+    """Prepare wide tables for phones."""
+    del page
+    return re.sub(r'<div class="compare.*?</div>', lambda found: labelled(found[0]), html, flags=re.DOTALL)
 
 
 def on_config(config: MkDocsConfig) -> None:

@@ -208,6 +208,17 @@ def test_how_to_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert hooks.made_part("how-to").splitlines()[2] == "- [Page a](a.md): What it shows."
 
 
+def test_tables_on_phones() -> None:
+    """Each cell of a wide table but the first of its row has the name of its column."""
+    html = "<tr><th></th><th><b>A</b></th></tr><tr><td>1</td><td>2</td></tr><tr><td>3</td><td>4</td></tr>"
+    made = hooks.on_page_content(
+        f'<div class="compare"><table>{html}</table></div><table>{html}</table>', None
+    )
+
+    assert made.count('<td data-column="A">') == 2
+    assert made.index('<td data-column="A">2') < made.index("<td>3") < made.index('<td data-column="A">4')
+
+
 def test_made_parts() -> None:
     """Each part that a page asks for can be made, and no other is."""
     asked = {name for page in PAGES for name in hooks.MARKER.findall(page.read_text(encoding="utf-8"))}
