@@ -282,7 +282,7 @@ axes.set_xlabel("kind of question")
 axes.yaxis.set_major_formatter(PercentFormatter(1))
 axes.set_title(f"The first passage answers ({VECTORS})")
 axes.legend(
-    frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3
+    frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=3
 )
 axes.spines[["top", "right"]].set_visible(False)
 figure.tight_layout()

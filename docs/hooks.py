@@ -42,18 +42,18 @@ TAGS = {  # what people search for, where a page's title does not say it
 }
 # What each picture shows, for those who don't see it. All were drawn with the emulator's vectors.
 PICTURE_TEXTS = {
-    "clustering-1": "Histogram of cosines, emulator model: edited copies lie around 0.9, above the threshold "
-    "of 0.69; translations around 0.7; other sayings around 0.6, overlapping the translations",
-    "clustering-2": "Dendrogram of the 30 articles, emulator model, in five groups: related articles such as "
-    "torture, arrest and slavery join first",
-    "dimensions-1": "Two line charts over 64 to 2048 dimensions, emulator model: recall@1 rises up to 512 "
-    "dimensions and is flat beyond; size and query time grow throughout",
-    "hybrid-1": "Bar chart of questions answered by the first passage, emulator model: on names BM25 96 %, "
-    "vectors 54 %, both 92 %; in other languages 0 %, 62 %, 50 %; in all 48 %, 58 %, 71 %",
-    "search-1": "Heat map of recall@1 for each pair of 13 languages, emulator model: 0.9 or more for most "
-    "pairs, near 0 for Greek, Hindi and Swahili, which the model does not know",
-    "search-2": "Scatter plot of 390 texts, emulator model: the translations of an article form one cluster, "
-    "except Greek, Hindi and Swahili, which form clusters of their own",
+    "clustering-1": "Histogram of cosine similarities, stand-in model, not Qwen: edited copies lie around "
+    "0.9, above the threshold of 0.69; translations around 0.65; other sayings around 0.57, overlapping them",
+    "clustering-2": "Dendrogram of the 30 articles in five groups, stand-in model, not Qwen: arrest, torture "
+    "and slavery form one of them",
+    "dimensions-1": "Three line charts over 64 to 2048 dimensions. Recall@1 of a stand-in model, not Qwen, "
+    "rises up to 512 dimensions and is flat beyond; size rises from 0.3 to 8 GB, and time per query with it",
+    "hybrid-1": "Bar chart of recall@1, stand-in model, not Qwen: on names BM25 96 %, vectors 54 %, both "
+    "92 %; in other languages 0 %, 62 %, 50 %; in all 48 %, 58 %, 71 %",
+    "search-1": "Heat map of recall@1 for each pair of 10 languages, stand-in model, not Qwen: all are at "
+    "least 0.9",
+    "search-2": "Scatter plot of 300 texts after t-SNE, stand-in model, not Qwen: the translations of an "
+    "article form one cluster",
 }
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours and moves of a terminal
 DATA = re.compile(r"`(data/\w+\.json)`")
