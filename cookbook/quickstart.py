@@ -34,8 +34,7 @@ NEXT = """
 Next:
   Use your own texts:  README.md shows ten lines for each framework
   Pick a topic:        cookbook/README.md (RAG, agents, hybrid search, stores)
-  Use Qwen's vectors:  create a key at https://aimlapi.com/app/keys, then
-                       export AIMLAPI_API_KEY=... and run this again"""
+  Use Qwen's vectors:  set AIMLAPI_API_KEY; https://aimlapi.com/app/keys"""
 
 # What is asked, and the same in English.
 QUERIES = {
