@@ -133,9 +133,8 @@ print(f"{len(passages)} passages, {sum(map(len, KINDS.values()))} questions")
 # %%
 from collections.abc import Callable
 
-Search = Callable[
-    [str], list[tuple[str, str]]
-]  # from a question to topics and texts of passages, best first
+# From a question to topics and texts of passages, best first.
+Search = Callable[[str], list[tuple[str, str]]]
 
 
 def recall(search: Search, k: int) -> dict[str, float]:

@@ -184,7 +184,7 @@ parts = [
     "print(JOBS[sys.argv[1]](Path(sys.argv[2])))",
 ]
 program = folder / "job.py"
-program.write_text("\n\n".join(parts), encoding="utf-8")
+_ = program.write_text("\n\n".join(parts), encoding="utf-8")
 
 # %% [markdown]
 # ## Killed half-way

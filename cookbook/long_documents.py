@@ -168,9 +168,8 @@ def right_volume(
     )
 
 
-logging.getLogger("qwen_aiml").setLevel(
-    logging.ERROR
-)  # it warns of each call that cuts texts
+# It warns of each call that cuts texts.
+logging.getLogger("qwen_aiml").setLevel(logging.ERROR)
 for policy in ("truncate", "split_mean"):
     one_vector = QwenAIMLEmbeddings(
         on_too_long=policy, tokenizer="qwen", **options
@@ -212,9 +211,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-Answers = Callable[
-    [str], tuple[str, str]
-]  # from a question to the piece found and the text handed over
+# From a question to the piece found and the text handed over.
+Answers = Callable[[str], tuple[str, str]]
 
 
 def letters(text: str) -> set[str]:

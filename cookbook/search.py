@@ -183,9 +183,8 @@ matrix = np.array(
     dtype=np.float32,
 )
 assert np.allclose(np.linalg.norm(matrix, axis=1), 1, atol=1e-3)
-print(
-    embeddings.usage
-)  # the questions came in addition; the articles were in the cache
+# The articles were in the cache; only the questions came in addition.
+print(embeddings.usage)
 
 by_language = matrix.reshape(len(languages), 30, -1)
 right = np.arange(30)

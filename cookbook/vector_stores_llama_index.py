@@ -218,9 +218,8 @@ def uuid_of(name: str) -> str:
     return str(uuid5(NAMESPACE_URL, name))
 
 
-warnings.filterwarnings(
-    "ignore", message="Payload indexes have no effect"
-)  # a folder has none, and needs none
+# A folder has no payload indexes, and needs none.
+warnings.filterwarnings("ignore", message="Payload indexes have no effect")
 nodes = make_nodes()
 for node in nodes:
     node.id_ = uuid_of(node.id_)
@@ -252,12 +251,9 @@ import logging
 import lancedb
 from llama_index.vector_stores.lancedb import LanceDBVectorStore
 
-logging.getLogger("llama_index.vector_stores.lancedb.base").setLevel(
-    "ERROR"
-)  # it tells that the table is new
-warnings.filterwarnings(
-    "ignore", message=r"table_names\(\) is deprecated"
-)  # it calls what LanceDB will drop
+# It says that the table is new, and calls what LanceDB will drop.
+logging.getLogger("llama_index.vector_stores.lancedb").setLevel("ERROR")
+warnings.filterwarnings("ignore", message=r"table_names\(\) is deprecated")
 
 
 def lance(embedding: QwenAIMLEmbedding) -> VectorStoreIndex:
