@@ -118,12 +118,12 @@ def how_to(name: str, notebook: dict[str, Any], pages: Iterable[str]) -> dict[st
 
 
 def relinked(text: str, pages: Iterable[str]) -> str:
-    """Let links to other notebooks or programs go to their pages, and take away those to other files."""
+    """Let links to other notebooks or programs go to their pages; keep those to data; remove other files'."""
 
     def turn(link: re.Match[str]) -> str:
         picture, words, target = link.groups()
         path, hash_, anchor = target.partition("#")
-        if "://" in target or not path:
+        if "://" in target or not path or re.fullmatch(r"data/\w+\.json", path):
             return link[0]
         stem, _, kind = path.rpartition("/")[2].rpartition(".")
         if kind in {"ipynb", "py", "md"} and stem in pages and not picture:

@@ -71,9 +71,9 @@ def test_page_can_be_copied(name: str) -> None:
 def test_page_names_its_data(name: str) -> None:
     """A page that reads a file of the folder data names it in its first cell."""
     title = PAGES[name].partition("\n# %%\n")[0]
-    read = {file.name for file in (COOKBOOK / "data").glob("*.json") if f'{file.name}")' in PAGES[name]}
+    read = {file.name for file in (COOKBOOK / "data").glob("*.json") if f'{file.name}"' in PAGES[name]}
 
-    assert {f"data/{file}" for file in read} == set(re.findall(r"`(data/\w+\.json)`", title))
+    assert {f"data/{file}" for file in read} == set(re.findall(r"data/\w+\.json", title))
 
 
 @each_page

@@ -133,7 +133,10 @@ def test_how_to_page() -> None:
     picture = base64.b64encode(b"picture").decode()
     notebook = {
         "cells": [
-            cell("markdown", "# Search\n\nSee [the other](other.ipynb#part), [a file](data/README.md)."),
+            cell(
+                "markdown",
+                "# Search\n\nSee [the other](other.ipynb#part), [a file](data/README.md), `data/udhr.json`.",
+            ),
             cell(
                 "code",
                 "print(1)\n",
@@ -157,7 +160,7 @@ def test_how_to_page() -> None:
     assert made.keys() == {"how-to/page.md", "how-to/page-1.png"}
     assert made["how-to/page-1.png"] == b"picture"
     assert page.startswith("# Search\n\n")
-    assert "[the other](other.md#part), a file." in page
+    assert "[the other](other.md#part), a file, [`data/udhr.json`](data/udhr.json)." in page
     assert "```python\nprint(1)\n```" in page
     assert "```text\n1\n3\n```" in page
     assert "![What the cell above draws](page-1.png)" in page
