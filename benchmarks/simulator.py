@@ -2,8 +2,9 @@
 Discrete-event simulation of clients whose limiter does not know the service's limits.
 
 Nothing sleeps: each run has its own clock. Timers are up to a millisecond late, requests take some
-milliseconds to arrive, and latencies vary by a tenth. Requests that are rejected twice back off as the client's do.
-On a loaded machine, clients and service stop now and then for some milliseconds each, and connecting takes time.
+milliseconds to arrive, and latencies vary by a tenth. Requests that are rejected twice back off as the
+client's do. On a loaded machine, processes stop for some milliseconds now and then, and connecting takes
+time.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 FIRST_WINDOW = 6
 FIRST_LATENCY = 0.1  # seconds, until the first response
 SPEED_UP = 1.2  # of window / latency: the start rate while no limit is known
-FASTEST_DOUBLING = 0.1  # seconds in which the window may double
+FASTEST_DOUBLING = 0.15  # seconds in which the window may double
 BELOW = 0.975  # share of the accepted rate at which to go on
 MANY, AMONG = 3, 30  # rejections among so many starts that are a pattern; so are two in a row
 SAMPLE_SECONDS, SAMPLE_REQUESTS = 1.0, 20  # sample of accepted requests: whichever is longer
