@@ -331,9 +331,10 @@ class Limiter:
         self._closed = None
         judged, self._sampled_from, self._judged_from = self._judged_from, start.at, start.at
         if not self._probe_refused:
-            in_flight = sum(one.outcome == "accepted" for one in self._recent if closed < one.at <= judged)
-            if in_flight:
-                self._set_rate(self._estimate(in_flight, judged - closed), now)
+            in_flight = [one for one in self._recent if closed < one.at <= judged]
+            accepted = sum(one.outcome == "accepted" for one in in_flight)
+            if accepted:
+                self._set_rate(self._estimate(accepted, in_flight[-1].at - closed), now)
             return
         if start.at - closed > OUTAGE:
             self._forget_limits()
