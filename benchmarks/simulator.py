@@ -2,7 +2,9 @@
 Discrete-event simulation of clients whose limiter does not know the service's limits.
 
 Nothing sleeps: each run has its own clock. Timers are up to a millisecond late, requests take some
-milliseconds to arrive, and latencies vary by a tenth.
+milliseconds to arrive, and latencies vary by a tenth. Requests that are rejected twice back off as the
+client's do. On a loaded machine, processes stop for some milliseconds now and then, and connecting takes
+time.
 """
 
 from __future__ import annotations
@@ -15,9 +17,13 @@ from itertools import count
 from random import Random
 from typing import TYPE_CHECKING, Any, Protocol
 
+from qwen_aiml._engine.retry import throttled_backoff
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+STOPS = 20.0  # a second, on a loaded machine
+CONNECTING = 0.2  # seconds that each client's first response takes in addition, there
 ARRIVAL = 0.02  # seconds, or the latency if that is less, of which a request takes a part to arrive
 
 
@@ -177,6 +183,8 @@ class Scenario:
 
         spurious: Share of requests rejected without reason.
 
+        loaded: Longest stop of a process on a loaded machine, in seconds; 0 for a machine of its own.
+
         clients: How many share the service.
 
         most: Ceiling of requests in flight for each.
@@ -189,6 +197,7 @@ class Scenario:
     latency: float
     refusal: float | None = None
     spurious: float = 0.0
+    loaded: float = 0.0
     clients: int = 1
     most: int = 32
     useful: int | None = None
@@ -211,11 +220,30 @@ class Result:
     seconds: float
 
 
+class _Process:
+    """When a process runs on a loaded machine: it stops at random, for at most *longest* seconds."""
+
+    def __init__(self, longest: float, random: Random) -> None:
+        self._longest, self._random = longest, random
+        self._stops_at = self._runs_at = 0.0
+
+    def awake(self, at: float) -> float:
+        """Return when it handles what happens at a time; times only grow, but for a little."""
+        if not self._longest:
+            return at
+        while self._runs_at <= at:
+            self._stops_at = self._runs_at + self._random.expovariate(STOPS)
+            self._runs_at = self._stops_at + self._random.uniform(0, self._longest)
+        return self._runs_at if at >= self._stops_at else at
+
+
 @dataclass
 class _Client:
     controller: Controller
-    waiting: int
+    waiting: deque[int]  # how often each request that waits was rejected
+    process: _Process
     ask_at: float = 0.0
+    connected: bool = False
     in_flight: int = 0
     last_arrival: float = 0.0
 
@@ -224,10 +252,11 @@ class _Client:
 class _Event:
     at: float
     number: int
-    handle: Any = field(compare=False)
     client: _Client = field(compare=False)
+    handle: Any = field(compare=False)
     sent: float = field(compare=False)
-    kind: str = field(compare=False)  # arrives, accepted, refused
+    kind: str = field(compare=False)  # arrives, accepted, refused, again
+    rejections: int = field(compare=False)  # of the request, before
     advised: float | None = field(compare=False, default=None)
 
 
@@ -247,7 +276,11 @@ class Simulation:
         self._scenario = scenario
         self._service = scenario.service()
         self._random = Random(seed)  # noqa: S311 - no secret
-        self._clients = [_Client(make(), scenario.requests) for _ in range(scenario.clients)]
+        self._server = _Process(scenario.loaded, self._random)
+        self._clients = [
+            _Client(make(), deque([0] * scenario.requests), _Process(scenario.loaded, self._random))
+            for _ in range(scenario.clients)
+        ]
         self._events: list[_Event] = []
         self._numbers = count()
         self._now = 0.0
@@ -266,7 +299,7 @@ class Simulation:
 
     def _may_ask(self, client: _Client) -> bool:
         most = min(self._scenario.most, client.controller.window())
-        return client.waiting > 0 and client.in_flight < most
+        return bool(client.waiting) and client.in_flight < most
 
     def _next_moment(self) -> float:
         moments = [client.ask_at for client in self._clients if self._may_ask(client)]
@@ -277,35 +310,42 @@ class Simulation:
             while client.ask_at <= self._now and self._may_ask(client):
                 handle = client.controller.take(self._now)
                 if isinstance(handle, float):
-                    client.ask_at = self._now + max(1e-4, handle) + self._random.uniform(0, 0.001)
+                    timer = self._now + max(1e-4, handle) + self._random.uniform(0, 0.001)
+                    client.ask_at = client.process.awake(timer)
                 else:
                     self._send(client, handle)
 
     def _send(self, client: _Client, handle: Any) -> None:
-        client.waiting -= 1
         client.in_flight += 1
         self._sent += 1
         travel = min(self._scenario.latency, ARRIVAL) * self._random.uniform(0.2, 0.4)
-        client.last_arrival = max(client.last_arrival, self._now + travel)
-        self._push(_Event(client.last_arrival, next(self._numbers), handle, client, self._now, "arrives"))
+        if self._scenario.loaded and not client.connected:
+            travel += CONNECTING
+        client.last_arrival = max(client.last_arrival, self._server.awake(self._now + travel))
+        self._push(client.last_arrival, client, handle, self._now, "arrives", client.waiting.popleft())
 
-    def _push(self, event: _Event) -> None:
-        heapq.heappush(self._events, event)
+    def _push(self, at: float, *details: Any) -> None:
+        heapq.heappush(self._events, _Event(at, next(self._numbers), *details))
 
     def _handle(self, event: _Event) -> None:
+        client, rejections = event.client, event.rejections
         if event.kind == "arrives":
             self._arrive(event)
-            return
-        client = event.client
-        client.in_flight -= 1
-        client.ask_at = min(client.ask_at, event.at)
-        if event.kind == "accepted":
-            self._processing -= 1
-            self._done += 1
-            client.controller.accepted(event.handle, event.at)
+        elif event.kind == "again":
+            client.waiting.appendleft(rejections)
         else:
-            client.waiting += 1
-            client.controller.refused(event.handle, event.at, event.advised)
+            client.connected = True
+            client.in_flight -= 1
+            client.ask_at = min(client.ask_at, event.at)
+            if event.kind == "accepted":
+                self._processing -= 1
+                self._done += 1
+                client.controller.accepted(event.handle, event.at)
+            else:
+                advised = event.advised
+                client.controller.refused(event.handle, event.at, advised)
+                seconds = 0.0 if advised else throttled_backoff(rejections + 1, self._random.random)
+                self._push(event.at + seconds, client, None, 0.0, "again", rejections + 1)
 
     def _arrive(self, event: _Event) -> None:
         scenario = self._scenario
@@ -316,9 +356,9 @@ class Simulation:
         self._refused += not admitted
         refusal = min(scenario.latency, ARRIVAL) if scenario.refusal is None else scenario.refusal
         seconds = (scenario.latency if admitted else refusal) * self._random.uniform(0.9, 1.1)
+        at = event.client.process.awake(max(event.at, event.sent + seconds))
         kind = "accepted" if admitted else "refused"
-        at = max(event.at, event.sent + seconds)
-        self._push(_Event(at, next(self._numbers), event.handle, event.client, event.sent, kind, advised))
+        self._push(at, event.client, event.handle, event.sent, kind, event.rejections, advised)
 
 
 def simulate(scenario: Scenario, make: Callable[[], Controller], seeds: Sequence[int]) -> list[Result]:

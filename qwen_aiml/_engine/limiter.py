@@ -10,9 +10,10 @@ are evenly spaced, so that no burst drains the service's bucket.
 - A pattern sets the rate to 0.975 of the accepted rate since the last pattern, over at most the last second
   or 20 requests. The old rate counts as three requests, so that short samples weigh little.
 - After the first pattern, and when nothing was accepted since the last, single requests probe, ever further
-  apart. If the first probe is rejected, acceptance had really ended: the rate is what was accepted since it
-  last began, divided by that time, whether the limit is a bucket or a quota per minute. After an outage all
-  estimates are discarded.
+  apart. If the first probe is accepted, so were some of those in flight at the pattern: at an empty bucket
+  these show the rate, while those before emptied what it held. If it is rejected, acceptance had really
+  ended: the rate is what was accepted since it last began, divided by that time, whether the limit is a
+  bucket or a quota per minute. After an outage all estimates are discarded.
 - The rate grows along the curve of CUBIC (RFC 9438, section 4.2), over requests started instead of time, so
   that an idle client does not grow: quickly while estimates disagree, slowly once two agree.
 - `Retry-After` pauses all requests, and the next sample begins after it, so it never counts as a rate.
@@ -35,13 +36,13 @@ if TYPE_CHECKING:
 FIRST_WINDOW = 6
 FIRST_LATENCY = 0.1  # seconds, until the first response
 SPEED_UP = 1.2  # of window / latency: the start rate while no limit is known
-FASTEST_DOUBLING = 0.1  # seconds in which the window may double
+FASTEST_DOUBLING = 0.15  # seconds in which the window may double
 BELOW = 0.975  # share of the accepted rate at which to go on
 MANY, AMONG = 3, 30  # rejections among so many starts that are a pattern; so are two in a row
 SAMPLE_SECONDS, SAMPLE_REQUESTS = 1.0, 20  # sample of accepted requests: whichever is longer
 PRIOR = 3.0  # requests at the old rate that each sample is extended by
 AGREEMENT = 0.15  # relative difference between two estimates that agree
-QUICK_SECONDS, SLOW_SECONDS = 1.0, 3.0  # until growth passes an estimate: a new one, one that agrees
+QUICK_SECONDS, SLOW_SECONDS = 1.0, 2.0  # until growth passes an estimate: a new one, one that agrees
 LEAST_REQUESTS = 10.0  # until then, at least
 PROBE_GROWTH = 0.8  # share of the time without acceptance until the next probe
 LONGEST_PROBE_GAP = 30.0  # seconds
@@ -316,7 +317,10 @@ class Limiter:
         in_time = sum(start.at > refused.at - SAMPLE_SECONDS for start in sample)
         count = min(len(sample), max(in_time, SAMPLE_REQUESTS))
         begin = sample[-count - 1].at if count < len(sample) else max(self._sampled_from, self._recent[0].at)
-        return (count + PRIOR) / (refused.at - begin + PRIOR / self._present_rate())
+        return self._estimate(count, refused.at - begin)
+
+    def _estimate(self, accepted: int, seconds: float) -> float:
+        return (accepted + PRIOR) / (seconds + PRIOR / self._present_rate())
 
     def _schedule_probe(self, now: float, jitter: float, closed: float) -> None:
         gap = min(max(1 / self._present_rate(), PROBE_GROWTH * (now - closed)), LONGEST_PROBE_GAP)
@@ -325,8 +329,12 @@ class Limiter:
     def _end_probing(self, start: Start, closed: float, now: float) -> None:
         """Go on after an accepted probe; if others were refused before it, acceptance had really ended."""
         self._closed = None
-        self._sampled_from = self._judged_from = start.at
+        judged, self._sampled_from, self._judged_from = self._judged_from, start.at, start.at
         if not self._probe_refused:
+            in_flight = [one for one in self._recent if closed < one.at <= judged]
+            accepted = sum(one.outcome == "accepted" for one in in_flight)
+            if accepted:
+                self._set_rate(self._estimate(accepted, in_flight[-1].at - closed), now)
             return
         if start.at - closed > OUTAGE:
             self._forget_limits()

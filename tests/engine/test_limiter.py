@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from itertools import pairwise
+from collections import deque
+from itertools import cycle, pairwise
 from statistics import geometric_mean, mean, median
 
 import pytest
@@ -159,7 +160,7 @@ def test_starts_are_spaced() -> None:
 def test_no_limit() -> None:
     """Without rejections the window reaches the ceiling, and no limit is reported."""
     limiter = Limiter(32)
-    feed(limiter, "a" * 300)
+    feed(limiter, "a" * 500)
 
     assert limiter.limits == Limits(None, 32, 10)
 
@@ -196,7 +197,7 @@ def test_pauses_are_no_time() -> None:
 def test_single_rejections() -> None:
     """Rejections one in twenty change nothing."""
     limiter = Limiter(32)
-    feed(limiter, ("a" * 19 + "r") * 20)
+    feed(limiter, ("a" * 19 + "r") * 30)
 
     assert limiter.limits == Limits(None, 32, 10)
 
@@ -229,6 +230,35 @@ def test_rejections_in_flight_at_a_pattern() -> None:
         limiter.refused(start, now, None, 0.0)
 
     assert found == limiter.limits.requests_per_second
+
+
+@pytest.mark.parametrize("outcomes", ["ar", "arr", "r"])
+def test_first_rate(outcomes: str) -> None:
+    """The requests in flight at the first pattern correct the rate, which a burst has raised."""
+    limiter, now, starts = Limiter(32), 0.0, deque[Start]()
+    for _ in range(300):
+        start, now = begin(limiter, now)
+        starts.append(start)
+        if len(starts) > 30:
+            accepted = starts.popleft()
+            limiter.accepted(accepted, accepted.at + 0.1, 300, 100)
+    in_flight = list(zip(starts, cycle(outcomes), strict=False))
+    for start, _ in in_flight[:2]:
+        limiter.refused(start, now, None, 0.0)
+    before = limiter.limits.requests_per_second
+    for start, outcome in in_flight[2:]:
+        if outcome == "a":
+            limiter.accepted(start, now, 300, 100)
+        else:
+            limiter.refused(start, now, None, 0.0)
+    feed(limiter, "a", now)
+    after = limiter.limits.requests_per_second
+
+    accepted_rate = len(starts) * outcomes.count("a") / len(outcomes) / (starts[-1].at - starts[0].at)
+    assert before is not None
+    assert after is not None
+    assert after == pytest.approx(accepted_rate or before, rel=0.2)
+    assert outcomes == "r" or after < 0.85 * before
 
 
 def test_lost_requests() -> None:

@@ -8,7 +8,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from fakes import Harness
+from fakes import After, Harness
 from qwen_aiml._engine.queue import Ticket
 
 if TYPE_CHECKING:
@@ -167,6 +167,28 @@ def test_start_now() -> None:
     harness = Harness()
     harness.limiter.window = 2
     harness.run(start)
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+@pytest.mark.parametrize("moment", range(12))
+def test_cancelled_at_any_moment(moment: int, backend: str) -> None:
+    """A request gives back its place at whatever moment it is cancelled, and the others are sent."""
+    harness = Harness(backend=backend, max_concurrency=1, service=lambda _: After(0.001))
+
+    async def run() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(harness.attempt, "before")
+            async with anyio.create_task_group() as cancelled:
+                cancelled.start_soon(harness.attempt, "cancelled", harness.new_call())
+                for _ in range(3):
+                    group.start_soon(harness.attempt, "after", harness.new_call())
+                for _ in range(moment):
+                    await anyio.sleep(0.0005)
+                cancelled.cancel_scope.cancel()
+        assert harness.is_idle
+
+    harness.run(run)
+    assert sorted(texts for texts in harness.sent if texts != ["cancelled"]) == [["after"]] * 3 + [["before"]]
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])

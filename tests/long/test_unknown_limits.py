@@ -19,41 +19,37 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
 
-    Call: TypeAlias = Callable[[list[str], str], int]
+    Call: TypeAlias = Callable[[list[str], EmbeddingConfig], int]
 
 pytestmark = pytest.mark.long
 
-RUNS = 5
-LATENCY = 0.1
-REQUESTS = {5: 60, 50: 300, 500: 2000}  # of ten texts each, by rate
+RUNS = 3
+LATENCY = {5: 0.1, 50: 0.1, 500: 0.05}  # by rate; with 0.1 s, 32 in flight are 320 a second
+REQUESTS = {5: 60, 50: 300, 500: 2000}
 BUCKETS = [(5, 1), (50, 1), (50, 10), (500, 1), (500, 100)]  # rate, and what it holds
 
 
-def config(url: str) -> EmbeddingConfig:
-    return EmbeddingConfig(base_url=url, api_key="k", dimensions=64)
-
-
-def embed(texts: list[str], url: str) -> int:
-    with EmbeddingClient(config(url)) as client:
+def embed(texts: list[str], config: EmbeddingConfig) -> int:
+    with EmbeddingClient(config) as client:
         return len(client.embed(texts).embeddings)
 
 
-def embed_iter(texts: list[str], url: str) -> int:
-    with EmbeddingClient(config(url)) as client:
+def embed_iter(texts: list[str], config: EmbeddingConfig) -> int:
+    with EmbeddingClient(config) as client:
         return sum(1 for _ in client.embed_iter(texts))
 
 
-def embed_async(texts: list[str], url: str) -> int:
+def embed_async(texts: list[str], config: EmbeddingConfig) -> int:
     async def run() -> int:
-        async with AsyncEmbeddingClient(config(url)) as client:
+        async with AsyncEmbeddingClient(config) as client:
             return len((await client.embed(texts)).embeddings)
 
     return anyio.run(run)
 
 
-def embed_iter_async(texts: list[str], url: str) -> int:
+def embed_iter_async(texts: list[str], config: EmbeddingConfig) -> int:
     async def run() -> int:
-        async with AsyncEmbeddingClient(config(url)) as client, client.embed_iter(texts) as rows:
+        async with AsyncEmbeddingClient(config) as client, client.embed_iter(texts) as rows:
             return len([row async for row in rows])
 
     return anyio.run(run)
@@ -99,16 +95,17 @@ def emulated(*faults: Fault | None, **settings: Any) -> Iterator[tuple[str, Call
 
 
 def run(
-    call: Call, requests: int, *faults: Fault | None, clients: int = 1, **limits: Any
+    call: Call, requests: int, *faults: Fault | None, rows: int = 1, clients: int = 1, **settings: Any
 ) -> tuple[float, float]:
     """Embed with each client at once, and return the seconds until all end and the share rejected."""
-    texts = [f"text {number}" for number in range(10 * requests)]
+    texts = [f"text {number}" for number in range(requests * rows)]
     with (
-        emulated(*faults, latency=LATENCY, **limits) as (url, counts),
+        emulated(*faults, **settings) as (url, counts),
         ThreadPoolExecutor(clients) as threads,
     ):
+        config = EmbeddingConfig(base_url=url, api_key="k", dimensions=64, batch_size=rows)
         started = time.perf_counter()
-        embedded = list(threads.map(lambda _: call(texts, url), range(clients)))
+        embedded = list(threads.map(lambda _: call(texts, config), range(clients)))
         seconds = time.perf_counter() - started
         received, rejected = counts()
     assert embedded == [len(texts)] * clients
@@ -117,9 +114,10 @@ def run(
 
 
 def bucket(call: Call, rate: int, burst: int, requests: int, clients: int = 1) -> tuple[float, float]:
-    """Return the time over the ideal and the share rejected."""
-    seconds, share = run(call, requests, clients=clients, rate_limit=rate, burst=burst)
-    return seconds / ((requests * clients - burst) / rate + LATENCY), share
+    """Return the time over the ideal and the share rejected; one text a request costs the emulator least."""
+    latency = LATENCY[rate]
+    seconds, share = run(call, requests, clients=clients, latency=latency, rate_limit=rate, burst=burst)
+    return seconds / ((requests * clients - burst) / rate + latency), share
 
 
 def medians(runs: list[tuple[float, float]]) -> tuple[float, float]:
@@ -142,7 +140,7 @@ def test_bucket(call: Call, rate: int, burst: int, tell: Callable[[str], None]) 
 def test_one_retry_after(call: Call, tell: Callable[[str], None]) -> None:
     """One early 429 that says to wait a second costs little more than that second."""
     fault = Fault(status=429, headers={"Retry-After": "1"})
-    seconds = median(run(call, 200, None, None, fault)[0] for _ in range(RUNS))
+    seconds = median(run(call, 200, None, None, fault, rows=10, latency=0.1)[0] for _ in range(RUNS))
     tell(f"{call.__name__}, one Retry-After of 1 s: {seconds:.2f} s")
 
     assert seconds < 4
@@ -151,8 +149,8 @@ def test_one_retry_after(call: Call, tell: Callable[[str], None]) -> None:
 @pytest.mark.parametrize("clients", [2, 4])
 def test_clients_on_one_bucket(clients: int, tell: Callable[[str], None]) -> None:
     """Clients that share a bucket use it well together."""
-    ratio, share = medians([bucket(embed, 50, 10, 150, clients) for _ in range(RUNS)])
+    ratio, share = medians([bucket(embed, 50, 10, 300, clients) for _ in range(RUNS)])
     tell(f"{clients} clients, 50/s: {ratio:.2f} of the ideal time, {share:.1%} rejected")
 
     assert ratio <= 1.6
-    assert share <= 0.12
+    assert share <= 0.15
