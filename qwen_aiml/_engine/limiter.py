@@ -10,10 +10,10 @@ are evenly spaced, so that no burst drains the service's bucket.
 - A pattern sets the rate to 0.975 of the accepted rate since the last pattern, over at most the last second
   or 20 requests. The old rate counts as three requests, so that short samples weigh little.
 - After the first pattern, and when nothing was accepted since the last, single requests probe, ever further
-  apart. If the first probe is accepted, so were some of those in flight at the pattern: at an empty bucket
-  these show the rate, while those before emptied what it held. If it is rejected, acceptance had really
-  ended: the rate is what was accepted since it last began, divided by that time, whether the limit is a
-  bucket or a quota per minute. After an outage all estimates are discarded.
+  apart. If the first one is accepted, those in flight at the pattern show the rate, as the bucket was empty;
+  if none of them was rejected, the pattern was chance. If it is rejected, acceptance had really ended: the
+  rate is what was accepted since it last began, divided by that time, whether the limit is a bucket or a
+  quota per minute. After an outage all estimates are discarded.
 - The rate grows along the curve of CUBIC (RFC 9438, section 4.2), over requests started instead of time, so
   that an idle client does not grow: quickly while estimates disagree, slowly once two agree.
 - `Retry-After` pauses all requests, and the next sample begins after it, so it never counts as a rate.
@@ -333,7 +333,9 @@ class Limiter:
         if not self._probe_refused:
             in_flight = [one for one in self._recent if closed < one.at <= judged]
             accepted = sum(one.outcome == "accepted" for one in in_flight)
-            if accepted:
+            if accepted >= MANY and all(one.outcome != "refused" for one in in_flight):
+                self._rate = None  # the pattern was chance
+            elif accepted:
                 self._set_rate(self._estimate(accepted, in_flight[-1].at - closed), now)
             return
         if start.at - closed > OUTAGE:

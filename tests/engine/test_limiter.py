@@ -261,6 +261,23 @@ def test_first_rate(outcomes: str) -> None:
     assert outcomes == "r" or after < 0.85 * before
 
 
+def test_pattern_by_chance() -> None:
+    """If no request in flight at the first pattern is rejected, there is no limit."""
+    limiter = Limiter(32)
+    now, starts = feed(limiter, "a" * 100), []
+    for _ in range(6):
+        start, now = begin(limiter, now)
+        starts.append(start)
+    for start in starts[:2]:
+        limiter.refused(start, now, None, 0.0)
+    assert limiter.limits.requests_per_second is not None
+    for start in starts[2:]:
+        limiter.accepted(start, now, 300, 100)
+    feed(limiter, "a", now)
+
+    assert limiter.limits.requests_per_second is None
+
+
 def test_lost_requests() -> None:
     """Requests without a response are no evidence: nothing grows, and no rate follows."""
     limiter = Limiter(32)
