@@ -62,7 +62,7 @@ docs: .venv-nox/made ## build the documentation into site/
 docs-serve: docs ## serve the documentation on 127.0.0.1:8000, with live reload
 	@$(NOX) --sessions docs -- serve --dev-addr 127.0.0.1:8000
 
-dist: .venv-nox/made ## build and check the sdist and the wheel
+dist: .venv-nox/made ## build and check the sdist, the wheel and the empty distributions
 	@$(NOX) --sessions dist
 
 wheel: .venv-nox/made ## build and check the sdist and the wheel, and test the wheel away from the source tree

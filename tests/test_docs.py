@@ -311,7 +311,7 @@ def test_llama_index_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 
 def test_llamahub_table() -> None:
-    """What LlamaHub reads names a class that is there."""
+    """The table for LlamaHub names a class that is there."""
     table = (DOCS.parent / "pyproject.toml").read_text(encoding="utf-8").partition("[tool.llamahub]")[2]
     (path,) = re.findall(r'^import_path = "(\w+)"$', table, re.MULTILINE)
     (name,) = re.findall(
