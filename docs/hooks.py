@@ -32,9 +32,11 @@ OPTIONAL = "compatibility.md"  # made by a program that takes long; the site is 
 PICTURES = {"image/svg+xml": "svg", "image/png": "png", "image/jpeg": "jpg"}  # the best one first
 TAGS = {  # what people search for, where a page's title does not say it
     "agents": "agent, LangGraph, memory",
+    "evaluation": "evaluation, nDCG, MRR, recall",
     "hybrid": "hybrid, BM25, reranking",
     "ingestion": "ingestion, indexing, incremental",
     "migration": "migrate, migration, OpenAIEmbeddings",
+    "pdf_and_web": "PDF, HTML, website",
     "rag": "RAG, citations",
     "testing": "testing, pytest, mock",
     "vector_stores_langchain": "pgvector, FAISS, Chroma, Qdrant, LanceDB",

@@ -257,6 +257,10 @@ def test_messages_are_listed(
     ("searched", "page"),
     [
         ("RAG", "how-to/rag"),
+        ("PDF", "how-to/pdf_and_web"),
+        ("HTML", "how-to/pdf_and_web"),
+        ("evaluation", "how-to/evaluation"),
+        ("nDCG", "how-to/evaluation"),
         ("hybrid", "how-to/hybrid"),
         ("proxy", "how-to/proxies"),
         ("certificate", "how-to/proxies"),
