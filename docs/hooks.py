@@ -35,6 +35,7 @@ TAGS = {  # what people search for, where a page's title does not say it
     "evaluation": "evaluation, nDCG, MRR, recall",
     "hybrid": "hybrid, BM25, reranking",
     "ingestion": "ingestion, indexing, incremental",
+    "langgraph_service": "FastAPI, PostgresStore, persistent store",
     "migration": "migrate, migration, OpenAIEmbeddings",
     "pdf_and_web": "PDF, HTML, website",
     "rag": "RAG, citations",

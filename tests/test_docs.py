@@ -261,6 +261,7 @@ def test_messages_are_listed(
         ("HTML", "how-to/pdf_and_web"),
         ("evaluation", "how-to/evaluation"),
         ("nDCG", "how-to/evaluation"),
+        ("FastAPI", "how-to/langgraph_service"),
         ("hybrid", "how-to/hybrid"),
         ("proxy", "how-to/proxies"),
         ("certificate", "how-to/proxies"),
