@@ -41,6 +41,7 @@ TAGS = {  # what people search for, where a page's title does not say it
     "rag": "RAG, citations",
     "testing": "testing, pytest, mock",
     "vector_stores_langchain": "pgvector, FAISS, Chroma, Qdrant, LanceDB",
+    "workflow": "LlamaIndex Workflow, Workflow",
 }
 # What each picture shows, for those who don't see it. All were drawn with the emulator's vectors.
 PICTURE_TEXTS = {

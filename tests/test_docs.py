@@ -262,6 +262,7 @@ def test_messages_are_listed(
         ("evaluation", "how-to/evaluation"),
         ("nDCG", "how-to/evaluation"),
         ("FastAPI", "how-to/langgraph_service"),
+        ("Workflow", "how-to/workflow"),
         ("hybrid", "how-to/hybrid"),
         ("proxy", "how-to/proxies"),
         ("certificate", "how-to/proxies"),
