@@ -232,8 +232,8 @@ def dist(session: nox.Session) -> None:
     session.run("twine", "--no-color", "check", "--strict", *map(str, (ROOT / "dist").iterdir()))
     for name in EMPTY:
         with zipfile.ZipFile(built(name)) as archive:
-            if odd := [file for file in archive.namelist() if ".dist-info/" not in file]:
-                session.error(f"{name} should be empty, and holds {odd}")
+            if found := [file for file in archive.namelist() if ".dist-info/" not in file]:
+                session.error(f"{name} should be empty, and holds {found}")
     with zipfile.ZipFile(built("qwen-aiml")) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     wanted = {path.relative_to(ROOT).as_posix() for name in PACKAGES for path in (ROOT / name).rglob("*.py")}
@@ -321,6 +321,15 @@ def cookbook(session: nox.Session) -> None:
         "python", "-c", "import matplotlib.font_manager", silent=True
     )  # or a page says that it lists fonts
     pytest(session, "tests/notebooks", *TWO_AT_A_TIME)
+
+
+@nox.session(python=FOR_COOKBOOK, tags=["matrix"], name="cookbook-heavy")
+def cookbook_heavy(session: nox.Session) -> None:
+    """
+    Run the pages whose packages would hold those of the other pages back; Spark needs Java.
+    """
+    environment(session, f"-e .[{EXTRAS}] --group cookbook-heavy")
+    pytest(session, "tests/notebooks", "-k", "crewai or parallel")
 
 
 @nox.session(python=NEWEST, tags=["matrix"])
