@@ -100,16 +100,15 @@ scorers = [kind() for kind in resolve_metrics(list(METRICS))]
 
 def scores(search: Search) -> np.ndarray:
     """Score each question by each metric: 24 rows, 3 columns."""
-    return np.array(
-        [
-            [
-                scorer.compute(expected_ids=ids, retrieved_ids=found).score
-                for scorer in scorers
-            ]
-            for question, ids in relevant.items()
-            if (found := search(question)[:K])
+    rows = []
+    for question, ids in relevant.items():
+        found = search(question)[:K] or [""]  # nothing found scores 0
+        results = [
+            one.compute(expected_ids=ids, retrieved_ids=found)
+            for one in scorers
         ]
-    )
+        rows.append([result.score for result in results])
+    return np.array(rows)
 
 
 def by_hand(ids: list[str], found: list[str]) -> list[float]:

