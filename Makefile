@@ -15,10 +15,10 @@ OF_PAGES = $(if $(PAGES),-- -k '$(subst $() , or ,$(strip $(PAGES)))')
 OF_COOKBOOK = $(if $(filter crewai_knowledge parallel,$(PAGES)),cookbook-heavy,cookbook) $(if $(PAGES),,cookbook-heavy)
 OF_TESTS = $(if $(ARGS),-- $(ARGS))
 
-.PHONY: help quickstart cookbook notebooks compatibility test quick matrix tests lint types docs docs-serve format wheel dist record record-live soak fuzz bench behaviour clean python
+.PHONY: help quickstart cookbook cookbook-installs notebooks compatibility test quick matrix tests lint types docs docs-serve format wheel dist record record-live soak fuzz bench behaviour clean python
 
 help: ## list these targets
-	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
 
 test: .venv-nox/made ## check a change: lint, types, all tests with coverage, the wheel; some minutes
 	@mkdir -p $(REPORTS)
@@ -76,7 +76,10 @@ record-live: .venv-nox/made ## re-record the cassettes from the live service; co
 	@test -n "$$AIMLAPI_API_KEY" || { echo 'record-live needs a key in AIMLAPI_API_KEY.' >&2; exit 1; }
 	@QWEN_AIML_RECORD_LIVE=1 $(NOX) --sessions selected -- --record-mode=rewrite tests/recorded
 
-soak: .venv-nox/made ## tests that take minutes: thousands of texts under faults, kills and undisclosed limits
+cookbook-installs: .venv-nox/made ## run every cookbook page alone, where only its own install line was run
+	@$(NOX) --sessions cookbook-installs $(if $(PAGES),-- $(PAGES))
+
+soak: cookbook-installs ## tests that take minutes: faults, kills, undisclosed limits, install lines of pages
 	@$(NOX) --sessions selected -- -m long $(ARGS)
 
 fuzz: .venv-nox/made ## fuzz the response parser, for SECONDS=60

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import sys
 import tarfile
@@ -43,6 +44,7 @@ COPIED = (
 )
 EMPTY = sorted(path.name for path in (ROOT / "distributions").iterdir() if path.is_dir())
 REPOSITORY = PYPROJECT["tool"]["hatch"]["metadata"]["hooks"]["custom"]["repository"]
+INSTALL_LINE = re.compile(r"^# %pip install -q ((?:.*\\\n#)*.*)$", re.MULTILINE)
 NOT_ONCE = ("-m", "not long and not once")
 TWO_AT_A_TIME = ("-n", "2", "--dist", "worksteal")
 
@@ -330,6 +332,29 @@ def cookbook_heavy(session: nox.Session) -> None:
     """
     environment(session, f"-e .[{EXTRAS}] --group cookbook-heavy")
     pytest(session, "tests/notebooks", "-k", "crewai or parallel")
+
+
+@nox.session(name="cookbook-installs", python=FOR_COOKBOOK, requires=["dist"], reuse_venv=False)
+def cookbook_installs(session: nox.Session) -> None:
+    """
+    Install each page's own line in a new environment, with the wheel for the index's, and run the page alone.
+    """
+    wheel = str(built("qwen-aiml"))
+    for page in sorted((ROOT / "cookbook").glob("*.py")):
+        found = INSTALL_LINE.search(page.read_text(encoding="utf-8"))
+        if not found or (session.posargs and page.stem not in session.posargs):
+            continue
+        line = shlex.split(found[1].replace("\\\n#", ""))
+        shutil.rmtree(session.virtualenv.location)
+        session.virtualenv.create()
+        session.install(*(re.sub(r"^qwen-aiml(?=\[)", wheel, package) for package in line))
+        with tempfile.TemporaryDirectory() as away:
+            shutil.copytree(ROOT / "cookbook" / "data", Path(away) / "data")
+            shutil.copy(page, away)
+            session.chdir(away)
+            offline = {"PYTHONPATH": str(ROOT / "tests" / "notebooks" / "offline"), "OFFLINE_LOG": os.devnull}
+            session.run("python", page.name, env={**offline, "MPLBACKEND": "agg", "AIMLAPI_API_KEY": ""})
+            session.chdir(ROOT)
 
 
 @nox.session(python=NEWEST, tags=["matrix"])

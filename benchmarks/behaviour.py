@@ -2,7 +2,7 @@
 What libraries do when something is odd: how they cut lists, what becomes of answers that are late or wrong.
 
     python3 -m benchmarks.behaviour         # all of them, in some minutes; writes behaviour.json
-    python3 -m benchmarks.behaviour openai  # one of them, and only prints
+    python3 -m benchmarks.behaviour openai  # one of them; the others keep what was found before
 
 Each library runs in its own environment, in one process, against the emulator, which has a server for each
 situation. The figures say what was sent and billed; what came of the call is told by behave.py.
@@ -40,8 +40,8 @@ LIBRARIES = {
     "openai": ("openai", ("openai",)),
 }
 NAMES = {
-    "ours-langchain": "ours, LangChain",
-    "ours-llama-index": "ours, LlamaIndex",
+    "ours-langchain": "qwen-aiml, LangChain",
+    "ours-llama-index": "qwen-aiml, LlamaIndex",
     "langchain-openai": "langchain-openai",
     "langchain-aimlapi": "langchain-aimlapi",
     "openai-like": "llama-index openai-like",
@@ -150,8 +150,8 @@ def markdown(results: dict[str, Any]) -> str:
     lines = [["", *(NAMES[way] for way in ways)], ["---"] * (1 + len(ways))]
     lines += [[question, *(cell(found[name]) for found in ways.values())] for name, question, cell in ROWS]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    told = "; ".join(f"{NAMES[way]}: {results['versions'][way]}" for way in ways)
-    return f"{table}\n\nTaken {results['date']}, Python {results['python']}. Versions: {told}."
+    told = "; ".join(f"{NAMES[way]}, {results['dates'][way]}: {results['versions'][way]}" for way in ways)
+    return f"{table}\n\nTaken with Python {results['python']}. Dates and versions: {told}."
 
 
 def _failed(found: dict[str, Any]) -> str:
@@ -274,20 +274,16 @@ def main() -> None:
         sys.exit(
             subprocess.call([environment("ours"), "-m", "benchmarks.behaviour", *sys.argv[1:]], cwd=ROOT)
         )
-    results: dict[str, Any] = {
-        "date": str(datetime.now(timezone.utc).date()),
-        "python": ".".join(map(str, sys.version_info[:3])),
-        "versions": {},
-        "ways": {},
-    }
+    results = taken() if sys.argv[1:] else {"dates": {}, "versions": {}, "ways": {}}
+    results["python"] = ".".join(map(str, sys.version_info[:3]))
     for way in ways:
         name, packages = LIBRARIES[way]
         print(f"{way}, up to some minutes", file=sys.stderr, flush=True)
         results["ways"][way] = watched(environment(name), way)
+        results["dates"][way] = str(datetime.now(timezone.utc).date())
         results["versions"][way] = ", ".join(f"{package} {versions(name)[package]}" for package in packages)
     print(markdown(results))
-    if not sys.argv[1:]:
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

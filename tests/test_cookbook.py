@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 import json
 import re
-import runpy
 from pathlib import Path
 from typing import Any
 
 import jupytext
 import pytest
-
-from qwen_aiml import EmbeddingClient, EmbeddingConfig
 
 pytestmark = pytest.mark.once
 
@@ -23,8 +19,10 @@ PAGES = {name: source for name, source in SOURCES.items() if re.search("^# %%", 
 NOTEBOOKS = sorted(path.stem for path in (COOKBOOK / "notebooks").glob("*.ipynb"))
 LINE = re.compile(r"^- \[.+\]\(notebooks/(\w+)\.ipynb\) \(\[source\]\((\w+)\.py\)\): \S", re.MULTILINE)
 INDEX = (COOKBOOK / "README.md").read_text(encoding="utf-8")
-CONNECTION = runpy.run_path(str(COOKBOOK / "connection.py"))
-connection, run = CONNECTION["connection"], CONNECTION["run"]
+INSTALL = re.compile(
+    r"""^# %pip install -q (?P<packages>"qwen-aiml\[[\w,-]+\]"(?:.*\\\n#    )*.*)\n"""
+    r"# Until the first release, install qwen-aiml from a clone: pip install \.\n",
+)
 each_page = pytest.mark.parametrize("name", PAGES)
 
 
@@ -56,47 +54,31 @@ def test_notebook_is_of_this_page(name: str) -> None:
 
 
 @each_page
-def test_page_runs_as_a_script(name: str) -> None:
-    """A page is plain Python, begins with a title, and says what to install."""
-    first = PAGES[name].partition("# %%\n")[0]
+def test_page_can_be_copied(name: str) -> None:
+    """A page is plain Python, imports no file beside it, and first says what to install."""
+    title, setup = PAGES[name].split("\n# %%\n", 2)[:2]
+    tree = ast.parse(PAGES[name])  # no magic, and no await outside a function
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imports}
 
-    ast.parse(PAGES[name])  # no magic, and no await outside a function
-    assert re.match(r"# %% \[markdown\]\n# # \S", first)
-    assert "pip install" in first
-
-
-@pytest.mark.parametrize("name", ["AIMLAPI_API_KEY", "AIML_API_KEY", "AIMLAPI_KEY"])
-def test_connection_with_a_key(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """With a key in any of its variables a page gets the service, whatever it asked of the emulator."""
-    monkeypatch.setenv(name, "a-key")
-
-    assert connection(latency=1.0) == {}
-    assert capsys.readouterr().out == "Using https://api.aimlapi.com/v1\n"
+    assert re.match(r"# %% \[markdown\]\n# # \S", title)
+    assert INSTALL.match(setup)
+    assert not {name.partition(".")[0] for name in names if name} & SOURCES.keys()
+    assert "pip install" not in title
 
 
-def test_connection_without_a_key(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without one it gets an emulator with the settings it asks for, and is told whose vectors these are."""
-    options = connection(vectors="lexical", api_keys=["one"])
+@each_page
+def test_page_names_its_data(name: str) -> None:
+    """A page that reads a file of the folder data names it in its first cell."""
+    title = PAGES[name].partition("\n# %%\n")[0]
+    read = {file.name for file in (COOKBOOK / "data").glob("*.json") if f'{file.name}"' in PAGES[name]}
 
-    assert "not Qwen's" in capsys.readouterr().out
-    assert options["api_key"] == "one"
-    config = EmbeddingConfig(api_key=options["api_key"])
-    with EmbeddingClient(config, http_client=options["http_client"]) as client:
-        assert len(client.embed(["a"]).embeddings) == 1
+    assert {f"data/{file}" for file in read} == set(re.findall(r"data/\w+\.json", title))
 
 
-def test_run() -> None:
-    """A coroutine is run where no loop runs, and where one does."""
+@each_page
+def test_page_says_whose_vectors(name: str) -> None:
+    """Each picture's page has a title that says whether the vectors are Qwen's."""
+    pictures = PAGES[name].count("plt.show()")
 
-    async def answer() -> int:
-        await asyncio.sleep(0)
-        return 42
-
-    async def in_a_notebook() -> int:
-        result: int = run(answer())
-        return result
-
-    assert run(answer()) == 42
-    assert asyncio.run(in_a_notebook()) == 42
+    assert len(re.findall(r"_title\(\s*f\".*\(\{VECTORS\}\)\"", PAGES[name])) >= pictures

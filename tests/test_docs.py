@@ -133,7 +133,10 @@ def test_how_to_page() -> None:
     picture = base64.b64encode(b"picture").decode()
     notebook = {
         "cells": [
-            cell("markdown", "# Search\n\nSee [the other](other.ipynb#part), [a file](data/README.md)."),
+            cell(
+                "markdown",
+                "# Search\n\nSee [the other](other.ipynb#part), [a file](data/README.md), `data/udhr.json`.",
+            ),
             cell(
                 "code",
                 "print(1)\n",
@@ -157,7 +160,7 @@ def test_how_to_page() -> None:
     assert made.keys() == {"how-to/page.md", "how-to/page-1.png"}
     assert made["how-to/page-1.png"] == b"picture"
     assert page.startswith("# Search\n\n")
-    assert "[the other](other.md#part), a file." in page
+    assert "[the other](other.md#part), a file, [`data/udhr.json`](data/udhr.json)." in page
     assert "```python\nprint(1)\n```" in page
     assert "```text\n1\n3\n```" in page
     assert "![What the cell above draws](page-1.png)" in page
@@ -206,6 +209,17 @@ def test_how_to_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert nav[0]["How-to"] == ["how-to/index.md", *(f"how-to/{page}.md" for page in ("z", "rag", "a", "b"))]
     assert (hooks.OPTIONAL in nav[1]["More"]) == (DOCS / hooks.OPTIONAL).exists()
     assert hooks.made_part("how-to").splitlines()[2] == "- [Page a](a.md): What it shows."
+
+
+def test_tables_on_phones() -> None:
+    """Each cell of a wide table but the first of its row has the name of its column."""
+    html = "<tr><th></th><th><b>A</b></th></tr><tr><td>1</td><td>2</td></tr><tr><td>3</td><td>4</td></tr>"
+    made = hooks.on_page_content(
+        f'<div class="compare"><table>{html}</table></div><table>{html}</table>', None
+    )
+
+    assert made.count('<td data-column="A">') == 2
+    assert made.index('<td data-column="A">2') < made.index("<td>3") < made.index('<td data-column="A">4')
 
 
 def test_made_parts() -> None:

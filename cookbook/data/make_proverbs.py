@@ -23,7 +23,18 @@ TRANSLATIONS = [
     ("es", "Spanish", "spaRV1909eb", "2.60"),
 ]
 # The collection of single sayings: each verse stands for itself. Both count the verses alike.
-VERSES = {10: 32, 11: 31, 12: 28, 13: 25, 14: 35, 15: 33, 16: 33, 17: 28, 18: 24, 19: 29}
+VERSES = {
+    10: 32,
+    11: 31,
+    12: 28,
+    13: 25,
+    14: 35,
+    15: 33,
+    16: 33,
+    17: 28,
+    18: 24,
+    19: 29,
+}
 HEADINGS = ("The proverbs of Solomon. ", "Las sentencias de Salomón. ")
 
 
@@ -49,14 +60,25 @@ def main() -> None:
     languages = []
     for code, name, module, version in TRANSLATIONS:
         if known[module]["version"] != version:
-            sys.exit(f"{module} is version {known[module]['version']}, not {version}")
+            sys.exit(
+                f"{module} is version {known[module]['version']}, not {version}"
+            )
         bible = library.get_bible_from_module(module)
         verses = []
         for chapter, count in VERSES.items():
             for verse in range(1, count + 1):
-                text = plain(bible.get(books=["proverbs"], chapters=[chapter], verses=[verse], clean=False))
+                text = plain(
+                    bible.get(
+                        books=["proverbs"],
+                        chapters=[chapter],
+                        verses=[verse],
+                        clean=False,
+                    )
+                )
                 if not text or set(text) & set("<>{}"):
-                    sys.exit(f"{module} {chapter}:{verse} is empty or has mark-up: {text!r}")
+                    sys.exit(
+                        f"{module} {chapter}:{verse} is empty or has mark-up: {text!r}"
+                    )
                 verses.append({"verse": f"{chapter}:{verse}", "text": text})
         languages.append({"code": code, "name": name, "verses": verses})
     corpus = {
@@ -66,7 +88,10 @@ def main() -> None:
         "languages": languages,
     }
     target = Path(__file__).with_name("proverbs.json")
-    target.write_text(json.dumps(corpus, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    target.write_text(
+        json.dumps(corpus, ensure_ascii=False, indent=1) + "\n",
+        encoding="utf-8",
+    )
 
 
 if __name__ == "__main__":

@@ -78,9 +78,13 @@ def main() -> None:
         "source": "The Python Language Reference and Library Reference, as in pydoc of CPython 3.11.7",
         "licence": "Python Software Foundation License Version 2; see README.md beside this file",
     }
-    document = json.dumps(head)[:-1] + ', "topics": [\n' + ",\n".join(lines) + "\n]}\n"
+    document = (
+        json.dumps(head)[:-1] + ', "topics": [\n' + ",\n".join(lines) + "\n]}\n"
+    )
     json.loads(document)
-    (Path(__file__).parent / "python.json").write_text(document, encoding="utf-8", newline="\n")
+    (Path(__file__).parent / "python.json").write_text(
+        document, encoding="utf-8", newline="\n"
+    )
 
 
 if __name__ == "__main__":

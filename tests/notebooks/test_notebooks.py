@@ -27,6 +27,8 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
 from PIL import Image
 
+import postgres
+
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "cookbook" / "notebooks"
 SECONDS = 240  # per page, ten times what most pages take
@@ -43,6 +45,9 @@ HOME_CELL = """import os
 
 if os.path.basename(os.getcwd()) == "notebooks":
     os.chdir("..")  # what the page reads is in the folder above"""
+
+# A page's install line, which its environment makes needless here: `make cookbook-installs` tries it.
+INSTALL = re.compile(r"^%pip (?:.*\\\n)*.*\n", re.MULTILINE)
 
 # What differs from machine to machine, or from run to run.
 PATHS = (str(ROOT), str(Path.home()), tempfile.gettempdir(), sys.prefix)
@@ -86,9 +91,17 @@ def write(notebook: NotebookNode, path: Path) -> None:
     path.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
 
 
+@pytest.fixture(scope="session")
+def postgres_url() -> str:
+    """Give the URL of a server, which ends with the tests."""
+    url: str = postgres.postgres_url()
+    return url
+
+
 @pytest.fixture
-def blocked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def blocked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, postgres_url: str) -> Path:
     """Set the kernel's environment: no key, nothing of the user's, no network; return the log of attempts."""
+    monkeypatch.setenv("POSTGRES_URL", postgres_url)
     for name in os.environ:
         if re.search("KEY|TOKEN|^AIML|_PROXY$", name.upper()):
             monkeypatch.delenv(name)
@@ -107,20 +120,19 @@ def test_page(name: str, blocked: Path) -> None:
     if find_spec(HEAVY.get(name, "pytest")) is None:
         pytest.skip(f"needs {HEAVY[name]}, of the group cookbook-heavy")
     notebook = notebook_of(PAGES[name])
+    setup = notebook.cells[2]  # after the title and the cell that finds the page's files
+    whole, setup.source = setup.source, INSTALL.sub("", setup.source)
+    assert setup.source != whole
     client = NotebookClient(
         notebook, coalesce_streams=True, record_timing=False, resources={"metadata": {"path": str(NOTEBOOKS)}}
     )
-    sources = [cell.source for cell in notebook.cells]
-    for cell in notebook.cells:
-        cell.source = re.sub(r"^%pip (?:.*\\\n)*.*$", "", cell.source, flags=re.MULTILINE)
     asyncio.run(asyncio.wait_for(client.async_execute(cleanup_kc=True), SECONDS))
+    setup.source = whole
 
     assert not blocked.exists(), blocked.read_text(encoding="utf-8")
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
         text = output.get("text", "") + str(output.get("data", {}).get("text/plain", ""))
         assert output.get("name") != "stderr", text
         assert not re.search(NOT_TO_SHOW, text), text
-    for cell, source in zip(notebook.cells, sources, strict=True):
-        cell.source = source
     if os.environ.get(WRITE):
         write(notebook, NOTEBOOKS / f"{name}.ipynb")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from postgres import postgres_url
 from qwen_aiml.emulator import Emulator
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 # The stores are installed in an environment of their own: `make compatibility`.
 OF_STORES = ["test_langchain.py", "test_llama_index.py", "test_standard.py"]
 collect_ignore = [] if find_spec("chromadb") else OF_STORES
-
-COOKBOOK = Path(__file__).parents[2] / "cookbook"
 
 # What the stores' packages say of themselves, of each other and of Qdrant in a folder.
 WARNINGS = [
@@ -109,11 +108,8 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-def postgres(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
+def postgres() -> Iterator[Callable[[], str]]:
     """Give what gives the address of a server, which is started when first asked, and ends with the tests."""
-    monkeypatch.syspath_prepend(COOKBOOK)
-    from postgres import postgres_url  # noqa: PLC0415 (found there)
-
     asked = []
 
     def url() -> str:

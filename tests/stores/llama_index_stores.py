@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, ClassVar
 
-import scenario
 from llama_index.core import StorageContext, VectorStoreIndex, load_index_from_storage
+
+import scenario
 from scenario import NOT_RAISED, Fails
 
 if TYPE_CHECKING:

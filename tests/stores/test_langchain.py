@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from langchain_core.documents import Document
+
+from langchain_qwen_aiml import QwenAIMLEmbeddings
 from langchain_stores import STORES, Place
 from scenario import (
     ABOUT_THE_CAT,
@@ -22,8 +24,6 @@ from scenario import (
     places,
     said,
 )
-
-from langchain_qwen_aiml import QwenAIMLEmbeddings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

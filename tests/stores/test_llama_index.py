@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from llama_index.core.schema import MetadataMode, NodeRelationship, RelatedNodeInfo, TextNode
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
+
+from llama_index_qwen_aiml import QwenAIMLEmbedding
 from llama_index_stores import STORES, Place
 from scenario import (
     ABOUT_THE_CAT,
@@ -22,8 +24,6 @@ from scenario import (
     places,
     said,
 )
-
-from llama_index_qwen_aiml import QwenAIMLEmbedding
 
 if TYPE_CHECKING:
     from collections.abc import Callable

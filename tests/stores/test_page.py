@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 import langchain_stores
 import llama_index_stores
 import page
-import pytest
 
 pytestmark = pytest.mark.once
 

