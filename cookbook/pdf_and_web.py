@@ -3,7 +3,7 @@
 #
 # Read a PDF page by page and a website in three languages, index both, and
 # answer questions with the source behind each answer: the page of the PDF, or
-# the URL. First with LangChain, then the same passages with LlamaIndex.
+# the web page. First with LangChain, then the same passages with LlamaIndex.
 #
 # With a key the chat model is AI/ML API's. Without one a stand-in takes its
 # place. It is no language model: of the first source it quotes the sentence
