@@ -40,7 +40,7 @@ table = pd.DataFrame({"text": [f"line {number}" for number in range(80)]})
 # ## joblib
 #
 # A client per task, closed at its end, and a block of rows for each: a client
-# per row would open connections each time. Limits are per process, so divide yours
+# per row would reconnect each time. Limits are per process, so divide yours
 # by their number.
 
 # %%
