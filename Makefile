@@ -12,6 +12,7 @@ NOX = .venv-nox/bin/python -m nox
 REPORTS = .nox/reports
 ONLY = $(if $(PYTHONS),--pythons $(PYTHONS))
 OF_PAGES = $(if $(PAGES),-- -k '$(subst $() , or ,$(strip $(PAGES)))')
+OF_COOKBOOK = $(if $(filter crewai_knowledge parallel,$(PAGES)),cookbook-heavy,cookbook) $(if $(PAGES),,cookbook-heavy)
 OF_TESTS = $(if $(ARGS),-- $(ARGS))
 
 .PHONY: help quickstart cookbook cookbook-installs notebooks compatibility test quick matrix tests lint types docs docs-serve format wheel dist record record-live soak fuzz bench behaviour clean python
@@ -46,10 +47,10 @@ quickstart: .venv/made ## run the cookbook's first page, in a new environment .v
 	@.venv/bin/python cookbook/quickstart.py
 
 cookbook: .venv-nox/made ## run every cookbook page, without an API key and without a network
-	@$(NOX) --sessions cookbook $(OF_PAGES)
+	@$(NOX) --sessions $(OF_COOKBOOK) $(OF_PAGES)
 
 notebooks: .venv-nox/made ## run every cookbook page, and write cookbook/notebooks
-	@QWEN_AIML_WRITE_NOTEBOOKS=1 $(NOX) --sessions cookbook $(OF_PAGES)
+	@QWEN_AIML_WRITE_NOTEBOOKS=1 $(NOX) --sessions $(OF_COOKBOOK) $(OF_PAGES)
 
 compatibility: .venv-nox/made ## test the vector stores on each installed Python, and write docs/compatibility.md
 	@rm -f $(REPORTS)/stores-*/results.json
@@ -62,7 +63,7 @@ docs: .venv-nox/made ## build the documentation into site/
 docs-serve: docs ## serve the documentation on 127.0.0.1:8000, with live reload
 	@$(NOX) --sessions docs -- serve --dev-addr 127.0.0.1:8000
 
-dist: .venv-nox/made ## build and check the sdist and the wheel
+dist: .venv-nox/made ## build and check the sdist, the wheel and the empty distributions
 	@$(NOX) --sessions dist
 
 wheel: .venv-nox/made ## build and check the sdist and the wheel, and test the wheel away from the source tree

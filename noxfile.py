@@ -42,6 +42,7 @@ COPIED = (
     *("tests", "cookbook", "benchmarks", "docs"),
     *("pyproject.toml", "hatch_build.py", "README.md", "CHANGELOG.md"),
 )
+EMPTY = sorted(path.name for path in (ROOT / "distributions").iterdir() if path.is_dir())
 REPOSITORY = PYPROJECT["tool"]["hatch"]["metadata"]["hooks"]["custom"]["repository"]
 INSTALL_LINE = re.compile(r"^# %pip install -q ((?:.*\\\n#)*.*)$", re.MULTILINE)
 NOT_ONCE = ("-m", "not long and not once")
@@ -199,27 +200,48 @@ def lowest(session: nox.Session) -> None:
     pytest(session, *NOT_ONCE)
 
 
+def built(name: str, suffix: str = ".whl") -> Path:
+    """
+    Find what `dist` built.
+
+    Args:
+        name: The distribution's name.
+
+        suffix: Of its file.
+    """
+    (found,) = (ROOT / "dist").glob(f"{name.replace('-', '_')}-*{suffix}")
+    return found
+
+
 @nox.session(python=NEWEST, tags=["test"])
 def dist(session: nox.Session) -> None:
     """
-    Build the sdist, and the wheel from it, into dist/; check what they hold.
+    Build the sdist, the wheel from it, and the empty distributions into dist/; check what they hold.
     """
     environment(session, "--group build")
     shutil.rmtree(ROOT / "dist", ignore_errors=True)
     session.run("python", "-m", "build", "--no-isolation")
+    for name in EMPTY:
+        source = str(ROOT / "distributions" / name)
+        session.run(
+            "python", "-m", "build", "--no-isolation", "--wheel", "--outdir", str(ROOT / "dist"), source
+        )
     if not REPOSITORY:
         session.warn(
             "The repository's URL is open (repository in pyproject.toml), so there are no project URLs, and "
             "the README's links stay relative"
         )
-    (wheel,), (sdist,) = (list((ROOT / "dist").glob(pattern)) for pattern in ("*.whl", "*.tar.gz"))
-    session.run("twine", "--no-color", "check", "--strict", str(wheel), str(sdist))
-    with zipfile.ZipFile(wheel) as archive:
+    session.run("twine", "--no-color", "check", "--strict", *map(str, (ROOT / "dist").iterdir()))
+    for name in EMPTY:
+        with zipfile.ZipFile(built(name)) as archive:
+            if found := [file for file in archive.namelist() if ".dist-info/" not in file]:
+                session.error(f"{name} should be empty, and holds {found}")
+    with zipfile.ZipFile(built("qwen-aiml")) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     wanted = {path.relative_to(ROOT).as_posix() for name in PACKAGES for path in (ROOT / name).rglob("*.py")}
     if odd := held ^ (wanted | {f"{name}/py.typed" for name in PACKAGES}):
         session.error(f"the wheel lacks these files, or should not hold them: {sorted(odd)}")
-    with tarfile.open(sdist) as files:
+    with tarfile.open(built("qwen-aiml", ".tar.gz")) as files:
         tops = {name.split("/")[1] for name in files.getnames()}
     if lacking := {*PACKAGES, *COPIED} - tops:
         session.error(f"the sdist lacks {sorted(lacking)}")
@@ -228,16 +250,17 @@ def dist(session: nox.Session) -> None:
 @nox.session(python=NEWEST, tags=["test"], requires=["dist"], reuse_venv=False)
 def wheel(session: nox.Session) -> None:
     """
-    Import the wheel away from the sources: the core alone, with one framework, and all packages.
+    Import the wheels away from the sources: the core, each framework by its own name, all packages.
     """
-    (built,) = (ROOT / "dist").glob("*.whl")
+    core = built("qwen-aiml")
     session.chdir(session.create_tmp())
-    for extras, program in (
-        ("", "import qwen_aiml"),
-        ("[langchain]", ONE_FRAMEWORK),
-        (f"[{EXTRAS}]", INSTALLED),
+    for installed, program in (
+        ([f"{core}"], "import qwen_aiml"),
+        ([f"{core}", str(built("langchain-qwen-aiml"))], ONE_FRAMEWORK),
+        ([f"{core}", str(built("llama-index-embeddings-qwen-aiml"))], "import llama_index_qwen_aiml"),
+        ([f"{core}[{EXTRAS}]", "pytest"], INSTALLED),  # for the plugin
     ):
-        session.install(f"{built}{extras}", *(["pytest"] if program == INSTALLED else []))  # for the plugin
+        session.install(*installed)
         session.run("python", "-c", program)
 
 
@@ -246,8 +269,7 @@ def wheel_tests(session: nox.Session) -> None:
     """
     Run the tests on the wheel, far from the sources.
     """
-    (built,) = (ROOT / "dist").glob("*.whl")
-    session.install(f"{built}[{EXTRAS}]", "--group", "tests")
+    session.install(f"{built('qwen-aiml')}[{EXTRAS}]", "--group", "tests")
     with tempfile.TemporaryDirectory() as away:
         for name in COPIED:
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
@@ -303,12 +325,21 @@ def cookbook(session: nox.Session) -> None:
     pytest(session, "tests/notebooks", *TWO_AT_A_TIME)
 
 
+@nox.session(python=FOR_COOKBOOK, tags=["matrix"], name="cookbook-heavy")
+def cookbook_heavy(session: nox.Session) -> None:
+    """
+    Run the pages whose packages would hold those of the other pages back; Spark needs Java.
+    """
+    environment(session, f"-e .[{EXTRAS}] --group cookbook-heavy")
+    pytest(session, "tests/notebooks", "-k", "crewai or parallel")
+
+
 @nox.session(name="cookbook-installs", python=FOR_COOKBOOK, requires=["dist"], reuse_venv=False)
 def cookbook_installs(session: nox.Session) -> None:
     """
     Install each page's own line in a new environment, with the wheel for the index's, and run the page alone.
     """
-    (built,) = (ROOT / "dist").glob("*.whl")
+    wheel = str(built("qwen-aiml"))
     for page in sorted((ROOT / "cookbook").glob("*.py")):
         found = INSTALL_LINE.search(page.read_text(encoding="utf-8"))
         if not found or (session.posargs and page.stem not in session.posargs):
@@ -316,7 +347,7 @@ def cookbook_installs(session: nox.Session) -> None:
         line = shlex.split(found[1].replace("\\\n#", ""))
         shutil.rmtree(session.virtualenv.location)
         session.virtualenv.create()
-        session.install(*(re.sub(r"^qwen-aiml(?=\[)", str(built), package) for package in line))
+        session.install(*(re.sub(r"^qwen-aiml(?=\[)", wheel, package) for package in line))
         with tempfile.TemporaryDirectory() as away:
             shutil.copytree(ROOT / "cookbook" / "data", Path(away) / "data")
             shutil.copy(page, away)

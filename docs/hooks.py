@@ -33,12 +33,19 @@ OPTIONAL = "compatibility.md"  # made by a program that takes long; the site is 
 PICTURES = {"image/svg+xml": "svg", "image/png": "png", "image/jpeg": "jpg"}  # the best one first
 TAGS = {  # what people search for, where a page's title does not say it
     "agents": "agent, LangGraph, memory",
+    "crewai_knowledge": "CrewAI",
+    "evaluation": "evaluation, nDCG, MRR, recall",
+    "frameworks": "Haystack, DSPy, embedding function",
     "hybrid": "hybrid, BM25, reranking",
     "ingestion": "ingestion, indexing, incremental",
+    "langgraph_service": "FastAPI, PostgresStore, persistent store",
     "migration": "migrate, migration, OpenAIEmbeddings",
+    "parallel": "joblib, Dask, Spark, pandas_udf",
+    "pdf_and_web": "PDF, HTML, website",
     "rag": "RAG, citations",
     "testing": "testing, pytest, mock",
     "vector_stores_langchain": "pgvector, FAISS, Chroma, Qdrant, LanceDB",
+    "workflow": "LlamaIndex Workflow, Workflow",
 }
 # What each picture shows, for those who don't see it. All were drawn with the emulator's vectors.
 PICTURE_TEXTS = {

@@ -271,6 +271,15 @@ def test_messages_are_listed(
     ("searched", "page"),
     [
         ("RAG", "how-to/rag"),
+        ("PDF", "how-to/pdf_and_web"),
+        ("HTML", "how-to/pdf_and_web"),
+        ("evaluation", "how-to/evaluation"),
+        ("nDCG", "how-to/evaluation"),
+        ("FastAPI", "how-to/langgraph_service"),
+        ("Workflow", "how-to/workflow"),
+        ("CrewAI", "how-to/crewai_knowledge"),
+        ("Haystack", "how-to/frameworks"),
+        ("Spark", "how-to/parallel"),
         ("hybrid", "how-to/hybrid"),
         ("proxy", "how-to/proxies"),
         ("certificate", "how-to/proxies"),
@@ -325,7 +334,7 @@ def test_llama_index_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 
 def test_llamahub_table() -> None:
-    """What LlamaHub reads names a class that is there."""
+    """The table for LlamaHub names a class that is there."""
     table = (DOCS.parent / "pyproject.toml").read_text(encoding="utf-8").partition("[tool.llamahub]")[2]
     (path,) = re.findall(r'^import_path = "(\w+)"$', table, re.MULTILINE)
     (name,) = re.findall(

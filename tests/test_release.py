@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import sys
@@ -11,9 +12,12 @@ from typing import Any
 
 import pytest
 
+from qwen_aiml._version import __version__
+
 pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).parent.parent
+DISTRIBUTIONS = ROOT / "distributions"
 WORKFLOW = ROOT / ".github" / "workflows" / "publish.yml"
 URL = "https://git.example/me/qwen-aiml"
 
@@ -44,7 +48,7 @@ def test_with_a_repository(build: ModuleType) -> None:
     fields = metadata(build, f"{URL}/")
 
     assert fields["urls"]["Source"] == URL
-    assert f"]({URL}/blob/main/docs/how-to/logging.md)" in fields["readme"]["text"]
+    assert f"]({URL}/blob/main/docs/how-to/proxies.md)" in fields["readme"]["text"]
     assert f"]({URL}/raw/main/benchmarks/chart.svg)" in fields["readme"]["text"]
     assert re.findall(r"\]\((?!https://)[^)]*\)", fields["readme"]["text"]) == []
 
@@ -70,6 +74,34 @@ def test_without_a_repository(build: ModuleType) -> None:
 def test_links(build: ModuleType, link: str, expected: str) -> None:
     """Only relative links to files change."""
     assert build.absolute(link, URL) == expected
+
+
+@pytest.mark.skipif(not DISTRIBUTIONS.exists(), reason="the empty distributions are not part of the sdist")
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [("langchain-qwen-aiml", "langchain"), ("llama-index-embeddings-qwen-aiml", "llama-index")],
+)
+def test_empty_distribution(name: str, extra: str) -> None:
+    """It has our version, requires this release with its extra only, and names a class that exists."""
+    project = (DISTRIBUTIONS / name / "pyproject.toml").read_text(encoding="utf-8")
+    readme = (DISTRIBUTIONS / name / "README.md").read_text(encoding="utf-8")
+    (module, found), *rest = re.findall(r"^    from (\w+) import (\w+)$", readme, re.MULTILINE)
+
+    assert f'\nname = "{name}"\ndynamic = ["version"]\n' in project
+    assert '\npath = "../../qwen_aiml/_version.py"\n' in project
+    assert f'\ndependencies = ["qwen-aiml[{extra}]>={__version__}"]' in project
+    assert rest == []
+    assert hasattr(importlib.import_module(module), found)
+
+
+@pytest.mark.skipif(not DISTRIBUTIONS.exists(), reason="the empty distributions are not part of the sdist")
+def test_empty_distributions_are_known() -> None:
+    """There are only those two, and the wheel's checks in noxfile.py install both."""
+    checks = (ROOT / "noxfile.py").read_text(encoding="utf-8")
+    names = sorted(path.name for path in DISTRIBUTIONS.iterdir())
+
+    assert names == ["langchain-qwen-aiml", "llama-index-embeddings-qwen-aiml"]
+    assert all(f'built("{name}")' in checks for name in names)
 
 
 @pytest.mark.skipif(not WORKFLOW.exists(), reason="the workflow is not part of the sdist")

