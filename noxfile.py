@@ -291,6 +291,15 @@ def try_stores(session: nox.Session) -> None:
 
 
 @nox.session(python=FOR_COOKBOOK, tags=["matrix"])
+def distributed(session: nox.Session) -> None:
+    """
+    Run what needs Redis or a Ray cluster; tests are skipped where redis-server or unshare are missing.
+    """
+    environment(session, "-e .[daft,emulator,langchain] --group distributed")
+    pytest(session, "tests/distributed", *(() if session.posargs else ("-m", "not long")))
+
+
+@nox.session(python=FOR_COOKBOOK, tags=["matrix"])
 def cookbook(session: nox.Session) -> None:
     """
     Run the cookbook's pages as notebooks, without a key and without a network.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -15,9 +14,6 @@ if TYPE_CHECKING:
 
 OF_DAFT = ["test_daft.py"]
 collect_ignore = [] if find_spec("daft") else OF_DAFT
-
-os.environ["DAFT_ANALYTICS_ENABLED"] = "0"  # read as it is imported; it would ask another host
-os.environ["DAFT_PROGRESS_BAR"] = "0"
 
 
 @pytest.fixture
