@@ -296,7 +296,7 @@ def distributed(session: nox.Session) -> None:
     Run what needs Redis or a Ray cluster; tests are skipped where redis-server or unshare are missing.
     """
     environment(session, "-e .[daft,emulator,langchain] --group distributed")
-    pytest(session, "tests/distributed", *(() if session.posargs else ("-m", "not long")))
+    pytest(session, "tests/distributed")
 
 
 @nox.session(python=FOR_COOKBOOK, tags=["matrix"])
