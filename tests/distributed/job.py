@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import daft
 from daft.functions import embed_text
@@ -29,16 +30,18 @@ def main(texts: str, embedded: str, cache: str) -> None:
 
         cache: A path, or the URL of a Redis server.
     """
-    store = cache
+    store: Any = cache
     if "RAY_ADDRESS" in os.environ:
         daft.set_runner_ray(os.environ["RAY_ADDRESS"], noop_if_initialized=True)
 
-        def store():  # type: ignore[no-untyped-def,no-redef] # noqa: ANN202 (pickled by value)
+        def redis_cache() -> Any:
             from langchain_community.storage import RedisStore  # noqa: PLC0415 (only on workers)
 
             from langchain_qwen_aiml import ByteStoreCache  # noqa: PLC0415
 
             return ByteStoreCache(RedisStore(redis_url=cache))
+
+        store = redis_cache
 
     # Floats do not shrink in Parquet, so that what is in memory is no more than a file.
     daft.set_execution_config(parquet_inflation_factor=1.0, parquet_target_row_group_size=32 << 20)

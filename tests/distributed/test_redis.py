@@ -19,7 +19,7 @@ from qwen_aiml import AsyncEmbeddingClient, EmbeddingClient, EmbeddingConfig
 from qwen_aiml.emulator import Emulator, serve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytestmark = [
     pytest.mark.once,
@@ -39,9 +39,12 @@ import sys
 from qwen_aiml import AsyncEmbeddingClient, EmbeddingConfig
 
 async def main(url, per_second, name, requests):
-    async with AsyncEmbeddingClient(EmbeddingConfig(dimensions=64)) as client:
+    per_minute = None if url else 60 * float(per_second)
+    admit = Reservation(url, float(per_second)) if url else None
+    config = EmbeddingConfig(dimensions=64, requests_per_minute=per_minute)
+    async with AsyncEmbeddingClient(config) as client:
         texts = [f"{name} {number}" for number in range(10 * int(requests))]
-        await client.embed(texts, admit=Reservation(url, float(per_second)))
+        await client.embed(texts, admit=admit)
 
 asyncio.run(main(*sys.argv[1:]))
 """
@@ -114,6 +117,30 @@ def test_one_rate(redis: str, killed: bool) -> None:
     assert {f"worker {n}" for n in range(1, WORKERS)} <= done
     gap = 1_000_000 / (0.97 * PER_SECOND)
     assert int(ask(redis, "GET embeddings")) - begun >= (emulator.request_count - 1) * gap
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("way", ["share", "redis"])
+def test_full_rate(way: str, redis: str, tell: Callable[[str], None]) -> None:
+    """Of four workers, with a share each or one rate in Redis, less than 1 % of the requests are refused."""
+    rate, requests = 50, 300
+    emulator = Emulator(rate_limit=rate, burst=rate, latency=0.1)
+    with serve(emulator) as url:
+        shared = ("", 0.97 * rate / WORKERS) if way == "share" else (redis, 0.97 * rate)
+        workers = [start(url, shared[0], f"worker {n}", requests, shared[1]) for n in range(WORKERS)]
+        while emulator.request_count == 0 and workers[0].poll() is None:
+            time.sleep(0.01)
+        began = time.monotonic()
+        codes = [worker.wait(300) for worker in workers]
+        seconds = time.monotonic() - began
+    refused = sum(request.status == 429 for request in emulator.requests)
+    ideal = (WORKERS * requests - rate) / rate
+    sent = emulator.request_count
+    tell(f"{way}: {seconds:.1f} s, {seconds / ideal:.2f} of ideal, {refused} of {sent} requests refused")
+
+    assert codes == [0] * WORKERS
+    assert len(emulator.texts_billed) == WORKERS * requests * 10
+    assert refused < sent / 100
 
 
 def test_reservation_travels(redis: str) -> None:
