@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+import traceback
 from contextlib import suppress
 from pathlib import Path
 
@@ -65,11 +68,12 @@ def main(folder: str, count: int) -> None:
     """
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)  # noqa: S607
     os.environ.update(ENVIRONMENT)
+    sockets = tempfile.mkdtemp(prefix="ray-")  # their paths may have 107 characters
     log = (Path(folder) / "log").open("wb")
     emulator = Emulator(latency=0.1)
     with serve(emulator) as url, subprocess.Popen(["redis-server", *REDIS, "--dir", folder], stdout=log):  # noqa: S607
         os.environ["AIMLAPI_BASE_URL"] = url
-        for node in ([*HEAD, f"--temp-dir={folder}/r"], [f"--address={ENVIRONMENT['RAY_ADDRESS']}"]):
+        for node in ([*HEAD, f"--temp-dir={sockets}"], [f"--address={ENVIRONMENT['RAY_ADDRESS']}"]):
             subprocess.run(
                 [*RAY, "start", *node, *NODE], check=True, stdout=log, stderr=log, timeout=PATIENCE
             )
@@ -88,8 +92,13 @@ def main(folder: str, count: int) -> None:
         billed = emulator.texts_billed
         report = {"code": code, "killed": killed, "workers": len(busy), "requests": emulator.request_count}
         print(json.dumps({**report, "texts": len(billed), "billed": billed.total()}), flush=True)
+        shutil.rmtree(sockets, ignore_errors=True)
         os._exit(0)  # and all others with it
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    try:
+        main(sys.argv[1], int(sys.argv[2]))
+    except BaseException:  # noqa: BLE001 (whatever it is, the process must end)
+        traceback.print_exc()
+    os._exit(1)

@@ -82,6 +82,34 @@ def test_on_one_machine(count: int, tmp_path: Path, tell: Callable[[str], None])
 
 
 @pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+@pytest.mark.parametrize("counts", [(20_000, 100_000, 200_000)])
+def test_what_it_costs(counts: tuple[int, ...], tmp_path: Path, tell: Callable[[str], None]) -> None:
+    """Every row comes out, and memory does not grow with their number; CPU time is reported."""
+    server = [sys.executable, str(HERE.parents[1] / "benchmarks" / "server.py"), "--latency", "0.1"]
+    with subprocess.Popen(server, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as served:  # noqa: S603
+        assert served.stdout is not None
+        url = served.stdout.readline().strip()
+        environment = {**os.environ, "AIMLAPI_API_KEY": "k", "AIMLAPI_BASE_URL": url}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        peaks: dict[str, list[int]] = {}
+        for count in counts:
+            folder = tmp_path / str(count)
+            folder.mkdir()
+            write_texts(folder, count)
+            for way in ("client", "daft", "daft-errors", "daft-written"):
+                job = [sys.executable, str(HERE / "measured.py"), way, str(folder), str(count)]
+                output = subprocess.check_output(job, env=environment, timeout=PATIENCE)  # noqa: S603
+                report = json.loads(output.splitlines()[-1])
+                tell(f"{way}, {count} texts: {report['us']} us of CPU per text, {report['mb']} MB added")
+                assert report["rows"] == count
+                peaks.setdefault(way, []).append(report["mb"])
+
+    for way in ("daft", "daft-errors"):
+        assert max(peaks[way]) <= 1.5 * min(peaks[way])
+
+
+@pytest.mark.long
 @pytest.mark.skipif(not find_spec("ray"), reason="only where Ray is installed")
 @pytest.mark.skipif(
     not find_spec("langchain_community"), reason="only where langchain-community is installed"
