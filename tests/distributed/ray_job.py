@@ -1,5 +1,5 @@
 """
-Embed on a Ray cluster of two nodes, kill a worker, kill the driver, start again; print what was billed.
+Embed on a Ray cluster of two nodes; kill a worker, and the driver twice; start again; print what was billed.
 
     unshare -rn -pf --kill-child --mount-proc python ray_job.py FOLDER COUNT
 
@@ -48,13 +48,12 @@ def workers() -> list[int]:
     return found
 
 
-def wait_for(emulator: Emulator, requests: int, job: subprocess.Popen[bytes]) -> None:
-    """Wait until so many requests were made; the job must not end before."""
+def wait_for(emulator: Emulator, requests: int, job: subprocess.Popen[bytes]) -> bool:
+    """Wait until so many requests were made, or the job has ended; tell whether it has not."""
     give_up = time.monotonic() + PATIENCE
     while emulator.request_count < requests and job.poll() is None and time.monotonic() < give_up:
         time.sleep(0.01)
-    if emulator.request_count < requests:
-        sys.exit(f"only {emulator.request_count} requests")
+    return job.poll() is None
 
 
 def main(folder: str, count: int) -> None:
@@ -71,7 +70,8 @@ def main(folder: str, count: int) -> None:
     sockets = tempfile.mkdtemp(prefix="ray-")  # their paths may have 107 characters
     log = (Path(folder) / "log").open("wb")
     emulator = Emulator(latency=0.1)
-    with serve(emulator) as url, subprocess.Popen(["redis-server", *REDIS, "--dir", folder], stdout=log):  # noqa: S607
+    subprocess.Popen(["redis-server", *REDIS, "--dir", folder], stdout=log)  # noqa: S607
+    with serve(emulator) as url:
         os.environ["AIMLAPI_BASE_URL"] = url
         for node in ([*HEAD, f"--temp-dir={sockets}"], [f"--address={ENVIRONMENT['RAY_ADDRESS']}"]):
             subprocess.run(
@@ -85,12 +85,21 @@ def main(folder: str, count: int) -> None:
             busy = workers()
             os.kill(busy[0], 9)
             killed.append(emulator.request_count)
-            wait_for(emulator, count // 20, first)
+            survived = wait_for(emulator, count // 25, first)
             first.kill()
+        with subprocess.Popen(job, stdout=log, stderr=log) as second:
+            wait_for(emulator, emulator.request_count + count // 50, second)
+            second.kill()
             killed.append(emulator.request_count)
         code = subprocess.run(job, stdout=log, stderr=log, timeout=PATIENCE, check=False).returncode
         billed = emulator.texts_billed
-        report = {"code": code, "killed": killed, "workers": len(busy), "requests": emulator.request_count}
+        report = {
+            "code": code,
+            "killed": killed,
+            "workers": len(busy),
+            "survived": survived,
+            "requests": emulator.request_count,
+        }
         print(json.dumps({**report, "texts": len(billed), "billed": billed.total()}), flush=True)
         shutil.rmtree(sockets, ignore_errors=True)
         os._exit(0)  # and all others with it

@@ -120,7 +120,7 @@ def test_what_it_costs(counts: tuple[int, ...], tmp_path: Path, tell: Callable[[
     reason="Ray is tried in namespaces of its own, which unshare can't make here",
 )
 def test_on_a_cluster(tmp_path: Path, tell: Callable[[str], None]) -> None:
-    """After a worker and then the driver are killed, and the job is started again, each row is there once."""
+    """After a worker, and the driver twice, are killed and the job is run again, each row is there once."""
     count = 20_000
     write_texts(tmp_path, count)
     program = [*NAMESPACES, sys.executable, str(HERE / "ray_job.py"), str(tmp_path), str(count)]
@@ -131,5 +131,5 @@ def test_on_a_cluster(tmp_path: Path, tell: Callable[[str], None]) -> None:
     tell(f"{count} texts on two nodes, a worker and the driver killed: {report}")
     assert report["code"] == 0, (tmp_path / "log").read_text(errors="replace")[-3000:]
     assert report["texts"] == count
-    assert report["billed"] - count <= 3 * MOST_IN_FLIGHT  # of the worker; of both when the driver was killed
+    assert report["billed"] - count <= 5 * MOST_IN_FLIGHT  # of the worker; of both, each time the driver was
     check_rows(tmp_path, count)
