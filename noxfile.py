@@ -51,6 +51,7 @@ TWO_AT_A_TIME = ("-n", "2", "--dist", "worksteal")
 for variable in ("PYTHONPATH", "PYTEST_ADDOPTS", "PYTHONDONTWRITEBYTECODE"):
     os.environ.pop(variable, None)
 os.environ["PYTHONIOENCODING"] = "utf-8"
+os.environ["DAFT_ANALYTICS_ENABLED"] = "0"  # or its import contacts another host
 
 # pyenv's own commands find only the versions that are switched on.
 PYENV = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
