@@ -40,11 +40,13 @@ ENVIRONMENT = {
 
 def workers() -> list[int]:
     """List the processes of Daft that embed, by what Ray calls them."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            if path.read_bytes().startswith(b"ray::RaySwordfishActor"):
-                found.append(int(path.parent.name))
+    found, give_up = [], time.monotonic() + 30
+    while not found and time.monotonic() < give_up:
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                title = path.read_bytes()
+                if title.startswith(b"ray::") and b"Swordfish" in title and b"Flotilla" not in title:
+                    found.append(int(path.parent.name))
     return found
 
 
@@ -83,6 +85,8 @@ def main(folder: str, count: int) -> None:
         with subprocess.Popen(job, stdout=log, stderr=log) as first:
             wait_for(emulator, count // 50, first)
             busy = workers()
+            if not busy:
+                subprocess.run(["ps", "axww"], check=False, stdout=log)  # noqa: S607
             os.kill(busy[0], 9)
             killed.append(emulator.request_count)
             survived = wait_for(emulator, count // 25, first)
