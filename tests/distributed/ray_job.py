@@ -40,7 +40,8 @@ ENVIRONMENT = {
 
 def workers() -> list[int]:
     """List the processes of Daft that embed, by what Ray calls them."""
-    found, give_up = [], time.monotonic() + 30
+    found: list[int] = []
+    give_up = time.monotonic() + 30
     while not found and time.monotonic() < give_up:
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with suppress(OSError):
