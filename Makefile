@@ -81,6 +81,7 @@ cookbook-installs: .venv-nox/made ## run every cookbook page alone, where only i
 
 soak: cookbook-installs ## tests that take minutes: faults, kills, undisclosed limits, install lines of pages
 	@$(NOX) --sessions selected -- -m long $(ARGS)
+	@$(NOX) --sessions distributed -- -m long $(ARGS)
 
 fuzz: .venv-nox/made ## fuzz the response parser, for SECONDS=60
 	@$(NOX) --sessions fuzz -- -max_total_time=$(SECONDS)

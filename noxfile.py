@@ -52,6 +52,7 @@ TWO_AT_A_TIME = ("-n", "2", "--dist", "worksteal")
 for variable in ("PYTHONPATH", "PYTEST_ADDOPTS", "PYTHONDONTWRITEBYTECODE"):
     os.environ.pop(variable, None)
 os.environ["PYTHONIOENCODING"] = "utf-8"
+os.environ["DAFT_ANALYTICS_ENABLED"] = "0"  # or its import contacts another host
 
 # pyenv's own commands find only the versions that are switched on.
 PYENV = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
@@ -310,6 +311,15 @@ def try_stores(session: nox.Session) -> None:
     results = REPORTS / session.name  # page.py reads the folder's name
     results.mkdir(parents=True, exist_ok=True)
     pytest(session, "tests/stores", QWEN_AIML_STORES_RESULTS=str(results / "results.json"))
+
+
+@nox.session(python=FOR_COOKBOOK, tags=["matrix"])
+def distributed(session: nox.Session) -> None:
+    """
+    Run what needs Redis or a Ray cluster; tests are skipped where redis-server or unshare are missing.
+    """
+    environment(session, "-e .[daft,emulator,langchain] --group distributed")
+    pytest(session, "tests/distributed")
 
 
 @nox.session(python=FOR_COOKBOOK, tags=["matrix"])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("qwen_aiml", "langchain_qwen_aiml", "llama_index_qwen_aiml", "pytest_qwen_aiml")
+PACKAGES = ("qwen_aiml", "daft_qwen_aiml", "langchain_qwen_aiml", "llama_index_qwen_aiml", "pytest_qwen_aiml")
 UNKNOWN = "<...>"
 
 # What a call means, by the name of what is called. Helpers put words around what they are given.

@@ -144,6 +144,7 @@ class EmbeddingClient(_Client):
         admit: Callable[[int], object] | None = None,
         progress: Callable[[Progress], object] | None = None,
         batch_size: int | None = None,
+        packed: bool = False,
     ) -> EmbeddingResult:
         """
         Embed texts.
@@ -162,6 +163,8 @@ class EmbeddingClient(_Client):
 
             batch_size: Texts per request of this call, no more than the setting; None for the setting.
 
+            packed: Whether each embedding is an ``array`` of float32, an eighth of the memory of a list.
+
         Returns:
             Embeddings of shape (texts, dimensions), row i for text i, and their usage.
 
@@ -174,7 +177,15 @@ class EmbeddingClient(_Client):
 
             QwenAIMLError: The first error, if no text was embedded.
         """
-        return self._embed(texts, role, admit, progress, batch_size=batch_size)
+        job = self._engine.job(texts, role=role, admit=admit, packed=packed, batch_size=batch_size)
+        running = Running(partial(self._engine.run, job))
+        self._engine.report(job, progress, running.call)
+        try:
+            running.run()
+        except KeyboardInterrupt:
+            log_interrupted(job)
+            raise
+        return job.result()
 
     @shows_no_texts
     def embed_array(
@@ -203,7 +214,7 @@ class EmbeddingClient(_Client):
             QwenAIMLError: As `embed` does. ``EmbeddingBatchError.embeddings`` are ``array``s of float32.
         """
         numpy = load_numpy()
-        rows = self._embed(texts, role, admit, progress, packed=True).embeddings
+        rows = self.embed(texts, role=role, admit=admit, progress=progress, packed=True).embeddings
         return matrix(rows, self.config.length or 0, numpy)
 
     def embed_iter(
@@ -273,26 +284,6 @@ class EmbeddingClient(_Client):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _embed(
-        self,
-        texts: Iterable[str],
-        role: Role,
-        admit: Callable[[int], object] | None,
-        progress: Callable[[Progress], object] | None,
-        *,
-        packed: bool = False,
-        batch_size: int | None = None,
-    ) -> EmbeddingResult:
-        job = self._engine.job(texts, role=role, admit=admit, packed=packed, batch_size=batch_size)
-        running = Running(partial(self._engine.run, job))
-        self._engine.report(job, progress, running.call)
-        try:
-            running.run()
-        except KeyboardInterrupt:
-            log_interrupted(job)
-            raise
-        return job.result()
-
 
 class AsyncEmbeddingClient(_Client):
     """
@@ -326,13 +317,22 @@ class AsyncEmbeddingClient(_Client):
         admit: Callable[[int], Awaitable[object]] | None = None,
         progress: Callable[[Progress], object] | None = None,
         batch_size: int | None = None,
+        packed: bool = False,
     ) -> EmbeddingResult:
         """
         Embed as `EmbeddingClient.embed` does, awaited, *admit* too. Cancelling it ends its requests.
 
         *progress* is called in the thread of the event loop, which waits for it.
         """
-        return await self._embed(texts, role, admit, progress, batch_size=batch_size)
+        job = self._engine.job(texts, role=role, admit=admit, packed=packed, batch_size=batch_size)
+        self._engine.report(job, progress, lambda call: call())
+        try:
+            await self._engine.run(job)
+        except BaseException as error:
+            if not isinstance(error, Exception):  # it was cancelled
+                log_interrupted(job)
+            raise
+        return job.result()
 
     @shows_no_texts
     async def embed_array(
@@ -345,8 +345,8 @@ class AsyncEmbeddingClient(_Client):
     ) -> NDArray[np.float32]:
         """Embed as `EmbeddingClient.embed_array` does, awaited."""
         numpy = load_numpy()
-        rows = (await self._embed(texts, role, admit, progress, packed=True)).embeddings
-        return matrix(rows, self.config.length or 0, numpy)
+        result = await self.embed(texts, role=role, admit=admit, progress=progress, packed=True)
+        return matrix(result.embeddings, self.config.length or 0, numpy)
 
     def embed_iter(
         self,
@@ -377,23 +377,3 @@ class AsyncEmbeddingClient(_Client):
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-    async def _embed(
-        self,
-        texts: Iterable[str],
-        role: Role,
-        admit: Callable[[int], Awaitable[object]] | None,
-        progress: Callable[[Progress], object] | None,
-        *,
-        packed: bool = False,
-        batch_size: int | None = None,
-    ) -> EmbeddingResult:
-        job = self._engine.job(texts, role=role, admit=admit, packed=packed, batch_size=batch_size)
-        self._engine.report(job, progress, lambda call: call())
-        try:
-            await self._engine.run(job)
-        except BaseException as error:
-            if not isinstance(error, Exception):  # it was cancelled
-                log_interrupted(job)
-            raise
-        return job.result()

@@ -49,7 +49,7 @@ class EmbeddingResult(Struct, frozen=True):
     The embeddings of one call.
 
     Attributes:
-        embeddings: Shape (texts, dimensions), row i for text i.
+        embeddings: Shape (texts, dimensions), row i for text i; lists, or ``array``s of float32 if *packed*.
 
         usage: Usage of the call.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 KEY = "sk-test-0123456789abcdef"
+
+os.environ["DAFT_ANALYTICS_ENABLED"] = "0"  # read when Daft is imported, which would contact another host
+os.environ["DAFT_PROGRESS_BAR"] = "0"
 
 
 @pytest.fixture(autouse=True)

@@ -345,7 +345,8 @@ def test_llamahub_table() -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["qwen_aiml", "qwen_aiml.emulator", "langchain_qwen_aiml", "llama_index_qwen_aiml"]
+    "package",
+    ["qwen_aiml", "qwen_aiml.emulator", "daft_qwen_aiml", "langchain_qwen_aiml", "llama_index_qwen_aiml"],
 )
 def test_reference_is_complete(package: str) -> None:
     """Every public class and function of the packages is in the reference, and nothing else is."""

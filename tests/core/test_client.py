@@ -7,6 +7,7 @@ import copy
 import inspect
 import math
 import pickle
+from array import array
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -85,6 +86,16 @@ async def test_every_vector_is_the_right_one(kind: type[Client], shuffle: bool) 
     assert emulator.request_count == result.usage.requests == 4
     assert result.model == "text-embedding-v4"
     assert len(set(result.request_ids)) == 4
+
+
+async def test_packed_rows(kind: type[Client]) -> None:
+    """Packed embeddings are arrays of float32, with the usage beside them."""
+    result = await embed(make(kind, Emulator()), TEXTS, packed=True)
+    rows: list[Any] = result.embeddings
+
+    assert {(type(row), row.typecode, len(row)) for row in rows} == {(array, "f", 64)}
+    assert [row.tolist() for row in rows] == expected_embeddings(TEXTS)
+    assert result.usage.requests == 4
 
 
 def without_the_first(answer: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,55 @@
+"""
+A job that is killed and started again: texts from Parquet to Parquet, by Daft.
+
+    python job.py TEXTS EMBEDDED CACHE
+
+With RAY_ADDRESS in the environment it runs on that cluster, with a cache in Redis at the URL CACHE; else in
+this process, with a cache in the file CACHE. Key and URL of the service are in the environment too.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import daft
+from daft.functions import embed_text
+
+from daft_qwen_aiml import QwenAIMLProvider
+
+
+def main(texts: str, embedded: str, cache: str) -> None:
+    """
+    Embed a folder of Parquet files into another one.
+
+    Args:
+        texts: The folder with the columns ``id`` and ``text``.
+
+        embedded: The folder that is written, over what is there.
+
+        cache: A path, or the URL of a Redis server.
+    """
+    store: Any = cache
+    if "RAY_ADDRESS" in os.environ:
+        daft.set_runner_ray(os.environ["RAY_ADDRESS"], noop_if_initialized=True)
+
+        def redis_cache() -> Any:
+            from langchain_community.storage import RedisStore  # noqa: PLC0415 (only on workers)
+
+            from langchain_qwen_aiml import ByteStoreCache  # noqa: PLC0415
+
+            return ByteStoreCache(RedisStore(redis_url=cache))
+
+        store = redis_cache
+
+    # Floats do not shrink in Parquet, so that what is in memory is no more than a file.
+    daft.set_execution_config(parquet_inflation_factor=1.0, parquet_target_row_group_size=32 << 20)
+    df = daft.read_parquet(f"{texts}/*.parquet")
+    provider = QwenAIMLProvider(dimensions=64, cache=store)
+    df = df.with_column("embedding", embed_text(df["text"], provider=provider))
+    df.write_parquet(embedded, write_mode="overwrite")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,135 @@
+"""Jobs of Daft that are killed and started again with their cache: each row once, few billed twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import daft
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from qwen_aiml import EmbeddingConfig
+from qwen_aiml.emulator import Emulator, _vectors, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HERE = Path(__file__).parent
+MOST_IN_FLIGHT = 10 * EmbeddingConfig(api_key="k").concurrency  # texts of one process
+PATIENCE = 600  # seconds
+NAMESPACES = ("unshare", "-rn", "-pf", "--kill-child", "--mount-proc")
+
+
+def write_texts(folder: Path, count: int) -> None:
+    """Write eight files, so that each of two nodes has some."""
+    (folder / "texts").mkdir()
+    for part in range(8):
+        ids = list(range(part, count, 8))
+        table = pa.table({"id": ids, "text": [f"text {at}" for at in ids]})
+        pq.write_table(table, folder / "texts" / f"{part}.parquet")
+
+
+def check_rows(folder: Path, count: int) -> None:
+    """Each id once, with its own embedding; looked at in full for some."""
+    table = pq.read_table(folder / "embedded", columns=["id"])
+    assert sorted(table["id"].to_pylist()) == list(range(count))
+    df = daft.read_parquet(f"{folder / 'embedded'}/*.parquet")
+    for row in df.where(df["id"].is_in(list(range(0, count, count // 50)))).to_pylist():
+        expected = _vectors.embed(row["text"], 64, "embedding-v4").tolist()
+        assert row["text"] == f"text {row['id']}"
+        assert row["embedding"].tolist() == expected
+
+
+@pytest.mark.parametrize("count", [3000, pytest.param(200_000, marks=pytest.mark.long)])
+def test_on_one_machine(count: int, tmp_path: Path, tell: Callable[[str], None]) -> None:
+    """A process that is killed twice and started again bills twice only what was in flight."""
+    write_texts(tmp_path, count)
+    emulator = Emulator(latency=0.02)
+    with serve(emulator) as url:
+        environment = {
+            **os.environ,
+            "AIMLAPI_API_KEY": "k",
+            "AIMLAPI_BASE_URL": url,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        }
+        job = [sys.executable, str(HERE / "job.py")]
+        job += [str(tmp_path / name) for name in ("texts", "embedded", "embeddings.db")]
+        for kill in (1, 2):
+            give_up = time.monotonic() + PATIENCE
+            with subprocess.Popen(job, env=environment) as process:  # noqa: S603 (our own program)
+                while emulator.request_count < kill * count // 40 and time.monotonic() < give_up:
+                    time.sleep(0.005)
+                ended = process.poll()
+                process.kill()
+            assert ended is None
+        subprocess.run(job, env=environment, check=True, timeout=PATIENCE)  # noqa: S603
+        billed = emulator.texts_billed
+
+    check_rows(tmp_path, count)
+    assert len(billed) == count
+    again = billed.total() - count
+    tell(f"{count} texts, killed twice: {again} billed twice, {emulator.request_count} requests")
+    assert again <= 2 * MOST_IN_FLIGHT
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+@pytest.mark.parametrize("counts", [(20_000, 100_000, 200_000)])
+def test_what_it_costs(counts: tuple[int, ...], tmp_path: Path, tell: Callable[[str], None]) -> None:
+    """Every row comes out, and memory does not grow with their number; CPU time is reported."""
+    server = [sys.executable, str(HERE.parents[1] / "benchmarks" / "server.py"), "--latency", "0.1"]
+    with subprocess.Popen(server, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as served:  # noqa: S603
+        assert served.stdout is not None
+        url = served.stdout.readline().strip()
+        environment = {**os.environ, "AIMLAPI_API_KEY": "k", "AIMLAPI_BASE_URL": url}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        peaks: dict[str, list[int]] = {}
+        for count in counts:
+            folder = tmp_path / str(count)
+            folder.mkdir()
+            write_texts(folder, count)
+            for way in ("client", "daft", "daft-errors", "daft-written"):
+                job = [sys.executable, str(HERE / "measured.py"), way, str(folder), str(count)]
+                output = subprocess.check_output(job, env=environment, timeout=PATIENCE)  # noqa: S603
+                report = json.loads(output.splitlines()[-1])
+                tell(f"{way}, {count} texts: {report['us']} us of CPU per text, {report['mb']} MB added")
+                assert report["rows"] == count
+                peaks.setdefault(way, []).append(report["mb"])
+
+    for way in ("daft", "daft-errors"):
+        assert max(peaks[way]) <= 1.5 * min(peaks[way])
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not find_spec("ray"), reason="only where Ray is installed")
+@pytest.mark.skipif(
+    not find_spec("langchain_community"), reason="only where langchain-community is installed"
+)
+@pytest.mark.skipif(not shutil.which("redis-server"), reason="redis-server is not installed")
+@pytest.mark.skipif(
+    not shutil.which("unshare") or subprocess.run([*NAMESPACES, "true"], check=False).returncode != 0,  # noqa: S603
+    reason="Ray is tried in namespaces of its own, which unshare can't make here",
+)
+def test_on_a_cluster(tmp_path: Path, tell: Callable[[str], None]) -> None:
+    """After a worker, and the driver twice, are killed and the job is run again, each row is there once."""
+    count = 20_000
+    write_texts(tmp_path, count)
+    program = [*NAMESPACES, sys.executable, str(HERE / "ray_job.py"), str(tmp_path), str(count)]
+    done = subprocess.run(program, check=False, stdout=subprocess.PIPE, timeout=2 * PATIENCE)  # noqa: S603
+    assert done.returncode == 0, (tmp_path / "log").read_text(errors="replace")[-3000:]
+    report = json.loads(done.stdout)
+
+    tell(f"{count} texts on two nodes, a worker and the driver killed: {report}")
+    assert report["code"] == 0, (tmp_path / "log").read_text(errors="replace")[-3000:]
+    assert report["texts"] == count
+    assert report["billed"] - count <= 5 * MOST_IN_FLIGHT  # of the worker; of both, each time the driver was
+    check_rows(tmp_path, count)
