@@ -29,6 +29,7 @@ from ._errors import (
 )
 from ._extras import refer_to_extra
 from ._models import DEFAULT_MODEL, ModelFacts, register_model
+from ._observe.usage import TrackedUsage, track_usage
 from ._progress import Progress
 from ._results import EmbeddingResult, Usage
 from ._texts.validation import check_texts
@@ -68,12 +69,14 @@ __all__ = [
     "RateLimitError",
     "ResponseFormatError",
     "SQLiteCache",
+    "TrackedUsage",
     "TransportError",
     "Usage",
     "__version__",
     "check_texts",
     "refer_to_extra",
     "register_model",
+    "track_usage",
 ]
 
 _MODULES = {

@@ -252,7 +252,7 @@ class EmbeddingClient(_Client):
 
             QwenAIMLError: By the iterator, the first error, if no text was embedded.
         """
-        make = partial(self._engine.job, role=role, admit=admit, packed=True)
+        make = self._engine.stream_job(role, admit)
         blocks = self._engine.blocks(role, look_ahead, in_order=in_order, overlap=True)
         return EmbeddingIterator(texts, blocks, make, self._engine.run)
 
@@ -364,7 +364,7 @@ class AsyncEmbeddingClient(_Client):
         third are processed, and end with the ``async with``. Without it nothing may run between two rows: a
         block is as large as *look_ahead*, and starts when its first row is requested, which is slower.
         """
-        make = partial(self._engine.job, role=role, admit=admit, packed=True)
+        make = self._engine.stream_job(role, admit)
         blocks = self._engine.blocks(role, look_ahead, in_order=in_order, overlap=False)
         return AsyncEmbeddingIterator(texts, blocks, make, self._engine.run)
 

@@ -24,8 +24,10 @@ from qwen_aiml import (
     EmbeddingResult,
     ModelFacts,
     QwenAIMLError,
+    TrackedUsage,
     Usage,
     register_model,
+    track_usage,
 )
 from qwen_aiml.emulator import Emulator, Fault, serve
 
@@ -39,6 +41,10 @@ def core() -> None:
         for index, embedding in client.embed_iter(iter(["a"]), in_order=False, look_ahead=100):
             row: array[float] = embedding
             print(index + 1, row, matrix)
+    tracked: TrackedUsage
+    with track_usage() as tracked:
+        spent: float | None = tracked.usd_spent
+        print(spent, tracked.total.requests, tracked.requests, tracked.total_tokens, tracked.credits_used)
     rows: list[list[float]] = result.embeddings
     usage: Usage = client.usage + result.usage
     tokens: int | None = usage.total_tokens

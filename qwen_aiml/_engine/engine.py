@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import threading
+from contextvars import copy_context
 from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -160,6 +161,10 @@ class Engine:
         call.batch_size = self.config.rows_of(batch_size)
         cache = None if self.cache is None else self._cache_access(self.cache, role, call)
         return Job(texts, role, call, cache, first=first)
+
+    def stream_job(self, role: Role, admit: Callable[[int], Any] | None) -> Callable[[list[str], int], Job]:
+        """Give what makes the jobs of a stream, which count in the `track_usage` blocks that are open now."""
+        return partial(copy_context().run, partial(self.job, role=role, admit=admit, packed=True))
 
     def report(
         self,

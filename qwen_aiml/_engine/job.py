@@ -230,7 +230,7 @@ class Job:
             entries = await load(cache, self.texts(some), call, shortened)
             found = {item: entry for item, entry in zip(some, entries, strict=True) if entry is not None}
             self._set(list(found), list(found.values()))
-            call.usage += Usage(cached=len(found))
+            call.count(Usage(cached=len(found)))
             self.cached_items.update(found)
             if shortened:
                 self._shortened.update(found)

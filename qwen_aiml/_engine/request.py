@@ -20,6 +20,7 @@ from .._errors import (
     TransportError,
     advised,
 )
+from .._observe.usage import open_blocks
 from .._protocol.arrays import packed
 from .._protocol.masking import masked
 from .._protocol.request import encode, max_response_bytes
@@ -129,6 +130,7 @@ class Call:
         self.deadline = None if total is None else clock.now() + total
         self.dimensions = config.length
         self.usage = Usage()
+        self._blocks = open_blocks()
         self.accepted = 0
         self.rejected_alone = 0
         self.is_stopped = False
@@ -146,6 +148,12 @@ class Call:
     def rows(self) -> int:
         """Texts in one request, as far as is known."""
         return min(self.batch_size, self.limiter.rows)
+
+    def count(self, usage: Usage) -> None:
+        """Add to the usage of the call, and of the `track_usage` blocks that it was made in."""
+        self.usage += usage
+        for block in self._blocks:
+            block.add(usage)
 
     def seconds_left(self) -> float:
         """Say how long the call may still take."""
@@ -266,7 +274,7 @@ class _Request:
                 usage = Usage()
                 raise
             finally:
-                call.usage += usage
+                call.count(usage)
             return response
         finally:
             try:
