@@ -159,6 +159,17 @@ def success(request: Request, content: dict[str, Any], credits_used: int) -> Ans
     return Answer(status=200, headers=headers, body=msgspec.json.encode(content))
 
 
+def balance(request: Request, credits_left: int | None) -> Answer:
+    """
+    Answer with the balance in dollars; one without an end is told as a thousand.
+
+    Source: AI/ML API docs, ``GET /v2/billing``.
+    """
+    dollars = 1000.0 if credits_left is None else credits_left * _NANODOLLARS_A_CREDIT / 10**9
+    body = msgspec.json.encode({"current_balance": dollars, "currency": "USD"})
+    return Answer(status=200, headers=_headers(request, "application/json; charset=utf-8"), body=body)
+
+
 def refusal(request: Request, status: int, name: str, message: str, data: object = None) -> Answer:
     """
     Answer with an error of the gateway's, in its current envelope.

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Region = Literal["international", "mainland"]
 
 PATH = "/v1/embeddings"
+BALANCE_PATH = "/v2/billing"
 
 # Names a request may use, and what the upstream calls the model.
 # Source: AI/ML API docs, pages of the two models; the shorter names are in the gateway's live catalogue as
@@ -118,11 +119,8 @@ def gateway(request: Request, *, api_keys: Collection[str] | None, path: str = P
         if path != PATH:
             message += f"; this is an emulator whose vectors are not Qwen's, and its path is {path}"
         return _answers.refusal(request, 404, "NotFoundException", message)
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not key.strip():
-        return _answers.refusal(request, 401, "UnauthorizedException", _answers.NO_KEY)
-    if api_keys is not None and key.strip() not in api_keys:
-        return _answers.refusal(request, 401, "UnauthorizedException", _answers.WRONG_KEY)
+    if (refusal := key_refusal(request, api_keys)) is not None:
+        return refusal
     content: Any = {}
     # Express reads no body of another type, takes an empty one for an empty object, and knows no bare values.
     if (
@@ -135,6 +133,16 @@ def gateway(request: Request, *, api_keys: Collection[str] | None, path: str = P
     if not isinstance(content, dict):
         return _answers.invalid(request, [_wrong_type("object", content, [])])
     return _against_schema(request, content)
+
+
+def key_refusal(request: Request, api_keys: Collection[str] | None) -> Answer | None:
+    """Give what a request gets whose key is missing or unknown; None if its key is known."""
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        return _answers.refusal(request, 401, "UnauthorizedException", _answers.NO_KEY)
+    if api_keys is not None and key.strip() not in api_keys:
+        return _answers.refusal(request, 401, "UnauthorizedException", _answers.WRONG_KEY)
+    return None
 
 
 def _against_schema(request: Request, content: dict[str, Any]) -> Call | Answer:
