@@ -14,7 +14,7 @@ ONLY = $(if $(PYTHONS),--pythons $(PYTHONS))
 OF_PAGES = $(if $(PAGES),-- -k '$(subst $() , or ,$(strip $(PAGES)))')
 OF_TESTS = $(if $(ARGS),-- $(ARGS))
 
-.PHONY: help quickstart cookbook notebooks compatibility test quick matrix tests lint types docs docs-serve format wheel dist record record-live soak fuzz bench behaviour clean python
+.PHONY: help quickstart cookbook notebooks compatibility test quick matrix tests lint types docs docs-serve format wheel dist record record-live probe soak fuzz bench behaviour clean python
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -74,6 +74,10 @@ record: .venv-nox/made ## re-record the cassettes from the emulator
 record-live: .venv-nox/made ## re-record the cassettes from the live service; costs a few cents
 	@test -n "$$AIMLAPI_API_KEY" || { echo 'record-live needs a key in AIMLAPI_API_KEY.' >&2; exit 1; }
 	@QWEN_AIML_RECORD_LIVE=1 $(NOX) --sessions selected -- --record-mode=rewrite tests/recorded
+
+probe: .venv-nox/made ## with a key, settle what is assumed of the service, for far less than $0.01; else try that on the emulator
+	@$(NOX) --sessions probe
+	@test -z "$$AIMLAPI_API_KEY" || $(MAKE) --no-print-directory record-live
 
 soak: .venv-nox/made ## tests that take minutes: thousands of texts under faults, kills and undisclosed limits
 	@$(NOX) --sessions selected -- -m long $(ARGS)

@@ -103,8 +103,8 @@ class EmbeddingConfig:
         ConfigurationError: If a setting is wrong, or no key is found.
 
     Source: variables, AI/ML API docs and SDKs. Prefix, Qwen's README of Qwen3-Embedding; that the hosted v4
-    reads it so is assumed. ``encoding_format`` is not in AI/ML API's schema of these models; ``float`` is the
-    one value that Alibaba documents.
+    reads it so is assumed (probe: prefix). ``encoding_format`` is not in AI/ML API's schema of these models;
+    ``float`` is the one value that Alibaba documents (probe: encoding).
     """
 
     model: str = DEFAULT_MODEL
