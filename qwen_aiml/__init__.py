@@ -14,6 +14,7 @@ from ._config import EmbeddingConfig
 from ._errors import (
     APIStatusError,
     AuthenticationError,
+    BudgetError,
     CacheError,
     ConfigurationError,
     DeadlineError,
@@ -29,6 +30,7 @@ from ._errors import (
 )
 from ._extras import refer_to_extra
 from ._models import DEFAULT_MODEL, ModelFacts, register_model
+from ._observe.estimate import Estimate
 from ._observe.usage import TrackedUsage, track_usage
 from ._progress import Progress
 from ._results import EmbeddingResult, Usage
@@ -48,6 +50,7 @@ __all__ = [
     "AsyncEmbeddingClient",
     "AsyncEmbeddingIterator",
     "AuthenticationError",
+    "BudgetError",
     "Cache",
     "CacheError",
     "ConfigurationError",
@@ -57,6 +60,7 @@ __all__ = [
     "EmbeddingConfig",
     "EmbeddingIterator",
     "EmbeddingResult",
+    "Estimate",
     "InputError",
     "InputTypeError",
     "InputValueError",

@@ -12,6 +12,7 @@ from ._engine.runner import Running, in_thread
 from ._engine.stream import AsyncEmbeddingIterator, EmbeddingIterator
 from ._errors import ConfigurationError
 from ._frames import shows_no_texts
+from ._observe.estimate import Counting
 from ._protocol.arrays import load_numpy, matrix
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from ._texts.validation import Role
 
 
-class _Client:
+class _Client(Counting):
     """What both clients share: settings, totals, copies."""
 
     _sync: bool

@@ -14,12 +14,14 @@ from msgspec import Struct
 
 from .._errors import (
     DeadlineError,
+    NotSentError,
     QwenAIMLError,
     RateLimitError,
     ResponseFormatError,
     TransportError,
     advised,
 )
+from .._observe.budget import within_budgets
 from .._observe.usage import open_blocks
 from .._protocol.arrays import packed
 from .._protocol.masking import masked
@@ -65,13 +67,6 @@ class Clock(Struct, frozen=True):
     random: Callable[[], float]
 
 
-class NotSentError(QwenAIMLError):
-    """A request was not sent, since the call had failed elsewhere; never raised to users."""
-
-    def __init__(self) -> None:
-        super().__init__("not sent")
-
-
 class Call:
     """
     What all requests of one call share.
@@ -96,6 +91,8 @@ class Call:
         dimensions: Of each embedding; None as long as it is not known.
 
         usage: What the call has cost so far.
+
+        blocks: Those of `track_usage` that the call was made in.
 
         accepted: Responses with valid embeddings so far.
 
@@ -130,7 +127,7 @@ class Call:
         self.deadline = None if total is None else clock.now() + total
         self.dimensions = config.length
         self.usage = Usage()
-        self._blocks = open_blocks()
+        self.blocks = open_blocks()
         self.accepted = 0
         self.rejected_alone = 0
         self.is_stopped = False
@@ -152,7 +149,7 @@ class Call:
     def count(self, usage: Usage) -> None:
         """Add to the usage of the call, and of the `track_usage` blocks that it was made in."""
         self.usage += usage
-        for block in self._blocks:
+        for block in self.blocks:
             block.add(usage)
 
     def seconds_left(self) -> float:
@@ -239,7 +236,10 @@ class _Request:
         while True:
             response: Response | None = None
             try:
-                response = await self._attempt()
+                if self._call.blocks:
+                    response = await within_budgets(self._call, len(self._post.body), self._attempt)
+                else:
+                    response = await self._attempt()
                 rows = self._read(response)
             except TransportFailure as failure:
                 self.error = self._transport_error(failure)

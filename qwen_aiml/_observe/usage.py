@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
+from .._config import above_zero, whole
 from .._results import Usage
+from .budget import Budget, shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-class _Lock:
-    """One lock for all blocks, held for an addition; replaced after a fork, where it may have been held."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-
-    def after_fork(self) -> None:
-        self.lock = threading.Lock()
 
 
 class TrackedUsage:
@@ -30,9 +20,13 @@ class TrackedUsage:
 
     It may be read from any thread, also after the block: requests that are still in flight then count as
     soon as they end.
+
+    Attributes:
+        budget: What the calls may use; None for any amount.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget | None = None) -> None:
+        self.budget = budget
         self._total = Usage()
 
     @property
@@ -67,16 +61,12 @@ class TrackedUsage:
 
     def add(self, usage: Usage) -> None:
         """Add the usage of one request, or of one cache look-up."""
-        with _lock.lock:
+        with shared.lock:
             self._total += usage
 
     def __repr__(self) -> str:
         return f"Tracked{self._total!r}"
 
-
-_lock = _Lock()
-if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows has no fork)
-    os.register_at_fork(after_in_child=_lock.after_fork)
 
 _open: ContextVar[tuple[TrackedUsage, ...]] = ContextVar("qwen_aiml_tracked", default=())
 
@@ -87,19 +77,46 @@ def open_blocks() -> tuple[TrackedUsage, ...]:
 
 
 @contextmanager
-def track_usage() -> Iterator[TrackedUsage]:
+def track_usage(
+    *,
+    max_tokens: int | None = None,
+    max_cost_usd: float | None = None,
+    usd_per_million_tokens: float | None = None,
+) -> Iterator[TrackedUsage]:
     """
-    Count what the calls made in a ``with`` block use, of all clients and of the classes of both frameworks.
+    Count, and bound, what the calls made in a ``with`` block use, of all clients and both frameworks.
 
     The block is kept in a context variable: asyncio and Trio tasks that are started in it count, other tasks
     and threads do not. A thread started in it counts if it is given the context:
     ``contextvars.copy_context().run`` as its target, or ``asyncio.to_thread``. In nested blocks, each counts.
     ``embed_iter`` counts in the blocks in which it is called, wherever its rows are read.
 
+    A request starts as long as something is left of the bounds, less what those in flight are expected to
+    use. So the last ones may use a little more. Then calls raise a `BudgetError` with what was embedded.
+
+    Args:
+        max_tokens: Tokens that may be billed; None for no bound. Where a response does not report them, they
+            are estimated from its request.
+
+        max_cost_usd: US dollars that may be charged; None for no bound. By *usd_per_million_tokens*, else by
+            what responses report.
+
+        usd_per_million_tokens: The price; None if it is not known.
+
     Yields:
         The usage up to now, which grows with each request.
+
+    Raises:
+        ConfigurationError: If a bound or the price is no number above 0.
     """
-    tracked = TrackedUsage()
+    if max_tokens is not None:
+        whole("max_tokens", max_tokens, least=1)
+    for name, value in (("max_cost_usd", max_cost_usd), ("usd_per_million_tokens", usd_per_million_tokens)):
+        if value is not None:
+            above_zero(name, value)
+    has_bound = max_tokens is not None or max_cost_usd is not None
+    budget = Budget(max_tokens, max_cost_usd, usd_per_million_tokens) if has_bound else None
+    tracked = TrackedUsage(budget)
     token = _open.set((*_open.get(), tracked))
     try:
         yield tracked

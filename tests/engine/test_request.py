@@ -24,7 +24,7 @@ from qwen_aiml import (
     Usage,
 )
 from qwen_aiml._engine.engine import make_limiter
-from qwen_aiml._engine.request import NotSentError
+from qwen_aiml._errors import NotSentError
 from qwen_aiml._protocol.response import Response
 from qwen_aiml._transport.base import FailureKind, TransportFailure
 

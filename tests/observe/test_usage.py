@@ -15,7 +15,7 @@ import pytest
 from langchain_qwen_aiml import QwenAIMLEmbeddings
 from llama_index_qwen_aiml import QwenAIMLEmbedding
 from qwen_aiml import AsyncEmbeddingClient, EmbeddingClient, EmbeddingConfig, TrackedUsage, Usage, track_usage
-from qwen_aiml._observe.usage import _lock
+from qwen_aiml._observe.budget import shared
 from qwen_aiml.emulator import Emulator, Fault
 from qwen_aiml.emulator._service import estimate_tokens
 
@@ -195,9 +195,9 @@ def test_stream_that_is_read_elsewhere() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_lock_after_a_fork() -> None:
     """A lock that another thread held at a fork is another one in the child."""
-    before = _lock.lock
+    before = shared.lock
     with before:
-        _lock.after_fork()
+        shared.after_fork()
         TrackedUsage().add(Usage(1))
 
-    assert _lock.lock is not before
+    assert shared.lock is not before
