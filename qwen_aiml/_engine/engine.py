@@ -19,6 +19,7 @@ from .._cache.entries import namespace
 from .._cache.protocol import open_cache
 from .._config import whole
 from .._errors import ConfigurationError
+from .._observe.tracing import is_traced, run_traced
 from .._progress import Reporter
 from .._results import Usage
 from .._texts.validation import check_role
@@ -193,7 +194,7 @@ class Engine:
         session = await self._session()
         job.call.begin(session.queue, session.transport)
         try:
-            await job.run()
+            await (run_traced(job) if is_traced() else job.run())
         finally:
             with self._usage_lock:
                 self.usage += job.usage
