@@ -232,10 +232,12 @@ class AdapterBase:
         """Maximum number of tokens per text; None if it is not known of the model."""
         return self._client.max_input_tokens
 
+    @shows_no_texts
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a document, as `EmbeddingClient.count_tokens` does."""
         return self._client.count_tokens(text)
 
+    @shows_no_texts
     def estimate(self, texts: Iterable[str], *, usd_per_million_tokens: float | None = None) -> Estimate:
         """Estimate what embedding documents will use, as `EmbeddingClient.estimate` does."""
         return self._client.estimate(texts, usd_per_million_tokens=usd_per_million_tokens)

@@ -189,8 +189,7 @@ class Blocks:
         if self._failures:
             failures = dict(sorted(self._failures.items()))
             error = self._crash or next(iter(failures.values()))
-            kind = batch_error(failures)
-            if self._given or kind is not EmbeddingBatchError:
+            if (kind := batch_error(failures)) is not EmbeddingBatchError or self._given:
                 error = kind([], failures, self._usage, missing=sorted(self._missing))
                 error.__cause__ = self._crash or other
         clear_frames(error)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from .._config import above_zero
+from .._frames import shows_no_texts
 from .._texts import tokens
 from .._texts.distinct import DistinctTexts
 from .._texts.validation import all_outgoing, check_texts, outgoing
@@ -69,6 +70,7 @@ class Counting:
         """Maximum number of tokens per text; None if it is not known of the model."""
         return self.config.facts.max_tokens
 
+    @shows_no_texts
     def count_tokens(self, text: str, *, role: Role = "document") -> int:
         """
         Count the tokens of a text as it is sent, by Qwen's vocabulary, with the extra ``tokenizer``.
@@ -80,6 +82,7 @@ class Counting:
         """
         return tokens.load().count(outgoing(text, self.config.instruction(role)))
 
+    @shows_no_texts
     def estimate(
         self, texts: Iterable[str], *, role: Role = "document", usd_per_million_tokens: float | None = None
     ) -> Estimate:
