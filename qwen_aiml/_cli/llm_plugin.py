@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import llm
+from llm.models import EmbeddingModel
 
 from .._client import EmbeddingClient
 from .._config import EmbeddingConfig
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 
-class QwenModel(llm.EmbeddingModel):
+class QwenModel(EmbeddingModel):
     """
     An embedding model for ``llm embed`` and ``llm embed-multi``.
 
