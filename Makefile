@@ -15,7 +15,7 @@ OF_PAGES = $(if $(PAGES),-- -k '$(subst $() , or ,$(strip $(PAGES)))')
 OF_COOKBOOK = $(if $(filter crewai_knowledge parallel,$(PAGES)),cookbook-heavy,cookbook) $(if $(PAGES),,cookbook-heavy)
 OF_TESTS = $(if $(ARGS),-- $(ARGS))
 
-.PHONY: help quickstart cookbook cookbook-installs notebooks compatibility test quick matrix tests lint types docs docs-serve format wheel dist record record-live soak fuzz bench behaviour clean python
+.PHONY: help quickstart cookbook cookbook-installs notebooks compatibility test quick matrix tests lint types docs docs-serve format wheel dist record record-live probe soak fuzz bench behaviour clean python
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
@@ -78,6 +78,10 @@ record-live: .venv-nox/made ## re-record the cassettes from the live service; co
 
 cookbook-installs: .venv-nox/made ## run every cookbook page alone, where only its own install line was run
 	@$(NOX) --sessions cookbook-installs $(if $(PAGES),-- $(PAGES))
+
+probe: .venv-nox/made ## with a key, settle what is assumed of the service, for far less than $0.01; else try that on the emulator
+	@$(NOX) --sessions probe
+	@test -z "$$AIMLAPI_API_KEY" || $(MAKE) --no-print-directory record-live
 
 soak: cookbook-installs ## tests that take minutes: faults, kills, undisclosed limits, install lines of pages
 	@$(NOX) --sessions selected -- -m long $(ARGS)

@@ -160,6 +160,15 @@ def selected(session: nox.Session) -> None:
     pytest(session)
 
 
+@nox.session(python=NEWEST)
+def probe(session: nox.Session) -> None:
+    """
+    Ask the service what is assumed of it, or the emulator if there is no key.
+    """
+    environment(session, TESTS)
+    session.run("python", "tests/recorded/probe.py")
+
+
 @nox.session(python=NEWEST, tags=["test"])
 def coverage(session: nox.Session) -> None:
     """

@@ -14,6 +14,7 @@ from ._config import EmbeddingConfig
 from ._errors import (
     APIStatusError,
     AuthenticationError,
+    BudgetError,
     CacheError,
     ConfigurationError,
     DeadlineError,
@@ -29,6 +30,8 @@ from ._errors import (
 )
 from ._extras import refer_to_extra
 from ._models import DEFAULT_MODEL, ModelFacts, register_model
+from ._observe.estimate import Estimate
+from ._observe.usage import TrackedUsage, track_usage
 from ._progress import Progress
 from ._results import EmbeddingResult, Usage
 from ._texts.validation import check_texts
@@ -47,6 +50,7 @@ __all__ = [
     "AsyncEmbeddingClient",
     "AsyncEmbeddingIterator",
     "AuthenticationError",
+    "BudgetError",
     "Cache",
     "CacheError",
     "ConfigurationError",
@@ -56,6 +60,7 @@ __all__ = [
     "EmbeddingConfig",
     "EmbeddingIterator",
     "EmbeddingResult",
+    "Estimate",
     "InputError",
     "InputTypeError",
     "InputValueError",
@@ -68,12 +73,14 @@ __all__ = [
     "RateLimitError",
     "ResponseFormatError",
     "SQLiteCache",
+    "TrackedUsage",
     "TransportError",
     "Usage",
     "__version__",
     "check_texts",
     "refer_to_extra",
     "register_model",
+    "track_usage",
 ]
 
 _MODULES = {

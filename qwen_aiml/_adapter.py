@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ._client import AsyncEmbeddingClient, EmbeddingClient
     from ._config import EmbeddingConfig
     from ._engine.limiter import Limits
+    from ._observe.estimate import Estimate
     from ._results import Usage
     from ._texts.validation import Role
 
@@ -225,6 +226,21 @@ class AdapterBase:
     def usage(self) -> Usage:
         """Usage of all calls of this object so far."""
         return self._client.usage + self._async_client.usage
+
+    @property
+    def max_input_tokens(self) -> int | None:
+        """Maximum number of tokens per text; None if it is not known of the model."""
+        return self._client.max_input_tokens
+
+    @shows_no_texts
+    def count_tokens(self, text: str) -> int:
+        """Count the tokens of a document, as `EmbeddingClient.count_tokens` does."""
+        return self._client.count_tokens(text)
+
+    @shows_no_texts
+    def estimate(self, texts: Iterable[str], *, usd_per_million_tokens: float | None = None) -> Estimate:
+        """Estimate what embedding documents will use, as `EmbeddingClient.estimate` does."""
+        return self._client.estimate(texts, usd_per_million_tokens=usd_per_million_tokens)
 
     @property
     def limits(self) -> Limits:

@@ -12,6 +12,7 @@ from ._engine.runner import Running, in_thread
 from ._engine.stream import AsyncEmbeddingIterator, EmbeddingIterator
 from ._errors import ConfigurationError
 from ._frames import shows_no_texts
+from ._observe.estimate import Counting
 from ._protocol.arrays import load_numpy, matrix
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from ._texts.validation import Role
 
 
-class _Client:
+class _Client(Counting):
     """What both clients share: settings, totals, copies."""
 
     _sync: bool
@@ -263,7 +264,7 @@ class EmbeddingClient(_Client):
 
             QwenAIMLError: By the iterator, the first error, if no text was embedded.
         """
-        make = partial(self._engine.job, role=role, admit=admit, packed=True)
+        make = self._engine.stream_job(role, admit)
         blocks = self._engine.blocks(role, look_ahead, in_order=in_order, overlap=True)
         return EmbeddingIterator(texts, blocks, make, self._engine.run)
 
@@ -364,7 +365,7 @@ class AsyncEmbeddingClient(_Client):
         third are processed, and end with the ``async with``. Without it nothing may run between two rows: a
         block is as large as *look_ahead*, and starts when its first row is requested, which is slower.
         """
-        make = partial(self._engine.job, role=role, admit=admit, packed=True)
+        make = self._engine.stream_job(role, admit)
         blocks = self._engine.blocks(role, look_ahead, in_order=in_order, overlap=False)
         return AsyncEmbeddingIterator(texts, blocks, make, self._engine.run)
 

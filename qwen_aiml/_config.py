@@ -103,8 +103,8 @@ class EmbeddingConfig:
         ConfigurationError: If a setting is wrong, or no key is found.
 
     Source: variables, AI/ML API docs and SDKs. Prefix, Qwen's README of Qwen3-Embedding; that the hosted v4
-    reads it so is assumed. ``encoding_format`` is not in AI/ML API's schema of these models; ``float`` is the
-    one value that Alibaba documents.
+    reads it so is assumed (probe: prefix). ``encoding_format`` is not in AI/ML API's schema of these models;
+    ``float`` is the one value that Alibaba documents (probe: encoding).
     """
 
     model: str = DEFAULT_MODEL
@@ -142,7 +142,7 @@ class EmbeddingConfig:
         if self.max_concurrency is not None:
             whole("max_concurrency", self.max_concurrency, least=1)
         for name in ("requests_per_minute", "tokens_per_minute"):
-            _rate(name, getattr(self, name))
+            above_zero(name, getattr(self, name))
         whole("max_retries", self.max_retries, least=0)
         self._set("timeout", DEFAULT_TIMEOUT if self.timeout is None else _seconds("timeout", self.timeout))
         if self.total_timeout is not None:
@@ -305,7 +305,8 @@ def _seconds(name: str, value: object) -> float:
     return _number(name, value, most=MOST_SECONDS, allowed=allowed)
 
 
-def _rate(name: str, value: object) -> None:
+def above_zero(name: str, value: object) -> None:
+    """Refuse what is neither a number above 0 nor None."""
     if value is not None:
         _number(name, value, most=sys.float_info.max, allowed="a number above 0, or None")
 

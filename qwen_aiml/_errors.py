@@ -248,3 +248,28 @@ class EmbeddingBatchError(QwenAIMLError):
         self.embeddings = embeddings
         self.failures = failures
         self.usage = usage
+
+
+class BudgetError(EmbeddingBatchError):
+    """
+    The bound of a `track_usage` block is reached; what was in flight is embedded, nothing more was sent.
+
+    It has the attributes of `EmbeddingBatchError`, and may have no embedding at all.
+    """
+
+
+class SpentError(QwenAIMLError):
+    """Why texts were not sent: a bound is reached. It is among the failures of a `BudgetError`."""
+
+
+class NotSentError(QwenAIMLError):
+    """A request was not sent, since the call had failed elsewhere; never raised to users."""
+
+    def __init__(self) -> None:
+        super().__init__("not sent")
+
+
+def batch_error(failures: Mapping[int, QwenAIMLError]) -> type[EmbeddingBatchError]:
+    """Choose the error of a call of which some texts, or all, failed."""
+    spent = any(isinstance(error, SpentError) for error in failures.values())
+    return BudgetError if spent else EmbeddingBatchError

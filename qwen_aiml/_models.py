@@ -77,7 +77,7 @@ def known_models() -> list[str]:
 
 
 # 256, 128 and 64 of v3: offered in mainland China and not listed for the international region. Which region
-# AI/ML API uses is not established.
+# AI/ML API uses is not established (probe: v3-dimensions).
 register_model(
     ModelFacts(
         name="alibaba/qwen-text-embedding-v4",

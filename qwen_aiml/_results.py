@@ -21,14 +21,17 @@ class Usage(Struct, frozen=True):
 
         cached: Distinct texts that came from the cache, and cost nothing.
 
-    Source: AI/ML API docs, FAQ "How can I track my funds" (credits to dollars); responses observed with and
-    without ``meta.usage``.
+        usd_spent: US dollars charged; None if a response did not report them.
+
+    Source: AI/ML API docs, FAQ "How can I track my funds" (credits to dollars), "Request tracing and cost"
+    (dollars); responses observed with and without ``meta.usage`` and its ``usd_spent``.
     """
 
     requests: int = 0
     total_tokens: int | None = 0
     credits_used: int | None = 0
     cached: int = 0
+    usd_spent: float | None = 0.0
 
     def __add__(self, other: Usage) -> Usage:
         """Add up; None if either is None."""
@@ -37,11 +40,17 @@ class Usage(Struct, frozen=True):
             _sum(self.total_tokens, other.total_tokens),
             _sum(self.credits_used, other.credits_used),
             self.cached + other.cached,
+            _dollars(self.usd_spent, other.usd_spent),
         )
 
 
 def _sum(a: int | None, b: int | None) -> int | None:
     return None if a is None or b is None else a + b
+
+
+def _dollars(a: float | None, b: float | None) -> float | None:
+    # Rounded far below a credit, or sums would show the error of binary fractions.
+    return None if a is None or b is None else round(a + b, 12)
 
 
 class EmbeddingResult(Struct, frozen=True):

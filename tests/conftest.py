@@ -39,8 +39,13 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def restored_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Restore what programs of the docs set in the process: the level of our logger, registered models."""
+    """Restore what programs of the docs set in the process: log level, registered models, tracer provider."""
+    from opentelemetry import trace  # noqa: PLC0415 (only here, since whoever imports it is traced)
+    from opentelemetry.util._once import Once  # noqa: PLC0415
+
     monkeypatch.setattr(_models, "_models", dict(_models._models))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
     yield
     logging.getLogger("qwen_aiml").setLevel(logging.NOTSET)
 

@@ -19,6 +19,7 @@ LATE = (
     "llama_index",
     "numpy",
     "openai",
+    "opentelemetry",
     "pydantic",
     "qwen_aiml._transport.asyncio_transport",
     "qwen_aiml._transport.httpx_transport",

@@ -18,14 +18,18 @@ from langchain_qwen_aiml import QwenAIMLEmbeddings
 from llama_index_qwen_aiml import QwenAIMLEmbedding
 from qwen_aiml import (
     AsyncEmbeddingClient,
+    BudgetError,
     EmbeddingBatchError,
     EmbeddingClient,
     EmbeddingConfig,
     EmbeddingResult,
+    Estimate,
     ModelFacts,
     QwenAIMLError,
+    TrackedUsage,
     Usage,
     register_model,
+    track_usage,
 )
 from qwen_aiml.emulator import Emulator, Fault, serve
 
@@ -39,6 +43,13 @@ def core() -> None:
         for index, embedding in client.embed_iter(iter(["a"]), in_order=False, look_ahead=100):
             row: array[float] = embedding
             print(index + 1, row, matrix)
+    estimate: Estimate = client.estimate(["a"], usd_per_million_tokens=0.07)
+    longest: int | None = client.max_input_tokens
+    print(estimate.requests, client.count_tokens("a", role="query"), longest)
+    tracked: TrackedUsage
+    with track_usage() as tracked:
+        spent: float | None = tracked.usd_spent
+        print(spent, tracked.total.requests, tracked.requests, tracked.total_tokens, tracked.credits_used)
     rows: list[list[float]] = result.embeddings
     usage: Usage = client.usage + result.usage
     tokens: int | None = usage.total_tokens
@@ -60,7 +71,10 @@ async def asynchronous() -> list[float]:
 def errors() -> dict[int, QwenAIMLError]:
     """Read what a failure tells."""
     try:
-        EmbeddingClient().embed(["a"])
+        with track_usage(max_tokens=1000, max_cost_usd=0.5, usd_per_million_tokens=0.07):
+            EmbeddingClient().embed(["a"])
+    except BudgetError as error:
+        print(error.embeddings)
     except EmbeddingBatchError as error:
         kept: list[list[float] | None] = error.embeddings
         print(kept, error.indices, error.usage.requests)

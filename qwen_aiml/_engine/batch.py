@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("qwen_aiml")
 
 # What the service may respond to a text that it can't process, when it does not say so. Source: AI/ML API
-# docs, "Errors and messages": errors of its partners show as 500; that others of these do is assumed.
+# docs, "Errors and messages": errors of its partners show as 500; that others do is assumed (probe: long).
 MAY_BE_ONE_TEXT = frozenset({408, 500, 504, 524})
 
 # Texts rejected in requests of their own, while nothing was accepted, that show that it is not the texts.

@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import threading
+from contextvars import copy_context
 from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -18,6 +19,7 @@ from .._cache.entries import namespace
 from .._cache.protocol import open_cache
 from .._config import whole
 from .._errors import ConfigurationError
+from .._observe.tracing import is_traced, run_traced
 from .._progress import Reporter
 from .._results import Usage
 from .._texts.validation import check_role
@@ -161,6 +163,10 @@ class Engine:
         cache = None if self.cache is None else self._cache_access(self.cache, role, call)
         return Job(texts, role, call, cache, first=first)
 
+    def stream_job(self, role: Role, admit: Callable[[int], Any] | None) -> Callable[[list[str], int], Job]:
+        """Give what makes the jobs of a stream, which count in the `track_usage` blocks that are open now."""
+        return partial(copy_context().run, partial(self.job, role=role, admit=admit, packed=True))
+
     def report(
         self,
         job: Job,
@@ -188,7 +194,7 @@ class Engine:
         session = await self._session()
         job.call.begin(session.queue, session.transport)
         try:
-            await job.run()
+            await (run_traced(job) if is_traced() else job.run())
         finally:
             with self._usage_lock:
                 self.usage += job.usage

@@ -9,14 +9,21 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import anyio
 
 from .._cache.access import KEYS_PER_LOOKUP
-from .._errors import EmbeddingBatchError, QwenAIMLError, ResponseFormatError, TransportError
+from .._errors import (
+    EmbeddingBatchError,
+    NotSentError,
+    QwenAIMLError,
+    ResponseFormatError,
+    TransportError,
+    batch_error,
+)
 from .._protocol.arrays import packed
 from .._results import EmbeddingResult, Usage
 from .._texts.distinct import DistinctTexts
 from .._texts.validation import all_outgoing, check_texts
 from .batch import Batch
 from .long_texts import NEVER_TOO_LONG, LongTexts
-from .request import NotSentError, too_late
+from .request import too_late
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -128,7 +135,7 @@ class Job:
         Return the embeddings, once `run` has ended.
 
         Raises:
-            EmbeddingBatchError: If some texts were embedded and some were not.
+            EmbeddingBatchError: If only some texts were embedded; at a bound a `BudgetError`, also if none.
 
             QwenAIMLError: If none was; or, as it is, what a transport is not known to raise.
         """
@@ -142,10 +149,11 @@ class Job:
                 cached=len(self.cached_items),
                 shortened=self.shortened(),
             )
-        if not self.embeddings:
+        kind = batch_error(failures)
+        if not self.embeddings and kind is EmbeddingBatchError:
             raise self.crash or next(iter(self._failures.values()))
         advice = "" if self.cache else f"{KEEP_ADVICE}. "
-        raise EmbeddingBatchError(embeddings, failures, self.call.usage, advice=advice) from self.crash
+        raise kind(embeddings, failures, self.call.usage, advice=advice) from self.crash
 
     def rows(self) -> list[list[float] | None]:
         """Return the embedding of every text, None where there is none; repeated texts get copies."""
@@ -230,7 +238,7 @@ class Job:
             entries = await load(cache, self.texts(some), call, shortened)
             found = {item: entry for item, entry in zip(some, entries, strict=True) if entry is not None}
             self._set(list(found), list(found.values()))
-            call.usage += Usage(cached=len(found))
+            call.count(Usage(cached=len(found)))
             self.cached_items.update(found)
             if shortened:
                 self._shortened.update(found)

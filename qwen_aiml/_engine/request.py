@@ -14,12 +14,15 @@ from msgspec import Struct
 
 from .._errors import (
     DeadlineError,
+    NotSentError,
     QwenAIMLError,
     RateLimitError,
     ResponseFormatError,
     TransportError,
     advised,
 )
+from .._observe.budget import within_budgets
+from .._observe.usage import open_blocks
 from .._protocol.arrays import packed
 from .._protocol.masking import masked
 from .._protocol.request import encode, max_response_bytes
@@ -64,13 +67,6 @@ class Clock(Struct, frozen=True):
     random: Callable[[], float]
 
 
-class NotSentError(QwenAIMLError):
-    """A request was not sent, since the call had failed elsewhere; never raised to users."""
-
-    def __init__(self) -> None:
-        super().__init__("not sent")
-
-
 class Call:
     """
     What all requests of one call share.
@@ -95,6 +91,8 @@ class Call:
         dimensions: Of each embedding; None as long as it is not known.
 
         usage: What the call has cost so far.
+
+        blocks: Those of `track_usage` that the call was made in.
 
         accepted: Responses with valid embeddings so far.
 
@@ -129,6 +127,7 @@ class Call:
         self.deadline = None if total is None else clock.now() + total
         self.dimensions = config.length
         self.usage = Usage()
+        self.blocks = open_blocks()
         self.accepted = 0
         self.rejected_alone = 0
         self.is_stopped = False
@@ -146,6 +145,12 @@ class Call:
     def rows(self) -> int:
         """Texts in one request, as far as is known."""
         return min(self.batch_size, self.limiter.rows)
+
+    def count(self, usage: Usage) -> None:
+        """Add to the usage of the call, and of the `track_usage` blocks that it was made in."""
+        self.usage += usage
+        for block in self.blocks:
+            block.add(usage)
 
     def seconds_left(self) -> float:
         """Say how long the call may still take."""
@@ -231,7 +236,10 @@ class _Request:
         while True:
             response: Response | None = None
             try:
-                response = await self._attempt()
+                if self._call.blocks:
+                    response = await within_budgets(self._call, len(self._post.body), self._attempt)
+                else:
+                    response = await self._attempt()
                 rows = self._read(response)
             except TransportFailure as failure:
                 self.error = self._transport_error(failure)
@@ -266,7 +274,7 @@ class _Request:
                 usage = Usage()
                 raise
             finally:
-                call.usage += usage
+                call.count(usage)
             return response
         finally:
             try:

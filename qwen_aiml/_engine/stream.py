@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 import anyio
 import anyio.lowlevel
 
-from .._errors import EmbeddingBatchError
+from .._errors import EmbeddingBatchError, batch_error
 from .._frames import clear_frames
 from .._results import Usage
 from .._texts.validation import iterate
@@ -189,8 +189,8 @@ class Blocks:
         if self._failures:
             failures = dict(sorted(self._failures.items()))
             error = self._crash or next(iter(failures.values()))
-            if self._given:
-                error = EmbeddingBatchError([], failures, self._usage, missing=sorted(self._missing))
+            if (kind := batch_error(failures)) is not EmbeddingBatchError or self._given:
+                error = kind([], failures, self._usage, missing=sorted(self._missing))
                 error.__cause__ = self._crash or other
         clear_frames(error)
         return error

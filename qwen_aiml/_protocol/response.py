@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 MOST_COUNTED = 2**53
 
+_DECIMAL = r"[0-9]{1,15}(\.[0-9]{1,15})?"
 _MEDIA_TYPE = r"[a-z]{1,20}/[a-z0-9.+-]{1,40}(; ?charset=[A-Za-z0-9-]{1,20})?"
 
 
@@ -98,11 +99,15 @@ class Response(msgspec.Struct, dict=True):
     def usage(self) -> Usage:
         """What the body says of the cost of its request, valid or not; what it does not say is unknown."""
         usage, meta = self.said("usage"), self.said("meta")
-        credits_used = _count(meta.get("usage") if isinstance(meta, dict) else None, "credits_used")
+        charged = meta.get("usage") if isinstance(meta, dict) else None
+        credits_used, usd_spent = _count(charged, "credits_used"), _dollars(charged)
         header = self.headers.get("x-aimlapi-credits-used")
         if credits_used is None and header and re.fullmatch("[0-9]{1,18}", header):
             credits_used = int(header)
-        return Usage(requests=1, total_tokens=_count(usage, "total_tokens"), credits_used=credits_used)
+        header = self.headers.get("x-aimlapi-usd-spent")
+        if usd_spent is None and header and re.fullmatch(_DECIMAL, header):
+            usd_spent = float(header)
+        return Usage(1, _count(usage, "total_tokens"), credits_used, usd_spent=usd_spent)
 
     @property
     def request_id(self) -> str | None:
@@ -270,3 +275,10 @@ def _count(source: Any, name: str) -> int | None:
         value = int(value)
     # Rates and totals are reckoned with it, so what no request can cost counts as unsaid.
     return value if type(value) is int and 0 <= value < MOST_COUNTED else None
+
+
+def _dollars(source: Any) -> float | None:
+    value = source.get("usd_spent") if isinstance(source, dict) else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < MOST_COUNTED:
+        return None
+    return float(value)

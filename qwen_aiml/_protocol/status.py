@@ -65,7 +65,7 @@ _ADVICE: dict[type[APIStatusError], str] = {
 
 
 def is_success(status: int) -> bool:
-    """Tell whether an HTTP status is 2xx; AI/ML API documents 200, and 201 is assumed to be possible."""
+    """Tell whether an HTTP status is 2xx; AI/ML API documents 200; 201 is assumed (probe: status)."""
     return status in range(200, 300)
 
 
@@ -74,7 +74,8 @@ def is_retried(status: int) -> bool:
     Tell whether a request that got an error status is sent again: 408, 409, 429, and all from 500 but 511.
 
     Source: openai's client (``_should_retry`` of its ``_base_client.py``), but for 511, with which a network
-    asks to sign in. AI/ML API documents retries for 429 and 5xx; that the others pass is assumed.
+    asks to sign in. AI/ML API documents retries for 429 and 5xx; that the others pass is assumed
+    (probe: none).
     """
     if status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS):
         return True
@@ -98,7 +99,7 @@ def error_in_success(
         None if it holds none. What is about the key, the credits or the rate is an error of that kind;
         anything else is malformed, and is sent again.
 
-    Source: assumed. Gateways such as OpenRouter's are known to send errors with status 200.
+    Source: assumed (probe: none). Gateways such as OpenRouter's are known to send errors with status 200.
     """
     if not (said := _said_in_success(response)):
         return None

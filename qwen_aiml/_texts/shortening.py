@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # rare characters that normalisation (NFC) expands, at most threefold: 2,047 times U+1D160 are 8,188 bytes
 # and over 12,000 tokens. Source: inferred from Qwen's published tokenizers, which give at most one token for
 # each byte of the normalised text; 8,192 tokens are Alibaba's limit, and two are left for what the service
-# may add (assumed).
+# may add (assumed; probe: tokens).
 SAFE_BYTES = 8190
 
 # No text of more bytes is expected to fit: 8 for each of 8,192 tokens. So the first cut goes here at once,

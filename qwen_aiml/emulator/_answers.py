@@ -32,7 +32,8 @@ NO_KEY = (
     "You provided an empty string instead of valid API key. "
     "You can create a new API key on the Billing page: https://aimlapi.com/app/keys"
 )
-# Source: AI/ML API docs, "Errors and messages"; observed 2025-12-05. That a wrong key gets it now is assumed.
+# Source: AI/ML API docs, "Errors and messages"; observed 2025-12-05. That a wrong key gets it now is assumed
+# (probe: wrong-key).
 WRONG_KEY = (
     "This request requires a valid API key. "
     "You can create a new API key on the Billing page: https://aimlapi.com/app/keys"
@@ -159,6 +160,17 @@ def success(request: Request, content: dict[str, Any], credits_used: int) -> Ans
     return Answer(status=200, headers=headers, body=msgspec.json.encode(content))
 
 
+def balance(request: Request, credits_left: int | None) -> Answer:
+    """
+    Answer with the balance in dollars; one without an end is told as a thousand.
+
+    Source: AI/ML API docs, ``GET /v2/billing``.
+    """
+    dollars = 1000.0 if credits_left is None else credits_left * _NANODOLLARS_A_CREDIT / 10**9
+    body = msgspec.json.encode({"current_balance": dollars, "currency": "USD"})
+    return Answer(status=200, headers=_headers(request, "application/json; charset=utf-8"), body=body)
+
+
 def refusal(request: Request, status: int, name: str, message: str, data: object = None) -> Answer:
     """
     Answer with an error of the gateway's, in its current envelope.
@@ -191,7 +203,7 @@ def refused_upstream(request: Request, kind: str, problem: str) -> Answer:
     Answer 400 with a *problem* of some *kind* that the upstream found, in the upstream's envelope.
 
     Source: observed at Alibaba's endpoint; that the gateway passes it on as
-    it is, status and all, is assumed.
+    it is, status and all, is assumed (probe: long).
     """
     request_id = long_id(request)
     message = f"<400> InternalError.Algo.{kind}: {problem}"
@@ -216,7 +228,8 @@ def throttled(request: Request, retry_after: float | None) -> Answer:
             None: no such header.
 
     Source: observed at Alibaba's endpoint, without the header; the gateway's
-    own 429 was never seen, that it passes this one on is assumed.
+    own 429 was never seen, that it passes this one on is assumed
+    (probe: burst).
     """
     message = "You have exceeded your current request limit."
     content = {"error": {"message": message, "type": "limit_requests", "code": "limit_requests"}}

@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 Region = Literal["international", "mainland"]
 
 PATH = "/v1/embeddings"
+BALANCE_PATH = "/v2/billing"
 
 # Names a request may use, and what the upstream calls the model.
 # Source: AI/ML API docs, pages of the two models; the shorter names are in the gateway's live catalogue as
-# its staff listed it in its NocoBase plugin, and are taken for aliases (assumed).
+# its staff listed it in its NocoBase plugin, and are taken for aliases (assumed; probe: price).
 MODELS = {
     "alibaba/qwen-text-embedding-v4": "text-embedding-v4",
     "alibaba/qwen-text-embedding-v3": "text-embedding-v3",
@@ -82,7 +83,7 @@ def estimate_tokens(text: str) -> int:
     Estimate the tokens of *text*: one for every four bytes of UTF-8 begun.
 
     The service counts with its model's vocabulary, which is not here. Source:
-    assumed; it agrees with the published answer ("Laura is a DJ.": 4).
+    assumed (probe: tokens); it agrees with the published answer ("Laura is a DJ.": 4).
     """
     return -(-len(text.encode()) // 4)
 
@@ -110,7 +111,8 @@ def gateway(request: Request, *, api_keys: Collection[str] | None, path: str = P
         The call to hand to the upstream, or the refusal.
 
     Source: AI/ML API's OpenAPI and observed errors. The order, the texts of
-    404 and those for unreadable bodies are NestJS's and Express's (assumed).
+    404 and those for unreadable bodies are NestJS's and Express's (assumed;
+    probe: model).
     """
     asked, _, _ = request.path.partition("?")
     if (request.method, asked) != ("POST", path):
@@ -118,11 +120,8 @@ def gateway(request: Request, *, api_keys: Collection[str] | None, path: str = P
         if path != PATH:
             message += f"; this is an emulator whose vectors are not Qwen's, and its path is {path}"
         return _answers.refusal(request, 404, "NotFoundException", message)
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not key.strip():
-        return _answers.refusal(request, 401, "UnauthorizedException", _answers.NO_KEY)
-    if api_keys is not None and key.strip() not in api_keys:
-        return _answers.refusal(request, 401, "UnauthorizedException", _answers.WRONG_KEY)
+    if (refusal := key_refusal(request, api_keys)) is not None:
+        return refusal
     content: Any = {}
     # Express reads no body of another type, takes an empty one for an empty object, and knows no bare values.
     if (
@@ -137,12 +136,23 @@ def gateway(request: Request, *, api_keys: Collection[str] | None, path: str = P
     return _against_schema(request, content)
 
 
+def key_refusal(request: Request, api_keys: Collection[str] | None) -> Answer | None:
+    """Give what a request gets whose key is missing or unknown; None if its key is known."""
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        return _answers.refusal(request, 401, "UnauthorizedException", _answers.NO_KEY)
+    if api_keys is not None and key.strip() not in api_keys:
+        return _answers.refusal(request, 401, "UnauthorizedException", _answers.WRONG_KEY)
+    return None
+
+
 def _against_schema(request: Request, content: dict[str, Any]) -> Call | Answer:
     """
     Check *content* against the model's schema; unknown keys are dropped.
 
     Source: AI/ML API's OpenAPI; issues have the words of zod 3, of which one
-    kind was observed. That the model is looked up first is assumed.
+    kind was observed. That the model is looked up first is assumed
+    (probe: model).
     """
     name = content.get("model", _MISSING)
     if not isinstance(name, str):
@@ -319,7 +329,7 @@ class Upstream:
 
         Source: Alibaba Cloud Model Studio, "Error codes",
         ``data_inspection_failed``, for refused content; that embeddings get
-        it, and through the gateway, is assumed.
+        it, and through the gateway, is assumed (probe: none).
         """
         problem = self._problem(call)
         if problem is not None:

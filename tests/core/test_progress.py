@@ -66,8 +66,8 @@ def test_what_is_reported() -> None:
 
     assert told == [
         Progress(0, 4, 0, Usage()),
-        Progress(3, 4, 0, Usage(1, 2, None)),
-        Progress(4, 4, 0, Usage(2, 3, None)),
+        Progress(3, 4, 0, Usage(1, 2, None, 0, None)),
+        Progress(4, 4, 0, Usage(2, 3, None, 0, None)),
     ]
 
 

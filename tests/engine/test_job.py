@@ -112,7 +112,7 @@ def test_out_of_order_batches() -> None:
     result = harness.job(["a", "b", "c"]).result()
 
     assert result.embeddings == list(map(vector, "abc"))
-    assert (result.usage, result.model, result.request_ids) == (Usage(2, 3, None), "m", ("c", "a"))
+    assert (result.usage, result.model, result.request_ids) == (Usage(2, 3, None, 0, None), "m", ("c", "a"))
 
 
 def test_bad_input_sends_nothing() -> None:
@@ -134,7 +134,7 @@ def test_failure_keeps_what_is_in_flight() -> None:
     assert {type(each) for each in error.failures.values()} == {AuthenticationError}
     assert error.failures[2].indices == (2, 3, 5)
     assert error.indices == (2, 3, 4, 5)
-    assert error.usage == harness.call.usage == Usage(2, 2, None)
+    assert error.usage == harness.call.usage == Usage(2, 2, None, 0, None)
     assert "4 of 6 texts have no embedding: texts 2-5. The 2 others are in `.embeddings`, the " in str(error)
     assert ". Set cache= (a path is enough) to keep them; another run then sends only the rest. First: " in (
         str(error)

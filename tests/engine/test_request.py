@@ -24,7 +24,7 @@ from qwen_aiml import (
     Usage,
 )
 from qwen_aiml._engine.engine import make_limiter
-from qwen_aiml._engine.request import NotSentError
+from qwen_aiml._errors import NotSentError
 from qwen_aiml._protocol.response import Response
 from qwen_aiml._transport.base import FailureKind, TransportFailure
 
@@ -56,7 +56,7 @@ def test_success(backend: str) -> None:
     [post] = harness.transport.posts
     assert orjson.loads(post.body) == {"model": "unknown", "input": ["text"], "dimensions": 2}
     assert (post.timeout, post.max_bytes) == (9.0, 16 * 2**20)
-    assert (harness.call.usage, harness.call.accepted) == (Usage(1, 1, None), 1)
+    assert (harness.call.usage, harness.call.accepted) == (Usage(1, 1, None, 0, None), 1)
     assert harness.limiter.reports == [("accepted", 1)]
 
 
@@ -541,7 +541,7 @@ def test_cost_of_malformed_responses() -> None:
     harness = Harness(Response(200, {}, body), BUSY)
     harness.embed()
 
-    assert harness.call.usage == Usage(3, 4, None)
+    assert harness.call.usage == Usage(3, 4, None, 0, None)
 
 
 def test_packed() -> None:

@@ -450,7 +450,7 @@ async def test_usage(way: Way) -> None:
     client = make(way, Emulator())
     await rows_of(way, client, ["Laura is a DJ."] * 2, look_ahead=1)
 
-    assert client.usage == Usage(2, 8, 2)
+    assert client.usage == Usage(2, 8, 2, 0, 0.000001)
 
 
 class Kept:

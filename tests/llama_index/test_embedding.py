@@ -559,7 +559,7 @@ def test_async_context() -> None:
             model.get_text_embedding("Laura is a DJ.")
             return model.usage
 
-    assert asyncio.run(main()) == Usage(requests=2, total_tokens=8, credits_used=2)
+    assert asyncio.run(main()) == Usage(2, 8, 2, usd_spent=0.000001)
 
 
 def test_address_and_key_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from qwen_aiml import EmbeddingConfig, EmbeddingResult, ResponseFormatError, Usa
 from qwen_aiml._protocol.request import encode
 from qwen_aiml._protocol.response import Response, decode
 
+UNKNOWN = Usage(1, None, None, usd_spent=None)
 PUBLISHED = Path(__file__).with_name("published_response.json")
 
 
@@ -62,7 +63,7 @@ def test_published_response() -> None:
     assert math.isclose(math.hypot(*embedding), 0.9999999929080919, rel_tol=1e-15)
     assert rows.model == "text-embedding-v3"
     assert rows.request_id == "8ef7c577-75e9-9056-ba09-dc4331f81f6d"
-    assert answer(PUBLISHED.read_bytes()).usage == Usage(requests=1, total_tokens=4, credits_used=1)
+    assert answer(PUBLISHED.read_bytes()).usage == Usage(1, 4, 1, usd_spent=None)
 
 
 def test_base64() -> None:
@@ -165,18 +166,26 @@ def test_length_asked_for() -> None:
 @pytest.mark.parametrize(
     ("extra", "headers", "expected"),
     [
-        ({}, {}, Usage(1, None, None)),
-        ({"usage": None, "meta": None}, {}, Usage(1, None, None)),
-        ({"usage": {"total_tokens": None}}, {}, Usage(1, None, None)),
-        ({"usage": {"total_tokens": 7.0}}, {}, Usage(1, 7, None)),
-        ({"usage": {"total_tokens": 7.5}}, {}, Usage(1, None, None)),
-        ({"usage": {"total_tokens": True}}, {}, Usage(1, None, None)),
-        ({"usage": {"total_tokens": -7}}, {}, Usage(1, None, None)),
-        ({"usage": {"total_tokens": 1e300}}, {}, Usage(1, None, None)),
-        ({"usage": [], "meta": {"usage": {"credits_used": 2}}}, {}, Usage(1, None, 2)),
-        ({"usage": {"total_tokens": 1}}, {"x-aimlapi-credits-used": "3"}, Usage(1, 1, 3)),
-        ({"meta": {"usage": {}}}, {"x-aimlapi-credits-used": "many"}, Usage(1, None, None)),
-        ({}, {"x-aimlapi-credits-used": "9" * 5000}, Usage(1, None, None)),
+        ({}, {}, UNKNOWN),
+        ({"usage": None, "meta": None}, {}, UNKNOWN),
+        ({"usage": {"total_tokens": None}}, {}, UNKNOWN),
+        ({"usage": {"total_tokens": 7.0}}, {}, Usage(1, 7, None, 0, None)),
+        ({"usage": {"total_tokens": 7.5}}, {}, UNKNOWN),
+        ({"usage": {"total_tokens": True}}, {}, UNKNOWN),
+        ({"usage": {"total_tokens": -7}}, {}, UNKNOWN),
+        ({"usage": {"total_tokens": 1e300}}, {}, UNKNOWN),
+        ({"usage": [], "meta": {"usage": {"credits_used": 2}}}, {}, Usage(1, None, 2, 0, None)),
+        ({"usage": {"total_tokens": 1}}, {"x-aimlapi-credits-used": "3"}, Usage(1, 1, 3, 0, None)),
+        ({"meta": {"usage": {}}}, {"x-aimlapi-credits-used": "many"}, UNKNOWN),
+        ({}, {"x-aimlapi-credits-used": "9" * 5000}, UNKNOWN),
+        ({"meta": {"usage": {"usd_spent": 0.026}}}, {}, Usage(1, None, None, 0, 0.026)),
+        ({"meta": {"usage": {"usd_spent": 1}}}, {}, Usage(1, None, None, 0, 1.0)),
+        ({"meta": {"usage": {"usd_spent": -1}}}, {}, UNKNOWN),
+        ({"meta": {"usage": {"usd_spent": True}}}, {}, UNKNOWN),
+        ({"meta": {"usage": {"usd_spent": "1"}}}, {}, UNKNOWN),
+        ({}, {"x-aimlapi-usd-spent": "0.000005500"}, Usage(1, None, None, 0, 0.0000055)),
+        ({}, {"x-aimlapi-usd-spent": "1e9"}, UNKNOWN),
+        ({}, {"x-aimlapi-usd-spent": "9" * 5000}, UNKNOWN),
     ],
 )
 def test_usage(extra: dict[str, Any], headers: dict[str, str], expected: Usage) -> None:
@@ -186,7 +195,7 @@ def test_usage(extra: dict[str, Any], headers: dict[str, str], expected: Usage) 
 
 def test_usage_of_no_json() -> None:
     """What is no JSON object says nothing of its cost."""
-    assert answer(b"<html>").usage == Usage(1, None, None)
+    assert answer(b"<html>").usage == UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -208,6 +217,8 @@ def test_adding_usage() -> None:
     """Sums of what is not known are not known."""
     assert Usage(1, 10, 2) + Usage(2, 5, None) == Usage(3, 15, None)
     assert Usage(cached=2) + Usage(1, 1, 1, cached=3) == Usage(1, 1, 1, 5)
+    assert Usage(usd_spent=0.5) + Usage(usd_spent=0.25) == Usage(usd_spent=0.75)
+    assert Usage(usd_spent=0.5) + UNKNOWN == UNKNOWN
 
 
 def test_numbers_beyond_measure() -> None:
@@ -221,5 +232,5 @@ def test_results_in_short() -> None:
     """A result shows what it cost, not its numbers, since event loops like to print what they hold."""
     result = EmbeddingResult([[0.25] * 1024] * 100, Usage(1, 2, 3), "m", ("id",) * 100)
 
-    usage = "Usage(requests=1, total_tokens=2, credits_used=3, cached=0)"
+    usage = "Usage(requests=1, total_tokens=2, credits_used=3, cached=0, usd_spent=0.0)"
     assert repr(result) == f"EmbeddingResult(usage={usage}, model='m', cached=0, shortened=())"

@@ -1,0 +1,43 @@
+"""Commands of the package: ``python -m qwen_aiml check``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from ._cli.check import check
+from ._models import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Run a command.
+
+    Args:
+        arguments: Those of the command line; None: the process's own.
+
+    Returns:
+        The exit status: 0 if all is well, 1 if a check failed; argparse exits with 2 if an argument is wrong.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m qwen_aiml",
+        description="The key and the URL are read from the environment: AIMLAPI_API_KEY, AIMLAPI_BASE_URL.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser(
+        "check",
+        help="check key, balance and model, with one embedding",
+        description="Check key, balance, model and dimensions, and embed one short text.",
+    )
+    command.add_argument("--model", default=DEFAULT_MODEL, help="model to check (%(default)s)")
+    command.add_argument("--dimensions", type=int, metavar="N", help="dimensions to request (default: none)")
+    given = parser.parse_args(arguments)
+    return check(model=given.model, dimensions=given.dimensions)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""Check what a program needs before it embeds: key, balance, model. One line each, one embedding at most."""
+
+from __future__ import annotations
+
+import math
+import time
+from http import HTTPStatus
+from typing import Any, Literal
+
+from .._client import EmbeddingClient
+from .._config import EmbeddingConfig
+from .._errors import AuthenticationError, ConfigurationError, InsufficientCreditsError, QwenAIMLError
+from .._keys import KEY_VARIABLES
+from .._protocol.response import Response
+from .._protocol.status import status_error
+from .._transport.environment import proxy_for, tls_context
+from .._urls import URL_VARIABLES, first_set
+
+TEXT = "check"
+SECONDS = 60.0  # for the whole of a request
+UNIT_NORM = 1e-3  # how far from 1 a norm may be
+
+Outcome = Literal["ok", "failed", "unknown"]
+
+
+def check(*, model: str, dimensions: int | None = None, http_client: Any = None) -> int:
+    """
+    Print what works with the key and URL of the environment.
+
+    Args:
+        model: Its id or short name.
+
+        dimensions: Dimensions to request; None requests none.
+
+        http_client: An ``httpx.Client`` to send with; None makes what is needed.
+
+    Returns:
+        0 if all is well, 1 if something failed.
+    """
+    try:
+        # Without retries, so that a lost response is not billed twice.
+        config = EmbeddingConfig(model=model, dimensions=dimensions, max_retries=0, total_timeout=SECONDS)
+        _say("url", "ok", f"{config.base_url}, from {first_set(URL_VARIABLES) or 'the defaults'}")
+        if _balance(config, http_client):
+            return 1
+        with EmbeddingClient(config, http_client=http_client) as client:
+            _embed(client)
+    except QwenAIMLError as error:
+        return _say(_about(error), "failed", f"{type(error).__name__}: {error}")
+    return 0
+
+
+def _embed(client: EmbeddingClient) -> None:
+    began = time.perf_counter()
+    result = client.embed([TEXT])
+    seconds = time.perf_counter() - began
+    row, usage, limits = result.embeddings[0], result.usage, client.limits
+    _say("model", "ok", f"{client.config.model}; the response names {result.model or 'none'}")
+    norm = math.hypot(*row)
+    shape = "unit length" if abs(norm - 1) < UNIT_NORM else f"length {norm:.4f}, not 1"
+    _say("dimensions", "ok", f"{len(row)}, {shape}")
+    _say("latency", "ok", f"{seconds:.2f} s for one text, connecting included")
+    costs = {"tokens": usage.total_tokens, "credits": usage.credits_used, "USD": usage.usd_spent}
+    said = [f"{'unknown' if cost is None else f'{cost:.12g}'} {unit}" for unit, cost in costs.items()]
+    _say("cost", "unknown" if None in costs.values() else "ok", ", ".join(said))
+    found = f"{limits.texts_per_request} texts per request, {limits.in_flight} requests in flight at first"
+    _say("limits", "ok", f"{found}; no rate limit met")
+
+
+def _say(name: str, outcome: Outcome, detail: str) -> int:
+    print(f"{outcome:8}{name:12}{detail}")
+    return int(outcome == "failed")
+
+
+def _about(error: QwenAIMLError) -> str:
+    if isinstance(error, AuthenticationError):
+        return "key"
+    if isinstance(error, ConfigurationError):
+        return "settings"
+    return "balance" if isinstance(error, InsufficientCreditsError) else "embedding"
+
+
+def _balance(config: EmbeddingConfig, http_client: Any) -> int:
+    """
+    Check key and balance, which costs nothing; 1 if one of them failed.
+
+    Source: AI/ML API docs, ``GET /v2/billing``; behind a gateway there may be no such URL.
+    """
+    key = f"from {first_set(KEY_VARIABLES)}"
+    base_url = config.base_url or ""
+    if not base_url.endswith("/v1"):
+        return _say("balance", "unknown", "the URL does not end in /v1, so that of the balance is not known")
+    response = _get(f"{base_url.removesuffix('/v1')}/v2/billing", config, http_client)
+    if response is None:
+        return _say("balance", "unknown", "no response")
+    if response.status == HTTPStatus.UNAUTHORIZED:
+        error = status_error(response, [], config)
+        return _say("key", "failed", f"{key}: {error}")
+    balance = response.json.get("current_balance") if isinstance(response.json, dict) else None
+    if response.status != HTTPStatus.OK or not isinstance(balance, (int, float)):
+        return _say("balance", "unknown", f"HTTP {response.status} without a balance")
+    _say("key", "ok", f"{key}, accepted")
+    if balance > 0:
+        return _say("balance", "ok", f"{balance:.2f} USD")
+    return _say(
+        "balance", "failed", f"{balance:.2f} USD. What to do: top up at https://aimlapi.com/app/billing"
+    )
+
+
+def _get(url: str, config: EmbeddingConfig, http_client: Any) -> Response | None:
+    """Get with the key, as requests are posted: proxies, certificates, no redirects; None for no response."""
+    import httpx  # noqa: PLC0415 (slow to import)
+
+    headers = {"Authorization": f"Bearer {config.secret.reveal()}", "Accept": "application/json"}
+    client = http_client or httpx.Client(proxy=proxy_for(url), verify=tls_context(), trust_env=False)
+    try:
+        response = client.get(url, headers=headers, timeout=config.silence)
+    except httpx.HTTPError:
+        return None
+    finally:
+        if http_client is None:
+            client.close()
+    return Response(response.status_code, dict(response.headers), response.content)

@@ -1,0 +1,155 @@
+"""Bounds on what calls may use: a request waits, or is not sent, once they are reached."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from .._errors import SpentError, advised
+from .._protocol.status import is_success
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from .._engine.request import Call
+    from .._protocol.response import Response
+    from .._results import Usage
+
+# Seconds between looks at what requests in flight have used; they may be of other threads and event loops.
+POLL = 0.05
+
+CREDITS_PER_USD = 2_000_000  # Source: AI/ML API docs, FAQ "How can I track my funds"
+
+MILLION = 1_000_000
+
+
+class Budget:
+    """
+    What may be used, what has been, and what those in flight are expected to use.
+
+    It is called under one lock, since requests of other threads use it too.
+
+    Args:
+        max_tokens: Tokens that may be billed; None for any number.
+
+        max_cost_usd: US dollars that may be charged; None for any amount.
+
+        usd_per_million_tokens: The price; None takes what responses report.
+    """
+
+    def __init__(
+        self, max_tokens: int | None, max_cost_usd: float | None, usd_per_million_tokens: float | None
+    ) -> None:
+        self._max_tokens = max_tokens
+        self._max_usd = max_cost_usd
+        self._price = usd_per_million_tokens
+        self._tokens = self._usd = self._reserved = 0.0
+        self._is_cost_unknown = False
+
+    def has_room(self) -> bool:
+        """
+        Tell whether a request may start; if not, those in flight may leave something.
+
+        Raises:
+            SpentError: If nothing is left, whatever they leave.
+        """
+        if self._max_tokens is not None and self._tokens >= self._max_tokens:
+            raise SpentError(f"max_tokens={self._max_tokens} is reached: {self._tokens:.0f} tokens")
+        if self._max_usd is None:
+            return self._max_tokens is None or self._tokens + self._reserved < self._max_tokens
+        if self._is_cost_unknown:
+            message = f"max_cost_usd={self._max_usd} can't be kept: a response did not report its cost"
+            raise SpentError(advised(message, "give usd_per_million_tokens"))
+        if self._usd >= self._max_usd:
+            raise SpentError(f"max_cost_usd={self._max_usd} is reached: {self._usd:.12g} USD")
+        if self._max_tokens is not None and self._tokens + self._reserved >= self._max_tokens:
+            return False
+        if self._reserved and self._rate is None:
+            return False  # one at a time until a response tells
+        return self._usd + self._reserved * (self._rate or 0) < self._max_usd
+
+    @property
+    def _rate(self) -> float | None:
+        """US dollars per token; None as long as nothing tells."""
+        if self._price is not None:
+            return self._price / MILLION
+        return self._usd / self._tokens if self._tokens else None
+
+    def reserve(self, tokens: float) -> None:
+        """Count a request as in flight."""
+        self._reserved += tokens
+
+    def settle(self, tokens: float, usage: Usage | None) -> None:
+        """Count what came of it; None if nothing was billed, as far as is known."""
+        self._reserved -= tokens
+        if usage is None:
+            return
+        billed = tokens if usage.total_tokens is None else usage.total_tokens
+        self._tokens += billed
+        if self._price is not None:
+            self._usd += billed * self._price / MILLION
+        elif usage.usd_spent is not None:
+            self._usd += usage.usd_spent
+        elif usage.credits_used is not None:
+            self._usd += usage.credits_used / CREDITS_PER_USD
+        else:
+            self._is_cost_unknown = True
+
+
+class _Lock:
+    """One lock for all blocks, held for an addition; replaced after a fork, where it may have been held."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def after_fork(self) -> None:
+        self.lock = threading.Lock()
+
+
+shared = _Lock()
+if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows has no fork)
+    os.register_at_fork(after_in_child=shared.after_fork)
+
+
+async def within_budgets(call: Call, size: int, attempt: Callable[[], Awaitable[Response]]) -> Response:
+    """
+    Make an attempt once all budgets of its call have room.
+
+    Args:
+        call: Whose attempt it is.
+
+        size: Bytes of the request body.
+
+        attempt: Sends the request, or says that the call was stopped.
+
+    Raises:
+        SpentError: If a budget is used up.
+    """
+    import anyio  # noqa: PLC0415 (slow to import, and there with the first client)
+
+    budgets = [block.budget for block in call.blocks if block.budget is not None]
+    tokens = call.limiter.expected_tokens(size)
+    while not _reserved(budgets, tokens):
+        with call.until_stopped():
+            await anyio.sleep(POLL)
+        if call.is_stopped:
+            return await attempt()
+    usage = None
+    try:
+        response = await attempt()
+        usage = response.usage if is_success(response.status) else None
+    finally:
+        with shared.lock:
+            for budget in budgets:
+                budget.settle(tokens, usage)
+    return response
+
+
+def _reserved(budgets: Sequence[Budget], tokens: float) -> bool:
+    with shared.lock:
+        if not all(map(Budget.has_room, budgets)):
+            return False
+        for budget in budgets:
+            budget.reserve(tokens)
+    return True

@@ -1,0 +1,189 @@
+"""
+Spans and metrics of OpenTelemetry, in programs that have imported it; it is never imported here.
+
+Names are those of the GenAI conventions (semantic-conventions-genai 0.1.0, in development) and of the HTTP
+conventions (1.23, stable). No text, embedding or key is in a span.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from functools import lru_cache
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from .._errors import EmbeddingBatchError, batch_error
+from .._transport.base import TransportFailure
+from .._transport.httpx_library import watched_library
+from .._version import __version__
+
+if TYPE_CHECKING:
+    from .._config import EmbeddingConfig
+    from .._engine.job import Job
+    from .._protocol.response import Response
+    from .._transport.base import Post, Transport
+
+# All names that are written, so that a new version of the conventions changes one table.
+OPERATION = "gen_ai.operation.name"
+PROVIDER = "gen_ai.provider.name"
+MODEL = "gen_ai.request.model"
+DIMENSIONS = "gen_ai.embeddings.dimension.count"
+ENCODINGS = "gen_ai.request.encoding_formats"
+INPUT_TOKENS = "gen_ai.usage.input_tokens"
+TOKEN_TYPE = "gen_ai.token.type"  # noqa: S105 (a name)
+DURATION = "gen_ai.client.operation.duration"
+TOKENS = "gen_ai.client.token.usage"
+ERROR = "error.type"
+HOST, PORT = "server.address", "server.port"
+METHOD, STATUS, URL = "http.request.method", "http.response.status_code", "url.full"
+TEXTS, REQUESTS, CACHED = "qwen_aiml.texts", "qwen_aiml.requests", "qwen_aiml.cached"  # ours
+
+# Source: the conventions' advice on buckets of the two metrics.
+SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+COUNTS = tuple(4**power for power in range(14))
+
+
+def is_traced() -> bool:
+    """Tell whether the program has imported OpenTelemetry, as whoever records spans has."""
+    # Another thread may be importing it just now.
+    return hasattr(sys.modules.get("opentelemetry.trace"), "get_tracer")
+
+
+async def run_traced(job: Job) -> None:
+    """Carry out a job in a span of its own, which its requests are children of, and record its metrics."""
+    trace: Any = sys.modules["opentelemetry.trace"]
+    tracer = trace.get_tracer("qwen_aiml", __version__)
+    attributes = _attributes(job.call.config)
+    began = time.perf_counter()
+    ended_by: str | None = None
+    with tracer.start_as_current_span(
+        f"embeddings {job.call.config.model}",
+        kind=trace.SpanKind.CLIENT,
+        attributes={**attributes, **_more(job)},
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as span:
+        if span.is_recording():
+            job.call.transport = _TracedTransport(job.call.transport, job.call.config, trace, tracer)
+        try:
+            await job.run()
+            ended_by = _error(job)
+        except BaseException as error:
+            ended_by = type(error).__name__
+            raise
+        finally:
+            usage = job.usage
+            span.set_attributes({REQUESTS: usage.requests, CACHED: usage.cached})
+            if usage.total_tokens is not None:
+                span.set_attribute(INPUT_TOKENS, usage.total_tokens)
+            if ended_by is not None:
+                _fail(span, trace, ended_by)
+                attributes[ERROR] = ended_by
+            _measure(job, attributes, time.perf_counter() - began)
+
+
+def _attributes(config: EmbeddingConfig) -> dict[str, Any]:
+    url = urlsplit(config.endpoint)
+    port = url.port or (443 if url.scheme == "https" else 80)
+    return {
+        OPERATION: "embeddings",
+        PROVIDER: "aimlapi",
+        MODEL: config.model,
+        HOST: url.hostname or "",
+        PORT: port,
+    }
+
+
+def _more(job: Job) -> dict[str, Any]:
+    """Give what spans have and metrics have not."""
+    config = job.call.config
+    more: dict[str, Any] = {TEXTS: len(job.items)}
+    if config.length is not None:
+        more[DIMENSIONS] = config.length
+    if config.encoding_format is not None:
+        more[ENCODINGS] = [config.encoding_format]
+    return more
+
+
+def _error(job: Job) -> str | None:
+    """Name the error that a job will raise; None for none."""
+    failures = job.failures()
+    if not failures:
+        return None
+    kind = batch_error(failures)
+    if not job.embeddings and kind is EmbeddingBatchError:
+        return type(job.crash or next(iter(failures.values()))).__name__
+    return kind.__name__
+
+
+def _fail(span: Any, trace: Any, kind: str) -> None:
+    span.set_attribute(ERROR, kind)
+    span.set_status(trace.Status(trace.StatusCode.ERROR))
+
+
+def _measure(job: Job, attributes: dict[str, Any], seconds: float) -> None:
+    metrics: Any = sys.modules.get("opentelemetry.metrics")
+    if not hasattr(metrics, "get_meter_provider"):
+        return
+    duration, tokens = _instruments(metrics.get_meter_provider())
+    duration.record(seconds, attributes)
+    usage = job.usage
+    if usage.requests and usage.total_tokens is not None:
+        tokens.record(usage.total_tokens, {**attributes, TOKEN_TYPE: "input"})
+
+
+@lru_cache(maxsize=4)  # making one twice is warned of
+def _instruments(provider: Any) -> tuple[Any, Any]:
+    meter = provider.get_meter("qwen_aiml", __version__)
+    return (
+        _histogram(meter, DURATION, "s", "Duration of a call", SECONDS),
+        _histogram(meter, TOKENS, "{token}", "Tokens billed for a call", COUNTS),
+    )
+
+
+def _histogram(meter: Any, name: str, unit: str, description: str, buckets: tuple[float, ...]) -> Any:
+    try:
+        return meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=buckets)
+    except TypeError:  # OpenTelemetry before 1.30
+        return meter.create_histogram(name, unit, description)
+
+
+class _TracedTransport:
+    """Posts in a span of its own, unless instrumentation of httpx makes one."""
+
+    def __init__(self, transport: Transport, config: EmbeddingConfig, trace: Any, tracer: Any) -> None:
+        self._transport = transport
+        self._trace = trace
+        self._tracer = tracer
+        attributes = _attributes(config)
+        self._attributes = {
+            METHOD: "POST",
+            URL: config.endpoint,
+            **{name: attributes[name] for name in (HOST, PORT)},
+        }
+        self.aclose = transport.aclose
+
+    async def post(self, request: Post) -> Response:
+        if watched_library() is not None:
+            return await self._transport.post(request)
+        trace = self._trace
+        with self._tracer.start_as_current_span(
+            "POST",
+            kind=trace.SpanKind.CLIENT,
+            attributes=self._attributes,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                response = await self._transport.post(request)
+            except BaseException as error:
+                _fail(
+                    span, trace, error.kind if isinstance(error, TransportFailure) else type(error).__name__
+                )
+                raise
+            span.set_attribute(STATUS, response.status)
+            if response.status >= HTTPStatus.BAD_REQUEST:
+                _fail(span, trace, str(response.status))
+            return response

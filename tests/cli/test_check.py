@@ -1,0 +1,149 @@
+"""``python -m qwen_aiml check``: what it prints and returns for right, wrong and missing settings."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from qwen_aiml.__main__ import main
+from qwen_aiml._cli.check import check
+from qwen_aiml.emulator import Emulator, Fault, intercept, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KEY = "sk-test-0123456789abcdef"
+MODEL = "text-embedding-v4"
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Give a function that checks with an emulator, and returns the exit status and the outcome by name."""
+    monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
+
+    def run(emulator: Emulator, **options: Any) -> tuple[int, dict[str, tuple[str, str]]]:
+        http_client = emulator.client_options()["http_client"]
+        status = check(**{"model": MODEL, "http_client": http_client, **options})
+        said = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
+        assert not [line for line in said if KEY in line[2]]
+        return status, {name: (outcome, detail) for outcome, name, detail in said}
+
+    return run
+
+
+def test_all_is_well(lines: Any) -> None:
+    """With a right key each line is ok, and one text is billed, once."""
+    emulator = Emulator(api_keys=[KEY], credits=20_140_000)
+    status, said = lines(emulator, dimensions=64)
+
+    assert status == 0
+    assert {outcome for outcome, _ in said.values()} == {"ok"}
+    assert list(said) == ["url", "key", "balance", "model", "dimensions", "latency", "cost", "limits"]
+    assert said["balance"][1] == "10.07 USD"
+    assert said["dimensions"][1] == "64, unit length"
+    assert said["cost"][1] == "2 tokens, 1 credits, 5e-07 USD"
+    assert sum(emulator.texts_billed.values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "faults", "failed", "detail"),
+    [
+        ({"api_keys": ["another"]}, [], "key", "HTTP 401"),
+        ({"credits": 0}, [], "balance", "0.00 USD. What to do: top up"),
+        ({}, [None, Fault(status=401)], "key", "AuthenticationError: HTTP 401"),
+        ({}, [None, Fault(status=403)], "balance", "InsufficientCreditsError: HTTP 403"),
+        ({}, [None, Fault(status=503)], "embedding", "APIStatusError: HTTP 503"),
+        ({}, [None, Fault(reset="after")], "embedding", "TransportError: no response"),
+    ],
+)
+def test_what_fails(lines: Any, settings: Any, faults: list[Any], failed: str, detail: str) -> None:
+    """What fails is named, with the reason, and nothing is sent twice."""
+    emulator = Emulator(**settings)
+    emulator.script(*faults)
+    status, said = lines(emulator)
+
+    assert status == 1
+    assert [name for name, (outcome, _) in said.items() if outcome == "failed"] == [failed]
+    assert detail in said[failed][1]
+    assert emulator.request_count == max(1, len(faults))
+
+
+@pytest.mark.parametrize(
+    ("fault", "detail"),
+    [
+        (Fault(status=404), "HTTP 404 without a balance"),
+        (Fault(edit=lambda _: b"<html>"), "HTTP 200 without a balance"),
+        (Fault(edit=lambda _: {"current_balance": None}), "HTTP 200 without a balance"),
+        (Fault(reset="before"), "no response"),
+    ],
+)
+def test_unknown_balance(lines: Any, fault: Fault, detail: str) -> None:
+    """A balance that can't be read is unknown, which is not an error: a gateway may have none."""
+    emulator = Emulator()
+    emulator.script(fault)
+    status, said = lines(emulator)
+
+    assert (status, said["balance"], said["model"][0]) == (0, ("unknown", detail), "ok")
+
+
+def test_url_of_a_gateway(lines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind another URL than one that ends in /v1, no balance is asked for."""
+    monkeypatch.setenv("AIMLAPI_BASE_URL", "https://gateway.example/openai")
+    emulator = Emulator()
+    status, said = lines(emulator)
+
+    assert status == 1  # the emulator has no such path
+    assert said["balance"][0] == "unknown"
+    assert said["url"][1] == "https://gateway.example/openai, from AIMLAPI_BASE_URL"
+    assert emulator.request_count == 1
+
+
+def test_odd_response(lines: Any) -> None:
+    """Vectors of another length than 1, a cost that is not told and a model without a name are said to be."""
+    emulator = Emulator()
+    emulator.script(None, Fault(edit=lambda body: {"data": [{**body["data"][0], "embedding": [3.0] * 1024}]}))
+    status, said = lines(emulator)
+
+    assert status == 0
+    assert said["dimensions"][1] == "1024, length 96.0000, not 1"
+    assert said["cost"] == ("unknown", "unknown tokens, 1 credits, 5e-07 USD")
+    assert said["model"][1].endswith("names none")
+
+
+@pytest.mark.parametrize(("key", "outcome"), [(KEY, 0), ("wrong-key-of-another-account", 1), ("", 1)])
+def test_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str, outcome: int
+) -> None:
+    """The command checks over a connection, with the key and the URL of the environment."""
+    monkeypatch.setenv("AIMLAPI_API_KEY", key)
+    emulator = Emulator(api_keys=[KEY])
+    with serve(emulator) as base_url:
+        monkeypatch.setenv("AIMLAPI_BASE_URL", base_url)
+        assert main(["check", "--dimensions", "64"]) == outcome
+
+    assert sum(emulator.texts_billed.values()) == (outcome == 0)
+    assert ("failed" in capsys.readouterr().out) == (outcome == 1)
+
+
+def test_module() -> None:
+    """It is run as a module; without a command it says which there are."""
+    command = [sys.executable, "-m", "qwen_aiml"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)  # noqa: S603
+
+    assert done.returncode == 2
+    assert "COMMAND" in done.stderr
+
+
+def test_certificates_that_can_not_be_read(
+    lines: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    """What the environment names and can't be used is said, not raised."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    with intercept(Emulator()):
+        status, said = lines(Emulator(), http_client=None)
+
+    assert (status, said["settings"][0]) == (1, "failed")
+    assert "SSL_CERT_FILE" in said["settings"][1]

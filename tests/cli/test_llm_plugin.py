@@ -1,0 +1,55 @@
+"""The plugin of ``llm``: found by its entry point, in full batches, and each line once."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from qwen_aiml.emulator import Emulator, intercept
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+llm = pytest.importorskip("llm")
+cli = pytest.importorskip("llm.cli")
+testing = pytest.importorskip("click.testing")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Give a function that runs a command of ``llm`` and returns what it printed."""
+    monkeypatch.setenv("LLM_USER_PATH", str(tmp_path / "llm"))
+    (tmp_path / "llm").mkdir()
+
+    def run(*arguments: str) -> str:
+        done = testing.CliRunner().invoke(cli.cli, list(arguments))
+        assert done.exit_code == 0, done.output
+        output: str = done.output
+        return output
+
+    return run
+
+
+def test_entry_point() -> None:
+    """It is found by the name under which llm looks."""
+    [found] = [each for each in entry_points(group="llm") if each.value.startswith("qwen_aiml")]
+
+    assert found.load().QwenModel("m").model_id == "m"
+
+
+def test_embed_multi(run: Any, tmp_path: Path) -> None:
+    """A file of 2,000 lines takes 200 requests, and none the second time."""
+    lines = tmp_path / "lines.csv"
+    lines.write_text("id,text\n" + "".join(f"{at},line number {at}\n" for at in range(2_000)))
+    command = ("embed-multi", "lines", str(lines), "-m", "qwen-text-embedding-v4")
+    with intercept(Emulator()) as emulator:
+        run(*command)
+        assert emulator.request_count == 200
+        run(*command)
+        assert emulator.request_count == 200
+        assert len(emulator.texts_billed) == 2_000
+        found = run("similar", "lines", "-c", "line number 1234", "-n", "1")
+
+    assert '"id": "1234"' in found

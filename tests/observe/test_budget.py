@@ -1,0 +1,238 @@
+"""Bounds: a job stops within what was in flight, with what was embedded, and nothing more is sent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from langchain_qwen_aiml import QwenAIMLEmbeddings
+from llama_index_qwen_aiml import QwenAIMLEmbedding
+from qwen_aiml import (
+    APIStatusError,
+    AsyncEmbeddingClient,
+    BudgetError,
+    ConfigurationError,
+    EmbeddingClient,
+    EmbeddingConfig,
+    track_usage,
+)
+from qwen_aiml._errors import SpentError
+from qwen_aiml._observe.budget import Budget
+from qwen_aiml._results import Usage
+from qwen_aiml.emulator import Emulator, Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TEXTS = [f"text number {at}" for at in range(10_000)]  # of 4 tokens, or 5 with its last 10 %
+A_REQUEST = 50  # tokens of a request at most
+
+
+@pytest.fixture
+def client_of() -> Any:
+    """Give a function that makes a client of an emulator."""
+
+    def make(emulator: Emulator, **settings: Any) -> EmbeddingClient:
+        http_client = emulator.client_options()["http_client"]
+        return EmbeddingClient(
+            EmbeddingConfig(**{"api_key": "k", "dimensions": 64, **settings}), http_client=http_client
+        )
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("name", "bound", "used", "a_request"),
+    [("max_tokens", 5_000, "total_tokens", A_REQUEST), ("max_cost_usd", 0.00035, "usd_spent", 0.000004)],
+)
+def test_a_job_stops_within_what_is_in_flight(
+    client_of: Any, name: str, bound: Any, used: str, a_request: float
+) -> None:
+    """A job of 10,000 texts stops at the bound, less or more what was in flight; its rows are kept."""
+    emulator = Emulator()
+    with (
+        client_of(emulator, max_concurrency=8) as client,
+        track_usage(**{name: bound}) as usage,
+        pytest.raises(BudgetError, match=r"is reached") as caught,
+    ):
+        client.embed(TEXTS)
+
+    error = caught.value
+    embedded = [row for row in error.embeddings if row is not None]
+    assert bound <= getattr(usage, used) <= bound + 8 * a_request
+    assert len(embedded) == sum(emulator.texts_billed.values())
+    assert len(error.embeddings) == len(TEXTS)
+    assert error.usage.total_tokens == usage.total_tokens
+    assert isinstance(next(iter(error.failures.values())), SpentError)
+    assert emulator.request_count == usage.requests < 150
+
+
+def test_price(client_of: Any) -> None:
+    """With a price given, what responses report is not asked."""
+    with (
+        client_of(Emulator(), max_concurrency=2) as client,
+        track_usage(max_cost_usd=0.001, usd_per_million_tokens=1) as usage,
+        pytest.raises(BudgetError, match=r"max_cost_usd=0\.001 is reached"),
+    ):
+        client.embed(TEXTS[:1000])
+
+    assert 1_000 <= (usage.total_tokens or 0) <= 1_000 + 2 * A_REQUEST
+
+
+def test_both_bounds(client_of: Any) -> None:
+    """Of two bounds the first that is reached counts, in nested blocks too."""
+    with client_of(Emulator(), max_concurrency=2) as client, track_usage(max_tokens=500) as outer:
+        with (
+            track_usage(max_cost_usd=1, max_tokens=200) as inner,
+            pytest.raises(BudgetError, match="max_tokens=200 is"),
+        ):
+            client.embed(TEXTS[:1000])
+        with track_usage(), pytest.raises(BudgetError, match="max_tokens=500 is reached"):
+            client.embed(TEXTS[:1000])
+
+    assert 200 <= (inner.total_tokens or 0) <= 300
+    assert 500 <= (outer.total_tokens or 0) <= 600
+
+
+def test_what_is_spent_stays_spent(client_of: Any) -> None:
+    """Once a bound is reached, later calls in the block send nothing, and say so; cached texts are free."""
+    emulator = Emulator()
+    with client_of(emulator) as client, track_usage(max_tokens=1):
+        client.embed(["a"])
+        with pytest.raises(BudgetError) as caught:
+            client.embed(["b"])
+        with pytest.raises(BudgetError) as of_stream:
+            list(client.embed_iter(["c"]))
+
+    assert caught.value.embeddings == [None]
+    assert of_stream.value.indices == (0,)
+    assert emulator.request_count == 1
+    with client_of(emulator) as client:
+        assert len(client.embed(["b"]).embeddings) == 1
+
+
+def test_stream(client_of: Any) -> None:
+    """A stream yields what was embedded, and then says why it ends."""
+    emulator = Emulator()
+    rows: list[int] = []
+    with client_of(emulator, max_concurrency=4) as client, track_usage(max_tokens=2_000) as usage:
+        stream = client.embed_iter(TEXTS, in_order=False)
+        with pytest.raises(BudgetError):
+            rows.extend(index for index, _ in stream)
+
+    assert len(rows) == sum(emulator.texts_billed.values())
+    assert 2_000 <= (usage.total_tokens or 0) <= 2_000 + 4 * A_REQUEST
+
+
+@pytest.mark.parametrize("kind", [QwenAIMLEmbeddings, QwenAIMLEmbedding])
+def test_frameworks(kind: Any) -> None:
+    """The classes of both frameworks keep to the bound."""
+    emulator = Emulator()
+    model = kind(dimensions=64, max_concurrency=2, **emulator.client_options())
+    embed: Callable[[list[str]], object] = getattr(
+        model, "embed_documents" if kind is QwenAIMLEmbeddings else "get_text_embedding_batch"
+    )
+    with track_usage(max_tokens=200) as usage, pytest.raises(BudgetError):
+        embed(TEXTS[:1000])
+
+    assert 200 <= (usage.total_tokens or 0) <= 200 + 2 * A_REQUEST
+
+
+@pytest.mark.anyio
+async def test_async_calls_share_a_bound() -> None:
+    """Calls that run at once in one block share its bound, on asyncio and Trio."""
+    emulator = Emulator()
+    http_client = emulator.client_options()["http_async_client"]
+    client = AsyncEmbeddingClient(
+        EmbeddingConfig(api_key="k", dimensions=64, max_concurrency=4), http_client=http_client
+    )
+    refused = []
+
+    async def embed(at: int) -> None:
+        try:
+            await client.embed(TEXTS[at * 1000 : at * 1000 + 1000])
+        except BudgetError as error:
+            refused.append(error)
+
+    with track_usage(max_tokens=2_000) as usage:
+        async with anyio.create_task_group() as group:
+            for at in range(4):
+                group.start_soon(embed, at)
+
+    assert len(refused) == 4
+    assert 2_000 <= (usage.total_tokens or 0) <= 2_000 + 4 * A_REQUEST
+
+
+def test_cost_that_is_not_told(client_of: Any) -> None:
+    """A bound in dollars that a response tells nothing about ends the job there, with advice."""
+    emulator = Emulator()
+    silent = {"x-aimlapi-credits-used": "", "x-aimlapi-usd-spent": ""}
+    body = b'{"data": [{"index": 0, "embedding": [%s]}]}' % b",".join([b"1"] * 64)
+    emulator.script(*[Fault(status=200, headers=silent, body=body)] * 5)
+    with (
+        client_of(emulator, batch_size=1, max_concurrency=2) as client,
+        track_usage(max_cost_usd=1) as usage,
+        pytest.raises(BudgetError, match="What to do: give usd_per_million_tokens"),
+    ):
+        client.embed(TEXTS[:100])
+
+    assert usage.requests == 1  # the others waited for what it would tell
+    assert usage.usd_spent is None
+
+
+def test_another_failure(client_of: Any) -> None:
+    """A failure that is not the bound's is raised as without one, and what failed is not counted."""
+    emulator = Emulator()
+    emulator.script(Fault(status=401), Fault(reset="before"), None)
+    with client_of(emulator) as client, track_usage(max_tokens=1) as usage:
+        with pytest.raises(APIStatusError, match="401"):
+            client.embed(["a"])
+        assert len(client.embed(["a"]).embeddings) == 1
+
+    assert (usage.requests, usage.total_tokens) == (3, 1)
+
+
+def test_a_request_waits_for_those_in_flight() -> None:
+    """Near the bound a request waits until it is known what those in flight have used."""
+    for budget in (Budget(100, None, None), Budget(100, 1.0, None), Budget(None, 0.0001, 1.0)):
+        assert budget.has_room()
+        budget.reserve(110)
+        assert not budget.has_room()
+        budget.settle(110, Usage(1, 60, 30))
+        assert budget.has_room()
+        budget.settle(0, Usage(1, None, 30))
+        budget.settle(50, Usage(1, None, 30))
+        with pytest.raises(SpentError):
+            budget.has_room()
+
+
+def test_first_cost_is_awaited() -> None:
+    """Without a price, one request is sent at a time until a response tells what tokens cost."""
+    budget = Budget(None, 1.0, None)
+    budget.reserve(10)
+
+    assert not budget.has_room()
+    budget.settle(10, Usage(1, 10, 2_000, usd_spent=None))
+    budget.reserve(10)
+    assert budget.has_room()
+    budget.settle(10, Usage(1, 10, None, usd_spent=0.999))
+    with pytest.raises(SpentError, match=r"max_cost_usd=1\.0 is reached: 1 USD"):
+        budget.has_room()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_tokens": 0},
+        {"max_tokens": 1.5},
+        {"max_cost_usd": 0},
+        {"max_cost_usd": "1"},
+        {"max_cost_usd": 1, "usd_per_million_tokens": -1},
+    ],
+)
+def test_wrong_bounds(wrong: dict[str, Any]) -> None:
+    """A bound or price that is no number above 0 is refused where the block begins."""
+    with pytest.raises(ConfigurationError, match=list(wrong)[-1]), track_usage(**wrong):
+        pytest.fail("the block is not entered")

@@ -1,0 +1,203 @@
+"""Usage by block: every call counts where it was made, whatever runs at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from langchain_qwen_aiml import QwenAIMLEmbeddings
+from llama_index_qwen_aiml import QwenAIMLEmbedding
+from qwen_aiml import AsyncEmbeddingClient, EmbeddingClient, EmbeddingConfig, TrackedUsage, Usage, track_usage
+from qwen_aiml._observe.budget import shared
+from qwen_aiml.emulator import Emulator, Fault
+from qwen_aiml.emulator._service import estimate_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+TENANTS, THREADS, TASKS = 3, 8, 8
+
+
+def made(emulator: Emulator, kind: Any, **settings: Any) -> Any:
+    """Make an object of a class that embeds with the emulator."""
+    options = emulator.client_options()
+    if kind in (EmbeddingClient, AsyncEmbeddingClient):
+        name = "http_client" if kind is EmbeddingClient else "http_async_client"
+        config = EmbeddingConfig(api_key=options["api_key"], dimensions=64)
+        return kind(config, http_client=options[name], **settings)
+    return kind(dimensions=64, **options, **settings)
+
+
+def sync_calls(model: Any, texts: list[str], task: int) -> None:
+    """Embed synchronously, each task in another of the ways that the object has."""
+    if isinstance(model, QwenAIMLEmbeddings):
+        model.embed_documents(texts)
+    elif isinstance(model, QwenAIMLEmbedding):
+        model.get_text_embedding_batch(texts)
+    elif task % 2:
+        assert len(list(model.embed_iter(texts, look_ahead=3))) == len(texts)
+    else:
+        model.embed(texts)
+
+
+async def async_calls(model: Any, texts: list[str], task: int) -> None:
+    """Embed asynchronously, each task in another of the ways that the object has."""
+    if isinstance(model, QwenAIMLEmbeddings):
+        await model.aembed_documents(texts)
+    elif isinstance(model, QwenAIMLEmbedding):
+        await model.aget_text_embedding_batch(texts)
+    elif task % 2:
+        async with model.embed_iter(texts, look_ahead=3) as rows:
+            assert len([row async for row in rows]) == len(texts)
+    else:
+        await model.embed(texts)
+
+
+def texts_of(tenant: int, thread: int, task: int) -> list[str]:
+    """Make the texts of a task, of lengths of the tenant's own."""
+    return [f"{tenant}-{thread}-{task}-{at} " + "word " * (1 + tenant * 7) for at in range(4)]
+
+
+def a_thread(model: Any, tenant: int, thread: int, *, is_async: bool) -> None:
+    """Run the tasks of a thread: in an event loop of its own, or one after the other."""
+
+    async def main() -> None:
+        tasks = (async_calls(model, texts_of(tenant, thread, task), task) for task in range(TASKS))
+        await asyncio.gather(*tasks)
+
+    if is_async:
+        asyncio.run(main())
+    else:
+        for task in range(TASKS):
+            sync_calls(model, texts_of(tenant, thread, task), task)
+
+
+def a_tenant(model: Any, tenant: int, together: threading.Barrier, *, is_async: bool) -> TrackedUsage:
+    """Run the threads of a tenant at the same time as those of the others."""
+    together.wait(60)
+    with track_usage() as usage, ThreadPoolExecutor(THREADS) as threads:
+        work = partial(a_thread, model, tenant, is_async=is_async)
+        for done in [threads.submit(copy_context().run, work, thread) for thread in range(THREADS)]:
+            done.result()
+    return usage
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_async"),
+    [
+        (EmbeddingClient, False),
+        (AsyncEmbeddingClient, True),
+        (QwenAIMLEmbeddings, False),
+        (QwenAIMLEmbeddings, True),
+        (QwenAIMLEmbedding, False),
+        (QwenAIMLEmbedding, True),
+    ],
+)
+def test_every_token_at_the_right_tenant(kind: Any, is_async: bool, tmp_path: Path) -> None:
+    """Three tenants of eight threads of eight tasks share one object, and each is told its own usage."""
+    emulator = Emulator()
+    model = made(emulator, kind, cache=tmp_path / "cache.db")
+    expected = [
+        sum(
+            estimate_tokens(text)
+            for thread in range(THREADS)
+            for task in range(TASKS)
+            for text in texts_of(tenant, thread, task)
+        )
+        for tenant in range(TENANTS)
+    ]
+    for cached in (0, THREADS * TASKS * 4):
+        together = threading.Barrier(TENANTS)
+        run = partial(a_tenant, model, together=together, is_async=is_async)
+        with ThreadPoolExecutor(TENANTS) as tenants:
+            found = list(tenants.map(run, range(TENANTS)))
+
+        assert [usage.total_tokens for usage in found] == ([0] * TENANTS if cached else expected)
+        assert [usage.cached for usage in found] == [cached] * TENANTS
+        assert (sum(usage.requests for usage in found) == 0) == bool(cached)
+    assert model.usage.total_tokens == sum(expected)
+    assert model.usage.requests == emulator.request_count
+    model.close() if hasattr(model, "close") else asyncio.run(model.aclose())
+
+
+def test_blocks_in_blocks() -> None:
+    """In nested blocks each counts; calls outside of them count in neither, but in the running total."""
+    with made(Emulator(), EmbeddingClient) as client:
+        with track_usage() as outer:
+            client.embed(["a"])
+            with track_usage() as inner:
+                client.embed(["b"])
+            client.embed(["c"])
+        client.embed(["d"])
+
+    assert (outer.requests, inner.requests, client.usage.requests) == (3, 1, 4)
+    assert inner.total == Usage(1, 1, 1, usd_spent=0.0000005)
+    assert (inner.total_tokens, inner.credits_used, inner.cached, inner.usd_spent) == (1, 1, 0, 0.0000005)
+    assert repr(outer) == (
+        "TrackedUsage(requests=3, total_tokens=3, credits_used=3, cached=0, usd_spent=1.5e-06)"
+    )
+
+
+def test_unknown_stays_unknown() -> None:
+    """What one response does not say is unknown of the whole block, not 0."""
+    emulator = Emulator()
+    emulator.script(None, Fault(edit=lambda body: {"data": body["data"]}))
+    with made(emulator, EmbeddingClient) as client, track_usage() as usage:
+        client.embed(["a"])
+        client.embed(["b"])
+
+    assert (usage.requests, usage.total_tokens, usage.cached) == (2, None, 0)
+    assert usage.credits_used == 2  # which a header says
+
+
+def test_failed_calls_count() -> None:
+    """What a call used before it failed counts, retries too."""
+    emulator = Emulator()
+    emulator.script(Fault(status=503), Fault(edit=lambda _: b"{}"), None)
+    with made(emulator, EmbeddingClient) as client, track_usage() as usage:
+        client.embed(["a"])
+
+    assert usage.requests == 3
+
+
+@pytest.mark.parametrize("start", [copy_context, None])
+def test_threads(start: Callable[[], Any] | None) -> None:
+    """A thread that is started in a block counts there if it is given the context, and else does not."""
+    with made(Emulator(), EmbeddingClient) as client, track_usage() as usage:
+        work = partial(client.embed, ["a"])
+        thread = threading.Thread(target=work if start is None else partial(start().run, work))
+        thread.start()
+        thread.join(60)
+
+    assert usage.requests == (start is not None)
+
+
+def test_stream_that_is_read_elsewhere() -> None:
+    """A stream counts in the blocks in which it was begun, wherever it is read."""
+    with made(Emulator(), EmbeddingClient) as client:
+        with track_usage() as begun:
+            rows = client.embed_iter(f"text {at}" for at in range(40))
+        with track_usage() as elsewhere:
+            assert len(list(rows)) == 40
+
+    assert (begun.requests > 0, elsewhere.requests) == (True, 0)
+    assert begun.total == client.usage
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_lock_after_a_fork() -> None:
+    """A lock that another thread held at a fork is another one in the child."""
+    before = shared.lock
+    with before:
+        shared.after_fork()
+        TrackedUsage().add(Usage(1))
+
+    assert shared.lock is not before
