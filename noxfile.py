@@ -322,7 +322,7 @@ def try_stores(session: nox.Session) -> None:
     pytest(session, "tests/stores", QWEN_AIML_STORES_RESULTS=str(results / "results.json"))
 
 
-@nox.session(python=FOR_COOKBOOK, tags=["matrix"])
+@nox.session(python=FOR_COOKBOOK)
 def distributed(session: nox.Session) -> None:
     """
     Run what needs Redis or a Ray cluster; tests are skipped where redis-server or unshare are missing.
