@@ -337,10 +337,9 @@ class Limiter:
                 self._rate = None  # the pattern was chance
             elif accepted:
                 self._set_rate(self._estimate(accepted, in_flight[-1].at - closed), now)
-            return
-        if start.at - closed > OUTAGE:
+        elif start.at - closed > OUTAGE:
             self._forget_limits()
-            return
-        quota = sum(one.outcome == "accepted" for one in self._recent if one.at < closed)
-        self._set_rate(max(quota, 1) / (start.at - self._recent[0].at), now)
-        self._recent.clear()
+        else:
+            quota = sum(one.outcome == "accepted" for one in self._recent if one.at < closed)
+            self._set_rate(max(quota, 1) / (start.at - self._recent[0].at), now)
+            self._recent.clear()
