@@ -262,6 +262,9 @@ class SpentError(QwenAIMLError):
     """Why texts were not sent: a bound is reached. It is among the failures of a `BudgetError`."""
 
 
+SpentError.__module__ = __name__  # where a pickle finds it
+
+
 class NotSentError(QwenAIMLError):
     """A request was not sent, since the call had failed elsewhere; never raised to users."""
 

@@ -291,8 +291,7 @@ class Limiter:
 
     def _is_pattern(self) -> bool:
         latest = [start.outcome for start in list(self._recent)[-AMONG:] if start.at > self._judged_from]
-        in_a_row = any(one == other == "refused" for one, other in pairwise(latest))
-        return in_a_row or latest.count("refused") >= MANY
+        return latest.count("refused") >= MANY or ("refused", "refused") in pairwise(latest)
 
     def _respond_to_pattern(self, refused: Start, now: float, jitter: float) -> None:
         is_first = self._rate is None

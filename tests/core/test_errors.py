@@ -12,6 +12,7 @@ import qwen_aiml
 from qwen_aiml import (
     APIStatusError,
     AuthenticationError,
+    BudgetError,
     CacheError,
     ConfigurationError,
     DeadlineError,
@@ -25,7 +26,7 @@ from qwen_aiml import (
     TransportError,
     Usage,
 )
-from qwen_aiml._errors import name_texts
+from qwen_aiml._errors import SpentError, name_texts
 
 RATE_LIMIT = RateLimitError("slow down", status_code=429, request_id="r-1", indices=(3, 4), attempts=6)
 
@@ -42,6 +43,7 @@ ALL = [
     InsufficientCreditsError("HTTP 403", status_code=403),
     RATE_LIMIT,
     ResponseFormatError("short row"),
+    BudgetError([None], {0: SpentError("nothing more is sent")}, Usage()),
     EmbeddingBatchError([[0.5], None, None], {1: RATE_LIMIT}, Usage(3, 20, None)),
 ]
 

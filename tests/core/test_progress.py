@@ -165,6 +165,13 @@ def show(bar: Bar, *told: Progress) -> None:
         part(progress)
 
 
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave bars as long as they are: tqdm cuts them at the width that the environment gives."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.mark.usefixtures("wide")
 def test_bar(capsys: pytest.CaptureFixture[str]) -> None:
     """A bar shows texts, texts a second, tokens and what was cached, on stderr, and ends its line."""
     with Bar(show=True) as bar:
@@ -184,6 +191,7 @@ def test_bar(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+@pytest.mark.usefixtures("wide")
 def test_bar_that_waits(capsys: pytest.CaptureFixture[str]) -> None:
     """A long wait is shown at once, until the next texts are done."""
     with Bar(show=True) as bar:
@@ -208,6 +216,7 @@ def test_speed_is_without_the_cached(capsys: pytest.CaptureFixture[str], monkeyp
     assert max(speeds) <= 8
 
 
+@pytest.mark.usefixtures("wide")
 def test_bar_of_several_calls(capsys: pytest.CaptureFixture[str]) -> None:
     """Several calls at once move one bar, and what none of them reported came from another cache."""
     with Bar(show=True, total=100) as bar:

@@ -12,7 +12,7 @@ from qwen_aiml.emulator import Emulator, serve
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-OF_DAFT = ["test_daft.py", "test_killed.py", "job.py", "measured.py"]
+OF_DAFT = ["test_daft.py", "test_killed_jobs.py", "job.py", "measured.py"]
 collect_ignore = [] if find_spec("daft") else OF_DAFT
 
 

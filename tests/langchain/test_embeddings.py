@@ -370,7 +370,7 @@ def test_usage() -> None:
     model.embed_query("Laura is a DJ.")
     asyncio.run(model.aembed_query("Laura is a DJ."))
 
-    assert model.usage == Usage(requests=2, total_tokens=8, credits_used=2)
+    assert model.usage == Usage(requests=2, total_tokens=8, credits_used=2, usd_spent=1e-06)
     assert model.limits.requests_per_second is None
     assert model.limits.texts_per_request == 10
 

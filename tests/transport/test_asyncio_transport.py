@@ -262,3 +262,15 @@ async def test_cancelled_before_a_connection_is_used_again(serving: Any, config:
         await transport.aclose()
 
         assert connection._transport.is_closing()
+
+
+async def test_names_as_the_interpreter_ends(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the main thread has ended, asyncio is not asked for a name, for it could not end its own threads."""
+    transport = AsyncioTransport(config("http://localhost:9/v1"))
+    with monkeypatch.context() as patched, pytest.raises(TransportFailure) as caught:
+        patched.setattr(threading, "main_thread", threading.Thread)  # one that does not run
+        await transport.post(POST)
+    await transport.aclose()
+
+    is_asyncio = isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop)
+    assert ("main thread has ended" in caught.value.detail) == is_asyncio
