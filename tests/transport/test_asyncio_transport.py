@@ -265,11 +265,12 @@ async def test_cancelled_before_a_connection_is_used_again(serving: Any, config:
 
 
 async def test_names_as_the_interpreter_ends(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once the main thread has ended, asyncio is not asked for a name, for it could not end its own threads."""
+    """Once the main thread has ended, asyncio is not asked for a name, for it could not end its threads."""
     transport = AsyncioTransport(config("http://localhost:9/v1"))
-    with monkeypatch.context() as patched, pytest.raises(TransportFailure) as caught:
-        patched.setattr(threading, "main_thread", threading.Thread)  # one that does not run
+    monkeypatch.setattr(threading, "main_thread", threading.Thread)  # one that does not run
+    with pytest.raises(TransportFailure) as caught:
         await transport.post(POST)
+    monkeypatch.undo()
     await transport.aclose()
 
     is_asyncio = isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop)
