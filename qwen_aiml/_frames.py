@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from contextlib import suppress
 from functools import wraps
 from inspect import iscoroutinefunction
@@ -53,7 +52,9 @@ def clear_frames(error: BaseException | None) -> None:
     stay, and so do the frames of the user's own code.
     """
     for each in _related(error):
-        for frame, _ in traceback.walk_tb(each.__traceback__):
+        at = each.__traceback__
+        while at is not None:
+            frame, at = at.tb_frame, at.tb_next
             if frame.f_globals.get("__name__", "").partition(".")[0] in _OWN:
                 with suppress(RuntimeError):  # it runs, or may go on
                     frame.clear()

@@ -408,6 +408,8 @@ async def test_pickle(kind: type[Client], monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ConfigurationError, match="a pickle never carries the key"):
         await embed(keyless, TEXTS)
     assert keyless.usage.requests == 0
+    if isinstance(keyless, AsyncEmbeddingClient):
+        await keyless.aclose()  # or Trio warns
 
     monkeypatch.setenv("AIMLAPI_API_KEY", "from-the-environment")
     assert pickle.loads(pickled).config.secret.reveal() == "from-the-environment"
