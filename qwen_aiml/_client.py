@@ -301,7 +301,9 @@ class AsyncEmbeddingClient(_Client):
             None creates what is needed. It is used as it is, except for authorisation, timeouts and
             redirects, and never closed.
 
-        cache, limiter: As in `EmbeddingClient`; the two may share both.
+        cache: As in `EmbeddingClient`.
+
+        limiter: As in `EmbeddingClient`; the two may share one.
 
     Raises:
         ConfigurationError: If a setting is wrong, or no key is found.
