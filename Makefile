@@ -86,6 +86,7 @@ probe: .venv-nox/made ## with a key, settle what is assumed of the service, for 
 soak: cookbook-installs ## tests that take minutes: faults, kills, undisclosed limits, install lines of pages
 	@$(NOX) --sessions selected -- -m long $(ARGS)
 	@$(NOX) --sessions distributed -- -m long $(ARGS)
+	@$(NOX) --sessions cookbook-heavy
 
 fuzz: .venv-nox/made ## fuzz the response parser, for SECONDS=60
 	@$(NOX) --sessions fuzz -- -max_total_time=$(SECONDS)

@@ -344,7 +344,7 @@ def cookbook(session: nox.Session) -> None:
     pytest(session, "tests/notebooks", *TWO_AT_A_TIME)
 
 
-@nox.session(python=FOR_COOKBOOK, tags=["matrix"], name="cookbook-heavy")
+@nox.session(python=FOR_COOKBOOK, name="cookbook-heavy")
 def cookbook_heavy(session: nox.Session) -> None:
     """
     Run the pages whose packages would hold those of the other pages back; Spark needs Java.
