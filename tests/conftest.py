@@ -13,7 +13,7 @@ from qwen_aiml._engine import retry
 from qwen_aiml._engine.limiter import Limiter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 KEY = "sk-test-0123456789abcdef"
 
@@ -54,3 +54,19 @@ def restored_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
     """Run asynchronous tests on both event loops."""
     return request.param
+
+
+@pytest.fixture
+def tell(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Give a function that prints a figure past pytest's capture."""
+    reporter = pytestconfig.pluginmanager.get_plugin("terminalreporter")
+    capture = pytestconfig.pluginmanager.get_plugin("capturemanager")
+    assert reporter is not None
+    assert capture is not None
+
+    def say(line: str) -> None:
+        with capture.global_and_fixture_disabled():
+            reporter.ensure_newline()
+            reporter.write_line(line)
+
+    return say

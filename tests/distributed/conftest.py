@@ -10,7 +10,7 @@ import pytest
 from qwen_aiml.emulator import Emulator, serve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 OF_DAFT = ["test_daft.py", "test_killed_jobs.py", "job.py", "measured.py"]
 collect_ignore = [] if find_spec("daft") else OF_DAFT
@@ -29,19 +29,3 @@ def url(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         monkeypatch.setenv("AIMLAPI_API_KEY", "sk-test-0123456789abcdef")
         monkeypatch.setenv("AIMLAPI_BASE_URL", base_url)
         yield base_url
-
-
-@pytest.fixture
-def tell(pytestconfig: pytest.Config) -> Callable[[str], None]:
-    """Give a function that prints a figure past pytest's capture."""
-    reporter = pytestconfig.pluginmanager.get_plugin("terminalreporter")
-    capture = pytestconfig.pluginmanager.get_plugin("capturemanager")
-    assert reporter is not None
-    assert capture is not None
-
-    def say(line: str) -> None:
-        with capture.global_and_fixture_disabled():
-            reporter.ensure_newline()
-            reporter.write_line(line)
-
-    return say

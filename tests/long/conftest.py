@@ -75,19 +75,3 @@ def way(request: pytest.FixtureRequest) -> Way:
 @pytest.fixture(autouse=True)
 def no_waiting() -> None:
     """Keep the real waits in this folder."""
-
-
-@pytest.fixture
-def tell(pytestconfig: pytest.Config) -> Callable[[str], None]:
-    """Give a function that prints a figure past pytest's capture."""
-    reporter = pytestconfig.pluginmanager.get_plugin("terminalreporter")
-    capture = pytestconfig.pluginmanager.get_plugin("capturemanager")
-    assert reporter is not None
-    assert capture is not None
-
-    def say(line: str) -> None:
-        with capture.global_and_fixture_disabled():
-            reporter.ensure_newline()
-            reporter.write_line(line)
-
-    return say
