@@ -272,7 +272,8 @@ class NotSentError(QwenAIMLError):
         super().__init__("not sent")
 
 
-def batch_error(failures: Mapping[int, QwenAIMLError]) -> type[EmbeddingBatchError]:
-    """Choose the error of a call of which some texts, or all, failed."""
-    spent = any(isinstance(error, SpentError) for error in failures.values())
-    return BudgetError if spent else EmbeddingBatchError
+def batch_error(failures: Mapping[int, QwenAIMLError], *, some: bool) -> type[EmbeddingBatchError] | None:
+    """Choose the error of a call of which *some* texts or none were embedded; None for the first failure."""
+    if any(isinstance(error, SpentError) for error in failures.values()):
+        return BudgetError
+    return EmbeddingBatchError if some else None

