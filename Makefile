@@ -61,7 +61,7 @@ docs: .venv-nox/made ## build the documentation into site/
 	@$(NOX) --sessions docs
 
 docs-serve: docs ## serve the documentation on 127.0.0.1:8000, with live reload
-	@$(NOX) --sessions docs -- serve --dev-addr 127.0.0.1:8000
+	@$(NOX) --sessions docs-serve
 
 dist: .venv-nox/made ## build and check the sdist, the wheel and the empty distributions
 	@$(NOX) --sessions dist
@@ -77,7 +77,7 @@ record-live: .venv-nox/made ## re-record the cassettes from the live service; co
 	@QWEN_AIML_RECORD_LIVE=1 $(NOX) --sessions selected -- --record-mode=rewrite tests/recorded
 
 cookbook-installs: .venv-nox/made ## run every cookbook page alone, where only its own install line was run
-	@$(NOX) --sessions cookbook-installs $(if $(PAGES),-- $(PAGES))
+	@$(NOX) --sessions $(or $(PAGES:%='cookbook-installs(%)'),cookbook-installs)
 
 probe: .venv-nox/made ## with a key, settle what is assumed of the service, for far less than $0.01; else try that on the emulator
 	@$(NOX) --sessions probe
@@ -89,7 +89,7 @@ soak: cookbook-installs ## tests that take minutes: faults, kills, undisclosed l
 	@$(NOX) --sessions cookbook-heavy
 
 fuzz: .venv-nox/made ## fuzz the response parser, for SECONDS=60
-	@$(NOX) --sessions fuzz -- -max_total_time=$(SECONDS)
+	@$(NOX) --sessions fuzz -- -max_total_time=$(SECONDS) -artifact_prefix=.nox/
 
 behaviour: python ## test how other libraries handle malformed responses; some minutes; writes benchmarks/behaviour.json
 	@$(PYTHON) -m benchmarks.behaviour

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).parent.parent
 DISTRIBUTIONS = ROOT / "distributions"
+LOWEST = ROOT / ".ci" / "lowest.txt"
 WORKFLOW = ROOT / ".github" / "workflows" / "publish.yml"
 URL = "https://git.example/me/qwen-aiml"
 
@@ -33,6 +34,10 @@ def build(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def trimmed(version: str) -> str:
+    return re.sub(r"(\.0)+$", "", version)
 
 
 def metadata(build: Any, repository: str) -> dict[str, Any]:
@@ -92,6 +97,20 @@ def test_empty_distribution(name: str, extra: str) -> None:
     assert f'\ndependencies = ["qwen-aiml[{extra}]>={__version__}"]' in project
     assert rest == []
     assert hasattr(importlib.import_module(module), found)
+
+
+@pytest.mark.skipif(not LOWEST.exists(), reason="the lowest versions are not part of the sdist")
+def test_lowest_versions() -> None:
+    """The versions that the lowest run installs are the lower bounds that pyproject.toml claims."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    project = text[text.index("\ndependencies = [") : text.index("\n[project.entry-points")]
+    claims = dict(re.findall(r'"([\w-]+)>=([\d.]+)', project))
+    pins = dict(re.findall(r"^([\w-]+)==([\d.]+)$", LOWEST.read_text(encoding="utf-8"), re.MULTILINE))
+
+    assert "anyio" in claims
+    assert {name: trimmed(bound) for name, bound in claims.items()} == {
+        name: trimmed(pin) for name, pin in pins.items() if name in claims
+    }
 
 
 @pytest.mark.skipif(not DISTRIBUTIONS.exists(), reason="the empty distributions are not part of the sdist")

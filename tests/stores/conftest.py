@@ -83,7 +83,7 @@ def _store(item: pytest.Item) -> str:
 
 def pytest_sessionfinish() -> None:
     """Write down the results, with the versions they hold for."""
-    if not (path := os.environ.get(RESULTS)):
+    if not (path := os.environ.get(RESULTS)) or not results:
         return
     versions: dict[str, str | None] = {}
     for package in PACKAGES:
@@ -98,6 +98,7 @@ def pytest_sessionfinish() -> None:
         "versions": {**versions, **servers},
         "results": results,
     }
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

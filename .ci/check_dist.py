@@ -1,0 +1,50 @@
+"""
+Check what the wheels in dist/ hold: ours every module of its packages, the others no file.
+
+    python .ci/check_dist.py
+"""
+
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def held(wheel: Path) -> set[str]:
+    """
+    List a wheel's files, without its metadata.
+
+    Args:
+        wheel: Where it is.
+    """
+    with zipfile.ZipFile(wheel) as archive:
+        return {name for name in archive.namelist() if ".dist-info/" not in name}
+
+
+def main() -> int:
+    """
+    Print what should not be so.
+
+    Returns:
+        The exit code: 1 if there is anything.
+    """
+    packages = [path.parent for path in ROOT.glob("*_qwen_aiml/__init__.py")] + [ROOT / "qwen_aiml"]
+    modules = {path.relative_to(ROOT).as_posix() for package in packages for path in package.rglob("*.py")}
+    wanted = modules | {f"{package.name}/py.typed" for package in packages}
+    wrong = 0
+    for wheel in sorted(ROOT.glob("dist/*.whl")):
+        if odd := held(wheel) ^ (wanted if wheel.name.startswith("qwen_aiml-") else set()):
+            print(f"{wheel.name} lacks these files, or should not hold them: {sorted(odd)}")
+            wrong += 1
+    with zipfile.ZipFile(*ROOT.glob("dist/qwen_aiml-*.whl")) as archive:
+        (metadata,) = (
+            archive.read(name) for name in archive.namelist() if name.endswith(".dist-info/METADATA")
+        )
+    if b"\nProject-URL: " not in metadata:
+        print("There are no project URLs: the repository's is open, see pyproject.toml.")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
