@@ -48,7 +48,7 @@ def limited(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.mark.once
 def test_server(limited: str) -> None:
-    """It gives a row a text, in the form asked for, refuses what is above its rate, counts, begins anew."""
+    """It gives a row a text, in the form asked for, refuses what is above its rate, counts, starts over."""
     connection = http.client.HTTPConnection(urlsplit(limited).netloc, timeout=10)
     statuses = []
     base64 = {"input": ["a"], "encoding_format": "base64"}

@@ -21,7 +21,8 @@ PROSE = [
     *(ROOT / "cookbook").glob("*.md"),
     *(ROOT / "benchmarks").glob("*.md"),
 ]
-CODE = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+CODE = [path for folder in (*PACKAGES, "tests") for path in (ROOT / folder).rglob("*.py")]
+CODE.remove(Path(__file__))
 # What must not come back, and the term to use in its place.
 PHRASES = {
     r"(both|each|either|one) colours?\b": "sync and async",

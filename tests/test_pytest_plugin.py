@@ -57,7 +57,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[
 
     def run_tests(tests: str, *options: str, **outcomes: int) -> pytest.RunResult:
         pytester.makepyfile(test_application=tests)
-        result = pytester.runpytest_subprocess(*options, timeout=120)
+        result = pytester.runpytest_subprocess(*options, timeout=300)
         result.assert_outcomes(**outcomes)
         return result
 
@@ -118,8 +118,36 @@ def test_frameworks(run: Callable[..., pytest.RunResult]) -> None:
     run(FRAMEWORKS, passed=1)
 
 
-def test_marker(run: Callable[..., pytest.RunResult]) -> None:
-    """The marker alone is enough, gives settings, and is joined with those of the class and the module."""
+def test_marker(run: Callable[..., pytest.RunResult], pytester: pytest.Pytester) -> None:
+    """
+    The marker alone is enough, gives settings, and is joined with those of the class and the module.
+
+    One of a variant counts for that variant, before the fixtures of the test and after wider ones.
+    No socket is opened.
+    """
+    pytester.makepyfile(
+        test_variants="""
+        import os
+
+        import application
+        import pytest
+
+        @pytest.fixture(scope="module")
+        def wider():
+            assert os.environ["AIMLAPI_API_KEY"] == "sk-mine"
+
+        @pytest.fixture
+        def row():
+            if os.environ["AIMLAPI_API_KEY"] != "sk-mine":
+                return application.embed(["text"])
+
+        @pytest.mark.parametrize("marked", [
+            False, pytest.param(True, marks=pytest.mark.qwen_aiml_emulator), False
+        ])
+        def test_variant(marked, row, wider):
+            assert (row is not None) is marked
+        """
+    )
     run(
         """
         import application
@@ -144,35 +172,8 @@ def test_marker(run: Callable[..., pytest.RunResult]) -> None:
         def test_without_asking_for_the_fixture():
             assert len(application.embed(["text"])) == 1
         """,
-        passed=3,
-    )
-
-
-def test_marker_of_one_variant(run: Callable[..., pytest.RunResult]) -> None:
-    """The marker counts for its own variant, before the fixtures of the test and after wider ones."""
-    run(
-        """
-        import os
-
-        import application
-        import pytest
-
-        @pytest.fixture(scope="module")
-        def wider():
-            assert os.environ["AIMLAPI_API_KEY"] == "sk-mine"
-
-        @pytest.fixture
-        def row():
-            if os.environ["AIMLAPI_API_KEY"] != "sk-mine":
-                return application.embed(["text"])
-
-        @pytest.mark.parametrize("marked", [
-            False, pytest.param(True, marks=pytest.mark.qwen_aiml_emulator), False
-        ])
-        def test_variant(marked, row, wider):
-            assert (row is not None) is marked
-        """,
-        passed=3,
+        "--disable-socket",
+        passed=6,
     )
 
 
@@ -190,21 +191,6 @@ def test_served(run: Callable[..., pytest.RunResult]) -> None:
             subprocess.run([sys.executable, "-c", "import application; application.embed(['a'])"], check=True)
             assert qwen_aiml_emulator.requests[0].texts == ("a",)
         """,
-        passed=1,
-    )
-
-
-def test_disabled_sockets(run: Callable[..., pytest.RunResult]) -> None:
-    """It opens no socket, so pytest-socket has nothing to say."""
-    run(
-        """
-        import application
-
-        def test_requests(qwen_aiml_emulator):
-            application.embed(["text"])
-            assert qwen_aiml_emulator.request_count == 1
-        """,
-        "--disable-socket",
         passed=1,
     )
 
@@ -253,9 +239,9 @@ def test_wrong_marker(run: Callable[..., pytest.RunResult]) -> None:
     result.stdout.fnmatch_lines(["*TypeError: *max_row*"])
 
 
-def test_costs_nothing_unused(run: Callable[..., pytest.RunResult]) -> None:
-    """Where no test asks for it, nothing of the core and no httpx is imported for it."""
-    run(
+def test_unused(run: Callable[..., pytest.RunResult]) -> None:
+    """Where no test asks for it, no fixture of ours is set up, and neither core nor httpx imported."""
+    result = run(
         """
         import sys
 
@@ -263,15 +249,11 @@ def test_costs_nothing_unused(run: Callable[..., pytest.RunResult]) -> None:
             assert "pytest_qwen_aiml" in sys.modules
             assert not {"qwen_aiml", "httpx", "uvicorn"} & sys.modules.keys()
         """,
+        "--setup-show",
         passed=1,
     )
 
-
-def test_unused_fixtures(run: Callable[..., pytest.RunResult]) -> None:
-    """A test without the marker and the fixture sets up nothing of ours."""
-    result = run("def test_nothing(): pass", "--setup-show", passed=1)
-
-    assert "qwen_aiml" not in result.stdout.str().partition("test_nothing")[0].partition("collected")[2]
+    assert "qwen_aiml" not in result.stdout.str().partition("test_imports")[0].partition("collected")[2]
 
 
 def test_told(run: Callable[..., pytest.RunResult]) -> None:

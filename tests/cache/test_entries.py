@@ -72,7 +72,7 @@ def test_what_float32_cannot_hold(embedding: list[float]) -> None:
 
 
 @pytest.mark.parametrize("numbers", [[], [0.0, -0.0], [math.nan, 1.0], [math.inf, -math.inf]], ids=str)
-def test_unsound_entries(numbers: list[float]) -> None:
+def test_malformed_entries(numbers: list[float]) -> None:
     """An entry that holds no valid embedding is a miss, even when its checksum is right."""
     assert unpack(KEY, stored(KEY, numbers), None) is None
 

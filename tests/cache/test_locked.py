@@ -137,7 +137,7 @@ def test_one_wait(kind: str, how: str, path: Path, caplog: pytest.LogCaptureFixt
 
 @pytest.mark.usefixtures("soon")
 def test_unreadable(path: Path) -> None:
-    """A file that can't even be read ends the call after one wait, before anything is paid for."""
+    """A file that can't even be read ends the call after one wait, before any request."""
     with unreadable(path), sync_client(path) as client, pytest.raises(CacheError, match="locked"):
         bounded(lambda: client.embed(TEXTS))
     assert client.usage.requests == 0

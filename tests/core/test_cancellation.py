@@ -147,7 +147,7 @@ async def test_log_of_what_is_lost(
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("texts", [TEXTS[:1], TEXTS], ids=len)
 async def test_cancelled_by_asyncio_while_storing(address: str, texts: list[str]) -> None:
-    """What is paid for is stored, though asyncio's own cancellation knows no shield."""
+    """What was embedded is stored, though asyncio's own cancellation knows no shield."""
     store = Store(writing=0.1)
     async with make(address, store) as client:
         task = asyncio.create_task(client.embed(texts))

@@ -1,4 +1,4 @@
-"""The cache as part of a call: what is paid for is stored at once, and never paid twice."""
+"""The cache as part of a call: embeddings are stored at once, and never billed twice."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ async def test_only_what_is_missing(kind: type[Client]) -> None:
 
 
 async def test_resumed_after_a_failure(kind: type[Client]) -> None:
-    """After a call that failed half-way, the same call again pays for the rest only."""
+    """After a call that failed half-way, the same call again embeds the rest only."""
     emulator, cache = Emulator(), DictCache()
     emulator.script(None, None, Fault(status=401))
     with pytest.raises(EmbeddingBatchError):
@@ -235,7 +235,7 @@ async def test_unknown_length(kind: type[Client]) -> None:
 
 
 async def test_damaged_entries_are_misses(kind: type[Client]) -> None:
-    """An entry that was damaged, or stored under another key, is paid for again."""
+    """An entry that was damaged, or stored under another key, is embedded again."""
     emulator, cache = Emulator(), DictCache()
     first = await embed(make(kind, emulator, cache), TEXTS[:4])
     a, b, c, _ = cache.entries
@@ -261,7 +261,7 @@ async def test_what_float32_cannot_hold(kind: type[Client]) -> None:
 
 @pytest.mark.parametrize("error", [OSError("a text of its own"), CacheError("the disk is gone")])
 async def test_a_cache_that_cannot_be_read(kind: type[Client], error: Exception) -> None:
-    """Without what was stored nothing is sent, since it might be paid for twice."""
+    """Without what was stored nothing is sent, since it might be billed twice."""
     emulator, cache = Emulator(), DictCache()
     cache.read_error = error
     with pytest.raises(CacheError) as caught:
@@ -285,7 +285,7 @@ async def test_a_cache_that_gives_too_little(kind: type[Client]) -> None:
 async def test_a_cache_that_cannot_be_written(
     kind: type[Client], error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is paid for is given all the same, and a warning says that it was not stored."""
+    """Embeddings are returned all the same, and a warning says that it was not stored."""
     cache = DictCache()
     cache.write_error = error
     result = await embed(make(kind, Emulator(), cache, max_concurrency=1), TEXTS)
@@ -306,7 +306,7 @@ async def test_many_texts_are_looked_up_in_pieces(kind: type[Client]) -> None:
 
 
 async def test_cancelled_while_storing() -> None:
-    """What is paid for is stored though the call is cancelled in that moment."""
+    """Embeddings are stored though the call is cancelled in that moment."""
     storing = anyio.Event()
 
     class Slow(DictCache):

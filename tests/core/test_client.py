@@ -135,7 +135,7 @@ BAD_ROWS: dict[str, Callable[[dict[str, Any]], dict[str, Any] | bytes]] = {
 
 @pytest.mark.parametrize("name", BAD_ROWS)
 async def test_bad_rows_never_get_through(kind: type[Client], name: str) -> None:
-    """An unsound answer is asked for again, and an error if it stays so."""
+    """A malformed response is retried, and an error if it stays so."""
     emulator = Emulator()
     emulator.script(Fault(edit=BAD_ROWS[name]))
     result = await embed(make(kind, emulator), TEXTS[:10])
@@ -455,7 +455,7 @@ async def test_config_of_the_wrong_kind(kind: type[Client]) -> None:
 
 
 async def test_http_client_of_the_wrong_kind(kind: type[Client]) -> None:
-    """An HTTP client of the other colour is refused when it is given."""
+    """An async HTTP client is refused for sync calls, and the other way round."""
     other: Any = httpx.AsyncClient if kind is EmbeddingClient else httpx.Client
 
     with pytest.raises(ConfigurationError, match=rf"must be an httpx\..*, not httpx\.{other.__name__}"):

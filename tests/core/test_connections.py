@@ -69,7 +69,7 @@ def expected() -> list[list[float]]:
 
 
 def test_sync(config: EmbeddingConfig, expected: list[list[float]]) -> None:
-    """A client opens what it needs, can be closed, and opens anew."""
+    """A client opens what it needs, can be closed, and opens connections again."""
     with EmbeddingClient(config) as client:
         assert client.embed(TEXTS).embeddings == expected
     assert client.embed(TEXTS).embeddings == expected
@@ -357,7 +357,7 @@ def refusing(listener: socket.socket) -> None:
 @pytest.mark.parametrize("kind", CLIENTS)
 @pytest.mark.parametrize("there", [True, False])
 def test_proxy_in_the_way(kind: Any, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that is not there is tried again, one that refuses is not; both are named."""
+    """A proxy that is not there is retried, one that refuses is not; both are named."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         monkeypatch.setenv("HTTPS_PROXY", f"http://user:hidden@127.0.0.1:{listener.getsockname()[1]}")
         thread = threading.Thread(target=refusing, args=(listener,))

@@ -24,7 +24,7 @@ KEY = "sk-test-0123456789abcdef"
 
 @contextmanager
 def dripping(data: bytes, sent: list[int] | None = None) -> Iterator[str]:
-    """Serve one connection that gets *data* a byte every 50 ms, for ten seconds at the most."""
+    """Serve one connection that gets *data* a byte every 50 ms, for at most ten seconds."""
     closing = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(2)

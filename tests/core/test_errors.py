@@ -91,7 +91,7 @@ def test_builtin_bases(error: type[Exception], base: type[Exception]) -> None:
     ],
 )
 def test_name_texts(indices: list[int], expected: str) -> None:
-    """Indices are shown as runs, eight at the most."""
+    """Indices are shown as at most eight runs."""
     assert expected == name_texts(indices)
 
 

@@ -133,7 +133,7 @@ def test_log_of_what_is_lost(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("doing", FAULTS)
 def test_interrupt_while_iterating(doing: str) -> None:
-    """Waiting for a row ends at once as well, with both blocks under way."""
+    """Waiting for a row ends at once as well, with both blocks in progress."""
     emulator = Emulator()
     emulator.script(*[FAULTS[doing]] * 100)
     EmbeddingClient(EmbeddingConfig(api_key=KEY)).embed([])  # which starts the thread of the event loop
@@ -176,7 +176,7 @@ class Store:
 
 
 def test_interrupt_while_storing() -> None:
-    """What is being stored by the workers is stored to the end, and not paid for again."""
+    """What is being stored by the workers is stored to the end, and not billed again."""
     emulator, store = Emulator(), Store()
     emulator.script(*[None] * 6, *[Fault(hang=True)] * 100)
     with serve(emulator) as address:

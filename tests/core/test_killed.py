@@ -1,4 +1,4 @@
-"""A job that is killed again and again, and each time started anew with its cache."""
+"""A job that is killed several times, and resumes from its cache each time."""
 
 from __future__ import annotations
 
@@ -94,12 +94,11 @@ def stored(path: Path) -> int:
     ("program", "count"),
     [
         ("client", 1500),
-        ("async_client", 1500),
         *(pytest.param(program, 5000, marks=pytest.mark.long) for program in PROGRAMS),
     ],
 )
 def test_killed(program: str, count: int, tmp_path: Path) -> None:
-    """Each text is paid for once, but for those in flight at a kill; all vectors are right."""
+    """Each text is billed once, except those in flight at a kill; all vectors are right."""
     path, texts = tmp_path / "embeddings.db", numbered(count)
     emulator = Emulator(latency=0.02)
     with serve(emulator) as url:

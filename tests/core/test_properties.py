@@ -96,7 +96,7 @@ class Service:
 
         max_rows: Texts it takes in a request.
 
-        faults: Share of requests that meet a passing fault; never more in a row than are tried again.
+        faults: Share of requests that meet a passing fault; never more in a row than are retried.
 
         dies_at: The request, from 0, that is answered with what ends the call; None for none.
     """
@@ -266,7 +266,7 @@ def test_refused_texts(
 
 @pytest.mark.parametrize("size", range(1, 11))
 def test_search(size: int) -> None:
-    """Wherever the one text stands that is refused, halving finds it: at most six requests more among ten."""
+    """Wherever the one rejected text stands, bisection finds it: at most six requests more among ten."""
     texts = list(map(str, range(size)))
     for poison in texts:
         service = Service(Random(1), {poison}, "content", 10)  # noqa: S311 (no secret)
@@ -333,7 +333,7 @@ def test_end_of_the_call(
     embeddings, failures = run.outcome()
 
     assert service.died == run.call.is_stopped
-    # Those under way when the call ended are answered; none is tried again.
+    # Those in flight when the call ended get a response; none is retried.
     assert service.requests <= dies_at + workers
     assert embeddings == [vector(text) if text in service.accepted else None for text in texts]
     assert service.accepted.keys().isdisjoint(poison)

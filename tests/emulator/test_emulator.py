@@ -58,7 +58,7 @@ def test_bad_settings(arguments: dict[str, Any], problem: str) -> None:
 
 
 def test_credits(post: Post, body: Callable[..., Any]) -> None:
-    """Answers are paid for until the balance cannot; then it is 403, and a cheaper request still passes."""
+    """Requests are billed until the balance is too low: 403, and a cheaper request still passes."""
     emulator = Emulator(credits=3)
 
     assert [200, 403, 200] == [post(emulator, body("a" * size)).status_code for size in (50, 50, 4)]

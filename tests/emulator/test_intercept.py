@@ -45,7 +45,7 @@ def test_environment(mine: str) -> None:
 
 @pytest.mark.anyio
 async def test_whoever_made_it(mine: str) -> None:
-    """Clients of both colours get there: made before, with another address, with their own HTTP client."""
+    """Sync and async clients get there: made before, with another address, with their own HTTP client."""
     config = EmbeddingConfig()
     async with httpx.AsyncClient() as http_async_client:
         with httpx.Client() as http_client, intercept(Emulator(api_keys=["known"])) as emulator:

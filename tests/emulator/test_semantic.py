@@ -210,16 +210,16 @@ def test_threads() -> None:
     ],
     ids=str,
 )
-def test_unsound_rows(rows: object) -> None:
+def test_malformed_rows(rows: object) -> None:
     """Anything but one row of length 1 for each text is refused, at once or later, and not remembered."""
     made = Semantic(Given(rows))
     with pytest.raises(ValueError, match=r"^the vectoriser 'given' gave (an array of shape|rows of lengths)"):
         made.embed(["b"], 64, "v4")
-    unsound = Given(rows)
-    unsound.calls.append(())
+    malformed = Given(rows)
+    malformed.calls.append(())
     if rows not in ([[1.0]], [[0.6, 0.8, 0.0]]):
         with pytest.raises(ValueError, match=r"^the vectoriser 'given' gave"):
-            Emulator(vectors=unsound)
+            Emulator(vectors=malformed)
 
     assert not made._rows
 
@@ -230,7 +230,7 @@ def test_too_long_rows() -> None:
         Emulator(vectors=Toy(length=2049))
 
 
-def test_unsound_rows_reach_the_caller() -> None:
+def test_malformed_rows_reach_the_caller() -> None:
     """What is wrong with a vectoriser is told to whoever embeds with it, as it is."""
     model = QwenAIMLEmbeddings(**Emulator(vectors=Given([[2.0, 0.0]])).client_options())
     with pytest.raises(ValueError, match="rows of lengths from 2 to 2, not 1"):

@@ -81,7 +81,7 @@ class Run:
 
 @pytest.mark.parametrize("guilty", range(10))
 def test_one_text_is_rejected(guilty: int) -> None:
-    """Only the text that is rejected fails, at the cost of 2 * log2(10) more requests at the most."""
+    """Only the text that is rejected fails, at the cost of at most 2 * log2(10) more requests."""
     run = Run(TEXTS, service({TEXTS[guilty]: rejection()}))
 
     error = run.failure()

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
-import freezegun
 import pytest
 import sniffio
 
@@ -319,12 +318,6 @@ async def test_in_thread_cancelled() -> None:
         group.cancel_scope.cancel()
     goes_on.set()
     assert ended.wait(LONG)
-
-
-def test_frozen_time() -> None:
-    """Waits of the event loop end although a test has stopped the clock."""
-    with freezegun.freeze_time("2026-11-22"):
-        Running(partial(anyio.sleep, 0.01)).run()
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="only there can a thread be interrupted")

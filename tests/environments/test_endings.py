@@ -106,9 +106,19 @@ def proxy(address: str) -> Iterator[str]:
             thread.join()
 
 
-@pytest.mark.parametrize("earlier", [True, False], ids=["again", "first"])
-@pytest.mark.parametrize("when", [THREAD, AT_EXIT], ids=["thread", "atexit"])
-@pytest.mark.parametrize("kind", [SYNC, ASYNC], ids=["sync", "async"])
+@pytest.mark.parametrize(
+    ("kind", "when", "earlier"),
+    [
+        pytest.param(SYNC, THREAD, True, id="sync, thread, again"),
+        pytest.param(SYNC, AT_EXIT, False, id="sync, atexit, first"),
+        pytest.param(ASYNC, THREAD, False, id="async, thread, first"),
+        pytest.param(ASYNC, AT_EXIT, True, id="async, atexit, again"),
+        pytest.param(SYNC, THREAD, False, id="sync, thread, first", marks=pytest.mark.long),
+        pytest.param(SYNC, AT_EXIT, True, id="sync, atexit, again", marks=pytest.mark.long),
+        pytest.param(ASYNC, THREAD, True, id="async, thread, again", marks=pytest.mark.long),
+        pytest.param(ASYNC, AT_EXIT, False, id="async, atexit, first", marks=pytest.mark.long),
+    ],
+)
 def test_as_the_interpreter_ends(
     run: Callable[..., str], address: str, kind: str, when: str, earlier: bool
 ) -> None:

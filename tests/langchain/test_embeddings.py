@@ -6,7 +6,6 @@ import asyncio
 import copy
 import json
 import logging
-import multiprocessing
 import pickle
 import sys
 import traceback
@@ -143,7 +142,7 @@ def test_default_settings_send_many_at_once(documents: Any) -> None:
 
 
 def test_queries() -> None:
-    """Only queries carry the instruction, in either colour; keywords are those of the interface."""
+    """Only queries carry the instruction, sync and async; keywords are those of the interface."""
     emulator = Emulator()
     model = make(emulator, query_instruction="Find the article")
     first = model.embed_query(text="rest")
@@ -310,20 +309,6 @@ def test_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
             assert loaded.embed_documents(TEXTS) == make().embed_documents(TEXTS)
 
 
-def _embed_query(model: QwenAIMLEmbeddings) -> list[float]:
-    return model.embed_query("a")
-
-
-def test_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model works in a process that was spawned."""
-    monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
-    with serve(Emulator()) as base_url, multiprocessing.get_context("spawn").Pool(1) as pool:
-        results = pool.map_async(_embed_query, [QwenAIMLEmbeddings(base_url=base_url, dimensions=64)])
-        assert results.get(60) == [make().embed_query("a")]
-        pool.close()
-        pool.join()
-
-
 def test_own_clients_do_not_travel() -> None:
     """A model with a client of the user's own can be copied but not pickled."""
     model = make()
@@ -376,7 +361,7 @@ def test_usage() -> None:
 
 
 def test_vector_store() -> None:
-    """LangChain's store in memory finds the nearest text, in either colour."""
+    """LangChain's store in memory finds the nearest text, sync and async."""
     store = InMemoryVectorStore(make())
     store.add_texts(["the cat sat on the mat", "stocks fell sharply", "rain is expected tomorrow"])
     asyncio.run(store.aadd_texts(["a dog barked at night"]))

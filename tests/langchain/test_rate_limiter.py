@@ -47,7 +47,7 @@ def make(emulator: Emulator | None = None, **options: Any) -> QwenAIMLEmbeddings
 
 
 def test_rate_limiter() -> None:
-    """LangChain's limiter is asked once for each request, repeated ones included, in its own colour."""
+    """LangChain's limiter is asked once per request, retries included, by its sync or async method."""
     emulator, limiter = Emulator(), Counting()
     emulator.script(Fault(status=503), None, Fault(cut=5))
     model = make(emulator, rate_limiter=limiter)
@@ -76,7 +76,7 @@ def test_what_is_no_limiter() -> None:
 
 
 def test_fixed_rates() -> None:
-    """Fixed rates reach the core, and one pace is kept by both colours together."""
+    """Fixed rates reach the core, and hold for sync and async calls together."""
     model = make(requests_per_minute=600, tokens_per_minute=1e6)
 
     assert model._client.config.requests_per_minute == 600
@@ -86,7 +86,7 @@ def test_fixed_rates() -> None:
 
 @pytest.mark.parametrize("kind", ["path", "SQLiteCache", "ByteStore"])
 def test_cache(kind: str, tmp_path: Path) -> None:
-    """A path, an SQLite cache or a store of LangChain keeps what was paid for, for both colours."""
+    """A path, an SQLite cache or a store of LangChain holds the embeddings of sync and async calls."""
     path = tmp_path / "embeddings.db"
     cache: Any = {"path": path, "SQLiteCache": SQLiteCache(path), "ByteStore": InMemoryByteStore()}[kind]
     emulator = Emulator()
@@ -130,7 +130,7 @@ def test_pickle_takes_the_cache_along(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_policies() -> None:
-    """Policies for texts reach the core, in either colour."""
+    """Policies for texts reach the core, sync and async."""
     model = make(on_blank="replace", blank_replacement="(nothing)", on_too_long="truncate")
     long = "A sentence of some words. " * 4000
     rows = model.embed_documents(["", long, "(nothing)"])

@@ -98,7 +98,7 @@ def test_every_hook_is_overridden() -> None:
 
 @pytest.mark.parametrize("way", WHOLE)
 def test_a_thousand_texts(way: str) -> None:
-    """A thousand texts in one call go out ten to a request at the most."""
+    """A thousand texts in one call go out in requests of at most ten."""
     emulator = Emulator()
     WAYS[way](make(emulator), [f"text {at}" for at in range(1000)])
 
@@ -160,7 +160,7 @@ def test_a_string_is_not_a_list() -> None:
 
 
 def test_queries() -> None:
-    """Only queries carry the instruction, in either colour."""
+    """Only queries carry the instruction, sync and async."""
     emulator = Emulator()
     model = make(emulator, query_instruction="Find the article")
     first = model.get_query_embedding("rest")
@@ -429,7 +429,7 @@ def test_events() -> None:
 
 
 def test_settings_and_index() -> None:
-    """Settings.embed_model feeds an index, which finds the nearest text in either colour."""
+    """Settings.embed_model feeds an index, which finds the nearest text, sync and async."""
     before = Settings._embed_model
     Settings.embed_model = make()
     try:
@@ -470,7 +470,7 @@ def test_index_inside_a_running_loop() -> None:
 
 
 def test_pipeline(expected: list[list[float]]) -> None:
-    """An ingestion pipeline gives each node its vector, in either colour."""
+    """An ingestion pipeline gives each node its vector, sync and async."""
     ways: list[Callable[[IngestionPipeline, list[TextNode]], Any]] = [
         lambda pipeline, nodes: pipeline.run(nodes=nodes),
         lambda pipeline, nodes: asyncio.run(pipeline.arun(nodes=nodes)),
@@ -478,20 +478,6 @@ def test_pipeline(expected: list[list[float]]) -> None:
     for run in ways:
         nodes = run(IngestionPipeline(transformations=[make()]), [TextNode(text=text) for text in TEXTS])
         assert [node.embedding for node in nodes] == expected
-
-
-@pytest.mark.filterwarnings("ignore:Specified num_workers:UserWarning")
-def test_pipeline_in_processes(monkeypatch: pytest.MonkeyPatch, expected: list[list[float]]) -> None:
-    """A pipeline with two worker processes works, and leaves the model as it was."""
-    monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
-    emulator = Emulator(api_keys=[KEY])
-    with serve(emulator) as base_url:
-        model = QwenAIMLEmbedding(api_base=base_url, dimensions=64)
-        pipeline = IngestionPipeline(transformations=[model])
-        nodes = pipeline.run(nodes=[TextNode(text=text) for text in TEXTS], num_workers=2)
-        assert [node.embedding for node in nodes] == expected
-        assert model.get_text_embedding_batch(TEXTS) == expected
-        model.close()
 
 
 def test_pickle() -> None:

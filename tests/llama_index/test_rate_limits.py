@@ -103,7 +103,7 @@ def test_requests_go_out_together() -> None:
 
 @pytest.mark.parametrize("kind", ["path", "SQLiteCache", "KVStore"])
 def test_cache(kind: str, tmp_path: Path) -> None:
-    """A path, an SQLite cache or a store of LlamaIndex keeps what was paid for, for both colours."""
+    """A path, an SQLite cache or a store of LlamaIndex holds the embeddings of sync and async calls."""
     path = tmp_path / "embeddings.db"
     cache: Any = {"path": path, "SQLiteCache": SQLiteCache(path), "KVStore": SimpleKVStore()}[kind]
     emulator = Emulator()
@@ -120,16 +120,18 @@ def test_cache(kind: str, tmp_path: Path) -> None:
     assert "cache" not in model.to_dict()
 
 
-def test_cache_in_a_pipeline_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipeline_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The processes of an ingestion share a cache, so that running it again costs nothing."""
     monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
-    emulator = Emulator()
+    expected = make(Emulator()).get_text_embedding_batch(TEXTS)
+    emulator = Emulator(api_keys=[KEY])
     with serve(emulator) as address:
+        model = QwenAIMLEmbedding(api_base=address, dimensions=64, cache=str(tmp_path / "embeddings.db"))
         for processes in (2, None):
-            model = QwenAIMLEmbedding(api_base=address, dimensions=64, cache=str(tmp_path / "embeddings.db"))
             nodes = [TextNode(text=text) for text in TEXTS]
             done = IngestionPipeline(transformations=[model]).run(nodes=nodes, num_workers=processes)
-            assert all(node.embedding for node in done)
+            assert [node.embedding for node in done] == expected
+        model.close()
 
     assert set(emulator.texts_billed.values()) == {1}
     assert len(emulator.texts_billed) == 37
@@ -163,7 +165,7 @@ def test_pickle_takes_the_cache_along(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_policies() -> None:
-    """Policies for texts reach the core, in either colour."""
+    """Policies for texts reach the core, sync and async."""
     model = resolve_embed_model(
         make(on_blank="replace", blank_replacement="(nothing)", on_too_long="truncate")
     )
@@ -175,7 +177,7 @@ def test_policies() -> None:
 
 
 def test_fixed_rates() -> None:
-    """Fixed rates reach the core, and one pace is kept by both colours together."""
+    """Fixed rates reach the core, and hold for sync and async calls together."""
     model = make(requests_per_minute=600, tokens_per_minute=1e6)
 
     assert model._client.config.requests_per_minute == 600

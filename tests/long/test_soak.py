@@ -1,4 +1,4 @@
-"""20,000 texts while one request in five meets a fault: all vectors right, and nothing paid for in vain."""
+"""20,000 texts while one request in five meets a fault: all vectors right, and nothing billed in vain."""
 
 from __future__ import annotations
 

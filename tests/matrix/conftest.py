@@ -215,16 +215,16 @@ def made(way: str, settings: Mapping[str, Any], http_client: Any) -> tuple[Any, 
 
         http_client: A client of the user's; None for none.
     """
-    framework, _, colour = way.partition("-")
+    framework, _, is_async = way.partition("-")
     if framework != "core" and http_client is not None:
-        settings = {**settings, "http_async_client" if colour else "http_client": http_client}
+        settings = {**settings, "http_async_client" if is_async else "http_client": http_client}
     if framework == "langchain":
         langchain = QwenAIMLEmbeddings(**settings)
-        return langchain, langchain.aembed_documents if colour else langchain.embed_documents
+        return langchain, langchain.aembed_documents if is_async else langchain.embed_documents
     if framework == "llamaindex":
         llama = QwenAIMLEmbedding(**settings)
-        return llama, llama.aget_text_embedding_batch if colour else llama.get_text_embedding_batch
-    if colour:
+        return llama, llama.aget_text_embedding_batch if is_async else llama.get_text_embedding_batch
+    if is_async:
         client = AsyncEmbeddingClient(EmbeddingConfig(**settings), http_client=http_client)
 
         async def aembed(texts: list[str]) -> list[list[float]]:

@@ -388,7 +388,7 @@ TABLE = (
                 settings=ONE | {"max_retries": 0, "timeout": 0.2},
             ),
             "500": final(APIStatusError, Fault(status=500)),
-            "unsound": final(ResponseFormatError, row(embedding=None)),
+            "malformed": final(ResponseFormatError, row(embedding=None)),
         },
     ),
     Row(
@@ -567,7 +567,7 @@ TABLE = (
                 missing=range(23),
             )
             for name, fault, error in (
-                ("unsound", row(embedding=None), ResponseFormatError),
+                ("malformed", row(embedding=None), ResponseFormatError),
                 ("500", Fault(status=500), APIStatusError),
             )
         },
@@ -639,7 +639,7 @@ TABLE = (
         "One text for which the response is malformed, or never comes, at every attempt",
         "the same",
         {
-            "unsound": poison(
+            "malformed": poison(
                 8,
                 ResponseFormatError,
                 choose=poisoned(row(embedding=None)),
@@ -881,7 +881,7 @@ def test_bomb(way: str, service: Any, ask: Any, vector: Any) -> None:
 
 @across("nobody")
 def test_nobody_listens(way: str, ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A refused connection is tried again, and the error says where."""
+    """A refused connection is retried, and the error says where."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
     monkeypatch.setenv("AIMLAPI_BASE_URL", address)
@@ -908,7 +908,7 @@ def test_not_http(way: str, ask: Any, peer: Any, monkeypatch: pytest.MonkeyPatch
 
 @across("certificate")
 def test_certificate(way: str, ask: Any, peer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that can't prove who it is gets nothing, and is not tried again."""
+    """A server that can't prove who it is gets nothing, and is not retried."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(Path(__file__).parent / "self_signed.pem")
     with peer(connections=1, tls=tls) as other:

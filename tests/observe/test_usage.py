@@ -95,10 +95,10 @@ def a_tenant(model: Any, tenant: int, together: threading.Barrier, *, is_async: 
     [
         (EmbeddingClient, False),
         (AsyncEmbeddingClient, True),
-        (QwenAIMLEmbeddings, False),
         (QwenAIMLEmbeddings, True),
         (QwenAIMLEmbedding, False),
-        (QwenAIMLEmbedding, True),
+        pytest.param(QwenAIMLEmbeddings, False, marks=pytest.mark.long),
+        pytest.param(QwenAIMLEmbedding, True, marks=pytest.mark.long),
     ],
 )
 def test_every_token_at_the_right_tenant(kind: Any, is_async: bool, tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ UNSOUND: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("body", "problem"), UNSOUND, ids=lambda value: str(value)[:50])
-def test_unsound(body: Any, problem: str) -> None:
+def test_malformed(body: Any, problem: str) -> None:
     """A response without one valid row for each text never gets through, and says where it is wrong."""
     with pytest.raises(ResponseFormatError) as caught:
         decode(answer(body, **{"content-type": "text/html"}), 2, None)

@@ -1,4 +1,4 @@
-"""The wire as recorded, through both adapters, each in both colours. See conftest.py for the origin."""
+"""The wire as recorded, through both adapters, sync and async. See conftest.py for the origin."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def cosine(a: list[float], b: list[float]) -> float:
     [("text-embedding-v4", 64), ("text-embedding-v4", 128), ("text-embedding-v3", 512)],
 )
 def test_dimensions(ways: Any, model: str, dimensions: int) -> None:
-    """Both models give unit vectors of the length asked for, the same in both colours."""
+    """Both models give unit vectors of the length asked for, the same sync and async."""
     for way in ways(model=model, dimensions=dimensions):
         [embedding] = way(["Laura is a DJ."])
         assert len(embedding) == dimensions
@@ -113,7 +113,7 @@ def test_unknown_key(ways: Any) -> None:
 
 @emulator_only
 def test_no_credits(ways: Any) -> None:
-    """403: an empty balance is told apart from other refusals, and not tried again."""
+    """403: an empty balance is distinguished from other 403s, and not retried."""
     for way in ways(Emulator(credits=0)):
         with pytest.raises(InsufficientCreditsError, match="top up") as caught:
             way(["a"])
@@ -122,7 +122,7 @@ def test_no_credits(ways: Any) -> None:
 
 @emulator_only
 def test_throttled(ways: Any) -> None:
-    """429: tried again as often as wanted, then told."""
+    """429: retried as often as configured, then raised."""
     emulator = Emulator()
     emulator.script(*[Fault(status=429, headers={"retry-after": "0"})] * 4)
     for way in ways(emulator, max_retries=1):

@@ -89,7 +89,7 @@ class Place:
         self.asynchronous = False  # for the stores that are made for one or the other
 
     def close(self) -> None:
-        """Put the data where they are found again, and let go of them."""
+        """Store the data, and release them."""
 
 
 def expect(
