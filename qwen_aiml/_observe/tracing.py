@@ -1,8 +1,8 @@
 """
 Spans and metrics of OpenTelemetry, in programs that have imported it; it is never imported here.
 
-Names are those of the GenAI conventions (semantic-conventions-genai 0.1.0, in development) and of the HTTP
-conventions (1.23, stable). No text, embedding or key is in a span.
+Names are those of OpenTelemetry's semantic conventions 1.44 (GenAI: in development; HTTP: stable), which
+tests/observe/test_tracing.py checks. No text, embedding or key is in a span.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 OPERATION = "gen_ai.operation.name"
 PROVIDER = "gen_ai.provider.name"
 MODEL = "gen_ai.request.model"
+RESPONSE_MODEL = "gen_ai.response.model"
 DIMENSIONS = "gen_ai.embeddings.dimension.count"
 ENCODINGS = "gen_ai.request.encoding_formats"
 INPUT_TOKENS = "gen_ai.usage.input_tokens"
@@ -76,6 +77,9 @@ async def run_traced(job: Job) -> None:
         finally:
             usage = job.usage
             span.set_attributes({REQUESTS: usage.requests, CACHED: usage.cached})
+            if job.model is not None:
+                span.set_attribute(RESPONSE_MODEL, job.model)
+                attributes[RESPONSE_MODEL] = job.model
             if usage.total_tokens is not None:
                 span.set_attribute(INPUT_TOKENS, usage.total_tokens)
             if ended_by is not None:
@@ -113,7 +117,7 @@ def _error(job: Job) -> str | None:
     if not failures:
         return None
     kind: type[Exception] | None = batch_error(failures, some=bool(job.embeddings))
-    return (kind or type(job.crash or next(iter(failures.values())))).__name__
+    return (kind or type(job.cause())).__name__
 
 
 def _fail(span: Any, trace: Any, kind: str) -> None:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from opentelemetry import metrics, trace
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry import trace
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
+from opentelemetry.semconv._incubating.metrics import gen_ai_metrics
+from opentelemetry.semconv.attributes import (
+    error_attributes,
+    http_attributes,
+    server_attributes,
+    url_attributes,
+)
 from opentelemetry.trace import SpanKind, StatusCode
 
+from fakes import After, Harness, status
 from langchain_qwen_aiml import QwenAIMLEmbeddings
 from llama_index_qwen_aiml import QwenAIMLEmbedding
 from qwen_aiml import (
     AsyncEmbeddingClient,
+    AuthenticationError,
     BudgetError,
     EmbeddingBatchError,
     EmbeddingClient,
@@ -28,7 +34,7 @@ from qwen_aiml import (
     track_usage,
 )
 from qwen_aiml._observe import tracing
-from qwen_aiml.emulator import Emulator, Fault
+from qwen_aiml.emulator import Emulator, Fault, serve
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -36,12 +42,13 @@ if TYPE_CHECKING:
 KEY = "sk-test-0123456789abcdef"
 PRIVATE = "a text that nobody else should read"
 
-# Source: semantic-conventions-genai 0.1.0, span "Embeddings" and its metrics, of which the first three are
-# required, and `error.type` where there is an error.
+# Source: the semantic conventions 1.44, span "Embeddings", of which the first three are required, and
+# `error.type` where there is an error.
 SPAN_NAMES = {
     "gen_ai.operation.name": str,
     "gen_ai.provider.name": str,
     "gen_ai.request.model": str,
+    "gen_ai.response.model": str,
     "gen_ai.embeddings.dimension.count": int,
     "gen_ai.request.encoding_formats": tuple,
     "gen_ai.usage.input_tokens": int,
@@ -49,6 +56,9 @@ SPAN_NAMES = {
     "server.port": int,
     "error.type": str,
 }
+# Source: the same, "Generative AI metrics", ExplicitBucketBoundaries.
+SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+COUNTS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
 OUR_NAMES = {"qwen_aiml.texts": int, "qwen_aiml.requests": int, "qwen_aiml.cached": int}
 HTTP_NAMES = {
     "http.request.method": str,
@@ -58,52 +68,6 @@ HTTP_NAMES = {
     "server.port": int,
     "error.type": str,
 }
-
-
-class Recorded:
-    """What was recorded so far."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.exporter = InMemorySpanExporter()
-        self.provider = TracerProvider()
-        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
-        self._reader = InMemoryMetricReader()
-        meters = MeterProvider([self._reader])
-        # The global ones can be set once in a process.
-        monkeypatch.setattr(trace, "get_tracer", self.provider.get_tracer)
-        monkeypatch.setattr(metrics, "get_meter_provider", lambda: meters)
-
-    @property
-    def spans(self) -> tuple[ReadableSpan, ...]:
-        """All spans, in the order of their ends."""
-        return self.exporter.get_finished_spans()
-
-    @property
-    def calls(self) -> list[ReadableSpan]:
-        """Those of calls."""
-        return [span for span in self.spans if span.name.startswith("embeddings ")]
-
-    @property
-    def requests(self) -> list[ReadableSpan]:
-        """Those of HTTP requests."""
-        return [span for span in self.spans if span.name == "POST"]
-
-    def metrics(self) -> dict[str, list[Any]]:
-        """Give the points of each metric, by name and unit."""
-        data = self._reader.get_metrics_data()
-        found = [
-            metric
-            for resource in (data.resource_metrics if data else ())
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-        ]
-        return {f"{metric.name} {metric.unit}": list(metric.data.data_points) for metric in found}
-
-
-@pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
-    """Record what happens in a test."""
-    return Recorded(monkeypatch)
 
 
 def client_of(emulator: Emulator, **settings: Any) -> EmbeddingClient:
@@ -124,7 +88,7 @@ def check(span: ReadableSpan, names: dict[str, type]) -> None:
     assert not span.events  # exceptions may quote what came
 
 
-def test_a_call(recorded: Recorded) -> None:
+def test_a_call(recorded: Any) -> None:
     """A call is one span, its requests are its children, retries too; names and values are as specified."""
     emulator = Emulator()
     emulator.script(Fault(status=503), Fault(reset="before"))
@@ -138,6 +102,7 @@ def test_a_call(recorded: Recorded) -> None:
         "gen_ai.operation.name": "embeddings",
         "gen_ai.provider.name": "aimlapi",
         "gen_ai.request.model": "alibaba/qwen-text-embedding-v4",
+        "gen_ai.response.model": "text-embedding-v4",
         "gen_ai.embeddings.dimension.count": 64,
         "gen_ai.request.encoding_formats": ("float",),
         "gen_ai.usage.input_tokens": 10,
@@ -162,7 +127,42 @@ def test_a_call(recorded: Recorded) -> None:
     assert KEY not in everything
 
 
-def test_metrics(recorded: Recorded) -> None:
+def enum_of(module: Any, name: str) -> set[str]:
+    return {member.value for member in getattr(module, name)}
+
+
+def test_conventions(recorded: Any) -> None:
+    """Each name, enum value and unit that is written is OpenTelemetry's; but for ``qwen_aiml.*``."""
+    emulator = Emulator()
+    emulator.script(Fault(status=503))
+    with client_of(emulator, encoding_format="float") as client:
+        client.embed(["a"])
+        emulator.script(Fault(status=401))
+        with pytest.raises(AuthenticationError):
+            client.embed(["b"])
+    found = recorded.metrics()
+    points = [point.attributes for metric in found.values() for point in metric]
+    written = [*map(attributes, recorded.spans), *points]
+    modules = (gen_ai, error_attributes, http_attributes, server_attributes, url_attributes)
+    known = {value for module in modules for value in vars(module).values() if isinstance(value, str)}
+    enums = {
+        "gen_ai.operation.name": enum_of(gen_ai, "GenAiOperationNameValues"),
+        "gen_ai.token.type": enum_of(gen_ai, "GenAiTokenTypeValues"),
+        "http.request.method": enum_of(http_attributes, "HttpRequestMethodValues"),
+    }
+    meter: Any = SimpleNamespace(create_histogram=lambda name, unit, **_: f"{name} {unit}")
+    duration: Any = gen_ai_metrics.create_gen_ai_client_operation_duration(meter)
+    tokens: Any = gen_ai_metrics.create_gen_ai_client_token_usage(meter)
+
+    assert {name for some in written for name in some if not name.startswith("qwen_aiml.")} <= known
+    assert all(some[name] in values for some in written for name, values in enums.items() if name in some)
+    assert found.keys() == {duration, tokens}
+    for call in recorded.calls:
+        values = attributes(call)
+        assert call.name == f"{values['gen_ai.operation.name']} {values['gen_ai.request.model']}"
+
+
+def test_metrics(recorded: Any) -> None:
     """Each call is counted in both metrics, with the buckets that the conventions advise."""
     emulator = Emulator()
     with client_of(emulator, max_retries=0) as client:
@@ -181,13 +181,14 @@ def test_metrics(recorded: Recorded) -> None:
         (2, None),
         (1, "APIStatusError"),
     ]
-    assert durations[0].explicit_bounds == tracing.SECONDS
-    assert tokens[0].explicit_bounds == tracing.COUNTS
+    assert durations[0].explicit_bounds == SECONDS
+    assert tokens[0].explicit_bounds == COUNTS
     assert (tokens[0].count, tokens[0].sum) == (2, 11)
     assert tokens[0].attributes == {
         "gen_ai.operation.name": "embeddings",
         "gen_ai.provider.name": "aimlapi",
         "gen_ai.request.model": "alibaba/qwen-text-embedding-v4",
+        "gen_ai.response.model": "text-embedding-v4",
         "gen_ai.token.type": "input",
         "server.address": "api.aimlapi.com",
         "server.port": 443,
@@ -201,7 +202,7 @@ def test_metrics(recorded: Recorded) -> None:
         ([None, Fault(status=401)], "EmbeddingBatchError"),
     ],
 )
-def test_errors(recorded: Recorded, faults: list[Any], error: str) -> None:
+def test_errors(recorded: Any, faults: list[Any], error: str) -> None:
     """A call that fails, in part or as a whole, has the name of its error."""
     emulator = Emulator()
     emulator.script(*faults)
@@ -214,7 +215,20 @@ def test_errors(recorded: Recorded, faults: list[Any], error: str) -> None:
     assert isinstance(caught.value, EmbeddingBatchError) == (error == "EmbeddingBatchError")
 
 
-def test_budget(recorded: Recorded) -> None:
+def test_first_failure() -> None:
+    """A call of which nothing was embedded ends with its first failure in time; so does its span."""
+    outcomes = {"a": After(2.0, status(503)), "b": After(1.0, status(401))}
+    harness = Harness(
+        service=lambda texts: outcomes[texts[0]], batch_size=1, max_concurrency=2, max_retries=0
+    )
+    job = harness.job(["a", "b"])
+    with pytest.raises(AuthenticationError):
+        job.result()
+
+    assert tracing._error(job) == "AuthenticationError"
+
+
+def test_budget(recorded: Any) -> None:
     """A call that a bound ended says so, also if it sent nothing; unknown tokens are left out."""
     emulator = Emulator()
     emulator.script(Fault(edit=lambda body: {"data": body["data"]}))
@@ -230,7 +244,7 @@ def test_budget(recorded: Recorded) -> None:
     assert "gen_ai.client.token.usage {token}" not in recorded.metrics()
 
 
-def test_cancelled(recorded: Recorded) -> None:
+def test_cancelled(recorded: Any) -> None:
     """A call that is cancelled has a span that says so."""
     is_sent = asyncio.Event()
 
@@ -257,7 +271,7 @@ def test_cancelled(recorded: Recorded) -> None:
 
 
 @pytest.mark.parametrize("kind", [QwenAIMLEmbeddings, QwenAIMLEmbedding])
-def test_frameworks(recorded: Recorded, kind: Any) -> None:
+def test_frameworks(recorded: Any, kind: Any) -> None:
     """Calls of both frameworks are children of the span that they are made in, sync and async."""
     model = kind(dimensions=64, **Emulator().client_options())
     with recorded.provider.get_tracer("test").start_as_current_span("mine") as mine:
@@ -274,7 +288,7 @@ def test_frameworks(recorded: Recorded, kind: Any) -> None:
         assert call.parent.span_id == mine.get_span_context().span_id
 
 
-def test_instrumented_httpx(recorded: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_instrumented_httpx(recorded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where httpx is instrumented, its spans are the requests', and none of ours."""
     monkeypatch.setattr(tracing, "watched_library", lambda: "httpx")
     with client_of(Emulator()) as client:
@@ -283,7 +297,51 @@ def test_instrumented_httpx(recorded: Recorded, monkeypatch: pytest.MonkeyPatch)
     assert (len(recorded.calls), len(recorded.requests)) == (1, 0)
 
 
-def test_not_recorded(recorded: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("library", ["httpx", "httpx2"])
+@pytest.mark.parametrize("own", [False, True], ids=["default", "own-client"])
+def test_real_instrumentation(recorded: Any, library: str, own: bool) -> None:
+    """The spans of OpenTelemetry's own instrumentation are children of the call's, one for each attempt."""
+    module = pytest.importorskip("opentelemetry.instrumentation.httpx")
+    name = "HTTPXClientInstrumentor" if library == "httpx" else "HTTPX2ClientInstrumentor"
+    if not hasattr(module, name):
+        pytest.skip("not in this version")
+    instrumentor: Any = getattr(module, name)()
+    emulator = Emulator()
+    instrumentor.instrument(tracer_provider=recorded.provider)
+    try:
+        with serve(emulator) as url:
+            config = EmbeddingConfig(api_key=KEY, base_url=url)
+            clients = sys.modules[library]
+
+            def embed() -> None:
+                with (
+                    clients.Client() as given,
+                    EmbeddingClient(config, http_client=given if own else None) as client,
+                ):
+                    client.embed(["a"])
+
+            async def aembed() -> None:
+                async with (
+                    clients.AsyncClient() as given,
+                    AsyncEmbeddingClient(config, http_client=given if own else None) as client,
+                ):
+                    await client.embed(["b"])
+
+            emulator.script(Fault(status=503))
+            embed()
+            asyncio.run(aembed())
+    finally:
+        instrumentor.uninstrument()
+
+    theirs = [span for span in recorded.spans if span not in recorded.calls]
+    parents = [span.parent.span_id for span in theirs if span.parent is not None]
+    first, second = (span.context.span_id for span in recorded.calls)
+    assert parents == [first, first, second]
+    scopes = [span.instrumentation_scope for span in theirs]
+    assert [scope.name for scope in scopes if scope] == [module.__name__] * 3
+
+
+def test_not_recorded(recorded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no provider is set, and where OpenTelemetry is not imported, nothing is recorded."""
     with client_of(Emulator()) as client:
         monkeypatch.setattr(trace, "get_tracer", trace.NoOpTracerProvider().get_tracer)
