@@ -63,6 +63,8 @@ class Job:
 
         crash: An exception that no transport is known to raise, and one did; None for none.
 
+        model: As the first response names it; None if none has.
+
         reporter: Is told how far the call has come; None for nobody.
 
     Raises:
@@ -99,7 +101,7 @@ class Job:
         self._shortened: set[int] = set()
         self._at_limit: set[int] = set()
         self.cached_items: set[int] = set()
-        self._model: str | None = None
+        self.model: str | None = None
         self._request_ids: list[str] = []
 
     async def run(self) -> None:
@@ -143,16 +145,20 @@ class Job:
             return EmbeddingResult(
                 cast("list[list[float]]", embeddings),
                 self.call.usage,
-                self._model,
+                self.model,
                 tuple(self._request_ids),
                 cached=len(self.cached_items),
                 shortened=self.shortened(),
             )
         kind = batch_error(failures, some=bool(self.embeddings))
         if kind is None:
-            raise self.crash or next(iter(self._failures.values()))
+            raise cast("Exception", self.cause())
         advice = "" if self.cache else f"{KEEP_ADVICE}. "
         raise kind(embeddings, failures, self.call.usage, advice=advice) from self.crash
+
+    def cause(self) -> Exception | None:
+        """Return what a call ends with of which nothing was embedded: the first failure in time."""
+        return self.crash or next(iter(self._failures.values()), None)
 
     def rows(self) -> list[list[float] | None]:
         """Return the embedding of every text, None where there is none; repeated texts get copies."""
@@ -191,7 +197,7 @@ class Job:
             ResponseFormatError: If their dimensions differ from those of other responses.
         """
         call, length = self.call, len(rows.embeddings[0])
-        self._model = self._model or rows.model
+        self.model = self.model or rows.model
         if rows.request_id is not None:
             self._request_ids.append(rows.request_id)
         check_dimensions(call, length)

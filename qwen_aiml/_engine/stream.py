@@ -91,6 +91,7 @@ class Blocks:
         self._failed = False
         self._missing: list[int] = []
         self._failures: dict[int, QwenAIMLError] = {}
+        self._cause: Exception | None = None
         self._crash: Exception | None = None
         self._errors: list[BaseException] = []
 
@@ -160,6 +161,7 @@ class Blocks:
             job.shortened()
             self._usage += job.usage
             self._failures |= job.failures()
+            self._cause = self._cause or job.cause()
             self._crash = self._crash or job.crash
         if error is not None:
             self._errors.append(error)
@@ -183,12 +185,12 @@ class Blocks:
         Tell what is to be raised, once no block is running and all rows are given; None for nothing.
 
         An `EmbeddingBatchError` if requests failed, unless not a single row was given; then, or if it was
-        something else, the first error itself.
+        something else, the first error in time itself.
         """
         error = other = self._errors[0] if self._errors else None
         if self._failures:
             failures = dict(sorted(self._failures.items()))
-            error = self._crash or next(iter(failures.values()))
+            error = self._cause
             if (kind := batch_error(failures, some=bool(self._given))) is not None:
                 error = kind([], failures, self._usage, missing=sorted(self._missing))
                 error.__cause__ = self._crash or other

@@ -13,6 +13,7 @@ from qwen_aiml import (
     EmbeddingBatchError,
     InputValueError,
     QwenAIMLError,
+    TransportError,
     Usage,
 )
 from qwen_aiml._engine.stream import Block, Blocks
@@ -44,6 +45,10 @@ class Done:
     def shortened(self) -> tuple[int, ...]:
         """Give the indices of texts that were too long."""
         return ()
+
+    def cause(self) -> Exception | None:
+        """Give the first failure."""
+        return self.crash or (self._error if self._missing else None)
 
     def failures(self) -> dict[int, QwenAIMLError]:
         """Give errors by index."""
@@ -202,9 +207,11 @@ def test_one_text_fails() -> None:
 
 
 def test_nothing_embedded() -> None:
-    """Then the first error itself is raised."""
+    """Then the error itself is raised that came first, of whichever block."""
     blocks = made(9)
-    end(blocks, begun(blocks), 0, 1, 2)
+    first, second = begun(blocks), begun(blocks)
+    end(blocks, second, 0, 1, 2)
+    end(blocks, first, 0, 1, 2, error=TransportError("later", transient=True))
 
     assert blocks.error() is REFUSED
 
