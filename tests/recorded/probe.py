@@ -3,7 +3,7 @@ Ask the service what is only assumed of it, and print what was seen beside what 
 
     make probe
 
-With a key in AIMLAPI_API_KEY it asks the service, some 80 requests for far less than $0.01, and writes the
+With a key in AIMLAPI_API_KEY it asks the service, some 100 requests for far less than $0.01, and writes the
 evidence, without the key, to probe-live.json beside this file. Without one it asks the emulator, which shows
 that it works, and writes probe-emulator.json. Code that rests on an assumption names the row that would
 overturn it, as in ``(probe: long)``; ``(probe: none)`` says that nothing can provoke it.
@@ -40,7 +40,21 @@ TEXT = "Laura is a DJ."
 BURST = 40
 KEY = "a-key-of-the-emulator"
 KEPT_NUMBERS = 3
-UNKNOWN = "unknown"
+UNKNOWN = "nothing"
+
+WITHOUT_KEY = """\
+AIMLAPI_API_KEY is not set, so the emulator is asked. This shows that the probe works, and tells nothing of the
+service. With a key: AIMLAPI_API_KEY=... make probe
+"""
+LEGEND = """\
+as assumed  code that names the row, as in (probe: rows), is right
+DIFFERS     that code has to change
+answered    nothing was assumed; the answer is news
+no answer   the service said nothing of it
+failed      the row could not be asked; see the evidence
+
+Not asked, since they take another account: an empty balance (assumed: 403, or 402), a key beyond its spending cap.
+"""
 
 
 class Probe:
@@ -339,19 +353,24 @@ def verdict(row: Row, seen: str) -> str:
     if seen.startswith("failed: "):
         return "failed"
     if row.assumed == UNKNOWN and seen.startswith("HTTP "):
-        return "open"
-    return "settled" if row.assumed == UNKNOWN else "as assumed" if seen == row.assumed else "DIFFERS"
+        return "no answer"
+    return "answered" if row.assumed == UNKNOWN else "as assumed" if seen == row.assumed else "DIFFERS"
 
 
 def table(seen: list[tuple[Row, str]]) -> str:
     """Write what was assumed beside what was seen."""
-    lines = [("row", "question", "assumed", "seen", "")]
+    lines = [("row", "question", "assumed", "seen", "verdict")]
     lines += [(row.name, row.question, row.assumed, found, verdict(row, found)) for row, found in seen]
     widths = [max(len(line[at]) for line in lines) for at in range(3)]
     return "\n".join(
         f"{verdict:10}  {name:{widths[0]}}  {question:{widths[1]}}  {assumed:{widths[2]}}  {found}"
         for name, question, assumed, found, verdict in lines
     )
+
+
+def exit_code(seen: list[tuple[Row, str]], *, live: bool) -> int:
+    """Give 1 if a row failed, or one of the emulator differs; what differs at the service is a finding."""
+    return int(any(verdict(*each) in (("failed",) if live else ("failed", "DIFFERS")) for each in seen))
 
 
 def main(folder: Path = HERE) -> int:
@@ -362,10 +381,12 @@ def main(folder: Path = HERE) -> int:
         folder: Where the evidence is written.
 
     Returns:
-        1 if a row failed or differs from what is assumed, else 0.
+        See `exit_code`.
     """
     key = os.environ.get("AIMLAPI_API_KEY", "").strip()
     origin = "live" if key else "emulator"
+    if not key:
+        print(WITHOUT_KEY)  # noqa: T201
     client = httpx.Client(timeout=60) if key else httpx.Client(transport=Emulator(api_keys=[KEY]).transport())
     with client:
         probe = Probe(client, key or KEY)
@@ -373,9 +394,10 @@ def main(folder: Path = HERE) -> int:
     path = folder / f"probe-{origin}.json"
     path.write_text(probe.written(), encoding="utf-8")
     cost = f"{probe.credits} credits (${probe.credits / 2_000_000:.6f}) reported"
-    asked = "the service" if key else "the emulator, so nothing here is about the service"
-    print(f"{table(seen)}\n\n{len(probe.evidence)} requests to {asked}; {cost}; evidence in {path.name}")  # noqa: T201
-    return int(any(verdict(*each) in ("failed", "DIFFERS") for each in seen))
+    asked = "the service" if key else "the emulator"
+    print(f"{table(seen)}\n\n{LEGEND}")  # noqa: T201
+    print(f"{len(probe.evidence)} requests to {asked}; {cost}; evidence in {path}")  # noqa: T201
+    return exit_code(seen, live=bool(key))
 
 
 if __name__ == "__main__":

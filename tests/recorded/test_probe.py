@@ -34,14 +34,16 @@ def asked(emulator: Emulator) -> tuple[Any, list[Any]]:
 
 
 def test_on_the_emulator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """On the emulator nothing differs and nothing fails; the evidence holds every request, and no key."""
+    """On the emulator, which is said first, nothing differs or fails; the evidence has all requests, no key."""
     assert probe.main(tmp_path) == 0
 
     lines = capsys.readouterr().out.splitlines()
     written = (tmp_path / "probe-emulator.json").read_text(encoding="utf-8")
     evidence = json.loads(written)
-    assert len(lines) == len(probe.ROWS) + 3
-    assert not [line for line in lines if line.startswith(("failed", "DIFFERS"))]
+    rows = lines[lines.index("") + 2 :][: len(probe.ROWS)]
+    assert lines[0].startswith("AIMLAPI_API_KEY is not set, so the emulator is asked")
+    assert [line[12:].split()[0] for line in rows] == [row.name for row in probe.ROWS]
+    assert not [line for line in rows if line.startswith(("failed", "DIFFERS"))]
     assert f"{len(evidence)} requests to the emulator" in lines[-1]
     assert {entry["row"] for entry in evidence} == {row.name for row in probe.ROWS}
     assert probe.KEY not in written
@@ -65,6 +67,7 @@ def test_what_differs() -> None:
         *("status", "norms", "rows", "encoding", "unbilled"),
     }
     assert made.credits > 0
+    assert (probe.exit_code(seen, live=True), probe.exit_code(seen, live=False)) == (0, 1)
 
 
 def test_service_that_fails() -> None:
@@ -75,6 +78,7 @@ def test_service_that_fails() -> None:
     verdicts = [probe.verdict(row, found) for row, found in seen]
 
     assert verdicts[0] == "failed"
+    assert probe.exit_code(seen, live=True) == 1
     assert verdicts.count("as assumed") == 2  # the wrong key; and what fails costs nothing
     assert len(seen) == len(probe.ROWS)
 
