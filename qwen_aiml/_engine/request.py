@@ -92,7 +92,7 @@ class Call:
 
         usage: What the call has cost so far.
 
-        blocks: Those of `track_usage` that the call was made in.
+        blocks: Those of `track_usage` that the call was made in; `budgets` are theirs.
 
         accepted: Responses with valid embeddings so far.
 
@@ -128,6 +128,7 @@ class Call:
         self.dimensions = config.length
         self.usage = Usage()
         self.blocks = open_blocks()
+        self.budgets = [block.budget for block in self.blocks if block.budget is not None]
         self.accepted = 0
         self.rejected_alone = 0
         self.is_stopped = False
@@ -163,14 +164,14 @@ class Call:
             scope.cancel()
 
     @contextmanager
-    def until_stopped(self) -> Iterator[None]:
+    def until_stopped(self) -> Iterator[anyio.CancelScope]:
         """End what is awaited in this context when the call is stopped."""
         with anyio.CancelScope() as scope:
             self._scopes.add(scope)
             if self.is_stopped:
                 scope.cancel()
             try:
-                yield
+                yield scope
             finally:
                 self._scopes.discard(scope)
 
@@ -233,13 +234,12 @@ class _Request:
 
     async def send(self) -> Rows:
         """Send until a response is good, or no retry is left."""
+        call = self._call
         while True:
             response: Response | None = None
             try:
-                if any(block.budget for block in self._call.blocks):
-                    response = await within_budgets(self._call, len(self._post.body), self._attempt)
-                else:
-                    response = await self._attempt()
+                tokens = call.limiter.expected_tokens(len(self._post.body))
+                response = await within_budgets(call.budgets, tokens, self._attempt, call.until_stopped)
                 rows = self._read(response)
             except TransportFailure as failure:
                 self.error = self._transport_error(failure)
@@ -250,7 +250,7 @@ class _Request:
             except QwenAIMLError as error:
                 self.error = error
             else:
-                self._call.accepted += 1
+                call.accepted += 1
                 return rows
             await self._back_off(self.error, response)
 

@@ -11,8 +11,10 @@ from .._protocol.status import is_success
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+    from contextlib import AbstractContextManager
 
-    from .._engine.request import Call
+    from anyio import CancelScope
+
     from .._protocol.response import Response
     from .._results import Usage
 
@@ -112,28 +114,35 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows has no fork)
     os.register_at_fork(after_in_child=shared.after_fork)
 
 
-async def within_budgets(call: Call, size: int, attempt: Callable[[], Awaitable[Response]]) -> Response:
+async def within_budgets(
+    budgets: Sequence[Budget],
+    tokens: float,
+    attempt: Callable[[], Awaitable[Response]],
+    until_stopped: Callable[[], AbstractContextManager[CancelScope]],
+) -> Response:
     """
     Make an attempt once all budgets of its call have room.
 
     Args:
-        call: Whose attempt it is.
+        budgets: Those of the call, if any.
 
-        size: Bytes of the request body.
+        tokens: Expected in the request.
 
         attempt: Sends the request, or says that the call was stopped.
+
+        until_stopped: Gives a context that ends what is awaited in it when the call is stopped.
 
     Raises:
         SpentError: If a budget is used up.
     """
-    import anyio  # noqa: PLC0415 (slow to import, and there with the first client)
-
-    budgets = [block.budget for block in call.blocks if block.budget is not None]
-    tokens = call.limiter.expected_tokens(size)
+    if not budgets:
+        return await attempt()
     while not _reserved(budgets, tokens):
-        with call.until_stopped():
+        import anyio  # noqa: PLC0415 (slow to import, and there with the first client)
+
+        with until_stopped() as scope:
             await anyio.sleep(POLL)
-        if call.is_stopped:
+        if scope.cancel_called:
             return await attempt()
     usage = None
     try:

@@ -43,8 +43,8 @@ KEPT_NUMBERS = 3
 UNKNOWN = "nothing"
 
 WITHOUT_KEY = """\
-AIMLAPI_API_KEY is not set, so the emulator is asked. This shows that the probe works, and tells nothing of the
-service. With a key: AIMLAPI_API_KEY=... make probe
+AIMLAPI_API_KEY is not set, so the emulator is asked. This shows that the probe works, and tells nothing of
+the service. With a key: AIMLAPI_API_KEY=... make probe
 """
 LEGEND = """\
 as assumed  code that names the row, as in (probe: rows), is right
@@ -53,7 +53,7 @@ answered    nothing was assumed; the answer is news
 no answer   the service said nothing of it
 failed      the row could not be asked; see the evidence
 
-Not asked, since they take another account: an empty balance (assumed: 403, or 402), a key beyond its spending cap.
+Not asked, for they take another account: an empty balance (assumed: 403, or 402), a key at its spending cap.
 """
 
 

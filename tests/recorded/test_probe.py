@@ -34,7 +34,7 @@ def asked(emulator: Emulator) -> tuple[Any, list[Any]]:
 
 
 def test_on_the_emulator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """On the emulator, which is said first, nothing differs or fails; the evidence has all requests, no key."""
+    """On the emulator, which is said first, nothing differs or fails; the evidence holds no key."""
     assert probe.main(tmp_path) == 0
 
     lines = capsys.readouterr().out.splitlines()
