@@ -1,7 +1,8 @@
-"""Servers and clusters that start processes by themselves; run by hand, with those that are installed."""
+"""Servers and clusters that start processes by themselves, or serve an object; those that are installed."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,9 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.once
 
 
+@pytest.mark.long
 def test_gunicorn(run: Callable[..., str], tmp_path: Path) -> None:
     """Workers of `--preload` share an object that was used before they were forked."""
     pytest.importorskip("gunicorn")
@@ -55,9 +57,10 @@ def application(environ, start_response):
     assert printed == "{'20'}\n"
 
 
+@pytest.mark.long
 def test_dask(run: Callable[..., str], tmp_path: Path) -> None:
     """Dask sends an object to its processes."""
-    pytest.importorskip("distributed")
+    pytest.importorskip("distributed.client")  # our folder of tests has the name of the package
     (tmp_path / "program.py").write_text(
         """
 import logging
@@ -75,6 +78,53 @@ if __name__ == "__main__":
     )
     program = f"import runpy; runpy.run_path({str(tmp_path / 'program.py')!r}, run_name='__main__')"
     assert run(program, "-W", "ignore") == f"{[64] * 8}\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_celery(run: Callable[..., str], tmp_path: Path) -> None:
+    """The forked processes of a Celery worker share an object that was used before the fork."""
+    pytest.importorskip("celery")
+    (tmp_path / "tasks.py").write_text(
+        """
+import os
+from celery import Celery
+from qwen_aiml import EmbeddingClient, EmbeddingConfig
+
+folders = {"data_folder_in": "queue", "data_folder_out": "queue"}
+app = Celery("tasks", broker="filesystem://", backend="file://" + os.path.abspath("results"))
+app.conf.update(broker_transport_options=folders, worker_proc_alive_timeout=50)
+client = EmbeddingClient(EmbeddingConfig(dimensions=64))
+client.embed(["before the fork"])
+parent = os.getpid()
+
+@app.task
+def embed(texts):
+    return [len(client.embed(texts).embeddings), os.getpid() != parent]
+"""
+    )
+    for folder in ("queue", "results"):
+        (tmp_path / folder).mkdir()
+    printed = run(
+        f"""
+        import os, subprocess, sys
+
+        os.chdir({str(tmp_path)!r})
+        sys.path.insert(0, ".")
+        from tasks import embed
+
+        command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "--pool", "prefork"]
+        command += ["--concurrency", "2", "--without-mingle", "--without-gossip", "--without-heartbeat"]
+        with open("log", "w") as log, subprocess.Popen(command, stdout=log, stderr=log) as worker:
+            try:
+                results = [embed.delay(TEXTS) for _ in range(6)]
+                print([result.get(timeout=50, interval=0.1) for result in results])
+            finally:
+                worker.terminate()
+        """,
+        "-W",
+        "ignore",
+    )
+    assert printed == f"{[[37, True]] * 6}\n"
 
 
 def test_langserve(run: Callable[..., str]) -> None:
@@ -100,4 +150,4 @@ def test_langserve(run: Callable[..., str]) -> None:
         "-W",
         "ignore",
     )
-    assert printed == f"64\n{[64] * 5}\n"
+    assert printed.endswith(f"\n64\n{[64] * 5}\n")  # after a banner
