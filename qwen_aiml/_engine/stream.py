@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from queue import Queue
@@ -114,19 +113,11 @@ class Blocks:
         """Take the next text."""
         self._read.append(text)
 
-    def no_more(self, error: Exception | None = None) -> None:
-        """Note that the texts have ended, or could not be read further because of *error*."""
+    def no_more(self, error: Exception) -> None:
+        """Note that the texts have ended, or could not be read further because of another *error*."""
         self._no_more = True
-        if error is not None:
+        if not isinstance(error, (StopIteration, StopAsyncIteration)):
             self._errors.append(error)
-
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Note the end of the texts that are read in this context, or what ended them early."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 (raised once what was read is embedded)
-            self.no_more(None if isinstance(error, (StopIteration, StopAsyncIteration)) else error)
 
     def begin(self) -> Block | None:
         """Give the block that is to begin now, once no further text is wanted; None for none."""
@@ -272,9 +263,11 @@ class EmbeddingIterator:
     def _begin_blocks(self) -> None:
         blocks = self._blocks
         while True:
-            with blocks.reading():
+            try:
                 while blocks.wants_text:
                     blocks.read(next(self._texts))
+            except Exception as error:  # noqa: BLE001 (raised once what was read is embedded)
+                blocks.no_more(error)
             if (block := blocks.begin()) is None:
                 return
             try:
@@ -361,9 +354,11 @@ class AsyncEmbeddingIterator:
     async def _begin_blocks(self) -> None:
         blocks = self._blocks
         while True:
-            with blocks.reading():
+            try:
                 while blocks.wants_text:
                     blocks.read(await self._next())
+            except Exception as error:  # noqa: BLE001 (raised once what was read is embedded)
+                blocks.no_more(error)
             if (block := blocks.begin()) is None:
                 return
             try:

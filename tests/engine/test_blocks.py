@@ -153,7 +153,7 @@ def test_the_last_block() -> None:
     """What is read when the texts end is a block, and nothing begins after it."""
     blocks = made(30)
     blocks.read("one")
-    blocks.no_more()
+    blocks.no_more(StopIteration())
     assert not blocks.wants_text
     last = begun(blocks)
     assert last.texts == ["one"]
