@@ -30,8 +30,6 @@ from ._errors import (
 )
 from ._extras import refer_to_extra
 from ._models import DEFAULT_MODEL, ModelFacts, register_model
-from ._observe.estimate import Estimate
-from ._observe.usage import TrackedUsage, track_usage
 from ._progress import Progress
 from ._results import EmbeddingResult, Usage
 from ._texts.validation import check_texts
@@ -42,6 +40,8 @@ if typing.TYPE_CHECKING:
     from ._client import AsyncEmbeddingClient, EmbeddingClient
     from ._engine.limiter import Limiter, Limits
     from ._engine.stream import AsyncEmbeddingIterator, EmbeddingIterator
+    from ._observe.estimate import Estimate
+    from ._observe.usage import TrackedUsage, track_usage
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -88,9 +88,12 @@ _MODULES = {
     "AsyncEmbeddingIterator": "_engine.stream",
     "EmbeddingClient": "_client",
     "EmbeddingIterator": "_engine.stream",
+    "Estimate": "_observe.estimate",
     "Limiter": "_engine.limiter",
     "Limits": "_engine.limiter",
     "SQLiteCache": "_cache.sqlite",
+    "TrackedUsage": "_observe.usage",
+    "track_usage": "_observe.usage",
 }
 
 

@@ -63,6 +63,8 @@ class Job:
 
         crash: An exception that no transport is known to raise, and one did; None for none.
 
+        items: The item of each text.
+
         model: As the first response names it; None if none has.
 
         reporter: Is told how far the call has come; None for nobody.
@@ -87,6 +89,7 @@ class Job:
         checked = check_texts(texts, blank_replacement=config.blank_replacement, first=first)
         sent = all_outgoing(checked, instruction)
         self._distinct = DistinctTexts(sent, first)
+        self.items: Sequence[int] = self._distinct.items
         self._long = LongTexts(config, instruction)
         counts = self._long.counted(self._distinct.texts)
         self._long.refuse(self._distinct.by_index(counts))
@@ -176,11 +179,6 @@ class Job:
         return tuple(indices(self._shortened | self._at_limit))
 
     @property
-    def items(self) -> Sequence[int]:
-        """The item of each text."""
-        return self._distinct.items
-
-    @property
     def usage(self) -> Usage:
         """What it has cost so far."""
         return self.call.usage
@@ -196,11 +194,10 @@ class Job:
         Raises:
             ResponseFormatError: If their dimensions differ from those of other responses.
         """
-        call, length = self.call, len(rows.embeddings[0])
         self.model = self.model or rows.model
         if rows.request_id is not None:
             self._request_ids.append(rows.request_id)
-        check_dimensions(call, length)
+        check_dimensions(self.call, len(rows.embeddings[0]))
         self._set(items, rows.embeddings)
         if shortened:
             self._shortened.update(items)
@@ -237,13 +234,12 @@ class Job:
         self._pending, self._too_long = self._missing(self._pending), self._missing(self._too_long)
 
     async def _load(self, cache: CacheAccess, items: Sequence[int], shortened: str) -> None:
-        call = self.call
         for at in range(0, len(items), KEYS_PER_LOOKUP):
             some = items[at : at + KEYS_PER_LOOKUP]
-            entries = await load(cache, self.texts(some), call, shortened)
+            entries = await load(cache, self.texts(some), self.call, shortened)
             found = {item: entry for item, entry in zip(some, entries, strict=True) if entry is not None}
             self._set(list(found), list(found.values()))
-            call.count(Usage(cached=len(found)))
+            self.call.count(Usage(cached=len(found)))
             self.cached_items.update(found)
             if shortened:
                 self._shortened.update(found)
@@ -253,20 +249,17 @@ class Job:
         """Embed one batch after the other, until there is none, or no new request may start."""
         call = self.call
         batch = Batch(self, call)
-        while not call.is_stopped:
+        while not call.is_stopped and (self._too_long or self._sent < len(self._pending)):
             if self._too_long:
                 item = self._too_long.pop()
                 await self._guarded([item], self._embed_long, item)
-            elif self._sent < len(self._pending):
+            else:
                 items = self._pending[self._sent : self._sent + call.rows]
                 self._sent += len(items)
                 await self._guarded(items, batch.embed, items)
-            else:
-                return
 
     async def _embed_long(self, item: int) -> None:
-        error = await self.shorten(item, None)
-        if error is not None:
+        if (error := await self.shorten(item, None)) is not None:
             self.fail([item], error)
 
     async def _guarded(
