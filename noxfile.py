@@ -34,7 +34,7 @@ PACKAGES = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
 EXTRAS = ",".join(PROJECT["project"]["optional-dependencies"])
 EMPTY = sorted(path.parent for path in Path("distributions").glob("*/pyproject.toml"))
 INSTALL_LINE = re.compile(r"^# %pip install -q ((?:.*\\\n#)*.*)$", re.MULTILINE)
-PAGES = {page.stem: INSTALL_LINE.search(page.read_text("utf-8")) for page in Path("cookbook").glob("*.py")}
+PAGES = {page.stem: INSTALL_LINE.findall(page.read_text("utf-8")) for page in Path("cookbook").glob("*.py")}
 PYTEST = "python -m pytest"
 NOT_ONCE = "-m 'not long and not once'"
 TWO_AT_A_TIME = "-n 2 --dist worksteal"
@@ -84,9 +84,9 @@ def run(session: nox.Session, *commands: str) -> None:
         session.run(*words, *(session.posargs if number == len(commands) else ()))
 
 
-def built(name: str) -> str:
-    """Find the wheel that `dist` built."""
-    (found,) = ROOT.glob(f"dist/{name.replace('-', '_')}-*.whl")
+def built(name: str, suffix: str = ".whl") -> str:
+    """Find what `dist` built."""
+    (found,) = ROOT.glob(f"dist/{name.replace('-', '_')}-*{suffix}")
     return str(found)
 
 
@@ -122,7 +122,7 @@ def wheel_tests(session: nox.Session) -> None:
     """Run the tests of the sdist on the wheel, far from the sources."""
     session.install(f"{built('qwen-aiml')}[{EXTRAS}]", "--group", "tests")
     with tempfile.TemporaryDirectory() as away:
-        shutil.unpack_archive(*ROOT.glob("dist/qwen_aiml-*.tar.gz"), away)
+        shutil.unpack_archive(built("qwen-aiml", ".tar.gz"), away)
         session.chdir(*Path(away).iterdir())
         for name in PACKAGES:
             shutil.rmtree(name)
@@ -134,7 +134,7 @@ def wheel_tests(session: nox.Session) -> None:
 @nox.parametrize("page", names := sorted(page for page in PAGES if PAGES[page]), ids=names)
 def cookbook_installs(session: nox.Session, page: str) -> None:
     """Install a page's own line, with the wheel for the index's, and run the page alone."""
-    packages = shlex.split(PAGES[page][1].replace("\\\n#", ""))
+    packages = shlex.split(PAGES[page][0].replace("\\\n#", ""))
     session.install(*(re.sub(r"^qwen-aiml(?=\[)", built("qwen-aiml"), package) for package in packages))
     away = Path(session.create_tmp())
     shutil.copytree(ROOT / "cookbook" / "data", away / "data", dirs_exist_ok=True)

@@ -37,7 +37,8 @@ def main() -> int:
         if odd := held(wheel) ^ (wanted if wheel.name.startswith("qwen_aiml-") else set()):
             print(f"{wheel.name} lacks these files, or should not hold them: {sorted(odd)}")
             wrong += 1
-    with zipfile.ZipFile(*ROOT.glob("dist/qwen_aiml-*.whl")) as archive:
+    (core,) = ROOT.glob("dist/qwen_aiml-*.whl")
+    with zipfile.ZipFile(core) as archive:
         (metadata,) = (
             archive.read(name) for name in archive.namelist() if name.endswith(".dist-info/METADATA")
         )
