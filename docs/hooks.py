@@ -62,6 +62,7 @@ PICTURE_TEXTS = {
     "search-2": "Scatter plot of 300 texts after t-SNE, stand-in model, not Qwen: the translations of an "
     "article form one cluster",
 }
+COLUMNS = 84  # of a program's output that fit beside the table of contents at 1280 pixels
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours and moves of a terminal
 DATA = re.compile(r"`(data/\w+\.json)`")
 LINKS = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
@@ -156,7 +157,7 @@ def _shown(output: dict[str, Any], name: str, pictures: dict[str, str | bytes]) 
             content.encode() if kind == "image/svg+xml" else base64.b64decode(content)
         )
         text = PICTURE_TEXTS.get(file.rpartition(".")[0], "What the cell above draws")
-        yield f"![{text}]({file})"
+        yield f"[![{text}]({file})]({file})"  # a phone shows it large when it is touched
     elif "text/markdown" in data:
         yield _text(data["text/markdown"])
     elif "text/html" in data:
@@ -171,7 +172,8 @@ def _printed(text: str) -> str:
     # As a terminal shows it: what a carriage return was followed by is all that is left of a line.
     lines = [line.rstrip("\r").rpartition("\r")[2] for line in ESCAPES.sub("", text).split("\n")]
     shown = "\n".join(lines).strip("\n")
-    return f'<div class="output" markdown="1">\n\n{_fence(shown, "text")}\n\n</div>' if shown else ""
+    wrapped = " wrap" if max(map(len, lines)) > COLUMNS else ""  # prose: no table is that wide
+    return f'<div class="output{wrapped}" markdown="1">\n\n{_fence(shown, "text")}\n\n</div>' if shown else ""
 
 
 def _fence(text: str, language: str) -> str:

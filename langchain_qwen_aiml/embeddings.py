@@ -255,7 +255,7 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in QwenAIMLEmbeddings.model_fields:
-            message = f"{name} can't be changed; make another object, or use model_copy(update=...)"
+            message = f"{name} can't be changed; create another object, or use model_copy(update=...)"
             raise ConfigurationError(message)
         super().__setattr__(name, value)
 

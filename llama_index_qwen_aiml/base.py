@@ -262,7 +262,7 @@ class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in QwenAIMLEmbedding.model_fields and name not in _OF_THE_FRAMEWORK:
-            message = f"{name} can't be changed; make another object, or use model_copy(update=...)"
+            message = f"{name} can't be changed; create another object, or use model_copy(update=...)"
             raise ConfigurationError(message)
         super().__setattr__(name, value)
 

@@ -273,7 +273,7 @@ def _refuse(name: str, value: object, allowed: str, cure: str = "") -> Configura
     if isinstance(value, (int, float)) or re.fullmatch(_TELLS_NOTHING, str(value)):
         return ConfigurationError(f"{name} must be {allowed}, not {value!r} ({kind}){cure}")
     # It may be a key in the wrong place.
-    return ConfigurationError(f"{name} must be {allowed}, not what was given ({kind}){cure}")
+    return ConfigurationError(f"{name} must be {allowed}, not the value given ({kind}){cure}")
 
 
 def _text(name: str, value: object) -> str:
@@ -355,8 +355,8 @@ def _check_tokenizer(value: str | None, facts: ModelFacts) -> None:
         return
     if facts.max_tokens is None:
         message = (
-            f"tokenizer must be None for {facts.name}: it is not known how many tokens a text may have. "
-            "register_model can make it known"
+            f"tokenizer must be None for {facts.name}: its token limit is not known. "
+            "Register the model with max_tokens: register_model(ModelFacts(...))"
         )
         raise ConfigurationError(message)
     load()

@@ -140,7 +140,7 @@ class KeySource:
         return self
 
     def __reduce__(self) -> NoReturn:
-        message = "the function that gives an API key is never pickled"
+        message = "an api_key function is never pickled"
         raise TypeError(message)
 
 
@@ -169,11 +169,11 @@ def find_key(secret: Secret | KeySource | Unusable) -> Secret | KeySource:
     if not secret:
         message = (
             f"no API key: give api_key, or set the environment variable {KEY_VARIABLES[0]}. "
-            f"Keys are made at {KEYS_PAGE}. To try without one, use qwen_aiml.emulator"
+            f"Create one at {KEYS_PAGE}. To try without one, use qwen_aiml.emulator"
         )
         raise ConfigurationError(message)
     if flaw := secret.flaw():
-        raise ConfigurationError(f"{given} {flaw}. Keys are made at {KEYS_PAGE}")
+        raise ConfigurationError(f"{given} {flaw}. Create one at {KEYS_PAGE}")
     return secret
 
 
@@ -186,11 +186,11 @@ def check_given_key(secret: Secret | KeySource | Unusable) -> Secret:
     """
     if not isinstance(secret, Secret):
         kind = secret.kind if isinstance(secret, Unusable) else "a function"
-        raise ConfigurationError(f"the function given as api_key must return a string, not {kind}")
+        raise ConfigurationError(f"the api_key function must return a string, not {kind}")
     if not secret:
-        raise ConfigurationError("the function given as api_key returned nothing; it must return a key")
+        raise ConfigurationError("the api_key function returned nothing; it must return a key")
     if flaw := secret.flaw():
-        raise ConfigurationError(f"what the function given as api_key returned {flaw}")
+        raise ConfigurationError(f"the value that the api_key function returned {flaw}")
     return secret
 
 

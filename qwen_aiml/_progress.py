@@ -101,7 +101,7 @@ class Reporter:
             self._report(progress)
         except Exception:
             self._report = None
-            logger.warning("progress is no longer reported, since the function raised", exc_info=True)
+            logger.warning("the progress function raised; progress is no longer reported", exc_info=True)
 
 
 class Bar:

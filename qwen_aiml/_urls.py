@@ -69,21 +69,21 @@ def check_base_url(value: object, *, allow_http: bool) -> str:
         parts = urlsplit(value.strip())
         host, _ = parts.hostname or "", parts.port
     except ValueError:
-        raise ConfigurationError(f"{given} is not an address such as {DEFAULT_BASE_URL}") from None
+        raise ConfigurationError(f"{given} is not a URL such as {DEFAULT_BASE_URL}") from None
     if "@" in parts.netloc:
         message = f"{given} must not hold a user name or password; the key goes into api_key"
     elif parts.scheme not in ("http", "https") or not host:
         message = (
-            f"{given} must be an http or https address such as {DEFAULT_BASE_URL}, "
+            f"{given} must be an http or https URL such as {DEFAULT_BASE_URL}, "
             "whole and without quotation marks"
         )
     elif not host.isascii():
         # Standards differ in what such a name is in ASCII, and the key would go to one host or another.
         message = f"{given} must have a host name in ASCII; give an international one in its xn-- form"
     elif not is_host(host):
-        message = f"{given} is not an address such as {DEFAULT_BASE_URL}"
+        message = f"{given} is not a URL such as {DEFAULT_BASE_URL}"
     elif parts.query or parts.fragment:
-        message = f"{given} must be an address without ? and #"
+        message = f"{given} must be a URL without ? and #"
     elif parts.scheme == "http" and not allow_http and not is_loopback(host):
         message = (
             f"{given} would send the key to {host} without encryption; use https, or set allow_http=True "

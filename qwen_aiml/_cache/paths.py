@@ -14,7 +14,7 @@ ELSEWHERE = "give another path"
 def check_path(path: str) -> None:
     """Refuse what is no path of a file; no I/O."""
     if path in ("", ":memory:"):
-        raise ConfigurationError("path must be that of a file; a cache in memory ends with its process")
+        raise ConfigurationError("path must be that of a file: a cache in memory would end with its process")
     if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)", path):
         # Not the URL itself, which may hold a password.
         message = f"cache must be the path of a file, not a {scheme[0]}:// URL"
@@ -29,7 +29,7 @@ def check_folder(path: str) -> None:
     folder = os.path.dirname(path)  # noqa: PTH120 (a string)
     if not os.path.isdir(folder):  # noqa: PTH112 (a string)
         message = f"the folder of the cache {path} is missing"
-        raise ConfigurationError(advised(message, f"make {folder}, or give another path"))
+        raise ConfigurationError(advised(message, f"create {folder}, or give another path"))
 
 
 def runs_event_loop() -> bool:

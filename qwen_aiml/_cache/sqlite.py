@@ -37,11 +37,11 @@ _READABLE = (1, 2)
 _MOST_VARIABLES = 500
 
 _ADVICE = {
-    "unable to open": "make its folder, or give the path of a file that this process may read and write",
+    "unable to open": "create its folder, or give the path of a file that this process may read and write",
     "not a database": "give another path, or delete the file",
     "malformed": "the file is damaged; delete it",
-    "readonly": "let this process write the file and its folder",
-    "full": "free some space",
+    "readonly": "give this process write access to the file and its folder",
+    "full": "free some disk space",
     "locked": f"another process has kept it locked for {BUSY_SECONDS:g} s; end that process",
     "busy": f"other threads of this process have kept it busy for {BUSY_SECONDS:g} s",
 }
@@ -242,7 +242,7 @@ class SQLiteCache:
     def _warn_of_read_only(self) -> None:
         if not self._has_warned:
             self._has_warned = True
-            logger.warning("the cache %s can only be read, so nothing new is stored in it", self._path)
+            logger.warning("the cache %s is read-only: nothing new is stored in it", self._path)
 
     def _disconnect(self) -> None:
         if self._connection is not None:

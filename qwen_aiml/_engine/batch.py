@@ -205,6 +205,6 @@ def fewer_rows(error: QwenAIMLError, sent: int, call: Call) -> int | None:
     if rows is None or not 0 < rows < sent:
         return None
     if rows < call.limiter.rows:
-        logger.info("the service takes %d texts per request, so requests hold no more from now on", rows)
+        logger.info("the service accepts %d texts per request; later requests hold no more", rows)
         call.limiter.rows = rows
     return rows

@@ -153,7 +153,7 @@ class Engine:
         if self._is_forked:
             message = (
                 "a client of your own (http_client, http_async_client) can't be used after a fork, when both "
-                "processes would read from its connections. Make another object in this process"
+                "processes would read from its connections. Create another object in this process"
             )
             raise ConfigurationError(message)
         if admit is not None and self._sync:

@@ -335,7 +335,7 @@ async def load(
 def log_shortened(cut: int, at_limit: int, config: EmbeddingConfig) -> None:
     """Warn of so many texts that were not embedded whole, and so many that may have been truncated."""
     if cut:
-        logger.warning("%d texts were too long and not embedded whole", cut)
+        logger.warning("%d texts were too long, and were truncated or split", cut)
     if at_limit:
         logger.warning(
             "%d texts were billed at exactly the %d tokens that %s takes, so the service may have "

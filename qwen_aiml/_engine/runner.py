@@ -210,8 +210,8 @@ def background_loop() -> _BackgroundLoop | None:
                 loop = _BackgroundLoop()
             except Exception as error:
                 message = (
-                    f"the event loop of synchronous calls can't be made ({type(error).__name__}): it needs a "
-                    "pair of sockets. What to do: with pytest-socket, add --allow-unix-socket"
+                    f"the event loop of synchronous calls can't be created ({type(error).__name__}): it "
+                    "needs a pair of sockets. What to do: with pytest-socket, add --allow-unix-socket"
                 )
                 raise ConfigurationError(message) from error
             try:

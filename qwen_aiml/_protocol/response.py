@@ -237,7 +237,7 @@ def _invalid_row(embeddings: Sequence[Sequence[float]], length: int) -> Response
     if not any(row):
         return _invalid(f"row {at} {'is all zero' if row else 'holds no embedding'}")
     return _invalid(
-        f"row {at} has {len(row)} numbers instead of {length}. What to do: check model, dimensions and "
+        f"row {at} has {len(row)} dimensions instead of {length}. What to do: check model, dimensions and "
         "base_url"
     )
 

@@ -60,7 +60,7 @@ _PAGES = ("; keys are made at https://aimlapi.com/app/keys", "top up at https://
 _ADVICE: dict[type[APIStatusError], str] = {
     AuthenticationError: f"check the key (api_key, or AIMLAPI_API_KEY in the environment){_PAGES[0]}",
     InsufficientCreditsError: _PAGES[1],
-    RateLimitError: "send less at a time: lower max_concurrency, or raise max_retries",
+    RateLimitError: "lower max_concurrency, or raise max_retries",
 }
 
 
@@ -274,7 +274,7 @@ def _advice(
         (kind in _ADVICE, _ADVICE.get(kind)),
         (
             HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST,
-            "redirects are not followed, lest the key go astray; check base_url, or sign in to the network",
+            "redirects are not followed, to protect the key; check base_url, or sign in to the network",
         ),
         (is_retried(status), _LATER),
         (response.is_page, page_advice(config)),

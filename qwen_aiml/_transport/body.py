@@ -45,7 +45,7 @@ class Body:
             names = [name.strip() for name in coding.split(",")]
             # A name that nobody knows is not repeated.
             known = ", ".join(name if name in _KNOWN_CODINGS else "unknown" for name in names[:4])
-            self._stop(f"the response body has an unsupported coding ({known})")
+            self._stop(f"the response body has an unsupported content encoding ({known})")
 
     def feed(self, chunk: bytes) -> bool:
         """Take a chunk as it came; tell whether that is enough."""
@@ -83,7 +83,7 @@ class Body:
         if gzip.unused_data:
             self.is_enough = True
         elif not gzip.eof and self._raw_size > self._max_bytes + _MAX_GZIP_OVERHEAD:
-            self._stop("the gzip of the response body is longer than what it holds")
+            self._stop("the gzip stream of the response body is longer than its content")
         return unpacked
 
     def _stop(self, problem: str) -> None:

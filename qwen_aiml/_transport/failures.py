@@ -27,13 +27,13 @@ RAW = (OSError, anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResour
 CLOSED = "the connection was closed without a response"
 LONG_HEAD = "the headers are longer than 64 KiB"
 TOO_LONG = "what comes with the response body is longer than the body may be"
-NOT_HTTP = "what came is not an HTTP response"
+NOT_HTTP = "the response is not HTTP"
 
 
 _ADVICE: dict[FailureKind, str] = {
     "connection": "check the network and base_url; behind a proxy, set HTTPS_PROXY",
     "timeout": "check the network; raise timeout if the service is slow",
-    "local": "look at default_headers",
+    "local": "check default_headers",
     "certificate": (
         "behind a proxy that inspects TLS, set SSL_CERT_FILE to its CA bundle (PEM); the sign-in page of a "
         "network and a wrong clock look the same"
@@ -55,7 +55,7 @@ def no_connection(error: Exception) -> TransportFailure:
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return bad_certificate(error)
     if isinstance(error, ssl.SSLError):
-        detail = f"no connection by https, which it may not speak ({error})"
+        detail = f"the TLS handshake failed; the server may not support https ({error})"
         return TransportFailure("connection", detail)
     return TransportFailure("connection", f"no connection ({_words(error)})")
 

@@ -37,7 +37,7 @@ async def ask(source: KeySource) -> Secret:
     else:
         return check_given_key(given)
     # Out here, where the error of the function is no context of this one: a traceback would show it.
-    raise ConfigurationError(f"the function given as api_key raised {failure}; no request was sent")
+    raise ConfigurationError(f"the api_key function raised {failure}; no request was sent")
 
 
 def _place(error: BaseException) -> str:

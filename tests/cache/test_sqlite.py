@@ -343,7 +343,7 @@ def make_newer(path: Path) -> None:
         (make_other_id, "a database of another program, and was left as it is"),
         (make_newer, "is a database of another version of this project, and was left as it is"),
         (lambda path: path.write_text("no database\n" * 100), "file is not a database. What to do: give ano"),
-        (lambda path: path.mkdir(), "unable to open database file. What to do: make its folder"),
+        (lambda path: path.mkdir(), "unable to open database file. What to do: create its folder"),
     ],
     ids=["foreign", "other id", "newer", "no database", "folder"],
 )
@@ -363,7 +363,7 @@ def test_refused(make: Callable[[Path], object], message: str, cache: SQLiteCach
 def test_missing_folder(tmp_path: Path) -> None:
     """A folder that is not there is not made; the error says so when the object is made."""
     with pytest.raises(
-        ConfigurationError, match=r"the folder of the cache .* is missing\. What to do: make /"
+        ConfigurationError, match=r"the folder of the cache .* is missing\. What to do: create /"
     ):
         SQLiteCache(tmp_path / "no" / "embeddings.db")
     with pytest.raises(ConfigurationError, match=r"the cache .* is a folder\. What to do: give another path"):
@@ -378,7 +378,9 @@ def test_missing_folder_in_an_event_loop(tmp_path: Path) -> None:
 
     cache = anyio.run(make)
     for each in (cache, pickle.loads(pickle.dumps(cache))):
-        with pytest.raises(CacheError, match=r"can't be read: unable to open .* What to do: make its folder"):
+        with pytest.raises(
+            CacheError, match=r"can't be read: unable to open .* What to do: create its folder"
+        ):
             each.get_many(["a"])
     assert cache.size == 0
     assert issubclass(CacheError, QwenAIMLError)
@@ -484,11 +486,11 @@ def test_read_only(
             assert cache.get_many(["a", "b"]) == [b"1", None]
             cache.set_many({"b": b"2"})
         with pytest.raises(
-            CacheError, match=r"can't be pruned: .*readonly.* What to do: let this process write"
+            CacheError, match=r"can't be pruned: .*readonly.* What to do: give this process write access"
         ):
             cache.prune(older_than=0)
 
-    assert caplog.text.count(f"the cache {path} can only be read, so nothing new is stored in it") == 1
+    assert caplog.text.count(f"the cache {path} is read-only: nothing new is stored in it") == 1
 
 
 def test_read_only_and_empty(folder: Path) -> None:
@@ -558,8 +560,11 @@ def test_prune_what(older_than: Any, cache: SQLiteCache) -> None:
 @pytest.mark.parametrize(
     ("limit", "message"),
     [
-        ("PRAGMA query_only = 1", "can't be written: attempt to write a readonly .*: let this process write"),
-        ("PRAGMA max_page_count = 3", "can't be written: database or disk is full.*: free some space"),
+        (
+            "PRAGMA query_only = 1",
+            "can't be written: attempt to write a readonly .*: give this process write",
+        ),
+        ("PRAGMA max_page_count = 3", "can't be written: database or disk is full.*: free some disk space"),
     ],
     ids=["read-only", "full"],
 )

@@ -112,7 +112,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"total_timeout": 1e10}, "at most 1000000"),
     ({"default_headers": {"X A": "b"}}, "a character that a header can't carry"),
     ({"default_headers": {"": "b"}}, "a character that a header can't carry"),
-    ({"base_url": "https://a..b/v1"}, "is not an address"),
+    ({"base_url": "https://a..b/v1"}, "is not a URL"),
     ({"base_url": "https://straße.example/v1"}, "must have a host name in ASCII"),
     ({"base_url": "https://пример.example/v1"}, "give an international one in its xn-- form"),
     ({"base_url": "https://api。aimlapi.com/v1"}, "must have a host name in ASCII"),
@@ -129,12 +129,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"default_headers": {"content-type": "text/plain"}}, "always application/json"),
     ({"default_headers": {"X-A": "b\r\nX-C: d"}}, "a character that a header can't carry"),
     ({"base_url": 5}, "must be a string, not int"),
-    ({"base_url": "api.aimlapi.com/v1"}, "must be an http or https address"),
-    ({"base_url": "ftp://api.aimlapi.com"}, "must be an http or https address"),
-    ({"base_url": "https://"}, "must be an http or https address"),
-    ({"base_url": "https://host:port/v1"}, "is not an address"),
-    ({"base_url": "https://1.2.3/v1"}, "is not an address such as https://api.aimlapi.com/v1"),
-    ({"base_url": "https://api.aiml api.com/v1"}, "is not an address such as https://api.aimlapi.com/v1"),
+    ({"base_url": "api.aimlapi.com/v1"}, "must be an http or https URL"),
+    ({"base_url": "ftp://api.aimlapi.com"}, "must be an http or https URL"),
+    ({"base_url": "https://"}, "must be an http or https URL"),
+    ({"base_url": "https://host:port/v1"}, "is not a URL"),
+    ({"base_url": "https://1.2.3/v1"}, "is not a URL such as https://api.aimlapi.com/v1"),
+    ({"base_url": "https://api.aiml api.com/v1"}, "is not a URL such as https://api.aimlapi.com/v1"),
     ({"base_url": "https://user:pass@host/v1"}, "must not hold a user name"),
     ({"base_url": "https://host/v1?key=abc"}, "without ? and #"),
     ({"base_url": "http://example.com/v1"}, "allow_http=True (AIMLAPI_ALLOW_HTTP=1 in the environment)"),
@@ -147,17 +147,17 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"api_key": "..."}, "is the placeholder of an example"),
     ({"api_key": "<YOUR_KEY>"}, "is the placeholder of an example"),
     *[
-        ({"api_key": key}, "api_key is the placeholder of an example; put a key in its place. Keys are made")
+        ({"api_key": key}, "api_key is the placeholder of an example; put a key in its place. Create one")
         for key in ("YOUR_API_KEY", "your-aimlapi-api-key", "my api key", "API_KEY", "sk-...", "[key]")
     ],
     *[
         ({"api_key": key}, "api_key stands for a variable that was not set")
         for key in ("None", "null", "undefined", "${AIMLAPI_API_KEY}", "$KEY", "{{ key }}", "%KEY%", "$(KEY)")
     ],
-    ({"api_key": f"{KEY[:5]}\n{KEY[5:]}"}, "copy the key again. Keys are made at https://"),
+    ({"api_key": f"{KEY[:5]}\n{KEY[5:]}"}, "copy the key again. Create one at https://"),
     ({"base_url": '"https://host/v1"'}, "whole and without quotation marks"),
     ({"api_key": "ключ"}, "another character that no key has"),
-    ({"api_key": None}, "set the environment variable AIMLAPI_API_KEY. Keys are made at https://"),
+    ({"api_key": None}, "set the environment variable AIMLAPI_API_KEY. Create one at https://"),
     ({"api_key": None}, "To try without one, use qwen_aiml.emulator"),
     ({"api_key": " \n"}, "no API key"),
 ]

@@ -152,11 +152,11 @@ async def araising() -> str:
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        (raising, "the function given as api_key raised KeyError ("),
+        (raising, "the api_key function raised KeyError ("),
         (araising, "test_key_functions.py, line "),
-        (returning(None), "the function given as api_key returned nothing; it must return a key"),
+        (returning(None), "the api_key function returned nothing; it must return a key"),
         (returning(" "), "returned nothing"),
-        (returning(KEYS[0].encode()), "the function given as api_key must return a string, not bytes"),
+        (returning(KEYS[0].encode()), "the api_key function must return a string, not bytes"),
         (returning(raising), "must return a string, not a function"),
         (returning(f"Bearer {KEYS[0]}"), 'returned begins with "Bearer"; leave that out'),
         (returning("${KEY}"), "returned stands for a variable that was not set"),

@@ -100,7 +100,7 @@ def test_truncate(caplog: pytest.LogCaptureFixture) -> None:
     assert result.embeddings[0] == vector(SHORT[0])
     assert result.shortened == (9,)
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
-        "1 texts were too long and not embedded whole"
+        "1 texts were too long, and were truncated or split"
     ]
 
 
@@ -261,7 +261,7 @@ def test_blank() -> None:
         ({"blank_replacement": "-"}, "blank_replacement has no effect without on_blank='replace'; give both"),
         ({"on_too_long": "cut"}, "on_too_long must be one of 'raise', 'truncate', 'split_mean', not 'cut'"),
         ({"tokenizer": "tiktoken"}, "tokenizer must be one of None, 'qwen', not 'tiktoken'"),
-        ({"tokenizer": "qwen", "model": "unknown"}, "it is not known how many tokens a text may have"),
+        ({"tokenizer": "qwen", "model": "unknown"}, "its token limit is not known"),
     ],
 )
 def test_settings(settings: dict[str, Any], said: str) -> None:

@@ -570,7 +570,7 @@ PROXY = (
         ("connection", True, "check the network and base_url; behind a proxy, set HTTPS_PROXY"),
         ("timeout", True, "check the network; raise timeout if the service is slow"),
         ("certificate", False, "behind a proxy that inspects TLS, set SSL_CERT_FILE"),
-        ("local", False, "look at default_headers"),
+        ("local", False, "check default_headers"),
         ("proxy", True, PROXY),
         ("refused", False, PROXY),
     ],

@@ -241,7 +241,7 @@ def test_blocked_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
         raise PermissionError
 
     monkeypatch.setattr(socket, "socketpair", blocked)
-    with pytest.raises(ConfigurationError, match=r"can't be made \(PermissionError\).*--allow-unix-socket"):
+    with pytest.raises(ConfigurationError, match=r"can't be created \(PermissionError\).*--allow-unix"):
         Running(ident).run()
 
 

@@ -353,7 +353,7 @@ async def test_texts_that_are_shortened(way: Way, caplog: pytest.LogCaptureFixtu
     rows = await rows_of(way, client, [*TEXTS[:10], "word " * 9000])
 
     assert len(rows) == 11
-    assert "1 texts were too long and not embedded whole" in caplog.text
+    assert "1 texts were too long, and were truncated or split" in caplog.text
 
 
 async def test_texts_that_break_off(way: Way) -> None:

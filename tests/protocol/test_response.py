@@ -126,7 +126,7 @@ UNSOUND: list[tuple[Any, str]] = [
     ({"data": [row(0, 1.0), {"index": 1}]}, "row 1 holds no embedding"),
     ({"data": [row(0, 1.0), row(1)]}, "row 1 holds no embedding"),
     ({"data": [row(0, 1.0), {"index": 1, "embedding": {"0": 1.0}}]}, "row 1 holds no embedding"),
-    ({"data": [row(0, 1.0, 1.0), row(1, 1.0)]}, "row 1 has 1 numbers instead of 2"),
+    ({"data": [row(0, 1.0, 1.0), row(1, 1.0)]}, "row 1 has 1 dimensions instead of 2"),
     ({"data": [row(0, 1.0), row(1, None)]}, "row 1 holds something that is not a number"),
     ({"data": [row(0, True), row(1, 1.0)]}, "row 0 holds something that is not a number"),
     ({"data": [row(0, "1.0"), row(1, 1.0)]}, "row 0 holds something that is not a number"),
@@ -159,7 +159,7 @@ def test_not_finite(number: float) -> None:
 
 def test_length_asked_for() -> None:
     """A row of another length than was asked for never gets through, even if all rows agree."""
-    with pytest.raises(ResponseFormatError, match="row 0 has 2 numbers instead of 3"):
+    with pytest.raises(ResponseFormatError, match="row 0 has 2 dimensions instead of 3"):
         decode(answer({"data": [row(0, 1.0, 1.0), row(1, 1.0, 1.0)]}), 2, 3)
 
 

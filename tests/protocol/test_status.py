@@ -94,7 +94,7 @@ BAD_DIMENSION = "Value error, dimension for embedding v3 is invalid, its value s
         (403, legacy(403, "You've run out of funds."), InsufficientCreditsError, "out of funds"),
         (403, upstream("Access denied"), APIStatusError, "may lack the scope model:embeddings"),
         (402, b"pay first", InsufficientCreditsError, "no message from the service (text/html, 9 bytes)"),
-        (429, current(429, "Too Many Requests"), RateLimitError, "Too Many Requests. What to do: send less"),
+        (429, current(429, "Too Many Requests"), RateLimitError, "Too Many Requests. What to do: lower max"),
         (429, upstream("Allocated quota exceeded", "limit_requests"), RateLimitError, "quota exceeded"),
         (429, legacy(429, FREE_TIER), InsufficientCreditsError, "Free-tier limit"),
         (429, legacy(429, "Your subscription has ended"), InsufficientCreditsError, "top up"),

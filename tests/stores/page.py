@@ -109,8 +109,8 @@ def render(found: dict[str, Any]) -> str:
     for suite, framework in FRAMEWORKS.items():
         checks = [check for check in found["checks"] if check["suite"] == suite]
         parts += [f"## {framework}\n", _matrix(suite, checks), _meanings(suite, checks), _reasons(checks)]
-    parts += [SUITE, _suite([check for check in found["checks"] if check["suite"] == "standard"])]
-    parts += [LENGTHS, _lengths(found["checks"])]
+    parts += [SUITE, _wide(_suite([check for check in found["checks"] if check["suite"] == "standard"]))]
+    parts += [LENGTHS, _wide(_lengths(found["checks"]))]
     parts += [VERSIONS, _versions(found["runs"])]
     return "\n".join(parts)
 
@@ -119,6 +119,10 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     head = list(head)
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _wide(table: str, kind: str = "text") -> str:
+    return f'<div class="compare {kind}" markdown="1">\n\n{table}\n</div>\n'
 
 
 def _verdict(check: dict[str, Any] | None) -> str:
@@ -142,7 +146,7 @@ def _matrix(suite: str, checks: list[dict[str, Any]]) -> str:
         [f"**{store.replace(': ', '**: `')}`", *(_verdict(own.get(name)) for name in names)]
         for store, own in _by_store(checks).items()
     )
-    return f'<div class="compare matrix" markdown="1">\n\n{_table(head, rows)}\n</div>\n'
+    return _wide(_table(head, rows), "matrix")
 
 
 def _rules(suite: str) -> list[tuple[str, str]]:

@@ -119,7 +119,7 @@ def test_gzip_without_content() -> None:
     while not body.feed(b"\x00\x00\x00\xff\xff" * 1000):
         fed += 5000
     assert fed < 200_000
-    assert body.problem == "the gzip of the response body is longer than what it holds"
+    assert body.problem == "the gzip stream of the response body is longer than its content"
 
 
 def test_after_gzip() -> None:

@@ -175,7 +175,7 @@ async def test_interrupted_closing(config: Any) -> None:
         (httpx.ConnectTimeout("x"), "connection", "no connection within 10 s"),
         (httpx.WriteTimeout("x"), "timeout", "no response within 60 s"),
         (httpx.LocalProtocolError(f"Illegal header value b'Bearer {KEY}'"), "local", "LocalProtocolError"),
-        (httpx.RemoteProtocolError(f"illegal {KEY}"), "connection", "what came is not an HTTP response"),
+        (httpx.RemoteProtocolError(f"illegal {KEY}"), "connection", "the response is not HTTP"),
         (
             httpx.RemoteProtocolError("Server disconnected"),
             "connection",
