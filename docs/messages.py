@@ -42,11 +42,14 @@ PARTS = ("flaw", "_instead_of", "unknown_settings")  # functions that return a p
 LEVELS = ("debug", "info", "warning")
 
 
-def sources() -> Iterator[tuple[Path, ast.Module]]:
+@cache
+def sources() -> list[tuple[Path, ast.Module]]:
     """Parse every module, in the order of their paths."""
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            yield path.relative_to(ROOT), ast.parse(path.read_text(encoding="utf-8"))
+    return [
+        (path.relative_to(ROOT), ast.parse(path.read_text(encoding="utf-8")))
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+    ]
 
 
 def errors() -> dict[str, list[str]]:
@@ -159,7 +162,7 @@ def _raised(module: ast.Module) -> Iterator[tuple[tuple[str, ...], str]]:
             # Of the one class that words its message itself.
             names = (
                 ("EmbeddingBatchError",)
-                if len(call.args) == 1 and isinstance(call.args[0], ast.JoinedStr)
+                if len(call.args) == 1 and isinstance(call.args[0], (ast.JoinedStr, ast.Name))
                 else ()
             )
         elif name in {"_refuse", "_invalid"}:

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
     from qwen_aiml import AsyncEmbeddingClient, EmbeddingClient
 
-# Options of OpenAIEmbeddings and AimlapiEmbeddings that are only accepted switched off, and why.
+# Options of OpenAIEmbeddings and AimlapiEmbeddings that must be off, and why.
 _SWITCHED_OFF = {
-    "skip_empty": "left-out texts would shift the embeddings of the others; blank texts are refused by index",
-    "check_embedding_ctx_length": "it sends token ids, which the service does not take",
-    "model_kwargs": "its entries are arguments of their own here",
+    "skip_empty": "skipped texts would shift the embeddings of the others; blank texts raise an error instead",
+    "check_embedding_ctx_length": "it sends token ids, which the service does not accept",
+    "model_kwargs": "pass its entries as arguments",
 }
 
 
@@ -180,7 +180,7 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
             self._mask(options)
             for name, reason in _SWITCHED_OFF.items():
                 if options.pop(name, None):
-                    raise ConfigurationError(f"{name} can't be switched on: {reason}")
+                    raise ConfigurationError(f"{name} is not supported: {reason}")
             try:
                 super().__init__(**options)
             except ValidationError as error:

@@ -331,8 +331,8 @@ def _batch_size(value: int | None, facts: ModelFacts) -> int:
     whole("batch_size (chunk_size, embed_batch_size)", value, least=1)
     if facts.max_rows is not None and value > facts.max_rows:
         message = (
-            f"batch_size (chunk_size, embed_batch_size) must be at most {facts.max_rows}, not {value}: that "
-            f"is what {facts.name} takes in one request. Lists of any length are split"
+            f"batch_size (chunk_size, embed_batch_size) must be at most {facts.max_rows}, not {value}: "
+            f"{facts.name} accepts no more texts per request. Lists of any length are split automatically"
         )
         raise ConfigurationError(message)
     return value

@@ -234,15 +234,15 @@ class EmbeddingBatchError(QwenAIMLError):
     ) -> None:
         if missing is None:
             missing = [index for index, embedding in enumerate(embeddings) if embedding is None]
-            count = f"{len(missing)} of {len(embeddings)} texts have"
-            others = f"The {len(embeddings) - len(missing)} others are in `.embeddings`"
+            count = f"{len(missing)} of {len(embeddings)} texts"
+            others = f"The other {len(embeddings) - len(missing)} are in `.embeddings`"
         else:
-            count = f"{len(missing)} texts have" if len(missing) > 1 else "1 text has"
-            others = "The others were given before"
+            count = f"{len(missing)} text{'s' if len(missing) > 1 else ''}"
+            others = "The others were yielded before"
         first = next(iter(failures.values()))
         message = (
-            f"{count} no embedding: {name_texts(missing)}. {others}, the errors are in `.failures`. "
-            f"{advice}First: {type(first).__name__}: {first}"
+            f"{count} not embedded: {name_texts(missing)}. {others}, the errors are in `.failures`. "
+            f"{advice}First error: {type(first).__name__}: {first}"
         )
         super().__init__(message, indices=missing)
         self.embeddings = embeddings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import importlib
 import importlib.util
 import json
@@ -149,6 +150,7 @@ def test_how_to_page() -> None:
                 shown(text_html='<style>a</style><table border="1" class="dataframe"></table>'),
             ),
             cell("code", "value\n", shown(text_plain="'```'")),
+            cell("code", "prose\n", shown(text_plain="long " * 20)),
             cell("code", "fail()", ERROR, tags=("raises-exception",)),
             cell("code", "chdir('..')", tags=("notebook-only",)),
             cell("code", ""),
@@ -163,7 +165,8 @@ def test_how_to_page() -> None:
     assert "[the other](other.md#part), a file, [`data/udhr.json`](data/udhr.json)." in page
     assert "```python\nprint(1)\n```" in page
     assert "```text\n1\n3\n```" in page
-    assert "![What the cell above draws](page-1.png)" in page
+    assert "[![What the cell above draws](page-1.png)](page-1.png)" in page
+    assert f'<div class="output wrap" markdown="1">\n\n```text\n{"long " * 20}' in page
     assert '<div class="output">\n<table></table>\n</div>' in page
     assert "```python\nfail()\n```" in page
     assert "```text\nKeyError: 'a'\n```" in page
@@ -213,9 +216,9 @@ def test_how_to_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_tables_on_phones() -> None:
     """Each cell of a wide table but the first of its row has the name of its column."""
-    html = "<tr><th></th><th><b>A</b></th></tr><tr><td>1</td><td>2</td></tr><tr><td>3</td><td>4</td></tr>"
+    rows = "<tr><th></th><th><b>A</b></th></tr><tr><td>1</td><td>2</td></tr><tr><td>3</td><td>4</td></tr>"
     made = hooks.on_page_content(
-        f'<div class="compare"><table>{html}</table></div><table>{html}</table>', None
+        f'<div class="compare"><table>{rows}</table></div><table>{rows}</table>', None
     )
 
     assert made.count('<td data-column="A">') == 2
@@ -265,6 +268,20 @@ def test_messages_are_listed(
 
     assert kind in {base.__name__ for base in type(caught.value).__mro__}
     assert any(re.fullmatch(".*".join(map(re.escape, part)), said) for part in parts), said
+
+
+def test_troubleshooting_quotes_messages() -> None:
+    """What troubleshooting quotes is in a message of the packages, or of a store."""
+    page = (DOCS / "how-to" / "troubleshooting.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"^\| `([^`]+)`", page, re.MULTILINE)
+    messages = html.unescape(hooks.messages.page()) + (DOCS / "compatibility.md").read_text(encoding="utf-8")
+    # Between what varies: names, numbers, and what is left out.
+    pieces = [
+        piece for text in quoted for piece in re.split(r"\.\.\.|\d+|texts\[|AIMLAPI_API_KEY|dimensions", text)
+    ]
+
+    assert len(quoted) > 15
+    assert [piece for piece in pieces if piece.strip(" :]") not in messages] == []
 
 
 @pytest.mark.parametrize(

@@ -269,7 +269,9 @@ def _advice(
     facts = config.facts
     address = f"base_url ({config.base_url}; the service's own is {DEFAULT_BASE_URL})"
     known = known_models()
-    model = f"the model ({config.model}{'' if config.model in known else '; known are ' + ', '.join(known)})"
+    model = (
+        f"the model ({config.model}{'' if config.model in known else '; known models: ' + ', '.join(known)})"
+    )
     rules = (
         (kind in _ADVICE, _ADVICE.get(kind)),
         (

@@ -126,6 +126,6 @@ def test_message_of_a_partial_failure() -> None:
     """A partial failure says how much is missing, what went wrong first, and where the rest is."""
     message = str(ALL[-1])
 
-    assert "2 of 3 texts have no embedding: texts 1-2." in message
+    assert "2 of 3 texts not embedded: texts 1-2." in message
     assert "RateLimitError: slow down" in message
     assert ".embeddings" in message

@@ -192,9 +192,7 @@ def test_failure_in_part() -> None:
     assert error.indices == (4, 6, 8)
     assert error.embeddings == []
     assert error.usage == Usage(3, 6, 9)
-    assert str(error).startswith(
-        "3 texts have no embedding: texts 4, 6, 8. The others were given before, the"
-    )
+    assert str(error).startswith("3 texts not embedded: texts 4, 6, 8. The others were yielded before, the")
 
 
 def test_one_text_fails() -> None:
@@ -203,7 +201,7 @@ def test_one_text_fails() -> None:
     end(blocks, begun(blocks), 1)
     taken(blocks)
 
-    assert str(blocks.error()).startswith("1 text has no embedding: text 1. The others were given")
+    assert str(blocks.error()).startswith("1 text not embedded: text 1. The others were yielded")
 
 
 def test_nothing_embedded() -> None:

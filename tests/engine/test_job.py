@@ -135,9 +135,10 @@ def test_failure_keeps_what_is_in_flight() -> None:
     assert error.failures[2].indices == (2, 3, 5)
     assert error.indices == (2, 3, 4, 5)
     assert error.usage == harness.call.usage == Usage(2, 2, None, 0, None)
-    assert "4 of 6 texts have no embedding: texts 2-5. The 2 others are in `.embeddings`, the " in str(error)
-    assert ". Set cache= (a path is enough) to keep them; another run then sends only the rest. First: " in (
-        str(error)
+    assert "4 of 6 texts not embedded: texts 2-5. The other 2 are in `.embeddings`, the " in str(error)
+    assert (
+        ". Set cache= (a path is enough) to keep them; another run then sends only the rest. First error: "
+        in (str(error))
     )
 
 

@@ -336,7 +336,7 @@ TABLE = (
     ),
     Row(
         "retried-status",
-        "408, 409, 429, 5xx but 511",
+        "408, 409, 429, 5xx except 511",
         "retried; nothing is billed twice",
         each({str(status): Fault(status=status) for status in RETRIED}),
     ),

@@ -173,7 +173,7 @@ def test_unknown_model() -> None:
     """Where the model is not found, and is none that is known, those are named."""
     said = str(error(404, current(404, "Model x not found"), model="x"))
 
-    assert "check the model (x; known are alibaba/qwen-text-embedding-v4, alibaba/qwen-text-emb" in said
+    assert "check the model (x; known models: alibaba/qwen-text-embedding-v4, alibaba/qwen-text-emb" in said
 
 
 @pytest.mark.parametrize(
