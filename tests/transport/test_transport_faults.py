@@ -136,7 +136,7 @@ async def test_silence_in_a_body(status: bytes, serving: Any, config: Any, trans
     ("data", "said"),
     [
         (b"", "closed without a response"),
-        (b"HTTP/1.1 2", "closed without a response|not an HTTP response"),
+        (b"HTTP/1.1 2", "closed without a response|response is not HTTP"),
         (b"HTTP/1.1 100 Continue\r\n\r\n", "closed without a response"),
         (b"SSH-2.0-%b\r\n" % KEY.encode(), "closed without a response|the response is not HTTP"),
         (HEAD + b"bad " + KEY.encode() + b"\x00\r\n\r\n", "the response is not HTTP"),
