@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # Options of OpenAIEmbeddings and AimlapiEmbeddings that must be off, and why.
 _SWITCHED_OFF = {
-    "skip_empty": "skipped texts would shift the embeddings of the others; blank texts raise an error instead",
+    "skip_empty": "skipped texts would shift the embeddings of the others; blank texts raise an error",
     "check_embedding_ctx_length": "it sends token ids, which the service does not accept",
     "model_kwargs": "pass its entries as arguments",
 }

@@ -27,7 +27,7 @@ _FLAWS = (
     (r"(export )?[A-Z_]+KEY=.*", "begins with the name of a variable; leave that out"),
     (
         rf"[.…*]+|<.*>|\[.*\]|sk-[.…*xX]+|{_WORDS}",
-        "is the placeholder of an example; put a key in its place",
+        "is a placeholder; replace it with your key",
     ),
     (
         r"(?i)\$\w+|\$*\{.*\}|\$\(.*\)|%\w+%|none|null|nil|undefined",
@@ -169,7 +169,7 @@ def find_key(secret: Secret | KeySource | Unusable) -> Secret | KeySource:
     if not secret:
         message = (
             f"no API key: give api_key, or set the environment variable {KEY_VARIABLES[0]}. "
-            f"Create one at {KEYS_PAGE}. To try without one, use qwen_aiml.emulator"
+            f"Create one at {KEYS_PAGE}. To try without one, use qwen_aiml.emulator.Emulator"
         )
         raise ConfigurationError(message)
     if flaw := secret.flaw():

@@ -144,10 +144,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"api_key": f"{KEY}\u201d"}, "stands in quotation marks"),
     ({"api_key": f"Bearer {KEY}"}, 'begins with "Bearer"; leave that out'),
     ({"api_key": f"export AIMLAPI_API_KEY={KEY}"}, "begins with the name of a variable; leave that out"),
-    ({"api_key": "..."}, "is the placeholder of an example"),
-    ({"api_key": "<YOUR_KEY>"}, "is the placeholder of an example"),
+    ({"api_key": "..."}, "is a placeholder"),
+    ({"api_key": "<YOUR_KEY>"}, "is a placeholder"),
     *[
-        ({"api_key": key}, "api_key is the placeholder of an example; put a key in its place. Create one")
+        ({"api_key": key}, "api_key is a placeholder; replace it with your key. Create one")
         for key in ("YOUR_API_KEY", "your-aimlapi-api-key", "my api key", "API_KEY", "sk-...", "[key]")
     ],
     *[
@@ -158,7 +158,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"base_url": '"https://host/v1"'}, "whole and without quotation marks"),
     ({"api_key": "ключ"}, "another character that no key has"),
     ({"api_key": None}, "set the environment variable AIMLAPI_API_KEY. Create one at https://"),
-    ({"api_key": None}, "To try without one, use qwen_aiml.emulator"),
+    ({"api_key": None}, "To try without one, use qwen_aiml.emulator.Emulator"),
     ({"api_key": " \n"}, "no API key"),
 ]
 
