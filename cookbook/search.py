@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Search across languages and scripts
 #
-# Search texts in other languages than that of the query, with LangChain and
-# with LlamaIndex, and measure the results.
+# Multilingual search: find texts in other languages than that of the query,
+# with LangChain and with LlamaIndex, and measure the results.
 #
 # The page searches the Universal Declaration of Human Rights in up to 13
 # languages and 8 scripts. A heat map shows how often the right article comes

@@ -316,6 +316,16 @@ def test_troubleshooting_quotes_messages() -> None:
         ("LangGraph", "how-to/agents"),
         ("pgvector", "how-to/vector_stores_langchain"),
         ("FAISS", "how-to/vector_stores_langchain"),
+        ("401", "how-to/troubleshooting"),
+        ("403", "how-to/troubleshooting"),
+        ("insufficient credits", "how-to/troubleshooting"),
+        ("pickle", "how-to/troubleshooting"),
+        ("Jupyter", "explanation/concurrency"),
+        ("Redis", "explanation/caching"),
+        ("LiteLLM", "how-to/gateways"),
+        ("Docker", "how-to/gateways"),
+        ("multilingual", "how-to/search"),
+        ("truncate", "how-to/long_documents"),
     ],
 )
 def test_search(searched: str, page: str) -> None:

@@ -40,6 +40,13 @@ PHRASES = {
     r"\bat the most\b": "at most, maximum",
     r"\blets? go of\b": "release",
     r"\bmay pass\b": "transient",
+    r"\bat the end you (have|know)\b": "this page shows",
+    r"\bsees to it\b": "ensures, handles",
+    r"\blest\b": "so that ... not",
+    r"\bof another length\b": "of other dimensions",
+    r"\b5xx but\b": "5xx except",
+    r"\bkeys are made at\b": "create one at",
+    r"\bno longer so\b": "changes",
     r"\bputs? into words\b": "describe",
     r"\b\d[\d,]* (texts|rows|requests|tokens|bytes) an? (request|second|minute|text|call)\b": "per",
 }

@@ -53,8 +53,8 @@ def matrix(rows: list[Any], dimensions: int, numpy: Any) -> NDArray[np.float32]:
     Copy packed rows into one array.
 
     Args:
-        rows: Packed, each as long as the others. They are taken out of the list one by one, lest all be in
-            memory twice.
+        rows: Packed, each as long as the others. They are taken out of the list one by one, so that not
+            all are in memory twice.
 
         dimensions: Numbers in a row, should there be none.
 

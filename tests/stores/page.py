@@ -48,6 +48,9 @@ re-runs these tests, on the newest Python and with the oldest frameworks, and fa
 
 **yes**: behaves as described below the table. **no**: a limitation of the store or its integration,
 independent of the embedding class, for the reason given there. **part**: depends on versions.
+
+Other stores that accept an `Embeddings` of LangChain or a `BaseEmbedding` of LlamaIndex, such as Pinecone,
+Milvus, Weaviate and Elasticsearch, are not tested.
 """
 SUITE = """## LangChain's own suite
 
