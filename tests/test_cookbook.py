@@ -41,7 +41,7 @@ def test_every_page_is_shown() -> None:
 
 @each_page
 def test_notebook_is_of_this_page(name: str) -> None:
-    """A notebook has its page's cells, and one that finds the page's files: `make notebooks` sees to it."""
+    """A notebook has its page's cells, and one that finds the page's files: run `make notebooks`."""
     path = COOKBOOK / "notebooks" / f"{name}.ipynb"
     notebook = json.loads(path.read_text(encoding="utf-8"))
     page = cells(jupytext.reads(PAGES[name], fmt="py:percent"))

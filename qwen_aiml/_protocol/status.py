@@ -55,7 +55,7 @@ _LATER = "try again later, or raise max_retries to wait longer"
 _KINDS: dict[int, type[APIStatusError]] = {401: AuthenticationError, 429: RateLimitError}
 
 # Each is left out where the service's own message names that page.
-_PAGES = ("; keys are made at https://aimlapi.com/app/keys", "top up at https://aimlapi.com/app/billing")
+_PAGES = ("; create one at https://aimlapi.com/app/keys", "top up at https://aimlapi.com/app/billing")
 
 _ADVICE: dict[type[APIStatusError], str] = {
     AuthenticationError: f"check the key (api_key, or AIMLAPI_API_KEY in the environment){_PAGES[0]}",

@@ -114,7 +114,7 @@ def test_not_the_entry(entry: object) -> None:
 
 @pytest.mark.parametrize("dimensions", [0, 1, 3, 5, 1024])
 def test_another_length(dimensions: int) -> None:
-    """An embedding of another length than asked for is a miss."""
+    """An embedding of other dimensions than requested is a miss."""
     assert unpack(KEY, stored(KEY, EMBEDDING), dimensions) is None
 
 

@@ -102,7 +102,7 @@ def test_url_of_a_gateway(lines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_odd_response(lines: Any) -> None:
-    """Vectors of another length than 1, a cost that is not told and a model without a name are said to be."""
+    """Vectors whose norm is not 1, a cost that is not reported and a model without a name are said to be."""
     emulator = Emulator()
     emulator.script(None, Fault(edit=lambda body: {"data": [{**body["data"][0], "embedding": [3.0] * 1024}]}))
     status, said = lines(emulator)

@@ -272,7 +272,7 @@ async def test_a_cache_that_cannot_be_read(kind: type[Client], error: Exception)
 
 
 async def test_a_cache_that_gives_too_little(kind: type[Client]) -> None:
-    """A cache that does not answer for each key is refused, lest entries be taken for one another's."""
+    """A cache that does not answer for each key is refused, so that entries are not mixed up."""
     emulator, cache = Emulator(), DictCache()
     cache.short_by = 1
     with pytest.raises(CacheError, match="did not return an entry or None for each key"):

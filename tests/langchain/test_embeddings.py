@@ -196,7 +196,7 @@ def test_names(options: dict[str, Any], attribute: str, expected: object) -> Non
         ({"chunk_size": 3, "batch_size": 4}, "chunk_size and batch_size are the same setting"),
         ({"skip_empty": True}, "would shift the embeddings of the others"),
         ({"check_embedding_ctx_length": True}, "sends token ids"),
-        ({"model_kwargs": {"encoding_format": "float"}}, "arguments of their own"),
+        ({"model_kwargs": {"encoding_format": "float"}}, "pass its entries as arguments"),
         ({"api_key": ""}, "set the environment variable AIMLAPI_API_KEY"),
         ({"api_key": 5}, "api_key must be a string, or a function that returns one, not int"),
         ({"api_kye": f"{KEY} x"}, "unknown setting api_kye"),

@@ -158,7 +158,7 @@ def test_not_finite(number: float) -> None:
 
 
 def test_length_asked_for() -> None:
-    """A row of another length than was asked for never gets through, even if all rows agree."""
+    """A row of other dimensions than requested never gets through, even if all rows agree."""
     with pytest.raises(ResponseFormatError, match="row 0 has 2 dimensions instead of 3"):
         decode(answer({"data": [row(0, 1.0, 1.0), row(1, 1.0, 1.0)]}), 2, 3)
 

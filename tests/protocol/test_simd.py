@@ -202,7 +202,7 @@ def test_without_simdjson(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bounded_memory(reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body far beyond what ten rows take is left to others, lest its memory be kept."""
+    """A body far beyond what ten rows take is left to others, so that its memory is not kept."""
     if reader == "stand-in":
         pytest.skip("knows no bound")
     text = body([0.5] * 4000, [0.25] * 4000)
