@@ -36,8 +36,8 @@ class _Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # Else a body waits 40 ms for its head to be confirmed, on each connection that is kept. asyncio sees
-        # to it only where the listener was made with the number of the protocol.
+        # Else a body waits 40 ms for its head to be confirmed, on each connection that is kept. asyncio sets
+        # this only where the listener was made with the number of the protocol.
         _socket(transport).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.app_state = {"transport": transport}
 
