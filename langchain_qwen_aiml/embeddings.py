@@ -85,6 +85,7 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
         populate_by_name=True,
         protected_namespaces=(),
         strict=True,
+        use_attribute_docstrings=True,
     )
 
     model: str = DEFAULT_MODEL

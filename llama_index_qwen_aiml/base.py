@@ -47,7 +47,9 @@ class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
         ConfigurationError: If an option is unknown, wrong or missing.
     """
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid", hide_input_in_errors=True, strict=True, use_attribute_docstrings=True
+    )
 
     model_name: ModelName = DEFAULT_MODEL
     """Also ``model``. Model id or short name, such as ``text-embedding-v4``. Unknown models pass through

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from functools import cache
 from inspect import cleandoc
-from itertools import pairwise
-from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
-from ._config import conversion, unknown_settings
+from ._config import EmbeddingConfig, conversion, unknown_settings
 from ._errors import ConfigurationError
 from ._frames import shows_no_texts
 from ._keys import Secret, wrapped
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ._client import AsyncEmbeddingClient, EmbeddingClient
-    from ._config import EmbeddingConfig
     from ._engine.limiter import Limits
     from ._observe.estimate import Estimate
     from ._results import Usage
@@ -31,24 +28,9 @@ if TYPE_CHECKING:
 
 # In whichever class of another package an argument has that name.
 _HOLDS_A_KEY = r"(?i)key|secret|passw|token$"
-_OF_ONE_NAME = (
-    "dimensions",
-    "max_concurrency",
-    "requests_per_minute",
-    "tokens_per_minute",
-    "max_retries",
-    "timeout",
-    "total_timeout",
-    "query_instruction",
-    "on_blank",
-    "blank_replacement",
-    "on_too_long",
-    "tokenizer",
-    "encoding_format",
-    "default_headers",
-    "transport",
-    "allow_http",
-)
+# Those of the core that each framework names in its own way.
+_OF_OTHER_NAMES = {"model", "api_key", "base_url", "batch_size", "facts"}
+_SETTINGS = "\n\nSettings:"
 _EMBEDDING_METHODS = {
     "embed_documents",
     "embed_query",
@@ -158,7 +140,8 @@ class AdapterBase:
 
     def _settings_of_one_name(self) -> dict[str, Any]:
         """Give the settings that every framework's class has under the core's own name."""
-        return {name: getattr(self, name) for name in _OF_ONE_NAME}
+        names = {field.name for field in dataclasses.fields(EmbeddingConfig)} - _OF_OTHER_NAMES
+        return {name: getattr(self, name) for name in names}
 
     def _refusal(self, errors: Iterable[Mapping[str, Any]], options: dict[str, Any]) -> ConfigurationError:
         """Put what pydantic found wrong with the arguments into words; no value is kept, it may be a key."""
@@ -202,25 +185,27 @@ class AdapterBase:
 
         @classmethod
         def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
-            """Describe each setting in the JSON schema by the docstring under its field."""
+            """Leave the settings out of the description, since each has one of its own."""
             schema = super().__get_pydantic_json_schema__(core_schema, handler)
             described = handler.resolve_ref_schema(schema)
             if "description" in described:
-                described["description"] = described["description"].partition("\n\nSettings:\n\n")[0]
-            properties = described.get("properties", {})
-            descriptions = field_docstrings(cls)
-            for name, field in cls.model_fields.items():
-                for key in (name, *_aliases(field)):
-                    if key in properties and name in descriptions:
-                        properties[key].setdefault("description", descriptions[name])
+                described["description"] = described["description"].partition(_SETTINGS)[0]
             return schema
 
         def __init_subclass__(cls, **options: Any) -> None:
-            """Add its settings to what ``help`` shows of a class; keep texts out of its tracebacks."""
+            """Keep texts out of the tracebacks of a class."""
             super().__init_subclass__(**options)
             for name in vars(cls).keys() & _EMBEDDING_METHODS:
                 setattr(cls, name, shows_no_texts(vars(cls)[name]))
-            cls.__doc__ = _Documentation(cls.__doc__)
+
+        @classmethod
+        def __pydantic_init_subclass__(cls, **options: Any) -> None:
+            """Add its settings to what ``help`` shows of a class."""
+            super().__pydantic_init_subclass__(**options)
+            said = {name: field.description for name, field in cls.model_fields.items() if field.description}
+            if cls.__doc__ is not None:
+                lines = (f"\n\n    {name}: {' '.join(text.split())}" for name, text in said.items())
+                cls.__doc__ = f"{cleandoc(cls.__doc__)}{_SETTINGS}{''.join(lines)}"
 
     @property
     def usage(self) -> Usage:
@@ -287,39 +272,6 @@ class AdapterBase:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-
-class _Documentation:
-    """The docstring of a class, with its settings, which are looked up when it is read."""
-
-    def __init__(self, text: str | None) -> None:
-        self._text = text
-
-    def __get__(self, _: object, owner: type) -> str | None:
-        if self._text is None:
-            return None
-        said = [f"    {name}: {' '.join(text.split())}" for name, text in field_docstrings(owner).items()]
-        return "\n\n".join([cleandoc(self._text), "Settings:", *said])
-
-
-@cache
-def field_docstrings(cls: type) -> dict[str, str]:
-    """Read the docstrings under the fields of a class from its source; empty where there is no source."""
-    import ast  # noqa: PLC0415 (only for who asks)
-    from inspect import getsource  # noqa: PLC0415
-
-    found: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        if AdapterBase not in base.__mro__[1:]:
-            continue
-        try:
-            (definition,) = ast.parse(dedent(getsource(base))).body
-        except (OSError, TypeError, SyntaxError):
-            continue
-        for field, following in pairwise(definition.body):  # type: ignore[attr-defined] # of a class
-            if isinstance(field, ast.AnnAssign) and isinstance(following, ast.Expr):
-                found[ast.unparse(field.target)] = cleandoc(following.value.value)  # type: ignore[attr-defined]
-    return found
 
 
 def _aliases(field: Any) -> list[str]:
