@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from ._config import EmbeddingConfig
 from ._engine.engine import Engine
 from ._engine.job import log_interrupted
-from ._engine.runner import Running, in_thread
+from ._engine.runner import Running
 from ._engine.stream import AsyncEmbeddingIterator, EmbeddingIterator
 from ._errors import ConfigurationError
 from ._frames import shows_no_texts
 from ._observe.estimate import Counting
 from ._protocol.arrays import load_numpy, matrix
+from ._threads import in_thread
 
 if TYPE_CHECKING:
     import os

@@ -8,14 +8,14 @@ import sqlite3
 import threading
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep, time
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-import anyio.to_thread
-
 from .._errors import CacheError, ConfigurationError, advised
+from .._threads import in_thread
 from .paths import ELSEWHERE, check_folder, check_path, runs_event_loop
 
 if TYPE_CHECKING:
@@ -173,11 +173,11 @@ class SQLiteCache:
 
     async def aget_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Give what `get_many` gives, awaited; on asyncio or Trio. Cancelling it does not wait for a lock."""
-        return await anyio.to_thread.run_sync(self.get_many, keys, abandon_on_cancel=True)
+        return await in_thread(partial(self.get_many, keys))
 
     async def aset_many(self, entries: Mapping[str, bytes]) -> None:
         """Store as `set_many` does, awaited; on asyncio or Trio. Cancelled, it goes on in its thread."""
-        await anyio.to_thread.run_sync(self.set_many, entries, abandon_on_cancel=True)
+        await in_thread(partial(self.set_many, entries))
 
     def close(self) -> None:
         """Close the file, once nobody uses it; a later call opens it again."""

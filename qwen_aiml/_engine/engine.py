@@ -23,6 +23,7 @@ from .._observe.tracing import is_traced, run_traced
 from .._progress import Reporter
 from .._results import Usage
 from .._texts.validation import check_role
+from .._threads import in_thread
 from .._transport.httpx_library import check_client
 from .._transport.override import meant, service_of
 from .._transport.selection import SelectedTransport
@@ -30,7 +31,7 @@ from .job import Job
 from .limiter import FIRST_WINDOW, Limiter
 from .queue import Queue
 from .request import Call, Clock
-from .runner import RealTime, Running, in_thread
+from .runner import RealTime, Running
 from .stream import Blocks
 
 if TYPE_CHECKING:

@@ -1,8 +1,4 @@
-"""
-The event loop that synchronous calls run on: one in a process, in a daemon thread, started when first needed.
-
-Also worker threads, for functions that block.
-"""
+"""The event loop that synchronous calls run on: one in a process, in a daemon thread, started when needed."""
 
 from __future__ import annotations
 
@@ -18,9 +14,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
-import anyio.to_thread
 
 from .._errors import ConfigurationError
+from .._threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -248,29 +244,3 @@ def _forget_async_library() -> None:
     sniffio = sys.modules.get("sniffio")
     if sniffio is not None:
         sniffio.current_async_library_cvar.set(None)
-
-
-async def in_thread(function: Callable[[], _Result]) -> _Result:
-    """
-    Call a function that may block, in a worker thread; when cancelled, let it go on there alone.
-
-    It is called here if no thread can be started, as the interpreter ends.
-    """
-    outcome: list[Any] = []
-
-    def call() -> None:
-        try:
-            outcome.extend((function(), None))
-        except BaseException as error:  # noqa: BLE001 (raised below)
-            outcome.extend((None, error))
-
-    try:
-        # A limiter of its own, since the number of calls is bounded elsewhere.
-        await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
-    except RuntimeError:
-        if not outcome:  # pragma: no branch (never twice, whatever it was that raised)
-            call()
-    result, error = outcome
-    if error is not None:
-        raise error
-    return result  # type: ignore[no-any-return]

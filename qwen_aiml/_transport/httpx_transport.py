@@ -7,17 +7,16 @@ For the user's own clients, for proxies, for Trio, and for whoever watches httpx
 from __future__ import annotations
 
 import importlib
-import math
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import anyio
-import anyio.to_thread
 
 from .._errors import ConfigurationError
 from .._protocol.response import Response
+from .._threads import in_thread
 from .base import CONNECT_TIMEOUT, close_all, headers_of
 from .body import Body, conclude
 from .environment import proxy_for, proxy_variable, tls_context
@@ -224,8 +223,6 @@ class ThreadedHTTPXTransport(_Clients):
         self._own: Any = None
         self._in_flight = 0
         self._is_closed = False
-        # The engine bounds the requests; an abandoned thread must not take the place of another.
-        self._limiter = anyio.CapacityLimiter(math.inf)
 
     async def post(self, request: Post) -> Response:
         """
@@ -237,10 +234,9 @@ class ThreadedHTTPXTransport(_Clients):
         self._check_open()
         if self._given is None and self._own is None:
             self._own = self._make(None)
-        exchange = partial(self._exchange, self._given or self._own, request)
         self._in_flight += 1
         try:
-            return await anyio.to_thread.run_sync(exchange, abandon_on_cancel=True, limiter=self._limiter)
+            return await in_thread(partial(self._exchange, self._given or self._own, request))
         finally:
             self._in_flight -= 1
             self._close_unused()

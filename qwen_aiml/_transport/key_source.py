@@ -6,11 +6,9 @@ import inspect
 import traceback
 from typing import TYPE_CHECKING
 
-import anyio
-import anyio.to_thread
-
 from .._errors import ConfigurationError
 from .._keys import check_given_key, wrapped
+from .._threads import in_thread
 
 if TYPE_CHECKING:
     from .._keys import KeySource, Secret
@@ -18,18 +16,14 @@ if TYPE_CHECKING:
 
 async def ask(source: KeySource) -> Secret:
     """
-    Ask for the key: in the event loop if the function is async, else in a worker thread, as it may block.
+    Ask for the key, in a worker thread, as the function may block; what it returns is awaited if it can be.
 
     Raises:
         ConfigurationError: If the function raises, or returns what is no key. The message does not show what
             it raised or returned, which may hold a key.
     """
     try:
-        if source.is_async:
-            given = source.call()
-        else:
-            limiter = anyio.CapacityLimiter(1)  # its own, since the number of requests is bounded elsewhere
-            given = await anyio.to_thread.run_sync(source.call, abandon_on_cancel=True, limiter=limiter)
+        given = await in_thread(source.call)
         if inspect.isawaitable(given):
             given = wrapped(await given)
     except Exception as error:  # noqa: BLE001 (whatever a user's function raises)

@@ -23,7 +23,8 @@ import sniffio
 
 from qwen_aiml import ConfigurationError
 from qwen_aiml._engine import runner
-from qwen_aiml._engine.runner import Running, in_thread, wait_for
+from qwen_aiml._engine.runner import Running, wait_for
+from qwen_aiml._threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -380,7 +381,8 @@ class Once:
 PROGRAM = """
     import anyio, os, threading
     from qwen_aiml._engine import runner
-    from qwen_aiml._engine.runner import Running, in_thread
+    from qwen_aiml._engine.runner import Running
+    from qwen_aiml._threads import in_thread
 
     async def work():
         await anyio.sleep(0.001)
