@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from inspect import isawaitable, iscoroutinefunction
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ._errors import ConfigurationError
 from ._urls import first_set
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from typing_extensions import Self
 
 KEYS_PAGE = "https://aimlapi.com/app/keys"
 
@@ -51,21 +51,42 @@ def covered(text: str, hidden: bytearray, label: str) -> str:
     return "".join([*shown, text[end:]])
 
 
-class Secret:
+class Masked:
     """
-    A string that does not show itself.
+    Something that does not show itself: a key, or what gives one.
 
     Its repr and str are masked, so tracebacks that print local variables do not show it; it can't be pickled.
     """
 
     __slots__ = ("_value",)
 
-    def __init__(self, value: str) -> None:
+    def __init__(self, value: Any) -> None:
         self._value = value
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}('**********')"
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        message = "an API key, or an api_key function, is never pickled"
+        raise TypeError(message)
+
+
+class Secret(Masked):
+    """A masked string."""
 
     def reveal(self) -> str:
         """Give the string itself."""
-        return self._value
+        value: str = self._value
+        return value
 
     def __bool__(self) -> bool:
         return bool(self._value)
@@ -84,64 +105,14 @@ class Secret:
                 hidden[at : at + TELLING] = b"\1" * TELLING
         return covered(text, hidden, "[key]")
 
-    def __repr__(self) -> str:
-        return "Secret('**********')"
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._value == self._value
-
-    def __hash__(self) -> int:
-        return hash(self._value)
-
-    def __deepcopy__(self, memo: dict[int, object]) -> Secret:
-        return self
-
-    def __reduce__(self) -> NoReturn:
-        message = "an API key is never pickled"
-        raise TypeError(message)
-
-
-class KeySource:
-    """
-    A function of the user's that gives the key, asked before each request.
-
-    Its repr shows nothing of the function, which may be bound to a key; it can't be pickled.
-
-    Args:
-        function: Called without arguments; returns a key, or an awaitable of one.
-    """
-
-    __slots__ = ("_function",)
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self._function = function
-
-    @property
-    def is_async(self) -> bool:
-        """Whether the function is known to return an awaitable, so that it does not block."""
-        function = self._function
-        return iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004 (not whether it can be called)
+class KeySource(Masked):
+    """A masked function of the user's that gives the key, or an awaitable of it."""
 
     def call(self) -> Any:
         """Call the function; return an awaitable as it is, and anything else wrapped."""
-        given = self._function()
+        given = self._value()
         return given if isawaitable(given) else wrapped(given)
-
-    def __repr__(self) -> str:
-        return "KeySource(**********)"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, KeySource) and other._function == self._function
-
-    def __hash__(self) -> int:
-        return hash(self._function)
-
-    def __deepcopy__(self, memo: dict[int, object]) -> KeySource:
-        return self
-
-    def __reduce__(self) -> NoReturn:
-        message = "an api_key function is never pickled"
-        raise TypeError(message)
 
 
 class Unusable:

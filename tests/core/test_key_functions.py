@@ -122,7 +122,7 @@ def test_frameworks() -> None:
     two.get_query_embedding("a")
 
     assert asked.given == emulator.request_count == 3
-    assert repr(one.api_key) == repr(two.api_key) == "KeySource(**********)"
+    assert repr(one.api_key) == repr(two.api_key) == "KeySource('**********')"
     assert "KeySource" not in repr(one) + repr(two)
 
 
