@@ -265,9 +265,8 @@ class EmbeddingClient(_Client):
 
             QwenAIMLError: By the iterator, the first error, if no text was embedded.
         """
-        make = self._engine.stream_job(role, admit)
-        blocks = self._engine.blocks(role, look_ahead, in_order=in_order, overlap=True)
-        return EmbeddingIterator(texts, blocks, make, self._engine.run)
+        blocks = self._engine.blocks(role, admit, look_ahead, in_order=in_order, overlap=True)
+        return EmbeddingIterator(texts, blocks, self._engine.run)
 
     def close(self) -> None:
         """Close the connections, those in use as soon as they are free, and a cache given by its path."""
@@ -368,9 +367,8 @@ class AsyncEmbeddingClient(_Client):
         third are processed, and end with the ``async with``. Without it nothing may run between two rows: a
         block is as large as *look_ahead*, and starts when its first row is requested, which is slower.
         """
-        make = self._engine.stream_job(role, admit)
-        blocks = self._engine.blocks(role, look_ahead, in_order=in_order, overlap=False)
-        return AsyncEmbeddingIterator(texts, blocks, make, self._engine.run)
+        blocks = self._engine.blocks(role, admit, look_ahead, in_order=in_order, overlap=False)
+        return AsyncEmbeddingIterator(texts, blocks, self._engine.run)
 
     async def aclose(self) -> None:
         """Close the connections of this event loop, and a cache given by its path."""

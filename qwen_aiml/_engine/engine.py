@@ -164,10 +164,6 @@ class Engine:
         cache = None if self.cache is None else self._cache_access(self.cache, role, call)
         return Job(texts, role, call, cache, first=first)
 
-    def stream_job(self, role: Role, admit: Callable[[int], Any] | None) -> Callable[[list[str], int], Job]:
-        """Give what makes the jobs of a stream, which count in the `track_usage` blocks that are open now."""
-        return partial(copy_context().run, partial(self.job, role=role, admit=admit, packed=True))
-
     def report(
         self,
         job: Job,
@@ -200,13 +196,22 @@ class Engine:
             with self._usage_lock:
                 self.usage += job.usage
 
-    def blocks(self, role: Role, look_ahead: int | None, *, in_order: bool, overlap: bool) -> Blocks:
-        """Check the settings of a stream."""
+    def blocks(
+        self,
+        role: Role,
+        admit: Callable[[int], Any] | None,
+        look_ahead: int | None,
+        *,
+        in_order: bool,
+        overlap: bool,
+    ) -> Blocks:
+        """Prepare a stream, whose jobs count in the `track_usage` blocks that are open now."""
         check_role(role)
         if look_ahead is None:
             look_ahead = ROUNDS_AHEAD * self.config.rows * self.config.concurrency
         whole("look_ahead", look_ahead, least=1)
-        return Blocks(look_ahead, in_order=in_order, overlap=overlap)
+        make = partial(copy_context().run, partial(self.job, role=role, admit=admit, packed=True))
+        return Blocks(make, look_ahead, in_order=in_order, overlap=overlap)
 
     def cache_namespace(self, role: Role) -> str:
         """Name what makes embeddings of the same text differ, for caches that go by text alone."""

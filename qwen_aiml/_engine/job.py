@@ -57,6 +57,8 @@ class Job:
         first: The index of the first text, in errors and results.
 
     Attributes:
+        first: The index of the first text.
+
         embeddings: Those that are there, by item.
 
         cached_items: The items of the cached ones.
@@ -85,6 +87,7 @@ class Job:
         config = call.config
         self.call = call
         self.cache = cache
+        self.first = first
         instruction = config.instruction(role)
         checked = check_texts(texts, blank_replacement=config.blank_replacement, first=first)
         sent = all_outgoing(checked, instruction)

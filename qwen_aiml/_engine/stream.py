@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterable
-from dataclasses import dataclass
 from functools import partial
 from queue import Queue
 from typing import TYPE_CHECKING, TypeAlias, cast
@@ -41,29 +40,13 @@ DROP_SECONDS = 5.0
 BLOCKS_AHEAD = 3
 
 
-@dataclass(eq=False, repr=False)  # a traceback that prints local variables shows no text
-class Block:
-    """
-    Some texts that are embedded together.
-
-    Attributes:
-        first: The index of the first one.
-
-        texts: As they were read.
-
-        rows: Indices and embeddings, once the block has ended; None before.
-    """
-
-    first: int
-    texts: list[str]
-    rows: list[Row] | None = None
-
-
 class Blocks:
     """
     The state of one iteration.
 
     Args:
+        make: Makes the job of some texts, the first of which has an index.
+
         look_ahead: Maximum number of texts read and not yielded yet.
 
         in_order: Whether rows are given in the order of the texts; else block by block, as these end.
@@ -75,7 +58,10 @@ class Blocks:
         running: How many blocks are running.
     """
 
-    def __init__(self, look_ahead: int, *, in_order: bool, overlap: bool) -> None:
+    def __init__(
+        self, make: Callable[[list[str], int], Job], look_ahead: int, *, in_order: bool, overlap: bool
+    ) -> None:
+        self._make = make
         self._look_ahead = look_ahead
         self._in_order = in_order
         self.overlap = overlap
@@ -84,7 +70,7 @@ class Blocks:
         self._no_more = False
         self._begun = 0
         self._given = 0
-        self._blocks: list[Block] = []
+        self._blocks: dict[Job, list[Row] | None] = {}  # those that run have no rows yet
         self._rows: deque[Row] = deque()
         self._usage = Usage()
         self._failed = False
@@ -119,48 +105,51 @@ class Blocks:
         if not isinstance(error, (StopIteration, StopAsyncIteration)):
             self._errors.append(error)
 
-    def begin(self) -> Block | None:
+    def begin(self) -> Job | None:
         """Give the block that is to begin now, once no further text is wanted; None for none."""
         if not self._read or not self._may_begin:
             return None
-        block = Block(self._begun, self._read)
+        texts, first = self._read, self._begun
         self._read = []
-        self._begun += len(block.texts)
-        self._blocks.append(block)
+        self._begun += len(texts)
+        try:
+            job = self._make(texts, first)
+        except Exception as error:  # noqa: BLE001 (raised once all other blocks have ended)
+            self._failed = True
+            self._missing += range(first, self._begun)
+            self._errors.append(error)
+            return None
+        self._blocks[job] = None
         self.running += 1
-        return block
+        return job
 
-    def end(self, block: Block, job: Job | None, error: BaseException | None = None) -> None:
+    def end(self, job: Job, error: BaseException | None = None) -> None:
         """
         Note that a block has ended.
 
         Args:
-            block: One that has begun.
-
-            job: It, with all workers gone; None if there was none to be.
+            job: One that has begun, with all workers gone.
 
             error: What was raised instead of being noted by the job; None for nothing.
         """
-        if block not in self._blocks:
+        if job not in self._blocks:
             return  # closed in the meantime
         self.running -= 1
-        rows = [None] * len(block.texts) if job is None else job.rows()
-        indexed = list(enumerate(rows, block.first))
-        block.rows = [(index, cast("array[float]", row)) for index, row in indexed if row is not None]
+        indexed = list(enumerate(job.rows(), job.first))
+        self._blocks[job] = [(index, cast("array[float]", row)) for index, row in indexed if row is not None]
         self._missing += [index for index, row in indexed if row is None]
-        if job is not None:
-            job.shortened()
-            self._usage += job.usage
-            self._failures |= job.failures()
-            self._cause = self._cause or job.cause()
-            self._crash = self._crash or job.crash
+        job.shortened()
+        self._usage += job.usage
+        self._failures |= job.failures()
+        self._cause = self._cause or job.cause()
+        self._crash = self._crash or job.crash
         if error is not None:
             self._errors.append(error)
         self._failed = bool(self._missing or self._errors)
-        for ended in list(self._blocks):
-            if ended.rows is not None:
-                self._rows.extend(ended.rows)
-                self._blocks.remove(ended)
+        for begun, rows in list(self._blocks.items()):
+            if rows is not None:
+                self._rows.extend(rows)
+                del self._blocks[begun]
             elif self._in_order:
                 break
 
@@ -212,15 +201,13 @@ class EmbeddingIterator:
         self,
         texts: Iterable[str],
         blocks: Blocks,
-        make: Callable[[list[str], int], Job],
         run: Callable[[Job], Awaitable[None]],
     ) -> None:
-        self._running: dict[Block, tuple[Job, Running]] = {}
+        self._running: dict[Job, Running] = {}
         self._texts = iterate(texts)
         self._blocks = blocks
-        self._make = make
         self._run = run
-        self._ended: Queue[Block] = Queue()
+        self._ended: Queue[Job] = Queue()
 
     def __iter__(self) -> Iterator[tuple[int, array[float]]]:
         return self
@@ -268,25 +255,22 @@ class EmbeddingIterator:
                     blocks.read(next(self._texts))
             except Exception as error:  # noqa: BLE001 (raised once what was read is embedded)
                 blocks.no_more(error)
-            if (block := blocks.begin()) is None:
+            if (job := blocks.begin()) is None:
                 return
+            # Kept before it starts, so that an interrupt in between cancels it as well.
+            self._running[job] = running = Running(partial(self._run, job), partial(self._ended.put, job))
             try:
-                job = self._make(block.texts, block.first)
-                running = Running(partial(self._run, job), partial(self._ended.put, block))
-                # Before it starts, so that an interrupt in between cancels it as well.
-                self._running[block] = job, running
                 running.start()
             except Exception as error:  # noqa: BLE001 (raised once all other blocks have ended)
-                self._running.pop(block, None)
-                blocks.end(block, None, error)
+                del self._running[job]
+                blocks.end(job, error)
 
-    def _end_block(self, block: Block) -> None:
-        if block in self._running:  # else it was cancelled
-            job, running = self._running.pop(block)
-            self._blocks.end(block, job, running.error)
+    def _end_block(self, job: Job) -> None:
+        if job in self._running:  # else it was cancelled
+            self._blocks.end(job, self._running.pop(job).error)
 
     def _cancel(self, seconds: float | None) -> None:
-        left = [running for _, running in self._running.values()]
+        left = list(self._running.values())
         self._running.clear()
         for running in left:
             running.cancel()
@@ -307,12 +291,10 @@ class AsyncEmbeddingIterator:
         self,
         texts: Iterable[str] | AsyncIterable[str],
         blocks: Blocks,
-        make: Callable[[list[str], int], Job],
         run: Callable[[Job], Awaitable[None]],
     ) -> None:
         self._next = _reader(texts)
         self._blocks = blocks
-        self._make = make
         self._run = run
         self._group: TaskGroup | None = None
 
@@ -359,28 +341,23 @@ class AsyncEmbeddingIterator:
                     blocks.read(await self._next())
             except Exception as error:  # noqa: BLE001 (raised once what was read is embedded)
                 blocks.no_more(error)
-            if (block := blocks.begin()) is None:
+            if (job := blocks.begin()) is None:
                 return
-            try:
-                job = self._make(block.texts, block.first)
-            except Exception as error:  # noqa: BLE001 (raised once running blocks have ended)
-                blocks.end(block, None, error)
-                continue
             if self._group is None:
-                await self._embed(block, job)
+                await self._embed(job)
             else:
-                self._group.start_soon(self._embed, block, job)
+                self._group.start_soon(self._embed, job)
 
-    async def _embed(self, block: Block, job: Job) -> None:
+    async def _embed(self, job: Job) -> None:
         try:
             await self._run(job)
         except Exception as error:  # noqa: BLE001 (raised where rows are asked for)
-            self._blocks.end(block, job, error)
+            self._blocks.end(job, error)
         except BaseException:
             self._blocks.close()
             raise
         else:
-            self._blocks.end(block, job)
+            self._blocks.end(job)
         self._block_ended.set()
 
 

@@ -27,7 +27,6 @@ from qwen_aiml import (
     TransportError,
     Usage,
 )
-from qwen_aiml._engine.stream import Block
 from qwen_aiml._protocol.response import Response, Rows
 from qwen_aiml._protocol.schema import Row, Success
 from qwen_aiml._transport.base import Post
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     [
         Post(b"secret", 1.0, 10),
         Response(200, {"x": "secret"}, b"secret"),
-        Block(0, ["secret"], []),
         Rows([[0.5]], "secret", "secret"),
         Success([Row([0.5])], model="secret"),
         EmbeddingResult([[0.5]], Usage(), request_ids=("secret",)),

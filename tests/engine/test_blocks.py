@@ -16,31 +16,26 @@ from qwen_aiml import (
     TransportError,
     Usage,
 )
-from qwen_aiml._engine.stream import Block, Blocks
+from qwen_aiml._engine.stream import Blocks
 
 REFUSED = AuthenticationError("401", status_code=401)
 
 
-class Done:
-    """A job that has ended: some places without an embedding, some of those with an error."""
+class Block:
+    """A job; once it has ended, some places have no embedding, and some of those an error."""
 
-    def __init__(
-        self,
-        block: Block,
-        *missing: int,
-        error: QwenAIMLError | None = REFUSED,
-        crash: Exception | None = None,
-    ) -> None:
-        self._block = block
-        self._missing = missing
-        self._error = error
-        self.crash = crash
+    def __init__(self, texts: list[str], first: int) -> None:
+        self.texts = texts
+        self.first = first
+        self.missing: tuple[int, ...] = tuple(range(len(texts)))
+        self.refused: QwenAIMLError | None = REFUSED
+        self.crash: Exception | None = None
         self.usage = Usage(1, 2, 3)
 
     def rows(self) -> list[array[float] | None]:
         """Give the length of its text as a row."""
-        places = enumerate(self._block.texts)
-        return [None if at in self._missing else array("f", [len(text)]) for at, text in places]
+        places = enumerate(self.texts)
+        return [None if at in self.missing else array("f", [len(text)]) for at, text in places]
 
     def shortened(self) -> tuple[int, ...]:
         """Give the indices of texts that were too long."""
@@ -48,32 +43,33 @@ class Done:
 
     def cause(self) -> Exception | None:
         """Give the first failure."""
-        return self.crash or (self._error if self._missing else None)
+        return self.crash or (self.refused if self.missing else None)
 
     def failures(self) -> dict[int, QwenAIMLError]:
         """Give errors by index."""
-        return {self._block.first + at: self._error for at in self._missing if self._error is not None}
+        return {self.first + at: self.refused for at in self.missing if self.refused is not None}
 
 
-def made(look_ahead: int, *, in_order: bool = True, overlap: bool = True) -> Blocks:
-    return Blocks(look_ahead, in_order=in_order, overlap=overlap)
+def made(look_ahead: int, *, in_order: bool = True, overlap: bool = True, make: Any = Block) -> Blocks:
+    return Blocks(make, look_ahead, in_order=in_order, overlap=overlap)
 
 
-def begin(blocks: Blocks) -> Block | None:
+def begin(blocks: Blocks) -> Any:
     """Read as much as is wanted, and begin what may."""
     while blocks.wants_text:
         blocks.read("text")
     return blocks.begin()
 
 
-def begun(blocks: Blocks) -> Block:
+def begun(blocks: Blocks) -> Any:
     block = begin(blocks)
     assert block is not None
     return block
 
 
-def end(blocks: Blocks, block: Block, *missing: int, **options: Any) -> None:
-    blocks.end(block, Done(block, *missing, **options))  # type: ignore[arg-type]
+def end(blocks: Blocks, block: Any, *missing: int, crash: Exception | None = None) -> None:
+    block.missing, block.crash = missing, crash
+    blocks.end(block)
 
 
 def taken(blocks: Blocks) -> list[int]:
@@ -100,11 +96,6 @@ def test_two_blocks_are_under_way() -> None:
     assert taken(blocks) == [3, 4, 5, 6, 7, 8]
 
 
-def test_repr() -> None:
-    """A block shows no text."""
-    assert "Block object" in repr(begun(made(9)))
-
-
 def test_one_block_at_a_time() -> None:
     """Without overlap a block is all of the look-ahead, and begins when there is no row left to give."""
     blocks = made(4, overlap=False)
@@ -122,7 +113,7 @@ def test_small_look_ahead(look_ahead: int) -> None:
     """Never are more texts read and not given than that, and all of it goes on."""
     blocks = made(look_ahead)
     read = given = 0
-    waiting: list[Block] = []
+    waiting: list[Any] = []
     for _ in range(30):
         while blocks.wants_text:
             blocks.read("text")
@@ -209,7 +200,8 @@ def test_nothing_embedded() -> None:
     blocks = made(9)
     first, second = begun(blocks), begun(blocks)
     end(blocks, second, 0, 1, 2)
-    end(blocks, first, 0, 1, 2, error=TransportError("later", transient=True))
+    first.refused = TransportError("later", transient=True)
+    end(blocks, first, 0, 1, 2)
 
     assert blocks.error() is REFUSED
 
@@ -226,11 +218,23 @@ def test_foreign_exceptions(missing: tuple[int, ...]) -> None:
     assert isinstance(error, EmbeddingBatchError) == (len(missing) == 1)
 
 
+def refusing(error: Exception, first: int) -> Any:
+    """Make jobs up to one, which can't be made."""
+
+    def make(texts: list[str], at: int) -> Block:
+        if at == first:
+            raise error
+        return Block(texts, at)
+
+    return make
+
+
 def test_invalid_input() -> None:
     """A block that can't be a job ends the iteration; what is in flight is given first."""
-    blocks, refusal = made(9), InputValueError("blank", indices=[4])
-    first, second = begun(blocks), begun(blocks)
-    blocks.end(second, None, refusal)
+    refusal = InputValueError("blank", indices=[4])
+    blocks = made(9, make=refusing(refusal, 3))
+    first = begun(blocks)
+    assert begin(blocks) is None
     assert begin(blocks) is None
     end(blocks, first)
     assert taken(blocks) == [0, 1, 2]
@@ -239,9 +243,10 @@ def test_invalid_input() -> None:
 
 def test_invalid_input_and_failures() -> None:
     """Failures of requests go first, and the other error is their cause."""
-    blocks, refusal = made(9), InputValueError("blank", indices=[4])
-    first, second = begun(blocks), begun(blocks)
-    blocks.end(second, None, refusal)
+    refusal = InputValueError("blank", indices=[4])
+    blocks = made(9, make=refusing(refusal, 3))
+    first = begun(blocks)
+    assert begin(blocks) is None
     end(blocks, first, 2)
     taken(blocks)
     error = blocks.error()
@@ -256,7 +261,8 @@ def test_cache_that_fails() -> None:
     """An error instead of an end is raised; what the cache gave before is given."""
     blocks, crash = made(9), CacheError("unreadable")
     block = begun(blocks)
-    blocks.end(block, Done(block, 1, 2, error=None), crash)  # type: ignore[arg-type]
+    block.missing, block.refused = (1, 2), None
+    blocks.end(block, crash)
     assert begin(blocks) is None
     assert taken(blocks) == [0]
     assert blocks.error() is crash

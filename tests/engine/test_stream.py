@@ -413,8 +413,8 @@ def test_deadline(overlap: bool) -> None:
         def make(texts: list[str], first: int) -> Job:
             return Job(texts, "document", harness.new_call(packed=True), first=first)
 
-        blocks = Blocks(6, in_order=True, overlap=False)
-        rows = AsyncEmbeddingIterator(TEXTS[:20], blocks, make, Job.run)
+        blocks = Blocks(make, 6, in_order=True, overlap=False)
+        rows = AsyncEmbeddingIterator(TEXTS[:20], blocks, Job.run)
         if not overlap:
             return [index async for index, _ in rows]
         async with rows:
