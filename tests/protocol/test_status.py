@@ -256,16 +256,17 @@ def test_short_key() -> None:
 
 
 def test_masking_takes_bounded_time() -> None:
-    """Long texts that repeat themselves take no more than a moment, and are not shown."""
+    """Long texts that repeat themselves take no more than a moment."""
     begun = time.process_time()
-    for text, said in (
-        ("a" * 500_000, "a" * 20_000),
-        ("abcdefgh" * 60_000, "bcdefghabcdefgha." * 1_000),
-        ("        x       " * 30_000, "y        z" * 2_000),
-        ("".join(map(str, range(90_000))), "the input is too long"),
+    for text, said, start in (
+        ("a" * 500_000, "a" * 20_000, "[text]"),
+        ("abcdefgh" * 60_000, "bcdefghabcdefgha." * 1_000, "[text]"),
+        ("        x       " * 30_000, "y        z" * 2_000, "y        zy"),
+        ("".join(map(str, range(90_000))), "the input is too long", "the input is too long"),
+        ("".join(map(str, range(90_000))), "".join(map(str, range(89_000, 90_000))), "[text]"),
     ):
         shown = str(error(400, legacy(400, said), texts=(text,) * 10))
-        assert shown.startswith(("HTTP 400: [text]", "HTTP 400: the input is too long"))
+        assert shown.startswith(f"HTTP 400: {start}")
     assert time.process_time() - begun < 10
 
 
