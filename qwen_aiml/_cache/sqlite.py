@@ -28,10 +28,9 @@ logger = logging.getLogger("qwen_aiml")
 # Seconds to wait while other threads and processes write.
 BUSY_SECONDS = 30.0
 
-# Marks the file as ours ("qwen" in ASCII), and says which table is in it. Version 1 had no column `stored`.
+# Marks the file as ours ("qwen" in ASCII), and says which table is in it.
 _APPLICATION_ID = 0x7177656E
 _VERSION = 2
-_READABLE = (1, 2)
 
 # SQLite may be built to take no more than 999 variables in one statement.
 _MOST_VARIABLES = 500
@@ -134,8 +133,7 @@ class SQLiteCache:
         """
         Remove the entries that were stored longer ago, and give their space back to the disk.
 
-        Others who use the file wait meanwhile. Entries of a file made before this method was there count as
-        stored when a version that has it first opened the file.
+        Others who use the file wait meanwhile.
 
         Args:
             older_than: A ``timedelta``, or seconds.
@@ -308,33 +306,21 @@ def _prepare(connection: sqlite3.Connection, path: str, *, read_only: bool) -> N
                 )
                 connection.execute(f"PRAGMA user_version = {_VERSION}")
                 connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-    elif _version(connection) < _VERSION:
-        with connection:
-            connection.execute("BEGIN IMMEDIATE")
-            if _version(connection) < _VERSION:  # no other process was faster
-                # A default rewrites no row, so this is fast however large the file is.
-                now = int(time())
-                connection.execute(f"ALTER TABLE entries ADD COLUMN stored INTEGER NOT NULL DEFAULT {now}")
-                connection.execute(f"PRAGMA user_version = {_VERSION}")
     connection.execute("PRAGMA synchronous = NORMAL")
 
 
 def _is_ours(connection: sqlite3.Connection, path: str) -> bool:
     """Tell whether the file is a cache; False if it is empty and can become one."""
     (made_by,) = connection.execute("PRAGMA application_id").fetchone()
-    version = _version(connection)
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if (made_by, version, tables) == (0, 0, 0):
         return False
-    if made_by != _APPLICATION_ID or version not in _READABLE:
+    if made_by != _APPLICATION_ID or version != _VERSION:
         kind = "another version of this project" if made_by == _APPLICATION_ID else "another program"
         message = f"the cache {path} is a database of {kind}, and was left as it is"
         raise CacheError(advised(message, ELSEWHERE))
     return True
-
-
-def _version(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def _restore(cls: type[SQLiteCache], path: str) -> SQLiteCache:

@@ -328,12 +328,12 @@ def make_other_id(path: Path) -> None:
         file.execute("PRAGMA application_id = 7")
 
 
-def make_newer(path: Path) -> None:
+def make_other_version(path: Path) -> None:
     """Make a cache of another version."""
     with SQLiteCache(path) as cache:
         cache.set_many({"a": b"1"})
     with database(path) as file:
-        file.execute("PRAGMA user_version = 3")
+        file.execute("PRAGMA user_version = 1")
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def make_newer(path: Path) -> None:
     [
         (make_foreign, "a database of another program, and was left as it is"),
         (make_other_id, "a database of another program, and was left as it is"),
-        (make_newer, "is a database of another version of this project, and was left as it is"),
+        (make_other_version, "is a database of another version of this project, and was left as it is"),
         (lambda path: path.write_text("no database\n" * 100), "file is not a database. What to do: give ano"),
         (lambda path: path.mkdir(), "unable to open database file. What to do: create its folder"),
     ],
@@ -473,13 +473,11 @@ def both_read_only(path: Path) -> None:
 
 
 @pytest.mark.parametrize("protect", [read_only_file, read_only_folder, both_read_only])
-@pytest.mark.parametrize("version", [1, 2])
-def test_read_only(
-    protect: Callable[[Path], None], version: int, folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_read_only(protect: Callable[[Path], None], folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What can't be written is read, and the log says once that nothing is stored."""
     path = folder / "embeddings.db"
-    make_version(path, version)
+    with SQLiteCache(path) as cache:
+        cache.set_many({"a": b"1"})
     protect(path)
     with SQLiteCache(path) as cache:
         for _ in range(2):
@@ -500,38 +498,6 @@ def test_read_only_and_empty(folder: Path) -> None:
     both_read_only(path)
     with pytest.raises(CacheError, match=r"is empty and can't be written\. What to do: give another path"):
         SQLiteCache(path).get_many(["a"])
-
-
-def make_version(path: Path, version: int) -> None:
-    """Make a file of a version of the schema, with one entry."""
-    with SQLiteCache(path) as cache:
-        cache.set_many({"a": b"1"})
-    if version == 1:
-        with database(path) as file:
-            file.execute("ALTER TABLE entries DROP COLUMN stored")
-            file.execute("PRAGMA user_version = 1")
-
-
-def test_older_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of the first version is taken over as it is; its entries count as stored from now on."""
-    monkeypatch.setattr(_sqlite, "time", lambda: 1000.0)
-    make_version(path, 1)
-    with SQLiteCache(path) as cache:
-        assert cache.get_many(["a"]) == [b"1"]
-        monkeypatch.setattr(_sqlite, "time", lambda: 1050.0)
-        cache.set_many({"b": b"2"})
-        assert cache.prune(older_than=51) == 0
-        assert cache.prune(older_than=timedelta(seconds=50)) == 1
-        assert cache.get_many(["a", "b"]) == [None, b"2"]
-
-
-def test_older_file_and_a_faster_process(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that another process takes over in the meantime is not taken over twice."""
-    make_version(path, 1)
-    versions = iter([1, 1, 2])
-    monkeypatch.setattr(_sqlite, "_version", lambda _: next(versions))
-    with SQLiteCache(path) as cache:
-        assert cache.get_many(["a"]) == [b"1"]
 
 
 def test_prune(cache: SQLiteCache, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
