@@ -63,7 +63,7 @@ class CacheAccess:
         Args:
             texts: As they are sent.
 
-            dimensions: Of the embeddings; None if it is not known.
+            dimensions: Of the embeddings; None if it is not known, and then the first one tells.
 
             shortened: How they were shortened; see `cache_key`.
 
@@ -89,7 +89,13 @@ class CacheAccess:
             raise TimeoutError
         if not isinstance(entries, (list, tuple)) or len(entries) != len(keys):
             raise CacheError("the cache did not return an entry or None for each key; nothing was sent")
-        return [unpack(key, entry, dimensions) for key, entry in zip(keys, entries, strict=True)]
+        found: list[list[float] | None] = []
+        for key, entry in zip(keys, entries, strict=True):
+            embedding = unpack(key, entry, dimensions)
+            if embedding is not None:
+                dimensions = len(embedding)
+            found.append(embedding)
+        return found
 
     async def store(
         self, texts: Sequence[str], embeddings: Sequence[Sequence[float]], shortened: str = ""

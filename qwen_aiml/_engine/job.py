@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from itertools import filterfalse
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 import anyio
 
@@ -25,7 +25,7 @@ from .long_texts import NEVER_TOO_LONG, LongTexts
 from .request import too_late
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Iterable, Sequence
 
     from .._cache.access import CacheAccess
     from .._config import EmbeddingConfig
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from .._protocol.response import Rows
     from .._texts.validation import Role
     from .request import Call
-
-_Value = TypeVar("_Value")
 
 logger = logging.getLogger("qwen_aiml")
 
@@ -54,11 +52,9 @@ class Job:
 
         cache: Where embeddings are looked up and stored; None for nowhere.
 
-        first: The index of the first text, in errors and results.
+        first: The index of the first text, in errors and results; also an attribute.
 
     Attributes:
-        first: The index of the first text.
-
         embeddings: Those that are there, by item.
 
         cached_items: The items of the cached ones.
@@ -121,21 +117,18 @@ class Job:
         """
         began = self.call.clock.now()
         try:
-            await self._run()
+            if self.reporter is not None:
+                self.reporter.add((), self.usage)
+                self.call.on_wait = self.reporter.wait
+            await self._look_up()
+            batches = -(-len(self._pending) // self.call.rows) + len(self._too_long)
+            # Also for one worker: a cancelled asyncio task ends what is shielded, but not in its children.
+            async with anyio.create_task_group() as group:
+                for _ in range(min(self.call.config.concurrency, batches)):
+                    group.start_soon(self._work)
         finally:
             if self.items:
                 log_end(self, self.call.clock.now() - began)
-
-    async def _run(self) -> None:
-        if self.reporter is not None:
-            self.reporter.add((), self.usage)
-            self.call.on_wait = self.reporter.wait
-        await self._look_up()
-        batches = -(-len(self._pending) // self.call.rows) + len(self._too_long)
-        # Also for one worker alone: a cancelled asyncio task ends what is shielded, but not in its children.
-        async with anyio.create_task_group() as group:
-            for _ in range(min(self.call.config.concurrency, batches)):
-                group.start_soon(self._work)
 
     def result(self) -> EmbeddingResult:
         """
@@ -230,17 +223,21 @@ class Job:
             return
         await self._load(self.cache, self._pending, "")
         if self._long.label:
-            long = [
-                item for item in self._pending if len(self._distinct.texts[item].encode()) > NEVER_TOO_LONG
-            ]
+            texts = self._distinct.texts
+            long = [item for item in self._pending if len(texts[item].encode()) > NEVER_TOO_LONG]
             await self._load(self.cache, [*self._missing(long), *self._too_long], self._long.label)
         self._pending, self._too_long = self._missing(self._pending), self._missing(self._too_long)
 
     async def _load(self, cache: CacheAccess, items: Sequence[int], shortened: str) -> None:
         for at in range(0, len(items), KEYS_PER_LOOKUP):
             some = items[at : at + KEYS_PER_LOOKUP]
-            entries = await load(cache, self.texts(some), self.call, shortened)
+            try:
+                entries = await cache.load(self.texts(some), self.call.dimensions, shortened)
+            except TimeoutError:
+                raise too_late(self.call) from None
             found = {item: entry for item, entry in zip(some, entries, strict=True) if entry is not None}
+            if found:
+                self.call.dimensions = len(next(iter(found.values())))
             self._set(list(found), list(found.values()))
             self.call.count(Usage(cached=len(found)))
             self.cached_items.update(found)
@@ -251,26 +248,24 @@ class Job:
     async def _work(self) -> None:
         """Embed one batch after the other, until there is none, or no new request may start."""
         call = self.call
-        batch = Batch(self, call)
+        batch = Batch(self)
         while not call.is_stopped and (self._too_long or self._sent < len(self._pending)):
             if self._too_long:
                 item = self._too_long.pop()
-                await self._guarded([item], self._embed_long, item)
+                await self._guarded([item], self._embed_long(item))
             else:
                 items = self._pending[self._sent : self._sent + call.rows]
                 self._sent += len(items)
-                await self._guarded(items, batch.embed, items)
+                await self._guarded(items, batch.embed(items))
 
     async def _embed_long(self, item: int) -> None:
         if (error := await self.shorten(item, None)) is not None:
             self.fail([item], error)
 
-    async def _guarded(
-        self, items: Sequence[int], embed: Callable[[_Value], Awaitable[None]], argument: _Value
-    ) -> None:
+    async def _guarded(self, items: Sequence[int], embedding: Awaitable[None]) -> None:
         """Embed; if that can't be done, end the call and keep what others have embedded."""
         try:
-            await embed(argument)
+            await embedding
         except NotSentError:
             return
         except QwenAIMLError as error:
@@ -311,28 +306,6 @@ def check_dimensions(call: Call, length: int) -> None:
 def unexpected(crash: Exception) -> TransportError:
     """Name the type of an exception that no transport is known to raise; its text may hold anything."""
     return TransportError(f"the HTTP client (or rate limiter) raised {type(crash).__name__}", transient=False)
-
-
-async def load(
-    cache: CacheAccess, texts: list[str], call: Call, shortened: str
-) -> list[Sequence[float] | None]:
-    """
-    Look up the embeddings of texts; None where there is none of the call's dimensions.
-
-    Raises:
-        DeadlineError: If that took too long.
-    """
-    try:
-        entries = await cache.load(texts, call.dimensions, shortened)
-    except TimeoutError:
-        raise too_late(call) from None
-    found: list[Sequence[float] | None] = []
-    for embedding in entries:
-        if embedding is not None:
-            # The first one tells the dimensions, where they are not known.
-            call.dimensions = call.dimensions or len(embedding)
-        found.append(embedding if embedding is not None and len(embedding) == call.dimensions else None)
-    return found
 
 
 def log_shortened(cut: int, at_limit: int, config: EmbeddingConfig) -> None:
