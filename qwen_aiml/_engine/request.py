@@ -230,7 +230,7 @@ class _Request:
     def _config(self) -> EmbeddingConfig:
         """The settings, with the key of the last attempt, which messages must not show."""
         config, secret = self._call.config, self._post.secret
-        return config if secret is None else replace(config, api_key=secret)
+        return config if secret in (None, config.api_key) else replace(config, api_key=secret)
 
     async def send(self) -> Rows:
         """Send until a response is good, or no retry is left."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from msgspec import Struct
@@ -32,8 +33,7 @@ class Post(Struct):
 
         max_bytes: Bytes of the response body to read, decompressed; the rest is not read.
 
-        secret: The key to post with where a function gives it, as of the last attempt; None for that of the
-            settings.
+        secret: The key of the last attempt; None before it, and for that of the settings.
     """
 
     body: bytes
@@ -91,15 +91,10 @@ async def close_all(each: Iterable[Any]) -> None:
     Raises:
         BaseException: What the last one raised that did, once all are closed.
     """
-    interruption: BaseException | None = None
-    for one in each:
-        try:
-            await one.aclose()
-        except BaseException as error:  # noqa: BLE001 (raised below)
-            # An event loop that ends cancels what it still runs, and would leave the other sockets open.
-            interruption = error
-    if interruption is not None:
-        raise interruption
+    # An event loop that ends cancels what it still runs, and would leave the other sockets open.
+    async with AsyncExitStack() as stack:
+        for one in each:
+            stack.push_async_callback(one.aclose)
 
 
 def headers_of(config: EmbeddingConfig, **more: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from .base import close_all
 from .environment import proxy_for
 from .httpx_library import watched_library
 from .key_source import ask
-from .override import everywhere, service_of
+from .override import everywhere, meant
 
 if TYPE_CHECKING:
     from .._config import EmbeddingConfig
@@ -42,10 +42,12 @@ class SelectedTransport:
         self._config = config
         self._given = given
         self._sync = sync
+        # Of the present override, if there is one.
+        self._stand_in: StandIn | None = None
+        self._meant = config, given
         # As httpx does, the environment is read once.
         self._needs_httpx = config.transport == "httpx" or proxy_for(config.endpoint) is not None
         self._is_asyncio: bool | None = None
-        self._overridden: tuple[StandIn, Transport] | None = None
         self._transports: dict[str, Transport] = {}
         self.is_closed = False
 
@@ -60,9 +62,8 @@ class SelectedTransport:
                 function that is to give the key does not.
         """
         transport = self._select()
-        if isinstance(source := self._config.api_key, KeySource):
-            override = everywhere.stand_in if self._is_overridden() else None
-            request.secret = await ask(source) if override is None else override.key
+        config, _ = self._meant
+        request.secret = await ask(config.api_key) if isinstance(config.api_key, KeySource) else config.secret
         return await transport.post(request)
 
     async def aclose(self) -> None:
@@ -70,17 +71,12 @@ class SelectedTransport:
         self.is_closed = True
         await close_all(self._transports.values())
 
-    def _is_overridden(self) -> bool:
-        return everywhere.stand_in is not None and service_of(self._given) is None
-
     def _select(self) -> Transport:
-        override = everywhere.stand_in
-        if override is not None and self._is_overridden():
-            if self._overridden is None or self._overridden[0] is not override:
-                client = override.clients["Client" if self._sync else "AsyncClient"]
-                self._overridden = override, _over(override.settings(self._config), client, sync=self._sync)
-            return self._overridden[1]
-        if self._given is not None:
+        if self._stand_in is not everywhere.stand_in:
+            self._stand_in = everywhere.stand_in
+            self._meant = meant(self._config, self._given, "Client" if self._sync else "AsyncClient")
+            self._transports.pop("given httpx", None)
+        if self._meant[1] is not None:
             return self._made("given", "httpx")
         library = watched_library()
         if library is not None:
@@ -105,7 +101,7 @@ class SelectedTransport:
 
             return AsyncioTransport(self._config)
         if kind == "given":
-            return _over(self._config, self._given, sync=self._sync)
+            return _over(*self._meant, sync=self._sync)
         return _over(self._config, None, sync=kind == "threaded", library=library)
 
 

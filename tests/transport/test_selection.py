@@ -84,9 +84,8 @@ async def test_override(config: Any, sync: bool, monkeypatch: pytest.MonkeyPatch
         assert (await selected.post(POST)).body == b"Bearer own"
 
     given: Any = SimpleNamespace(qwen_aiml_service="emulator", is_closed=False)
-    monkeypatch.setattr(selected, "_given", given)
     with pytest.raises(AttributeError):
-        await selected.post(POST)
+        await SelectedTransport(config(URL), given, sync=sync).post(POST)
     clients["Client"].close()
     await clients["AsyncClient"].aclose()
 
