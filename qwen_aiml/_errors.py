@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ._results import Usage
 
 
+MOST_NAMED = 8  # runs of texts that an error spells out
+
 Reason = Literal["account", "rate", "request", "rows", "length", "content", "text", "service"]
 
 
@@ -93,16 +95,27 @@ def name_texts(indices: Sequence[int]) -> str:
     Args:
         indices: Positions, ascending. At most eight runs of them are spelled out.
     """
+    named = name_runs(dict.fromkeys(indices, ""), lambda a, b, _: str(a) if a == b else f"{a}-{b}")
+    return f"text{'s' if len(indices) > 1 else ''} {named}"
+
+
+def name_runs(kinds: Mapping[int, str], name: Callable[[int, int, str], str]) -> str:
+    """
+    Name runs of texts of one kind.
+
+    Args:
+        kinds: What each text is, by position, ascending. At most eight runs of them are spelled out.
+
+        name: Names a run by its first and last position and its kind.
+    """
     runs: list[list[int]] = []
-    for index in indices:
-        if runs and runs[-1][1] == index - 1:
-            runs[-1][1] = index
+    for at, kind in kinds.items():
+        if runs and runs[-1][1] == at - 1 and kinds[at - 1] == kind:
+            runs[-1][1] = at
         else:
-            runs.append([index, index])
-    most = 8
-    named = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs[:most])
-    more = f" and more, {len(indices)} in all" if len(runs) > most else ""
-    return f"text{'s' if len(indices) > 1 else ''} {named}{more}"
+            runs.append([at, at])
+    named = ", ".join(name(a, b, kinds[a]) for a, b in runs[:MOST_NAMED])
+    return named + (f" and more, {len(kinds)} in all" if len(runs) > MOST_NAMED else "")
 
 
 class ConfigurationError(QwenAIMLError, ValueError):

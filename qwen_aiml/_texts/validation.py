@@ -6,14 +6,12 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal, get_args
 
-from .._errors import ConfigurationError, InputTypeError, InputValueError, advised
+from .._errors import ConfigurationError, InputTypeError, InputValueError, advised, name_runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Role = Literal["document", "query"]
-
-MOST_NAMED = 8  # runs of texts that an error spells out
 
 
 def check_texts(texts: Iterable[str], *, blank_replacement: str | None = None, first: int = 0) -> list[str]:
@@ -79,17 +77,12 @@ def name_items(kinds: Mapping[int, str], first: int = 0) -> str:
 
         first: The index of the text at position 0.
     """
-    runs: list[list[int]] = []
-    for at, kind in kinds.items():
-        if runs and runs[-1][1] == at - 1 and kinds[at - 1] == kind:
-            runs[-1][1] = at
-        else:
-            runs.append([at, at])
-    named = ", ".join(
-        f"texts[{a + first}] is {kinds[a]}" if a == b else f"texts[{a + first}-{b + first}] are {kinds[a]}"
-        for a, b in runs[:MOST_NAMED]
-    )
-    return named + (f" and more, {len(kinds)} in all" if len(runs) > MOST_NAMED else "")
+
+    def name(a: int, b: int, kind: str) -> str:
+        a, b = a + first, b + first
+        return f"texts[{a}] is {kind}" if a == b else f"texts[{a}-{b}] are {kind}"
+
+    return name_runs(kinds, name)
 
 
 def check_text(text: str) -> str:
