@@ -274,10 +274,7 @@ class EmbeddingClient(_Client):
 
     async def aclose(self) -> None:
         """Close as `close` does, without blocking the event loop that runs."""
-        if self._engine.is_connected:
-            await in_thread(self._engine.close)
-        else:
-            self._engine.close()
+        await in_thread(self._engine.close)
 
     def __enter__(self) -> Self:
         return self

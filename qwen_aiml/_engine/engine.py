@@ -221,15 +221,10 @@ class Engine:
             policies.append(config.blank_replacement)
         return self._namespace(role, policies)
 
-    @property
-    def is_connected(self) -> bool:
-        """Whether there may be connections."""
-        return bool(self._sessions)
-
     def close(self) -> None:
         """Close the connections of synchronous calls, and a cache given by its path."""
         self._close_cache()
-        if self.is_connected:
+        if self._sessions:
             Running(self.aclose).run()
 
     async def aclose(self) -> None:
@@ -254,7 +249,7 @@ class Engine:
 
     @property
     def _service(self) -> str:
-        config, client = meant(self.config, self.http_client, "Client" if self._sync else "AsyncClient")
+        config, client = meant(self.config, self.http_client, sync=self._sync)
         return service_of(client) or str(config.base_url)
 
     def _namespace(self, role: Role, policies: Sequence[str] = ()) -> str:

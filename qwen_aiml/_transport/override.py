@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -52,14 +52,12 @@ class _Everywhere:
 everywhere = _Everywhere()
 
 
-def meant(
-    config: EmbeddingConfig, given: Any, kind: Literal["Client", "AsyncClient"]
-) -> tuple[EmbeddingConfig, Any]:
+def meant(config: EmbeddingConfig, given: Any, *, sync: bool) -> tuple[EmbeddingConfig, Any]:
     """Give the settings and the client to send with: those given, unless everything goes to a stand-in."""
     stand_in = everywhere.stand_in
     if stand_in is None or service_of(given) is not None:
         return config, given
-    return stand_in.settings(config), stand_in.clients[kind]
+    return stand_in.settings(config), stand_in.clients["Client" if sync else "AsyncClient"]
 
 
 def service_of(given: Any) -> str | None:

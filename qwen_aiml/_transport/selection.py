@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from .._keys import KeySource
 from .base import close_all
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from .._protocol.response import Response
     from .base import Post, Transport
     from .override import StandIn
+
+Kind: TypeAlias = Literal["threaded", "async", "asyncio"]
+_GIVEN = "that of a client given"
 
 
 class SelectedTransport:
@@ -41,14 +44,14 @@ class SelectedTransport:
     def __init__(self, config: EmbeddingConfig, given: Any = None, *, sync: bool) -> None:
         self._config = config
         self._given = given
-        self._sync = sync
+        self._kind: Kind = "threaded" if sync else "async"
         # Of the present override, if there is one.
         self._stand_in: StandIn | None = None
         self._meant = config, given
         # As httpx does, the environment is read once.
         self._needs_httpx = config.transport == "httpx" or proxy_for(config.endpoint) is not None
         self._is_asyncio: bool | None = None
-        self._transports: dict[str, Transport] = {}
+        self._transports: dict[tuple[Kind, str], Transport] = {}
         self.is_closed = False
 
     async def post(self, request: Post) -> Response:
@@ -74,38 +77,32 @@ class SelectedTransport:
     def _select(self) -> Transport:
         if self._stand_in is not everywhere.stand_in:
             self._stand_in = everywhere.stand_in
-            self._meant = meant(self._config, self._given, "Client" if self._sync else "AsyncClient")
-            self._transports.pop("given httpx", None)
+            self._meant = meant(self._config, self._given, sync=self._kind == "threaded")
+            self._transports.pop((self._kind, _GIVEN), None)
         if self._meant[1] is not None:
-            return self._made("given", "httpx")
-        library = watched_library()
-        if library is not None:
+            return self._made(self._kind, _GIVEN)
+        if (library := watched_library()) is not None:
             # What watches a synchronous caller may watch no more than the synchronous classes.
-            return self._made("threaded" if self._sync else "async", library)
+            return self._made(self._kind, library)
         if self._is_asyncio is None:
             self._is_asyncio = asyncio._get_running_loop() is not None  # noqa: SLF001 (documented)
         if self._needs_httpx or not self._is_asyncio:
             return self._made("async", "httpx")
-        return self._made("asyncio", "")
+        return self._made("asyncio", "httptools")
 
-    def _made(self, kind: Literal["given", "threaded", "async", "asyncio"], library: str) -> Transport:
-        name = f"{kind} {library}"
-        if name not in self._transports:
-            self._transports[name] = self._make(kind, library)
-        return self._transports[name]
+    def _made(self, kind: Kind, library: str) -> Transport:
+        if (kind, library) not in self._transports:
+            self._transports[kind, library] = self._make(kind, library)
+        return self._transports[kind, library]
 
-    def _make(self, kind: Literal["given", "threaded", "async", "asyncio"], library: str) -> Transport:
+    def _make(self, kind: Kind, library: str) -> Transport:
         # Imported when it is needed: httpx, TLS and certificates take a while.
+        config, client = self._meant
         if kind == "asyncio":
             from .asyncio_transport import AsyncioTransport  # noqa: PLC0415
 
-            return AsyncioTransport(self._config)
-        if kind == "given":
-            return _over(*self._meant, sync=self._sync)
-        return _over(self._config, None, sync=kind == "threaded", library=library)
+            return AsyncioTransport(config)
+        from .httpx_transport import HTTPXTransport, ThreadedHTTPXTransport  # noqa: PLC0415
 
-
-def _over(config: EmbeddingConfig, given: Any, *, sync: bool, library: str = "httpx") -> Transport:
-    from .httpx_transport import HTTPXTransport, ThreadedHTTPXTransport  # noqa: PLC0415
-
-    return (ThreadedHTTPXTransport if sync else HTTPXTransport)(config, given, library=library)
+        made = ThreadedHTTPXTransport if kind == "threaded" else HTTPXTransport
+        return made(config, client, library=library)
