@@ -44,11 +44,11 @@ _OF_THE_REQUEST = r"(?i)\bdimensions?\b|\bmodel\b|\bencoding_format\b"
 # Source: Alibaba Cloud Model Studio, "Error codes": DataInspectionFailed.
 _INSPECTED = r"(?i)DataInspectionFailed|data_inspection_failed|inappropriate content"
 
-# What an error that comes with status 200 is about, where it names no status; the first that applies.
-_IN_SUCCESS: tuple[tuple[str, type[APIStatusError]], ...] = (
-    (_NO_CREDITS, InsufficientCreditsError),
-    (r"(?i)api[ _-]?key|unauthori[sz]ed|authenticat", AuthenticationError),
-    (r"(?i)too many requests|\brate[ _-]?limit|\bthrottl|quota exceeded", RateLimitError),
+# Which status an error that comes with 200 should have had, where it names none; the first that applies.
+_IN_SUCCESS = (
+    (_NO_CREDITS, HTTPStatus.PAYMENT_REQUIRED),
+    (r"(?i)api[ _-]?key|unauthori[sz]ed|authenticat", HTTPStatus.UNAUTHORIZED),
+    (r"(?i)too many requests|\brate[ _-]?limit|\bthrottl|quota exceeded", HTTPStatus.TOO_MANY_REQUESTS),
 )
 _LATER = "try again later, or raise max_retries to wait longer"
 
@@ -174,15 +174,13 @@ def _said_in_success(response: Response) -> str:
 def _kind_in_success(said: str, body: Any) -> type[APIStatusError] | None:
     """Tell which error comes with status 200; None for one that may be anything."""
     status = _status_in(body)
-    if status is not None:
-        kind = _kind(status, said, body)
-        return None if kind is APIStatusError and status != HTTPStatus.FORBIDDEN else kind
-    if _error_kind(body) == _NO_CREDITS_KIND:
-        return InsufficientCreditsError
-    inner = body.get("error")
-    names = [part.get(name) for part in (body, inner) if isinstance(part, dict) for name in ("code", "type")]
-    everything = " ".join([said, *(name for name in names if isinstance(name, str))])
-    return next((kind for pattern, kind in _IN_SUCCESS if re.search(pattern, everything)), None)
+    if status is None:
+        parts = [part for part in (body, body.get("error")) if isinstance(part, dict)]
+        names = [part.get(name) for part in parts for name in ("code", "type")]
+        everything = " ".join([said, *(name for name in names if isinstance(name, str))])
+        status = next((status for pattern, status in _IN_SUCCESS if re.search(pattern, everything)), 200)
+    kind = _kind(status, said, body)
+    return None if kind is APIStatusError and status != HTTPStatus.FORBIDDEN else kind
 
 
 def _status_in(body: dict[str, Any]) -> int | None:
