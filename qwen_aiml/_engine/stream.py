@@ -259,11 +259,7 @@ class EmbeddingIterator:
                 return
             # Kept before it starts, so that an interrupt in between cancels it as well.
             self._running[job] = running = Running(partial(self._run, job), partial(self._ended.put, job))
-            try:
-                running.start()
-            except Exception as error:  # noqa: BLE001 (raised once all other blocks have ended)
-                del self._running[job]
-                blocks.end(job, error)
+            running.start()
 
     def _end_block(self, job: Job) -> None:
         if job in self._running:  # else it was cancelled

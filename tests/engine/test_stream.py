@@ -34,6 +34,7 @@ from qwen_aiml import (
     ResponseFormatError,
     Usage,
 )
+from qwen_aiml._engine import runner
 from qwen_aiml._engine.job import Job
 from qwen_aiml._engine.runner import Running
 from qwen_aiml._engine.stream import AsyncEmbeddingIterator, Blocks
@@ -662,6 +663,20 @@ def test_interrupted(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
 
     assert list(rows) == []
+
+
+def test_no_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where synchronous calls can't be made, the first row says so."""
+
+    def refuse() -> None:
+        raise ConfigurationError("no sockets")
+
+    rows = EmbeddingClient(EmbeddingConfig(api_key=KEY)).embed_iter(TEXTS)
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "background_loop", refuse)
+        with pytest.raises(ConfigurationError, match="no sockets"):
+            next(rows)
+    assert next(rows, None) is None
 
 
 def test_closed_by_another_thread() -> None:
