@@ -37,7 +37,7 @@ INSTALL_LINE = re.compile(r"^# %pip install -q ((?:.*\\\n#)*.*)$", re.MULTILINE)
 PAGES = {page.stem: INSTALL_LINE.findall(page.read_text("utf-8")) for page in Path("cookbook").glob("*.py")}
 PYTEST = "python -m pytest"
 NOT_ONCE = "-m 'not long and not once'"
-TWO_AT_A_TIME = "-n 2 --dist worksteal"
+PARALLEL = "-n 3 --dist worksteal"  # more than two cores, since tests wait a lot
 
 # The last, since uv leaves it to the first import to compile a module.
 for variable in ("PYTHONPATH", "PYTEST_ADDOPTS", "PYTHONDONTWRITEBYTECODE"):
@@ -165,14 +165,14 @@ DISTRIBUTED = ["-e .[daft,emulator,langchain] --group distributed"]
 HEAVY = "-k 'crewai or parallel'"  # pages that would hold the packages of the others back
 EVERY_BRANCH = [  # is reached by the tests that are not marked `once`
     "coverage erase",
-    f"coverage run -m pytest {TWO_AT_A_TIME} {NOT_ONCE}",
+    f"coverage run -m pytest {PARALLEL} {NOT_ONCE}",
     "coverage combine --quiet",
     "coverage report",
 ]
 add("lint", NEWEST, "test", ["--group lint"], "ruff check", "ruff format --check")
 add("format", NEWEST, "", ["--group lint"], "ruff check --fix", "ruff format")
 add("types", OLDEST, "test", [f"{TESTS[0]} --group types"], "mypy")  # where what is newer is an error
-add("coverage", NEWEST, "test", TESTS, *EVERY_BRANCH, f"{PYTEST} {TWO_AT_A_TIME} -m 'once and not long'")
+add("coverage", NEWEST, "test", TESTS, *EVERY_BRANCH, f"{PYTEST} {PARALLEL} -m 'once and not long'")
 add("selected", NEWEST, "", TESTS, PYTEST)
 add("probe", NEWEST, "", TESTS, "python tests/recorded/probe.py")
 add("fuzz", NEWEST, "", ["-e .[simdjson] --group fuzz"], "python tests/long/fuzz_answers.py -timeout=20")
@@ -186,6 +186,6 @@ add("stores-lowest", FOR_LOWEST, "compatibility matrix", OLD_STORES, f"{PYTEST} 
 add("lowest", FOR_LOWEST, "matrix", OLD_TESTS, f"{PYTEST} {NOT_ONCE}")
 add("docs", NEWEST, "matrix", ["--group docs"], "mkdocs build --strict")
 add("docs-serve", NEWEST, "", ["--group docs"], "mkdocs serve --dev-addr 127.0.0.1:8000")
-add("cookbook", FOR_COOKBOOK, "matrix", [COOKBOOK], f"{PYTEST} tests/notebooks {TWO_AT_A_TIME}")
+add("cookbook", FOR_COOKBOOK, "matrix", [COOKBOOK], f"{PYTEST} tests/notebooks {PARALLEL}")
 add("cookbook-heavy", FOR_COOKBOOK, "", [f"{COOKBOOK}-heavy"], f"{PYTEST} tests/notebooks {HEAVY}")
 add("distributed", FOR_COOKBOOK, "", DISTRIBUTED, f"{PYTEST} tests/distributed")
