@@ -161,7 +161,7 @@ FRAMEWORKS = " ".join(PINS[name] for name in ("langchain-core", "llama-index-cor
 OLD_TESTS = [f"-e .[{EXTRAS}] --group tests-base -c {LOWEST}", f"--no-deps -r {LOWEST}"]
 OLD_STORES = [f"{STORES}-base {FRAMEWORKS}", f"--no-deps {PINS['langchain-tests']}"]
 COOKBOOK = f"-e .[{EXTRAS}] --group cookbook"
-DISTRIBUTED = ["-e .[daft,emulator,langchain] --group distributed"]
+DISTRIBUTED = ["-e .[daft,emulator,langchain,llama-index] --group distributed"]
 HEAVY = "-k 'crewai or parallel'"  # pages that would hold the packages of the others back
 EVERY_BRANCH = [  # is reached by the tests that are not marked `once`
     "coverage erase",

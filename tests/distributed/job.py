@@ -3,8 +3,8 @@ A job that is killed and started again: texts from Parquet to Parquet, by Daft.
 
     python job.py TEXTS EMBEDDED CACHE
 
-With RAY_ADDRESS in the environment it runs on that cluster, with a cache in Redis at the URL CACHE; else in
-this process, with a cache in the file CACHE. Key and URL of the service are in the environment too.
+With RAY_ADDRESS in the environment it runs on that cluster, else in this process. CACHE is the URL of a Redis
+or PostgreSQL server, or a path. Key and URL of the service are in the environment too.
 """
 
 from __future__ import annotations
@@ -28,20 +28,28 @@ def main(texts: str, embedded: str, cache: str) -> None:
 
         embedded: The folder that is written, over what is there.
 
-        cache: A path, or the URL of a Redis server.
+        cache: A path, or the URL of a Redis or PostgreSQL server.
     """
-    store: Any = cache
     if "RAY_ADDRESS" in os.environ:
         daft.set_runner_ray(os.environ["RAY_ADDRESS"], noop_if_initialized=True)
 
-        def redis_cache() -> Any:
-            from langchain_community.storage import RedisStore  # noqa: PLC0415 (only on workers)
+    # Imports are inside, since they are needed on workers only.
+    def redis_cache() -> Any:
+        from langchain_community.storage import RedisStore  # noqa: PLC0415
 
-            from langchain_qwen_aiml import ByteStoreCache  # noqa: PLC0415
+        from langchain_qwen_aiml import ByteStoreCache  # noqa: PLC0415
 
-            return ByteStoreCache(RedisStore(redis_url=cache))
+        return ByteStoreCache(RedisStore(redis_url=cache))
 
-        store = redis_cache
+    def postgres_cache() -> Any:
+        from llama_index.storage.kvstore.postgres import PostgresKVStore  # noqa: PLC0415
+
+        from llama_index_qwen_aiml import KVStoreCache  # noqa: PLC0415
+
+        return KVStoreCache(PostgresKVStore.from_uri(cache, table_name="embeddings"))
+
+    stores: dict[str, Any] = {"redis": redis_cache, "postgresql": postgres_cache}
+    store = stores.get(cache.partition("://")[0], cache)
 
     # Floats do not shrink in Parquet, so that what is in memory is no more than a file.
     daft.set_execution_config(parquet_inflation_factor=1.0, parquet_target_row_group_size=32 << 20)
