@@ -295,6 +295,7 @@ def test_troubleshooting_quotes_messages() -> None:
         ("CrewAI", "how-to/crewai_knowledge"),
         ("Haystack", "how-to/frameworks"),
         ("Spark", "how-to/parallel"),
+        ("corpus", "how-to/corpora"),
         ("hybrid", "how-to/hybrid"),
         ("proxy", "how-to/proxies"),
         ("certificate", "how-to/proxies"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,8 @@ from qwen_aiml.emulator import Emulator, serve
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-OF_DAFT = ["test_daft.py", "test_killed_jobs.py", "job.py", "measured.py"]
+OF_DAFT = ["test_daft.py", "test_killed_jobs.py", "test_ray.py", "job.py", "measured.py"]
+NAMESPACES = ("unshare", "-rn", "-pf", "--kill-child", "--mount-proc")
 collect_ignore = [] if find_spec("daft") else OF_DAFT
 
 
@@ -29,3 +31,14 @@ def url(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         monkeypatch.setenv("AIMLAPI_API_KEY", "sk-test-0123456789abcdef")
         monkeypatch.setenv("AIMLAPI_BASE_URL", base_url)
         yield base_url
+
+
+@pytest.fixture
+def in_namespaces() -> tuple[str, ...]:
+    """Give what starts a program with a network of its own, where all of its processes end with it."""
+    pytest.importorskip("ray")
+    try:
+        subprocess.run([*NAMESPACES, "true"], check=True)  # noqa: S603 (a constant)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("unshare can't make namespaces here")
+    return NAMESPACES

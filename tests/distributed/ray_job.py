@@ -19,6 +19,7 @@ import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from qwen_aiml.emulator import Emulator, serve
 
@@ -28,14 +29,26 @@ NODE = ["--num-cpus=1", "--object-store-memory=200000000", "--disable-usage-stat
 HEAD = ["--head", "--port=6399", "--include-dashboard=false"]
 REDIS = ["--bind", "127.0.0.1", "--port", "6398", "--save", ""]
 PATIENCE = 300  # seconds
+ATTEMPTS = 5
 ENVIRONMENT = {
     "AIMLAPI_API_KEY": "k",
     "DAFT_ANALYTICS_ENABLED": "0",
     "PYTHONPATH": os.pathsep.join(filter(None, [*sys.path, str(HERE)])),
     "RAY_ADDRESS": "127.0.0.1:6399",
     "RAY_AUTH_MODE": "disabled",  # of a cluster that only this namespace reaches
-    "RAY_raylet_start_wait_time_s": "120",
+    "RAY_raylet_start_wait_time_s": "60",
 }
+
+
+def start(nodes: list[list[str]], log: IO[bytes]) -> None:
+    """Start nodes; again if one of Ray's agents misses the 15 seconds it has, as on a busy machine."""
+    for _ in range(ATTEMPTS):
+        commands = [[*RAY, "start", *NODE, *node] for node in nodes]
+        done = (subprocess.run(command, check=False, stdout=log, stderr=log) for command in commands)
+        if all(one.returncode == 0 for one in done):
+            return
+        subprocess.run([*RAY, "stop", "--force"], check=False, stdout=log, stderr=log)
+    raise RuntimeError("Ray did not start")
 
 
 def workers() -> list[int]:
@@ -76,10 +89,8 @@ def main(folder: str, count: int) -> None:
     subprocess.Popen(["redis-server", *REDIS, "--dir", folder], stdout=log)  # noqa: S607
     with serve(emulator) as url:
         os.environ["AIMLAPI_BASE_URL"] = url
-        for node in ([*HEAD, f"--temp-dir={sockets}"], [f"--address={ENVIRONMENT['RAY_ADDRESS']}"]):
-            subprocess.run(
-                [*RAY, "start", *node, *NODE], check=True, stdout=log, stderr=log, timeout=PATIENCE
-            )
+        head = [*HEAD, f"--temp-dir={sockets}"]
+        start([head, [f"--address={ENVIRONMENT['RAY_ADDRESS']}"]], log)
         job = [sys.executable, str(HERE / "job.py"), f"{folder}/texts", f"{folder}/embedded"]
         job.append("redis://127.0.0.1:6398")
         killed = []

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 MOST_IN_FLIGHT = 10 * EmbeddingConfig(api_key="k").concurrency  # texts of one process
 PATIENCE = 600  # seconds
-NAMESPACES = ("unshare", "-rn", "-pf", "--kill-child", "--mount-proc")
 
 
 def write_texts(folder: Path, count: int) -> None:
@@ -128,20 +127,15 @@ def test_what_it_costs(counts: tuple[int, ...], tmp_path: Path, tell: Callable[[
 
 
 @pytest.mark.long
-@pytest.mark.skipif(not find_spec("ray"), reason="only where Ray is installed")
 @pytest.mark.skipif(
     not find_spec("langchain_community"), reason="only where langchain-community is installed"
 )
 @pytest.mark.skipif(not shutil.which("redis-server"), reason="redis-server is not installed")
-@pytest.mark.skipif(
-    not shutil.which("unshare") or subprocess.run([*NAMESPACES, "true"], check=False).returncode != 0,  # noqa: S603
-    reason="Ray is tried in namespaces of its own, which unshare can't make here",
-)
-def test_on_a_cluster(tmp_path: Path, tell: Callable[[str], None]) -> None:
+def test_on_a_cluster(in_namespaces: tuple[str, ...], tmp_path: Path, tell: Callable[[str], None]) -> None:
     """After a worker, and the driver twice, are killed and the job is run again, each row is there once."""
     count = 20_000
     write_texts(tmp_path, count)
-    program = [*NAMESPACES, sys.executable, str(HERE / "ray_job.py"), str(tmp_path), str(count)]
+    program = [*in_namespaces, sys.executable, str(HERE / "ray_job.py"), str(tmp_path), str(count)]
     done = subprocess.run(program, check=False, stdout=subprocess.PIPE, timeout=2 * PATIENCE)  # noqa: S603
     assert done.returncode == 0, (tmp_path / "log").read_text(errors="replace")[-3000:]
     report = json.loads(done.stdout)

@@ -1,0 +1,216 @@
+# %% [markdown]
+# # Daft: 50,000 texts from Parquet to Parquet
+#
+# Embed a corpus that does not fit into one call: Daft reads Parquet files,
+# embeds a column and writes Parquet files.
+#
+# At the end you have a job that can be killed and started again, a picture of
+# its throughput and memory, and an estimate for a million texts and more.
+
+# %%
+# %pip install -q "qwen-aiml[daft,emulator]" matplotlib psutil
+# Until the first release, install qwen-aiml from a clone: pip install .
+import atexit
+import os
+import subprocess
+import sys
+
+os.environ["DAFT_ANALYTICS_ENABLED"] = "0"  # else importing Daft reports it
+os.environ["DAFT_PROGRESS_BAR"] = "0"
+HAS_KEY = bool(os.environ.get("AIMLAPI_API_KEY"))
+COUNT = 500 if HAS_KEY else 50_000  # with a key, begin with few: they cost
+if not HAS_KEY:  # in a process of its own, whose memory is not measured
+    command = "-m qwen_aiml.emulator --port 0 --latency 0.1"
+    emulator = subprocess.Popen(  # noqa: S603 (our own program)
+        [sys.executable, *command.split()], stdout=subprocess.PIPE, text=True
+    )
+    atexit.register(emulator.kill)
+    assert emulator.stdout
+    (url,) = (
+        line.partition("=")[2].strip()
+        for line in (emulator.stdout.readline() for _ in range(3))
+        if "AIMLAPI_BASE_URL" in line
+    )
+    os.environ["AIMLAPI_BASE_URL"] = url
+    os.environ["AIMLAPI_API_KEY"] = "emulator"
+VECTORS = "Qwen" if HAS_KEY else "stand-in model, not Qwen"
+print("Vectors:", VECTORS)
+
+# %% [markdown]
+# ## The corpus
+#
+# A table of an id and a text, in eight files. Daft reads files side by side and
+# gives rows in any order: the id says which row is which.
+
+# %%
+from pathlib import Path
+from tempfile import mkdtemp
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+folder = Path(mkdtemp())
+(folder / "texts").mkdir()
+ids = list(range(COUNT))
+table = pa.table({"id": ids, "text": [f"ticket {number}" for number in ids]})
+for part in range(8):
+    rows = table.slice(part * COUNT // 8, COUNT // 8)
+    pq.write_table(rows, folder / "texts" / f"{part}.parquet")
+print(f"{len(table):,} texts")
+
+# %% [markdown]
+# ## The job
+#
+# `embed_text` is Daft's; the provider is this package's. The cache makes the
+# job resumable, and `overwrite` keeps a second run from adding rows.
+#
+# A column more, `second`, notes when each row was embedded, and `batch_size=20`
+# has Daft take them as they come. Leave both out of yours: they draw the
+# picture.
+
+# %%
+import time
+
+import daft
+from daft.functions import embed_text
+
+from daft_qwen_aiml import QwenAIMLProvider
+
+# Floats hardly shrink in Parquet. Daft expects that they do, and would hold
+# more in memory.
+daft.set_execution_config(
+    parquet_inflation_factor=1.0, parquet_target_row_group_size=32 << 20
+)
+began = time.monotonic()
+
+
+@daft.func.batch(return_dtype=daft.DataType.float64())
+def seconds(embeddings: daft.Series) -> list[float]:
+    """Note the time since the start beside each row."""
+    return [time.monotonic() - began] * len(embeddings)
+
+
+def job() -> daft.DataFrame:
+    """Embed the folder of texts into another one."""
+    provider = QwenAIMLProvider(
+        dimensions=64, cache=str(folder / "embeddings.db")
+    )
+    df = daft.read_parquet(f"{folder}/texts/*.parquet")
+    column = embed_text(df["text"], provider=provider, batch_size=20)
+    df = df.with_column("embedding", column)
+    df = df.with_column("second", seconds(df["embedding"]))
+    return df.write_parquet(f"{folder}/embedded", write_mode="overwrite")
+
+
+# %% [markdown]
+# A thread notes the memory of this process while the job runs.
+
+# %%
+from threading import Event, Thread
+
+import psutil
+
+memory = []
+done = Event()
+
+
+def watch() -> None:
+    """Note the memory of this process, in megabytes, four times a second."""
+    process = psutil.Process()
+    while not done.wait(0.25):
+        used = process.memory_info().rss / 1e6
+        memory.append((time.monotonic() - began, used))
+
+
+watcher = Thread(target=watch, daemon=True)
+watcher.start()
+began = time.monotonic()
+ran = job()
+done.set()
+watcher.join()
+
+# %% [markdown]
+# ## What was written
+#
+# Each id once, with an embedding of the same dimensions. Usage is in Daft's
+# metrics of the operator `embed_text`.
+
+# %%
+written = daft.read_parquet(f"{folder}/embedded/*.parquet")
+found = written.select("id", "second").sort("id").to_pydict()
+assert found["id"] == ids
+print(written.schema()["embedding"].dtype)
+
+
+def counted(df: daft.DataFrame) -> dict[str, float]:
+    """Read what a job has counted: requests, tokens, texts from the cache."""
+    operators = df.metrics.to_pydict()["stats"]
+    counts = dict(count for operator in operators for count in operator)
+    names = ("requests", "total tokens", "cached")
+    return {name: counts[name]["value"] for name in names}
+
+
+usage = counted(ran)
+print(usage)
+assert usage["requests"] == COUNT / 10
+
+# %% [markdown]
+# ## Throughput and memory
+#
+# Daft runs up to 64 batches at once (of 320 texts if you don't say otherwise),
+# and holds their embeddings and what the Parquet writers have collected. Memory
+# depends on those, not on the number of texts; files are written at the end.
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+
+seen = np.array(found["second"])
+counts, edges = np.histogram(seen, bins=30, range=(0, seen.max()))
+figure, (rate, held) = plt.subplots(1, 2, figsize=(9, 3.6))
+rate.stairs(counts / np.diff(edges), edges, fill=True, color="tab:blue")
+rate.set_title(f"Throughput ({VECTORS})")
+rate.set_ylabel("texts per second")
+held.plot(*zip(*memory, strict=True), color="tab:orange")
+held.set_title("Memory of the process")
+held.set_ylabel("MB")
+for axes in (rate, held):
+    axes.set_xlabel("seconds since the start")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+figure.tight_layout()
+plt.show()
+
+# %% [markdown]
+# The throughput is that of the emulator on this machine. With the service, the
+# limit of your account decides.
+#
+# ## Run it again
+#
+# A job that was killed is started again as it was: what was embedded comes from
+# the cache. This one had finished, so nothing is sent or billed.
+
+# %%
+again = counted(job())
+print(again)
+assert again["cached"] == COUNT
+
+# %% [markdown]
+# ## A million texts, and more
+#
+# At 10 texts per request. The limit is an example: the service publishes none.
+# With a price of your own, the last column has the money; tokens per text are
+# those of the texts above, so replace them with those of a sample of yours.
+
+# %%
+PER_SECOND = 50  # requests; an example
+USD_PER_MILLION_TOKENS: float | None = None
+tokens = usage["total tokens"] / COUNT
+
+print(f"{'texts':>14} {'requests':>14} {'days':>8} {'USD':>10}")
+for texts in (10**6, 10**8, 10**10):
+    requests = texts // 10
+    days = requests / PER_SECOND / 86_400
+    price = USD_PER_MILLION_TOKENS
+    usd = "-" if price is None else f"{texts * tokens / 1e6 * price:,.0f}"
+    print(f"{texts:14,} {requests:14,} {days:8.2f} {usd:>10}")
