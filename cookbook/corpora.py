@@ -110,7 +110,7 @@ from threading import Event, Thread
 
 import psutil
 
-memory = []
+memory: list[tuple[float, float]] = []
 done = Event()
 
 
@@ -144,6 +144,7 @@ print(written.schema()["embedding"].dtype)
 
 def counted(df: daft.DataFrame) -> dict[str, float]:
     """Read what a job has counted: requests, tokens, texts from the cache."""
+    assert df.metrics is not None
     operators = df.metrics.to_pydict()["stats"]
     counts = dict(count for operator in operators for count in operator)
     names = ("requests", "total tokens", "cached")

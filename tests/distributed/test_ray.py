@@ -41,7 +41,8 @@ def test_keys_of_workers(in_namespaces: tuple[str, ...], tmp_path: Path) -> None
     (tmp_path / "texts").mkdir()
     table = pa.table({"text": [f"text {at}" for at in range(COUNT)]})
     pq.write_table(table, tmp_path / "texts" / "all.parquet")
-    programs = [DAFT, RAY_DATA, WITH_KEY + DAFT, WITH_KEY + RAY_DATA]
+    ray_data = RAY_DATA.replace("/shared", str(tmp_path))
+    programs = [DAFT, ray_data, WITH_KEY + DAFT, WITH_KEY + ray_data]
     done = subprocess.run(  # noqa: S603 (our own program)
         [*in_namespaces, sys.executable, str(HERE / "ray_keys.py"), str(tmp_path), *programs],
         check=False,
