@@ -4,8 +4,8 @@
 # Embed a corpus that does not fit into one call: Daft reads Parquet files,
 # embeds a column and writes Parquet files.
 #
-# At the end you have a job that can be killed and started again, a picture of
-# its throughput and memory, and an estimate for a million texts and more.
+# This page shows a job that can be killed and started again, its throughput and
+# memory, and an estimate for a million texts and more.
 
 # %%
 # %pip install -q "qwen-aiml[daft,emulator]" matplotlib psutil
