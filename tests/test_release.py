@@ -49,13 +49,13 @@ def metadata(build: Any, repository: str) -> dict[str, Any]:
 
 
 def test_with_a_repository(build: ModuleType) -> None:
-    """With the repository's URL there are project URLs, and no link of the README is relative."""
+    """With the repository's URL there are project URLs, and no link of the README to a file is relative."""
     fields = metadata(build, f"{URL}/")
 
     assert fields["urls"]["Source"] == URL
     assert f"]({URL}/blob/main/docs/how-to/proxies.md)" in fields["readme"]["text"]
     assert f"]({URL}/raw/main/benchmarks/chart.svg)" in fields["readme"]["text"]
-    assert re.findall(r"\]\((?!https://)[^)]*\)", fields["readme"]["text"]) == []
+    assert re.findall(r"\]\((?!https://|#)[^)]*\)", fields["readme"]["text"]) == []
 
 
 def test_without_a_repository(build: ModuleType) -> None:
