@@ -109,6 +109,7 @@ async def test_unreadable_bodies(  # noqa: PLR0913, PLR0917 (fixtures)
         async with transporting(config(server.url)) as transport:
             with pytest.raises(TransportFailure, match=said) as caught:
                 await transport.post(POST)
+        async with transporting(config(server.url)) as transport:
             response = await transport.post(POST)
 
     assert caught.value.kind == "connection"
