@@ -36,7 +36,7 @@ def absolute(readme: str, repository: str) -> str:
     )
 
 
-class MetadataHook(MetadataHookInterface):  # type: ignore[misc] # not installed where types are checked
+class MetadataHook(MetadataHookInterface):  # type: ignore[misc] # not installed
     """The hook that hatchling calls."""
 
     def update(self, metadata: dict[str, Any]) -> None:

@@ -186,6 +186,6 @@ add("stores-lowest", FOR_LOWEST, "compatibility matrix", OLD_STORES, f"{PYTEST} 
 add("lowest", FOR_LOWEST, "matrix", OLD_TESTS, f"{PYTEST} {NOT_ONCE}")
 add("docs", NEWEST, "matrix", ["--group docs"], "mkdocs build --strict")
 add("docs-serve", NEWEST, "", ["--group docs"], "mkdocs serve --dev-addr 127.0.0.1:8000")
-add("cookbook", FOR_COOKBOOK, "matrix", [COOKBOOK], f"{PYTEST} tests/notebooks {PARALLEL}")
+add("cookbook", FOR_COOKBOOK, "matrix", [COOKBOOK], f"{PYTEST} tests/notebooks -n 2")
 add("cookbook-heavy", FOR_COOKBOOK, "", [f"{COOKBOOK}-heavy"], f"{PYTEST} tests/notebooks {HEAVY}")
 add("distributed", FOR_COOKBOOK, "", DISTRIBUTED, f"{PYTEST} tests/distributed")

@@ -93,11 +93,11 @@ def a_tenant(model: Any, tenant: int, together: threading.Barrier, *, is_async: 
 @pytest.mark.parametrize(
     ("kind", "is_async"),
     [
-        (EmbeddingClient, False),
         (AsyncEmbeddingClient, True),
-        (QwenAIMLEmbeddings, True),
-        (QwenAIMLEmbedding, False),
-        pytest.param(QwenAIMLEmbeddings, False, marks=pytest.mark.long),
+        (QwenAIMLEmbeddings, False),
+        pytest.param(EmbeddingClient, False, marks=pytest.mark.long),
+        pytest.param(QwenAIMLEmbeddings, True, marks=pytest.mark.long),
+        pytest.param(QwenAIMLEmbedding, False, marks=pytest.mark.long),
         pytest.param(QwenAIMLEmbedding, True, marks=pytest.mark.long),
     ],
 )
