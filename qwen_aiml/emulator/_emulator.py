@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ._vectoriser import Vectoriser
 
 _REMEMBERED = 10_000
+_REJECTION_SECONDS = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,9 @@ class Emulator:
         api_keys: Valid API keys; others get 401. None: every key that is not
             blank is valid.
 
-        latency: Seconds before each response, default 0.
+        latency: Seconds before each response, default 0. A 429 for its limits
+            takes at most 20 ms, as gateways reject before a model runs.
+            Source: assumed.
 
         rate_limit: Requests per second that are accepted; others get 429.
             None: no limit.
@@ -276,7 +279,10 @@ class Emulator:
             in_flight.callback(self._leave)
             answer = None if fault.reset == "before" else self._answer(request, fault, in_flight)
             self._remember(request, answer)
-            yield reply(fault, answer, self._latency)
+            latency = self._latency
+            if fault == Fault() and answer is not None and answer.status == HTTPStatus.TOO_MANY_REQUESTS:
+                latency = min(latency, _REJECTION_SECONDS)
+            yield reply(fault, answer, latency)
 
     def _leave(self) -> None:
         with self._lock:

@@ -191,6 +191,16 @@ async def test_latency(send: Send) -> None:
 
 
 @pytest.mark.anyio
+async def test_latency_of_a_rejection(send: Send) -> None:
+    """A 429 for the rate limit does not take the latency of a response with embeddings."""
+    emulator = Emulator(latency=30, rate_limit=1, clock=lambda: 0.0)
+    with pytest.raises(httpx.ReadTimeout):
+        await send(emulator, timeout=0.1)
+
+    assert (await send(emulator, timeout=10)).status_code == 429
+
+
+@pytest.mark.anyio
 async def test_timeout(send: Send) -> None:
     """A client that waits less than the answer takes gets httpx's timeout, as soon as its patience ends."""
     emulator = Emulator(latency=30, credits=10)
