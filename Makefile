@@ -25,7 +25,8 @@ test: .venv-nox/made ## check a change: lint, types, all tests with coverage, th
 	@$(NOX) --parallel 2 --tags test --report $(REPORTS)/test.json
 
 quick: .venv-nox/made ## lint, and the core's tests up to the first failure; less than a minute
-	@$(NOX) --sessions lint selected -- -x -q -m 'not long and not once' $(or $(ARGS),tests/core)
+	@$(NOX) --sessions lint
+	@$(NOX) --sessions selected -- -x -q -m 'not long and not once' $(or $(ARGS),tests/core)
 
 matrix: .venv-nox/made ## the rest of CI: other Pythons, lowest versions, the wheel, stores, docs, cookbook
 	@mkdir -p $(REPORTS)
