@@ -17,7 +17,6 @@ from daft.udf.metrics import increment_counter
 
 import qwen_aiml
 from qwen_aiml import ConfigurationError, EmbeddingConfig
-from qwen_aiml._frames import shows_no_texts
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -140,7 +139,6 @@ def embed(
     udf = embedder.get_udf_options()
 
     @daft.func.batch(return_dtype=_ROW, batch_size=udf.batch_size, max_retries=0, on_error=udf.on_error)
-    @shows_no_texts
     async def embed(texts: daft.Series) -> pa.Array:
         return _struct(await embedder.embed_each(texts.to_pylist()))
 
@@ -222,7 +220,6 @@ class Embedder(TextEmbedderDescriptor):
         """Return what embeds."""
         return self
 
-    @shows_no_texts
     async def embed_text(self, text: list[str]) -> Any:
         """
         Embed texts: an Arrow array of fixed-size lists of float32, row i for text i.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _Function = TypeVar("_Function", bound="Callable[..., Any]")
 
-_OWN = ("qwen_aiml", "daft_qwen_aiml", "langchain_qwen_aiml", "llama_index_qwen_aiml")
+_OWN = ("qwen_aiml", "langchain_qwen_aiml", "llama_index_qwen_aiml")
 
 
 def shows_no_texts(function: _Function) -> _Function:
