@@ -53,13 +53,16 @@ def covered(text: str, hidden: bytearray, label: str) -> str:
 
 def hide(text: str, hidden: bytearray, secret: str, run: int) -> None:
     """Mark in *hidden* whatever in *text* has so many characters in a row, an even number, of *secret*."""
-    # Searching a long secret takes a while. A run of 16 characters, wherever it begins, holds 8 whose
-    # position in the secret is a multiple of 8, and these are quick to look up.
+    # A run of 16 characters, wherever it begins, holds 8 whose position in the secret is a multiple of 8.
+    # Only around those that the text has as well are runs compared, so that a long secret takes little time.
     half = run // 2
-    blocks = {secret[at : at + half] for at in range(0, len(secret), half)}
-    hits = [text[at : at + half] in blocks for at in range(len(text))]
-    for at in range(len(text) - run + 1 if True in hits else 0):
-        if True in hits[at : at + half] and text[at : at + run] in secret:
+    blocks = {text[at : at + half] for at in range(len(text) - half + 1)}
+    runs: set[str] = set()
+    for at in range(0, len(secret) - half + 1, half):
+        if secret[at : at + half] in blocks:
+            runs.update(secret[begin : begin + run] for begin in range(max(at - half, 0), at + 1))
+    for at in range(len(text) - run + 1 if runs else 0):
+        if text[at : at + run] in runs:
             hidden[at : at + run] = b"\1" * run
 
 
