@@ -254,13 +254,12 @@ class _Request:
                 return rows
             await self._back_off(self.error, response)
 
-    async def _attempt(self) -> Response:
+    async def _attempt(self, tokens: float) -> Response:
         call = self._call
-        size = len(self._post.body)
         ticket = Ticket(call, self._report_wait)
         response: Response | None = None
         try:
-            await self._start(ticket, call.limiter.expected_tokens(size))
+            await self._start(ticket, tokens)
             self.attempts += 1
             call.retries += self.attempts > 1
             usage = Usage(requests=1)

@@ -117,7 +117,7 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows has no fork)
 async def within_budgets(
     budgets: Sequence[Budget],
     tokens: float,
-    attempt: Callable[[], Awaitable[Response]],
+    attempt: Callable[[float], Awaitable[Response]],
     until_stopped: Callable[[], AbstractContextManager[CancelScope]],
 ) -> Response:
     """
@@ -128,7 +128,7 @@ async def within_budgets(
 
         tokens: Expected in the request.
 
-        attempt: Sends the request, or says that the call was stopped.
+        attempt: Sends the request, or says that the call was stopped; takes the expected tokens.
 
         until_stopped: Gives a context that ends what is awaited in it when the call is stopped.
 
@@ -136,17 +136,17 @@ async def within_budgets(
         SpentError: If a budget is used up.
     """
     if not budgets:
-        return await attempt()
+        return await attempt(tokens)
     while not _reserved(budgets, tokens):
         import anyio  # noqa: PLC0415 (slow to import, and there with the first client)
 
         with until_stopped() as scope:
             await anyio.sleep(POLL)
         if scope.cancel_called:
-            return await attempt()
+            return await attempt(tokens)
     usage = None
     try:
-        response = await attempt()
+        response = await attempt(tokens)
         usage = response.usage if is_success(response.status) else None
     finally:
         with shared.lock:
