@@ -12,13 +12,13 @@ import math
 import re
 import sys
 from array import array
-from functools import cached_property
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from .._errors import ResponseFormatError
+from .._lazy import lazy_property
 from .._results import Usage
 from .schema import Row, Success
 
@@ -63,7 +63,7 @@ class Response(msgspec.Struct, dict=True):
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [("status", self.status)]
 
-    @cached_property
+    @lazy_property
     def json(self) -> Any:
         """The body, parsed once; None if it is no JSON."""
         try:
@@ -71,7 +71,7 @@ class Response(msgspec.Struct, dict=True):
         except _NO_JSON:
             return None
 
-    @cached_property
+    @lazy_property
     def success(self) -> Success | None:
         """The body, parsed once; None if it is not what the service documents."""
         if self.packed:
@@ -95,7 +95,7 @@ class Response(msgspec.Struct, dict=True):
         value = self.said(name)
         return value if isinstance(value, str) else None
 
-    @cached_property
+    @lazy_property
     def usage(self) -> Usage:
         """What the body says of the cost of its request, valid or not; what it does not say is unknown."""
         usage, meta = self.said("usage"), self.said("meta")

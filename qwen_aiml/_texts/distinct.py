@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
+
+from .._lazy import lazy_property
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -59,7 +60,7 @@ class DistinctTexts:
         found = {index: value for item, value in values.items() for index in self._indices_of[item]}
         return dict(sorted(found.items()))
 
-    @cached_property
+    @lazy_property
     def _indices_of(self) -> list[list[int]]:
         found: list[list[int]] = [[] for _ in self.texts]
         for index, item in enumerate(self.items, self._first):

@@ -77,7 +77,7 @@ class Emulator:
 
         latency: Seconds before each response, default 0. A 429 for its limits
             takes at most 20 ms, as gateways reject before a model runs.
-            Source: assumed.
+            Source: assumed (probe: none).
 
         rate_limit: Requests per second that are accepted; others get 429.
             None: no limit.

@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import os
 import struct
+import threading
+import time
 from array import array
 from pathlib import Path
 from typing import Any
@@ -234,3 +237,43 @@ def test_results_in_short() -> None:
 
     usage = "Usage(requests=1, total_tokens=2, credits_used=3, cached=0, usd_spent=0.0)"
     assert repr(result) == f"EmbeddingResult(usage={usage}, model='m', cached=0, shortened=())"
+
+
+class Slow(dict[str, str]):
+    """Headers that are looked up only once that is allowed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.allowed = threading.Event(), threading.Event()
+
+    def get(self, *_: object) -> Any:
+        """Wait."""
+        self.asked.set()
+        self.allowed.wait(60)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on Windows")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_fork_while_a_thread_reads_a_response() -> None:
+    """A child process reads its own, and waits for no lock that a thread of the parent holds."""
+    headers = Slow()
+    thread = threading.Thread(target=lambda: Response(200, headers, b"{}").usage)
+    thread.start()
+    assert headers.asked.wait(60)
+    child = os.fork()
+    if child == 0:
+        os._exit(Response(200, {}, b"{}").usage != UNKNOWN)
+    ended = 0
+    for _ in range(600):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            break
+        time.sleep(0.02)
+    headers.allowed.set()
+    thread.join()
+    if not ended:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+
+    assert ended == child
+    assert status == 0
