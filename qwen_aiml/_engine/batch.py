@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from .._errors import APIStatusError, QwenAIMLError, ResponseFormatError, TransportError
 from .request import embed_texts
@@ -13,7 +13,7 @@ from .retry import is_transient
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .job import Job
+    from .._protocol.response import Rows
     from .request import Call
 
 logger = logging.getLogger("qwen_aiml")
@@ -26,6 +26,28 @@ MAY_BE_ONE_TEXT = frozenset({408, 500, 504, 524})
 ENOUGH = 3
 
 
+class Batches(Protocol):
+    """The texts of a call, each known by a number, and what became of them; a `Job`, which imports this."""
+
+    call: Call
+
+    def texts(self, items: Sequence[int]) -> list[str]:
+        """Return texts as they are sent."""
+        ...
+
+    async def keep(self, items: Sequence[int], rows: Rows) -> None:
+        """Keep the embeddings of some texts."""
+        ...
+
+    def fail(self, items: Sequence[int], error: QwenAIMLError) -> None:
+        """Note why some texts have none."""
+        ...
+
+    async def shorten(self, item: int, error: QwenAIMLError) -> QwenAIMLError | None:
+        """Embed a text that was rejected alone in another form; return the error if there is none."""
+        ...
+
+
 class Batch:
     """
     Embeds a batch as far as it can be.
@@ -36,10 +58,10 @@ class Batch:
     were accepted, is sent in parts as well, and at worst fails alone.
 
     Args:
-        job: Where the texts are, each known by a number, and what became of them.
+        job: Where the texts are.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Batches) -> None:
         self._job = job
         self._call = job.call
 
