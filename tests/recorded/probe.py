@@ -4,7 +4,8 @@ Ask the service what is only assumed of it, and print what was seen beside what 
     make probe
 
 With a key in AIMLAPI_API_KEY it asks the service, some 100 requests for far less than $0.01, and writes the
-evidence, without the key, to probe-live.json beside this file. Without one it asks the emulator, which shows
+evidence, without the key, to probe-live.json beside this file. A second key, of an account without credits, in
+AIMLAPI_EMPTY_KEY answers one row more. Without a key it asks the emulator, which shows
 that it works, and writes probe-emulator.json. Code that rests on an assumption names the row that would
 overturn it, as in ``(probe: long)``; ``(probe: none)`` says that nothing can provoke it.
 """
@@ -38,9 +39,9 @@ V4, V3 = "alibaba/qwen-text-embedding-v4", "alibaba/qwen-text-embedding-v3"
 LENGTHS = (64, 128, 256, 512, 768, 1024, 1536, 2048)
 TEXT = "Laura is a DJ."
 BURST = 40
-KEY = "a-key-of-the-emulator"
+KEY, EMPTY_KEY = "a-key-of-the-emulator", "a-key-without-credits"
 KEPT_NUMBERS = 3
-UNKNOWN = "nothing"
+UNKNOWN, NOT_ASKED = "nothing", "not asked"
 
 WITHOUT_KEY = """\
 AIMLAPI_API_KEY is not set, so the emulator is asked. This shows that the probe works, and tells nothing of
@@ -51,9 +52,10 @@ as assumed  code that names the row, as in (probe: rows), is right
 DIFFERS     that code has to change
 answered    nothing was assumed; the answer is news
 no answer   the service said nothing of it
+not asked   it takes a key of an account without credits, in AIMLAPI_EMPTY_KEY
 failed      the row could not be asked; see the evidence
 
-Not asked, for they take another account: an empty balance (assumed: 403, or 402), a key at its spending cap.
+No row asks what a key at its spending cap gets.
 """
 
 
@@ -66,15 +68,18 @@ class Probe:
 
         key: The API key.
 
+        empty_key: One of an account without credits; an empty string for none.
+
     Attributes:
         evidence: One entry per request: the row, what was sent, what came.
 
         credits: Credits that responses reported.
     """
 
-    def __init__(self, client: httpx.Client, key: str) -> None:
+    def __init__(self, client: httpx.Client, key: str, empty_key: str = "") -> None:
         self._client = client
         self._key = key
+        self.empty_key = empty_key
         self.row = ""
         self.evidence: list[Body] = []
         self.credits = 0
@@ -107,8 +112,11 @@ class Probe:
         self.evidence.append({**entry, "body": _short(_json(response) or response.text)})
 
     def written(self) -> str:
-        """Give the evidence as JSON, without the key wherever it stands."""
-        return json.dumps(self.evidence, indent=1, ensure_ascii=False).replace(self._key, "[key]") + "\n"
+        """Give the evidence as JSON, without the keys wherever they stand."""
+        text = json.dumps(self.evidence, indent=1, ensure_ascii=False)
+        for key in filter(None, (self._key, self.empty_key)):
+            text = text.replace(key, "[key]")
+        return text + "\n"
 
 
 def _short(value: Any) -> Any:
@@ -271,6 +279,13 @@ def burst(probe: Probe) -> str:
     )
 
 
+def no_credits(probe: Probe) -> str:
+    """Send a request with a key of an account without credits."""
+    if not probe.empty_key:
+        return NOT_ASKED
+    return refusal(probe.embed([TEXT], key=probe.empty_key), "credits")
+
+
 def unbilled(probe: Probe) -> str:
     """Look for a charge in a response to a request that failed."""
     return "charged" if "x-aimlapi-credits-used" in probe.embed([TEXT] * 11).headers else "no charge"
@@ -330,6 +345,7 @@ ROWS = [
     Row("headers", "headers", UNKNOWN, headers),
     Row("unbilled", "a failed request", "no charge", unbilled),
     Row("wrong-key", "a wrong key", "401", lambda probe: refusal(probe.embed([TEXT], key="wrong"))),
+    Row("no-credits", "an account without credits", "403 names credits", no_credits),
     Row("model", "an unknown model", "404", lambda probe: refusal(probe.embed([TEXT], model="alibaba/none"))),
     # Last, since a limit that it meets may linger.
     Row("burst", f"{BURST} requests at once", UNKNOWN, burst),
@@ -352,6 +368,8 @@ def verdict(row: Row, seen: str) -> str:
     """Compare what was seen with what was assumed."""
     if seen.startswith("failed: "):
         return "failed"
+    if seen == NOT_ASKED:
+        return NOT_ASKED
     if row.assumed == UNKNOWN and seen.startswith("HTTP "):
         return "no answer"
     return "answered" if row.assumed == UNKNOWN else "as assumed" if seen == row.assumed else "DIFFERS"
@@ -373,6 +391,18 @@ def exit_code(seen: list[tuple[Row, str]], *, live: bool) -> int:
     return int(any(verdict(*each) in (("failed",) if live else ("failed", "DIFFERS")) for each in seen))
 
 
+def emulated() -> httpx.Client:
+    """Emulate an account with credits and one without, by their keys."""
+    accounts = {KEY: Emulator(), EMPTY_KEY: Emulator(credits=0)}
+    transports = {f"Bearer {key}": account.transport() for key, account in accounts.items()}
+    otherwise = Emulator(api_keys=[KEY]).transport()  # also what needs no key
+
+    def send(request: httpx.Request) -> httpx.Response:
+        return transports.get(request.headers.get("authorization", ""), otherwise).handle_request(request)
+
+    return httpx.Client(transport=httpx.MockTransport(send))
+
+
 def main(folder: Path = HERE) -> int:
     """
     Ask the service, or the emulator if there is no key.
@@ -387,9 +417,9 @@ def main(folder: Path = HERE) -> int:
     origin = "live" if key else "emulator"
     if not key:
         print(WITHOUT_KEY)  # noqa: T201
-    client = httpx.Client(timeout=60) if key else httpx.Client(transport=Emulator(api_keys=[KEY]).transport())
-    with client:
-        probe = Probe(client, key or KEY)
+    empty_key = os.environ.get("AIMLAPI_EMPTY_KEY", "").strip()
+    with httpx.Client(timeout=60) if key else emulated() as client:
+        probe = Probe(client, key, empty_key) if key else Probe(client, KEY, EMPTY_KEY)
         seen = run(probe)
     path = folder / f"probe-{origin}.json"
     path.write_text(probe.written(), encoding="utf-8")
