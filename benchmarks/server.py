@@ -5,8 +5,9 @@ A server that costs less than any client: it parses the least it can and answers
 
 Rows are numbers or, where that is asked for, base64. It prints its address, and serves until its standard
 input ends, an hour at the most. The latency is added to what each request takes. A limit of requests a second
-refuses what is above it with 429, in any second, and without saying how long to wait. A GET answers with how
-many requests came, and how many were refused, since the last one, and begins anew, the limit included.
+refuses what is above it with 429, in any second, within 20 ms as the emulator does, and without saying how long
+to wait. A GET answers with how many requests came, and how many were refused, since the last one, and begins
+anew, the limit included.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from functools import cache
 import orjson
 
 DISTINCT = 64  # rows made beforehand
+REFUSAL_SECONDS = 0.02
 MOST_SECONDS = 3600  # that the server lives, should nobody end it
 
 
@@ -73,16 +75,17 @@ class Service:
         self.requests = self.refused = 0
         self.recent: deque[float] = deque()
 
-    def answer(self, body: bytes) -> bytes:
-        """Give the whole answer, headers included."""
+    def answer(self, body: bytes) -> tuple[float, bytes]:
+        """Give the seconds to take, and the whole answer, headers included."""
         self.requests += 1
         if self.rate is not None and not self._admit(time.monotonic()):
             self.refused += 1
             said = b'{"message":"Requests rate limit exceeded"}'
-            return _head(429, len(said)) + said
+            return min(self.latency, REFUSAL_SECONDS), _head(429, len(said)) + said
         asked = orjson.loads(body)
         count = 1 if isinstance(asked["input"], str) else len(asked["input"])
-        return _body(count, asked.get("dimensions", self.floats), asked.get("encoding_format", "float"))
+        form = asked.get("encoding_format", "float")
+        return self.latency, _body(count, asked.get("dimensions", self.floats), form)
 
     def counts(self) -> bytes:
         """Give the counts as an answer, and begin anew."""
@@ -126,11 +129,12 @@ class Connection(asyncio.Protocol):
             del self.received[: end + 4 + length]
             if head.startswith(b"get "):
                 self.transport.write(self.service.counts())
-            elif self.service.latency:
-                answer = self.service.answer(body)
-                asyncio.get_running_loop().call_later(self.service.latency, self.transport.write, answer)
+                continue
+            seconds, answer = self.service.answer(body)
+            if seconds:
+                asyncio.get_running_loop().call_later(seconds, self.transport.write, answer)
             else:
-                self.transport.write(self.service.answer(body))
+                self.transport.write(answer)
 
 
 async def serve(service: Service) -> None:

@@ -6,7 +6,7 @@ to what was recently accepted, not to a fraction of what was sent; unlike a clie
 are evenly spaced, so that no burst drains the service's bucket.
 
 - Starts are spaced by latency / window at least; the window grows as in slow start, and never shrinks.
-- Single 429s are retried and change nothing. Two in a row, or three among the latest 30, are a pattern.
+- Single 429s are retried and change nothing. Two in a row, or three in the latest 30 responses, are a pattern.
 - A pattern sets the rate to 0.975 of the accepted rate since the last pattern, over at most the last second
   or 20 requests. The old rate counts as three requests, so that short samples weigh little.
 - After the first pattern, and when nothing was accepted since the last, single requests probe, ever further
@@ -38,7 +38,7 @@ FIRST_LATENCY = 0.1  # seconds, until the first response
 SPEED_UP = 1.2  # of window / latency: the start rate while no limit is known
 FASTEST_DOUBLING = 0.15  # seconds in which the window may double
 BELOW = 0.975  # share of the accepted rate at which to go on
-MANY, AMONG = 3, 30  # rejections among so many starts that are a pattern; so are two in a row
+MANY, AMONG = 3, 30  # rejections among so many responses that are a pattern; so are two in a row
 SAMPLE_SECONDS, SAMPLE_REQUESTS = 1.0, 20  # sample of accepted requests: whichever is longer
 PRIOR = 3.0  # requests at the old rate that each sample is extended by
 AGREEMENT = 0.15  # relative difference between two estimates that agree
@@ -140,7 +140,7 @@ class Limiter:
         self._grown, self._until_regained = 0, 1.0  # requests
         self._judged_from = self._sampled_from = -math.inf
         self._closed: float | None = None  # when acceptance ended, while probing
-        self._probe_refused = False
+        self._probe_refused: float | None = None  # when the last refused probe started
 
     def after_fork(self) -> None:
         """Make a new lock, as a thread of the parent may hold the old one; forget what is in flight."""
@@ -284,14 +284,15 @@ class Limiter:
     def _judge(self, refused: Start, now: float, jitter: float) -> None:
         """Respond to a 429, if it is a probe's or one too many."""
         if self._closed is not None:
-            self._probe_refused = True
+            self._probe_refused = refused.at
             self._schedule_probe(now, jitter, self._closed)
         elif self._is_pattern():
             self._respond_to_pattern(refused, now, jitter)
 
     def _is_pattern(self) -> bool:
-        latest = [start.outcome for start in list(self._recent)[-AMONG:] if start.at > self._judged_from]
-        return latest.count("refused") >= MANY or ("refused", "refused") in pairwise(latest)
+        outcomes = [start.outcome for start in self._recent if start.at > self._judged_from]
+        latest = [outcome for outcome in outcomes if outcome is not None][-AMONG:]
+        return latest.count("refused") >= MANY or ("refused", "refused") in pairwise(outcomes)
 
     def _respond_to_pattern(self, refused: Start, now: float, jitter: float) -> None:
         is_first = self._rate is None
@@ -301,7 +302,7 @@ class Limiter:
             self._set_rate(self._accepted_rate(sample, refused), now)
         self._sampled_from = now
         if is_first or not sample:
-            self._closed, self._probe_refused = refused.at, False
+            self._closed, self._probe_refused = refused.at, None
             self._schedule_probe(now, jitter, refused.at)
 
     def _sample(self, refused: Start) -> Sequence[Start]:
@@ -329,7 +330,7 @@ class Limiter:
         """Go on after an accepted probe; if others were refused before it, acceptance had really ended."""
         self._closed = None
         judged, self._sampled_from, self._judged_from = self._judged_from, start.at, start.at
-        if not self._probe_refused:
+        if self._probe_refused is None:
             in_flight = [one for one in self._recent if closed < one.at <= judged]
             accepted = sum(one.outcome == "accepted" for one in in_flight)
             if accepted >= MANY and all(one.outcome != "refused" for one in in_flight):
@@ -340,5 +341,6 @@ class Limiter:
             self._forget_limits()
         else:
             quota = sum(one.outcome == "accepted" for one in self._recent if one.at < closed)
-            self._set_rate(max(quota, 1) / (start.at - self._recent[0].at), now)
+            resumed = (self._probe_refused + start.at) / 2  # between the two
+            self._set_rate(max(quota, 1) / (resumed - self._recent[0].at), now)
             self._recent.clear()

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.limiter import held_out, make, scenarios, special
 from benchmarks.simulator import simulate
-from qwen_aiml._engine.limiter import CAUGHT_UP, LONGEST_PAUSE, Limiter, Limits, Start
+from qwen_aiml._engine.limiter import BELOW, CAUGHT_UP, LONGEST_PAUSE, Limiter, Limits, Start
 
 
 @pytest.fixture(autouse=True)
@@ -213,6 +213,38 @@ def test_patterns(outcomes: str) -> None:
     assert rate is not None
     assert 7 <= rate <= 10
     assert limiter.window == 1
+
+
+@pytest.mark.parametrize("in_flight", [2, 28, 64])
+def test_pattern_with_many_in_flight(in_flight: int) -> None:
+    """Two rejections in a row are a pattern, however many requests started after them."""
+    limiter, starts = Limiter(64), []
+    now = feed(limiter, "a" * 100)
+    for _ in range(in_flight):
+        start, now = begin(limiter, now)
+        starts.append(start)
+    for start in starts[:2]:
+        limiter.refused(start, now, None, 0.0)
+
+    assert limiter.limits.requests_per_second is not None
+
+
+def test_quota_per_window() -> None:
+    """The rate is what a window accepted over its length; it ended between the last two probes."""
+    limiter, now, probes = Limiter(32), 0.0, []
+    now = feed(limiter, "a" * 50)
+    feed(limiter, "rr", now)
+    while now < 1.0:
+        start, now = begin(limiter, now)
+        probes.append(now)
+        if now < 1.0:
+            limiter.refused(start, now, None, 0.0)
+        else:
+            limiter.accepted(start, now, 300, 100)
+    rate = limiter.limits.requests_per_second
+
+    assert rate is not None
+    assert 50 / probes[-1] < rate / BELOW < 50 / probes[-2]
 
 
 def test_rejections_in_flight_at_a_pattern() -> None:
