@@ -5,9 +5,9 @@ A server that costs less than any client: it parses the least it can and answers
 
 Rows are numbers or, where that is asked for, base64. It prints its address, and serves until its standard
 input ends, an hour at the most. The latency is added to what each request takes. A limit of requests a second
-refuses what is above it with 429, in any second, within 20 ms as the emulator does, and without saying how long
-to wait. A GET answers with how many requests came, and how many were refused, since the last one, and begins
-anew, the limit included.
+refuses what is above it with 429, in any second, within 20 ms as the emulator does, and without saying how
+long to wait. A GET answers with how many requests came, and how many were refused, since the last one, and
+begins anew, the limit included.
 """
 
 from __future__ import annotations

@@ -28,11 +28,11 @@ from ._errors import (
     ResponseFormatError,
     TransportError,
 )
-from ._extras import refer_to_extra
 from ._models import DEFAULT_MODEL, ModelFacts, register_model
 from ._progress import Progress
 from ._results import EmbeddingResult, Usage
 from ._texts.validation import check_texts
+from ._utils.extras import refer_to_extra
 from ._version import __version__
 
 if typing.TYPE_CHECKING:

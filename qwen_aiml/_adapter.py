@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ._config import EmbeddingConfig, conversion, unknown_settings
 from ._errors import ConfigurationError
-from ._frames import shows_no_texts
 from ._keys import Secret, wrapped
 from ._progress import Bar
 from ._texts.validation import ON_BLANK, check_text
+from ._utils.frames import shows_no_texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

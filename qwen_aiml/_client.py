@@ -11,10 +11,10 @@ from ._engine.job import log_interrupted
 from ._engine.runner import Running
 from ._engine.stream import AsyncEmbeddingIterator, EmbeddingIterator
 from ._errors import ConfigurationError
-from ._frames import shows_no_texts
 from ._observe.estimate import Counting
 from ._protocol.arrays import load_numpy, matrix
-from ._threads import in_thread
+from ._utils.frames import shows_no_texts
+from ._utils.threads import in_thread
 
 if TYPE_CHECKING:
     import os

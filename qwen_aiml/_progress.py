@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from ._errors import ConfigurationError
-from ._extras import import_extra
 from ._results import Usage
+from ._utils.extras import import_extra
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

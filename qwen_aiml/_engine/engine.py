@@ -23,10 +23,10 @@ from .._observe.tracing import is_traced, run_traced
 from .._progress import Reporter
 from .._results import Usage
 from .._texts.validation import check_role
-from .._threads import in_thread
 from .._transport.httpx_library import check_client
 from .._transport.override import meant, service_of
 from .._transport.selection import SelectedTransport
+from .._utils.threads import in_thread
 from .job import Job
 from .limiter import FIRST_WINDOW, Limiter
 from .queue import Queue

@@ -6,7 +6,7 @@ to what was recently accepted, not to a fraction of what was sent; unlike a clie
 are evenly spaced, so that no burst drains the service's bucket.
 
 - Starts are spaced by latency / window at least; the window grows as in slow start, and never shrinks.
-- Single 429s are retried and change nothing. Two in a row, or three in the latest 30 responses, are a pattern.
+- Single 429s are retried and change nothing. Two in a row, or three in 30 responses, are a pattern.
 - A pattern sets the rate to 0.975 of the accepted rate since the last pattern, over at most the last second
   or 20 requests. The old rate counts as three requests, so that short samples weigh little.
 - After the first pattern, and when nothing was accepted since the last, single requests probe, ever further
@@ -230,8 +230,13 @@ class Limiter:
         with self._lock:
             if not self._close(start, "refused"):
                 return
-            if start.at > self._judged_from:  # not in flight at the last pattern
-                self._judge(start, now, jitter)
+            if start.at <= self._judged_from:
+                pass  # in flight at the last pattern
+            elif self._closed is not None:
+                self._probe_refused = start.at
+                self._schedule_probe(now, jitter, self._closed)
+            elif self._is_pattern():
+                self._respond_to_pattern(start, now, jitter)
             if advised is not None and advised > 0:
                 pause = min(advised, LONGEST_PAUSE) * (1 + jitter)
                 self._paused_until = max(self._paused_until, now + pause)
@@ -280,14 +285,6 @@ class Limiter:
             kind = "found" if self._logged_rate == math.inf else "changed"
             _log.info("rate limit %s: about %.3g requests per second", kind, rate)
             self._logged_rate = rate
-
-    def _judge(self, refused: Start, now: float, jitter: float) -> None:
-        """Respond to a 429, if it is a probe's or one too many."""
-        if self._closed is not None:
-            self._probe_refused = refused.at
-            self._schedule_probe(now, jitter, self._closed)
-        elif self._is_pattern():
-            self._respond_to_pattern(refused, now, jitter)
 
     def _is_pattern(self) -> bool:
         outcomes = [start.outcome for start in self._recent if start.at > self._judged_from]

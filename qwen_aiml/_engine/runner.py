@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from .._errors import ConfigurationError
-from .._threads import in_thread
+from .._utils.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

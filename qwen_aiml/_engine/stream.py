@@ -16,9 +16,9 @@ import anyio
 import anyio.lowlevel
 
 from .._errors import batch_error
-from .._frames import clear_frames
 from .._results import Usage
 from .._texts.validation import iterate
+from .._utils.frames import clear_frames
 from .runner import Running, wait_for
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from .._config import above_zero
-from .._frames import shows_no_texts
 from .._texts import tokens
 from .._texts.distinct import DistinctTexts
 from .._texts.validation import all_outgoing, check_texts, outgoing
+from .._utils.frames import shows_no_texts
 from .budget import MILLION
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from array import array
 from typing import TYPE_CHECKING, Any
 
 from .._errors import ResponseFormatError
-from .._extras import import_extra
+from .._utils.extras import import_extra
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

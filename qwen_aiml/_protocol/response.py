@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from .._errors import ResponseFormatError
-from .._lazy import lazy_property
 from .._results import Usage
+from .._utils.lazy import lazy_property
 from .schema import Row, Success
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from .._lazy import lazy_property
+from .._utils.lazy import lazy_property
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

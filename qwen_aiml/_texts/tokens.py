@@ -16,7 +16,7 @@ from bisect import bisect_right
 from functools import cache
 from typing import TYPE_CHECKING
 
-from .._extras import import_extra
+from .._utils.extras import import_extra
 from .shortening import cut_at, pieces
 from .validation import outgoing
 

@@ -16,7 +16,7 @@ import anyio
 
 from .._errors import ConfigurationError
 from .._protocol.response import Response
-from .._threads import in_thread
+from .._utils.threads import in_thread
 from .base import CONNECT_TIMEOUT, close_all, headers_of
 from .body import Body, conclude
 from .environment import proxy_for, proxy_variable, tls_context

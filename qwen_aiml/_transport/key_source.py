@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .._errors import ConfigurationError
 from .._keys import check_given_key, wrapped
-from .._threads import in_thread
+from .._utils.threads import in_thread
 
 if TYPE_CHECKING:
     from .._keys import KeySource, Secret

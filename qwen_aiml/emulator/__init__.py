@@ -17,8 +17,8 @@ request: by one client, with ``client_options()``, by a whole process, with
 
 from ._emulator import Emulator, ReceivedRequest
 from ._fault import Fault
-from ._intercept import intercept
-from ._server import serve
-from ._vectoriser import Vectoriser
+from ._serving.intercept import intercept
+from ._serving.server import serve
+from ._vectors.vectoriser import Vectoriser
 
 __all__ = ["Emulator", "Fault", "ReceivedRequest", "Vectoriser", "intercept", "serve"]

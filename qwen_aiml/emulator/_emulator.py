@@ -17,11 +17,12 @@ from math import inf
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from . import _answers, _service, _transports
+from . import _answers, _service
 from ._account import Account
 from ._fault import Fault
 from ._reply import Reply, reply
-from ._vectoriser import LEXICAL, find
+from ._serving import transports
+from ._vectors.models import LEXICAL, find
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     import httpx
 
     from ._answers import Answer, Request
-    from ._vectoriser import Vectoriser
+    from ._vectors.vectoriser import Vectoriser
 
 _REMEMBERED = 10_000
 _REJECTION_SECONDS = 0.02
@@ -248,11 +249,11 @@ class Emulator:
 
         Any host is accepted; the path is `mount` and ``/v1/embeddings``.
         """
-        return _transports.sync_transport(self)
+        return transports.sync_transport(self)
 
     def async_transport(self) -> httpx.MockTransport:
         """Give the same for `httpx.AsyncClient`, on asyncio or Trio."""
-        return _transports.async_transport(self)
+        return transports.async_transport(self)
 
     def client_options(self) -> dict[str, Any]:
         """
@@ -266,7 +267,7 @@ class Emulator:
         """
         api_keys = self._account.api_keys
         api_key = "emulator" if api_keys is None else api_keys[0]
-        return {"api_key": api_key, **_transports.clients(self)}
+        return {"api_key": api_key, **transports.clients(self)}
 
     @contextmanager
     def answering(self, request: Request) -> Iterator[Reply]:

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 
-from . import _answers, _vectors
+from . import _answers
+from ._vectors import lexical
 
 if TYPE_CHECKING:
     from array import array
     from collections.abc import Callable, Collection
 
     from ._answers import Answer, Request
-    from ._semantic import Semantic
+    from ._vectors.semantic import Semantic
 
 Region = Literal["international", "mainland"]
 
@@ -303,7 +304,7 @@ class Upstream:
         base64 = self.base64 and call.base64
         if self.semantic is None:
             model = call.model
-            vectors = [_vectors.embed(text, call.dimensions, space) for text in call.texts]
+            vectors = [lexical.embed(text, call.dimensions, space) for text in call.texts]
         else:
             model = f"{self.semantic.name}/{call.model}"
             vectors = self.semantic.embed(call.texts, call.dimensions, space)

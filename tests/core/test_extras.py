@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qwen_aiml import ConfigurationError, refer_to_extra
-from qwen_aiml._extras import import_extra
+from qwen_aiml._utils.extras import import_extra
 
 if TYPE_CHECKING:
     from pathlib import Path

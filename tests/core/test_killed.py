@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qwen_aiml import EmbeddingClient, EmbeddingConfig
-from qwen_aiml.emulator import Emulator, _vectors, serve
+from qwen_aiml.emulator import Emulator, serve
+from qwen_aiml.emulator._vectors import lexical
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,6 +124,6 @@ def test_killed(program: str, count: int, tmp_path: Path) -> None:
         with EmbeddingClient(config, cache=path) as client:
             embeddings = client.embed(texts).embeddings
     assert emulator.request_count == sent
-    assert embeddings == [_vectors.embed(text, 64, "embedding-v4").tolist() for text in texts]
+    assert embeddings == [lexical.embed(text, 64, "embedding-v4").tolist() for text in texts]
     assert billed.keys() == set(texts)
     assert billed.total() - count <= KILLS * 10 * MOST_IN_FLIGHT

@@ -17,7 +17,8 @@ from qwen_aiml import (
     InputValueError,
     SQLiteCache,
 )
-from qwen_aiml.emulator import Emulator, Fault, _vectors, serve
+from qwen_aiml.emulator import Emulator, Fault, serve
+from qwen_aiml.emulator._vectors import lexical
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("url")
 
 KEY = "sk-test-0123456789abcdef"
 TEXTS = [f"text {number}" for number in range(25)]
-RIGHT = [_vectors.embed(text, 64, "embedding-v4").tolist() for text in TEXTS]
+RIGHT = [lexical.embed(text, 64, "embedding-v4").tolist() for text in TEXTS]
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,8 @@ import pytest
 
 import postgres
 from qwen_aiml import EmbeddingConfig
-from qwen_aiml.emulator import Emulator, _vectors, serve
+from qwen_aiml.emulator import Emulator, serve
+from qwen_aiml.emulator._vectors import lexical
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +45,7 @@ def check_rows(folder: Path, count: int) -> None:
     assert sorted(table["id"].to_pylist()) == list(range(count))
     df = daft.read_parquet(f"{folder / 'embedded'}/*.parquet")
     for row in df.where(df["id"].is_in(list(range(0, count, count // 50)))).to_pylist():
-        expected = _vectors.embed(row["text"], 64, "embedding-v4").tolist()
+        expected = lexical.embed(row["text"], 64, "embedding-v4").tolist()
         assert row["text"] == f"text {row['id']}"
         assert row["embedding"].tolist() == expected
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qwen_aiml.emulator import _vectors
+from qwen_aiml.emulator._vectors import lexical
 
 HERE = Path(__file__).parent
 PAGE = (HERE.parents[1] / "docs" / "how-to" / "daft.md").read_text(encoding="utf-8")
@@ -59,4 +59,4 @@ def test_keys_of_workers(in_namespaces: tuple[str, ...], tmp_path: Path) -> None
     rows = pq.read_table(tmp_path / "embedded").to_pylist()
     assert sorted(row["text"] for row in rows) == sorted(table["text"].to_pylist())
     for row in rows[:: COUNT // 20]:
-        assert row["embedding"] == _vectors.embed(row["text"], 512, "embedding-v4").tolist()
+        assert row["embedding"] == lexical.embed(row["text"], 512, "embedding-v4").tolist()

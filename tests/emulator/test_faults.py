@@ -256,7 +256,7 @@ async def test_hang_without_timeout(body: Callable[..., Any]) -> None:
 def test_hang_of_a_thread(post: Callable[..., httpx.Response], monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that hangs with no timeout waits for years, not for a time that cannot be waited."""
     waits: list[float] = []
-    monkeypatch.setattr("qwen_aiml.emulator._transports.time.sleep", waits.append)
+    monkeypatch.setattr("qwen_aiml.emulator._serving.transports.time.sleep", waits.append)
     emulator = Emulator()
     emulator.script(Fault(hang=True))
     with pytest.raises(httpx.ReadTimeout):

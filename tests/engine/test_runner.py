@@ -24,7 +24,7 @@ import sniffio
 from qwen_aiml import ConfigurationError
 from qwen_aiml._engine import runner
 from qwen_aiml._engine.runner import Running, wait_for
-from qwen_aiml._threads import in_thread
+from qwen_aiml._utils.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -382,7 +382,7 @@ PROGRAM = """
     import anyio, os, threading
     from qwen_aiml._engine import runner
     from qwen_aiml._engine.runner import Running
-    from qwen_aiml._threads import in_thread
+    from qwen_aiml._utils.threads import in_thread
 
     async def work():
         await anyio.sleep(0.001)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
-from qwen_aiml.emulator import Emulator, Fault, _vectors, serve
+from qwen_aiml.emulator import Emulator, Fault, serve
+from qwen_aiml.emulator._vectors import lexical
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,7 +102,7 @@ def test_soak(way: Way, tell: Callable[[str], None]) -> None:
         f"{emulator.request_count} requests, {failed} failed, {lost} of them billed; "
         f"{billed.total() - len(TEXTS)} texts billed again; {grown:.0f} MiB more"
     )
-    assert vectors == [_vectors.embed(text, 64, "embedding-v4").tolist() for text in TEXTS]
+    assert vectors == [lexical.embed(text, 64, "embedding-v4").tolist() for text in TEXTS]
     assert emulator.request_count == usage.requests == len(TEXTS) // 10 + failed
     assert billed.keys() == set(TEXTS)
     assert billed.total() - len(TEXTS) == 10 * lost

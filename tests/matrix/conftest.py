@@ -33,7 +33,8 @@ from qwen_aiml import (
     Usage,
 )
 from qwen_aiml._engine import engine, limiter, request, retry, runner
-from qwen_aiml.emulator import Emulator, _vectors, serve
+from qwen_aiml.emulator import Emulator, serve
+from qwen_aiml.emulator._vectors import lexical
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -99,7 +100,7 @@ def _served() -> Iterator[tuple[Service, str]]:
     gc.collect()
     gc.freeze()  # so that looking for what is left is quick
     with pytest.MonkeyPatch.context() as patch, serve(service) as address:
-        patch.setattr(_vectors, "embed", cache(_vectors.embed))  # the same few texts, thousands of times
+        patch.setattr(lexical, "embed", cache(lexical.embed))  # the same few texts, thousands of times
         yield service, address
     gc.unfreeze()
 

@@ -4,10 +4,10 @@ Ask the service what is only assumed of it, and print what was seen beside what 
     make probe
 
 With a key in AIMLAPI_API_KEY it asks the service, some 100 requests for far less than $0.01, and writes the
-evidence, without the key, to probe-live.json beside this file. A second key, of an account without credits, in
-AIMLAPI_EMPTY_KEY answers one row more. Without a key it asks the emulator, which shows
-that it works, and writes probe-emulator.json. Code that rests on an assumption names the row that would
-overturn it, as in ``(probe: long)``; ``(probe: none)`` says that nothing can provoke it.
+evidence, without the key, to probe-live.json beside this file. The key of an account without credits, in
+AIMLAPI_EMPTY_KEY, answers one row more. Without a key it asks the emulator, which shows that it works, and
+writes probe-emulator.json. Code that rests on an assumption names the row that would overturn it, as in
+``(probe: long)``; ``(probe: none)`` says that nothing can provoke it.
 """
 
 from __future__ import annotations

@@ -9,56 +9,20 @@ from __future__ import annotations
 import os
 import re
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
-from .._extras import install
+from ..._utils.extras import install
+from .vectoriser import Vectoriser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ._semantic import Semantic
+    from .semantic import Semantic
 
 LEXICAL = "lexical"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
 # What the core's clients put before a query, see `qwen_aiml.EmbeddingConfig.query_instruction`.
 _QUERY = re.compile(r"Instruct: .*?\nQuery:", re.DOTALL)
-
-
-@runtime_checkable
-class Vectoriser(Protocol):
-    """
-    A custom embedding model for the emulator: an object with a name and a method ``embed``.
-
-    Its vectors may have up to 2,048 dimensions; the emulator maps them to the
-    dimensions of the service.
-
-    """
-
-    @property
-    def name(self) -> str:
-        """
-        Its name; change it whenever the vectors change.
-
-        It is part of the emulator's URL, of the ``model`` of responses and of
-        cache keys: 1 to 40 of ``a-z 0-9 . _ -``, the first a letter or a
-        digit.
-        """
-        ...
-
-    def embed(self, texts: Sequence[str]) -> Any:
-        """
-        Embed texts. Calls come from any thread, one at a time.
-
-        Args:
-            texts: One or more, not blank, as they were sent: with the prefix
-                ``Instruct: ...`` and ``Query:`` if the client added one.
-
-        Returns:
-            One vector per text, in their order, as a NumPy array or as lists:
-            all with the same dimensions, and normalised. A text has the same
-            vector in any batch.
-        """
-        ...
 
 
 def find(vectors: str | Vectoriser) -> Semantic | None:
@@ -106,7 +70,7 @@ def _known(name: str) -> Semantic:
 
 def _mapped(vectoriser: Vectoriser) -> Semantic:
     try:
-        from ._semantic import Semantic  # noqa: PLC0415 - imports NumPy, which lexical vectors do without
+        from .semantic import Semantic  # noqa: PLC0415 - imports NumPy, which lexical vectors do without
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"The emulator needs NumPy for a Vectoriser: {install('numpy')}",

@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._vectors import LONGEST
+from .lexical import LONGEST
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from ._vectoriser import Vectoriser
+    from .vectoriser import Vectoriser
 
 _REMEMBERED = 8192  # texts: 32 MB of rows of 512 numbers
 _ROUNDS = 2  # mixings of all directions, of which one already does as well as directions drawn at random

@@ -7,7 +7,7 @@ from functools import wraps
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from ._errors import EmbeddingBatchError
+from .._errors import EmbeddingBatchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

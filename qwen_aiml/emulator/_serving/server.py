@@ -12,7 +12,7 @@ from qwen_aiml import refer_to_extra
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ._emulator import Emulator
+    from .._emulator import Emulator
 
 _STOP = 5.0  # seconds
 
@@ -41,12 +41,12 @@ def serve(emulator: Emulator, host: str = "127.0.0.1", port: int = 0) -> Iterato
         OSError: If it cannot listen there.
     """
     try:
-        from . import _asgi  # noqa: PLC0415 - imports uvicorn, which only servers need
+        from . import asgi  # noqa: PLC0415 - imports uvicorn, which only servers need
     except ModuleNotFoundError as error:
         refer_to_extra(error, "uvicorn", "emulator", "the emulator's server")
     # Listens from here on: requests sent before the thread is ready are queued.
     with closing(socket.create_server((host, port), backlog=2048)) as listener:
-        server = _asgi.Server(emulator)
+        server = asgi.Server(emulator)
         thread = Thread(target=server.run, args=([listener],), name="qwen-aiml-emulator", daemon=True)
         thread.start()
         try:

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import httpx
 
-from ._answers import Request
-from ._entered import entered
+from .._answers import Request
+from .entered import entered
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from ._answers import Answer
-    from ._emulator import Emulator
-    from ._reply import Reply
+    from .._answers import Answer
+    from .._emulator import Emulator
+    from .._reply import Reply
 
 # The core asks a client for this name: whether two services are one decides what may share a cache.
 _SERVICE = "qwen_aiml_service"

@@ -13,7 +13,7 @@ from qwen_aiml._urls import URL_VARIABLES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ._emulator import Emulator
+    from .._emulator import Emulator
 
 # Where a process that is started meanwhile would send, which is out of the emulator's reach.
 # Source: RFC 2606, 2: no such name is ever resolved.

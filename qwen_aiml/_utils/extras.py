@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any, NoReturn
 
-from ._errors import ConfigurationError
+from .._errors import ConfigurationError
 
 
 def import_extra(package: str, extra: str, what: str) -> Any:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from anyio import to_thread
 
-from ._vectoriser import LEXICAL
+from .._vectors.models import LEXICAL
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
-    from ._answers import Request
-    from ._emulator import Emulator
-    from ._reply import Reply
+    from .._answers import Request
+    from .._emulator import Emulator
+    from .._reply import Reply
 
 
 async def entered(emulator: Emulator, request: Request, in_flight: ExitStack) -> Reply:

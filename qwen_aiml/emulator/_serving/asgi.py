@@ -13,15 +13,15 @@ import anyio
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ._answers import Request
-from ._entered import entered
+from .._answers import Request
+from .entered import entered
 
 if TYPE_CHECKING:
     import asyncio
 
-    from ._answers import Answer
-    from ._emulator import Emulator
-    from ._reply import Reply
+    from .._answers import Answer
+    from .._emulator import Emulator
+    from .._reply import Reply
 
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]

@@ -1,0 +1,1 @@
+"""Helpers: optional packages, threads, frames of errors, lazy properties."""

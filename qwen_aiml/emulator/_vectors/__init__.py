@@ -1,0 +1,1 @@
+"""Vectors without Qwen: lexical ones, and those of small models that packages ship."""
