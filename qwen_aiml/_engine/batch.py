@@ -136,8 +136,7 @@ class Batch:
             if found is None:
                 suspects, seen_alone = rest, False
             else:
-                suspects, others, error = half, rest + others, found
-                seen_alone = len(half) == 1
+                suspects, others, error, seen_alone = half, rest + others, found, True
         if seen_alone:
             return suspects[0], others, error
         return suspects[0], others, await self._embed(suspects, retries, before)

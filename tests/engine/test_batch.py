@@ -232,9 +232,10 @@ def test_row_limit() -> None:
     assert run.call.limiter.rows == 3
 
 
-def test_row_limit_that_does_not_fit() -> None:
+@pytest.mark.parametrize("most", [10, 11])
+def test_row_limit_that_does_not_fit(most: int) -> None:
     """A row limit that the request kept to is not taken for one; the texts are looked at instead."""
-    run = Run(TEXTS, service({TEXTS[6]: rejection(message=TOO_MANY.format(10))}))
+    run = Run(TEXTS, service({TEXTS[6]: rejection(message=TOO_MANY.format(most))}))
 
     assert list(run.failure().failures) == [6]
     assert run.call.limiter.rows == 10

@@ -227,6 +227,7 @@ def test_foreign_exception_of_a_later_request() -> None:
 
     assert error.embeddings == [vector("a"), vector("b"), None]
     assert isinstance(error.failures[2], TransportError)
+    assert not error.failures[2].transient
     assert str(error.failures[2].args[0]) == "the HTTP client (or rate limiter) raised ZeroDivisionError"
     assert error.__cause__ is crash
 
