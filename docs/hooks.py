@@ -253,7 +253,9 @@ def on_page_content(html: str, page: Page, **_: Any) -> str:
 
 
 def on_config(config: MkDocsConfig) -> None:
-    """Put the how-to pages into the navigation, and leave out the optional page if it is not there."""
+    """Put the version into the footer, and into the navigation the pages that are there."""
+    [version] = re.findall(r'__version__ = "(.+)"', (ROOT / "qwen_aiml" / "_version.py").read_text("utf-8"))
+    config.copyright = f"{config.site_name} {version} · {config.copyright}"
     for section in config.nav or []:
         for title, entries in section.items():
             if title == "How-to":
