@@ -72,7 +72,7 @@ class Fact(Event):
 class Found(Event):
     """Progress, for whoever watches."""
 
-    done: int
+    question: str
 
 
 class Answers(Workflow):
@@ -89,18 +89,16 @@ class Answers(Workflow):
         return None
 
     @step(num_workers=8)
-    async def look_up(self, question: Question) -> Fact:
+    async def look_up(self, ctx: Context, question: Question) -> Fact:
         """Find the fact that answers one question."""
         retriever = index.as_retriever(similarity_top_k=1)
         (best,) = await retriever.aretrieve(question.text)
+        ctx.write_event_to_stream(Found(question=question.text))
         return Fact(question=question.text, text=best.text)
 
     @step
     async def put_together(self, ctx: Context, fact: Fact) -> StopEvent | None:
         """Wait for all parts."""
-        done = await ctx.store.get("done", default=0) + 1
-        await ctx.store.set("done", done)
-        ctx.write_event_to_stream(Found(done=done))
         facts = ctx.collect_events(fact, [Fact] * await ctx.store.get("count"))
         if facts is None:
             return None
@@ -125,7 +123,7 @@ async def main() -> dict[str, str]:
     handler = Answers(timeout=60).run(message=MESSAGE)
     async for event in handler.stream_events():
         if isinstance(event, Found):
-            print(f"{event.done} done")
+            print("Found an answer:", event.question)
     result: dict[str, str] = await handler
     return result
 
