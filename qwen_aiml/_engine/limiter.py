@@ -230,12 +230,11 @@ class Limiter:
         with self._lock:
             if not self._close(start, "refused"):
                 return
-            if start.at <= self._judged_from:
-                pass  # in flight at the last pattern
-            elif self._closed is not None:
+            is_new = start.at > self._judged_from  # and not in flight at the last pattern
+            if is_new and self._closed is not None:
                 self._probe_refused = start.at
                 self._schedule_probe(now, jitter, self._closed)
-            elif self._is_pattern():
+            elif is_new and self._is_pattern():
                 self._respond_to_pattern(start, now, jitter)
             if advised is not None and advised > 0:
                 pause = min(advised, LONGEST_PAUSE) * (1 + jitter)
@@ -333,7 +332,8 @@ class Limiter:
             if accepted >= MANY and all(one.outcome != "refused" for one in in_flight):
                 self._rate = None  # the pattern was chance
             elif accepted:
-                self._set_rate(self._estimate(accepted, in_flight[-1].at - closed), now)
+                rate, self._rate = self._estimate(accepted, in_flight[-1].at - closed), None
+                self._set_rate(rate, now)  # anew, since a correction is no agreement
         elif start.at - closed > OUTAGE:
             self._forget_limits()
         else:

@@ -293,6 +293,33 @@ def test_first_rate(outcomes: str) -> None:
     assert outcomes == "r" or after < 0.85 * before
 
 
+def test_correction_is_no_agreement() -> None:
+    """A first rate that the requests in flight confirm is still a first rate: the limiter grows quickly."""
+    limiter, now, starts = Limiter(32), 0.0, deque[Start]()
+    for _ in range(300):
+        start, now = begin(limiter, now)
+        starts.append(start)
+        if len(starts) > 30:
+            accepted = starts.popleft()
+            limiter.accepted(accepted, accepted.at + 0.1, 300, 100)
+    for start in list(starts)[:2]:
+        limiter.refused(start, now, None, 0.0)
+    before = limiter.limits.requests_per_second
+    for start in list(starts)[2:10]:
+        limiter.refused(start, now, None, 0.0)
+    for start in list(starts)[10:]:
+        limiter.accepted(start, now, 300, 100)
+    now = feed(limiter, "a", now)
+    corrected = limiter.limits.requests_per_second
+    assert before is not None
+    assert corrected == pytest.approx(before, rel=0.15)
+    feed(limiter, "a" * round(2 * corrected), now)
+    grown = limiter.limits.requests_per_second
+
+    assert grown is not None
+    assert grown > 1.04 * corrected
+
+
 def test_pattern_by_chance() -> None:
     """If no request in flight at the first pattern is rejected, there is no limit."""
     limiter = Limiter(32)
