@@ -312,6 +312,7 @@ def test_correction_is_no_agreement() -> None:
     now = feed(limiter, "a", now)
     corrected = limiter.limits.requests_per_second
     assert before is not None
+    assert corrected is not None
     assert corrected == pytest.approx(before, rel=0.15)
     feed(limiter, "a" * round(2 * corrected), now)
     grown = limiter.limits.requests_per_second
