@@ -59,7 +59,7 @@ def check_rows(folder: Path, count: int) -> None:
     ],
 )
 def test_on_one_machine(count: int, store: str, tmp_path: Path, tell: Callable[[str], None]) -> None:
-    """A process that is killed twice and started again bills twice only what was in flight."""
+    """A process that is killed twice and started again bills twice only what was in flight or being stored."""
     cache = str(tmp_path / "embeddings.db")
     if store == "postgres":
         pytest.importorskip("llama_index.storage.kvstore.postgres")
@@ -91,7 +91,8 @@ def test_on_one_machine(count: int, store: str, tmp_path: Path, tell: Callable[[
     assert len(billed) == count
     again = billed.total() - count
     tell(f"{count} texts, {store}, killed twice: {again} billed twice, {emulator.request_count} requests")
-    assert again <= 2 * MOST_IN_FLIGHT
+    # Several batches of Daft at once: while one is stored, which takes a database longer, others are sent.
+    assert again <= 2 * MOST_IN_FLIGHT * (2 if store == "postgres" else 1)
 
 
 @pytest.mark.long
