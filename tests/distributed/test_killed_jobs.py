@@ -59,7 +59,7 @@ def check_rows(folder: Path, count: int) -> None:
     ],
 )
 def test_on_one_machine(count: int, store: str, tmp_path: Path, tell: Callable[[str], None]) -> None:
-    """A process that is killed twice and started again bills twice only what was in flight or being stored."""
+    """A job that is killed twice and started again bills twice only what was in flight or being stored."""
     cache = str(tmp_path / "embeddings.db")
     if store == "postgres":
         pytest.importorskip("llama_index.storage.kvstore.postgres")
