@@ -333,7 +333,7 @@ class Limiter:
                 self._rate = None  # the pattern was chance
             elif accepted:
                 rate, self._rate = self._estimate(accepted, in_flight[-1].at - closed), None
-                self._set_rate(rate, now)  # anew, since a correction is no agreement
+                self._set_rate(rate, now)  # a correction is no agreement
         elif start.at - closed > OUTAGE:
             self._forget_limits()
         else:
