@@ -173,11 +173,9 @@ def test_faults_block_no_one(body: Callable[..., Any], caplog: pytest.LogCapture
                 for _ in range(20)
             ]
             peak = emulator.peak_in_flight
-            started = time.monotonic()
-        took = time.monotonic() - started
 
     assert [200] * 20 == [response.status_code for response in plain]
-    assert (201, True) == (peak, took < 5)
+    assert 201 == peak
     assert "qwen-aiml-emulator" not in [thread.name for thread in threading.enumerate()]
     assert is_idle(emulator)
     assert [] == caplog.records

