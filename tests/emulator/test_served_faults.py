@@ -163,16 +163,15 @@ def test_faults_block_no_one(body: Callable[..., Any], caplog: pytest.LogCapture
     emulator = Emulator()
     faults = [Fault(hang=True), Fault(drip=30), Fault(latency=60), Fault(drip=0.01)] * 50
     emulator.script(*faults)
-    with ExitStack() as connections:
-        with serve(emulator) as url:
-            for _ in faults:
-                connections.enter_context(ask(url, body()))
-            wait_until(lambda: emulator.request_count == len(faults))
-            plain = [
-                httpx.post(url + "/embeddings", json=body(), headers=HEADERS, timeout=10, trust_env=False)
-                for _ in range(20)
-            ]
-            peak = emulator.peak_in_flight
+    with ExitStack() as connections, serve(emulator) as url:
+        for _ in faults:
+            connections.enter_context(ask(url, body()))
+        wait_until(lambda: emulator.request_count == len(faults))
+        plain = [
+            httpx.post(url + "/embeddings", json=body(), headers=HEADERS, timeout=10, trust_env=False)
+            for _ in range(20)
+        ]
+        peak = emulator.peak_in_flight
 
     assert [200] * 20 == [response.status_code for response in plain]
     assert 201 == peak
