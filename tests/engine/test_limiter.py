@@ -30,6 +30,27 @@ def begin(limiter: Limiter, now: float, tokens: float = 0) -> tuple[Start, float
     pytest.fail("the limiter starts nothing")
 
 
+def begin_many(limiter: Limiter, now: float, count: int) -> tuple[list[Start], float]:
+    """Start requests one after the other, and return them and when the last one started."""
+    starts = []
+    for _ in range(count):
+        start, now = begin(limiter, now)
+        starts.append(start)
+    return starts, now
+
+
+def fill(limiter: Limiter) -> tuple[list[Start], float]:
+    """Send 300 requests with 30 in flight; return the 30 and when the last one started."""
+    now, starts = 0.0, deque[Start]()
+    for _ in range(300):
+        start, now = begin(limiter, now)
+        starts.append(start)
+        if len(starts) > 30:
+            accepted = starts.popleft()
+            limiter.accepted(accepted, accepted.at + 0.1, 300, 100)
+    return list(starts), now
+
+
 def feed(limiter: Limiter, outcomes: str, now: float = 0.0, latency: float = 0.01) -> float:
     """Send requests one by one, accepted (a) or rejected (r), and return the time after the last."""
     for outcome in outcomes:
@@ -218,11 +239,8 @@ def test_patterns(outcomes: str) -> None:
 @pytest.mark.parametrize("in_flight", [2, 28, 64])
 def test_pattern_with_many_in_flight(in_flight: int) -> None:
     """Two rejections in a row are a pattern, however many requests started after them."""
-    limiter, starts = Limiter(64), []
-    now = feed(limiter, "a" * 100)
-    for _ in range(in_flight):
-        start, now = begin(limiter, now)
-        starts.append(start)
+    limiter = Limiter(64)
+    starts, now = begin_many(limiter, feed(limiter, "a" * 100), in_flight)
     for start in starts[:2]:
         limiter.refused(start, now, None, 0.0)
 
@@ -250,11 +268,7 @@ def test_quota_per_window() -> None:
 def test_rejections_in_flight_at_a_pattern() -> None:
     """Rejections of requests in flight when the rate was set do not set it again."""
     limiter = Limiter(32)
-    now = feed(limiter, "a" * 50)
-    starts = []
-    for _ in range(6):
-        start, now = begin(limiter, now)
-        starts.append(start)
+    starts, now = begin_many(limiter, feed(limiter, "a" * 50), 6)
     for start in starts[:2]:
         limiter.refused(start, now, None, 0.0)
     found = limiter.limits.requests_per_second
@@ -267,13 +281,8 @@ def test_rejections_in_flight_at_a_pattern() -> None:
 @pytest.mark.parametrize("outcomes", ["ar", "arr", "r"])
 def test_first_rate(outcomes: str) -> None:
     """The requests in flight at the first pattern correct the rate, which a burst has raised."""
-    limiter, now, starts = Limiter(32), 0.0, deque[Start]()
-    for _ in range(300):
-        start, now = begin(limiter, now)
-        starts.append(start)
-        if len(starts) > 30:
-            accepted = starts.popleft()
-            limiter.accepted(accepted, accepted.at + 0.1, 300, 100)
+    limiter = Limiter(32)
+    starts, now = fill(limiter)
     in_flight = list(zip(starts, cycle(outcomes), strict=False))
     for start, _ in in_flight[:2]:
         limiter.refused(start, now, None, 0.0)
@@ -295,19 +304,14 @@ def test_first_rate(outcomes: str) -> None:
 
 def test_correction_is_no_agreement() -> None:
     """A first rate that the requests in flight confirm is still a first rate: the limiter grows quickly."""
-    limiter, now, starts = Limiter(32), 0.0, deque[Start]()
-    for _ in range(300):
-        start, now = begin(limiter, now)
-        starts.append(start)
-        if len(starts) > 30:
-            accepted = starts.popleft()
-            limiter.accepted(accepted, accepted.at + 0.1, 300, 100)
-    for start in list(starts)[:2]:
+    limiter = Limiter(32)
+    starts, now = fill(limiter)
+    for start in starts[:2]:
         limiter.refused(start, now, None, 0.0)
     before = limiter.limits.requests_per_second
-    for start in list(starts)[2:10]:
+    for start in starts[2:10]:
         limiter.refused(start, now, None, 0.0)
-    for start in list(starts)[10:]:
+    for start in starts[10:]:
         limiter.accepted(start, now, 300, 100)
     now = feed(limiter, "a", now)
     corrected = limiter.limits.requests_per_second
@@ -324,10 +328,7 @@ def test_correction_is_no_agreement() -> None:
 def test_pattern_by_chance() -> None:
     """If no request in flight at the first pattern is rejected, there is no limit."""
     limiter = Limiter(32)
-    now, starts = feed(limiter, "a" * 100), []
-    for _ in range(6):
-        start, now = begin(limiter, now)
-        starts.append(start)
+    starts, now = begin_many(limiter, feed(limiter, "a" * 100), 6)
     for start in starts[:2]:
         limiter.refused(start, now, None, 0.0)
     assert limiter.limits.requests_per_second is not None
