@@ -392,13 +392,12 @@ def exit_code(seen: list[tuple[Row, str]], *, live: bool) -> int:
 
 
 def emulated() -> httpx.Client:
-    """Emulate an account with credits and one without, by their keys."""
-    accounts = {KEY: Emulator(), EMPTY_KEY: Emulator(credits=0)}
-    transports = {f"Bearer {key}": account.transport() for key, account in accounts.items()}
-    otherwise = Emulator(api_keys=[KEY]).transport()  # also what needs no key
+    """Emulate an account with credits and one without, which has its own key."""
+    funded, empty = Emulator(api_keys=[KEY]).transport(), Emulator(credits=0).transport()
 
     def send(request: httpx.Request) -> httpx.Response:
-        return transports.get(request.headers.get("authorization", ""), otherwise).handle_request(request)
+        is_empty = request.headers.get("authorization") == f"Bearer {EMPTY_KEY}"
+        return (empty if is_empty else funded).handle_request(request)
 
     return httpx.Client(transport=httpx.MockTransport(send))
 
