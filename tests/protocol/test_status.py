@@ -265,7 +265,11 @@ def test_short_key() -> None:
         (lambda size: "a" * 125 * size, lambda size: ("b" + "a" * 15) * (size // 16), "baaaaaaaaaaaaaaab"),
         (lambda size: "abcdefgh" * 3 * size, lambda size: "bcdefghabcdefgha." * (size // 20), "[text]"),
         (lambda size: "        x       " * size, lambda size: "y        z" * (size // 10), "y        zy"),
-        (lambda size: "".join(map(str, range(5 * size))), lambda _: "the input is too long", "the input is"),
+        (
+            lambda size: "".join(map(str, range(5 * size))),
+            lambda _: "the input is too long",
+            "the input is too long",
+        ),
         (
             lambda size: "".join(map(str, range(5 * size))),
             lambda size: "".join(map(str, range(4 * size, 5 * size))),
