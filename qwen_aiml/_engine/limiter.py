@@ -12,8 +12,9 @@ are evenly spaced, so that no burst drains the service's bucket.
 - After the first pattern, and when nothing was accepted since the last, single requests probe, ever further
   apart. If the first one is accepted, those in flight at the pattern show the rate, as the bucket was empty;
   if none of them was rejected, the pattern was chance. If it is rejected, acceptance had really ended: the
-  rate is what was accepted since it last began, divided by that time, whether the limit is a bucket or a
-  quota per minute. After an outage all estimates are discarded.
+  rate is what was accepted since it last began, divided by the time until it began again, which was between
+  the last two probes, whether the limit is a bucket or a quota per minute. After an outage all estimates are
+  discarded.
 - The rate grows along the curve of CUBIC (RFC 9438, section 4.2), over requests started instead of time, so
   that an idle client does not grow: quickly while estimates disagree, slowly once two agree.
 - `Retry-After` pauses all requests, and the next sample begins after it, so it never counts as a rate.
