@@ -38,7 +38,7 @@ PAGES = {page.stem: INSTALL_LINE.findall(page.read_text("utf-8")) for page in Pa
 PYTEST = "python -m pytest"
 NOT_ONCE = "-m 'not long and not once'"
 PARALLEL = "-n 3 --dist worksteal"  # more than two cores, since tests wait a lot
-BESIDE = "-n 2 --dist worksteal"  # another session
+PARALLEL_MATRIX = "-n 2 --dist worksteal"  # of the matrix, two sessions run at once
 
 # The last, since uv leaves it to the first import to compile a module.
 for variable in ("PYTHONPATH", "PYTEST_ADDOPTS", "PYTHONDONTWRITEBYTECODE"):
@@ -128,7 +128,7 @@ def wheel_tests(session: nox.Session) -> None:
         for name in PACKAGES:
             shutil.rmtree(name)
         session.run("python", str(ROOT / ".ci" / "check_wheel.py"), *PACKAGES)
-        run(session, f"{PYTEST} -p no:cacheprovider {BESIDE} {NOT_ONCE}")
+        run(session, f"{PYTEST} -p no:cacheprovider {PARALLEL_MATRIX} {NOT_ONCE}")
 
 
 @nox.session(name="cookbook-installs", python=FOR_COOKBOOK, requires=["dist"], reuse_venv=False)
@@ -180,13 +180,13 @@ add("fuzz", NEWEST, "", ["-e .[simdjson] --group fuzz"], "python tests/long/fuzz
 for version in SUPPORTED:
     elsewhere = {NEWEST, FOR_LOWEST, FOR_WHEEL}  # where other sessions run the same tests
     matrix, part = "" if version in elsewhere else "matrix", "" if version == NEWEST else NOT_ONCE
-    add(f"tests-{version}", version, f"tests {matrix}", TESTS, f"{PYTEST} {BESIDE} {part}")
+    add(f"tests-{version}", version, f"tests {matrix}", TESTS, f"{PYTEST} {PARALLEL_MATRIX} {part}")
     matrix = "matrix" if version == NEWEST else ""
     add(f"stores-{version}", version, f"compatibility {matrix}", [STORES], f"{PYTEST} tests/stores")
 add("stores-lowest", FOR_LOWEST, "compatibility matrix", OLD_STORES, f"{PYTEST} tests/stores")
-add("lowest", FOR_LOWEST, "matrix", OLD_TESTS, f"{PYTEST} {BESIDE} {NOT_ONCE}")
+add("lowest", FOR_LOWEST, "matrix", OLD_TESTS, f"{PYTEST} {PARALLEL_MATRIX} {NOT_ONCE}")
 add("docs", NEWEST, "matrix", ["--group docs"], "mkdocs build --strict")
 add("docs-serve", NEWEST, "", ["--group docs"], "mkdocs serve --dev-addr 127.0.0.1:8000")
-add("cookbook", FOR_COOKBOOK, "matrix", [COOKBOOK], f"{PYTEST} tests/notebooks {BESIDE}")
+add("cookbook", FOR_COOKBOOK, "matrix", [COOKBOOK], f"{PYTEST} tests/notebooks {PARALLEL_MATRIX}")
 add("cookbook-heavy", FOR_COOKBOOK, "", [f"{COOKBOOK}-heavy"], f"{PYTEST} tests/notebooks {HEAVY}")
 add("distributed", FOR_COOKBOOK, "", DISTRIBUTED, f"{PYTEST} tests/distributed")
