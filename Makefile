@@ -73,7 +73,7 @@ wheel: .venv-nox/made ## build and check the sdist and the wheel, and test the w
 record: .venv-nox/made ## re-record the cassettes from the emulator
 	@$(NOX) --sessions selected -- --record-mode=rewrite tests/recorded
 
-record-live: .venv-nox/made ## re-record the cassettes from the live service, for far less than $$0.01
+record-live: .venv-nox/made ## re-record the cassettes from the live service, for far less than $0.01
 	@test -n "$$AIMLAPI_API_KEY" || { echo 'record-live needs a key in AIMLAPI_API_KEY.' >&2; exit 1; }
 	@QWEN_AIML_RECORD_LIVE=1 $(NOX) --sessions selected -- --record-mode=rewrite tests/recorded
 
