@@ -6,8 +6,8 @@ A server that costs less than any client: it parses the least it can and answers
 Rows are numbers or, where that is asked for, base64. It prints its address, and serves until its standard
 input ends, an hour at the most. The latency is added to what each request takes. A limit of requests a second
 refuses what is above it with 429, in any second, within 20 ms as the emulator does, and without saying how
-long to wait. A GET answers with how many requests came, and how many were refused, since the last one, and
-begins anew, the limit included.
+long to wait. A GET answers with how many requests came, and how many were refused, since the last one; it
+resets both counts and the limit.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Service:
         return self.latency, _body(count, asked.get("dimensions", self.floats), form)
 
     def counts(self) -> bytes:
-        """Give the counts as an answer, and begin anew."""
+        """Give the counts as an answer, and reset them and the limit."""
         said = json.dumps({"requests": self.requests, "refused": self.refused}).encode()
         self.requests = self.refused = 0
         self.recent.clear()
