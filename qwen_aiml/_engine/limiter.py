@@ -7,8 +7,9 @@ are evenly spaced, so that no burst drains the service's bucket.
 
 - Starts are spaced by latency / window at least; the window grows as in slow start, and never shrinks.
 - Single 429s are retried and change nothing. Two in a row, or three in 30 responses, are a pattern.
-- A pattern sets the rate to 0.975 of the accepted rate since the last pattern, over at most the last second
-  or 20 requests. The old rate counts as three requests, so that short samples weigh little.
+- A pattern sets the rate to 0.975 of the accepted rate since the last pattern, over at most the last second,
+  while the rate was at least 0.7 of the present one, or 20 requests. The old rate counts as three requests,
+  so that short samples weigh little.
 - After the first pattern, and when nothing was accepted since the last, single requests probe, ever further
   apart. If the first one is accepted, those in flight at the pattern show the rate, as the bucket was empty;
   if none of them was rejected, the pattern was chance. If it is rejected, acceptance had really ended: the
@@ -16,7 +17,8 @@ are evenly spaced, so that no burst drains the service's bucket.
   the last two probes, whether the limit is a bucket or a quota per minute. After an outage all estimates are
   discarded.
 - The rate grows along the curve of CUBIC (RFC 9438, section 4.2), over requests started instead of time, so
-  that an idle client does not grow: quickly while estimates disagree, slowly once two agree.
+  that an idle client does not grow: within as many requests as an estimate was made from, slowly once two
+  agree.
 - `Retry-After` pauses all requests, and the next sample begins after it, so it never counts as a rate.
 """
 
@@ -27,12 +29,9 @@ import math
 import threading
 from collections import deque
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from msgspec import Struct
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 FIRST_WINDOW = 6
 FIRST_LATENCY = 0.1  # seconds, until the first response
@@ -41,10 +40,11 @@ FASTEST_DOUBLING = 0.15  # seconds in which the window may double
 BELOW = 0.975  # share of the accepted rate at which to go on
 MANY, AMONG = 3, 30  # rejections among so many responses that are a pattern; so are two in a row
 SAMPLE_SECONDS, SAMPLE_REQUESTS = 1.0, 20  # sample of accepted requests: whichever is longer
+SAMPLE_RATE = 0.7  # share of the present rate; what was started more slowly says little about the limit
 PRIOR = 3.0  # requests at the old rate that each sample is extended by
 AGREEMENT = 0.15  # relative difference between two estimates that agree
-QUICK_SECONDS, SLOW_SECONDS = 1.0, 4.0  # until growth passes an estimate: a new one, one that agrees
-LEAST_REQUESTS = 10.0  # until then, at least
+SLOW_SECONDS = 4.0  # until growth passes an estimate that agrees with the last
+LEAST_REQUESTS = 20.0  # until growth passes any estimate
 PROBE_GROWTH = 0.8  # share of the time without acceptance until the next probe
 LONGEST_PROBE_GAP = 30.0  # seconds
 OUTAGE = 90.0  # seconds without acceptance, longer than a quota a minute explains
@@ -85,11 +85,14 @@ class Start(Struct, eq=False):
 
         tokens: Estimate charged for it.
 
+        rate: At which requests were started then, a second.
+
         outcome: None until reported.
     """
 
     at: float
     tokens: float
+    rate: float
     outcome: Literal["accepted", "refused", "lost"] | None = None
 
 
@@ -182,7 +185,7 @@ class Limiter:
                 self._recent.clear()  # what was accepted before would count as slow
             self._charge(now, tokens)
             self._grown += 1
-            start = Start(now, tokens)
+            start = Start(now, tokens, self._present_rate())
             self._open.add(start)
             self._recent.append(start)
             return start
@@ -271,10 +274,10 @@ class Limiter:
         progress = self._grown / self._until_regained
         return min(self._rate * (1 + (1 - BELOW) * (1 + (progress - 1) ** 3)), filling)
 
-    def _set_rate(self, accepted: float, now: float) -> None:
-        """Go on a little below an estimate of the rate that the service accepts."""
+    def _set_rate(self, accepted: float, requests: int, now: float) -> None:
+        """Go on a little below an estimate of the rate that the service accepts, made from some requests."""
         agrees = self._rate is not None and abs(accepted / self._rate - 1) < AGREEMENT
-        self._until_regained = max(LEAST_REQUESTS, accepted * (SLOW_SECONDS if agrees else QUICK_SECONDS))
+        self._until_regained = max(LEAST_REQUESTS, accepted * SLOW_SECONDS if agrees else requests)
         self._rate = BELOW * accepted
         self._grown = 0
         self._next = max(self._next, now + 1 / self._rate)
@@ -293,28 +296,27 @@ class Limiter:
 
     def _respond_to_pattern(self, refused: Start, now: float, jitter: float) -> None:
         is_first = self._rate is None
-        sample = self._sample(refused)
+        accepted, seconds = self._sample(refused)
         self._judged_from = now
-        if sample:
-            self._set_rate(self._accepted_rate(sample, refused), now)
+        if accepted:
+            self._set_rate(self._estimate(accepted, seconds), accepted, now)
         self._sampled_from = now
-        if is_first or not sample:
+        if is_first or not accepted:
             self._closed, self._probe_refused = refused.at, None
             self._schedule_probe(now, jitter, refused.at)
 
-    def _sample(self, refused: Start) -> Sequence[Start]:
-        """List the starts since the last pattern that were accepted, or still may be."""
-        return [
+    def _sample(self, refused: Start) -> tuple[int, float]:
+        """Count requests since the last pattern that were accepted, or still may be, and their seconds."""
+        sample = [
             start
             for start in self._recent
             if self._sampled_from <= start.at < refused.at and start.outcome in ("accepted", None)
         ]
-
-    def _accepted_rate(self, sample: Sequence[Start], refused: Start) -> float:
-        in_time = sum(start.at > refused.at - SAMPLE_SECONDS for start in sample)
+        since, slowest = refused.at - SAMPLE_SECONDS, self._present_rate() * SAMPLE_RATE
+        in_time = sum(start.at > since and start.rate > slowest for start in sample)
         count = min(len(sample), max(in_time, SAMPLE_REQUESTS))
         begin = sample[-count - 1].at if count < len(sample) else max(self._sampled_from, self._recent[0].at)
-        return self._estimate(count, refused.at - begin)
+        return count, refused.at - begin
 
     def _estimate(self, accepted: int, seconds: float) -> float:
         return (accepted + PRIOR) / (seconds + PRIOR / self._present_rate())
@@ -334,11 +336,11 @@ class Limiter:
                 self._rate = None  # the pattern was chance
             elif accepted:
                 rate, self._rate = self._estimate(accepted, in_flight[-1].at - closed), None
-                self._set_rate(rate, now)  # a correction is no agreement
+                self._set_rate(rate, accepted, now)  # a correction is no agreement
         elif start.at - closed > OUTAGE:
             self._forget_limits()
         else:
             quota = sum(one.outcome == "accepted" for one in self._recent if one.at < closed)
             resumed = (self._probe_refused + start.at) / 2  # between the two
-            self._set_rate(max(quota, 1) / (resumed - self._recent[0].at), now)
+            self._set_rate(max(quota, 1) / (resumed - self._recent[0].at), quota, now)
             self._recent.clear()

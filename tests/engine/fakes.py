@@ -144,7 +144,7 @@ class FakeLimiter:
 
     def take(self, now: float, tokens: float) -> Start | float:
         """Start, or return the seconds to wait."""
-        return self.paused_until - now if now < self.paused_until else Start(now, tokens)
+        return self.paused_until - now if now < self.paused_until else Start(now, tokens, 1.0)
 
     def accepted(self, start: Start, now: float, size: int, tokens: int | None) -> None:
         """Count a response."""

@@ -309,9 +309,9 @@ def test_correction_is_no_agreement() -> None:
     for start in starts[:2]:
         limiter.refused(start, now, None, 0.0)
     before = limiter.limits.requests_per_second
-    for start in starts[2:10]:
+    for start in starts[2:5]:
         limiter.refused(start, now, None, 0.0)
-    for start in starts[10:]:
+    for start in starts[5:]:
         limiter.accepted(start, now, 300, 100)
     now = feed(limiter, "a", now)
     corrected = limiter.limits.requests_per_second
@@ -323,6 +323,37 @@ def test_correction_is_no_agreement() -> None:
 
     assert grown is not None
     assert grown > 1.04 * corrected
+
+
+def test_growth_is_no_average() -> None:
+    """While the rate grows fast, an estimate is near the present rate and not the average of a second."""
+    limiter = Limiter(32)
+    starts, now = fill(limiter)
+    rate = 1 / (starts[-1].at - starts[-2].at)
+    for start in starts[:2]:
+        limiter.refused(start, now, None, 0.0)
+    found = limiter.limits.requests_per_second
+
+    assert 300 / now < 0.7 * rate
+    assert found is not None
+    assert found > 0.9 * rate
+
+
+def test_few_requests_prove_little() -> None:
+    """A rate estimated from a few requests is passed after twenty more, and doubles within a hundred."""
+    limiter = Limiter(32)
+    now = feed(limiter, "aaaarr" + "a", latency=0.02)
+    found = limiter.limits.requests_per_second
+    now = feed(limiter, "a" * 20, now, 0.001)
+    passed = limiter.limits.requests_per_second
+    feed(limiter, "a" * 80, now, 0.001)
+    grown = limiter.limits.requests_per_second
+
+    assert found is not None
+    assert passed is not None
+    assert grown is not None
+    assert found < passed < 1.1 * found
+    assert grown > 2 * found
 
 
 def test_pattern_by_chance() -> None:
@@ -427,7 +458,7 @@ FEW = [
 @pytest.mark.parametrize("name", FEW)
 def test_undisclosed_limit(name: str) -> None:
     """Any kind of limit is found within 1.6 of the ideal time, with few rejections."""
-    results = simulate(scenarios()[name], make, range(3))
+    results = simulate(scenarios()[name], make, range(7))
 
     assert all(result.finished for result in results)
     assert median(result.ratio for result in results) <= 1.6
