@@ -1,7 +1,7 @@
 """
 The checks, each in an environment of its own; `make` lists what they are called.
 
-Most are rows of the table at the end. With `-- ARGUMENTS`, a session's last command gets these as well.
+Most are rows of a table. With `-- ARGUMENTS`, a session's last command gets these as well.
 """
 
 from __future__ import annotations
@@ -91,6 +91,54 @@ def built(name: str, suffix: str = ".whl") -> str:
     return str(found)
 
 
+def add(name: str, python: str, tags: str, installs: list[str], *commands: str) -> None:
+    """Add a session that only installs, in one step each, and runs commands."""
+
+    def session_of_table(session: nox.Session) -> None:
+        environment(session, *installs)
+        run(session, *commands)
+
+    session_of_table.__doc__ = "; ".join(commands)
+    nox.session(python=python, name=name, tags=tags.split())(session_of_table)
+
+
+TESTS = [f"-e .[{EXTRAS}] --group tests"]
+STORES = "-e .[langchain,llama-index] --group stores"
+FRAMEWORKS = " ".join(PINS[name] for name in ("langchain-core", "llama-index-core", "pydantic"))
+OLD_TESTS = [f"-e .[{EXTRAS}] --group tests-base -c {LOWEST}", f"--no-deps -r {LOWEST}"]
+OLD_STORES = [f"{STORES}-base {FRAMEWORKS}", f"--no-deps {PINS['langchain-tests']}"]
+COOKBOOK = f"-e .[{EXTRAS}] --group cookbook"
+DISTRIBUTED = ["-e .[daft,emulator,langchain,llama-index] --group distributed"]
+HEAVY = "-k 'crewai or parallel'"  # pages that would hold the packages of the others back
+EVERY_BRANCH = [
+    "coverage erase",
+    f"coverage run -m pytest {PARALLEL} -m 'not (long or once or unmeasured)'",
+    "coverage combine --quiet",
+    "coverage report",
+]
+OTHERS = f"{PYTEST} {PARALLEL} -m '(once or unmeasured) and not long'"
+add("coverage", NEWEST, "test", TESTS, *EVERY_BRANCH, OTHERS)  # first, as it takes longest
+add("lint", NEWEST, "test", ["--group lint"], "ruff check", "ruff format --check")
+add("format", NEWEST, "", ["--group lint"], "ruff check --fix", "ruff format")
+add("types", OLDEST, "test", [f"{TESTS[0]} --group types"], "mypy")  # where what is newer is an error
+add("selected", NEWEST, "", TESTS, PYTEST)
+add("probe", NEWEST, "", TESTS, "python tests/recorded/probe.py")
+add("fuzz", NEWEST, "", ["-e .[simdjson] --group fuzz"], "python tests/long/fuzz_answers.py -timeout=20")
+for version in SUPPORTED:
+    elsewhere = {NEWEST, FOR_LOWEST, FOR_WHEEL}  # where other sessions run the same tests
+    matrix, part = "" if version in elsewhere else "matrix", "" if version == NEWEST else NOT_ONCE
+    add(f"tests-{version}", version, f"tests {matrix}", TESTS, f"{PYTEST} {PARALLEL_MATRIX} {part}")
+    matrix = "matrix" if version == NEWEST else ""
+    add(f"stores-{version}", version, f"compatibility {matrix}", [STORES], f"{PYTEST} tests/stores")
+add("stores-lowest", FOR_LOWEST, "compatibility matrix", OLD_STORES, f"{PYTEST} tests/stores")
+add("lowest", FOR_LOWEST, "matrix", OLD_TESTS, f"{PYTEST} {PARALLEL_MATRIX} {NOT_ONCE}")
+add("docs", NEWEST, "matrix", ["--group docs"], "mkdocs build --strict")
+add("docs-serve", NEWEST, "", ["--group docs"], "mkdocs serve --dev-addr 127.0.0.1:8000")
+add("cookbook", FOR_COOKBOOK, "matrix", [COOKBOOK], f"{PYTEST} tests/notebooks {PARALLEL_MATRIX}")
+add("cookbook-heavy", FOR_COOKBOOK, "", [f"{COOKBOOK}-heavy"], f"{PYTEST} tests/notebooks {HEAVY}")
+add("distributed", FOR_COOKBOOK, "", DISTRIBUTED, f"{PYTEST} tests/distributed")
+
+
 @nox.session(python=NEWEST, tags=["test"])
 def dist(session: nox.Session) -> None:
     """Build the sdist, the wheel from it, and the empty distributions into dist/; check what they hold."""
@@ -143,50 +191,3 @@ def cookbook_installs(session: nox.Session, page: str) -> None:
     session.chdir(away)
     offline = {"PYTHONPATH": str(ROOT / "tests" / "notebooks" / "offline"), "OFFLINE_LOG": os.devnull}
     session.run("python", f"{page}.py", env={**offline, "MPLBACKEND": "agg", "AIMLAPI_API_KEY": ""})
-
-
-def add(name: str, python: str, tags: str, installs: list[str], *commands: str) -> None:
-    """Add a session that only installs, in one step each, and runs commands."""
-
-    def session_of_table(session: nox.Session) -> None:
-        environment(session, *installs)
-        run(session, *commands)
-
-    session_of_table.__doc__ = "; ".join(commands)
-    nox.session(python=python, name=name, tags=tags.split())(session_of_table)
-
-
-TESTS = [f"-e .[{EXTRAS}] --group tests"]
-STORES = "-e .[langchain,llama-index] --group stores"
-FRAMEWORKS = " ".join(PINS[name] for name in ("langchain-core", "llama-index-core", "pydantic"))
-OLD_TESTS = [f"-e .[{EXTRAS}] --group tests-base -c {LOWEST}", f"--no-deps -r {LOWEST}"]
-OLD_STORES = [f"{STORES}-base {FRAMEWORKS}", f"--no-deps {PINS['langchain-tests']}"]
-COOKBOOK = f"-e .[{EXTRAS}] --group cookbook"
-DISTRIBUTED = ["-e .[daft,emulator,langchain,llama-index] --group distributed"]
-HEAVY = "-k 'crewai or parallel'"  # pages that would hold the packages of the others back
-EVERY_BRANCH = [  # is reached by the tests that are not marked `once`
-    "coverage erase",
-    f"coverage run -m pytest {PARALLEL} {NOT_ONCE}",
-    "coverage combine --quiet",
-    "coverage report",
-]
-add("lint", NEWEST, "test", ["--group lint"], "ruff check", "ruff format --check")
-add("format", NEWEST, "", ["--group lint"], "ruff check --fix", "ruff format")
-add("types", OLDEST, "test", [f"{TESTS[0]} --group types"], "mypy")  # where what is newer is an error
-add("coverage", NEWEST, "test", TESTS, *EVERY_BRANCH, f"{PYTEST} {PARALLEL} -m 'once and not long'")
-add("selected", NEWEST, "", TESTS, PYTEST)
-add("probe", NEWEST, "", TESTS, "python tests/recorded/probe.py")
-add("fuzz", NEWEST, "", ["-e .[simdjson] --group fuzz"], "python tests/long/fuzz_answers.py -timeout=20")
-for version in SUPPORTED:
-    elsewhere = {NEWEST, FOR_LOWEST, FOR_WHEEL}  # where other sessions run the same tests
-    matrix, part = "" if version in elsewhere else "matrix", "" if version == NEWEST else NOT_ONCE
-    add(f"tests-{version}", version, f"tests {matrix}", TESTS, f"{PYTEST} {PARALLEL_MATRIX} {part}")
-    matrix = "matrix" if version == NEWEST else ""
-    add(f"stores-{version}", version, f"compatibility {matrix}", [STORES], f"{PYTEST} tests/stores")
-add("stores-lowest", FOR_LOWEST, "compatibility matrix", OLD_STORES, f"{PYTEST} tests/stores")
-add("lowest", FOR_LOWEST, "matrix", OLD_TESTS, f"{PYTEST} {PARALLEL_MATRIX} {NOT_ONCE}")
-add("docs", NEWEST, "matrix", ["--group docs"], "mkdocs build --strict")
-add("docs-serve", NEWEST, "", ["--group docs"], "mkdocs serve --dev-addr 127.0.0.1:8000")
-add("cookbook", FOR_COOKBOOK, "matrix", [COOKBOOK], f"{PYTEST} tests/notebooks {PARALLEL_MATRIX}")
-add("cookbook-heavy", FOR_COOKBOOK, "", [f"{COOKBOOK}-heavy"], f"{PYTEST} tests/notebooks {HEAVY}")
-add("distributed", FOR_COOKBOOK, "", DISTRIBUTED, f"{PYTEST} tests/distributed")

@@ -50,7 +50,7 @@ def restored_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     logging.getLogger("qwen_aiml").setLevel(logging.NOTSET)
 
 
-@pytest.fixture(params=["asyncio", "trio"])
+@pytest.fixture(params=["asyncio", pytest.param("trio", marks=pytest.mark.unmeasured)])
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
     """Run asynchronous tests on both event loops."""
     return request.param

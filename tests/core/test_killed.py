@@ -20,6 +20,8 @@ from qwen_aiml.emulator._vectors import lexical
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.unmeasured
+
 KILLS = 3
 MOST_IN_FLIGHT = EmbeddingConfig(api_key="k").concurrency
 

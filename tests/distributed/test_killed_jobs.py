@@ -25,6 +25,8 @@ from qwen_aiml.emulator._vectors import lexical
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.unmeasured
+
 HERE = Path(__file__).parent
 MOST_IN_FLIGHT = 10 * EmbeddingConfig(api_key="k").concurrency  # texts of one process
 PATIENCE = 600  # seconds

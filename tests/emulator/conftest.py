@@ -19,7 +19,7 @@ V4 = "alibaba/qwen-text-embedding-v4"
 HEADERS = {"authorization": "Bearer key"}
 
 
-@pytest.fixture(params=["asyncio", "trio"])
+@pytest.fixture(params=["asyncio", pytest.param("trio", marks=pytest.mark.unmeasured)])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Run async tests on both event loops."""
     return str(request.param)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+pytestmark = pytest.mark.unmeasured
+
 
 def test_uvloop(run: Callable[..., str]) -> None:
     """The asynchronous client works on uvloop, for one event loop after the other."""

@@ -12,6 +12,8 @@ from qwen_aiml.emulator import Emulator
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.unmeasured
+
 
 @pytest.fixture
 def emulator() -> Emulator:

@@ -258,6 +258,7 @@ def test_short_key() -> None:
     )
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     ("text", "said", "start"),
     [

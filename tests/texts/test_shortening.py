@@ -206,6 +206,7 @@ def test_long_white_space() -> None:
     assert text.endswith(last)
 
 
+@pytest.mark.unmeasured
 @given(checked, st.integers(0, SAFE_BYTES + 100))
 @example("a" * 300_000, 0)
 @repeatable
