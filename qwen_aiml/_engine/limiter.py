@@ -17,8 +17,8 @@ are evenly spaced, so that no burst drains the service's bucket.
   the last two probes, whether the limit is a bucket or a quota per minute. After an outage all estimates are
   discarded.
 - The rate grows along the curve of CUBIC (RFC 9438, section 4.2), over requests started instead of time, so
-  that an idle client does not grow: within as many requests as an estimate was made from, slowly once two
-  agree.
+  that an idle client does not grow. It passes an estimate after as many requests as that was made from, 20 at
+  least; once two estimates agree, after four seconds.
 - `Retry-After` pauses all requests, and the next sample begins after it, so it never counts as a rate.
 """
 
@@ -85,7 +85,7 @@ class Start(Struct, eq=False):
 
         tokens: Estimate charged for it.
 
-        rate: At which requests were started then, a second.
+        rate: The adaptive rate when it started, in requests per second.
 
         outcome: None until reported.
     """
@@ -183,9 +183,9 @@ class Limiter:
                 return min(allowed - now, LONGEST_PAUSE)
             if now > allowed + IDLE and not self._open and self._closed is None:
                 self._recent.clear()  # what was accepted before would count as slow
-            self._charge(now, tokens)
-            self._grown += 1
             start = Start(now, tokens, self._present_rate())
+            self._charge(start)
+            self._grown += 1
             self._open.add(start)
             self._recent.append(start)
             return start
@@ -253,11 +253,11 @@ class Limiter:
         start.outcome = outcome
         return True
 
-    def _charge(self, now: float, tokens: float) -> None:
-        interval = 1 / self._present_rate()
-        fixed = max(self._seconds_a_request, tokens * self._seconds_a_token)
+    def _charge(self, start: Start) -> None:
+        interval = 1 / start.rate
+        fixed = max(self._seconds_a_request, start.tokens * self._seconds_a_token)
         late = CAUGHT_UP if fixed >= interval else min(CAUGHT_UP, interval)
-        scheduled = self._next if now - self._next <= late else now
+        scheduled = self._next if start.at - self._next <= late else start.at
         self._next = scheduled + min(max(fixed, interval), LONGEST_PAUSE)
 
     def _settle(self, start: Start, size: int, tokens: int | None) -> None:

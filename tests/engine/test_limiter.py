@@ -342,7 +342,7 @@ def test_growth_is_no_average() -> None:
 def test_few_requests_prove_little() -> None:
     """A rate estimated from a few requests is passed after twenty more, and doubles within a hundred."""
     limiter = Limiter(32)
-    now = feed(limiter, "aaaarr" + "a", latency=0.02)
+    now = feed(limiter, "aaaarra", latency=0.02)
     found = limiter.limits.requests_per_second
     now = feed(limiter, "a" * 20, now, 0.001)
     passed = limiter.limits.requests_per_second
