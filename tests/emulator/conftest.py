@@ -19,12 +19,6 @@ V4 = "alibaba/qwen-text-embedding-v4"
 HEADERS = {"authorization": "Bearer key"}
 
 
-@pytest.fixture(params=["asyncio", pytest.param("trio", marks=pytest.mark.unmeasured)])
-def anyio_backend(request: pytest.FixtureRequest) -> str:
-    """Run async tests on both event loops."""
-    return str(request.param)
-
-
 @pytest.fixture
 def body() -> Callable[..., dict[str, Any]]:
     """Give a function that makes a request's JSON."""
