@@ -110,7 +110,7 @@ OLD_STORES = [f"{STORES}-base {FRAMEWORKS}", f"--no-deps {PINS['langchain-tests'
 COOKBOOK = f"-e .[{EXTRAS}] --group cookbook"
 DISTRIBUTED = ["-e .[daft,emulator,langchain,llama-index] --group distributed"]
 HEAVY = "-k 'crewai or parallel'"  # pages that would hold the packages of the others back
-EVERY_BRANCH = [
+EVERY_BRANCH = [  # is reached by the tests without these marks
     "coverage erase",
     f"coverage run -m pytest {PARALLEL} -m 'not (long or once or unmeasured)'",
     "coverage combine --quiet",
