@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from .override import StandIn
 
 Kind: TypeAlias = Literal["threaded", "async", "asyncio"]
-_GIVEN = "that of a client given"
 
 
 class SelectedTransport:
@@ -51,7 +50,8 @@ class SelectedTransport:
         # As httpx does, the environment is read once.
         self._needs_httpx = config.transport == "httpx" or proxy_for(config.endpoint) is not None
         self._is_asyncio: bool | None = None
-        self._transports: dict[tuple[Kind, str], Transport] = {}
+        # By the library; None for that of the client given.
+        self._transports: dict[tuple[Kind, str | None], Transport] = {}
         self.is_closed = False
 
     async def post(self, request: Post) -> Response:
@@ -78,9 +78,9 @@ class SelectedTransport:
         if self._stand_in is not everywhere.stand_in:
             self._stand_in = everywhere.stand_in
             self._meant = meant(self._config, self._given, sync=self._kind == "threaded")
-            self._transports.pop((self._kind, _GIVEN), None)
+            self._transports.pop((self._kind, None), None)
         if self._meant[1] is not None:
-            return self._made(self._kind, _GIVEN)
+            return self._made(self._kind, None)
         if (library := watched_library()) is not None:
             # What watches a synchronous caller may watch no more than the synchronous classes.
             return self._made(self._kind, library)
@@ -90,12 +90,12 @@ class SelectedTransport:
             return self._made("async", "httpx")
         return self._made("asyncio", "httptools")
 
-    def _made(self, kind: Kind, library: str) -> Transport:
+    def _made(self, kind: Kind, library: str | None) -> Transport:
         if (kind, library) not in self._transports:
             self._transports[kind, library] = self._make(kind, library)
         return self._transports[kind, library]
 
-    def _make(self, kind: Kind, library: str) -> Transport:
+    def _make(self, kind: Kind, library: str | None) -> Transport:
         # Imported when it is needed: httpx, TLS and certificates take a while.
         config, client = self._meant
         if kind == "asyncio":
@@ -105,4 +105,4 @@ class SelectedTransport:
         from .httpx_transport import HTTPXTransport, ThreadedHTTPXTransport  # noqa: PLC0415
 
         made = ThreadedHTTPXTransport if kind == "threaded" else HTTPXTransport
-        return made(config, client, library=library)
+        return made(config, client, library=library or "httpx")
