@@ -169,8 +169,8 @@ async def test_deadline_of_a_slow_cache(address: str) -> None:
 
 def test_deadline_of_a_slow_cache_in_a_thread() -> None:
     """Without an event loop the deadline ends the look-up before the next thousand keys."""
-    store = Store(reading=0.1)
-    config = EmbeddingConfig(api_key=KEY, total_timeout=0.05)
+    store = Store(reading=0.6)
+    config = EmbeddingConfig(api_key=KEY, total_timeout=0.5)
     http_client = httpx.Client(transport=Emulator().transport())
     with pytest.raises(DeadlineError):
         EmbeddingClient(config, http_client=http_client, cache=store).embed(map(str, range(5000)))
