@@ -78,7 +78,7 @@ record-live: .venv-nox/made ## re-record the cassettes from the live service, fo
 	@QWEN_AIML_RECORD_LIVE=1 $(NOX) --sessions selected -- --record-mode=rewrite tests/recorded
 
 cookbook-installs: .venv-nox/made ## run every cookbook page alone, where only its own install line was run
-	@$(NOX) --sessions $(or $(PAGES:%='cookbook-installs(%)'),cookbook-installs)
+	@$(NOX) --sessions $(or $(foreach page,$(PAGES),'cookbook-installs($(page))'),cookbook-installs)
 
 probe: .venv-nox/made ## with a key, settle what is assumed of the service, for far less than $0.01; else try that on the emulator
 	@$(NOX) --sessions probe
