@@ -258,6 +258,13 @@ def test_short_key() -> None:
     )
 
 
+def test_short_texts() -> None:
+    """A text of four letters is masked where it is a word of its own, one of three nowhere."""
+    said = legacy(400, "bad input: cats, not scats or cat")
+
+    assert str(error(400, said, texts=("cats", "cat"))) == "HTTP 400: bad input: [text], not scats or cat"
+
+
 @pytest.mark.unmeasured
 @pytest.mark.parametrize(
     ("text", "said", "start"),
