@@ -1,8 +1,9 @@
 """
 What the build adds to the metadata: the project's URLs, and the README with absolute links.
 
-Both follow from the repository's URL, which is set in pyproject.toml, in `tool.hatch.metadata.hooks.custom`,
-and nowhere else. While it is empty there are no URLs, and the README's links stay relative.
+The URLs of the repository and the documentation are set in pyproject.toml, in
+`tool.hatch.metadata.hooks.custom`, and nowhere else. While the repository's is empty there are none, and the
+README's links stay relative.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 RELATIVE_LINK = re.compile(r"(!?)(\[[^\]]*\])\((?![a-z]+:|#)([^)\s]+)\)")
 
 
-def project_urls(repository: str) -> dict[str, str]:
+def project_urls(repository: str, documentation: str) -> dict[str, str]:
     """List the URLs that package indexes show."""
     if not repository:
         return {}
     return {
+        "Documentation": documentation or f"{repository}/tree/main/docs",
         "Source": repository,
         "Issues": f"{repository}/issues",
         "Changelog": f"{repository}/blob/main/CHANGELOG.md",
@@ -43,5 +45,5 @@ class MetadataHook(MetadataHookInterface):  # type: ignore[misc] # not installed
         """Set the dynamic fields."""
         repository = self.config["repository"].rstrip("/")
         readme = (Path(self.root) / "README.md").read_text(encoding="utf-8")
-        metadata["urls"] = project_urls(repository)
+        metadata["urls"] = project_urls(repository, self.config["documentation"])
         metadata["readme"] = {"content-type": "text/markdown", "text": absolute(readme, repository)}

@@ -252,8 +252,22 @@ def on_page_content(html: str, page: Page, **_: Any) -> str:
     return re.sub(r'<div class="compare.*?</div>', lambda found: labelled(found[0]), html, flags=re.DOTALL)
 
 
+def site_urls(pyproject: str) -> dict[str, str]:
+    """Return MkDocs' options for the URLs that are set in pyproject.toml."""
+    [repository] = re.findall(r'^repository = "(.*?)/?"', pyproject, re.MULTILINE)
+    [documentation] = re.findall(r'^documentation = "(.*)"', pyproject, re.MULTILINE)
+    urls = {
+        "repo_url": repository,
+        "repo_name": "/".join(repository.split("/")[-2:]),
+        "site_url": documentation,
+    }
+    return {option: value for option, value in urls.items() if value}
+
+
 def on_config(config: MkDocsConfig) -> None:
-    """Put the version into the footer, and into the navigation the pages that are there."""
+    """Set the version, the URLs, and in the navigation the pages that are there."""
+    for option, value in site_urls((ROOT / "pyproject.toml").read_text("utf-8")).items():
+        setattr(config, option, value)
     [version] = re.findall(r'__version__ = "(.+)"', (ROOT / "qwen_aiml" / "_version.py").read_text("utf-8"))
     config.copyright = f"{config.site_name} {version} · {config.copyright}"
     for section in config.nav or []:

@@ -216,6 +216,32 @@ def test_how_to_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert hooks.made_part("how-to").splitlines()[2] == "- [Page a](a.md): What it shows."
 
 
+@pytest.mark.parametrize(
+    ("repository", "documentation", "expected"),
+    [
+        ("", "", {}),
+        (
+            "https://git.example/me/it/",
+            "https://docs.example/it/",
+            {
+                "repo_url": "https://git.example/me/it",
+                "repo_name": "me/it",
+                "site_url": "https://docs.example/it/",
+            },
+        ),
+    ],
+    ids=["open", "set"],
+)
+def test_site_urls(repository: str, documentation: str, expected: dict[str, str]) -> None:
+    """The site links the repository, and knows its own address, as soon as pyproject.toml has them."""
+    pyproject = (DOCS.parent / "pyproject.toml").read_text(encoding="utf-8")
+    for name, value in (("repository", repository), ("documentation", documentation)):
+        pyproject, count = re.subn(f'^{name} = ".*?"', f'{name} = "{value}"', pyproject, flags=re.MULTILINE)
+        assert count == 1
+
+    assert hooks.site_urls(pyproject) == expected
+
+
 def test_tables_on_phones() -> None:
     """Each cell of a wide table but the first of its row has the name of its column."""
     rows = "<tr><th></th><th><b>A</b></th></tr><tr><td>1</td><td>2</td></tr><tr><td>3</td><td>4</td></tr>"

@@ -42,7 +42,7 @@ def trimmed(version: str) -> str:
 
 def metadata(build: Any, repository: str) -> dict[str, Any]:
     hook = build.MetadataHook()
-    hook.root, hook.config = str(ROOT), {"repository": repository}
+    hook.root, hook.config = str(ROOT), {"repository": repository, "documentation": ""}
     fields: dict[str, Any] = {}
     hook.update(fields)
     return fields
@@ -53,6 +53,8 @@ def test_with_a_repository(build: ModuleType) -> None:
     fields = metadata(build, f"{URL}/")
 
     assert fields["urls"]["Source"] == URL
+    assert fields["urls"]["Documentation"] == f"{URL}/tree/main/docs"
+    assert build.project_urls(URL, "https://docs.example/")["Documentation"] == "https://docs.example/"
     assert f"]({URL}/blob/main/docs/how-to/proxies.md)" in fields["readme"]["text"]
     assert f"]({URL}/raw/main/benchmarks/chart.svg)" in fields["readme"]["text"]
     assert re.findall(r"\]\((?!https://|#)[^)]*\)", fields["readme"]["text"]) == []
