@@ -117,6 +117,15 @@ def test_absurd_tokens(tokens: int) -> None:
     assert limiter.take(0.0, 10) == pytest.approx(1.0, abs=0.05)
 
 
+def test_most_tokens() -> None:
+    """Four tokens for each byte and 16 more are believed."""
+    limiter = Limiter(32, tokens_per_minute=600)
+    limiter.accepted(begin(limiter, 0.0, 10)[0], 0.0, 100, 416)
+
+    assert limiter.expected_tokens(100) == 416
+    assert limiter.take(0.0, 10) == pytest.approx(41.6, abs=0.05)
+
+
 @pytest.mark.parametrize("tokens", [1e12, 1e308])
 def test_absurd_estimates(tokens: float) -> None:
     """No estimate of tokens blocks for more than an hour, or makes an infinite debt or credit."""
