@@ -420,6 +420,21 @@ def test_idle_clients_do_not_grow() -> None:
     assert after == pytest.approx(before, rel=0.05)
 
 
+def test_estimates_that_agree() -> None:
+    """Growth passes an estimate that agrees with the one before only after several times the requests."""
+    limiter, counts = Limiter(32), []
+    now = feed(limiter, "a" * 50 + "rr" + "a", latency=0.05)
+    for _ in range(2):
+        found = limiter.limits.requests_per_second or 0.0
+        counts.append(0)
+        while (limiter.limits.requests_per_second or 0.0) < found * 1.05 and counts[-1] < 1000:
+            now = feed(limiter, "a", now, 0.001)
+            counts[-1] += 1
+        now = feed(limiter, "rr" + "a", now, 0.05)
+
+    assert 3 * counts[0] < counts[1] < 1000
+
+
 def test_rate_grows() -> None:
     """Without rejections the rate grows beyond the one found, faster and faster."""
     limiter = Limiter(32)
