@@ -334,6 +334,7 @@ def test_advice_has_effect(status: int) -> None:
         (legacy(403, "Scope is missing"), APIStatusError, False),
         (legacy(429, "Later"), RateLimitError, True),
         ({"error": {"message": "Too many requests"}}, RateLimitError, True),
+        ({"error": {"message": "Too many requests", "code": 7}}, RateLimitError, True),
         ({"code": "Throttling.RateQuota", "message": "Allocated quota exceeded"}, RateLimitError, True),
         ({"error": {"message": "Load balancer is down", "code": 503}}, ResponseFormatError, True),
         ({"error": {"message": "Your balance could not be read", "code": 500}}, ResponseFormatError, True),
