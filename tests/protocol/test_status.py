@@ -418,6 +418,13 @@ def test_echoes_are_masked(text: str, echo: str) -> None:
         assert part not in shown
 
 
+def test_json_is_masked_from_its_first_letter() -> None:
+    """Of a text that is quoted as JSON nothing is left but the quotation marks."""
+    said = legacy(400, f"bad input: {json.dumps('naïve “quotes” and more')}")
+
+    assert str(error(400, said, texts=("naïve “quotes” and more",))) == 'HTTP 400: bad input: "[text]"'
+
+
 def test_key_as_request_id() -> None:
     """Not even as its own request id does the key come back."""
     assert error(400, {"requestId": KEY, "message": "x"}).request_id == "[key]"
