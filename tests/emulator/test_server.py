@@ -281,15 +281,15 @@ def test_main(
         assert printed.endswith("\n# and one of the keys given\n\n")
         assert "first" not in printed
         [url] = re.findall(r"AIMLAPI_BASE_URL=(\S+)", printed)
-        for key in ("other", *["second"] * 50):
+        for key in ("other", "second", "second"):
             headers = {"authorization": f"Bearer {key}"}
             response = httpx.post(url + "/embeddings", json=body(), headers=headers)
             statuses.append((response.status_code, response.headers.get("retry-after")))
-            if response.status_code == 429:  # the second with this key, where a second is not over
-                break
         raise KeyboardInterrupt
 
     monkeypatch.setattr("qwen_aiml.emulator.__main__.time.sleep", use)
+    # On a busy machine a second may pass between two requests, and refill the bucket.
+    monkeypatch.setattr("qwen_aiml.emulator.__main__.Emulator", partial(Emulator, clock=lambda: 0.0))
     options = [
         "--port",
         "0",
@@ -307,8 +307,7 @@ def test_main(
         "second",
     ]
 
-    assert 0 == main(options)
-    assert [(401, None), (200, None), (429, "7")] == [*statuses[:2], statuses[-1]]
+    assert (0, [(401, None), (200, None), (429, "7")]) == (main(options), statuses)
 
 
 def test_command(body: Callable[..., Any], request: pytest.FixtureRequest) -> None:
