@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -35,6 +36,14 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry at once, also after a 429."""
     monkeypatch.setattr(retry, "FIRST_BACKOFF", 0.0)
     monkeypatch.setattr(Limiter, "refused", lambda self, start, now, *_: self.lost(start, now))
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C interrupt the test: processes that a shell has put into the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 KEY = "sk-test-0123456789abcdef"
 TEXTS = [f"text {at}" for at in range(40)]
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(signal, "pthread_kill"), reason="only there can one thread interrupt another"
-)
+pytestmark = [
+    pytest.mark.usefixtures("interruptible"),
+    pytest.mark.skipif(
+        not hasattr(signal, "pthread_kill"), reason="only there can one thread interrupt another"
+    ),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -47,8 +50,6 @@ def interrupted(when: Callable[[], bool]) -> Iterator[None]:
             ended.wait(5)
 
     gc.collect()
-    # A process that a shell has put into the background ignores interrupts.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     thread = threading.Thread(target=press)
     thread.start()
     try:
@@ -57,7 +58,6 @@ def interrupted(when: Callable[[], bool]) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        signal.signal(signal.SIGINT, before)
 
 
 def assert_idle(client: EmbeddingClient) -> None:

@@ -288,7 +288,7 @@ def test_main(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("qwen_aiml.emulator.__main__.time.sleep", use)
-    # On a busy machine a second may pass between two requests, and refill the bucket.
+    # Else a busy machine takes a second for two requests, and the bucket is full again.
     monkeypatch.setattr("qwen_aiml.emulator.__main__.Emulator", partial(Emulator, clock=lambda: 0.0))
     options = [
         "--port",
@@ -310,11 +310,9 @@ def test_main(
     assert (0, [(401, None), (200, None), (429, "7")]) == (main(options), statuses)
 
 
-def test_command(body: Callable[..., Any], request: pytest.FixtureRequest) -> None:
+@pytest.mark.usefixtures("interruptible")
+def test_command(body: Callable[..., Any]) -> None:
     """Run as a module it serves until SIGINT, then ends at once, without a traceback."""
-    # A process that a script started with & ignores SIGINT, and so do those that it starts.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    request.addfinalizer(partial(signal.signal, signal.SIGINT, before))
     command = [sys.executable, "-m", "qwen_aiml.emulator", "--port", "0"]
     with subprocess.Popen(  # noqa: S603 - our own
         command,

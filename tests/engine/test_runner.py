@@ -322,6 +322,7 @@ async def test_in_thread_cancelled() -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="only there can a thread be interrupted")
+@pytest.mark.usefixtures("interruptible")
 def test_interrupt() -> None:
     """Ctrl-C cancels the coroutine, waits for its end, and is raised."""
     ended = []
@@ -333,13 +334,8 @@ def test_interrupt() -> None:
         finally:
             ended.append(True)
 
-    # A process that a shell has put into the background ignores interrupts.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            Running(main).run()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        Running(main).run()
     assert ended == [True]
 
 
