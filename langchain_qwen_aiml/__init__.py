@@ -3,7 +3,8 @@
 import qwen_aiml
 
 try:
-    from .cache import ByteStoreCache, cache_backed_embeddings
+    from .cache import ByteStoreCache
+    from .cache_backed import cache_backed_embeddings
     from .embeddings import QwenAIMLEmbeddings
 except ModuleNotFoundError as error:
     qwen_aiml.refer_to_extra(error, "langchain_core", "langchain", __name__)

@@ -267,7 +267,7 @@ class Emulator:
         """
         api_keys = self._account.api_keys
         api_key = "emulator" if api_keys is None else api_keys[0]
-        return {"api_key": api_key, **transports.clients(self)}
+        return {"api_key": api_key, **transports.clients(self, self.mount)}
 
     @contextmanager
     def answering(self, request: Request) -> Iterator[Reply]:

@@ -13,7 +13,8 @@ import pytest
 from langchain_core.embeddings import Embeddings
 from langchain_core.stores import ByteStore, InMemoryByteStore
 
-from langchain_qwen_aiml.cache import ByteStoreCache, cache_backed_embeddings
+from langchain_qwen_aiml.cache import ByteStoreCache
+from langchain_qwen_aiml.cache_backed import cache_backed_embeddings
 from qwen_aiml._cache.entries import cache_key, namespace, pack, unpack
 from qwen_aiml._cache.protocol import Cache
 
@@ -274,7 +275,7 @@ def test_package_that_lacks_something(monkeypatch: pytest.MonkeyPatch) -> None:
     def lacking(_: str) -> None:
         raise ModuleNotFoundError(name="other")
 
-    monkeypatch.setattr("langchain_qwen_aiml.cache.import_module", lacking)
+    monkeypatch.setattr("langchain_qwen_aiml.cache_backed.import_module", lacking)
     made: Any = cache_backed_embeddings
 
     with pytest.raises(ModuleNotFoundError) as caught:
