@@ -20,7 +20,7 @@ OF_TESTS = $(if $(ARGS),-- $(ARGS))
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
 
-test: .venv-nox/made ## check a change: lint, types, all tests with coverage, the wheel; some minutes
+test: .venv-nox/made ## check a change: lint, types, tests with coverage, the wheel; some minutes
 	@mkdir -p $(REPORTS)
 	@$(NOX) --parallel 2 --tags test --report $(REPORTS)/test.json
 
@@ -28,7 +28,7 @@ quick: .venv-nox/made ## lint, and the core's tests up to the first failure; les
 	@$(NOX) --sessions lint
 	@$(NOX) --sessions selected -- -x -q -m 'not long and not once' $(or $(ARGS),tests/core)
 
-matrix: .venv-nox/made ## the rest of CI: other Pythons, lowest versions, the wheel, stores, docs, cookbook
+matrix: .venv-nox/made ## the rest of CI: slow tests, other Pythons, lowest versions, the wheel, stores, docs, cookbook
 	@mkdir -p $(REPORTS)
 	@$(NOX) --parallel 2 --tags matrix --report $(REPORTS)/matrix.json
 

@@ -36,7 +36,8 @@ EMPTY = sorted(path.parent for path in Path("distributions").glob("*/pyproject.t
 INSTALL_LINE = re.compile(r"^# %pip install -q ((?:.*\\\n#)*.*)$", re.MULTILINE)
 PAGES = {page.stem: INSTALL_LINE.findall(page.read_text("utf-8")) for page in Path("cookbook").glob("*.py")}
 PYTEST = "python -m pytest"
-NOT_ONCE = "-m 'not long and not once'"
+NOT_ONCE = "-m 'not (long or once)'"
+EVERY_BRANCH = "-m 'not (long or once or slow)'"  # is reached by these
 PARALLEL = "-n 3 --dist worksteal"  # more than two cores, since tests wait a lot
 PARALLEL_MATRIX = "-n 2 --dist worksteal"  # of the matrix, two sessions run at once
 
@@ -110,14 +111,14 @@ OLD_STORES = [f"{STORES}-base {FRAMEWORKS}", f"--no-deps {PINS['langchain-tests'
 COOKBOOK = f"-e .[{EXTRAS}] --group cookbook"
 DISTRIBUTED = ["-e .[daft,emulator,langchain,llama-index] --group distributed"]
 HEAVY = "-k 'crewai or parallel'"  # pages that would hold the packages of the others back
-EVERY_BRANCH = [  # is reached by the tests without these marks
+COVERAGE = [
     "coverage erase",
-    f"coverage run -m pytest {PARALLEL} -m 'not (long or once or unmeasured)'",
+    f"coverage run -m pytest {PARALLEL} {EVERY_BRANCH}",
     "coverage combine --quiet",
     "coverage report",
+    f"{PYTEST} {PARALLEL} -m 'once and not (long or slow)'",
 ]
-OTHERS = f"{PYTEST} {PARALLEL} -m '(once or unmeasured) and not long'"
-add("coverage", NEWEST, "test", TESTS, *EVERY_BRANCH, OTHERS)  # first, as it takes longest
+add("coverage", NEWEST, "test", TESTS, *COVERAGE)  # first, as it takes longest
 add("lint", NEWEST, "test", ["--group lint"], "ruff check", "ruff format --check")
 add("format", NEWEST, "", ["--group lint"], "ruff check --fix", "ruff format")
 add("types", OLDEST, "test", [f"{TESTS[0]} --group types"], "mypy")  # where what is newer is an error
@@ -131,7 +132,8 @@ for version in SUPPORTED:
     matrix = "matrix" if version == NEWEST else ""
     add(f"stores-{version}", version, f"compatibility {matrix}", [STORES], f"{PYTEST} tests/stores")
 add("stores-lowest", FOR_LOWEST, "compatibility matrix", OLD_STORES, f"{PYTEST} tests/stores")
-add("lowest", FOR_LOWEST, "matrix", OLD_TESTS, f"{PYTEST} {PARALLEL_MATRIX} {NOT_ONCE}")
+add("slow", NEWEST, "matrix", TESTS, f"{PYTEST} {PARALLEL_MATRIX} -m 'slow and not long'")
+add("lowest", FOR_LOWEST, "matrix", OLD_TESTS, f"{PYTEST} {PARALLEL_MATRIX} {EVERY_BRANCH}")
 add("docs", NEWEST, "matrix", ["--group docs"], "mkdocs build --strict")
 add("docs-serve", NEWEST, "", ["--group docs"], "mkdocs serve --dev-addr 127.0.0.1:8000")
 add("cookbook", FOR_COOKBOOK, "matrix", [COOKBOOK], f"{PYTEST} tests/notebooks {PARALLEL_MATRIX}")
@@ -176,7 +178,7 @@ def wheel_tests(session: nox.Session) -> None:
         for name in PACKAGES:
             shutil.rmtree(name)
         session.run("python", str(ROOT / ".ci" / "check_wheel.py"), *PACKAGES)
-        run(session, f"{PYTEST} -p no:cacheprovider {PARALLEL_MATRIX} {NOT_ONCE}")
+        run(session, f"{PYTEST} -p no:cacheprovider {PARALLEL_MATRIX} {EVERY_BRANCH}")
 
 
 @nox.session(name="cookbook-installs", python=FOR_COOKBOOK, requires=["dist"], reuse_venv=False)

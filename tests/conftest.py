@@ -59,7 +59,7 @@ def restored_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     logging.getLogger("qwen_aiml").setLevel(logging.NOTSET)
 
 
-@pytest.fixture(params=["asyncio", pytest.param("trio", marks=pytest.mark.unmeasured)])
+@pytest.fixture(params=["asyncio", pytest.param("trio", marks=pytest.mark.slow)])
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
     """Run asynchronous tests on both event loops."""
     return request.param

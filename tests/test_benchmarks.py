@@ -68,6 +68,7 @@ FEW = ("ours-core-sync", "ours-client2-async", "ours-llama-index-async", "bare")
 
 
 @pytest.mark.once
+@pytest.mark.slow
 @pytest.mark.parametrize("ways", [FEW, pytest.param((*OURS, "bare"), marks=pytest.mark.long)], ids=len)
 def test_ways(ways: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each way of ours, and the bare one, runs in a process of its own and gives its numbers."""
@@ -180,6 +181,7 @@ def test_page_is_what_was_measured() -> None:
 
 
 @pytest.mark.once
+@pytest.mark.slow
 def test_behaviour_of_ours() -> None:
     """Ours go through all situations as the comparison says, each in a process of its own."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

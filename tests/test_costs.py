@@ -16,7 +16,7 @@ from qwen_aiml._transport.asyncio_transport import AsyncioTransport, _Reader
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.unmeasured
+pytestmark = pytest.mark.slow
 
 MOST_A_REQUEST = 450  # 337 when this was written; more where the rate limiter makes each of them wait
 MOST_TO_READ = 100  # 83 when this was written, on Python 3.10 91; usage takes some 25 of them

@@ -76,7 +76,7 @@ def test_emulator() -> None:
     assert not {name for name in late(after - before) if name.startswith(slow)}
 
 
-@pytest.mark.unmeasured
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", BASES)
 def test_adapters(adapter: str) -> None:
     """An adapter's class needs its framework's, itself and the settings; clients once there is an object."""

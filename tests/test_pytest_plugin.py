@@ -39,6 +39,7 @@ FRAMEWORKS = """
 from langchain_qwen_aiml import QwenAIMLEmbeddings
 from llama_index_qwen_aiml import QwenAIMLEmbedding
 
+@pytest.mark.slow
 def test_frameworks(qwen_aiml_emulator):
     QwenAIMLEmbeddings().embed_query("a")
     QwenAIMLEmbedding().get_query_embedding("b")
@@ -113,6 +114,7 @@ def test_fixture(run: Callable[..., pytest.RunResult]) -> None:
 
 
 @pytest.mark.once
+@pytest.mark.slow
 def test_frameworks(run: Callable[..., pytest.RunResult]) -> None:
     """The classes of both frameworks need no options."""
     run(FRAMEWORKS, passed=1)

@@ -18,7 +18,7 @@ from qwen_aiml.emulator._vectors import models
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.slow]
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "cookbook" / "quickstart.py"

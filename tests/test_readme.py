@@ -27,7 +27,6 @@ def test_length() -> None:
     assert len(README.splitlines()) <= 150
 
 
-@pytest.mark.unmeasured
 @pytest.mark.usefixtures("restored_state")
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
 def test_snippet(

@@ -184,7 +184,7 @@ def test_imports_run_downwards() -> None:
         done |= ready
 
 
-@pytest.mark.unmeasured
+@pytest.mark.slow
 def test_nobody_imports_a_framework() -> None:
     """The core knows no framework, and imports httpx, httpx2 and uvicorn only where they are used."""
     frameworks = {"daft", "langchain_core", "llama_index", "pyarrow", "pydantic"}

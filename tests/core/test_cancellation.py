@@ -91,7 +91,7 @@ FAULTS = {
 
 
 # Before 4.16 anyio leaves a connection to the garbage collector that is cancelled as it opens.
-@pytest.mark.unmeasured
+@pytest.mark.slow
 @pytest.mark.parametrize("texts", [TEXTS[:1], TEXTS], ids=len)
 @pytest.mark.parametrize("doing", FAULTS)
 async def test_cancelled(address: str, emulator: Emulator, doing: str, texts: list[str]) -> None:

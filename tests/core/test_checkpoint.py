@@ -297,7 +297,7 @@ async def test_a_cache_that_cannot_be_written(
     assert warnings[0] == f"10 embeddings could not be stored in the cache: {said}"
 
 
-@pytest.mark.unmeasured
+@pytest.mark.slow
 async def test_many_texts_are_looked_up_in_pieces(kind: type[Client]) -> None:
     """A long list is looked up a thousand keys at a time."""
     cache = DictCache()

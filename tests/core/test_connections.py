@@ -239,7 +239,7 @@ def _embed_unpickled(pickled: bytes) -> list[list[float]]:
     return client.embed(TEXTS).embeddings
 
 
-@pytest.mark.unmeasured
+@pytest.mark.slow
 def test_spawn(config: EmbeddingConfig, expected: list[list[float]], monkeypatch: pytest.MonkeyPatch) -> None:
     """A pickled client works in a new process, with the key of its environment."""
     monkeypatch.setenv("AIMLAPI_API_KEY", KEY)

@@ -20,7 +20,7 @@ from qwen_aiml.emulator._vectors import lexical
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.unmeasured
+pytestmark = pytest.mark.slow
 
 KILLS = 3
 MOST_IN_FLIGHT = EmbeddingConfig(api_key="k").concurrency

@@ -185,7 +185,7 @@ def shown(error: BaseException) -> str:
     return "".join([*frames, *map(str, errors)])
 
 
-@pytest.mark.unmeasured
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [*CORE, *ADAPTERS])
 @pytest.mark.parametrize(
     ("fault", "settings", "text", "expected"),

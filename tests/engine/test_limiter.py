@@ -479,7 +479,7 @@ FEW = [
 ]
 
 
-@pytest.mark.unmeasured
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FEW)
 def test_undisclosed_limit(name: str) -> None:
     """Any kind of limit is found within 1.6 of the ideal time, with few rejections."""

@@ -436,7 +436,7 @@ def said(program: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.unmeasured
+@pytest.mark.slow
 @pytest.mark.parametrize("earlier", [False, True])
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_end_of_the_program(ending: str, earlier: bool) -> None:

@@ -130,7 +130,7 @@ def expected(texts: Sequence[str]) -> list[array[float]]:
     return [array("f", row) for row in client.embed(texts).embeddings]
 
 
-@pytest.mark.unmeasured
+@pytest.mark.slow
 @pytest.mark.parametrize("look_ahead", [None, 1, 7, 30, 1000])
 async def test_every_vector_in_order(way: Way, look_ahead: int | None) -> None:
     """Each text gets its own vector, packed, in the order of the texts."""
@@ -799,6 +799,7 @@ FLAT = """
 
 
 @pytest.mark.once
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="it does not tell how much memory a process had")
 @pytest.mark.parametrize(
     ("way", "number", "dimensions", "most"),

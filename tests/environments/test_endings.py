@@ -15,7 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.unmeasured
+pytestmark = pytest.mark.slow
 
 SYNC = """
 def embed(config, texts):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-pytestmark = pytest.mark.unmeasured
+pytestmark = pytest.mark.slow
 
 
 def test_uvloop(run: Callable[..., str]) -> None:

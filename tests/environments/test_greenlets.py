@@ -11,7 +11,7 @@ from qwen_aiml.emulator import Emulator
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = pytest.mark.unmeasured
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from qwen_aiml.emulator import Emulator
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = pytest.mark.unmeasured
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ def test_every_hook_is_overridden() -> None:
     assert BaseEmbedding in QwenAIMLEmbedding.__mro__
 
 
-@pytest.mark.unmeasured
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WHOLE)
 def test_a_thousand_texts(way: str) -> None:
     """A thousand texts in one call go out in requests of at most ten."""
@@ -106,7 +106,7 @@ def test_a_thousand_texts(way: str) -> None:
     assert [len(request.texts) for request in emulator.requests] == [10] * 100
 
 
-@pytest.mark.unmeasured
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [*WHOLE, "batch with progress", "async batch with progress"])
 def test_default_settings_send_many_at_once(way: str) -> None:
     """With default settings 40 batches go out six at a time and more, with a progress bar too."""

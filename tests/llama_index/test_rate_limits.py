@@ -120,7 +120,7 @@ def test_cache(kind: str, tmp_path: Path) -> None:
     assert "cache" not in model.to_dict()
 
 
-@pytest.mark.unmeasured
+@pytest.mark.slow
 def test_pipeline_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The processes of an ingestion share a cache, so that running it again costs nothing."""
     monkeypatch.setenv("AIMLAPI_API_KEY", KEY)

@@ -90,7 +90,7 @@ def a_tenant(model: Any, tenant: int, together: threading.Barrier, *, is_async: 
     return usage
 
 
-@pytest.mark.unmeasured
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "is_async"),
     [

@@ -265,7 +265,7 @@ def test_short_texts() -> None:
     assert str(error(400, said, texts=("cats", "cat"))) == "HTTP 400: bad input: [text], not scats or cat"
 
 
-@pytest.mark.unmeasured
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "said", "start"),
     [

@@ -206,7 +206,7 @@ def test_long_white_space() -> None:
     assert text.endswith(last)
 
 
-@pytest.mark.unmeasured
+@pytest.mark.slow
 @given(checked, st.integers(0, SAFE_BYTES + 100))
 @example("a" * 300_000, 0)
 @repeatable
@@ -237,7 +237,7 @@ def test_no_room() -> None:
     assert list(splits("a" * 100_000, prefix_bytes=SAFE_BYTES)) == []
 
 
-@pytest.mark.unmeasured
+@pytest.mark.slow
 def test_expansion() -> None:
     """No character grows more than threefold in NFC, on which the safe length for rare ones rests."""
     characters = (chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)

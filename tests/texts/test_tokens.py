@@ -100,7 +100,7 @@ def test_known_counts(text: str, expected: int) -> None:
     assert load().count(text) == expected + ADDED_TOKENS
 
 
-@pytest.mark.unmeasured
+@pytest.mark.slow
 @needs_package
 @pytest.mark.parametrize(
     "unit", [" ", "\t", "\u3000", "a", "中", "!", "\n", " \t", "\u0301\u0323", "<|endoftext|>"]
