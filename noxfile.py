@@ -113,10 +113,9 @@ DISTRIBUTED = ["-e .[daft,emulator,langchain,llama-index] --group distributed"]
 HEAVY = "-k 'crewai or parallel'"  # pages that would hold the packages of the others back
 COVERAGE = [
     "coverage erase",
-    f"coverage run -m pytest {PARALLEL} {EVERY_BRANCH}",
+    f"coverage run -m pytest {PARALLEL} -m 'not (long or slow)'",
     "coverage combine --quiet",
     "coverage report",
-    f"{PYTEST} {PARALLEL} -m 'once and not (long or slow)'",
 ]
 add("coverage", NEWEST, "test", TESTS, *COVERAGE)  # first, as it takes longest
 add("lint", NEWEST, "test", ["--group lint"], "ruff check", "ruff format --check")
