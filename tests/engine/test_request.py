@@ -114,6 +114,7 @@ def test_429_with_the_real_limiter() -> None:
         (status(429, retry_after="7"), ("refused", 7.0, 0.1)),
         (status(429, "no credits left"), ("accepted", None)),
         (status(500), ("lost",)),
+        (BUSY, ("lost",)),
         (RESET, ("lost",)),
         (ZeroDivisionError(), ("lost",)),
     ],
