@@ -36,7 +36,6 @@ EMPTY = sorted(path.parent for path in Path("distributions").glob("*/pyproject.t
 INSTALL_LINE = re.compile(r"^# %pip install -q ((?:.*\\\n#)*.*)$", re.MULTILINE)
 PAGES = {page.stem: INSTALL_LINE.findall(page.read_text("utf-8")) for page in Path("cookbook").glob("*.py")}
 PYTEST = "python -m pytest"
-NOT_ONCE = "-m 'not (long or once)'"
 EVERY_BRANCH = "-m 'not (long or once or slow)'"  # is reached by these
 PARALLEL = "-n 3 --dist worksteal"  # more than two cores, since tests wait a lot
 PARALLEL_MATRIX = "-n 2 --dist worksteal"  # of the matrix, two sessions run at once
@@ -126,7 +125,7 @@ add("probe", NEWEST, "", TESTS, "python tests/recorded/probe.py")
 add("fuzz", NEWEST, "", ["-e .[simdjson] --group fuzz"], "python tests/long/fuzz_answers.py -timeout=20")
 for version in SUPPORTED:
     elsewhere = {NEWEST, FOR_LOWEST, FOR_WHEEL}  # where other sessions run the same tests
-    matrix, part = "" if version in elsewhere else "matrix", "" if version == NEWEST else NOT_ONCE
+    matrix, part = "" if version in elsewhere else "matrix", "" if version == NEWEST else EVERY_BRANCH
     add(f"tests-{version}", version, f"tests {matrix}", TESTS, f"{PYTEST} {PARALLEL_MATRIX} {part}")
     matrix = "matrix" if version == NEWEST else ""
     add(f"stores-{version}", version, f"compatibility {matrix}", [STORES], f"{PYTEST} tests/stores")

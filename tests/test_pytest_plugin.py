@@ -39,7 +39,6 @@ FRAMEWORKS = """
 from langchain_qwen_aiml import QwenAIMLEmbeddings
 from llama_index_qwen_aiml import QwenAIMLEmbedding
 
-@pytest.mark.slow
 def test_frameworks(qwen_aiml_emulator):
     QwenAIMLEmbeddings().embed_query("a")
     QwenAIMLEmbedding().get_query_embedding("b")
