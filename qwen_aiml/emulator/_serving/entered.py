@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from .._reply import Reply
 
 
-class Asked(Protocol):
-    """What an emulator is to whatever brings it requests."""
+class Handler(Protocol):
+    """What transports and servers need of an emulator."""
 
     @property
     def vectors(self) -> str:
@@ -29,7 +29,7 @@ class Asked(Protocol):
         ...
 
 
-async def entered(emulator: Asked, request: Request, in_flight: ExitStack) -> Reply:
+async def entered(emulator: Handler, request: Request, in_flight: ExitStack) -> Reply:
     """Decide what *request* gets; it is in flight until *in_flight* is closed."""
     enter = partial(in_flight.enter_context, emulator.answering(request))
     return enter() if emulator.vectors == LEXICAL else await to_thread.run_sync(enter)

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
     from .._answers import Answer
     from .._reply import Reply
-    from .entered import Asked
+    from .entered import Handler
 
 # The core asks a client for this name: whether two services are one decides what may share a cache.
 _SERVICE = "qwen_aiml_service"
 _FOR_EVER = 1e8  # seconds, three years: `time.sleep` takes no infinity
 
 
-def clients(emulator: Asked, mount: str) -> dict[str, Any]:
+def clients(emulator: Handler, mount: str) -> dict[str, Any]:
     """Give a client of each kind whose requests go to *emulator*; *mount* tells it from others."""
     made: dict[str, Any] = {
         "http_client": httpx.Client(transport=sync_transport(emulator, mount)),
@@ -41,7 +41,7 @@ def clients(emulator: Asked, mount: str) -> dict[str, Any]:
     return made
 
 
-def sync_transport(emulator: Asked, mount: str = "") -> httpx.MockTransport:
+def sync_transport(emulator: Handler, mount: str = "") -> httpx.MockTransport:
     """Give a transport that waits with `time.sleep`; *mount* is put before paths that lack it."""
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -54,7 +54,7 @@ def sync_transport(emulator: Asked, mount: str = "") -> httpx.MockTransport:
     return httpx.MockTransport(handle)
 
 
-def async_transport(emulator: Asked, mount: str = "") -> httpx.MockTransport:
+def async_transport(emulator: Handler, mount: str = "") -> httpx.MockTransport:
     """Give the same as `sync_transport`, waiting with `anyio.sleep`."""
 
     async def handle(request: httpx.Request) -> httpx.Response:
