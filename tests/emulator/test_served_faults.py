@@ -153,9 +153,24 @@ def test_hang(emulator: Emulator, client: httpx.Client, body: Callable[..., Any]
     with pytest.raises(httpx.ReadTimeout):
         client.post("/embeddings", json=body(), timeout=0.2)
 
+    wait_until(lambda: emulator.request_count == 1)
     assert 1 == emulator.texts_billed["Laura is a DJ."]
     wait_until(lambda: is_idle(emulator))
     assert 200 == client.post("/embeddings", json=body()).status_code
+
+
+def test_client_that_leaves(
+    emulator: Emulator, client: httpx.Client, body: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Requests whose client gave up are not in flight, and nothing more is tried on their connections."""
+    emulator.script(*[Fault(latency=30, reset="after")] * 4)
+    for _ in range(4):
+        with pytest.raises(httpx.ReadTimeout):
+            client.post("/embeddings", json=body(), timeout=0.1)
+
+    wait_until(lambda: emulator.request_count == 4)
+    assert emulator.peak_in_flight <= 2
+    assert [] == caplog.records
 
 
 @pytest.mark.slow

@@ -109,20 +109,6 @@ def test_latency(emulator: Emulator, client: httpx.Client, body: Callable[..., A
     assert (200, True) == (response.status_code, time.monotonic() - started >= 0.1)
 
 
-def test_client_that_leaves(
-    emulator: Emulator, client: httpx.Client, body: Callable[..., Any], caplog: pytest.LogCaptureFixture
-) -> None:
-    """Requests whose client gave up are not in flight, and nothing more is tried on their connections."""
-    emulator.script(*[Fault(latency=30, reset="after")] * 4)
-    for _ in range(4):
-        with pytest.raises(httpx.ReadTimeout):
-            client.post("/embeddings", json=body(), timeout=0.1)
-
-    assert 4 == emulator.request_count
-    assert emulator.peak_in_flight <= 2
-    assert [] == caplog.records
-
-
 def test_half_a_request(emulator: Emulator, url: str) -> None:
     """A client that leaves before its request is whole is not counted."""
     host, port = url.removeprefix("http://").removesuffix("/v1").split(":")

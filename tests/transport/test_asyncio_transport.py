@@ -35,12 +35,12 @@ async def test_unused_for_long(serving: Any, config: Any, monkeypatch: pytest.Mo
     with serving(OK, OK) as server:
         transport = AsyncioTransport(config(server.url))
         monkeypatch.setattr(asyncio_transport, "KEEP_ALIVE", 0.0)
-        await transport.post(Post(b"{}", 0.2, 1000))
+        await transport.post(Post(b"{}", 1.0, 1000))
         assert not transport._idle
         monkeypatch.setattr(asyncio_transport, "KEEP_ALIVE", 0.3)
-        await transport.post(Post(b"{}", 0.2, 1000))
+        await transport.post(Post(b"{}", 1.0, 1000))
         [connection] = transport._idle
-        await anyio.sleep(0.5)
+        await anyio.sleep(1.2)
         assert not connection._is_open
         assert connection._timer is None
         await transport.aclose()
@@ -88,12 +88,12 @@ async def test_timeouts_of_any_length(serving: Any, config: Any) -> None:
     """One timer serves all requests, shorter ones and longer ones."""
 
     def slow(connection: Any, _: Any) -> None:
-        time.sleep(0.3)
+        time.sleep(1.2)
         connection.sendall(OK)
 
     with serving(OK, slow, OK) as server:
         transport = AsyncioTransport(config(server.url))
-        await transport.post(Post(b"{}", 0.2, 1000))
+        await transport.post(Post(b"{}", 1.0, 1000))
         await transport.post(POST)  # the first timer fires meanwhile
         await transport.post(POST)
         with pytest.raises(TransportFailure, match=r"no response within 0.1 s"):
