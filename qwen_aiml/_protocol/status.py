@@ -160,9 +160,7 @@ def is_throttle(response: Response) -> bool:
     if is_success(response.status):
         said = _said_in_success(response)
         return bool(said) and _kind_in_success(said, response.json) is RateLimitError
-    return response.status == HTTPStatus.TOO_MANY_REQUESTS and (
-        _kind(response.status, _message(response.json), response.json) is RateLimitError
-    )
+    return _kind(response.status, _message(response.json), response.json) is RateLimitError
 
 
 def _said_in_success(response: Response) -> str:

@@ -61,7 +61,7 @@ class Run:
         watch: Callable[[Call], None] = lambda _: None,
         **settings: Any,
     ) -> None:
-        harness = Harness(service=reply, batch_size=10, max_concurrency=1, **settings)
+        harness = Harness(service=reply, max_concurrency=1, **{"batch_size": 10, **settings})
         watch(harness.call)
         self.call = harness.call
         self.sent = harness.sent
@@ -232,9 +232,9 @@ def test_row_limit() -> None:
     assert run.call.limiter.rows == 3
 
 
-@pytest.mark.parametrize("most", [10, 11])
+@pytest.mark.parametrize("most", [0, 10, 11])
 def test_row_limit_that_does_not_fit(most: int) -> None:
-    """A row limit that the request kept to is not taken for one; the texts are looked at instead."""
+    """A row limit that the request kept to, or none can, is not taken for one; the texts are looked at."""
     run = Run(TEXTS, service({TEXTS[6]: rejection(message=TOO_MANY.format(most))}))
 
     assert list(run.failure().failures) == [6]
@@ -309,7 +309,8 @@ def test_an_unlucky_batch(outcome: Outcome) -> None:
     assert tries == 3
 
 
-def test_an_unlucky_text() -> None:
+@pytest.mark.parametrize("batch_size", [10, 1])
+def test_an_unlucky_text(batch_size: int) -> None:
     """A text that fails at each attempt, also alone, while others are accepted fails alone."""
 
     def reply(texts: list[str]) -> Outcome:
@@ -319,9 +320,12 @@ def test_an_unlucky_text() -> None:
         return None
 
     calls: list[Call] = []
-    run = Run([*TEXTS, "more 1"], reply, max_retries=1, watch=calls.append)
+    texts = [*TEXTS, "more 1"]
+    run = Run(texts, reply, max_retries=1, batch_size=batch_size, watch=calls.append)
 
-    assert list(run.failure().failures) == [4]
+    error = run.failure()
+    assert list(error.failures) == [4]
+    assert [at for at, row in enumerate(error.embeddings) if row is None] == [4]
 
 
 def test_a_service_that_goes_down() -> None:

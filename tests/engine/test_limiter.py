@@ -420,6 +420,17 @@ def test_idle_clients_do_not_grow() -> None:
     assert after == pytest.approx(before, rel=0.05)
 
 
+def test_idle_time_is_no_slow_service() -> None:
+    """What was accepted before the client was idle is no part of an estimate, nor is the time between."""
+    found = []
+    for idle in (0, 60):
+        limiter = Limiter(32)
+        feed(limiter, "a" * 10 + "rr", feed(limiter, "a" * 30) + idle)
+        found.append(limiter.limits.requests_per_second or 0.0)
+
+    assert found[1] == pytest.approx(found[0], rel=0.2)
+
+
 def test_estimates_that_agree() -> None:
     """Growth passes an estimate that agrees with the one before only after several times the requests."""
     limiter, counts = Limiter(32), []
