@@ -153,8 +153,8 @@ def room(path: Path) -> str:
     return first if (rest and first != "_utils") or first in ("_client", "_config") else ""
 
 
-def core_imports(path: Path) -> Iterator[Path]:
-    """List the modules of the core that a module imports, but for those for type checkers only."""
+def core_imports(path: Path, *, for_types: bool) -> Iterator[Path]:
+    """List the modules of the core that a module imports, with or without those for type checkers only."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     typing_only = {
         node
@@ -163,20 +163,20 @@ def core_imports(path: Path) -> Iterator[Path]:
         for node in ast.walk(branch)
     }
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level and node not in typing_only:
+        if isinstance(node, ast.ImportFrom) and node.level and (for_types or node not in typing_only):
             base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
             names = [base.with_suffix(".py"), *(base / f"{alias.name}.py" for alias in node.names)]
             yield from (name for name in names if name.is_file())
 
 
 def test_imports_run_downwards() -> None:
-    """A module imports from its own room and from rooms below, and no two import each other."""
-    found = {path: set(core_imports(path)) for path in sorted(CORE.rglob("*.py"))}
-    for name in ("__init__.py", "__main__.py", "_adapter.py"):  # they stand above all rooms
-        del found[CORE / name]
-    for path, imported in found.items():
+    """Modules import from their room and those below; no two import each other, not even for types."""
+    above = {CORE / name for name in ("__init__.py", "__main__.py", "_adapter.py")}
+    paths = sorted(set(CORE.rglob("*.py")) - above)
+    for path in paths:
         below = ROOMS[ROOMS.index(room(path)) :]
-        assert {room(other) for other in imported} <= set(below), path
+        assert {room(other) for other in core_imports(path, for_types=False)} <= set(below), path
+    found = {path: set(core_imports(path, for_types=True)) for path in paths}
     done: set[Path] = set()
     while len(done) < len(found):
         ready = {path for path, imported in found.items() if path not in done and imported <= done}
