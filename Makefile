@@ -13,7 +13,6 @@ REPORTS = .nox/reports
 ONLY = $(if $(PYTHONS),--pythons $(PYTHONS))
 OF_PAGES = $(if $(PAGES),-- -k '$(subst $() , or ,$(strip $(PAGES)))')
 OF_COOKBOOK = $(if $(filter crewai_knowledge parallel,$(PAGES)),cookbook-heavy,cookbook) $(if $(PAGES),,cookbook-heavy)
-OF_TESTS = $(if $(ARGS),-- $(ARGS))
 
 .PHONY: help quickstart cookbook cookbook-installs notebooks compatibility test quick matrix tests lint types docs docs-serve format wheel dist record record-live probe soak fuzz bench behaviour clean python
 
@@ -33,7 +32,7 @@ matrix: .venv-nox/made ## the rest of CI: slow tests, other Pythons, lowest vers
 	@$(NOX) --parallel 2 --tags matrix --report $(REPORTS)/matrix.json
 
 tests: .venv-nox/made ## run the tests only, on each supported Python that is installed
-	@$(NOX) --parallel 2 --tags tests $(ONLY) $(OF_TESTS)
+	@$(NOX) --parallel 2 --tags tests $(ONLY) -- -m 'not (long or once)' $(ARGS)
 
 lint: .venv-nox/made ## ruff: rules and format
 	@$(NOX) --sessions lint

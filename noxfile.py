@@ -125,8 +125,8 @@ add("probe", NEWEST, "", TESTS, "python tests/recorded/probe.py")
 add("fuzz", NEWEST, "", ["-e .[simdjson] --group fuzz"], "python tests/long/fuzz_answers.py -timeout=20")
 for version in SUPPORTED:
     elsewhere = {NEWEST, FOR_LOWEST, FOR_WHEEL}  # where other sessions run the same tests
-    matrix, part = "" if version in elsewhere else "matrix", "" if version == NEWEST else EVERY_BRANCH
-    add(f"tests-{version}", version, f"tests {matrix}", TESTS, f"{PYTEST} {PARALLEL_MATRIX} {part}")
+    matrix = "" if version in elsewhere else "matrix"
+    add(f"tests-{version}", version, f"tests {matrix}", TESTS, f"{PYTEST} {PARALLEL_MATRIX} {EVERY_BRANCH}")
     matrix = "matrix" if version == NEWEST else ""
     add(f"stores-{version}", version, f"compatibility {matrix}", [STORES], f"{PYTEST} tests/stores")
 add("stores-lowest", FOR_LOWEST, "compatibility matrix", OLD_STORES, f"{PYTEST} tests/stores")
