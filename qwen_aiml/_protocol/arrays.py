@@ -48,23 +48,19 @@ def load_numpy() -> Any:
     return import_extra("numpy", "numpy", "embed_array")
 
 
-def matrix(rows: list[Any], dimensions: int, numpy: Any) -> NDArray[np.float32]:
+def matrix(rows: Sequence[Any], dimensions: int, numpy: Any) -> NDArray[np.float32]:
     """
     Copy packed rows into one array.
 
     Args:
-        rows: Packed, each as long as the others. They are taken out of the list one by one, so that not
-            all are in memory twice.
+        rows: Packed, each as long as the others.
 
         dimensions: Numbers in a row, should there be none.
 
         numpy: The module.
 
     Returns:
-        Shape (rows, dimensions), C-contiguous.
+        Shape (rows, dimensions), C-contiguous, writable.
     """
-    made: NDArray[np.float32] = numpy.empty((len(rows), len(rows[0]) if rows else dimensions), numpy.float32)
-    rows.reverse()
-    for row in made:
-        row[:] = numpy.frombuffer(rows.pop(), numpy.float32)
-    return made
+    numbers: NDArray[np.float32] = numpy.frombuffer(bytearray().join(rows), numpy.float32)
+    return numbers.reshape(len(rows), len(rows[0]) if rows else dimensions)

@@ -74,15 +74,15 @@ def test_too_small_for_float32() -> None:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_matrix(count: int) -> None:
-    """Packed rows become one array, and leave their list as they do."""
+    """Packed rows become one array, which can be written to."""
     rows = [packed([float(at), 1.0]) for at in range(count)]
     made = matrix(rows, 64, load_numpy())
 
     assert made.tolist() == [[float(at), 1.0] for at in range(count)]
     assert made.dtype == np.float32
     assert made.flags.c_contiguous
+    assert made.flags.writeable
     assert made.shape == (count, 2)
-    assert rows == []
 
 
 def test_empty_matrix() -> None:
