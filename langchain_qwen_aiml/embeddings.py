@@ -239,7 +239,7 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
         *chunk_size* is that of this call, as in ``OpenAIEmbeddings``, at most the setting; None for that.
         """
         with self._progress_bar(show=self.show_progress_bar) as bar:
-            return self._embed(texts, bar=bar, batch_size=chunk_size)
+            return self._embed(texts, progress=bar.part(), batch_size=chunk_size)
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a query, with ``query_instruction`` before it if set. See `EmbeddingClient.embed`."""
@@ -248,7 +248,7 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
     async def aembed_documents(self, texts: list[str], chunk_size: int | None = None) -> list[list[float]]:
         """Embed documents as `embed_documents` does, awaited; on asyncio or Trio."""
         with self._progress_bar(show=self.show_progress_bar) as bar:
-            return await self._aembed(texts, bar=bar, batch_size=chunk_size)
+            return await self._aembed(texts, progress=bar.part(), batch_size=chunk_size)
 
     async def aembed_query(self, text: str) -> list[float]:
         """Embed a query as `embed_query` does, awaited; on asyncio or Trio."""

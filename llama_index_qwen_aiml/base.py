@@ -185,7 +185,7 @@ class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
         return "QwenAIMLEmbedding"
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return self._embed(texts, bar=self._bar)
+        return self._embed(texts, progress=self._bar and self._bar.part())
 
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._embed_one(text)
@@ -194,7 +194,7 @@ class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
         return self._embed_one(query, "query")
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return await self._aembed(texts, bar=self._bar)
+        return await self._aembed(texts, progress=self._bar and self._bar.part())
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
         return await self._aembed_one(text)

@@ -67,16 +67,20 @@ class AdapterBase:
             limiter=self._client.limiter,
         )
 
-    def _embed(
-        self,
-        texts: Iterable[str],
-        role: Role = "document",
-        bar: Bar | None = None,
-        batch_size: int | None = None,
+    # Gives a bar to show calls in, as a context.
+    _progress_bar = Bar
+
+    def _embed(self, texts: Iterable[str], role: Role = "document", **options: Any) -> list[list[float]]:
+        """Embed texts, with *options* of `EmbeddingClient.embed`."""
+        admit, _ = self._admission()
+        return self._client.embed(texts, role=role, admit=admit, **options).embeddings
+
+    async def _aembed(
+        self, texts: Iterable[str], role: Role = "document", **options: Any
     ) -> list[list[float]]:
-        progress = None if bar is None else bar.part()
-        admit = self._admission()[0]
-        result = self._client.embed(texts, role=role, admit=admit, progress=progress, batch_size=batch_size)
+        """Embed texts as `_embed` does, awaited."""
+        _, admit = self._admission()
+        result = await self._async_client.embed(texts, role=role, admit=admit, **options)
         return result.embeddings
 
     def _embed_one(self, text: str, role: Role = "document") -> list[float]:
@@ -84,30 +88,6 @@ class AdapterBase:
 
     async def _aembed_one(self, text: str, role: Role = "document") -> list[float]:
         return (await self._aembed([check_text(text)], role))[0]
-
-    async def _aembed(
-        self,
-        texts: Iterable[str],
-        role: Role = "document",
-        bar: Bar | None = None,
-        batch_size: int | None = None,
-    ) -> list[list[float]]:
-        progress = None if bar is None else bar.part()
-        admit = self._admission()[1]
-        result = await self._async_client.embed(
-            texts, role=role, admit=admit, progress=progress, batch_size=batch_size
-        )
-        return result.embeddings
-
-    @staticmethod
-    def _progress_bar(*, show: bool, total: int | None = None) -> Bar:
-        """
-        Give a bar to show calls in, as a context; see `Bar`.
-
-        Raises:
-            ConfigurationError: If one is to be shown and tqdm is not installed.
-        """
-        return Bar(show=show, total=total)
 
     @classmethod
     def _mask(cls, options: dict[str, Any]) -> None:
