@@ -99,8 +99,12 @@ class AdapterBase:
         """
         for name in filter(re.compile(_HOLDS_A_KEY).search, options):
             options[name] = wrapped(options[name])
-        for same in cls._names_of_settings():
-            given = [name for name in same if name in options]
+        fields: Mapping[str, Any] = cls.model_fields  # type: ignore[attr-defined] # of pydantic
+        for field_name, field in fields.items():
+            names = dict.fromkeys([*_aliases(field), field_name])
+            given = [name for name in names if name in options]
+            if len(given) <= 1:
+                continue
             unset = [name for name in given if options[name] in (None, Secret(""))]
             if len(given) - len(unset) > 1:
                 raise ConfigurationError(
@@ -108,15 +112,6 @@ class AdapterBase:
                 )
             for name in unset[0 if len(given) > len(unset) else 1 :]:
                 del options[name]
-
-    @classmethod
-    def _names_of_settings(cls) -> list[list[str]]:
-        """List the names of each setting that has several."""
-        fields: Mapping[str, Any] = cls.model_fields  # type: ignore[attr-defined] # of pydantic
-        named = []
-        for name, field in fields.items():
-            named.append(list(dict.fromkeys([*_aliases(field), name])))
-        return [names for names in named if len(names) > 1]
 
     def _settings_of_one_name(self) -> dict[str, Any]:
         """Give the settings that every framework's class has under the core's own name."""
@@ -136,14 +131,10 @@ class AdapterBase:
             else:
                 wrong.append(f"{name}: {error['msg']}{_unconverted(error)}")
         if unknown:
-            wrong.append(unknown_settings(unknown, self._setting_names()))
+            fields: Mapping[str, Any] = type(self).model_fields  # type: ignore[attr-defined] # of pydantic
+            known = [field.alias or name for name, field in fields.items()]
+            wrong.append(unknown_settings(unknown, known))
         return ConfigurationError(f"{type(self).__name__}: {'; '.join(wrong)}")
-
-    @classmethod
-    def _setting_names(cls) -> list[str]:
-        """Give the names of the arguments, but for some second ones."""
-        fields: Mapping[str, Any] = cls.model_fields  # type: ignore[attr-defined] # of pydantic
-        return [field.alias or name for name, field in fields.items()]
 
     # Type checkers keep the signatures of pydantic, which stands behind this class and is unknown here.
     if not TYPE_CHECKING:  # pragma: no branch
