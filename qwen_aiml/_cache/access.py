@@ -52,7 +52,6 @@ class CacheAccess:
         self._namespace = namespace
         self._seconds_left = seconds_left
         self._blocked_until = -math.inf
-        self._was_blocked = False
 
     async def load(
         self, texts: Sequence[str], dimensions: int | None, shortened: str = ""
@@ -114,44 +113,34 @@ class CacheAccess:
             entry = pack(key, embedding)
             if entry is not None:
                 entries[key] = entry
-            rounded.append(embedding if entry is None else unpack(key, entry, None) or embedding)
-        begun = anyio.current_time()
-        if begun >= self._blocked_until:
-            try:
-                await self._stored(entries)
-            except Exception as error:  # noqa: BLE001 (whatever a custom store raises)
-                self._failed(error, len(entries), begun)
+            rounded.append(unpack(key, entry, None) or embedding)
+        await self._stored(entries)
         return rounded
 
     async def _stored(self, entries: Mapping[str, bytes]) -> None:
-        """
-        Store, also while the call is being cancelled, but not endlessly.
-
-        Raises:
-            TimeoutError: If it took too long.
-        """
-        seconds = LATER_STORE_SECONDS if self._was_blocked else STORE_SECONDS
+        """Store, also while the call is being cancelled, but not endlessly; pause after a slow failure."""
+        begun = anyio.current_time()
+        if begun < self._blocked_until:
+            return
+        was_blocked = self._blocked_until > -math.inf
+        seconds = LATER_STORE_SECONDS if was_blocked else STORE_SECONDS
         seconds = min(seconds, max(self._seconds_left(), LATER_STORE_SECONDS))
-        failure: Exception | None = None
         async with anyio.create_task_group() as group:
             with anyio.move_on_after(seconds, shield=True) as scope:
                 group.start_soon(_end_soon_after_cancellation, scope)
                 try:
                     await self._store(entries)
-                except Exception as error:  # noqa: BLE001 (raised below, since the group would wrap it)
-                    failure = error
+                except Exception as error:  # noqa: BLE001 (whatever a custom store raises)
+                    self._failed(error, len(entries), begun)
             group.cancel_scope.cancel()
         if scope.cancelled_caught:
-            raise TimeoutError
-        if failure is not None:
-            raise failure
+            self._failed(TimeoutError(), len(entries), begun)
 
     def _failed(self, error: Exception, count: int, begun: float) -> None:
         took = anyio.current_time() - begun
         level = logging.DEBUG if anyio.current_time() < self._blocked_until else logging.WARNING
         if took >= LATER_STORE_SECONDS / 2:
             # Others may be waiting for the same lock, and the call would wait for it with each batch.
-            self._was_blocked = True
             self._blocked_until = anyio.current_time() + PAUSE_SECONDS
         reason = error if isinstance(error, CacheError) else type(error).__name__
         logger.log(level, "%d embeddings could not be stored in the cache: %s", count, reason)
