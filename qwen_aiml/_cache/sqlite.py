@@ -75,8 +75,10 @@ class SQLiteCache:
             is found when the file is first needed.
     """
 
+    # Here too, for the end of an object whose path was refused.
+    _connection: sqlite3.Connection | None = None
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._connection: sqlite3.Connection | None = None
         check_path(os.fspath(path))
         self._begin(os.fspath(path))
         if not runs_event_loop():
@@ -122,7 +124,9 @@ class SQLiteCache:
         """
         with self._connected("written") as connection:
             if self._is_read_only:
-                self._warn_of_read_only()
+                if not self._has_warned:
+                    self._has_warned = True
+                    logger.warning("the cache %s is read-only: nothing new is stored in it", self._path)
                 return
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
@@ -150,8 +154,6 @@ class SQLiteCache:
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
             raise ConfigurationError("older_than must be a timedelta or a number of seconds, 0 or more")
         with self._connected("pruned") as connection:
-            if self._is_read_only:
-                raise sqlite3.OperationalError("attempt to write a readonly database")
             removed = connection.execute(
                 "DELETE FROM entries WHERE stored <= ?", (time() - seconds,)
             ).rowcount
@@ -197,9 +199,14 @@ class SQLiteCache:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._path!r})"
 
-    def __reduce__(self) -> tuple[object, tuple[type[Self], str]]:
+    def __getstate__(self) -> str:
         self._make_absolute()
-        return _restore, (type(self), self._path)
+        return self._path
+
+    def __setstate__(self, path: str) -> None:
+        # A missing folder is no error here: one that is raised while a pickle is read hangs the workers of
+        # multiprocessing.
+        self._begin(path)
 
     @contextmanager
     def _connected(self, doing: str) -> Iterator[sqlite3.Connection]:
@@ -236,11 +243,6 @@ class SQLiteCache:
     def _make_absolute(self) -> None:
         # So that a process that changes its folder, or a copy in another, means the same file.
         self._path = os.path.abspath(os.path.expanduser(self._path))  # noqa: PTH100, PTH111 (pathlib's looks links up)
-
-    def _warn_of_read_only(self) -> None:
-        if not self._has_warned:
-            self._has_warned = True
-            logger.warning("the cache %s is read-only: nothing new is stored in it", self._path)
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -321,13 +323,6 @@ def _is_ours(connection: sqlite3.Connection, path: str) -> bool:
         message = f"the cache {path} is a database of {kind}, and was left as it is"
         raise CacheError(advised(message, ELSEWHERE))
     return True
-
-
-def _restore(cls: type[SQLiteCache], path: str) -> SQLiteCache:
-    # A missing folder is no error here: one raised while a pickle is read hangs workers of multiprocessing.
-    cache = cls.__new__(cls)
-    cache._begin(path)  # noqa: SLF001 (of this module)
-    return cache
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
