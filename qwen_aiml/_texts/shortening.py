@@ -10,7 +10,6 @@ from operator import mul
 from typing import TYPE_CHECKING
 
 from .._errors import ResponseFormatError
-from .validation import outgoing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -55,7 +54,7 @@ def truncations(text: str, *, prefix_bytes: int = 0) -> Iterator[str]:
     space if there is some in its last twentieth, else between what is seen as two characters.
 
     Args:
-        text: A checked text, without instruction.
+        text: As it is sent, without instruction.
 
         prefix_bytes: UTF-8 bytes of what will be put before it.
 
@@ -64,7 +63,6 @@ def truncations(text: str, *, prefix_bytes: int = 0) -> Iterator[str]:
         at most 65,536 bytes down to `SAFE_BYTES` with the prefix, then by half. At most 15, or 25 with a
         long prefix; none if the text has less than 128 bytes.
     """
-    text = outgoing(text, None)
     size, safe = len(text.encode()), SAFE_BYTES - prefix_bytes
     text = text.lstrip()
     raw, last = text.encode(), size + 1
@@ -80,7 +78,7 @@ def splits(text: str, *, prefix_bytes: int = 0) -> Iterator[list[str]]:
     Give ways to split a text that was refused as too long, to try one after the other.
 
     Args:
-        text: A checked text, without instruction.
+        text: As it is sent, without instruction.
 
         prefix_bytes: UTF-8 bytes of what will be put before each piece.
 
@@ -89,7 +87,7 @@ def splits(text: str, *, prefix_bytes: int = 0) -> Iterator[list[str]]:
         the bytes each time, for rare characters. At most 7; none if the text has less than 128 bytes, or the
         prefix leaves no room.
     """
-    for limit in _from_safe(len(outgoing(text, None).encode()), SAFE_BYTES - prefix_bytes):
+    for limit in _from_safe(len(text.encode()), SAFE_BYTES - prefix_bytes):
         yield pieces(text, limit)
 
 
@@ -101,7 +99,7 @@ def pieces(text: str, limit_bytes: int) -> list[str]:
     even size; else between what is seen as two characters.
 
     Args:
-        text: A checked text. Halves of a surrogate pair are joined, lone ones become U+FFFD.
+        text: As it is sent.
 
         limit_bytes: Maximum UTF-8 bytes of a piece; a character that has more of them stands alone.
 
@@ -109,7 +107,6 @@ def pieces(text: str, limit_bytes: int) -> list[str]:
         Together exactly the text, white space included; but a piece of only white space, which can't be
         embedded, is left out. That takes a run of white space of two fifths of *limit_bytes*.
     """
-    text = outgoing(text, None)
     left, start, found = len(text.encode()), 0, []
     while left > limit_bytes:
         even = _ceil(left, _ceil(left, limit_bytes))

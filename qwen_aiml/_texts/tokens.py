@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 from .._utils.extras import import_extra
 from .shortening import cut_at, pieces
-from .validation import outgoing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -77,7 +76,7 @@ class Tokens:
         Cut a text to what may be sent, at the place that `cut_at` finds.
 
         Args:
-            text: A checked text, without instruction.
+            text: As it is sent, without instruction.
 
             limit: Tokens it may have, with what the service may add, less the count of its instruction.
 
@@ -85,7 +84,6 @@ class Tokens:
             The text itself if its count is within *limit*. Else its longest beginning that is, as far as
             counts grow with length, without white space at its start; empty if not one character fits.
         """
-        text = outgoing(text, None)
         if self.count(text) <= limit:
             return text
         text = text.lstrip()
@@ -95,15 +93,14 @@ class Tokens:
 
     def pieces(self, text: str, limit: int) -> list[str]:
         """
-        Split a text into consecutive pieces of about even size, cut as `_shorten.pieces` does.
+        Split a text into consecutive pieces of about even size, cut as `shortening.pieces` does.
 
         Args:
-            text: A checked text, without instruction.
+            text: As it is sent, without instruction.
 
             limit: Tokens a piece may have, with what the service may add, less the count of its instruction;
                 a character that has more of them stands alone.
         """
-        text = outgoing(text, None)
         tokens = self.count(text)
         if tokens <= limit or len(text) == 1:
             return [text]

@@ -52,7 +52,7 @@ fragments = st.one_of(
     st.text(st.characters(), max_size=20),
 )
 texts = st.lists(st.tuples(fragments, st.integers(1, 400)), min_size=1, max_size=12).map(
-    lambda parts: "".join(fragment * times for fragment, times in parts)
+    lambda parts: outgoing("".join(fragment * times for fragment, times in parts), None)
 )
 checked = texts.filter(str.strip)
 
@@ -72,15 +72,14 @@ def words(text: str) -> str:
 @repeatable
 def test_truncations(text: str, prefix_bytes: int) -> None:
     """Beginnings get shorter and shorter, are sendable and not blank, and end after a bounded number."""
-    whole = outgoing(text, None)
     tries = list(truncations(text, prefix_bytes=prefix_bytes))
 
-    assert all(tried.strip() and whole.lstrip().startswith(tried) for tried in tries)
-    sizes = [size(whole), *map(size, tries)]
+    assert all(tried.strip() and text.lstrip().startswith(tried) for tried in tries)
+    sizes = [size(text), *map(size, tries)]
     assert all(longer > shorter for longer, shorter in pairwise(sizes))
     assert all(tried <= MOST_BYTES for tried in sizes[1:])
     assert len(tries) <= (15 if prefix_bytes == 0 else 25)
-    assert bool(tries) == (size(whole) >= 2 * LEAST_BYTES)
+    assert bool(tries) == (size(text) >= 2 * LEAST_BYTES)
 
 
 @pytest.mark.parametrize("prefix", [0, 50])
@@ -139,11 +138,10 @@ def test_pieces(text: str, limit: int) -> None:
 
     assert all(piece.strip() for piece in found)
     assert all(size(piece) <= limit or len(piece) == 1 for piece in found)
-    whole = outgoing(text, None)
-    assert words("".join(found)) == words(whole)
-    runs = re.findall(r"\s+", whole)
-    if whole.strip() and max(map(size, runs), default=0) < limit * 2 / 5 - 4:
-        assert "".join(found) == whole
+    assert words("".join(found)) == words(text)
+    runs = re.findall(r"\s+", text)
+    if text.strip() and max(map(size, runs), default=0) < limit * 2 / 5 - 4:
+        assert "".join(found) == text
 
 
 @given(
@@ -169,7 +167,7 @@ def test_whole_characters(characters: list[str]) -> None:
 def test_even(text: str, limit: int) -> None:
     """No piece is a mere rest: each has two fifths of the limit, less what a cut between characters takes."""
     found = pieces(text, limit)
-    if "".join(found) == outgoing(text, None) and len(found) > 1:
+    if "".join(found) == text and len(found) > 1:
         assert min(map(size, found)) >= limit * 2 // 5 - 4 * 12
 
 
@@ -212,14 +210,13 @@ def test_long_white_space() -> None:
 @repeatable
 def test_splits(text: str, prefix_bytes: int) -> None:
     """A text is split into ever smaller pieces, each time the whole of it, a bounded number of times."""
-    whole = outgoing(text, None)
     tries = list(splits(text, prefix_bytes=prefix_bytes))
 
     assert len(tries) <= 7
-    assert all(words("".join(tried)) == words(whole) for tried in tries)
+    assert all(words("".join(tried)) == words(text) for tried in tries)
     largest = [max(map(size, tried)) for tried in tries]
     assert all(longest <= (SAFE_BYTES - prefix_bytes) / 2**at for at, longest in enumerate(largest))
-    assert all(longest < size(whole) for longest in largest)
+    assert all(longest < size(text) for longest in largest)
 
 
 def test_splits_of_rare_characters() -> None:
