@@ -37,14 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--rate-limit", type=int, metavar="N", help="requests per second; others get 429")
     parser.add_argument(
-        "--burst",
-        type=int,
-        metavar="N",
-        help="size of the token bucket in requests (default: none)",
+        "--burst", type=int, metavar="N", help="size of the token bucket in requests (default: none)"
     )
     parser.add_argument("--retry-after", type=float, metavar="S", help="Retry-After of these 429 responses")
     parser.add_argument(
-        "--api-key", action="append", metavar="K", help="a key to accept (default: any); repeatable"
+        "--api-key",
+        action="append",
+        dest="api_keys",
+        metavar="K",
+        help="a key to accept (default: any); repeatable",
     )
     parser.add_argument(
         "--vectors",
@@ -52,26 +53,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default="lexical",
         help="embedding model to emulate with: lexical (default) or a local model, never Qwen",
     )
-    given = parser.parse_args(arguments)
+    settings = vars(parser.parse_args(arguments))
+    host, port = settings.pop("host"), settings.pop("port")
     try:
-        emulator = Emulator(
-            api_keys=given.api_key,
-            latency=given.latency,
-            rate_limit=given.rate_limit,
-            burst=given.burst,
-            retry_after=given.retry_after,
-            vectors=given.vectors,
-        )
+        emulator = Emulator(**settings)
     except ModuleNotFoundError as error:
         print(error, file=sys.stderr)  # noqa: T201 - it is what the command is for
         return 1
     except ValueError as error:
         parser.error(str(error))
-    key = "# and one of the keys given" if given.api_key else "export AIMLAPI_API_KEY=anything"
+    key = "# and one of the keys given" if settings["api_keys"] else "export AIMLAPI_API_KEY=anything"
     try:
-        with serve(emulator, given.host, given.port) as url:
+        with serve(emulator, host, port) as url:
             print(  # noqa: T201 - as above
-                f"Emulating AI/ML API, with {given.vectors} vectors, not Qwen's; Ctrl-C stops. Where your "
+                f"Emulating AI/ML API, with {emulator.vectors} vectors, not Qwen's; Ctrl-C stops. Where your "
                 f"program runs:\n\nexport AIMLAPI_BASE_URL={url}\n{key}\n",
                 flush=True,
             )
@@ -82,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         problem, status = str(error), 1
     except OSError as error:
-        problem, status = f"Cannot listen on {given.host}, port {given.port}: {error}", 2
+        problem, status = f"Cannot listen on {host}, port {port}: {error}", 2
     print(problem, file=sys.stderr)  # noqa: T201 - as above
     return status
 
