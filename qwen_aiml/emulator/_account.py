@@ -140,11 +140,10 @@ class Account:
         If it reaches the models, it takes one of the places there until
         *in_flight* is closed.
         """
-        mount = self._upstream.path.removesuffix(_service.PATH)
+        mount = self._upstream.mount
         if (request.method, request.path) == ("GET", mount + _service.BALANCE_PATH):
-            refusal = _service.key_refusal(request, self.api_keys)
-            return _answers.balance(request, self._credits) if refusal is None else refusal
-        call = _service.gateway(request, api_keys=self.api_keys, path=self._upstream.path)
+            return _service.key_refusal(request, self.api_keys) or _answers.balance(request, self._credits)
+        call = _service.gateway(request, api_keys=self.api_keys, mount=mount)
         if isinstance(call, _answers.Answer):
             return call
         if not self._hold(call.cost):

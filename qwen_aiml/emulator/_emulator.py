@@ -167,7 +167,7 @@ class Emulator:
             base64=base64,
             semantic=semantic,
         )
-        self._mount = upstream.path.removesuffix(_service.PATH)
+        self._mount = upstream.mount
         self._account = Account(
             api_keys=api_keys,
             credits=credits,
@@ -309,7 +309,7 @@ class Emulator:
     def _answer(self, request: Request, fault: Fault, in_flight: ExitStack) -> Answer:
         """Answer *request* as *fault* has it."""
         if fault.status is not None and fault.status >= HTTPStatus.MULTIPLE_CHOICES:
-            answer = _replaced(_answers.documented(request, fault.status), fault.status, fault)
+            answer = _changed(_answers.documented(request, fault.status), fault)
         else:
             answer = self._account.process(request, in_flight)
             if answer.status == HTTPStatus.OK:
@@ -318,20 +318,13 @@ class Emulator:
 
 
 def _changed(answer: Answer, fault: Fault) -> Answer:
-    """Give what *fault* makes of a good answer."""
-    if fault.status is not None:
-        return _replaced(answer, fault.status, fault)
-    if fault.edit is None:
-        return answer
-    content = fault.edit(_service.read(answer.body))
-    body = content if isinstance(content, bytes) else dumps(content, separators=(",", ":")).encode()
-    return _answers.Answer(status=answer.status, headers=answer.headers, body=body)
-
-
-def _replaced(answer: Answer, status: int, fault: Fault) -> Answer:
-    """Give *answer* with *status*, and the headers and body of *fault*."""
+    """Give what *fault* makes of an answer."""
+    status = fault.status or answer.status
+    headers = answer.headers | {name.lower(): value for name, value in fault.headers.items()}
     body = answer.body if fault.body is None else fault.body
+    if fault.edit is not None:
+        content = fault.edit(_service.read(body))
+        body = content if isinstance(content, bytes) else dumps(content, separators=(",", ":")).encode()
     if status in _answers.BODILESS:
         body = b""
-    headers = answer.headers | {name.lower(): value for name, value in fault.headers.items()}
     return _answers.Answer(status=status, headers=headers, body=body)

@@ -97,7 +97,7 @@ def read(body: bytes) -> Any:
         return None
 
 
-def gateway(request: Request, *, api_keys: Collection[str] | None, path: str = PATH) -> Call | Answer:
+def gateway(request: Request, *, api_keys: Collection[str] | None, mount: str) -> Call | Answer:
     """
     Check *request* as the gateway does: route, key, JSON, model, schema.
 
@@ -106,7 +106,7 @@ def gateway(request: Request, *, api_keys: Collection[str] | None, path: str = P
 
         api_keys: The keys that are known; None: all that are not blank.
 
-        path: Where embeddings are asked for; the service's own is the default.
+        mount: What is before the service's own path.
 
     Returns:
         The call to hand to the upstream, or the refusal.
@@ -116,10 +116,10 @@ def gateway(request: Request, *, api_keys: Collection[str] | None, path: str = P
     probe: model).
     """
     asked, _, _ = request.path.partition("?")
-    if (request.method, asked) != ("POST", path):
+    if (request.method, asked) != ("POST", mount + PATH):
         message = f"Cannot {request.method} {request.path}"
-        if path != PATH:
-            message += f"; this is an emulator whose vectors are not Qwen's, and its path is {path}"
+        if mount:
+            message += f"; this is an emulator whose vectors are not Qwen's, and its path is {mount}{PATH}"
         return _answers.refusal(request, 404, "NotFoundException", message)
     if (refusal := key_refusal(request, api_keys)) is not None:
         return refusal
@@ -287,9 +287,9 @@ class Upstream:
             raise ValueError(f"refusal_status must be 400 to 599, not {self.refusal_status}")
 
     @property
-    def path(self) -> str:
-        """Where embeddings are asked for, under the name of the vectors if they are not lexical."""
-        return PATH if self.semantic is None else f"/{self.semantic.name}{PATH}"
+    def mount(self) -> str:
+        """What is before the service's own paths: the name of the vectors, if they are not lexical."""
+        return "" if self.semantic is None else f"/{self.semantic.name}"
 
     def answer(self, call: Call) -> Answer:
         """
