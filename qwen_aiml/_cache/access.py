@@ -132,9 +132,9 @@ class CacheAccess:
                     await self._store(entries)
                 except Exception as error:  # noqa: BLE001 (whatever a custom store raises)
                     self._failed(error, len(entries), begun)
+            if scope.cancelled_caught:
+                self._failed(TimeoutError(), len(entries), begun)
             group.cancel_scope.cancel()
-        if scope.cancelled_caught:
-            self._failed(TimeoutError(), len(entries), begun)
 
     def _failed(self, error: Exception, count: int, begun: float) -> None:
         took = anyio.current_time() - begun

@@ -222,6 +222,26 @@ def test_write_of_a_cancelled_task(ends: bool, backend: str, monkeypatch: pytest
     assert len(store.kept) == (2 if ends else 0)
 
 
+@BOTH
+@pytest.mark.parametrize(
+    ("store", "reason"),
+    [(Returns(OSError()), "OSError"), (FakeStore(None, anyio.sleep_forever), "TimeoutError")],
+)
+def test_failed_write_of_a_call_that_is_cancelled(
+    store: Any, reason: str, backend: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is logged as any other, on both event loops."""
+    monkeypatch.setattr("qwen_aiml._cache.access.CANCELLED_SECONDS", 0.01)
+
+    async def main() -> None:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await access(store).store(TEXTS, ROWS)
+
+    run(main, backend)
+    assert caplog.messages == [f"2 embeddings could not be stored in the cache: {reason}"]
+
+
 @pytest.mark.parametrize(("left", "takes"), [(0.0, 1.0), (0.5, 1.0), (5.0, 5.0), (100.0, 30.0)])
 def test_deadline_of_a_write(left: float, takes: float) -> None:
     """It ends with the deadline of the call, but has a second in any case."""
