@@ -209,11 +209,10 @@ class EmbeddingConfig:
         if isinstance(self.api_key, KeySource):
             raise ConfigurationError("api_key is a function, which is called before each request")
         if not isinstance(self.api_key, Secret):
-            message = (
+            raise ConfigurationError(
                 "no API key: this is an unpickled copy, and a pickle never carries the key. Set "
                 f"{KEY_VARIABLES[0]} in the environment of this process"
             )
-            raise ConfigurationError(message)
         return self.api_key
 
     def shown_key(self, kind: Callable[[str], Any]) -> Any:
@@ -330,11 +329,10 @@ def _batch_size(value: int | None, facts: ModelFacts) -> int:
         return facts.max_rows or DEFAULT_ROWS
     whole("batch_size (chunk_size, embed_batch_size)", value, least=1)
     if facts.max_rows is not None and value > facts.max_rows:
-        message = (
+        raise ConfigurationError(
             f"batch_size (chunk_size, embed_batch_size) must be at most {facts.max_rows}, not {value}: "
             f"{facts.name} accepts no more texts per request. Lists of any length are split automatically"
         )
-        raise ConfigurationError(message)
     return value
 
 
@@ -342,11 +340,10 @@ def _check_instruction(value: object, facts: ModelFacts) -> None:
     if value is None:
         return
     if facts.query_instruction is False:
-        message = (
+        raise ConfigurationError(
             f"query_instruction must be None for {facts.name}: the model was not trained to read one, "
             "and would embed it as part of the query"
         )
-        raise ConfigurationError(message)
     _text("query_instruction", value)
 
 
@@ -354,11 +351,10 @@ def _check_tokenizer(value: str | None, facts: ModelFacts) -> None:
     if value is None:
         return
     if facts.max_tokens is None:
-        message = (
+        raise ConfigurationError(
             f"tokenizer must be None for {facts.name}: its token limit is not known. "
             "Register the model with max_tokens: register_model(ModelFacts(...))"
         )
-        raise ConfigurationError(message)
     load()
 
 

@@ -91,8 +91,7 @@ class Masked:
         return self
 
     def __reduce__(self) -> NoReturn:
-        message = "an API key, or an api_key function, is never pickled"
-        raise TypeError(message)
+        raise TypeError("an API key, or an api_key function, is never pickled")
 
 
 class Secret(Masked):
@@ -150,11 +149,10 @@ def find_key(secret: Secret | KeySource | Unusable) -> Secret | KeySource:
         given = f"{variable} in the environment"
         secret = Secret(os.environ[variable].strip())
     if not secret:
-        message = (
+        raise ConfigurationError(
             f"no API key: give api_key, or set the environment variable {KEY_VARIABLES[0]}. "
             f"Create one at {KEYS_PAGE}. To try without one, use qwen_aiml.emulator.Emulator"
         )
-        raise ConfigurationError(message)
     if flaw := secret.flaw():
         raise ConfigurationError(f"{given} {flaw}. Create one at {KEYS_PAGE}")
     return secret

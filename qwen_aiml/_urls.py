@@ -136,13 +136,10 @@ def check_headers(value: object) -> dict[str, str] | None:
     for name, content in headers.items():
         # Values may be secrets of a proxy, so no message shows them.
         if not isinstance(name, str) or not isinstance(content, str):
-            message = f"default_headers must map strings to strings; {name!r} does not"
-            raise ConfigurationError(message)
+            raise ConfigurationError(f"default_headers must map strings to strings; {name!r} does not")
         if name.lower() in _OWN_HEADERS:
-            message = f"default_headers must not set {name!r}: {_OWN_HEADERS[name.lower()]}"
-            raise ConfigurationError(message)
+            raise ConfigurationError(f"default_headers must not set {name!r}: {_OWN_HEADERS[name.lower()]}")
         if not re.fullmatch(_NAME, name) or not content.isascii() or not content.isprintable():
-            message = f"default_headers: {name!r} holds a character that a header can't carry"
-            raise ConfigurationError(message)
+            raise ConfigurationError(f"default_headers: {name!r} holds a character that a header can't carry")
         headers[name] = content.strip()
     return headers

@@ -88,8 +88,7 @@ def check_lookup(loop: asyncio.AbstractEventLoop, host: str) -> None:
     """
     is_asyncio = getattr(type(loop), "getaddrinfo", None) is asyncio.BaseEventLoop.getaddrinfo
     if is_asyncio and not is_address(host) and not threading.main_thread().is_alive():
-        message = "names can't be looked up after the main thread has ended"
-        raise RuntimeError(message)
+        raise RuntimeError("names can't be looked up after the main thread has ended")
 
 
 def bad_certificate(error: Exception) -> TransportFailure:
