@@ -13,7 +13,7 @@ from typing import Any
 
 from .._errors import ConfigurationError
 
-_LIBRARIES = ("httpx", "httpx2")
+_CORES = {"httpx": "httpcore", "httpx2": "httpcore2"}  # by library, what it connects with
 
 # Where they put themselves between a program and the network: Sentry, ddtrace and Elastic APM at `send`, New
 # Relic at `_send_single_request`, respx and pook at `_transport_for_url` or in httpcore, OpenTelemetry,
@@ -31,17 +31,13 @@ _CORE = (
     ("HTTPConnection", ("handle_request",)),
     ("AsyncHTTPConnection", ("handle_async_request",)),
 )
-_PLACES = {
-    "httpx": {"httpx": _LIBRARY, "httpcore": _CORE},
-    "httpx2": {"httpx2": _LIBRARY, "httpcore2": _CORE},
-}
 
 
 def library_of(client: Any, kind: str) -> Any:
     """Give the module, httpx or httpx2, whose class *kind* an object is an instance of; None if neither's."""
     for base in type(client).__mro__:
         name = base.__module__.partition(".")[0]
-        if name in _LIBRARIES and base.__name__ == kind:
+        if name in _CORES and base.__name__ == kind:
             return sys.modules.get(name)
     return None
 
@@ -65,23 +61,24 @@ def watched_library() -> str | None:
 
     httpx goes before httpx2 if both are watched; neither is imported.
     """
-    for library, modules in _PLACES.items():
-        for name, places in modules.items():
-            module = sys.modules.get(name)
-            if module is not None and _is_watched(module, places):
-                return library
+    for library, core in _CORES.items():
+        if _is_watched(library, _LIBRARY) or _is_watched(core, _CORE):
+            return library
     return None
 
 
-def _is_watched(module: Any, places: tuple[tuple[str, tuple[str, ...]], ...]) -> bool:
+def _is_watched(name: str, places: tuple[tuple[str, tuple[str, ...]], ...]) -> bool:
+    module = sys.modules.get(name)
+    if module is None:
+        return False
     folder = os.path.dirname(getattr(module, "__file__", None) or "") + os.sep  # noqa: PTH120 (each request)
     for kind_name, function_names in places:
         kind = getattr(module, kind_name, None)
         if kind is None:
             # Another thread is importing it just now.
             return False
-        for name in function_names:
-            function = getattr(kind, name, None)
+        for function_name in function_names:
+            function = getattr(kind, function_name, None)
             # The exact type and the file of the code: wrappers copy the name and the module of what they
             # wrap, and those of wrapt pass for functions with `isinstance`.
             if type(function) is not FunctionType or not function.__code__.co_filename.startswith(folder):
