@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 import ssl
 import sys
 from functools import cache
@@ -13,7 +12,6 @@ from urllib.parse import urlsplit
 from .._errors import ConfigurationError
 from .._urls import is_loopback
 
-_IS_PROXY = re.compile("(?i).*_proxy").fullmatch
 _FILE, _FOLDER = "SSL_CERT_FILE", "SSL_CERT_DIR"
 
 
@@ -25,8 +23,8 @@ def proxy_for(url: str) -> str | None:
     """
     parts = urlsplit(url)
     host = (parts.hostname or "").lower()
-    has_settings = sys.platform in ("win32", "darwin") or any(map(_IS_PROXY, os.environ))
-    if is_loopback(host) or not has_settings:
+    is_named = any(name.lower().endswith("_proxy") for name in os.environ)
+    if is_loopback(host) or not (is_named or sys.platform in ("win32", "darwin")):
         return None
     from urllib.request import getproxies  # noqa: PLC0415 (slow to import)
 

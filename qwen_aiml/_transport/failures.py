@@ -53,7 +53,7 @@ def advice(kind: FailureKind, url: str) -> str:
 def no_connection(error: Exception) -> TransportFailure:
     """Say why there is no connection; a RuntimeError says that names can't be looked up at an exit."""
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return bad_certificate(error)
+        return TransportFailure("certificate", f"its certificate can't be verified ({error})")
     if isinstance(error, ssl.SSLError):
         detail = f"the TLS handshake failed; the server may not support https ({error})"
         return TransportFailure("connection", detail)
@@ -89,11 +89,6 @@ def check_lookup(loop: asyncio.AbstractEventLoop, host: str) -> None:
     is_asyncio = getattr(type(loop), "getaddrinfo", None) is asyncio.BaseEventLoop.getaddrinfo
     if is_asyncio and not is_address(host) and not threading.main_thread().is_alive():
         raise RuntimeError("names can't be looked up after the main thread has ended")
-
-
-def bad_certificate(error: Exception) -> TransportFailure:
-    """Say what is wrong with a certificate."""
-    return TransportFailure("certificate", f"its certificate can't be verified ({error})")
 
 
 def _words(error: Exception) -> str:
@@ -141,7 +136,7 @@ def httpx_failure(
     elif "TimeoutException" in names:
         told = no_response_in_time(timeout)
     elif "CERTIFICATE_VERIFY_FAILED" in text:
-        told = bad_certificate(error)
+        told = no_connection(error)
     elif "ConnectError" in names or is_end:
         told = no_connection(first_cause(_below(error)))
     elif size is not None:
