@@ -24,10 +24,9 @@ from .failures import RAW, httpx_failure, names_of
 from .httpx_library import library_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from .._config import EmbeddingConfig
-    from .._keys import Secret
     from .base import Post, TransportFailure
 
 KEEP_ALIVE = 4.0  # seconds that a connection is kept unused; after five many servers close it
@@ -93,8 +92,15 @@ class _Clients:
             "POST", self._config.endpoint, content=request.body, headers=self._headers, timeout=timeout
         )
 
-    def _auth(self, request: Post) -> _KeyAuth:
-        return _KeyAuth(request.secret or self._config.secret)
+    def _auth(self, request: Post) -> Callable[[Any], Any]:
+        """Give what puts the key into a request, and into no local variable that a traceback could show."""
+        secret = request.secret or self._config.secret
+
+        def auth(sent: Any) -> Any:
+            sent.headers["Authorization"] = f"Bearer {secret.reveal()}"
+            return sent
+
+        return auth
 
     def _failed(self, error: Exception, request: Post, size: int | None = None) -> TransportFailure | Any:
         """Say what an error means: a failure, or a response, for whose status a hook of the user's raised."""
@@ -276,17 +282,6 @@ class ThreadedHTTPXTransport(_Clients):
             with suppress(*RAW):
                 response.close()
         return conclude(response.status_code, headers, body, problem)
-
-
-class _KeyAuth:
-    """Puts the key into a request, and into no local variable that a traceback could show."""
-
-    def __init__(self, secret: Secret) -> None:
-        self._secret = secret
-
-    def __call__(self, request: Any) -> Any:
-        request.headers["Authorization"] = f"Bearer {self._secret.reveal()}"
-        return request
 
 
 def _read_before(response: Any, request: Post) -> Response:

@@ -49,7 +49,6 @@ class SelectedTransport:
         self._meant = config, given
         # As httpx does, the environment is read once.
         self._needs_httpx = config.transport == "httpx" or proxy_for(config.endpoint) is not None
-        self._is_asyncio: bool | None = None
         # By the library; None for that of the client given.
         self._transports: dict[tuple[Kind, str | None], Transport] = {}
         self.is_closed = False
@@ -84,9 +83,7 @@ class SelectedTransport:
         if (library := watched_library()) is not None:
             # What watches a synchronous caller may watch no more than the synchronous classes.
             return self._made(self._kind, library)
-        if self._is_asyncio is None:
-            self._is_asyncio = asyncio._get_running_loop() is not None  # noqa: SLF001 (documented)
-        if self._needs_httpx or not self._is_asyncio:
+        if self._needs_httpx or asyncio._get_running_loop() is None:  # noqa: SLF001 (documented)
             return self._made("async", "httpx")
         return self._made("asyncio", "httptools")
 
