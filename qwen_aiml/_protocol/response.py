@@ -20,7 +20,7 @@ import msgspec
 from .._errors import ResponseFormatError
 from .._results import Usage
 from .._utils.lazy import lazy_property
-from .schema import Row, Success
+from .schema import Row, Success, members
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -88,7 +88,7 @@ class Response(msgspec.Struct, dict=True):
         """Give what the body says under a name, one of those of `Success` but ``data``; None for nothing."""
         if self.success is not None:
             return getattr(self.success, name)
-        return self.json.get(name) if isinstance(self.json, dict) else None
+        return members(self.json).get(name)
 
     def said_text(self, name: str) -> str | None:
         """Give the same if it is a string, else None."""
@@ -98,16 +98,15 @@ class Response(msgspec.Struct, dict=True):
     @lazy_property
     def usage(self) -> Usage:
         """What the body says of the cost of its request, valid or not; what it does not say is unknown."""
-        usage, meta = self.said("usage"), self.said("meta")
-        charged = meta.get("usage") if isinstance(meta, dict) else None
-        credits_used, usd_spent = _count(charged, "credits_used"), _dollars(charged)
+        billed, charged = members(self.said("usage")), members(members(self.said("meta")).get("usage"))
+        credits_used, usd_spent = _count(charged.get("credits_used")), _dollars(charged.get("usd_spent"))
         header = self.headers.get("x-aimlapi-credits-used")
         if credits_used is None and header and re.fullmatch("[0-9]{1,18}", header):
             credits_used = int(header)
         header = self.headers.get("x-aimlapi-usd-spent")
         if usd_spent is None and header and re.fullmatch(_DECIMAL, header):
             usd_spent = float(header)
-        return Usage(1, _count(usage, "total_tokens"), credits_used, usd_spent=usd_spent)
+        return Usage(1, _count(billed.get("total_tokens")), credits_used, usd_spent=usd_spent)
 
     @property
     def request_id(self) -> str | None:
@@ -269,16 +268,14 @@ def _from_base64(text: str, at: int) -> list[float]:
     return numbers.tolist()
 
 
-def _count(source: Any, name: str) -> int | None:
-    value = source.get(name) if isinstance(source, dict) else None
+def _count(value: Any) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     # Rates and totals are reckoned with it, so what no request can cost counts as unsaid.
     return value if type(value) is int and 0 <= value < MOST_COUNTED else None
 
 
-def _dollars(source: Any) -> float | None:
-    value = source.get("usd_spent") if isinstance(source, dict) else None
+def _dollars(value: Any) -> float | None:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < MOST_COUNTED:
         return None
     return float(value)

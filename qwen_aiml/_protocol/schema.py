@@ -35,3 +35,8 @@ class Success(msgspec.Struct):
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [("rows", len(self.data))]
+
+
+def members(value: Any) -> dict[str, Any]:
+    """Give the members of a JSON object; none for anything else."""
+    return value if isinstance(value, dict) else {}

@@ -22,6 +22,7 @@ from .._errors import (
 from .._models import known_models
 from .._urls import DEFAULT_BASE_URL
 from .masking import masked
+from .schema import members
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -165,27 +166,24 @@ def is_throttle(response: Response) -> bool:
 
 def _said_in_success(response: Response) -> str:
     """Find the sentence that a 2xx response holds in place of a list of embeddings; else empty."""
-    body = response.json if response.success is None else None
-    return _message(body) if isinstance(body, dict) and not isinstance(body.get("data"), list) else ""
+    body = members(response.json if response.success is None else None)
+    return "" if isinstance(body.get("data"), list) else _message(body)
 
 
 def _kind_in_success(said: str, body: Any) -> type[APIStatusError] | None:
     """Tell which error comes with status 200; None for one that may be anything."""
     status = _status_in(body)
     if status is None:
-        parts = [part for part in (body, body.get("error")) if isinstance(part, dict)]
-        names = [part.get(name) for part in parts for name in ("code", "type")]
+        names = [part.get(name) for part in _parts(body) for name in ("code", "type")]
         everything = " ".join([said, *(name for name in names if isinstance(name, str))])
         status = next((status for pattern, status in _IN_SUCCESS if re.search(pattern, everything)), 200)
     kind = _kind(status, said, body)
     return None if kind is APIStatusError and status != HTTPStatus.FORBIDDEN else kind
 
 
-def _status_in(body: dict[str, Any]) -> int | None:
+def _status_in(body: Any) -> int | None:
     """Find the HTTP status that an envelope names; None if it names none."""
-    inner = body.get("error")
-    parts = [part for part in (body, inner) if isinstance(part, dict)]
-    named = [part.get(name) for part in parts for name in ("status", "statusCode", "code")]
+    named = [part.get(name) for part in _parts(body) for name in ("status", "statusCode", "code")]
     return next((value for value in named if type(value) is int and value in range(400, 600)), None)
 
 
@@ -207,13 +205,16 @@ def _reason(kind: type[APIStatusError], status: int, said: str) -> Reason:
     return "service" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "request"
 
 
+def _parts(body: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Give the envelope and its ``error``; without members where it is no object."""
+    outer = members(body)
+    return outer, members(outer.get("error"))
+
+
 def _message(body: Any) -> str:
     """Find the sentence meant for people in whichever envelope this is."""
-    if not isinstance(body, dict):
-        return ""
-    error = body.get("error")
-    inner = error if isinstance(error, dict) else {}
-    for said in (body.get("message"), inner.get("message"), error, body.get("title")):
+    outer, inner = _parts(body)
+    for said in (outer.get("message"), inner.get("message"), outer.get("error"), outer.get("title")):
         if isinstance(said, list):
             said = "; ".join(map(_plain, said))  # noqa: PLW2901 (one shape from here on)
         if isinstance(said, str) and said.strip():
@@ -238,17 +239,13 @@ def _plain(said: object) -> str:
 
 
 def _kind(status: int, said: str, body: Any) -> type[APIStatusError]:
-    if _error_kind(body) == _NO_CREDITS_KIND or status == HTTPStatus.PAYMENT_REQUIRED:
+    _, inner = _parts(body)
+    kind = members(inner.get("data")).get("kind")
+    if kind == _NO_CREDITS_KIND or status == HTTPStatus.PAYMENT_REQUIRED:
         return InsufficientCreditsError
     if status in (HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS) and re.search(_NO_CREDITS, said):
         return InsufficientCreditsError
     return _KINDS.get(status, APIStatusError)
-
-
-def _error_kind(body: Any) -> Any:
-    error = body.get("error") if isinstance(body, dict) else None
-    data = error.get("data") if isinstance(error, dict) else None
-    return data.get("kind") if isinstance(data, dict) else None
 
 
 def page_advice(config: EmbeddingConfig) -> str:
