@@ -225,23 +225,17 @@ class EmbeddingConfig:
     def __deepcopy__(self, memo: dict[int, object]) -> EmbeddingConfig:
         return self
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        settings = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "api_key"}
-        return _unpickle, (settings,)
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "api_key"}
 
-
-def _unpickle(settings: dict[str, Any]) -> EmbeddingConfig:
-    # A missing key is not an error here: one raised while a pickle is read ends or hangs the worker processes
-    # of multiprocessing. It is raised by `secret`, at the first request.
-    config = object.__new__(EmbeddingConfig)
-    for name, value in settings.items():
-        object.__setattr__(config, name, value)
-    try:
-        key = find_key(Secret(""))
-    except ConfigurationError:
-        key = None
-    object.__setattr__(config, "api_key", key)
-    return config
+    def __setstate__(self, settings: dict[str, Any]) -> None:
+        # A missing key is not an error here: one raised while a pickle is read ends or hangs the worker
+        # processes of multiprocessing. It is raised by `secret`, at the first request.
+        try:
+            key = find_key(Secret(""))
+        except ConfigurationError:
+            key = None
+        vars(self).update(settings, api_key=key)
 
 
 def unknown_settings(unknown: Iterable[str], known: Iterable[str]) -> str:
