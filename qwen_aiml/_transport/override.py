@@ -31,33 +31,30 @@ class StandIn(Struct, frozen=True, kw_only=True):
     key: Secret
     replaced: frozenset[Secret]
 
-    def settings(self, config: EmbeddingConfig) -> EmbeddingConfig:
-        """
-        Give the settings to send with; whatever address was meant, the service's own is asked for.
 
-        A function that gives keys is not called: those are of the service, or of a gateway to it.
-        """
-        own = config.api_key in self.replaced or isinstance(config.api_key, KeySource)
-        key = self.key if own else config.api_key
-        return replace(config, api_key=key, base_url=DEFAULT_BASE_URL)
-
-
-class _Everywhere:
+class _Everywhere(Struct):
     """What answers instead of the service in this process; None if the service does."""
 
-    def __init__(self) -> None:
-        self.stand_in: StandIn | None = None
+    stand_in: StandIn | None = None
 
 
 everywhere = _Everywhere()
 
 
 def meant(config: EmbeddingConfig, given: Any, *, sync: bool) -> tuple[EmbeddingConfig, Any]:
-    """Give the settings and the client to send with: those given, unless everything goes to a stand-in."""
+    """
+    Give the settings and the client to send with: those given, unless everything goes to a stand-in.
+
+    Whatever address was meant, the service's own is asked for there. A function that gives keys is not
+    called: those are of the service, or of a gateway to it.
+    """
     stand_in = everywhere.stand_in
     if stand_in is None or service_of(given) is not None:
         return config, given
-    return stand_in.settings(config), stand_in.clients["Client" if sync else "AsyncClient"]
+    is_replaced = config.api_key in stand_in.replaced or isinstance(config.api_key, KeySource)
+    key = stand_in.key if is_replaced else config.api_key
+    config = replace(config, api_key=key, base_url=DEFAULT_BASE_URL)
+    return config, stand_in.clients["Client" if sync else "AsyncClient"]
 
 
 def service_of(given: Any) -> str | None:
