@@ -102,20 +102,18 @@ def error_in_success(
 
     Source: assumed (probe: none). Gateways such as OpenRouter's are known to send errors with status 200.
     """
-    if not (said := _said_in_success(response)):
+    said, status, kind = _classify(response)
+    if not said:
         return None
-    body = response.json
-    kind = _kind_in_success(said, body)
-    if kind is None:
-        shown = masked(said, texts, config)
-        message = f"HTTP {response.status}, but the body holds an error: {shown}"
+    if kind is APIStatusError and status != HTTPStatus.FORBIDDEN:
+        message = f"HTTP {response.status}, but the body holds an error: {masked(said, texts, config)}"
         return ResponseFormatError(advised(message, _LATER))
-    return _error(kind, said, response, texts, config, _status_in(body) or response.status)
+    return status_error(response, texts, config)
 
 
 def status_error(response: Response, texts: Sequence[str], config: EmbeddingConfig) -> APIStatusError:
     """
-    Turn a response that is not 2xx into the error to raise.
+    Turn a response that is not 2xx, or that holds an error all the same, into the error to raise.
 
     Args:
         response: Any envelope, or a body that is not JSON; the status decides where the body says nothing.
@@ -127,20 +125,8 @@ def status_error(response: Response, texts: Sequence[str], config: EmbeddingConf
     Returns:
         An error whose message is the status, what the service said (300 characters at most), and what to do.
     """
-    body = response.json
-    said = _message(body) or f"no message from the service ({response.outline})"
-    return _error(_kind(response.status, said, body), said, response, texts, config, response.status)
-
-
-def _error(
-    kind: type[APIStatusError],
-    said: str,
-    response: Response,
-    texts: Sequence[str],
-    config: EmbeddingConfig,
-    status: int,
-) -> APIStatusError:
-    """Make an error of what the service *said*, with a *status* that is in its body or that of HTTP."""
+    said, status, kind = _classify(response)
+    said = said or f"no message from the service ({response.outline})"
     message = f"HTTP {response.status}: {masked(said, texts, config)}"
     advice = _advice(kind, response, said, config, status)
     for part in _PAGES:
@@ -158,33 +144,36 @@ def _error(
 
 def is_throttle(response: Response) -> bool:
     """Tell whether a response asks to send less, and not for money."""
-    if is_success(response.status):
-        said = _said_in_success(response)
-        return bool(said) and _kind_in_success(said, response.json) is RateLimitError
-    return _kind(response.status, _message(response.json), response.json) is RateLimitError
+    _, _, kind = _classify(response)
+    return kind is RateLimitError
 
 
-def _said_in_success(response: Response) -> str:
-    """Find the sentence that a 2xx response holds in place of a list of embeddings; else empty."""
-    body = members(response.json if response.success is None else None)
-    return "" if isinstance(body.get("data"), list) else _message(body)
+def _classify(response: Response) -> tuple[str, int, type[APIStatusError]]:
+    """
+    Tell what a response says, which status its error has or should have had, and which error it is.
+
+    What is said is empty where there is no sentence, and where a 2xx holds embeddings, valid or not.
+    """
+    status = response.status
+    in_success = is_success(status)
+    if in_success and (response.success is not None or isinstance(members(response.json).get("data"), list)):
+        return "", status, APIStatusError
+    body = response.json
+    said = _message(body)
+    if in_success and said:
+        status = _status_in(body, said)
+    return said, status, _kind(status, said, body)
 
 
-def _kind_in_success(said: str, body: Any) -> type[APIStatusError] | None:
-    """Tell which error comes with status 200; None for one that may be anything."""
-    status = _status_in(body)
-    if status is None:
-        names = [part.get(name) for part in _parts(body) for name in ("code", "type")]
-        everything = " ".join([said, *(name for name in names if isinstance(name, str))])
-        status = next((status for pattern, status in _IN_SUCCESS if re.search(pattern, everything)), 200)
-    kind = _kind(status, said, body)
-    return None if kind is APIStatusError and status != HTTPStatus.FORBIDDEN else kind
-
-
-def _status_in(body: Any) -> int | None:
-    """Find the HTTP status that an envelope names; None if it names none."""
-    named = [part.get(name) for part in _parts(body) for name in ("status", "statusCode", "code")]
-    return next((value for value in named if type(value) is int and value in range(400, 600)), None)
+def _status_in(body: Any, said: str) -> int:
+    """Find the HTTP status that an envelope names, or should; 200 if it may be any."""
+    parts = _parts(body)
+    for value in [part.get(name) for part in parts for name in ("status", "statusCode", "code")]:
+        if type(value) is int and value in range(400, 600):
+            return value
+    names = [part.get(name) for part in parts for name in ("code", "type")]
+    everything = " ".join([said, *(name for name in names if isinstance(name, str))])
+    return next((status for pattern, status in _IN_SUCCESS if re.search(pattern, everything)), 200)
 
 
 def _reason(kind: type[APIStatusError], status: int, said: str) -> Reason:
