@@ -58,10 +58,12 @@ _KINDS: dict[int, type[APIStatusError]] = {401: AuthenticationError, 429: RateLi
 # Each is left out where the service's own message names that page.
 _PAGES = ("; create one at https://aimlapi.com/app/keys", "top up at https://aimlapi.com/app/billing")
 
-_ADVICE: dict[type[APIStatusError], str] = {
+_ADVICE: dict[type[APIStatusError] | int, str] = {
     AuthenticationError: f"check the key (api_key, or AIMLAPI_API_KEY in the environment){_PAGES[0]}",
     InsufficientCreditsError: _PAGES[1],
     RateLimitError: "lower max_concurrency, or raise max_retries",
+    HTTPStatus.FORBIDDEN: "the key may lack the scope model:embeddings, or have reached its spending limit",
+    HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED: "sign in to the network",
 }
 
 
@@ -262,14 +264,7 @@ def _advice(
         ),
         (is_retried(status), _LATER),
         (response.is_page, page_advice(config)),
-        (
-            status == HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED,
-            "sign in to the network",
-        ),
-        (
-            status == HTTPStatus.FORBIDDEN,
-            "the key may lack the scope model:embeddings, or have reached its spending limit",
-        ),
+        (status in _ADVICE, _ADVICE.get(status)),
         (status == HTTPStatus.NOT_FOUND, f"check {model} and {address}"),
         (status == HTTPStatus.METHOD_NOT_ALLOWED, f"check {address}"),
         (
