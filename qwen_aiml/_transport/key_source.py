@@ -27,14 +27,9 @@ async def ask(source: KeySource) -> Secret:
         if inspect.isawaitable(given):
             given = wrapped(await given)
     except Exception as error:  # noqa: BLE001 (whatever a user's function raises)
-        failure = f"{type(error).__name__} ({_place(error)})"
+        raised_at = traceback.extract_tb(error.__traceback__, limit=-1)[0]
+        failure = f"{type(error).__name__} ({raised_at.filename}, line {raised_at.lineno})"
     else:
         return check_given_key(given)
     # Out here, where the error of the function is no context of this one: a traceback would show it.
     raise ConfigurationError(f"the api_key function raised {failure}; no request was sent")
-
-
-def _place(error: BaseException) -> str:
-    """Name the line that raised."""
-    frame = traceback.extract_tb(error.__traceback__, limit=-1)[0]
-    return f"{frame.filename}, line {frame.lineno}"
