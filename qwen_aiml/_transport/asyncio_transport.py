@@ -12,7 +12,7 @@ import httptools
 
 from .._urls import is_address
 from . import failures
-from .base import CONNECT_TIMEOUT, TransportFailure, headers_of
+from .base import CONNECT_TIMEOUT, KEEP_ALIVE, TransportFailure, headers_of
 from .body import Body, conclude
 from .environment import tls_context
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from .._protocol.response import Response
     from .base import Post
 
-KEEP_ALIVE = 4.0  # seconds that a connection is kept unused; after five many servers close it
 _LOOK_AGAIN = 0.1  # seconds unused after which the loop gets to see whether the server has closed it
 _BUFFER_SIZE = 256 * 1024
 _MAX_HEAD = 64 * 1024
@@ -52,19 +51,16 @@ class AsyncioTransport:
         connection = await self._take() or await self._connect(min(request.timeout, CONNECT_TIMEOUT))
         try:
             # The key is in no local variable, which a traceback could show.
-            response = await connection.send(
+            return await connection.send(
                 request,
                 b"%b\r\nAuthorization: Bearer %b\r\nContent-Length: %d\r\n\r\n%b"
                 % (self._head, secret.reveal().encode(), len(request.body), request.body),
             )
-        except BaseException:
-            connection.abort()
-            raise
-        if connection.is_usable and not self._is_closed:
-            self._idle.append(connection)
-        else:
-            connection.abort()
-        return response
+        finally:
+            if connection.is_usable and not self._is_closed:
+                self._idle.append(connection)
+            else:
+                connection.abort()
 
     async def aclose(self) -> None:
         """Close the connections, those in use as soon as their response is there; keep none any more."""
@@ -128,7 +124,8 @@ class _Connection(asyncio.BufferedProtocol):
 
     @property
     def is_usable(self) -> bool:
-        return self._is_open and not self._is_sending and self._loop.time() < self._deadline
+        is_free = self._reader is None and not self._is_sending
+        return self._is_open and is_free and self._loop.time() < self._deadline
 
     async def start_tls(self, context: Any, host: str) -> None:
         tls = await self._loop.start_tls(self._transport, self, context, server_hostname=host)
@@ -224,6 +221,7 @@ class _Connection(asyncio.BufferedProtocol):
         try:
             outcome.set_result(reader.conclude(failure))
         except TransportFailure as error:
+            self._is_open = False
             outcome.set_exception(error)
 
 

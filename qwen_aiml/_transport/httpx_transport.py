@@ -17,7 +17,7 @@ import anyio
 from .._errors import ConfigurationError
 from .._protocol.response import Response
 from .._utils.threads import in_thread
-from .base import CONNECT_TIMEOUT, close_all, headers_of
+from .base import CONNECT_TIMEOUT, KEEP_ALIVE, close_all, headers_of
 from .body import Body, conclude
 from .environment import proxy_for, proxy_variable, tls_context
 from .failures import RAW, httpx_failure, names_of
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from .._config import EmbeddingConfig
     from .base import Post, TransportFailure
-
-KEEP_ALIVE = 4.0  # seconds that a connection is kept unused; after five many servers close it
 
 
 class _Clients:

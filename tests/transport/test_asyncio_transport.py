@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import gzip
 import socket
 import threading
 import time
@@ -147,6 +148,36 @@ async def test_closed_in_use(serving: Any, config: Any) -> None:
             await anyio.sleep(0.1)
             await transport.aclose()
         assert not transport._idle
+
+
+async def test_cancelled(serving: Any, config: Any) -> None:
+    """The connection of a cancelled request is closed: its response would be taken for that of the next."""
+
+    def slow(connection: Any, _: Any) -> None:
+        time.sleep(0.3)
+        connection.sendall(OK.replace(b"{}", b"[]"))
+
+    with serving(slow, OK) as server:
+        transport = AsyncioTransport(config(server.url))
+        with anyio.move_on_after(0.1):
+            await transport.post(POST)
+        assert not transport._idle
+        assert (await transport.post(POST)).body == b"{}"
+        await transport.aclose()
+
+    assert server.connections == 2
+
+
+async def test_unreadable(serving: Any, config: Any) -> None:
+    """A connection over which a body came that can't be read is not used again."""
+    cut = gzip.compress(b"{}")[:-9]
+    head = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(cut)
+    with serving(head + cut) as server:
+        transport = AsyncioTransport(config(server.url))
+        with pytest.raises(TransportFailure, match="ends within its gzip"):
+            await transport.post(POST)
+        assert not transport._idle
+        await transport.aclose()
 
 
 async def test_no_connection_in_time(config: Any) -> None:
