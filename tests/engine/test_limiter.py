@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.limiter import held_out, make, scenarios, special
 from benchmarks.simulator import simulate
-from qwen_aiml._engine.limiter import BELOW, CAUGHT_UP, LONGEST_PAUSE, Limiter, Limits, Start
+from qwen_aiml._engine.limiter import BELOW, CAUGHT_UP, LONGEST_PAUSE, PRIOR, Limiter, Limits, Start
 
 
 @pytest.fixture(autouse=True)
@@ -52,12 +52,14 @@ def fill(limiter: Limiter) -> tuple[list[Start], float]:
 
 
 def feed(limiter: Limiter, outcomes: str, now: float = 0.0, latency: float = 0.01) -> float:
-    """Send requests one by one, accepted (a) or rejected (r), and return the time after the last."""
+    """Send requests one by one, accepted (a), rejected (r) or lost (l); return the time after the last."""
     for outcome in outcomes:
         start, now = begin(limiter, now)
         now += latency
         if outcome == "a":
             limiter.accepted(start, now, 300, 100)
+        elif outcome == "l":
+            limiter.lost(start, now)
         else:
             limiter.refused(start, now, None, 0.0)
     return now
@@ -256,6 +258,31 @@ def test_pattern_with_many_in_flight(in_flight: int) -> None:
     assert limiter.limits.requests_per_second is not None
 
 
+@pytest.mark.parametrize(
+    ("a_minute", "outcomes", "accepted", "seconds"),
+    [(600, "a" * 50, 20, 2.2), (6000, "a" * 200 + "al" * 20, 78, 1.0)],
+)
+def test_estimate(a_minute: int, outcomes: str, accepted: int, seconds: float) -> None:
+    """An estimate is what was accepted in the last second over it, or the last twenty over their time."""
+    limiter = Limiter(32, requests_per_minute=a_minute)
+    feed(limiter, outcomes + "rr", latency=0.0001)  # so that requests at the old rate take no time
+    rate = limiter.limits.requests_per_second
+
+    assert rate == pytest.approx(BELOW * (accepted + PRIOR) / seconds, rel=0.02)
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.5])
+def test_first_probe(jitter: float) -> None:
+    """The first probe comes when the rate found allows it, lengthened by the jitter."""
+    limiter = Limiter(32)
+    start, now = begin(limiter, feed(limiter, "a" * 50 + "r", latency=0.1))
+    limiter.refused(start, now + 0.1, None, jitter)
+    rate = limiter.limits.requests_per_second
+
+    assert rate is not None
+    assert limiter.take(now + 0.1, 0) == pytest.approx((1 + jitter) / rate)
+
+
 def test_quota_per_window() -> None:
     """The rate is what a window accepted over its length; it ended between the last two probes."""
     limiter, now, probes = Limiter(32), 0.0, []
@@ -446,16 +473,32 @@ def test_estimates_that_agree() -> None:
     assert 3 * counts[0] < counts[1] < 1000
 
 
+def test_estimates_that_differ() -> None:
+    """Growth passes an estimate that differs from the one before after a second's requests."""
+    limiter, count = Limiter(32), 0
+    now = feed(limiter, "a" * 50 + "rr" + "a", latency=0.05)
+    before = limiter.limits.requests_per_second or 0.0
+    now = feed(limiter, "a" * 120, now, 0.001)
+    now = feed(limiter, "rr" + "a", now, 0.001)
+    found = limiter.limits.requests_per_second or 0.0
+    while (limiter.limits.requests_per_second or 0.0) < found * 1.05 and count < 1000:
+        now = feed(limiter, "a", now, 0.001)
+        count += 1
+
+    assert found > 1.2 * before
+    assert count < 2 * found
+
+
 def test_rate_grows() -> None:
-    """Without rejections the rate grows beyond the one found, faster and faster."""
+    """Without rejections the rate grows beyond the one found, with each request, faster and faster."""
     limiter = Limiter(32)
     now, rates = feed(limiter, "a" * 50 + "rr" + "a", latency=0.05), []
-    for _ in range(4):
+    for _ in range(160):
         rates.append(limiter.limits.requests_per_second or 0.0)
-        now = feed(limiter, "a" * 40, now, 0.001)
+        now = feed(limiter, "a", now, 0.001)
 
-    assert rates[3] > rates[2] > rates[1] > rates[0]
-    assert rates[3] > 1.5 * rates[0]
+    assert all(later > earlier for earlier, later in pairwise(rates))
+    assert rates[120] > 1.5 * rates[0]
 
 
 def test_log(caplog: pytest.LogCaptureFixture) -> None:
@@ -490,7 +533,6 @@ FEW = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", FEW)
 def test_undisclosed_limit(name: str) -> None:
     """Any kind of limit is found within 1.6 of the ideal time, with few rejections."""

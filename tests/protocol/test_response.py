@@ -138,6 +138,7 @@ UNSOUND: list[tuple[Any, str]] = [
     ({"data": [row(0, 0.0, -0.0, 0), row(1, 1.0, 1.0, 1.0)]}, "row 0 is all zero"),
     ({"data": [{"index": 0, "embedding": "AACA"}, row(1, 1.0)]}, "row 0 is not base64 of float32"),
     ({"data": [{"index": 0, "embedding": "not base64!"}, row(1, 1.0)]}, "row 0 is not base64 of float32"),
+    ({"data": [{"index": 0, "embedding": "AACA!Pw=="}, row(1, 1.0)]}, "row 0 is not base64 of float32"),
     ({"data": [{"index": 0, "embedding": ""}, row(1, 1.0)]}, "row 0 holds no embedding"),
 ]
 

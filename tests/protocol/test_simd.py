@@ -159,13 +159,25 @@ def test_unusual(text: bytes) -> None:
     assert outcome(text, fast=True) == outcome(text, fast=False)
 
 
-def test_members_with_one_name() -> None:
+@pytest.mark.parametrize("place", ["row", "rows", "body"])
+def test_members_with_one_name(place: str) -> None:
     """Of two members with one name the last counts, as for others."""
-    row = b'{"index": 1, "embedding": [9.5], "index": 0, "embedding": [0.5]}'
-    text = b'{"model": "a", "data": [], "data": [' + row + b', {"index": 1, "embedding": [1]}], "model": "b"}'
+    other_row = b'"index": 1, "embedding": [9.5], ' if place == "row" else b""
+    other_rows = b'"data": [], ' if place == "rows" else b""
+    other_model = b'"model": "a", ' if place == "body" else b""
+    row = b"{" + other_row + b'"index": 0, "embedding": [0.5]}, {"index": 1, "embedding": [1]}'
+    text = b"{" + other_model + other_rows + b'"data": [' + row + b'], "model": "b"}'
 
     assert outcome(text, fast=True) == outcome(text, fast=False)
     assert outcome(text, fast=True)[:2] == ([array("f", [0.5]), array("f", [1.0])], "b")
+
+
+def test_embeddings_with_one_name() -> None:
+    """Of two embeddings in one row the last counts, as for others."""
+    text = b'{"data": [{"index": 0, "embedding": [9], "embedding": [0.5]}, {"index": 1, "embedding": [1]}]}'
+
+    assert outcome(text, fast=True) == outcome(text, fast=False)
+    assert outcome(text, fast=True)[0] == [array("f", [0.5]), array("f", [1.0])]
 
 
 numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**70), 2**70)
