@@ -39,12 +39,8 @@ class Batches(Protocol):
         """Keep the embeddings of some texts."""
         ...
 
-    def fail(self, items: Sequence[int], error: QwenAIMLError) -> None:
-        """Note why some texts have none."""
-        ...
-
-    async def shorten(self, item: int, error: QwenAIMLError) -> QwenAIMLError | None:
-        """Embed a text that was rejected alone in another form; return the error if there is none."""
+    async def shorten(self, item: int, error: QwenAIMLError) -> None:
+        """Embed a text that was rejected alone in another form; note the error if there is none."""
         ...
 
 
@@ -100,9 +96,7 @@ class Batch:
                     others_error = await self._embed(others, self._retries(error), sent_before)
                     others = others if others_error else []
                 self._blame_the_text(error, before)
-                error = await job.shorten(culprit, error)
-            if error is not None:
-                job.fail([culprit], error)
+                await job.shorten(culprit, error)
             if others:
                 waiting.append((others, others_error))
 

@@ -205,18 +205,13 @@ class Job:
             self._set(items, rounded)
         self._report(items)
 
-    def fail(self, items: Sequence[int], error: QwenAIMLError) -> None:
-        """Note why some texts have no embedding."""
-        error.indices = tuple(self._distinct.indices(items))
-        self._failures.update(dict.fromkeys(items, error))
-
-    async def shorten(self, item: int, error: QwenAIMLError | None) -> QwenAIMLError | None:
-        """Embed a text that is too long in another form; return the error if there is none."""
+    async def shorten(self, item: int, error: QwenAIMLError | None) -> None:
+        """Embed a text that is too long in another form; note the error if there is none."""
         found = await self._long.embed(self._distinct.texts[item], error, self.call)
         if isinstance(found, QwenAIMLError):
-            return found
-        await self.keep([item], found, self._long.label)
-        return None
+            self._fail([item], found)
+        else:
+            await self.keep([item], found, self._long.label)
 
     async def _look_up(self) -> None:
         if self.cache is None:
@@ -252,15 +247,11 @@ class Job:
         while not call.is_stopped and (self._too_long or self._sent < len(self._pending)):
             if self._too_long:
                 item = self._too_long.pop()
-                await self._guarded([item], self._embed_long(item))
+                await self._guarded([item], self.shorten(item, None))
             else:
                 items = self._pending[self._sent : self._sent + call.rows]
                 self._sent += len(items)
                 await self._guarded(items, batch.embed(items))
-
-    async def _embed_long(self, item: int) -> None:
-        if (error := await self.shorten(item, None)) is not None:
-            self.fail([item], error)
 
     async def _guarded(self, items: Sequence[int], embedding: Awaitable[None]) -> None:
         """Embed; if that can't be done, end the call and keep what others have embedded."""
@@ -276,7 +267,12 @@ class Job:
         else:
             return
         self.call.stop()
-        self.fail([item for item in self._missing(items) if item not in self._failures], fatal)
+        self._fail([item for item in self._missing(items) if item not in self._failures], fatal)
+
+    def _fail(self, items: Sequence[int], error: QwenAIMLError) -> None:
+        """Note why some texts have no embedding."""
+        error.indices = tuple(self._distinct.indices(items))
+        self._failures.update(dict.fromkeys(items, error))
 
     def _missing(self, items: Sequence[int]) -> list[int]:
         return [item for item in items if item not in self.embeddings]
