@@ -44,9 +44,9 @@ class Batches(Protocol):
         ...
 
 
-class Batch:
+async def embed_batch(items: Sequence[int], job: Batches) -> None:
     """
-    Embeds a batch as far as it can be.
+    Embed some texts, as many as one request may hold, as far as they can be.
 
     A text that the service rejects is found by bisection: at most six requests more for a batch of ten, and
     the nine others are embedded. So is a text that makes the service time out or send a malformed response
@@ -54,104 +54,100 @@ class Batch:
     were accepted, is sent in parts as well, and at worst fails alone.
 
     Args:
-        job: Where the texts are.
+        items: The texts.
+
+        job: Where they are.
+
+    Raises:
+        QwenAIMLError: What no other text of the account would escape either. Texts without an embedding or
+            an error of their own are those it is about.
     """
-
-    def __init__(self, job: Batches) -> None:
-        self._job = job
-        self._call = job.call
-
-    async def embed(self, items: Sequence[int]) -> None:
-        """
-        Embed some texts, as many as one request may hold.
-
-        Raises:
-            QwenAIMLError: What no other text of the account would escape either. Texts without an embedding
-                or an error of their own are those it is about.
-        """
-        job, call = self._job, self._call
-        # Parts, each with why it was rejected as a whole, if it was.
-        waiting: deque[tuple[list[int], QwenAIMLError | None]] = deque([(list(items), None)])
-        while waiting:
-            part, error = waiting.popleft()
+    call = job.call
+    # Parts, each with why it was rejected as a whole, if it was.
+    waiting: deque[tuple[Sequence[int], QwenAIMLError | None]] = deque([(items, None)])
+    while waiting:
+        part, error = waiting.popleft()
+        before = call.accepted
+        if error is None:
+            error = await _embed(part, job, call.config.max_retries, before)
+        if error is None:
+            continue
+        if (rows := fewer_rows(error, len(part), call)) is not None:
+            parts = [part[at : at + rows] for at in range(0, len(part), rows)]
+            waiting.extendleft((part, None) for part in reversed(parts))
+            continue
+        sent_before = before
+        if len(part) > 1:
+            # Counted from here, so that a service that has gone down since is not sent text by text.
             before = call.accepted
-            if error is None:
-                error = await self._embed(part, call.config.max_retries, before)
-            if error is None:
-                continue
-            if (rows := fewer_rows(error, len(part), call)) is not None:
-                parts = [part[at : at + rows] for at in range(0, len(part), rows)]
-                waiting.extendleft((part, None) for part in reversed(parts))
-                continue
-            sent_before = before
-            if len(part) > 1:
-                # Counted from here, so that a service that has gone down since is not sent text by text.
-                before = call.accepted
-            culprit, others, error = await self._bisect(part, error, sent_before)
-            others_error = None
-            if error is not None:
-                before = before if is_transient(error) else 0
-                if others and call.accepted == before and not _names_the_text(error):
-                    # No text is blamed before another one was accepted.
-                    others_error = await self._embed(others, self._retries(error), sent_before)
-                    others = others if others_error else []
-                self._blame_the_text(error, before)
-                await job.shorten(culprit, error)
-            if others:
-                waiting.append((others, others_error))
+        culprit, others, error = await _bisect(part, error, job, sent_before)
+        others_error = None
+        if error is not None:
+            before = before if is_transient(error) else 0
+            if others and call.accepted == before and not _names_the_text(error):
+                # No text is blamed before another one was accepted.
+                others_error = await _embed(others, job, _retries(error, call), sent_before)
+                others = others if others_error else []
+            _blame_the_text(error, call, before)
+            await job.shorten(culprit, error)
+        if others:
+            waiting.append((others, others_error))
 
-    async def _embed(self, items: list[int], retries: int, before: int) -> QwenAIMLError | None:
-        """Return the error if one of the texts may be its cause; *before* as in `may_be_one_text`."""
-        try:
-            rows = await embed_texts(self._job.texts(items), self._call, retries=retries)
-        except QwenAIMLError as error:
-            if may_be_one_text(error, self._call, before):
-                return error
-            raise
-        await self._job.keep(items, rows)
-        return None
 
-    async def _bisect(
-        self, suspects: list[int], error: QwenAIMLError, before: int
-    ) -> tuple[int, list[int], QwenAIMLError | None]:
-        """
-        Find one text that is the cause of *error*.
+async def _embed(items: Sequence[int], job: Batches, retries: int, before: int) -> QwenAIMLError | None:
+    """Return the error if one of the texts may be its cause; *before* as in `may_be_one_text`."""
+    try:
+        rows = await embed_texts(job.texts(items), job.call, retries=retries)
+    except QwenAIMLError as error:
+        if may_be_one_text(error, job.call, before):
+            return error
+        raise
+    await job.keep(items, rows)
+    return None
 
-        Returns:
-            The text; those of which nothing is known, since the cause was found without them; and the error
-            of the text alone, None if it was embedded after all.
-        """
-        retries = self._retries(error)
-        others: list[int] = []
-        seen_alone = len(suspects) == 1
-        while len(suspects) > 1:
-            half, rest = suspects[: len(suspects) // 2], suspects[len(suspects) // 2 :]
-            found = await self._embed(half, retries, before)
-            if found is None:
-                suspects, seen_alone = rest, False
-            else:
-                suspects, others, error, seen_alone = half, rest + others, found, True
-        if seen_alone:
-            return suspects[0], others, error
-        return suspects[0], others, await self._embed(suspects, retries, before)
 
-    def _retries(self, error: QwenAIMLError) -> int:
-        # A transient error comes after all retries, so that there are none for the parts.
-        return 0 if is_transient(error) else self._call.config.max_retries
+async def _bisect(
+    suspects: Sequence[int], error: QwenAIMLError, job: Batches, before: int
+) -> tuple[int, list[int], QwenAIMLError | None]:
+    """
+    Find one text that is the cause of *error*.
 
-    def _blame_the_text(self, error: QwenAIMLError, before: int) -> None:
-        """
-        Make sure that it is the text, since others are accepted.
+    Returns:
+        The text; those of which nothing is known, since the cause was found without them; and the error of
+        the text alone, None if it was embedded after all.
+    """
+    retries = _retries(error, job.call)
+    others: list[int] = []
+    seen_alone = len(suspects) == 1
+    while len(suspects) > 1:
+        half, rest = suspects[: len(suspects) // 2], suspects[len(suspects) // 2 :]
+        found = await _embed(half, job, retries, before)
+        if found is None:
+            suspects, seen_alone = rest, False
+        else:
+            suspects, others, error, seen_alone = half, [*rest, *others], found, True
+    if seen_alone:
+        return suspects[0], others, error
+    return suspects[0], others, await _embed(suspects, job, retries, before)
 
-        Raises:
-            QwenAIMLError: If it is rather the request, or the service.
-        """
-        call = self._call
-        if call.accepted > before or _names_the_text(error):
-            return
-        call.rejected_alone += 1
-        if is_transient(error) or call.rejected_alone >= ENOUGH:
-            raise error
+
+def _retries(error: QwenAIMLError, call: Call) -> int:
+    # A transient error comes after all retries, so that there are none for the parts.
+    return 0 if is_transient(error) else call.config.max_retries
+
+
+def _blame_the_text(error: QwenAIMLError, call: Call, before: int) -> None:
+    """
+    Make sure that it is the text, since others are accepted.
+
+    Raises:
+        QwenAIMLError: If it is rather the request, or the service.
+    """
+    if call.accepted > before or _names_the_text(error):
+        return
+    call.rejected_alone += 1
+    if is_transient(error) or call.rejected_alone >= ENOUGH:
+        raise error
 
 
 def _names_the_text(error: QwenAIMLError) -> bool:

@@ -20,7 +20,7 @@ from .._protocol.arrays import packed
 from .._results import EmbeddingResult, Usage
 from .._texts.distinct import DistinctTexts
 from .._texts.validation import all_outgoing, check_texts
-from .batch import Batch
+from .batch import embed_batch
 from .long_texts import NEVER_TOO_LONG, LongTexts
 from .request import too_late
 
@@ -243,7 +243,6 @@ class Job:
     async def _work(self) -> None:
         """Embed one batch after the other, until there is none, or no new request may start."""
         call = self.call
-        batch = Batch(self)
         while not call.is_stopped and (self._too_long or self._sent < len(self._pending)):
             if self._too_long:
                 item = self._too_long.pop()
@@ -251,7 +250,7 @@ class Job:
             else:
                 items = self._pending[self._sent : self._sent + call.rows]
                 self._sent += len(items)
-                await self._guarded(items, batch.embed(items))
+                await self._guarded(items, embed_batch(items, self))
 
     async def _guarded(self, items: Sequence[int], embedding: Awaitable[None]) -> None:
         """Embed; if that can't be done, end the call and keep what others have embedded."""
