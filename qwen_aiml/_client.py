@@ -80,7 +80,7 @@ class _Client(Counting):
     @property
     def usage(self) -> Usage:
         """Usage of all calls of this client so far."""
-        return self._engine.usage
+        return self._engine.usage.total
 
     def cache_namespace(self, role: Role = "document") -> str:
         """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import threading
 from contextvars import copy_context
 from datetime import datetime, timezone
 from functools import partial
@@ -20,8 +19,8 @@ from .._cache.protocol import open_cache
 from .._config import whole
 from .._errors import ConfigurationError
 from .._observe.tracing import is_traced, run_traced
+from .._observe.usage import TrackedUsage
 from .._progress import Reporter
-from .._results import Usage
 from .._texts.validation import check_role
 from .._transport.httpx_library import check_client
 from .._transport.override import meant, service_of
@@ -125,10 +124,9 @@ class Engine:
         is_path = isinstance(cache, (str, os.PathLike))
         self._own_cache = cast("SQLiteCache", self.cache) if is_path else None
         self.limiter = limiter or make_limiter(config)
-        self.usage = Usage()
+        self.usage = TrackedUsage()
         self._sync = sync
         self._clock = Clock(RealTime.now, lambda: datetime.now(timezone.utc), random.random)
-        self._usage_lock = threading.Lock()
         self._is_forked = False
         self._sessions: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
         _engines.add(self)
@@ -193,8 +191,7 @@ class Engine:
         try:
             await (run_traced(job) if is_traced() else job.run())
         finally:
-            with self._usage_lock:
-                self.usage += job.usage
+            self.usage.add(job.usage)
 
     def blocks(
         self,
@@ -236,7 +233,6 @@ class Engine:
 
     def after_fork(self) -> None:
         """Leave the parent's connections and locks alone; other threads may have held them."""
-        self._usage_lock = threading.Lock()
         self.limiter.after_fork()
         self._is_forked = self.http_client is not None
         # Kept, since to collect them would close what both processes share.

@@ -195,7 +195,6 @@ def test_after_a_fork(config: EmbeddingConfig, expected: list[list[float]]) -> N
     own, given = EmbeddingClient(config), EmbeddingClient(config, http_client=httpx.Client())
     given_async = AsyncEmbeddingClient(config, http_client=httpx.AsyncClient())
     assert own.embed(TEXTS).embeddings == expected
-    own._engine._usage_lock.acquire()
     own.limiter._lock.acquire()
 
     engine._after_fork()
