@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary, WeakSet
 
 import anyio.lowlevel
+from msgspec import Struct
 
 from .._cache.access import CacheAccess
 from .._cache.entries import namespace
@@ -49,30 +50,23 @@ ROUNDS_AHEAD = 12
 NEVER = 1e9  # seconds
 
 
-class Session:
+class Session(Struct, eq=False):
     """
     What the calls of one event loop share.
 
-    Args:
+    Attributes:
         transport: Posts their requests.
 
         queue: Where these wait to start.
 
-    Attributes:
         life: Begun, it closes the transport when the event loop ends, or it is closed itself: an event loop
             closes the asynchronous generators that were begun in it, which is the last moment at which its
             connections can be closed.
     """
 
-    def __init__(self, transport: SelectedTransport, queue: Queue) -> None:
-        self.transport = transport
-        self.queue = queue
-        self.life = _live(transport)
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether it has ended, or is about to."""
-        return self.transport.is_closed
+    transport: SelectedTransport
+    queue: Queue
+    life: AsyncGenerator[None, None]
 
 
 async def _live(transport: SelectedTransport) -> AsyncGenerator[None, None]:
@@ -243,15 +237,11 @@ class Engine:
         if self._own_cache is not None:
             self._own_cache.close()
 
-    @property
-    def _service(self) -> str:
-        config, client = meant(self.config, self.http_client, sync=self._sync)
-        return service_of(client) or str(config.base_url)
-
     def _namespace(self, role: Role, policies: Sequence[str] = ()) -> str:
         config = self.config
+        in_use, client = meant(config, self.http_client, sync=self._sync)
         return namespace(
-            self._service,
+            service_of(client) or str(in_use.base_url),
             config.model,
             config.length,
             role=role,
@@ -267,11 +257,12 @@ class Engine:
     async def _session(self) -> Session:
         loop = current_loop()
         session = self._sessions.get(loop)
-        if session is not None and not session.is_closed:
+        if session is not None and not session.transport.is_closed:
             return session
         self._forget_ended_loops()
         transport = SelectedTransport(self.config, self.http_client, sync=self._sync)
-        self._sessions[loop] = session = Session(transport, Queue(self.limiter, self._clock.now))
+        queue = Queue(self.limiter, self._clock.now)
+        self._sessions[loop] = session = Session(transport, queue, _live(transport))
         if self.http_client is None:
             await anext(session.life)
         return session
@@ -280,7 +271,7 @@ class Engine:
         for reference in self._sessions.keyrefs():
             loop = reference()
             session = None if loop is None else self._sessions.get(loop)
-            if session is not None and (session.is_closed or is_closed(loop)):
+            if session is not None and (session.transport.is_closed or is_closed(loop)):
                 self._sessions.pop(loop, None)
 
 

@@ -83,7 +83,7 @@ def test_several_event_loops(config: EmbeddingConfig, expected: list[list[float]
         assert asyncio.run(client.embed(TEXTS)).embeddings == expected
         assert trio.run(client.embed, TEXTS).embeddings == expected
 
-        assert all(session.is_closed for session in client._engine._sessions.values())
+        assert all(session.transport.is_closed for session in client._engine._sessions.values())
 
 
 def test_connections_are_kept(
@@ -134,7 +134,7 @@ def test_loop_closed_without_ceremony(config: EmbeddingConfig, expected: list[li
     asyncio.run(client.embed(["a"]))
     gc.collect()
 
-    assert [session.is_closed for session in client._engine._sessions.values()] == [True]
+    assert [session.transport.is_closed for session in client._engine._sessions.values()] == [True]
 
 
 def test_closed_while_in_use(

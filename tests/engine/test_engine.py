@@ -142,7 +142,7 @@ async def test_aclose(transports: list[Transport], tmp_path: Path) -> None:
     session = await engine._session()
     await engine.aclose()
     await engine.aclose()
-    assert session.is_closed
+    assert session.transport.is_closed
     assert await engine._session() is not session
     await engine.aclose()
 
