@@ -12,6 +12,7 @@ from ._engine.runner import Running
 from ._engine.stream import AsyncEmbeddingIterator, EmbeddingIterator
 from ._errors import ConfigurationError
 from ._observe.estimate import Counting
+from ._progress import Reporter
 from ._protocol.arrays import load_numpy, matrix
 from ._utils.frames import shows_no_texts
 from ._utils.threads import in_thread
@@ -181,7 +182,8 @@ class EmbeddingClient(_Client):
         """
         job = self._engine.job(texts, role=role, admit=admit, packed=packed, batch_size=batch_size)
         running = Running(partial(self._engine.run, job))
-        self._engine.report(job, progress, running.call)
+        if progress is not None:
+            job.reporter = Reporter(progress, job.items, running.call)
         try:
             running.run()
         except KeyboardInterrupt:
@@ -325,7 +327,8 @@ class AsyncEmbeddingClient(_Client):
         *progress* is called in the thread of the event loop, which waits for it.
         """
         job = self._engine.job(texts, role=role, admit=admit, packed=packed, batch_size=batch_size)
-        self._engine.report(job, progress, lambda call: call())
+        if progress is not None:
+            job.reporter = Reporter(progress, job.items, lambda call: call())
         try:
             await self._engine.run(job)
         except BaseException as error:

@@ -21,7 +21,6 @@ from .._config import whole
 from .._errors import ConfigurationError
 from .._observe.tracing import is_traced, run_traced
 from .._observe.usage import TrackedUsage
-from .._progress import Reporter
 from .._texts.validation import check_role
 from .._transport.httpx_library import check_client
 from .._transport.override import meant, service_of
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from .._cache.protocol import Cache
     from .._cache.sqlite import SQLiteCache
     from .._config import EmbeddingConfig
-    from .._progress import Progress
     from .._texts.validation import Role
 
 # Texts to read ahead, in as many as are in flight at most. So each of three blocks has four requests for each
@@ -155,21 +153,6 @@ class Engine:
         call.batch_size = self.config.rows_of(batch_size)
         cache = None if self.cache is None else self._cache_access(self.cache, role, call)
         return Job(texts, role, call, cache, first=first)
-
-    def report(
-        self,
-        job: Job,
-        progress: Callable[[Progress], object] | None,
-        call: Callable[[Callable[[], object]], object],
-    ) -> None:
-        """
-        Report the progress of a job to a function, through *call*; None for no report.
-
-        Raises:
-            ConfigurationError: If *progress* can't be called.
-        """
-        if progress is not None:
-            job.reporter = Reporter(progress, job.items, call)
 
     async def run(self, job: Job) -> None:
         """

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from qwen_aiml import Progress
     from qwen_aiml._engine.job import Job
 
 
@@ -50,19 +49,6 @@ async def test_usage() -> None:
 
     assert works[0].result().usage == works[1].result().usage
     assert engine.usage.total == Usage() + works[0].usage + works[1].usage
-
-
-@pytest.mark.anyio
-async def test_progress() -> None:
-    """Progress is reported if a function is given."""
-    reports: list[Progress] = []
-    engine = make(Emulator())
-    for progress in None, reports.append:
-        work = job(engine)
-        engine.report(work, progress, lambda call: call())
-        await engine.run(work)
-
-    assert [report.done for report in reports] == [0, 2]
 
 
 def test_rate_limiter_of_synchronous_calls() -> None:
