@@ -168,7 +168,7 @@ class Engine:
         try:
             await (run_traced(job) if is_traced() else job.run())
         finally:
-            self.usage.add(job.usage)
+            self.usage.add(job.call.usage)
 
     def blocks(
         self,

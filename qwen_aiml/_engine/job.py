@@ -118,7 +118,7 @@ class Job:
         began = self.call.clock.now()
         try:
             if self.reporter is not None:
-                self.reporter.add((), self.usage)
+                self.reporter.add((), self.call.usage)
                 self.call.on_wait = self.reporter.wait
             await self._look_up()
             batches = -(-len(self._pending) // self.call.rows) + len(self._too_long)
@@ -174,11 +174,6 @@ class Job:
         log_shortened(len(indices(self._shortened)), len(indices(self._at_limit)), self.call.config)
         return tuple(indices(self._shortened | self._at_limit))
 
-    @property
-    def usage(self) -> Usage:
-        """What it has cost so far."""
-        return self.call.usage
-
     def texts(self, items: Sequence[int]) -> list[str]:
         """Return texts as they are sent."""
         return self._distinct.pick(items)
@@ -193,7 +188,11 @@ class Job:
         self.model = self.model or rows.model
         if rows.request_id is not None:
             self._request_ids.append(rows.request_id)
-        check_dimensions(self.call, len(rows.embeddings[0]))
+        dimensions = len(rows.embeddings[0])
+        self.call.dimensions = expected = self.call.dimensions or dimensions
+        if dimensions != expected:
+            message = f"rows of {dimensions} dimensions, where earlier responses had {expected}"
+            raise ResponseFormatError(message)
         self._set(items, rows.embeddings)
         if shortened:
             self._shortened.update(items)
@@ -262,7 +261,9 @@ class Job:
             fatal = error
         except Exception as crash:  # noqa: BLE001 (raised by `result`, once the others are done)
             self.crash = self.crash or crash
-            fatal = unexpected(crash)
+            # Its text may hold anything.
+            message = f"the HTTP client (or rate limiter) raised {type(crash).__name__}"
+            fatal = TransportError(message, transient=False)
         else:
             return
         self.call.stop()
@@ -282,25 +283,7 @@ class Job:
 
     def _report(self, items: Sequence[int], *, cached: bool = False) -> None:
         if self.reporter is not None:
-            self.reporter.add(items, self.usage, cached=cached)
-
-
-def check_dimensions(call: Call, length: int) -> None:
-    """
-    Check the dimensions of a response against those of the call, which the first one sets if nothing did.
-
-    Raises:
-        ResponseFormatError: If they differ.
-    """
-    call.dimensions = call.dimensions or length
-    if length != call.dimensions:
-        message = f"rows of {length} dimensions, where earlier responses had {call.dimensions}"
-        raise ResponseFormatError(message)
-
-
-def unexpected(crash: Exception) -> TransportError:
-    """Name the type of an exception that no transport is known to raise; its text may hold anything."""
-    return TransportError(f"the HTTP client (or rate limiter) raised {type(crash).__name__}", transient=False)
+            self.reporter.add(items, self.call.usage, cached=cached)
 
 
 def log_shortened(cut: int, at_limit: int, config: EmbeddingConfig) -> None:
@@ -319,7 +302,7 @@ def log_shortened(cut: int, at_limit: int, config: EmbeddingConfig) -> None:
 
 def log_end(job: Job, seconds: float) -> None:
     """Log what a call did, in one line."""
-    usage = job.usage
+    usage = job.call.usage
     logger.info(
         "embedded %d of %d texts in %.1f s: %d requests (%d retries), %s tokens, %d texts cached",
         sum(item in job.embeddings for item in job.items),

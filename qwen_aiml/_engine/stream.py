@@ -139,7 +139,7 @@ class Blocks:
         self._blocks[job] = [(index, cast("array[float]", row)) for index, row in indexed if row is not None]
         self._missing += [index for index, row in indexed if row is None]
         job.shortened()
-        self._usage += job.usage
+        self._usage += job.call.usage
         self._failures |= job.failures()
         self._cause = self._cause or job.cause()
         self._crash = self._crash or job.crash

@@ -75,7 +75,7 @@ async def run_traced(job: Job) -> None:
             ended_by = type(error).__name__
             raise
         finally:
-            usage = job.usage
+            usage = job.call.usage
             span.set_attributes({REQUESTS: usage.requests, CACHED: usage.cached})
             if job.model is not None:
                 span.set_attribute(RESPONSE_MODEL, job.model)
@@ -131,7 +131,7 @@ def _measure(job: Job, attributes: dict[str, Any], seconds: float) -> None:
         return
     duration, tokens = _instruments(metrics.get_meter_provider())
     duration.record(seconds, attributes)
-    usage = job.usage
+    usage = job.call.usage
     if usage.requests and usage.total_tokens is not None:
         tokens.record(usage.total_tokens, {**attributes, TOKEN_TYPE: "input"})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ class Block:
         self.missing: tuple[int, ...] = tuple(range(len(texts)))
         self.refused: QwenAIMLError | None = REFUSED
         self.crash: Exception | None = None
-        self.usage = Usage(1, 2, 3)
+        self.call = SimpleNamespace(usage=Usage(1, 2, 3))
 
     def rows(self) -> list[array[float] | None]:
         """Give the length of its text as a row."""

@@ -48,7 +48,7 @@ async def test_usage() -> None:
     works = [await embed(engine) for _ in range(2)]
 
     assert works[0].result().usage == works[1].result().usage
-    assert engine.usage.total == Usage() + works[0].usage + works[1].usage
+    assert engine.usage.total == Usage() + works[0].call.usage + works[1].call.usage
 
 
 def test_rate_limiter_of_synchronous_calls() -> None:
