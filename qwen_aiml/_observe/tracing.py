@@ -54,20 +54,13 @@ def is_traced() -> bool:
 
 async def run_traced(job: Job) -> None:
     """Carry out a job in a span of its own, which its requests are children of, and record its metrics."""
-    trace: Any = sys.modules["opentelemetry.trace"]
-    tracer = trace.get_tracer("qwen_aiml", __version__)
+    tracer = _trace().get_tracer("qwen_aiml", __version__)
     attributes = _attributes(job.call.config)
     began = time.perf_counter()
     ended_by: str | None = None
-    with tracer.start_as_current_span(
-        f"embeddings {job.call.config.model}",
-        kind=trace.SpanKind.CLIENT,
-        attributes={**attributes, **_more(job)},
-        record_exception=False,
-        set_status_on_exception=False,
-    ) as span:
+    with _span(tracer, f"embeddings {job.call.config.model}", {**attributes, **_more(job)}) as span:
         if span.is_recording():
-            job.call.transport = _TracedTransport(job.call.transport, job.call.config, trace, tracer)
+            job.call.transport = _TracedTransport(job.call.transport, job.call.config, tracer)
         try:
             await job.run()
             ended_by = _error(job)
@@ -83,7 +76,7 @@ async def run_traced(job: Job) -> None:
             if usage.total_tokens is not None:
                 span.set_attribute(INPUT_TOKENS, usage.total_tokens)
             if ended_by is not None:
-                _fail(span, trace, ended_by)
+                _fail(span, ended_by)
                 attributes[ERROR] = ended_by
             _measure(job, attributes, time.perf_counter() - began)
 
@@ -120,9 +113,23 @@ def _error(job: Job) -> str | None:
     return (kind or type(job.cause())).__name__
 
 
-def _fail(span: Any, trace: Any, kind: str) -> None:
+def _trace() -> Any:
+    return sys.modules["opentelemetry.trace"]
+
+
+def _span(tracer: Any, name: str, attributes: dict[str, Any]) -> Any:
+    return tracer.start_as_current_span(
+        name,
+        kind=_trace().SpanKind.CLIENT,
+        attributes=attributes,
+        record_exception=False,
+        set_status_on_exception=False,
+    )
+
+
+def _fail(span: Any, kind: str) -> None:
     span.set_attribute(ERROR, kind)
-    span.set_status(trace.Status(trace.StatusCode.ERROR))
+    span.set_status(_trace().Status(_trace().StatusCode.ERROR))
 
 
 def _measure(job: Job, attributes: dict[str, Any], seconds: float) -> None:
@@ -155,37 +162,23 @@ def _histogram(meter: Any, name: str, unit: str, description: str, buckets: tupl
 class _TracedTransport:
     """Posts in a span of its own, unless instrumentation of httpx makes one."""
 
-    def __init__(self, transport: Transport, config: EmbeddingConfig, trace: Any, tracer: Any) -> None:
+    def __init__(self, transport: Transport, config: EmbeddingConfig, tracer: Any) -> None:
         self._transport = transport
-        self._trace = trace
         self._tracer = tracer
-        attributes = _attributes(config)
-        self._attributes = {
-            METHOD: "POST",
-            URL: config.endpoint,
-            **{name: attributes[name] for name in (HOST, PORT)},
-        }
+        of_call = _attributes(config)
+        self._attributes = {METHOD: "POST", URL: config.endpoint, HOST: of_call[HOST], PORT: of_call[PORT]}
         self.aclose = transport.aclose
 
     async def post(self, request: Post) -> Response:
         if watched_library() is not None:
             return await self._transport.post(request)
-        trace = self._trace
-        with self._tracer.start_as_current_span(
-            "POST",
-            kind=trace.SpanKind.CLIENT,
-            attributes=self._attributes,
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
+        with _span(self._tracer, "POST", self._attributes) as span:
             try:
                 response = await self._transport.post(request)
             except BaseException as error:
-                _fail(
-                    span, trace, error.kind if isinstance(error, TransportFailure) else type(error).__name__
-                )
+                _fail(span, error.kind if isinstance(error, TransportFailure) else type(error).__name__)
                 raise
             span.set_attribute(STATUS, response.status)
             if response.status >= HTTPStatus.BAD_REQUEST:
-                _fail(span, trace, str(response.status))
+                _fail(span, str(response.status))
             return response
