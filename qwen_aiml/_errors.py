@@ -69,15 +69,9 @@ class QwenAIMLError(Exception):
         """Tell whether other texts would have met the same error, so that naming these would mislead."""
         return False
 
-    def __reduce__(self) -> tuple[Callable[..., QwenAIMLError], tuple[Any, ...]]:
-        return _restore, (type(self), self.args, self.__dict__)
-
-
-def _restore(cls: type[QwenAIMLError], args: tuple[Any, ...], attributes: Mapping[str, Any]) -> QwenAIMLError:
-    error = cls.__new__(cls)
-    error.args = args
-    error.__dict__.update(attributes)
-    return error
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without `__init__`, whose arguments are not `args`.
+        return type(self).__new__, (type(self),), {"args": self.args, **self.__dict__}
 
 
 def advised(message: str, advice: str) -> str:
@@ -280,9 +274,6 @@ SpentError.__module__ = __name__  # where a pickle finds it
 
 class NotSentError(QwenAIMLError):
     """A request was not sent, since the call had failed elsewhere; never raised to users."""
-
-    def __init__(self) -> None:
-        super().__init__("not sent")
 
 
 def batch_error(failures: Mapping[int, QwenAIMLError], *, some: bool) -> type[EmbeddingBatchError] | None:

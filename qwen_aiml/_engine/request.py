@@ -307,7 +307,7 @@ class _Request:
                 if started:
                     return
                 raise too_late(call, self.attempts, self.error) from self.error
-        raise NotSentError
+        raise NotSentError("not sent")
 
     def _report(self, start: Start, response: Response | None) -> None:
         """Tell the limiter what came of an attempt."""
