@@ -127,7 +127,7 @@ class Call:
         self.deadline = None if total is None else clock.now() + total
         self.dimensions = config.length
         self.usage = Usage()
-        self.blocks = open_blocks()
+        self.blocks = open_blocks.get()
         self.budgets = [block.budget for block in self.blocks if block.budget is not None]
         self.accepted = 0
         self.rejected_alone = 0

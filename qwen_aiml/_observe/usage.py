@@ -68,12 +68,8 @@ class TrackedUsage:
         return f"Tracked{self._total!r}"
 
 
-_open: ContextVar[tuple[TrackedUsage, ...]] = ContextVar("qwen_aiml_tracked", default=())
-
-
-def open_blocks() -> tuple[TrackedUsage, ...]:
-    """Give the blocks that a call made here counts in, outermost first."""
-    return _open.get()
+# The blocks that a call made here counts in, outermost first.
+open_blocks: ContextVar[tuple[TrackedUsage, ...]] = ContextVar("qwen_aiml_tracked", default=())
 
 
 @contextmanager
@@ -111,14 +107,13 @@ def track_usage(
     """
     if max_tokens is not None:
         whole("max_tokens", max_tokens, least=1)
-    for name, value in (("max_cost_usd", max_cost_usd), ("usd_per_million_tokens", usd_per_million_tokens)):
-        if value is not None:
-            above_zero(name, value)
+    above_zero("max_cost_usd", max_cost_usd)
+    above_zero("usd_per_million_tokens", usd_per_million_tokens)
     has_bound = max_tokens is not None or max_cost_usd is not None
     budget = Budget(max_tokens, max_cost_usd, usd_per_million_tokens) if has_bound else None
     tracked = TrackedUsage(budget)
-    token = _open.set((*_open.get(), tracked))
+    token = open_blocks.set((*open_blocks.get(), tracked))
     try:
         yield tracked
     finally:
-        _open.reset(token)
+        open_blocks.reset(token)
