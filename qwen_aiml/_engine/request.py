@@ -32,7 +32,7 @@ from .._results import Usage
 from .._transport.base import Post, TransportFailure
 from .._transport.failures import advice
 from .queue import Ticket
-from .retry import backoff, cause_of, is_transient, retry_after, summary, throttled_backoff
+from .retry import backoff, cause_of, is_transient, retry_after, throttled_backoff
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -332,7 +332,8 @@ class _Request:
         """
         call = self._call
         error.attempts = self.attempts
-        logger.debug("%d texts, attempt %d: %s", len(self._texts), self.attempts, summary(error, response))
+        came = error.args[0] if response is None else f"HTTP {response.status}, {len(response.body)} bytes"
+        logger.debug("%d texts, attempt %d: %s", len(self._texts), self.attempts, came)  # no texts in it
         if not is_transient(error):
             raise error
         is_last = self.attempts > self._retries

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
-    from .._protocol.response import Response
-
 FIRST_BACKOFF = 0.5
 LONGEST_BACKOFF = 30.0
 LONGEST_RETRY_AFTER = 60.0
@@ -124,13 +122,6 @@ def _seconds_until(said: str, date: datetime) -> float | None:
     if moment.tzinfo is None:  # "-0000" says that the zone is not known
         moment = moment.replace(tzinfo=timezone.utc)
     return max(0.0, (moment - date).total_seconds())
-
-
-def summary(error: QwenAIMLError, response: Response | None) -> str:
-    """Describe an attempt for the log, which shows neither texts nor embeddings."""
-    if response is not None:
-        return f"HTTP {response.status}, {len(response.body)} bytes"
-    return str(error.args[0])
 
 
 def cause_of(error: QwenAIMLError | None) -> str:
