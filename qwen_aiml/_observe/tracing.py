@@ -55,12 +55,13 @@ def is_traced() -> bool:
 async def run_traced(job: Job) -> None:
     """Carry out a job in a span of its own, which its requests are children of, and record its metrics."""
     tracer = _trace().get_tracer("qwen_aiml", __version__)
-    attributes = _attributes(job.call.config)
+    config = job.call.config
+    attributes = {OPERATION: "embeddings", PROVIDER: "aimlapi", MODEL: config.model, **_server(config)}
     began = time.perf_counter()
     ended_by: str | None = None
-    with _span(tracer, f"embeddings {job.call.config.model}", {**attributes, **_more(job)}) as span:
+    with _span(tracer, f"embeddings {config.model}", {**attributes, **_more(job)}) as span:
         if span.is_recording():
-            job.call.transport = _TracedTransport(job.call.transport, job.call.config, tracer)
+            job.call.transport = _TracedTransport(job.call.transport, config, tracer)
         try:
             await job.run()
             ended_by = _error(job)
@@ -81,16 +82,9 @@ async def run_traced(job: Job) -> None:
             _measure(job, attributes, time.perf_counter() - began)
 
 
-def _attributes(config: EmbeddingConfig) -> dict[str, Any]:
+def _server(config: EmbeddingConfig) -> dict[str, Any]:
     url = urlsplit(config.endpoint)
-    port = url.port or (443 if url.scheme == "https" else 80)
-    return {
-        OPERATION: "embeddings",
-        PROVIDER: "aimlapi",
-        MODEL: config.model,
-        HOST: url.hostname or "",
-        PORT: port,
-    }
+    return {HOST: url.hostname or "", PORT: url.port or (443 if url.scheme == "https" else 80)}
 
 
 def _more(job: Job) -> dict[str, Any]:
@@ -165,8 +159,7 @@ class _TracedTransport:
     def __init__(self, transport: Transport, config: EmbeddingConfig, tracer: Any) -> None:
         self._transport = transport
         self._tracer = tracer
-        of_call = _attributes(config)
-        self._attributes = {METHOD: "POST", URL: config.endpoint, HOST: of_call[HOST], PORT: of_call[PORT]}
+        self._attributes = {METHOD: "POST", URL: config.endpoint, **_server(config)}
         self.aclose = transport.aclose
 
     async def post(self, request: Post) -> Response:
