@@ -221,17 +221,12 @@ class EmbeddingIterator:
                 if (row := self._blocks.take()) is not None:
                     return row
                 if not self._blocks.running:
-                    break
+                    # Never in a variable of this frame, which its traceback holds.
+                    raise self._blocks.error() or StopIteration  # noqa: TRY301 (closed like all others)
                 self._end_block(wait_for(self._ended))
         except BaseException:
             self.close()
             raise
-        error = self._blocks.error()
-        self.close()
-        try:
-            raise error or StopIteration
-        finally:
-            error = None  # whose traceback holds this frame
 
     def close(self) -> None:
         """Cancel what is in flight and wait for its end; no further row is returned."""
@@ -308,12 +303,10 @@ class AsyncEmbeddingIterator:
             if not self._blocks.running:
                 break
             await self._block_ended.wait()
-        error = self._blocks.error()
-        self._blocks.close()
         try:
-            raise error or StopAsyncIteration
+            raise self._blocks.error() or StopAsyncIteration  # in no variable, as above
         finally:
-            error = None  # whose traceback holds this frame
+            self._blocks.close()
 
     async def __aenter__(self) -> Self:
         group = anyio.create_task_group()
