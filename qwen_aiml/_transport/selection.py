@@ -83,7 +83,7 @@ class SelectedTransport:
         if (library := watched_library()) is not None:
             # What watches a synchronous caller may watch no more than the synchronous classes.
             return self._made(self._kind, library)
-        if self._needs_httpx or asyncio._get_running_loop() is None:  # noqa: SLF001 (documented)
+        if self._needs_httpx or not _runs_asyncio():
             return self._made("async", "httpx")
         return self._made("asyncio", "httptools")
 
@@ -103,3 +103,8 @@ class SelectedTransport:
 
         made = ThreadedHTTPXTransport if kind == "threaded" else HTTPXTransport
         return made(config, client, library=library or "httpx")
+
+
+def _runs_asyncio() -> bool:
+    """Tell whether a task of asyncio runs here; Trio may be a guest of its event loop."""
+    return asyncio._get_running_loop() is not None and asyncio.current_task() is not None  # noqa: SLF001 (documented)

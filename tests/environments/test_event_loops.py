@@ -84,6 +84,33 @@ def test_nest_asyncio(run: Callable[..., str]) -> None:
     assert printed == "37\n37\n37\n"
 
 
+def test_trio_as_a_guest(run: Callable[..., str]) -> None:
+    """The asynchronous client works on Trio, also where Trio is a guest of an event loop of asyncio."""
+    printed = run(
+        """
+        import asyncio
+        import trio
+
+        async def embed():
+            async with AsyncEmbeddingClient(CONFIG) as client:
+                return len((await client.embed(TEXTS)).embeddings)
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            ended = loop.create_future()
+            trio.lowlevel.start_guest_run(
+                embed,
+                run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+                done_callback=ended.set_result,
+            )
+            print((await ended).unwrap())
+
+        asyncio.run(main())
+        """
+    )
+    assert printed == "37\n"
+
+
 def test_loop_closed_without_clean_up(run: Callable[..., str]) -> None:
     """A loop that is closed with connections open holds up neither the next one nor the end."""
     printed = run(
