@@ -199,7 +199,8 @@ class Job:
         elif len(items) == 1 and self._long.may_be_truncated(rows.tokens):
             self._at_limit.update(items)
         if self.cache is not None:
-            rounded = await self.cache.store(self.texts(items), rows.embeddings, shortened)
+            with self.call.queue.storing():
+                rounded = await self.cache.store(self.texts(items), rows.embeddings, shortened)
             # So that results are the same with and without a cached entry.
             self._set(items, rounded)
         self._report(items)

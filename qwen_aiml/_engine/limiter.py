@@ -112,6 +112,8 @@ class Limiter:
         tokens_per_minute: A fixed rate, evenly spaced; None for none.
 
     Attributes:
+        most: As given.
+
         rows: Texts that one request may hold, as far as the service said so.
     """
 
@@ -126,7 +128,7 @@ class Limiter:
     ) -> None:
         self._lock = threading.Lock()
         self.rows = rows
-        self._most = most
+        self.most = most
         self._first = min(first, most)
         self._seconds_a_request = 60 / requests_per_minute if requests_per_minute else 0.0
         self._seconds_a_token = 60 / tokens_per_minute if tokens_per_minute else 0.0
@@ -208,7 +210,7 @@ class Limiter:
                 return
             latency = max(now - start.at, 1e-4)
             self._latency = latency + 7 / 8 * ((self._latency or latency) - latency)
-            self._window = min(self._most, self._window + min(1.0, self._latency / FASTEST_DOUBLING))
+            self._window = min(self.most, self._window + min(1.0, self._latency / FASTEST_DOUBLING))
             if self._closed is not None and start.at > self._judged_from:
                 self._end_probing(start, self._closed, now)
             self._settle(start, size, tokens)

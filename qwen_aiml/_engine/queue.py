@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import anyio
@@ -11,7 +12,7 @@ import anyio.lowlevel
 from .limiter import Start
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from .limiter import Limiter
 
@@ -55,6 +56,7 @@ class Queue:
         self._limiter = limiter
         self._now = now
         self._in_flight: set[Ticket] = set()
+        self._storing = 0
         self._next: Ticket | None = None
         self._waiting: OrderedDict[object, deque[Ticket]] = OrderedDict()
 
@@ -63,9 +65,24 @@ class Queue:
         """How many requests have started and not ended."""
         return len(self._in_flight)
 
+    @property
+    def _is_full(self) -> bool:
+        in_flight = len(self._in_flight)
+        return in_flight >= self._limiter.window or in_flight + self._storing >= self._limiter.most
+
+    @contextmanager
+    def storing(self) -> Iterator[None]:
+        """Count a batch that is being stored among the requests in flight: it would be lost just as they."""
+        self._storing += 1
+        try:
+            yield
+        finally:
+            self._storing -= 1
+            self._serve()
+
     def start_now(self, ticket: Ticket, tokens: float) -> bool:
         """Start a request if it need not wait, and tell whether it did."""
-        if self._next is not None or self._waiting or len(self._in_flight) >= self._limiter.window:
+        if self._next is not None or self._waiting or self._is_full:
             return False
         return self._start(ticket, tokens) is None
 
@@ -123,7 +140,7 @@ class Queue:
         return None
 
     def _serve(self) -> None:
-        if self._next is not None or not self._waiting or len(self._in_flight) >= self._limiter.window:
+        if self._next is not None or not self._waiting or self._is_full:
             return
         owner, waiting = self._waiting.popitem(last=False)
         self._next = ticket = waiting.popleft()

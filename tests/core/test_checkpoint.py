@@ -326,6 +326,26 @@ async def test_cancelled_while_storing() -> None:
     assert len(cache.entries) == 10
 
 
+async def test_calls_at_once_with_a_slow_store() -> None:
+    """However many calls there are, no more is billed and not stored yet than may be in flight."""
+    lost: list[int] = []
+
+    class Slow(DictCache):
+        async def aset_many(self, entries: Mapping[str, bytes]) -> None:
+            lost.append(emulator.texts_billed.total() - len(self.entries))
+            await anyio.sleep(0.01)
+            self.set_many(entries)
+
+    emulator, cache = Emulator(), Slow()
+    client = make(AsyncEmbeddingClient, emulator, cache, max_concurrency=2)
+    async with anyio.create_task_group() as group:
+        for call in range(8):
+            group.start_soon(embed, client, [f"text {at} of call {call}" for at in range(40)])
+
+    assert len(cache.entries) == 320
+    assert max(lost) <= 2 * 10 + 10  # and one that started as its forerunner's response came
+
+
 async def test_path(kind: type[Client], tmp_path: Path) -> None:
     """The path of a file makes an SQLite cache there, which closing the client closes."""
     path = tmp_path / "embeddings.db"

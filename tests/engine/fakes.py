@@ -127,6 +127,8 @@ class FakeLimiter:
     Attributes:
         window: How many requests may be in flight.
 
+        most: Its ceiling.
+
         paused_until: When the next may start.
 
         reports: What became of requests.
@@ -134,7 +136,7 @@ class FakeLimiter:
 
     def __init__(self, config: EmbeddingConfig) -> None:
         self.rows = config.rows
-        self.window = config.concurrency
+        self.window = self.most = config.concurrency
         self.paused_until = 0.0
         self.reports: list[tuple[Any, ...]] = []
 

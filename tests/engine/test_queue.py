@@ -75,6 +75,24 @@ def test_limit() -> None:
     assert run(2, steps) == ["a1", "a2", "a3"]
 
 
+def test_storing() -> None:
+    """What is being stored counts as in flight up to the ceiling, which the limit may be far below."""
+
+    async def steps(line: Line, come: Callable[..., Awaitable[None]]) -> None:
+        line.harness.limiter.most = 3
+        with line.queue.storing():
+            await come("a1", "a2", "a3")
+            assert line.started == ["a1", "a2"]
+            with line.queue.storing():
+                line.leave("a1")
+                await anyio.wait_all_tasks_blocked()
+                assert line.started == ["a1", "a2"]
+            await anyio.wait_all_tasks_blocked()
+            assert line.started == ["a1", "a2", "a3"]
+
+    assert run(2, steps) == ["a1", "a2", "a3"]
+
+
 def test_limit_that_grows() -> None:
     """A limit that has grown lets more in at the next end."""
 
