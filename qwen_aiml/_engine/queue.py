@@ -72,7 +72,7 @@ class Queue:
 
     @contextmanager
     def storing(self) -> Iterator[None]:
-        """Count a batch that is being stored among the requests in flight: it would be lost just as they."""
+        """Count a batch as in flight while it is stored: it is billed, and lost if the process ends."""
         self._storing += 1
         try:
             yield

@@ -343,7 +343,7 @@ async def test_calls_at_once_with_a_slow_store() -> None:
             group.start_soon(embed, client, [f"text {at} of call {call}" for at in range(40)])
 
     assert len(cache.entries) == 320
-    assert max(lost) <= 2 * 10 + 10  # and one that started as its forerunner's response came
+    assert max(lost) <= 2 * 10 + 10  # and one that starts between a response and its storing
 
 
 async def test_path(kind: type[Client], tmp_path: Path) -> None:
