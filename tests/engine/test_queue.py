@@ -105,6 +105,22 @@ def test_limit_that_grows() -> None:
     assert run(1, steps) == ["a1", "a2", "a3", "a4"]
 
 
+def test_limit_that_shrinks() -> None:
+    """Under a limit that has shrunk nothing starts before fewer are in flight than it allows."""
+
+    async def steps(line: Line, come: Callable[..., Awaitable[None]]) -> None:
+        await come("a1", "a2", "a3")
+        line.harness.limiter.window = 1
+        assert not line.queue.start_now(Ticket("b"), 1.0)
+        await come("a4")
+        line.leave("a1", "a2")
+        await anyio.wait_all_tasks_blocked()
+        assert line.started == ["a1", "a2", "a3"]
+        line.leave("a3")
+
+    assert run(3, steps) == ["a1", "a2", "a3", "a4"]
+
+
 def test_round_robin() -> None:
     """Calls are served round robin, and within one call whoever has waited longest is next."""
 
