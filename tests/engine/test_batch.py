@@ -190,14 +190,15 @@ def test_a_service_that_is_down(outcome: Outcome) -> None:
     assert len(run.sent) <= 3 + 5
 
 
+@pytest.mark.parametrize("retries", [0, 1])
 @pytest.mark.parametrize("outcome", [rejection(503), rejection(429), RESET], ids=repr)
-def test_no_matter_of_texts(outcome: Outcome) -> None:
+def test_no_matter_of_texts(outcome: Outcome, retries: int) -> None:
     """A service that is away or busy has nothing to do with texts: no part of them is sent."""
-    run = Run(TEXTS, lambda _: outcome, max_retries=1)
+    run = Run(TEXTS, lambda _: outcome, max_retries=retries)
 
     with pytest.raises(QwenAIMLError):
         run.result()
-    assert run.sent == [TEXTS, TEXTS]
+    assert run.sent == [TEXTS] * (1 + retries)
 
 
 def test_no_repetition_wanted() -> None:

@@ -159,12 +159,12 @@ def test_unusual(text: bytes) -> None:
     assert outcome(text, fast=True) == outcome(text, fast=False)
 
 
-@pytest.mark.parametrize("place", ["row", "rows", "body"])
-def test_members_with_one_name(place: str) -> None:
+@pytest.mark.parametrize("places", [{"row"}, {"rows"}, {"body"}, {"row", "rows", "body"}], ids=sorted)
+def test_members_with_one_name(places: set[str]) -> None:
     """Of two members with one name the last counts, as for others."""
-    other_row = b'"index": 1, "embedding": [9.5], ' if place == "row" else b""
-    other_rows = b'"data": [], ' if place == "rows" else b""
-    other_model = b'"model": "a", ' if place == "body" else b""
+    other_row = b'"index": 1, "embedding": [9.5], ' if "row" in places else b""
+    other_rows = b'"data": [], ' if "rows" in places else b""
+    other_model = b'"model": "a", ' if "body" in places else b""
     row = b"{" + other_row + b'"index": 0, "embedding": [0.5]}, {"index": 1, "embedding": [1]}'
     text = b"{" + other_model + other_rows + b'"data": [' + row + b'], "model": "b"}'
 
