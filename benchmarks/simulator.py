@@ -3,8 +3,7 @@ Discrete-event simulation of clients whose limiter does not know the service's l
 
 Nothing sleeps: each run has its own clock. Timers are up to a millisecond late, requests take some
 milliseconds to arrive, and latencies vary by a tenth. Requests that are rejected twice back off as the
-client's do. On a loaded machine, processes stop for some milliseconds now and then, and connecting takes
-time.
+client's do.
 """
 
 from __future__ import annotations
@@ -22,8 +21,6 @@ from qwen_aiml._engine.retry import throttled_backoff
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-STOPS = 20.0  # a second, on a loaded machine
-CONNECTING = 0.2  # seconds that each client's first response takes in addition, there
 ARRIVAL = 0.02  # seconds, or the latency if that is less, of which a request takes a part to arrive
 
 
@@ -183,8 +180,6 @@ class Scenario:
 
         spurious: Share of requests rejected without reason.
 
-        loaded: Longest stop of a process on a loaded machine, in seconds; 0 for a machine of its own.
-
         clients: How many share the service.
 
         most: Ceiling of requests in flight for each.
@@ -197,7 +192,6 @@ class Scenario:
     latency: float
     refusal: float | None = None
     spurious: float = 0.0
-    loaded: float = 0.0
     clients: int = 1
     most: int = 32
     useful: int | None = None
@@ -220,30 +214,11 @@ class Result:
     seconds: float
 
 
-class _Process:
-    """When a process runs on a loaded machine: it stops at random, for at most *longest* seconds."""
-
-    def __init__(self, longest: float, random: Random) -> None:
-        self._longest, self._random = longest, random
-        self._stops_at = self._runs_at = 0.0
-
-    def awake(self, at: float) -> float:
-        """Return when it handles what happens at a time; times only grow, but for a little."""
-        if not self._longest:
-            return at
-        while self._runs_at <= at:
-            self._stops_at = self._runs_at + self._random.expovariate(STOPS)
-            self._runs_at = self._stops_at + self._random.uniform(0, self._longest)
-        return self._runs_at if at >= self._stops_at else at
-
-
 @dataclass
 class _Client:
     controller: Controller
     waiting: deque[int]  # how often each request that waits was rejected
-    process: _Process
     ask_at: float = 0.0
-    connected: bool = False
     in_flight: int = 0
     last_arrival: float = 0.0
 
@@ -276,11 +251,7 @@ class Simulation:
         self._scenario = scenario
         self._service = scenario.service()
         self._random = Random(seed)  # noqa: S311 - no secret
-        self._server = _Process(scenario.loaded, self._random)
-        self._clients = [
-            _Client(make(), deque([0] * scenario.requests), _Process(scenario.loaded, self._random))
-            for _ in range(scenario.clients)
-        ]
+        self._clients = [_Client(make(), deque([0] * scenario.requests)) for _ in range(scenario.clients)]
         self._events: list[_Event] = []
         self._numbers = count()
         self._now = 0.0
@@ -310,8 +281,7 @@ class Simulation:
             while client.ask_at <= self._now and self._may_ask(client):
                 handle = client.controller.take(self._now)
                 if isinstance(handle, float):
-                    timer = self._now + max(1e-4, handle) + self._random.uniform(0, 0.001)
-                    client.ask_at = client.process.awake(timer)
+                    client.ask_at = self._now + max(1e-4, handle) + self._random.uniform(0, 0.001)
                 else:
                     self._send(client, handle)
 
@@ -319,9 +289,7 @@ class Simulation:
         client.in_flight += 1
         self._sent += 1
         travel = min(self._scenario.latency, ARRIVAL) * self._random.uniform(0.2, 0.4)
-        if self._scenario.loaded and not client.connected:
-            travel += CONNECTING
-        client.last_arrival = max(client.last_arrival, self._server.awake(self._now + travel))
+        client.last_arrival = max(client.last_arrival, self._now + travel)
         self._push(client.last_arrival, client, handle, self._now, "arrives", client.waiting.popleft())
 
     def _push(self, at: float, *details: Any) -> None:
@@ -334,7 +302,6 @@ class Simulation:
         elif event.kind == "again":
             client.waiting.appendleft(rejections)
         else:
-            client.connected = True
             client.in_flight -= 1
             client.ask_at = min(client.ask_at, event.at)
             if event.kind == "accepted":
@@ -356,7 +323,7 @@ class Simulation:
         self._refused += not admitted
         refusal = min(scenario.latency, ARRIVAL) if scenario.refusal is None else scenario.refusal
         seconds = (scenario.latency if admitted else refusal) * self._random.uniform(0.9, 1.1)
-        at = event.client.process.awake(max(event.at, event.sent + seconds))
+        at = max(event.at, event.sent + seconds)
         kind = "accepted" if admitted else "refused"
         self._push(at, event.client, event.handle, event.sent, kind, event.rejections, advised)
 
