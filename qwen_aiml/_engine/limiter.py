@@ -143,8 +143,9 @@ class Limiter:
     def _forget_limits(self) -> None:
         self._window = float(self._first)
         self._rate: float | None = None  # at the last pattern; see `_present_rate`
-        self._grown, self._until_regained = 0, 1.0  # requests
-        self._judged_from = self._sampled_from = -math.inf
+        self._grown = 0  # requests started since then
+        self._until_regained = LEAST_REQUESTS
+        self._judged_from = -math.inf  # rejections of requests that started before are known
         self._closed: float | None = None  # when acceptance ended, while probing
         self._probe_refused: float | None = None  # when the last refused probe started
 
@@ -185,8 +186,12 @@ class Limiter:
                 return min(allowed - now, LONGEST_PAUSE)
             if now > allowed + IDLE and not self._open and self._closed is None:
                 self._recent.clear()  # what was accepted before would count as slow
-            start = Start(now, tokens, self._present_rate())
-            self._charge(start)
+            rate = self._present_rate()
+            interval = max(1 / rate, self._seconds_a_request, tokens * self._seconds_a_token)
+            late = min(CAUGHT_UP, interval)
+            scheduled = self._next if now - self._next <= late else now
+            self._next = scheduled + min(interval, LONGEST_PAUSE)
+            start = Start(now, tokens, rate)
             self._grown += 1
             self._open.add(start)
             self._recent.append(start)
@@ -213,7 +218,10 @@ class Limiter:
             self._window = min(self.most, self._window + min(1.0, self._latency / FASTEST_DOUBLING))
             if self._closed is not None and start.at > self._judged_from:
                 self._end_probing(start, self._closed, now)
-            self._settle(start, size, tokens)
+            if tokens is not None and 0 <= tokens <= MOST_RATIO * size + MOST_EXTRA:
+                self._bytes += size
+                self._tokens += tokens
+                self._next += (tokens - start.tokens) * self._seconds_a_token
 
     def lost(self, start: Start, now: float) -> None:  # noqa: ARG002 - all three reports are called alike
         """Report a request without evidence about limits: transport error, server error, cancelled."""
@@ -245,7 +253,6 @@ class Limiter:
             if advised is not None and advised > 0:
                 pause = min(advised, LONGEST_PAUSE) * (1 + jitter)
                 self._paused_until = max(self._paused_until, now + pause)
-                self._sampled_from = max(self._sampled_from, self._paused_until)
 
     def _close(self, start: Start, outcome: Literal["accepted", "refused", "lost"]) -> bool:
         """Record an outcome, unless there is one or a fork came between."""
@@ -254,20 +261,6 @@ class Limiter:
         self._open.remove(start)
         start.outcome = outcome
         return True
-
-    def _charge(self, start: Start) -> None:
-        interval = 1 / start.rate
-        fixed = max(self._seconds_a_request, start.tokens * self._seconds_a_token)
-        late = CAUGHT_UP if fixed >= interval else min(CAUGHT_UP, interval)
-        scheduled = self._next if start.at - self._next <= late else start.at
-        self._next = scheduled + min(max(fixed, interval), LONGEST_PAUSE)
-
-    def _settle(self, start: Start, size: int, tokens: int | None) -> None:
-        if tokens is None or not 0 <= tokens <= MOST_RATIO * size + MOST_EXTRA:
-            return
-        self._bytes += size
-        self._tokens += tokens
-        self._next += (tokens - start.tokens) * self._seconds_a_token
 
     def _present_rate(self) -> float:
         filling = SPEED_UP * self._window / (self._latency or FIRST_LATENCY)
@@ -280,12 +273,9 @@ class Limiter:
         """Go on a little below an estimate of the rate that the service accepts, made from some requests."""
         agrees = self._rate is not None and abs(accepted / self._rate - 1) < AGREEMENT
         self._until_regained = max(LEAST_REQUESTS, accepted * SLOW_SECONDS if agrees else requests)
-        self._rate = BELOW * accepted
         self._grown = 0
-        self._next = max(self._next, now + 1 / self._rate)
-        self._log_rate(self._rate)
-
-    def _log_rate(self, rate: float) -> None:
+        self._rate = rate = BELOW * accepted
+        self._next = max(self._next, now + 1 / rate)
         if abs(rate / self._logged_rate - 1) >= LOG_CHANGE:
             kind = "found" if self._logged_rate == math.inf else "changed"
             _log.info("rate limit %s: about %.3g requests per second", kind, rate)
@@ -302,23 +292,23 @@ class Limiter:
         self._judged_from = now
         if accepted:
             self._set_rate(self._estimate(accepted, seconds), accepted, now)
-        self._sampled_from = now
         if is_first or not accepted:
             self._closed, self._probe_refused = refused.at, None
             self._schedule_probe(now, jitter, refused.at)
 
     def _sample(self, refused: Start) -> tuple[int, float]:
         """Count requests since the last pattern that were accepted, or still may be, and their seconds."""
+        begin = max(self._judged_from, self._paused_until, self._recent[0].at)
         sample = [
             start
             for start in self._recent
-            if self._sampled_from <= start.at < refused.at and start.outcome in ("accepted", None)
+            if begin <= start.at < refused.at and start.outcome in ("accepted", None)
         ]
         since, slowest = refused.at - SAMPLE_SECONDS, self._present_rate() * SAMPLE_RATE
-        in_time = sum(start.at > since and start.rate > slowest for start in sample)
-        count = min(len(sample), max(in_time, SAMPLE_REQUESTS))
-        begin = sample[-count - 1].at if count < len(sample) else max(self._sampled_from, self._recent[0].at)
-        return count, refused.at - begin
+        count = max(SAMPLE_REQUESTS, sum(start.at > since and start.rate > slowest for start in sample))
+        if count < len(sample):
+            begin = sample[-count - 1].at
+        return min(count, len(sample)), refused.at - begin
 
     def _estimate(self, accepted: int, seconds: float) -> float:
         return (accepted + PRIOR) / (seconds + PRIOR / self._present_rate())
@@ -329,8 +319,7 @@ class Limiter:
 
     def _end_probing(self, start: Start, closed: float, now: float) -> None:
         """Go on after an accepted probe; if others were refused before it, acceptance had really ended."""
-        self._closed = None
-        judged, self._sampled_from, self._judged_from = self._judged_from, start.at, start.at
+        judged, self._closed, self._judged_from = self._judged_from, None, start.at
         if self._probe_refused is None:
             in_flight = [one for one in self._recent if closed < one.at <= judged]
             accepted = sum(one.outcome == "accepted" for one in in_flight)
@@ -343,6 +332,6 @@ class Limiter:
             self._forget_limits()
         else:
             quota = sum(one.outcome == "accepted" for one in self._recent if one.at < closed)
-            resumed = (self._probe_refused + start.at) / 2  # between the two
+            resumed = (self._probe_refused + start.at) / 2
             self._set_rate(max(quota, 1) / (resumed - self._recent[0].at), quota, now)
             self._recent.clear()
