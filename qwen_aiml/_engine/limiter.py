@@ -48,6 +48,7 @@ LEAST_REQUESTS = 20.0  # until growth passes any estimate
 PROBE_GROWTH = 0.8  # share of the time without acceptance until the next probe
 LONGEST_PROBE_GAP = 30.0  # seconds
 OUTAGE = 90.0  # seconds without acceptance, longer than a quota a minute explains
+EARLY = 0.001  # seconds by which a start may come early while no limit is known; timers are no finer
 CAUGHT_UP = 0.04  # seconds of lateness made up for, since timers are late
 IDLE = 1.0  # seconds
 LONGEST_PAUSE = 3600.0  # seconds
@@ -182,7 +183,8 @@ class Limiter:
         """
         with self._lock:
             allowed = max(self._next, self._paused_until)
-            if allowed > now:
+            early = EARLY if self._rate is None else 0.0
+            if allowed > now + early:
                 return min(allowed - now, LONGEST_PAUSE)
             if now > allowed + IDLE and not self._open and self._closed is None:
                 self._recent.clear()  # what was accepted before would count as slow

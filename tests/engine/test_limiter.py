@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.limiter import held_out, make, scenarios, special
 from benchmarks.simulator import simulate
-from qwen_aiml._engine.limiter import BELOW, CAUGHT_UP, LONGEST_PAUSE, PRIOR, Limiter, Limits, Start
+from qwen_aiml._engine.limiter import BELOW, CAUGHT_UP, EARLY, LONGEST_PAUSE, PRIOR, Limiter, Limits, Start
 
 
 @pytest.fixture(autouse=True)
@@ -187,6 +187,30 @@ def test_starts_are_spaced() -> None:
 
     assert isinstance(wait, float)
     assert 0.005 < wait < 0.05
+
+
+def test_starts_a_little_early() -> None:
+    """While no limit is known, a start may be a millisecond early, which saves waits and adds no requests."""
+    limiter, now = Limiter(32, requests_per_minute=600), 0.0
+    for _ in range(100):
+        begin(limiter, now)
+        wait = limiter.take(now, 0)
+        assert isinstance(wait, float)
+        assert isinstance(limiter.take(now + wait - 1.01 * EARLY, 0), float)
+        now += wait - 0.99 * EARLY
+
+    assert now == pytest.approx(10.0, abs=EARLY)
+
+
+def test_starts_are_punctual_at_a_limit() -> None:
+    """Once a limit is known, no request starts early."""
+    limiter = Limiter(32)
+    now = feed(limiter, "a" * 50 + "rr" + "a", latency=0.05)
+    for _ in range(10):
+        _, now = begin(limiter, now)
+        wait = limiter.take(now, 0)
+        assert isinstance(wait, float)
+        assert isinstance(limiter.take(now + wait - 0.01 * EARLY, 0), float)
 
 
 def test_no_limit() -> None:
