@@ -189,8 +189,10 @@ class Limiter:
             if now > allowed + IDLE and not self._open and self._closed is None:
                 self._recent.clear()  # what was accepted before would count as slow
             rate = self._present_rate()
-            interval = max(1 / rate, self._seconds_a_request, tokens * self._seconds_a_token)
-            late = min(CAUGHT_UP, interval)
+            fixed = max(self._seconds_a_request, tokens * self._seconds_a_token)
+            interval = max(fixed, 1 / rate)
+            # A fixed rate is kept on average; at an estimated one, several starts at once could be rejected.
+            late = CAUGHT_UP if interval == fixed else min(CAUGHT_UP, interval)
             scheduled = self._next if now - self._next <= late else now
             self._next = scheduled + min(interval, LONGEST_PAUSE)
             start = Start(now, tokens, rate)

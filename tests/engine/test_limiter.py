@@ -86,6 +86,20 @@ def test_fixed_rates(rates: dict[str, float], tokens: float, seconds: float) -> 
     assert min(gaps) >= seconds - CAUGHT_UP - 0.001
 
 
+@pytest.mark.parametrize("rates", [{"requests_per_minute": 15_000}, {"tokens_per_minute": 1_500_000}])
+def test_fixed_rates_with_late_timers(rates: dict[str, float]) -> None:
+    """Timers that are later than the time between two requests do not lower a fixed rate."""
+    limiter, now = Limiter(32, **rates), 0.0  # type: ignore[arg-type]
+    for _ in range(500):
+        wait = limiter.take(now, 100)
+        while not isinstance(wait, Start):
+            now += wait + 0.01
+            wait = limiter.take(now, 100)
+        limiter.accepted(wait, now + 0.01, 300, 100)
+
+    assert now == pytest.approx(2.0, abs=0.1)
+
+
 def test_tokens_are_settled() -> None:
     """The difference between estimated and billed tokens is charged or refunded."""
     limiter = Limiter(32, tokens_per_minute=600)
