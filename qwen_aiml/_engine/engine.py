@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import sys
 from contextvars import copy_context
 from datetime import datetime, timezone
 from functools import partial
@@ -57,9 +58,8 @@ class Session(Struct, eq=False):
 
         queue: Where these wait to start.
 
-        life: Begun, it closes the transport when the event loop ends, or it is closed itself: an event loop
-            closes the asynchronous generators that were begun in it, which is the last moment at which its
-            connections can be closed.
+        life: Begun, it closes the transport when the event loop ends: that closes the asynchronous generators
+            that were begun in it, which is the last moment at which its connections can be closed.
     """
 
     transport: SelectedTransport
@@ -207,6 +207,8 @@ class Engine:
         session = self._sessions.pop(current_loop(), None)
         if session is not None:
             await session.life.aclose()
+            if not session.transport.is_closed:  # its life was not begun
+                await session.transport.aclose()
 
     def after_fork(self) -> None:
         """Leave the parent's connections and locks alone; other threads may have held them."""
@@ -246,7 +248,8 @@ class Engine:
         transport = SelectedTransport(self.config, self.http_client, sync=self._sync)
         queue = Queue(self.limiter, self._clock.now)
         self._sessions[loop] = session = Session(transport, queue, _live(transport))
-        if self.http_client is None:
+        # Loops that nest_asyncio runs don't close such generators: begun there, it would end in a traceback.
+        if self.http_client is None and sys.get_asyncgen_hooks().finalizer is not None:
             await anext(session.life)
         return session
 

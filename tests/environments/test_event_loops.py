@@ -84,6 +84,39 @@ def test_nest_asyncio(run: Callable[..., str]) -> None:
     assert printed == "37\n37\n37\n"
 
 
+def test_nest_asyncio_without_closing(run: Callable[..., str]) -> None:
+    """Loops that nest_asyncio runs end without a traceback, also where clients are never closed."""
+    pytest.importorskip("nest_asyncio")
+    printed = run(
+        """
+        import asyncio, gc, sys, warnings
+
+        warnings.simplefilter("ignore")
+        import nest_asyncio
+
+        nest_asyncio.apply()
+        sys.unraisablehook = lambda unraisable: print("ignored:", unraisable.exc_value)
+
+        async def embed(client):
+            return len((await client.embed(TEXTS)).embeddings)
+
+        def embed_with_a_new_client():
+            return asyncio.run(embed(AsyncEmbeddingClient(CONFIG)))
+
+        async def embed_in_a_nested_loop():
+            return embed_with_a_new_client()
+
+        kept = AsyncEmbeddingClient(CONFIG)
+        print(asyncio.run(embed(kept)), embed_with_a_new_client(), asyncio.run(embed_in_a_nested_loop()))
+        gc.collect()
+        print(asyncio.run(embed(kept)))
+        del kept
+        gc.collect()
+        """
+    )
+    assert printed == "37 37 37\n37\n"
+
+
 def test_trio_as_a_guest(run: Callable[..., str]) -> None:
     """The asynchronous client works on Trio, also where Trio is a guest of an event loop of asyncio."""
     printed = run(
