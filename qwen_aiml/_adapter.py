@@ -252,6 +252,9 @@ def _aliases(field: Any) -> list[str]:
 
 
 def _unconverted(error: Mapping[str, Any]) -> str:
-    """Show a value that is a string where a number or a flag is wanted, with the cure; nothing of others."""
-    cure = conversion(error["input"]) if error["type"] in ("int_type", "float_type", "bool_type") else ""
-    return cure and f", not {error['input']!r} (str){cure}"
+    """Show what was given where a number or a flag is wanted: a string that is one, or else the type."""
+    if error["type"] not in ("int_type", "float_type", "bool_type"):
+        return ""
+    cure = conversion(error["input"], is_flag=error["type"] == "bool_type")
+    given = f"{error['input']!r} (str)" if cure else type(error["input"]).__name__
+    return f", not {given}{cure}"

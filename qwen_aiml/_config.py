@@ -30,9 +30,27 @@ _SAME = (
     ("base_url", "api_base", "openai_api_base"),
     ("api_key", "openai_api_key", "dashscope_api_key"),
     ("batch_size", "chunk_size", "embed_batch_size"),
-    ("dimensions", "output_dimensionality", "output_dimension"),
+    ("dimensions", "output_dimensionality", "output_dimension", "embedding_dimensions", "embed_dim", "dim"),
     ("show_progress_bar", "show_progress"),
+    ("timeout", "request_timeout"),
+    ("default_headers", "headers", "extra_headers"),
+    ("http_async_client", "async_http_client", "async_client"),
 )
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+_OF_THE_CLIENT = "pass it to EmbeddingClient or AsyncEmbeddingClient"
+# What to do about other names that people bring, where they are no settings.
+_CURES = {
+    "cache": _OF_THE_CLIENT,
+    "http_client": _OF_THE_CLIENT,
+    "http_async_client": "pass it to AsyncEmbeddingClient as http_client",
+    "limiter": _OF_THE_CLIENT,
+    "rate_limiter": "pass admit= to embed",
+    "show_progress_bar": "pass progress= to embed",
+    "proxy": "set HTTPS_PROXY in the environment",
+    "openai_proxy": "set HTTPS_PROXY in the environment",
+    "verify": "set SSL_CERT_FILE in the environment",
+    **dict.fromkeys(("additional_kwargs", "api_version", "default_query", "reuse_client"), "leave it out"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,25 +257,29 @@ class EmbeddingConfig:
 
 
 def unknown_settings(unknown: Iterable[str], known: Iterable[str]) -> str:
-    """Name settings that are not there, each with the one that is likely to be meant."""
+    """Name settings that are not there, each with the one that is likely to be meant, or what to do."""
     from difflib import get_close_matches  # noqa: PLC0415 (only for errors)
 
     known, said = sorted(known), []
     for name in sorted(unknown):
         same = [other for names in _SAME if name in names for other in names if other in known]
+        if not same and name in _CURES:
+            said.append(f"{name} ({_CURES[name]})")
+            continue
         meant = [*same, *get_close_matches(name, known)]
         said.append(f"{name} (did you mean {meant[0]}?)" if meant else name)
     return f"unknown setting {', '.join(said)}"
 
 
-def conversion(value: object) -> str:
-    """Say how to convert a string that is a number or a flag, as from the environment; empty for others."""
+def conversion(value: object, *, is_flag: bool = False) -> str:
+    """Say how to convert a string, as from the environment, to a number or a flag; empty for other values."""
     if not isinstance(value, str):
         return ""
+    if is_flag:
+        given = _FLAGS.get(value.strip().lower())
+        return "" if given is None else f". It is a string; give {given}"
     if re.fullmatch(r"\s*(\d{1,7}|\d{0,7}\.\d{1,7})\s*", value):
         return f". It is a string; give {'float' if '.' in value else 'int'}({value!r})"
-    if value.strip().lower() in ("true", "false"):
-        return f". It is a string; give {value.strip().capitalize()}"
     return ""
 
 
@@ -277,7 +299,7 @@ def _text(name: str, value: object) -> str:
 
 def _flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise _refuse(name, value, "True or False", conversion(value))
+        raise _refuse(name, value, "True or False", conversion(value, is_flag=True))
     return value
 
 

@@ -423,11 +423,12 @@ def test_two_names(first: str, second: str, value: Any, monkeypatch: pytest.Monk
         ),
         ("timeout", "2.5", "not '2.5' (str). It is a string; give float('2.5')"),
         ("show_progress_bar", "true", "not 'true' (str). It is a string; give True"),
-        ("max_retries", KEY, "max_retries: Input should be a valid integer"),
+        ("max_retries", KEY, "max_retries: Input should be a valid integer, not str"),
+        ("dimensions", 64.0, "dimensions: Input should be a valid integer, not float"),
     ],
 )
-def test_numbers_as_strings(name: str, value: str, said: str) -> None:
-    """A number or flag from the environment is shown, with the cure; other values may be secrets."""
+def test_numbers_as_strings(name: str, value: object, said: str) -> None:
+    """A number or flag from the environment is shown, with the cure; of others, maybe secrets, the type."""
     options: dict[str, Any] = {name: value}
     with pytest.raises(ConfigurationError) as caught:
         QwenAIMLEmbeddings(api_key=KEY, **options)

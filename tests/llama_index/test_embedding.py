@@ -383,7 +383,13 @@ def test_what_is_no_text(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("given", "meant"),
-    [("chunk_size", "embed_batch_size"), ("model_id", "model_name"), ("base_url", "api_base")],
+    [
+        ("chunk_size", "embed_batch_size"),
+        ("model_id", "model_name"),
+        ("base_url", "api_base"),
+        ("request_timeout", "timeout"),
+        ("async_http_client", "http_async_client"),
+    ],
 )
 def test_names_of_another_class(given: str, meant: str) -> None:
     """Who knows a setting by the name that another class has for it is told this one's."""
