@@ -250,6 +250,9 @@ class SQLiteCache:
             self._connection = None
 
 
+_creating = threading.Lock()  # so that nobody opens a file between the two calls of its creator
+
+
 def _identity(path: str) -> tuple[int, int] | None:
     """Tell a file from another one at the same path; None if there is none."""
     try:
@@ -261,8 +264,10 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 def _open(path: str) -> tuple[sqlite3.Connection, bool]:
     """Open a file, made if need be; and tell whether it can only be read."""
-    with suppress(OSError):  # which SQLite will meet as well, and say more of
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    # Only a file that is not there yet: to close one drops all locks that this process has on it, those of
+    # other objects' connections too. Source: SQLite, "How To Corrupt An SQLite Database File", 2.2.
+    with _creating, suppress(OSError):  # which SQLite will meet as well, and say more of
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     uri, is_file = Path(path).as_uri(), Path(path).is_file()
     read_only = is_file and not os.access(path, os.W_OK)
     try:

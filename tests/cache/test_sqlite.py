@@ -220,6 +220,27 @@ def test_processes(cache: SQLiteCache, path: Path) -> None:
     assert cache.get_many(keys) == [key.encode() for key in keys]
 
 
+def test_objects_of_one_process(cache: SQLiteCache, path: Path) -> None:
+    """A second object on the file does not make another process believe that nobody else uses it."""
+    read = """
+        import sqlite3
+        import sys
+
+        connection = sqlite3.connect(sys.argv[1])
+        print(connection.execute("SELECT count(*) FROM entries").fetchone()[0], end="")
+        connection.close()
+        """
+    cache.set_many({"a": b"1"})
+    second = SQLiteCache(path)
+    second.get_many(["a"])
+    counts = [finish(start(read, path))]
+    cache.set_many({"b": b"2"})
+    counts.append(finish(start(read, path)))
+    second.close()
+
+    assert counts == ["1", "2"]
+
+
 def test_killed(path: Path) -> None:
     """A writer that is killed loses nothing that it had stored, and leaves a file that can be used."""
     program = """
