@@ -1,8 +1,7 @@
-"""The queue in which requests of one event loop wait to start; it serves calls round robin."""
+"""The queue in which requests of one event loop wait to start."""
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -17,58 +16,34 @@ if TYPE_CHECKING:
     from .limiter import Limiter
 
 
-class Ticket:
-    """
-    The place of one attempt in the queue.
-
-    Args:
-        owner: The call that the request is part of.
-
-        on_wait: Called with the seconds that the limiter makes it wait, whenever it does; None for nothing.
-
-    Attributes:
-        start: What the limiter gave when the attempt started; None before.
-    """
-
-    __slots__ = ("came", "on_wait", "owner", "start")
-
-    def __init__(self, owner: object, on_wait: Callable[[float], object] | None = None) -> None:
-        self.owner = owner
-        self.on_wait = on_wait
-        self.start: Start | None = None
-        self.came: anyio.Event | None = None
-
-
 class Queue:
     """
-    Which request starts next, and which are in flight.
+    Which request starts next, and how many are in flight.
 
-    One ticket at a time is next and waits for the limiter; all others stay in the queue. Calls are served
-    round robin, so that a query does not wait for a whole ingestion. For one event loop.
+    One request at a time is next, and waits for room and for the limiter; all others wait until it has
+    started, first come, first served. Of each call only one is among them, so that calls are served round
+    robin, and a query does not wait for a whole ingestion. For one event loop.
 
     Args:
         limiter: How many requests may be in flight, and when the next may start.
 
         now: The clock.
+
+    Attributes:
+        in_flight: How many requests have started and not ended.
     """
 
     def __init__(self, limiter: Limiter, now: Callable[[], float]) -> None:
         self._limiter = limiter
         self._now = now
-        self._in_flight: set[Ticket] = set()
         self._storing = 0
-        self._next: Ticket | None = None
-        self._waiting: OrderedDict[object, deque[Ticket]] = OrderedDict()
-
-    @property
-    def in_flight(self) -> int:
-        """How many requests have started and not ended."""
-        return len(self._in_flight)
+        self._starting = anyio.Lock(fast_acquire=True)
+        self._ended = anyio.Event()
+        self.in_flight = 0
 
     @property
     def _is_full(self) -> bool:
-        in_flight = len(self._in_flight)
-        return in_flight >= self._limiter.window or in_flight + self._storing >= self._limiter.most
+        return self.in_flight >= min(self._limiter.window, self._limiter.most - self._storing)
 
     @contextmanager
     def storing(self) -> Iterator[None]:
@@ -78,73 +53,51 @@ class Queue:
             yield
         finally:
             self._storing -= 1
-            self._serve()
+            self._ended.set()
 
-    def start_now(self, ticket: Ticket, tokens: float) -> bool:
-        """Start a request if it need not wait, and tell whether it did."""
-        if self._next is not None or self._waiting or self._is_full:
-            return False
-        return self._start(ticket, tokens) is None
+    def start_now(self, tokens: float) -> Start | None:
+        """Start a request if it need not wait; None if it must."""
+        if self._starting.locked() or self._is_full:
+            return None
+        start = self._take(tokens)
+        return start if isinstance(start, Start) else None
 
-    async def start(self, ticket: Ticket, tokens: float, seconds_left: Callable[[], float]) -> bool:
+    async def start(
+        self, tokens: float, seconds_left: Callable[[], float], on_wait: Callable[[float], object]
+    ) -> Start | None:
         """
-        Wait for the ticket's turn, then for the limiter, and start.
+        Wait until no other request is next, then for room and for the limiter, and start.
 
         Args:
-            ticket: To be handed to `leave` in the end, whatever happens.
-
             tokens: Expected in the request.
 
             seconds_left: How long the call may still take.
 
+            on_wait: Called with the seconds that the limiter makes it wait, whenever it does.
+
         Returns:
-            Whether it started; False if the limiter makes it wait for longer than the call may take.
+            What the limiter gave, to be followed by one `end`; None if the limiter makes the request wait for
+            longer than the call may take.
         """
-        self._waiting.setdefault(ticket.owner, deque()).append(ticket)
-        self._serve()
-        if self._next is not ticket:
-            ticket.came = anyio.Event()
-            await ticket.came.wait()
+        async with self._starting:
+            while self._is_full:
+                self._ended = anyio.Event()
+                await self._ended.wait()
             # What made room may have stopped the call as well.
             await anyio.lowlevel.checkpoint_if_cancelled()
-        while (seconds := self._start(ticket, tokens)) is not None:
-            if seconds_left() <= seconds:
-                return False
-            if ticket.on_wait is not None:
-                ticket.on_wait(seconds)
-            await anyio.sleep(seconds)
-        return True
-
-    def leave(self, ticket: Ticket) -> None:
-        """End a ticket, in whatever state it is."""
-        self._in_flight.discard(ticket)
-        if self._next is ticket:
-            self._next = None
-        waiting = self._waiting.get(ticket.owner)
-        if waiting is not None and ticket in waiting:
-            waiting.remove(ticket)
-            if not waiting:
-                del self._waiting[ticket.owner]
-        self._serve()
-
-    def _start(self, ticket: Ticket, tokens: float) -> float | None:
-        """Start, or give the seconds to wait first."""
-        start = self._limiter.take(self._now(), tokens)
-        if not isinstance(start, Start):
+            while not isinstance(start := self._take(tokens), Start):
+                if seconds_left() <= start:
+                    return None
+                on_wait(start)
+                await anyio.sleep(start)
             return start
-        ticket.start = start
-        self._in_flight.add(ticket)
-        if self._next is ticket:
-            self._next = None
-            self._serve()
-        return None
 
-    def _serve(self) -> None:
-        if self._next is not None or not self._waiting or self._is_full:
-            return
-        owner, waiting = self._waiting.popitem(last=False)
-        self._next = ticket = waiting.popleft()
-        if waiting:
-            self._waiting[owner] = waiting
-        if ticket.came is not None:
-            ticket.came.set()
+    def end(self) -> None:
+        """Note that a request is no longer in flight."""
+        self.in_flight -= 1
+        self._ended.set()
+
+    def _take(self, tokens: float) -> Start | float:
+        start = self._limiter.take(self._now(), tokens)
+        self.in_flight += isinstance(start, Start)
+        return start

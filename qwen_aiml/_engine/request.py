@@ -31,7 +31,6 @@ from .._protocol.status import error_in_success, is_success, is_throttle, page_a
 from .._results import Usage
 from .._transport.base import Post, TransportFailure
 from .._transport.failures import advice
-from .queue import Ticket
 from .retry import backoff, cause_of, is_transient, retry_after, throttled_backoff
 
 if TYPE_CHECKING:
@@ -140,7 +139,7 @@ class Call:
         """Take what the event loop that runs the call has."""
         self.queue = queue
         self.transport = transport
-        self.admitting = anyio.Lock()
+        self.starting = anyio.Lock(fast_acquire=True)
 
     @property
     def rows(self) -> int:
@@ -256,10 +255,9 @@ class _Request:
 
     async def _attempt(self, tokens: float) -> Response:
         call = self._call
-        ticket = Ticket(call, self._report_wait)
+        start = await self._start(tokens)
         response: Response | None = None
         try:
-            await self._start(ticket, tokens)
             self.attempts += 1
             call.retries += self.attempts > 1
             usage = Usage(requests=1)
@@ -277,13 +275,12 @@ class _Request:
             return response
         finally:
             try:
-                if ticket.start is not None:
-                    self._report(ticket.start, response)
+                self._report(start, response)
             finally:
-                # In any case: a ticket that is not given back is a request less for all later calls.
-                call.queue.leave(ticket)
+                # In any case: a request that does not end is one less for all later calls.
+                call.queue.end()
 
-    async def _start(self, ticket: Ticket, tokens: float) -> None:
+    async def _start(self, tokens: float) -> Start:
         """
         Wait until the request may start.
 
@@ -294,18 +291,16 @@ class _Request:
         """
         call = self._call
         if not call.is_stopped:
-            if call.admit is None and call.queue.start_now(ticket, tokens):
-                return
+            if call.admit is None and (start := call.queue.start_now(tokens)) is not None:
+                return start
             with call.until_stopped():
-                if call.admit is None:
-                    started = await call.queue.start(ticket, tokens, call.seconds_left)
-                else:
-                    # One at a time, and none while one that was admitted still waits.
-                    async with call.admitting:
+                # One at a time: none is admitted while another one of the call still waits to start.
+                async with call.starting:
+                    if call.admit is not None:
                         await call.admit(math.ceil(tokens))
-                        started = await call.queue.start(ticket, tokens, call.seconds_left)
-                if started:
-                    return
+                    start = await call.queue.start(tokens, call.seconds_left, self._report_wait)
+                if start is not None:
+                    return start
                 raise too_late(call, self.attempts, self.error) from self.error
         raise NotSentError("not sent")
 

@@ -34,7 +34,6 @@ from qwen_aiml import (
     TransportError,
     Usage,
 )
-from qwen_aiml._engine.queue import Ticket
 from qwen_aiml.emulator import Emulator, Fault
 
 if TYPE_CHECKING:
@@ -514,13 +513,13 @@ async def test_deadline_while_waiting_in_the_queue() -> None:
     """A request that the deadline overtakes in the queue is not sent."""
     emulator = Emulator()
     client = make(AsyncEmbeddingClient, emulator, max_concurrency=1, total_timeout=0.1)
-    queue, other = (await client._engine._session()).queue, Ticket("another call")
-    assert queue.start_now(other, 0.0)
+    queue = (await client._engine._session()).queue
+    assert queue.start_now(0.0)  # of another call
     with pytest.raises(DeadlineError) as caught:
         await embed(client, ["a"])
 
     assert caught.value.attempts == emulator.request_count == 0
-    queue.leave(other)
+    queue.end()
     assert (await embed(client, ["a"])).usage.requests == 1
 
 

@@ -64,8 +64,7 @@ def assert_idle(client: EmbeddingClient) -> None:
     """See that nothing counts as in flight or waiting."""
     [session] = client._engine._sessions.values()
     assert session.queue.in_flight == 0
-    assert session.queue._next is None
-    assert not session.queue._waiting
+    assert not session.queue._starting.locked()
 
 
 FAULTS = {

@@ -215,8 +215,8 @@ class Harness:
 
     @property
     def is_idle(self) -> bool:
-        """Whether every ticket was given back."""
-        return not (self.queue.in_flight or self.queue._next or self.queue._waiting)
+        """Whether nothing is in flight or waits to start."""
+        return not (self.queue.in_flight or self.queue._starting.statistics().locked)
 
     def new_call(self, **options: Any) -> Call:
         """Make another call that shares the queue; its deadline counts from now."""

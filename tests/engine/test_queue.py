@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import anyio
@@ -9,7 +10,6 @@ import anyio.lowlevel
 import pytest
 
 from fakes import After, Harness
-from qwen_aiml._engine.queue import Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 class Line:
     """
-    Tickets by name, whose first letter is their owner.
+    Requests by name, whose first letter is their call.
 
     Attributes:
         started: The names of those that have started, in order.
@@ -27,24 +27,29 @@ class Line:
         self.harness = Harness()
         self.harness.limiter.window = limit
         self.queue = self.harness.queue
-        self.tickets: dict[str, Ticket] = {}
+        self.calls: dict[str, anyio.Lock] = defaultdict(anyio.Lock)
+        self.scopes: dict[str, anyio.CancelScope] = {}
         self.started: list[str] = []
-        self.on_wait: Callable[[float], object] | None = None
+        self.on_wait: Callable[[float], object] = lambda _: None
 
     async def wait(self, name: str) -> None:
-        """Take a ticket and wait until it may start."""
-        self.tickets[name] = ticket = Ticket(name[0], self.on_wait)
-        assert await self.queue.start(ticket, 1.0, lambda: 100.0)
-        self.started.append(name)
+        """Wait until a request may start, or it is cancelled."""
+        with anyio.CancelScope() as self.scopes[name]:
+            async with self.calls[name[0]]:
+                assert await self.queue.start(1.0, lambda: 100.0, self.on_wait)
+                self.started.append(name)
 
     def leave(self, *names: str) -> None:
-        """End tickets."""
+        """End requests that have started; cancel those that wait."""
         for name in names:
-            self.queue.leave(self.tickets[name])
+            if name in self.started:
+                self.queue.end()
+            else:
+                self.scopes[name].cancel()
 
 
 def run(limit: int, steps: Callable[[Line, Callable[..., Awaitable[None]]], Awaitable[None]]) -> list[str]:
-    """Run steps that let tickets come, in order; in the end all are left."""
+    """Run steps that let requests come, in order; in the end all are ended."""
     line = Line(limit)
 
     async def main() -> None:
@@ -58,7 +63,8 @@ def run(limit: int, steps: Callable[[Line, Callable[..., Awaitable[None]]], Awai
             await steps(line, come)
             await anyio.wait_all_tasks_blocked()
             group.cancel_scope.cancel()
-        line.leave(*line.tickets)
+        while line.queue.in_flight:
+            line.queue.end()
 
     line.harness.run(main)
     return line.started
@@ -111,7 +117,7 @@ def test_limit_that_shrinks() -> None:
     async def steps(line: Line, come: Callable[..., Awaitable[None]]) -> None:
         await come("a1", "a2", "a3")
         line.harness.limiter.window = 1
-        assert not line.queue.start_now(Ticket("b"), 1.0)
+        assert not line.queue.start_now(1.0)
         await come("a4")
         line.leave("a1", "a2")
         await anyio.wait_all_tasks_blocked()
@@ -134,22 +140,24 @@ def test_round_robin() -> None:
 
 
 def test_leaving() -> None:
-    """Whoever leaves, in whatever state and how often, leaves no gap."""
+    """Whoever leaves, in whatever state, leaves no gap: in flight, next, or waiting for another one."""
 
     async def steps(line: Line, come: Callable[..., Awaitable[None]]) -> None:
-        await come("a1", "a2", "a3", "b1", "c1")
-        line.leave("a2", "b1", "b1", "a1", "a1")
+        await come("a1", "a2", "a3", "b1", "b2", "c1")
+        for names in (["a2"], ["b1", "c1"], ["a1"], ["a3"]):
+            line.leave(*names)
+            await anyio.wait_all_tasks_blocked()
 
-    assert run(1, steps)[:2] == ["a1", "a3"]
+    assert run(1, steps) == ["a1", "a3", "b2"]
 
 
 def test_one_at_a_time_waits_for_the_limiter() -> None:
-    """Nobody overtakes the ticket that waits for the limiter; when it leaves, the next one waits."""
+    """Nobody overtakes the request that waits for the limiter; when it leaves, the next one waits."""
 
     async def steps(line: Line, come: Callable[..., Awaitable[None]]) -> None:
         line.harness.limiter.paused_until = 5.0
         await come("a1", "b1")
-        assert not line.queue.start_now(Ticket("c"), 1.0)
+        assert not line.queue.start_now(1.0)
         line.leave("a1")
         await anyio.sleep(6)
 
@@ -162,7 +170,7 @@ def test_waiting_for_the_limiter() -> None:
 
     async def steps(line: Line, come: Callable[..., Awaitable[None]]) -> None:
         line.harness.limiter.paused_until = 5.0
-        assert not line.queue.start_now(Ticket("a"), 1.0)
+        assert not line.queue.start_now(1.0)
         line.on_wait = told.append
         await come("a1")
         assert not line.started
@@ -178,14 +186,10 @@ def test_wait_beyond_the_deadline() -> None:
     harness = Harness()
     harness.limiter.paused_until = 5.0
 
-    async def start() -> bool:
-        ticket = Ticket("a")
-        try:
-            return await harness.queue.start(ticket, 1.0, lambda: 5.0)
-        finally:
-            harness.queue.leave(ticket)
+    async def start() -> object:
+        return await harness.queue.start(1.0, lambda: 5.0, lambda _: None)
 
-    assert not harness.run(start)
+    assert harness.run(start) is None
     assert harness.now() == 0.0
 
 
@@ -193,10 +197,9 @@ def test_start_now() -> None:
     """A request starts without a wait if none is before it, and there is room."""
 
     async def start() -> None:
-        tickets = [Ticket(name) for name in "abc"]
-        assert [harness.queue.start_now(ticket, 1.0) for ticket in tickets] == [True, True, False]
-        for ticket in tickets:
-            harness.queue.leave(ticket)
+        assert [harness.queue.start_now(1.0) is not None for _ in range(3)] == [True, True, False]
+        harness.queue.end()
+        harness.queue.end()
 
     harness = Harness()
     harness.limiter.window = 2

@@ -634,7 +634,7 @@ def test_ended_early(how: Callable[[EmbeddingClient], None]) -> None:
             assert threads() <= served
             [session] = client._engine._sessions.values()
             assert not session.queue.in_flight
-            assert not session.queue._waiting
+            assert not session.queue._starting.locked()
             time.sleep(0.1)  # what was sent may still be on its way
             sent = emulator.request_count
             time.sleep(0.05)

@@ -51,10 +51,10 @@ def test_interrupts(run: Callable[..., str], transport: str) -> None:
         [session] = client._engine._sessions.values()
         queue = session.queue
         until = time.monotonic() + 20
-        while (queue.in_flight or queue._next or queue._waiting) and time.monotonic() < until:
+        while (queue.in_flight or queue._starting.locked()) and time.monotonic() < until:
             time.sleep(0.01)
-        print(queue.in_flight, queue._next, len(queue._waiting), len(client.embed(TEXTS).embeddings))
+        print(queue.in_flight, queue._starting.locked(), len(client.embed(TEXTS).embeddings))
         client.close()
         """
     )
-    assert printed.splitlines()[-1] == "0 None 0 37"
+    assert printed.splitlines()[-1] == "0 False 37"
