@@ -83,14 +83,16 @@ class Queue:
             while self._is_full:
                 self._ended = anyio.Event()
                 await self._ended.wait()
-            # What made room may have stopped the call as well.
-            await anyio.lowlevel.checkpoint_if_cancelled()
-            while not isinstance(start := self._take(tokens), Start):
+            while True:
+                # What ended the wait may have stopped the call as well.
+                await anyio.lowlevel.checkpoint_if_cancelled()
+                start = self._take(tokens)
+                if isinstance(start, Start):
+                    return start
                 if seconds_left() <= start:
                     return None
                 on_wait(start)
                 await anyio.sleep(start)
-            return start
 
     def end(self) -> None:
         """Note that a request is no longer in flight."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from contextlib import contextmanager
 from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -34,7 +33,7 @@ from .._transport.failures import advice
 from .retry import backoff, cause_of, is_transient, retry_after, throttled_backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from datetime import datetime
 
     from .._config import EmbeddingConfig
@@ -99,6 +98,8 @@ class Call:
 
         is_stopped: Whether no further request may start.
 
+        waiting: Scopes of the requests that wait for something else than their response.
+
         retries: Attempts after the first of a request so far.
 
         on_wait: Called with the seconds of each wait of more than `LOGGED_SECONDS`; None for nothing.
@@ -133,7 +134,7 @@ class Call:
         self.is_stopped = False
         self.retries = 0
         self.on_wait: Callable[[float], object] | None = None
-        self._scopes: set[anyio.CancelScope] = set()
+        self.waiting: set[anyio.CancelScope] = set()
 
     def begin(self, queue: Queue, transport: Transport) -> None:
         """Take what the event loop that runs the call has."""
@@ -159,20 +160,8 @@ class Call:
     def stop(self) -> None:
         """Start no further request, and end all waiting for one; those in flight go on."""
         self.is_stopped = True
-        for scope in list(self._scopes):
+        for scope in self.waiting:
             scope.cancel()
-
-    @contextmanager
-    def until_stopped(self) -> Iterator[anyio.CancelScope]:
-        """End what is awaited in this context when the call is stopped."""
-        with anyio.CancelScope() as scope:
-            self._scopes.add(scope)
-            if self.is_stopped:
-                scope.cancel()
-            try:
-                yield scope
-            finally:
-                self._scopes.discard(scope)
 
 
 _PERMANENT = ("certificate", "local", "refused")
@@ -203,24 +192,25 @@ async def embed_texts(texts: Sequence[str], call: Call, *, retries: int) -> Rows
 
         NotSentError: If the call failed elsewhere before the first attempt.
     """
-    request = _Request(texts, call, retries)
-    if call.deadline is None:
-        return await request.send()
     # Posting may get as far as the network before it is cancelled.
     if call.seconds_left() <= 0:
         raise too_late(call)
-    with anyio.move_on_after(call.seconds_left()):
+    with anyio.move_on_after(call.seconds_left()) as scope:
+        request = _Request(texts, call, retries, scope)
         return await request.send()
+    if anyio.current_time() < scope.deadline:  # the call was stopped
+        raise request.error or NotSentError("not sent")
     raise too_late(call, request.attempts, request.error) from request.error
 
 
 class _Request:
     """The attempts of one request: how many were made, and the error of the last one."""
 
-    def __init__(self, texts: Sequence[str], call: Call, retries: int) -> None:
+    def __init__(self, texts: Sequence[str], call: Call, retries: int, scope: anyio.CancelScope) -> None:
         self._texts = texts
         self._call = call
         self._retries = retries
+        self._scope = scope
         self._post = Post(encode(texts, call.config), call.config.silence, max_response_bytes(len(texts)))
         self.attempts = 0
         self.error: QwenAIMLError | None = None
@@ -236,15 +226,14 @@ class _Request:
         call = self._call
         while True:
             response: Response | None = None
+            call.waiting.add(self._scope)
             try:
                 tokens = call.limiter.expected_tokens(len(self._post.body))
-                response = await within_budgets(call.budgets, tokens, self._attempt, call.until_stopped)
+                response = await within_budgets(call.budgets, tokens, self._attempt)
                 rows = self._read(response)
             except TransportFailure as failure:
                 self.error = self._transport_error(failure)
-            except NotSentError as not_sent:
-                raise self.error or not_sent from None
-            except DeadlineError:
+            except (DeadlineError, NotSentError):
                 raise
             except QwenAIMLError as error:
                 self.error = error
@@ -256,6 +245,7 @@ class _Request:
     async def _attempt(self, tokens: float) -> Response:
         call = self._call
         start = await self._start(tokens)
+        call.waiting.discard(self._scope)
         response: Response | None = None
         try:
             self.attempts += 1
@@ -290,19 +280,18 @@ class _Request:
             DeadlineError: If it would have to wait for longer than the call may take.
         """
         call = self._call
-        if not call.is_stopped:
-            if call.admit is None and (start := call.queue.start_now(tokens)) is not None:
-                return start
-            with call.until_stopped():
-                # One at a time: none is admitted while another one of the call still waits to start.
-                async with call.starting:
-                    if call.admit is not None:
-                        await call.admit(math.ceil(tokens))
-                    start = await call.queue.start(tokens, call.seconds_left, self._report_wait)
-                if start is not None:
-                    return start
-                raise too_late(call, self.attempts, self.error) from self.error
-        raise NotSentError("not sent")
+        if call.is_stopped:
+            raise NotSentError("not sent")
+        if call.admit is None and (start := call.queue.start_now(tokens)) is not None:
+            return start
+        # One at a time: none is admitted while another one of the call still waits to start.
+        async with call.starting:
+            if call.admit is not None:
+                await call.admit(math.ceil(tokens))
+            start = await call.queue.start(tokens, call.seconds_left, self._report_wait)
+        if start is None:
+            raise too_late(call, self.attempts, self.error) from self.error
+        return start
 
     def _report(self, start: Start, response: Response | None) -> None:
         """Tell the limiter what came of an attempt."""
@@ -341,12 +330,12 @@ class _Request:
                 seconds = throttled_backoff(self.attempts, call.clock.random)
         if call.seconds_left() <= seconds:
             raise too_late(call, self.attempts, error) from error
-        if is_last:
+        if is_last or call.is_stopped:
             raise error
         if seconds:
             self._report_wait(seconds)
-            with call.until_stopped():
-                await anyio.sleep(seconds)
+            call.waiting.add(self._scope)
+            await anyio.sleep(seconds)
 
     def _report_wait(self, seconds: float) -> None:
         """Log a wait before the next attempt, and report it, unless it is short."""

@@ -11,9 +11,6 @@ from .._protocol.status import is_success
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
-    from contextlib import AbstractContextManager
-
-    from anyio import CancelScope
 
     from .._protocol.response import Response
     from .._results import Usage
@@ -118,7 +115,6 @@ async def within_budgets(
     budgets: Sequence[Budget],
     tokens: float,
     attempt: Callable[[float], Awaitable[Response]],
-    until_stopped: Callable[[], AbstractContextManager[CancelScope]],
 ) -> Response:
     """
     Make an attempt once all budgets of its call have room.
@@ -128,9 +124,7 @@ async def within_budgets(
 
         tokens: Expected in the request.
 
-        attempt: Sends the request, or says that the call was stopped; takes the expected tokens.
-
-        until_stopped: Gives a context that ends what is awaited in it when the call is stopped.
+        attempt: Sends the request; takes the expected tokens.
 
     Raises:
         SpentError: If a budget is used up.
@@ -140,10 +134,7 @@ async def within_budgets(
     while not _reserved(budgets, tokens):
         import anyio  # noqa: PLC0415 (slow to import, and there with the first client)
 
-        with until_stopped() as scope:
-            await anyio.sleep(POLL)
-        if scope.cancel_called:
-            return await attempt(tokens)
+        await anyio.sleep(POLL)
     usage = None
     try:
         response = await attempt(tokens)
