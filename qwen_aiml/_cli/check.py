@@ -12,7 +12,7 @@ from .._config import EmbeddingConfig
 from .._errors import AuthenticationError, ConfigurationError, InsufficientCreditsError, QwenAIMLError
 from .._keys import KEY_VARIABLES
 from .._protocol.response import Response
-from .._protocol.status import status_error
+from .._protocol.status import error_of
 from .._transport.environment import proxy_for, tls_context
 from .._urls import URL_VARIABLES, first_set
 
@@ -94,7 +94,7 @@ def _balance(config: EmbeddingConfig, http_client: Any) -> int:
     if response is None:
         return _say("balance", "unknown", "no response")
     if response.status == HTTPStatus.UNAUTHORIZED:
-        error = status_error(response, [], config)
+        error = error_of(response, [], config)
         return _say("key", "failed", f"{key}: {error}")
     balance = response.json.get("current_balance") if isinstance(response.json, dict) else None
     if response.status != HTTPStatus.OK or not isinstance(balance, (int, float)):

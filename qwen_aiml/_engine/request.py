@@ -26,7 +26,7 @@ from .._protocol.arrays import packed
 from .._protocol.masking import masked
 from .._protocol.request import encode, max_response_bytes
 from .._protocol.response import decode
-from .._protocol.status import error_in_success, is_success, is_throttle, page_advice, status_error
+from .._protocol.status import error_of, is_success, page_advice
 from .._results import Usage
 from .._transport.base import Post, TransportFailure
 from .._transport.failures import advice
@@ -262,6 +262,7 @@ class _Request:
                 raise
             finally:
                 call.count(usage)
+            self.error = error_of(response, self._texts, self._config)
             return response
         finally:
             try:
@@ -299,7 +300,7 @@ class _Request:
         now = clock.now()
         if response is None or response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             limiter.lost(start, now)
-        elif is_throttle(response):
+        elif isinstance(self.error, RateLimitError):
             # Zero counts as unsaid: a clock that goes wrong makes 0 of every date.
             advised = retry_after(response.headers, clock.date()) or None
             limiter.refused(start, now, advised, JITTER * clock.random())
@@ -347,10 +348,8 @@ class _Request:
 
     def _read(self, response: Response) -> Rows:
         call = self._call
-        if not is_success(response.status):
-            raise status_error(response, self._texts, self._config)
-        if error := error_in_success(response, self._texts, self._config):
-            raise error
+        if self.error is not None:
+            raise self.error
         if response.success is None and response.is_page:
             message = "the service responded with success, but no JSON"
             raise ResponseFormatError(advised(message, page_advice(call.config)))

@@ -85,37 +85,11 @@ def is_retried(status: int) -> bool:
     return HTTPStatus.INTERNAL_SERVER_ERROR <= status != HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED
 
 
-def error_in_success(
+def error_of(
     response: Response, texts: Sequence[str], config: EmbeddingConfig
 ) -> APIStatusError | ResponseFormatError | None:
     """
-    Read the error that a 2xx response holds in place of embeddings.
-
-    Args:
-        response: One with a 2xx status.
-
-        texts: What was sent, to mask it should the service repeat it.
-
-        config: As for `status_error`.
-
-    Returns:
-        None if it holds none. What is about the key, the credits or the rate is an error of that kind;
-        anything else is malformed, and is sent again.
-
-    Source: assumed (probe: none). Gateways such as OpenRouter's are known to send errors with status 200.
-    """
-    said, status, kind = _classify(response)
-    if not said:
-        return None
-    if kind is APIStatusError and status != HTTPStatus.FORBIDDEN:
-        message = f"HTTP {response.status}, but the body holds an error: {masked(said, texts, config)}"
-        return ResponseFormatError(advised(message, _LATER))
-    return status_error(response, texts, config)
-
-
-def status_error(response: Response, texts: Sequence[str], config: EmbeddingConfig) -> APIStatusError:
-    """
-    Turn a response that is not 2xx, or that holds an error all the same, into the error to raise.
+    Read the error that a response is, or that a 2xx holds in place of embeddings.
 
     Args:
         response: Any envelope, or a body that is not JSON; the status decides where the body says nothing.
@@ -125,46 +99,37 @@ def status_error(response: Response, texts: Sequence[str], config: EmbeddingConf
         config: Tells the key, masked as well, and the model's facts for the advice.
 
     Returns:
-        An error whose message is the status, what the service said (300 characters at most), and what to do.
+        None if it holds none. Else an error whose message is the status, what the service said (300
+        characters at most), and what to do. Of one in a 2xx, what is about the key, the credits or the rate
+        is an error of that kind; anything else is malformed, and is sent again.
+
+    Source: of those in a 2xx, assumed (probe: none). Gateways such as OpenRouter's are known to send them.
     """
-    said, status, kind = _classify(response)
-    said = said or f"no message from the service ({response.outline})"
-    message = f"HTTP {response.status}: {masked(said, texts, config)}"
+    in_success = is_success(response.status)
+    if in_success and (response.success or isinstance(members(response.json).get("data"), list)):
+        return None
+    body = response.json
+    said = _message(body)
+    if in_success and not said:
+        return None
+    status = _status_in(body, said) if in_success else response.status
+    kind = _kind(status, said, body)
+    shown = masked(said or f"no message from the service ({response.outline})", texts, config)
+    if in_success and kind is APIStatusError and status != HTTPStatus.FORBIDDEN:
+        message = f"HTTP {response.status}, but the body holds an error: {shown}"
+        return ResponseFormatError(advised(message, _LATER))
     advice = _advice(kind, response, said, config, status)
     for part in _PAGES:
         if part[part.index("https:") :] in said:
             advice = advice.replace(part, "")
     most_rows = re.search(_MOST_ROWS, said) if status == HTTPStatus.BAD_REQUEST else None
     return kind(
-        advised(message, advice),
+        advised(f"HTTP {response.status}: {shown}", advice),
         status_code=response.status,
         request_id=config.secret.scrub(response.request_id or "") or None,
         reason=_reason(kind, status, said),
         max_rows=int(most_rows[1] or most_rows[2]) if most_rows else None,
     )
-
-
-def is_throttle(response: Response) -> bool:
-    """Tell whether a response asks to send less, and not for money."""
-    _, _, kind = _classify(response)
-    return kind is RateLimitError
-
-
-def _classify(response: Response) -> tuple[str, int, type[APIStatusError]]:
-    """
-    Tell what a response says, which status its error has or should have had, and which error it is.
-
-    What is said is empty where there is no sentence, and where a 2xx holds embeddings, valid or not.
-    """
-    status = response.status
-    in_success = is_success(status)
-    if in_success and (response.success is not None or isinstance(members(response.json).get("data"), list)):
-        return "", status, APIStatusError
-    body = response.json
-    said = _message(body)
-    if in_success and said:
-        status = _status_in(body, said)
-    return said, status, _kind(status, said, body)
 
 
 def _status_in(body: Any, said: str) -> int:

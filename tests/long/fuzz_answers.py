@@ -21,7 +21,7 @@ with atheris.instrument_imports(include=["qwen_aiml._protocol"]):
     from qwen_aiml import APIStatusError, EmbeddingConfig, ResponseFormatError
     from qwen_aiml._protocol.response import Response, decode
     from qwen_aiml._protocol.simd import packed_success
-    from qwen_aiml._protocol.status import is_throttle, status_error
+    from qwen_aiml._protocol.status import error_of
     from qwen_aiml.emulator import Emulator
 
 PUBLISHED = Path(__file__).parent.parent / "protocol" / "published_response.json"
@@ -40,11 +40,10 @@ def check(data: bytes) -> None:
     headers = {"x-request-id": said, "x-aimlapi-credits-used": said, "content-type": said}
     answer = Response(status, headers, data[HEAD:])
 
-    error = status_error(answer, TEXTS, CONFIG)
-    assert isinstance(error, APIStatusError)
+    error = error_of(answer, TEXTS, CONFIG)
+    assert isinstance(error, APIStatusError) or 200 <= status < 300
     assert len(str(error)) < 600
     assert KEY not in str(error)
-    assert is_throttle(answer) in (True, False)
     usage = answer.usage
     assert all(type(count) in (int, type(None)) for count in (usage.total_tokens, usage.credits_used))
     assert isinstance(answer.request_id, (str, type(None)))

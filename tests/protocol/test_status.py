@@ -20,7 +20,7 @@ from qwen_aiml import (
 )
 from qwen_aiml._engine.retry import is_transient
 from qwen_aiml._protocol.response import Response
-from qwen_aiml._protocol.status import error_in_success, is_success, is_throttle, status_error
+from qwen_aiml._protocol.status import error_of, is_success
 from qwen_aiml._texts.validation import all_outgoing
 
 if TYPE_CHECKING:
@@ -31,11 +31,13 @@ KEY = "sk-test-0123456789abcdef"
 
 def error(status: int, body: Any, texts: tuple[str, ...] = ("some text",), **settings: Any) -> APIStatusError:
     content = body if isinstance(body, bytes) else orjson.dumps(body)
-    return status_error(
+    raised = error_of(
         Response(status, {"content-type": "text/html", "x-request-id": "from-header"}, content),
         texts,
         EmbeddingConfig(**{"api_key": KEY, **settings}),
     )
+    assert isinstance(raised, APIStatusError)
+    return raised
 
 
 def current(status: int, message: Any, data: Any = None, **more: Any) -> dict[str, Any]:
@@ -345,11 +347,10 @@ def test_advice_has_effect(status: int) -> None:
 def test_error_in_success(body: Any, kind: type[QwenAIMLError], transient: bool) -> None:
     """An error that comes with status 200 is one of its kind, or else is sent again; it says what it is."""
     response = Response(200, {}, orjson.dumps(body))
-    raised = error_in_success(response, ("some text",), EmbeddingConfig(api_key=KEY))
+    raised = error_of(response, ("some text",), EmbeddingConfig(api_key=KEY))
 
     assert type(raised) is kind
     assert is_transient(raised) == bool(transient)
-    assert is_throttle(response) == (kind is RateLimitError)
     assert str(raised).startswith("HTTP 200")
     assert "What to do: " in str(raised)
     assert ".." not in str(raised)
@@ -371,14 +372,13 @@ def test_no_error_in_success(body: bytes) -> None:
     """What says nothing is left to the checks of the embeddings, and so is what holds any."""
     response = Response(200, {}, body)
 
-    assert error_in_success(response, (), EmbeddingConfig(api_key=KEY)) is None
-    assert not is_throttle(response)
+    assert error_of(response, (), EmbeddingConfig(api_key=KEY)) is None
 
 
 def test_error_in_success_is_masked() -> None:
     """The message is masked like any other."""
     response = Response(200, {}, orjson.dumps({"error": {"message": f"{KEY} can't embed my diary"}}))
-    shown = str(error_in_success(response, ("my diary",), EmbeddingConfig(api_key=KEY)))
+    shown = str(error_of(response, ("my diary",), EmbeddingConfig(api_key=KEY)))
 
     assert shown.startswith(
         "HTTP 200, but the body holds an error: [key] can't embed [text]. What to do: try"
