@@ -19,7 +19,7 @@ import msgspec
 from .._errors import ResponseFormatError
 from .._results import Usage
 from .._utils.lazy import lazy_property
-from .schema import Row, Success, members
+from .schema import Hidden, Row, Success, members
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ _SUCCESS = msgspec.json.Decoder(Success)
 _NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-class Response(msgspec.Struct, dict=True):
+class Response(Hidden, dict=True):
     """
     An HTTP response as plain data.
 
@@ -54,13 +54,6 @@ class Response(msgspec.Struct, dict=True):
     headers: Mapping[str, str]
     body: bytes
     packed: bool = False
-
-    def __repr__(self) -> str:
-        # A traceback that prints local variables shows no more: the service may repeat what it was sent.
-        return f"Response(status={self.status})"
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return [("status", self.status)]
 
     @lazy_property
     def json(self) -> Any:
@@ -135,7 +128,7 @@ class Response(msgspec.Struct, dict=True):
         return f"{kind if re.fullmatch(_MEDIA_TYPE, kind) else 'no content type'}, {len(self.body)} bytes"
 
 
-class Rows(msgspec.Struct):
+class Rows(Hidden):
     """
     What one good response holds.
 
@@ -153,12 +146,6 @@ class Rows(msgspec.Struct):
     model: str | None
     request_id: str | None
     tokens: int | None = None
-
-    def __repr__(self) -> str:
-        return f"Rows({len(self.embeddings)} embeddings)"
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return [("rows", len(self.embeddings))]
 
 
 def decode(response: Response, expected: int, dimensions: int | None) -> Rows:

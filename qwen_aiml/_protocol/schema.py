@@ -7,6 +7,20 @@ from typing import Any
 import msgspec
 
 
+class Hidden(msgspec.Struct):
+    """
+    A struct that shows its type only.
+
+    So a traceback that prints local variables shows no text, nor what the service may repeat of one.
+    """
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(...)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
+
+
 class Row(msgspec.Struct, gc=False):
     """One embedding, as the service documents it."""
 
@@ -14,7 +28,7 @@ class Row(msgspec.Struct, gc=False):
     index: int | None = None
 
 
-class Success(msgspec.Struct):
+class Success(Hidden):
     """
     The body of a response that holds embeddings, as the service documents it.
 
@@ -28,13 +42,6 @@ class Success(msgspec.Struct):
     id: Any = None
     request_id: Any = None
     requestId: Any = None  # noqa: N815 (the service's spelling)
-
-    def __repr__(self) -> str:
-        # A traceback that prints local variables shows no more: the service may repeat what it was sent.
-        return f"Success({len(self.data)} rows)"
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return [("rows", len(self.data))]
 
 
 def members(value: Any) -> dict[str, Any]:

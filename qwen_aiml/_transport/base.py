@@ -5,8 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from msgspec import Struct
-
+from .._protocol.schema import Hidden
 from .._version import __version__
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ KEEP_ALIVE = 4.0  # seconds that a connection is kept unused; after five many se
 FailureKind = Literal["connection", "timeout", "certificate", "local", "proxy", "refused"]
 
 
-class Post(Struct):
+class Post(Hidden):
     """
     One request to post to the endpoint.
 
@@ -41,13 +40,6 @@ class Post(Struct):
     timeout: float
     max_bytes: int
     secret: Secret | None = None
-
-    def __repr__(self) -> str:
-        # A traceback that prints local variables shows no text.
-        return f"Post(timeout={self.timeout}, max_bytes={self.max_bytes})"
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return [("timeout", self.timeout), ("max_bytes", self.max_bytes)]
 
 
 class TransportFailure(Exception):  # noqa: N818 (never raised to users, who get a `TransportError`)
