@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from typing import TYPE_CHECKING
 
 from .._errors import SpentError, advised
 from .._protocol.status import is_success
+from .._results import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from .._protocol.response import Response
-    from .._results import Usage
 
 # Seconds between looks at what requests in flight have used; they may be of other threads and event loops.
 POLL = 0.05
@@ -40,8 +41,8 @@ class Budget:
     def __init__(
         self, max_tokens: int | None, max_cost_usd: float | None, usd_per_million_tokens: float | None
     ) -> None:
-        self._max_tokens = max_tokens
-        self._max_usd = max_cost_usd
+        self._max_tokens = math.inf if max_tokens is None else max_tokens
+        self._max_usd = math.inf if max_cost_usd is None else max_cost_usd
         self._price = usd_per_million_tokens
         self._tokens = self._usd = self._reserved = 0.0
         self._is_cost_unknown = False
@@ -53,20 +54,18 @@ class Budget:
         Raises:
             SpentError: If nothing is left, whatever they leave.
         """
-        if self._max_tokens is not None and self._tokens >= self._max_tokens:
+        if self._tokens >= self._max_tokens:
             raise SpentError(f"max_tokens={self._max_tokens} is reached: {self._tokens:.0f} tokens")
-        if self._max_usd is None:
-            return self._max_tokens is None or self._tokens + self._reserved < self._max_tokens
         if self._is_cost_unknown:
             message = f"max_cost_usd={self._max_usd} can't be kept: a response did not report its cost"
             raise SpentError(advised(message, "give usd_per_million_tokens"))
         if self._usd >= self._max_usd:
             raise SpentError(f"max_cost_usd={self._max_usd} is reached: {self._usd:.12g} USD")
-        if self._max_tokens is not None and self._tokens + self._reserved >= self._max_tokens:
+        if self._tokens + self._reserved >= self._max_tokens:
             return False
-        if self._reserved and self._rate is None:
-            return False  # one at a time until a response tells
-        return self._usd + self._reserved * (self._rate or 0) < self._max_usd
+        if self._rate is None:
+            return not self._reserved or self._max_usd == math.inf  # one at a time until a response tells
+        return self._usd + self._reserved * self._rate < self._max_usd
 
     @property
     def _rate(self) -> float | None:
@@ -79,11 +78,9 @@ class Budget:
         """Count a request as in flight."""
         self._reserved += tokens
 
-    def settle(self, tokens: float, usage: Usage | None) -> None:
-        """Count what came of it; None if nothing was billed, as far as is known."""
+    def settle(self, tokens: float, usage: Usage) -> None:
+        """Count what came of it."""
         self._reserved -= tokens
-        if usage is None:
-            return
         billed = tokens if usage.total_tokens is None else usage.total_tokens
         self._tokens += billed
         if self._price is not None:
@@ -93,22 +90,13 @@ class Budget:
         elif usage.credits_used is not None:
             self._usd += usage.credits_used / CREDITS_PER_USD
         else:
-            self._is_cost_unknown = True
+            self._is_cost_unknown = self._max_usd < math.inf
 
 
-class _Lock:
-    """One lock for all blocks, held for an addition; replaced after a fork, where it may have been held."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-
-    def after_fork(self) -> None:
-        self.lock = threading.Lock()
-
-
-shared = _Lock()
+# One for all blocks, held for an addition; and while a process forks, so that the child finds it free.
+shared = threading.RLock()
 if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows has no fork)
-    os.register_at_fork(after_in_child=shared.after_fork)
+    os.register_at_fork(before=shared.acquire, after_in_parent=shared.release, after_in_child=shared.release)
 
 
 async def within_budgets(
@@ -135,19 +123,20 @@ async def within_budgets(
         import anyio  # noqa: PLC0415 (slow to import, and there with the first client)
 
         await anyio.sleep(POLL)
-    usage = None
+    usage = Usage()
     try:
         response = await attempt(tokens)
-        usage = response.usage if is_success(response.status) else None
+        if is_success(response.status):
+            usage = response.usage
     finally:
-        with shared.lock:
+        with shared:
             for budget in budgets:
                 budget.settle(tokens, usage)
     return response
 
 
 def _reserved(budgets: Sequence[Budget], tokens: float) -> bool:
-    with shared.lock:
+    with shared:
         if not all(map(Budget.has_room, budgets)):
             return False
         for budget in budgets:

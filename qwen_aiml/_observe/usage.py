@@ -61,7 +61,7 @@ class TrackedUsage:
 
     def add(self, usage: Usage) -> None:
         """Add the usage of one request, or of one cache look-up."""
-        with shared.lock:
+        with shared:
             self._total += usage
 
     def __repr__(self) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
@@ -194,11 +196,26 @@ def test_stream_that_is_read_elsewhere() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_lock_after_a_fork() -> None:
-    """A lock that another thread held at a fork is another one in the child."""
-    before = shared.lock
-    with before:
-        shared.after_fork()
-        TrackedUsage().add(Usage(1))
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_fork_while_a_thread_counts() -> None:
+    """A child process never waits for a lock that another thread held at the fork."""
+    held = threading.Event()
 
-    assert shared.lock is not before
+    def hold() -> None:
+        with shared:
+            held.set()
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(60)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        TrackedUsage().add(Usage(1))
+        os._exit(0)
+    thread.join()
+
+    assert os.waitpid(child, 0)[1] == 0
+    with shared:
+        TrackedUsage().add(Usage(1))
