@@ -12,7 +12,6 @@ from .._cache.access import KEYS_PER_LOOKUP
 from .._errors import (
     NotSentError,
     QwenAIMLError,
-    ResponseFormatError,
     TransportError,
     batch_error,
 )
@@ -179,20 +178,10 @@ class Job:
         return self._distinct.pick(items)
 
     async def keep(self, items: Sequence[int], rows: Rows, shortened: str = "") -> None:
-        """
-        Keep the embeddings of some texts, in the cache too if there is one.
-
-        Raises:
-            ResponseFormatError: If their dimensions differ from those of other responses.
-        """
+        """Keep the embeddings of some texts, in the cache too if there is one."""
         self.model = self.model or rows.model
         if rows.request_id is not None:
             self._request_ids.append(rows.request_id)
-        dimensions = len(rows.embeddings[0])
-        self.call.dimensions = expected = self.call.dimensions or dimensions
-        if dimensions != expected:
-            message = f"rows of {dimensions} dimensions, where earlier responses had {expected}"
-            raise ResponseFormatError(message)
         self._set(items, rows.embeddings)
         if shortened:
             self._shortened.update(items)

@@ -357,6 +357,7 @@ class _Request:
         if call.packed:
             # Here, so that a number beyond float32 is treated like any malformed row.
             rows.embeddings = list(map(packed, rows.embeddings))
+        call.dimensions = len(rows.embeddings[0])
         return rows
 
     def _transport_error(self, failure: TransportFailure) -> TransportError:

@@ -123,7 +123,7 @@ def mean(embeddings: Sequence[Sequence[float]], weights: Sequence[float]) -> lis
     Give the weighted mean of the embeddings of a text's pieces, renormalised.
 
     Args:
-        embeddings: One a piece, as the service gave them, of whatever length.
+        embeddings: One a piece, as the service gave them, each as long as the others.
 
         weights: One a piece, above 0: its UTF-8 bytes or its tokens.
 
@@ -131,16 +131,11 @@ def mean(embeddings: Sequence[Sequence[float]], weights: Sequence[float]) -> lis
         A vector of length 1, also where the service's are not of that length.
 
     Raises:
-        ResponseFormatError: If the embeddings differ in dimensions, or their mean has no direction, being
-            zero or not finite.
+        ResponseFormatError: If their mean has no direction, being zero or not finite.
     """
-    dimensions = sorted(set(map(len, embeddings)))
-    if len(dimensions) > 1:
-        message = f"the pieces of one text got embeddings of {dimensions[0]} and {dimensions[-1]} numbers"
-        raise ResponseFormatError(message)
     total = math.fsum(weights)
     shares = [weight / total for weight in weights]
-    sums = [math.fsum(map(mul, column, shares)) for column in zip(*embeddings)]  # noqa: B905 (checked above)
+    sums = [math.fsum(map(mul, column, shares)) for column in zip(*embeddings, strict=True)]
     length = math.hypot(*sums)
     # Below the least normal number too few digits are left to divide by.
     if not sys.float_info.min <= length < math.inf:

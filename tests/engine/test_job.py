@@ -23,7 +23,7 @@ from qwen_aiml import (
     Usage,
 )
 from qwen_aiml._engine.job import Job
-from qwen_aiml._protocol.response import Response, Rows
+from qwen_aiml._protocol.response import Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -177,16 +177,20 @@ def test_dimensions_across_batches() -> None:
 
 
 def test_dimensions_of_simultaneous_batches() -> None:
-    """Responses that are read at the same moment must agree as well."""
-    job = Harness().job([])
-    job = Job(["a"], "document", job.call)
+    """Responses that come at the same moment must agree as well."""
+    harness = Harness(
+        After(1.0, lambda texts: accepted(texts, 3)),
+        After(1.0),
+        batch_size=1,
+        max_concurrency=2,
+        max_retries=0,
+    )
+    error = failure(harness.job(["a", "b"]))
 
-    async def keep(*rows: list[float]) -> None:
-        for row in rows:
-            await job.keep([0], Rows([row], None, None))
-
-    with pytest.raises(ResponseFormatError, match="rows of 3 dimensions, where earlier responses had 2"):
-        anyio.run(keep, [1.0, 2.0], [1.0, 2.0, 3.0])
+    assert harness.times == [0.0, 0.0]
+    [other] = error.failures.values()
+    assert type(other) is ResponseFormatError
+    assert "instead of" in str(error)
 
 
 def test_known_dimensions() -> None:
