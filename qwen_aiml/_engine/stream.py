@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
     from typing_extensions import Self
 
-    from .._errors import QwenAIMLError
     from .job import Job
 
     Row: TypeAlias = tuple[int, array[float]]
@@ -75,9 +74,7 @@ class Blocks:
         self._usage = Usage()
         self._failed = False
         self._missing: list[int] = []
-        self._failures: dict[int, QwenAIMLError] = {}
-        self._cause: Exception | None = None
-        self._crash: Exception | None = None
+        self._failures: list[Job] = []
         self._errors: list[BaseException] = []
 
     @property
@@ -133,16 +130,15 @@ class Blocks:
             error: What was raised instead of being noted by the job; None for nothing.
         """
         if job not in self._blocks:
-            return  # closed in the meantime
+            return  # of an iteration that was closed in the meantime
         self.running -= 1
         indexed = list(enumerate(job.rows(), job.first))
         self._blocks[job] = [(index, cast("array[float]", row)) for index, row in indexed if row is not None]
         self._missing += [index for index, row in indexed if row is None]
         job.shortened()
         self._usage += job.call.usage
-        self._failures |= job.failures()
-        self._cause = self._cause or job.cause()
-        self._crash = self._crash or job.crash
+        if job.cause() is not None:
+            self._failures.append(job)
         if error is not None:
             self._errors.append(error)
         self._failed = bool(self._missing or self._errors)
@@ -169,23 +165,17 @@ class Blocks:
         """
         error = other = self._errors[0] if self._errors else None
         if self._failures:
-            failures = dict(sorted(self._failures.items()))
-            error = self._cause
+            failures = dict(sorted(each for job in self._failures for each in job.failures().items()))
+            error = self._failures[0].cause()
             if (kind := batch_error(failures, some=bool(self._given))) is not None:
                 error = kind([], failures, self._usage, missing=sorted(self._missing))
-                error.__cause__ = self._crash or other
+                error.__cause__ = next(filter(None, (job.crash for job in self._failures)), other)
         clear_frames(error)
         return error
 
-    def close(self) -> None:
-        """Give no further row, and begin no further block."""
-        self.running = 0
-        self._no_more = True
-        self._read = []
-        self._blocks.clear()
-        self._rows.clear()
-        self._failures.clear()
-        self._errors.clear()
+    def closed(self) -> Blocks:
+        """Give the state of an iteration that reads, begins, gives and raises nothing."""
+        return Blocks(self._make, 0, in_order=self._in_order, overlap=self.overlap)
 
 
 class EmbeddingIterator:
@@ -230,7 +220,7 @@ class EmbeddingIterator:
 
     def close(self) -> None:
         """Cancel what is in flight and wait for its end; no further row is returned."""
-        self._blocks.close()
+        self._blocks = self._blocks.closed()
         self._cancel(None)
 
     def __enter__(self) -> Self:
@@ -306,7 +296,7 @@ class AsyncEmbeddingIterator:
         try:
             raise self._blocks.error() or StopAsyncIteration  # in no variable, as above
         finally:
-            self._blocks.close()
+            self._blocks = self._blocks.closed()
 
     async def __aenter__(self) -> Self:
         group = anyio.create_task_group()
@@ -317,7 +307,7 @@ class AsyncEmbeddingIterator:
 
     async def __aexit__(self, *_: object) -> None:
         group, self._group = cast("TaskGroup", self._group), None
-        self._blocks.close()
+        self._blocks = self._blocks.closed()
         group.cancel_scope.cancel()
         # Not with what ended the block, which the group would wrap.
         await group.__aexit__(None, None, None)
@@ -343,7 +333,7 @@ class AsyncEmbeddingIterator:
         except Exception as error:  # noqa: BLE001 (raised where rows are asked for)
             self._blocks.end(job, error)
         except BaseException:
-            self._blocks.close()
+            self._blocks = self._blocks.closed()
             raise
         else:
             self._blocks.end(job)

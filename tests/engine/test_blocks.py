@@ -274,7 +274,7 @@ def test_close() -> None:
     blocks = made(9)
     first, second = begun(blocks), begun(blocks)
     end(blocks, first, 1)
-    blocks.close()
+    blocks = blocks.closed()
     end(blocks, second)
 
     assert not blocks.wants_text
