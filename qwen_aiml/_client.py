@@ -183,7 +183,7 @@ class EmbeddingClient(_Client):
         job = self._engine.job(texts, role=role, admit=admit, packed=packed, batch_size=batch_size)
         running = Running(partial(self._engine.run, job))
         if progress is not None:
-            job.reporter = Reporter(progress, job.items, running.call)
+            job.call.reporter = Reporter(progress, job.items, running.call)
         try:
             running.run()
         except KeyboardInterrupt:
@@ -328,7 +328,7 @@ class AsyncEmbeddingClient(_Client):
         """
         job = self._engine.job(texts, role=role, admit=admit, packed=packed, batch_size=batch_size)
         if progress is not None:
-            job.reporter = Reporter(progress, job.items, lambda call: call())
+            job.call.reporter = Reporter(progress, job.items, lambda call: call())
         try:
             await self._engine.run(job)
         except BaseException as error:

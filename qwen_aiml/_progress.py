@@ -84,13 +84,10 @@ class Reporter:
         self._done += texts
         self._cached += texts if cached else 0
         self._usage = usage
-        self._send(0.0)
+        self.send()
 
-    def wait(self, seconds: float) -> None:
-        """Report that a wait begins."""
-        self._send(seconds)
-
-    def _send(self, waiting: float) -> None:
+    def send(self, waiting: float = 0.0) -> None:
+        """Report how far the call has come, and that a wait of some seconds begins."""
         progress = Progress(self._done, self._total, self._cached, self._usage, waiting)
         self._call_report(lambda: self._guarded(progress))
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from .._cache.access import CacheAccess
     from .._config import EmbeddingConfig
-    from .._progress import Reporter
     from .._protocol.response import Rows
     from .._texts.validation import Role
     from .request import Call
@@ -64,8 +63,6 @@ class Job:
 
         model: As the first response names it; None if none has.
 
-        reporter: Is told how far the call has come; None for nobody.
-
     Raises:
         InputError: If some of the texts can't be embedded.
     """
@@ -95,7 +92,6 @@ class Job:
         self.embeddings: dict[int, Sequence[float]] = {}
         self._failures: dict[int, QwenAIMLError] = {}
         self.crash: Exception | None = None
-        self.reporter: Reporter | None = None
         self._pending = list(filterfalse(counts.__contains__, range(len(self._distinct.texts))))
         self._sent = 0
         self._too_long = list(counts)
@@ -116,9 +112,7 @@ class Job:
         """
         began = self.call.clock.now()
         try:
-            if self.reporter is not None:
-                self.reporter.add((), self.call.usage)
-                self.call.on_wait = self.reporter.wait
+            self._report(())
             await self._look_up()
             batches = -(-len(self._pending) // self.call.rows) + len(self._too_long)
             # Also for one worker: a cancelled asyncio task ends what is shielded, but not in its children.
@@ -272,8 +266,8 @@ class Job:
         self.embeddings.update(zip(items, kept, strict=True))
 
     def _report(self, items: Sequence[int], *, cached: bool = False) -> None:
-        if self.reporter is not None:
-            self.reporter.add(items, self.call.usage, cached=cached)
+        if self.call.reporter is not None:
+            self.call.reporter.add(items, self.call.usage, cached=cached)
 
 
 def log_shortened(cut: int, at_limit: int, config: EmbeddingConfig) -> None:

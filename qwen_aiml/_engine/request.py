@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from .._config import EmbeddingConfig
+    from .._progress import Reporter
     from .._protocol.response import Response, Rows
     from .._transport.base import Transport
     from .limiter import Limiter, Start
@@ -102,7 +103,8 @@ class Call:
 
         retries: Attempts after the first of a request so far.
 
-        on_wait: Called with the seconds of each wait of more than `LOGGED_SECONDS`; None for nothing.
+        reporter: Is told how far the call has come, and of each wait of more than `LOGGED_SECONDS`; None for
+            nobody.
     """
 
     queue: Queue
@@ -133,7 +135,7 @@ class Call:
         self.rejected_alone = 0
         self.is_stopped = False
         self.retries = 0
-        self.on_wait: Callable[[float], object] | None = None
+        self.reporter: Reporter | None = None
         self.waiting: set[anyio.CancelScope] = set()
 
     def begin(self, queue: Queue, transport: Transport) -> None:
@@ -343,8 +345,8 @@ class _Request:
         if seconds > LOGGED_SECONDS:
             cause, attempt = cause_of(self.error), self.attempts + 1
             logger.info("%s, waiting %.1f s, attempt %d of %d", cause, seconds, attempt, self._retries + 1)
-            if self._call.on_wait is not None:
-                self._call.on_wait(seconds)
+            if self._call.reporter is not None:
+                self._call.reporter.send(seconds)
 
     def _read(self, response: Response) -> Rows:
         call = self._call

@@ -54,7 +54,7 @@ def run(tell: Callable[[Progress], object], texts: list[str], *script: Outcome) 
     """Run a call that reports its progress; two texts per request, one request at a time."""
     harness = Harness(*script, batch_size=2, max_concurrency=1)
     job = Job(texts, "document", harness.call)
-    job.reporter = Reporter(tell, job.items, lambda call: call())
+    job.call.reporter = Reporter(tell, job.items, lambda call: call())
     harness.run(job.run)
     return job
 
