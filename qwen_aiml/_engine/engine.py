@@ -114,7 +114,7 @@ class Engine:
         self.http_client = http_client
         self.cache: Cache | None = open_cache(cache)
         is_path = isinstance(cache, (str, os.PathLike))
-        self._own_cache = cast("SQLiteCache", self.cache) if is_path else None
+        self._close_cache = cast("SQLiteCache", self.cache).close if is_path else lambda: None
         self.limiter = limiter or make_limiter(config)
         self.usage = TrackedUsage()
         self._sync = sync
@@ -151,6 +151,7 @@ class Engine:
             admit = _threaded(admit)
         call = Call(self.config, self._clock, self.limiter, admit=admit, packed=packed)
         call.batch_size = self.config.rows_of(batch_size)
+        call.blocks = (self.usage, *call.blocks)
         cache = None if self.cache is None else self._cache_access(self.cache, role, call)
         return Job(texts, role, call, cache, first=first)
 
@@ -165,10 +166,7 @@ class Engine:
         """
         session = await self._session()
         job.call.begin(session.queue, session.transport)
-        try:
-            await (run_traced(job) if is_traced() else job.run())
-        finally:
-            self.usage.add(job.call.usage)
+        await (run_traced(job) if is_traced() else job.run())
 
     def blocks(
         self,
@@ -217,10 +215,6 @@ class Engine:
         # Kept, since to collect them would close what both processes share.
         _of_parents.append(list(self._sessions.items()))
         self._sessions = WeakKeyDictionary()
-
-    def _close_cache(self) -> None:
-        if self._own_cache is not None:
-            self._own_cache.close()
 
     def _namespace(self, role: Role, policies: Sequence[str] = ()) -> str:
         config = self.config

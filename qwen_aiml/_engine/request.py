@@ -91,7 +91,7 @@ class Call:
 
         usage: What the call has cost so far.
 
-        blocks: Those of `track_usage` that the call was made in; `budgets` are theirs.
+        blocks: Those of `track_usage` that the call was made in, and its client's; `budgets` are theirs.
 
         accepted: Responses with valid embeddings so far.
 
@@ -150,7 +150,7 @@ class Call:
         return min(self.batch_size, self.limiter.rows)
 
     def count(self, usage: Usage) -> None:
-        """Add to the usage of the call, and of the `track_usage` blocks that it was made in."""
+        """Add to the usage of the call, of its client and of the `track_usage` blocks that it was made in."""
         self.usage += usage
         for block in self.blocks:
             block.add(usage)
