@@ -1,4 +1,4 @@
-"""The cache as one call uses it: looked up first, written after each response, never waited for endlessly."""
+"""The cache as one call uses it: looked up first, and written after each response, but never endlessly."""
 
 from __future__ import annotations
 
@@ -71,21 +71,15 @@ class CacheAccess:
 
         Raises:
             CacheError: If the cache can't be read.
-
-            TimeoutError: If the time of the call ran out.
         """
         keys = [cache_key(self._namespace, text, shortened) for text in texts]
-        entries: object = None
-        with anyio.move_on_after(self._seconds_left()) as scope:
-            try:
-                entries = await self._load(keys)
-            except CacheError:
-                raise
-            except Exception as error:
-                message = f"the cache can't be read ({type(error).__name__}); nothing was sent"
-                raise CacheError(message) from error
-        if scope.cancelled_caught or self._seconds_left() <= 0:
-            raise TimeoutError
+        try:
+            entries = await self._load(keys)
+        except CacheError:
+            raise
+        except Exception as error:
+            message = f"the cache can't be read ({type(error).__name__}); nothing was sent"
+            raise CacheError(message) from error
         if not isinstance(entries, (list, tuple)) or len(entries) != len(keys):
             raise CacheError("the cache did not return an entry or None for each key; nothing was sent")
         found: list[list[float] | None] = []

@@ -199,20 +199,20 @@ class Job:
     async def _look_up(self) -> None:
         if self.cache is None:
             return
-        await self._load(self.cache, self._pending, "")
-        if self._long.label:
-            texts = self._distinct.texts
-            long = [item for item in self._pending if len(texts[item].encode()) > NEVER_TOO_LONG]
-            await self._load(self.cache, [*self._missing(long), *self._too_long], self._long.label)
+        with anyio.move_on_after(self.call.seconds_left()) as scope:
+            await self._load(self.cache, self._pending, "")
+            if self._long.label:
+                texts = self._distinct.texts
+                long = [item for item in self._pending if len(texts[item].encode()) > NEVER_TOO_LONG]
+                await self._load(self.cache, [*self._missing(long), *self._too_long], self._long.label)
+        if scope.cancelled_caught or self.call.seconds_left() <= 0:
+            raise too_late(self.call)
         self._pending, self._too_long = self._missing(self._pending), self._missing(self._too_long)
 
     async def _load(self, cache: CacheAccess, items: Sequence[int], shortened: str) -> None:
         for at in range(0, len(items), KEYS_PER_LOOKUP):
             some = items[at : at + KEYS_PER_LOOKUP]
-            try:
-                entries = await cache.load(self.texts(some), self.call.dimensions, shortened)
-            except TimeoutError:
-                raise too_late(self.call) from None
+            entries = await cache.load(self.texts(some), self.call.dimensions, shortened)
             found = {item: entry for item, entry in zip(some, entries, strict=True) if entry is not None}
             if found:
                 self.call.dimensions = len(next(iter(found.values())))

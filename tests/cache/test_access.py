@@ -251,18 +251,3 @@ def test_deadline_of_a_write(left: float, takes: float) -> None:
         await access(store, lambda: left - anyio.current_time()).store(TEXTS, ROWS)
 
     assert run(main) == takes
-
-
-@pytest.mark.parametrize("takes", [5.0, math.inf])
-def test_deadline_of_a_look_up(takes: float) -> None:
-    """A look-up that does not end before the deadline is given up."""
-
-    async def before_load() -> None:
-        with anyio.CancelScope(shield=takes == 5.0):
-            await anyio.sleep(takes)
-
-    async def main() -> None:
-        with pytest.raises(TimeoutError):
-            await access(FakeStore(before_load), lambda: 5.0 - anyio.current_time()).load(TEXTS, None)
-
-    assert run(main) == 5.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from typing import TYPE_CHECKING, Any
 
@@ -350,9 +351,15 @@ def test_cache_that_cannot_be_read() -> None:
     assert not harness.sent
 
 
-def test_deadline_of_the_look_up() -> None:
-    """The deadline ends a look-up, and nothing is sent."""
-    store = FakeStore(before_load=anyio.sleep_forever)
+@pytest.mark.parametrize("takes", [5.0, math.inf])
+def test_deadline_of_the_look_up(takes: float) -> None:
+    """The deadline ends a look-up, or whatever comes of one that can't be cancelled; nothing is sent."""
+
+    async def before_load() -> None:
+        with anyio.CancelScope(shield=takes == 5.0):
+            await anyio.sleep(takes)
+
+    store = FakeStore(before_load)
     harness = Harness(total_timeout=5.0)
     with pytest.raises(DeadlineError, match=r"^total_timeout of 5 s ran out$"):
         harness.job(["a"], cache=harness.cache(store.load, store.store))
