@@ -55,13 +55,6 @@ class Queue:
             self._storing -= 1
             self._ended.set()
 
-    def start_now(self, tokens: float) -> Start | None:
-        """Start a request if it need not wait; None if it must."""
-        if self._starting.locked() or self._is_full:
-            return None
-        start = self._take(tokens)
-        return start if isinstance(start, Start) else None
-
     async def start(
         self, tokens: float, seconds_left: Callable[[], float], on_wait: Callable[[float], object]
     ) -> Start | None:
@@ -86,8 +79,9 @@ class Queue:
             while True:
                 # What ended the wait may have stopped the call as well.
                 await anyio.lowlevel.checkpoint_if_cancelled()
-                start = self._take(tokens)
+                start = self._limiter.take(self._now(), tokens)
                 if isinstance(start, Start):
+                    self.in_flight += 1
                     return start
                 if seconds_left() <= start:
                     return None
@@ -98,8 +92,3 @@ class Queue:
         """Note that a request is no longer in flight."""
         self.in_flight -= 1
         self._ended.set()
-
-    def _take(self, tokens: float) -> Start | float:
-        start = self._limiter.take(self._now(), tokens)
-        self.in_flight += isinstance(start, Start)
-        return start

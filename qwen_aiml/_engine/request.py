@@ -285,8 +285,6 @@ class _Request:
         call = self._call
         if call.is_stopped:
             raise NotSentError("not sent")
-        if call.admit is None and (start := call.queue.start_now(tokens)) is not None:
-            return start
         # One at a time: none is admitted while another one of the call still waits to start.
         async with call.starting:
             if call.admit is not None:

@@ -514,7 +514,7 @@ async def test_deadline_while_waiting_in_the_queue() -> None:
     emulator = Emulator()
     client = make(AsyncEmbeddingClient, emulator, max_concurrency=1, total_timeout=0.1)
     queue = (await client._engine._session()).queue
-    assert queue.start_now(0.0)  # of another call
+    assert await queue.start(0.0, lambda: 60.0, print)  # of another call
     with pytest.raises(DeadlineError) as caught:
         await embed(client, ["a"])
 

@@ -117,7 +117,6 @@ def test_limit_that_shrinks() -> None:
     async def steps(line: Line, come: Callable[..., Awaitable[None]]) -> None:
         await come("a1", "a2", "a3")
         line.harness.limiter.window = 1
-        assert not line.queue.start_now(1.0)
         await come("a4")
         line.leave("a1", "a2")
         await anyio.wait_all_tasks_blocked()
@@ -157,11 +156,14 @@ def test_one_at_a_time_waits_for_the_limiter() -> None:
     async def steps(line: Line, come: Callable[..., Awaitable[None]]) -> None:
         line.harness.limiter.paused_until = 5.0
         await come("a1", "b1")
-        assert not line.queue.start_now(1.0)
+        line.harness.limiter.paused_until = 0.0
+        await come("c1")
+        assert not line.started
         line.leave("a1")
-        await anyio.sleep(6)
+        await anyio.wait_all_tasks_blocked()
+        assert line.started == ["b1", "c1"]
 
-    assert "b1" in run(3, steps)
+    run(3, steps)
 
 
 def test_waiting_for_the_limiter() -> None:
@@ -170,7 +172,6 @@ def test_waiting_for_the_limiter() -> None:
 
     async def steps(line: Line, come: Callable[..., Awaitable[None]]) -> None:
         line.harness.limiter.paused_until = 5.0
-        assert not line.queue.start_now(1.0)
         line.on_wait = told.append
         await come("a1")
         assert not line.started
@@ -193,16 +194,18 @@ def test_wait_beyond_the_deadline() -> None:
     assert harness.now() == 0.0
 
 
-def test_start_now() -> None:
-    """A request starts without a wait if none is before it, and there is room."""
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_no_wait(backend: str) -> None:
+    """A request starts in the same step of the event loop if none is before it, and there is room."""
+    harness = Harness(backend=backend)
 
     async def start() -> None:
-        assert [harness.queue.start_now(1.0) is not None for _ in range(3)] == [True, True, False]
-        harness.queue.end()
+        starting = harness.queue.start(1.0, lambda: 5.0, lambda _: None)
+        with pytest.raises(StopIteration):
+            starting.__await__().send(None)
+        assert harness.queue.in_flight == 1
         harness.queue.end()
 
-    harness = Harness()
-    harness.limiter.window = 2
     harness.run(start)
 
 
