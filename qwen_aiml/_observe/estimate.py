@@ -8,7 +8,6 @@ from msgspec import Struct
 
 from .._config import above_zero
 from .._texts import tokens
-from .._texts.distinct import DistinctTexts
 from .._texts.validation import all_outgoing, check_texts, outgoing
 from .._utils.frames import shows_no_texts
 from .budget import MILLION
@@ -106,7 +105,7 @@ class Counting:
         above_zero("usd_per_million_tokens", usd_per_million_tokens)
         config, price = self.config, usd_per_million_tokens
         checked = check_texts(texts, blank_replacement=config.blank_replacement)
-        distinct = DistinctTexts(all_outgoing(checked, config.instruction(role))).texts
+        distinct = set(all_outgoing(checked, config.instruction(role)))
         if config.tokenizer is not None:
             least = most = sum(map(tokens.load().count, distinct))
         else:

@@ -66,7 +66,8 @@ def truncations(text: str, *, prefix_bytes: int = 0) -> Iterator[str]:
     size, safe = len(text.encode()), SAFE_BYTES - prefix_bytes
     text = text.lstrip()
     raw, last = text.encode(), size + 1
-    for limit in (*_above(size, safe), *_from_safe(size, safe)):
+    above = _limits(min(MOST_BYTES, size * 3 // 4), max(safe, LEAST_BYTES) + 1, 0.75)
+    for limit in (*above, *_from_safe(size, safe)):
         beginning = text[: cut_at(text, _characters(raw, limit))]
         if len(beginning) < last:
             yield beginning
@@ -173,18 +174,15 @@ def _is_clean(text: str, cut: int) -> bool:
     )
 
 
-def _above(size: int, safe: int) -> Iterator[int]:
-    limit = min(MOST_BYTES, size * 3 // 4)
-    while limit > max(safe, LEAST_BYTES):
-        yield limit
-        limit = limit * 3 // 4
-
-
 def _from_safe(size: int, safe: int) -> Iterator[int]:
-    limit = safe if safe < size else size // 2
-    while limit >= LEAST_BYTES:
+    return _limits(safe if safe < size else size // 2, LEAST_BYTES, 0.5)
+
+
+def _limits(limit: int, least: int, share: float) -> Iterator[int]:
+    """Give a limit, then that share of it, and so on, down to the least."""
+    while limit >= least:
         yield limit
-        limit //= 2
+        limit = int(limit * share)
 
 
 def _first_piece(text: str, even: int, limit: int) -> str:
