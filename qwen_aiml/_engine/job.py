@@ -84,10 +84,9 @@ class Job:
         checked = check_texts(texts, blank_replacement=config.blank_replacement, first=first)
         sent = all_outgoing(checked, instruction)
         self._distinct = DistinctTexts(sent, first)
-        self.items: Sequence[int] = self._distinct.items
+        self.items = self._distinct.items
         self._long = LongTexts(config, instruction)
-        counts = self._long.counted(self._distinct.texts)
-        self._long.refuse(self._distinct.by_index(counts))
+        counts = self._long.counted(self._distinct)
 
         self.embeddings: dict[int, Sequence[float]] = {}
         self._failures: dict[int, QwenAIMLError] = {}
@@ -169,7 +168,7 @@ class Job:
 
     def texts(self, items: Sequence[int]) -> list[str]:
         """Return texts as they are sent."""
-        return self._distinct.pick(items)
+        return [self._distinct.texts[item] for item in items]
 
     async def keep(self, items: Sequence[int], rows: Rows, shortened: str = "") -> None:
         """Keep the embeddings of some texts, in the cache too if there is one."""

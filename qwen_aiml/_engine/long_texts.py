@@ -14,9 +14,10 @@ from .request import embed_texts
 from .retry import is_transient
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from .._config import EmbeddingConfig
+    from .._texts.distinct import DistinctTexts
     from .request import Call
 
 # No text of fewer bytes has ever more than 8,192 tokens. Source: as that of `tokens.MOST_TOKENS_A_BYTE`.
@@ -43,10 +44,30 @@ class LongTexts:
         by = "tokens" if self._tokens else "bytes"
         self.label = "" if config.on_too_long == "raise" else f"{config.on_too_long}:{by}"
 
-    def counted(self, sent: Sequence[str]) -> dict[int, int]:
-        """Tell which of the texts as they are sent the tokenizer finds too long, and their tokens."""
+    def counted(self, distinct: DistinctTexts) -> dict[int, int]:
+        """
+        Count the texts that the tokenizer finds too long.
+
+        Args:
+            distinct: The texts of the call, as they are sent.
+
+        Returns:
+            From item to tokens.
+
+        Raises:
+            InputValueError: If there is any, and the settings have no other form for it.
+        """
         limit = self._config.facts.max_tokens
-        return {} if self._tokens is None or limit is None else self._tokens.too_long(sent, limit)
+        if self._tokens is None or limit is None:
+            return {}
+        counts = self._tokens.too_long(distinct.texts, limit)
+        if counts and not self.label:
+            found = distinct.by_index(counts)
+            sizes = name_items({index: f"{count} tokens long" for index, count in found.items()})
+            advice = "shorten or split the texts, or set on_too_long to 'truncate' or 'split_mean'"
+            message = advised(f"nothing was sent: {sizes}, expected at most {limit}", advice)
+            raise InputValueError(message, indices=list(found))
+        return counts
 
     def may_be_truncated(self, billed: int | None) -> bool:
         """
@@ -56,25 +77,6 @@ class LongTexts:
         embedded, public logs show a 400. A text of exactly as many tokens as the model takes looks the same.
         """
         return self._tokens is None and billed is not None and billed == self._config.facts.max_tokens
-
-    def refuse(self, counts: dict[int, int]) -> None:
-        """
-        Refuse what was counted as too long, if the settings have no other form for it.
-
-        Args:
-            counts: From a text's index in the call to its tokens.
-
-        Raises:
-            InputValueError: If there is any.
-        """
-        if not counts or self.label:
-            return
-        most = self._config.facts.max_tokens
-        indices = sorted(counts)
-        sizes = name_items({index: f"{counts[index]} tokens long" for index in indices})
-        advice = "shorten or split the texts, or set on_too_long to 'truncate' or 'split_mean'"
-        message = advised(f"nothing was sent: {sizes}, expected at most {most}", advice)
-        raise InputValueError(message, indices=indices)
 
     async def embed(self, sent: str, error: QwenAIMLError | None, call: Call) -> Rows | QwenAIMLError:
         """

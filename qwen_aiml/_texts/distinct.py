@@ -29,15 +29,9 @@ class DistinctTexts:
 
     def __init__(self, texts: Sequence[str], first: int = 0) -> None:
         self._first = first
-        self.texts = list(dict.fromkeys(texts))
-        self.items: Sequence[int] = range(len(texts))
-        if len(self.texts) < len(texts):
-            item_of = {text: item for item, text in enumerate(self.texts)}
-            self.items = [item_of[text] for text in texts]
-
-    def pick(self, items: Iterable[int]) -> list[str]:
-        """Return the texts of some items."""
-        return list(map(self.texts.__getitem__, items))
+        item_of = {text: item for item, text in enumerate(dict.fromkeys(texts))}
+        self.texts = list(item_of)
+        self.items = [item_of[text] for text in texts]
 
     def rows(self, embeddings: Mapping[int, Sequence[float]]) -> list[Sequence[float] | None]:
         """Return the embedding of each text, None where there is none; repeated texts get copies."""
