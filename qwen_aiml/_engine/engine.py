@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 # worker, and its last ones, during which workers run dry, weigh little.
 ROUNDS_AHEAD = 12
 
-NEVER = 1e9  # seconds
+NEVER = 1e6  # seconds; the event loop of Qt counts milliseconds in 32 bits
 
 
 class Session(Struct, eq=False):
@@ -71,7 +71,7 @@ async def _live(transport: SelectedTransport) -> AsyncGenerator[None, None]:
     # A timer that is never due: what the loop holds is there to be closed when its client is garbage, also
     # when the interpreter ends. Else the sockets are garbage too, and each says so.
     loop = asyncio._get_running_loop()  # noqa: SLF001 (documented)
-    timer = None if loop is None else loop.call_later(NEVER, transport.aclose)
+    timer = None if loop is None else loop.call_later(NEVER, id, transport)
     try:
         yield
     finally:

@@ -37,6 +37,29 @@ def test_uvloop(run: Callable[..., str]) -> None:
     assert printed == "37\n"
 
 
+def test_debug_mode(run: Callable[..., str]) -> None:
+    """Both clients work in asyncio's debug mode, which unittest's asynchronous test cases have as well."""
+    printed = run(
+        """
+        import io, unittest
+
+        class Test(unittest.IsolatedAsyncioTestCase):
+            async def test(self):
+                async with AsyncEmbeddingClient(CONFIG) as client:
+                    print(len((await client.embed(TEXTS)).embeddings))
+
+        with EmbeddingClient(CONFIG) as client:
+            print(len(client.embed(TEXTS).embeddings))
+        assert unittest.TextTestRunner(io.StringIO()).run(Test("test")).wasSuccessful()
+        """,
+        "-X",
+        "dev",
+        "-W",
+        "error",
+    )
+    assert printed == "37\n37\n"
+
+
 def test_policy_of_uvloop(run: Callable[..., str]) -> None:
     """Synchronous calls work where uvloop makes all event loops, also inside one of them."""
     pytest.importorskip("uvloop")
