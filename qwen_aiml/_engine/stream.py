@@ -38,6 +38,9 @@ DROP_SECONDS = 5.0
 # Blocks that the look-ahead is cut into where they overlap: two running, and one whose rows are given.
 BLOCKS_AHEAD = 3
 
+# How texts end that have not been read to their end, or have been.
+NO_ERROR = (type(None), StopIteration, StopAsyncIteration)
+
 
 class Blocks:
     """
@@ -66,13 +69,12 @@ class Blocks:
         self.overlap = overlap
         self.running = 0
         self._read: list[str] = []
-        self._no_more = False
+        self._end: Exception | None = None  # of the texts: StopIteration, or why they can't be read further
         self._begun = 0
         self._given = 0
         self._blocks: dict[Job, list[Row] | None] = {}  # those that run have no rows yet
         self._rows: deque[Row] = deque()
         self._usage = Usage()
-        self._failed = False
         self._missing: list[int] = []
         self._failures: list[Job] = []
         self._errors: list[BaseException] = []
@@ -83,14 +85,14 @@ class Blocks:
 
     @property
     def _may_begin(self) -> bool:
-        if self._failed or (not self.overlap and (self._rows or self.running)):
+        if self._missing or self._errors or self.running == BLOCKS_AHEAD - 1:
             return False
-        return self.running < 2 and self._begun - self._given + self._size <= self._look_ahead  # noqa: PLR2004
+        return self._begun - self._given + self._size <= self._look_ahead
 
     @property
     def wants_text(self) -> bool:
         """Whether a text is to be read now, for a block that may begin."""
-        return len(self._read) < self._size and not self._no_more and self._may_begin
+        return len(self._read) < self._size and self._end is None and self._may_begin
 
     def read(self, text: str) -> None:
         """Take the next text."""
@@ -98,9 +100,7 @@ class Blocks:
 
     def no_more(self, error: Exception) -> None:
         """Note that the texts have ended, or could not be read further because of another *error*."""
-        self._no_more = True
-        if not isinstance(error, (StopIteration, StopAsyncIteration)):
-            self._errors.append(error)
+        self._end = error
 
     def begin(self) -> Job | None:
         """Give the block that is to begin now, once no further text is wanted; None for none."""
@@ -112,7 +112,6 @@ class Blocks:
         try:
             job = self._make(texts, first)
         except Exception as error:  # noqa: BLE001 (raised once all other blocks have ended)
-            self._failed = True
             self._missing += range(first, self._begun)
             self._errors.append(error)
             return None
@@ -141,7 +140,6 @@ class Blocks:
             self._failures.append(job)
         if error is not None:
             self._errors.append(error)
-        self._failed = bool(self._missing or self._errors)
         for begun, rows in list(self._blocks.items()):
             if rows is not None:
                 self._rows.extend(rows)
@@ -163,7 +161,8 @@ class Blocks:
         An `EmbeddingBatchError` if requests failed, unless not a single row was given; then, or if it was
         something else, the first error in time itself.
         """
-        error = other = self._errors[0] if self._errors else None
+        ends = (self._end, *self._errors)
+        error = other = next((end for end in ends if not isinstance(end, NO_ERROR)), None)
         if self._failures:
             failures = dict(sorted(each for job in self._failures for each in job.failures().items()))
             error = self._failures[0].cause()
