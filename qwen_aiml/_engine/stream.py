@@ -38,7 +38,7 @@ DROP_SECONDS = 5.0
 # Blocks that the look-ahead is cut into where they overlap: two running, and one whose rows are given.
 BLOCKS_AHEAD = 3
 
-# How texts end that have not been read to their end, or have been.
+# What is no error of reading texts: none, or that they have ended.
 NO_ERROR = (type(None), StopIteration, StopAsyncIteration)
 
 
@@ -58,6 +58,10 @@ class Blocks:
 
     Attributes:
         running: How many blocks are running.
+
+        read: The texts that were read for the next block.
+
+        read_error: What reading the next one raised, be it that there is none; None for nothing.
     """
 
     def __init__(
@@ -68,8 +72,8 @@ class Blocks:
         self._in_order = in_order
         self.overlap = overlap
         self.running = 0
-        self._read: list[str] = []
-        self._end: Exception | None = None  # of the texts: StopIteration, or why they can't be read further
+        self.read: list[str] = []
+        self.read_error: Exception | None = None
         self._begun = 0
         self._given = 0
         self._blocks: dict[Job, list[Row] | None] = {}  # those that run have no rows yet
@@ -92,22 +96,14 @@ class Blocks:
     @property
     def wants_text(self) -> bool:
         """Whether a text is to be read now, for a block that may begin."""
-        return len(self._read) < self._size and self._end is None and self._may_begin
-
-    def read(self, text: str) -> None:
-        """Take the next text."""
-        self._read.append(text)
-
-    def no_more(self, error: Exception) -> None:
-        """Note that the texts have ended, or could not be read further because of another *error*."""
-        self._end = error
+        return len(self.read) < self._size and self.read_error is None and self._may_begin
 
     def begin(self) -> Job | None:
         """Give the block that is to begin now, once no further text is wanted; None for none."""
-        if not self._read or not self._may_begin:
+        if not self.read or not self._may_begin:
             return None
-        texts, first = self._read, self._begun
-        self._read = []
+        texts, first = self.read, self._begun
+        self.read = []
         self._begun += len(texts)
         try:
             job = self._make(texts, first)
@@ -161,7 +157,7 @@ class Blocks:
         An `EmbeddingBatchError` if requests failed, unless not a single row was given; then, or if it was
         something else, the first error in time itself.
         """
-        ends = (self._end, *self._errors)
+        ends = (self.read_error, *self._errors)
         error = other = next((end for end in ends if not isinstance(end, NO_ERROR)), None)
         if self._failures:
             failures = dict(sorted(each for job in self._failures for each in job.failures().items()))
@@ -236,9 +232,9 @@ class EmbeddingIterator:
         while True:
             try:
                 while blocks.wants_text:
-                    blocks.read(next(self._texts))
+                    blocks.read.append(next(self._texts))
             except Exception as error:  # noqa: BLE001 (raised once what was read is embedded)
-                blocks.no_more(error)
+                blocks.read_error = error
             if (job := blocks.begin()) is None:
                 return
             # Kept before it starts, so that an interrupt in between cancels it as well.
@@ -316,9 +312,9 @@ class AsyncEmbeddingIterator:
         while True:
             try:
                 while blocks.wants_text:
-                    blocks.read(await self._next())
+                    blocks.read.append(await self._next())
             except Exception as error:  # noqa: BLE001 (raised once what was read is embedded)
-                blocks.no_more(error)
+                blocks.read_error = error
             if (job := blocks.begin()) is None:
                 return
             if self._group is None:

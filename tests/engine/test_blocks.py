@@ -58,7 +58,7 @@ def made(look_ahead: int, *, in_order: bool = True, overlap: bool = True, make: 
 def begin(blocks: Blocks) -> Any:
     """Read as much as is wanted, and begin what may."""
     while blocks.wants_text:
-        blocks.read("text")
+        blocks.read.append("text")
     return blocks.begin()
 
 
@@ -117,7 +117,7 @@ def test_small_look_ahead(look_ahead: int) -> None:
     waiting: list[Any] = []
     for _ in range(30):
         while blocks.wants_text:
-            blocks.read("text")
+            blocks.read.append("text")
             read += 1
             assert read - given <= look_ahead
         if (block := blocks.begin()) is not None:
@@ -144,8 +144,8 @@ def test_order(in_order: bool, rows: list[int]) -> None:
 def test_the_last_block() -> None:
     """What is read when the texts end is a block, and nothing begins after it."""
     blocks = made(30)
-    blocks.read("one")
-    blocks.no_more(StopIteration())
+    blocks.read.append("one")
+    blocks.read_error = StopIteration()
     assert not blocks.wants_text
     last = begun(blocks)
     assert last.texts == ["one"]
@@ -158,8 +158,8 @@ def test_the_last_block() -> None:
 def test_texts_that_break_off() -> None:
     """What was read before is embedded, and then the exception raised as it is."""
     blocks = made(30)
-    blocks.read("one")
-    blocks.no_more(ZeroDivisionError())
+    blocks.read.append("one")
+    blocks.read_error = ZeroDivisionError()
     end(blocks, begun(blocks))
     assert taken(blocks) == [0]
     assert isinstance(blocks.error(), ZeroDivisionError)
