@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 
 from .._errors import CacheError
 from .entries import cache_key, pack, unpack
@@ -124,13 +125,16 @@ class CacheAccess:
                 group.start_soon(_end_soon_after_cancellation, scope)
                 try:
                     await self._store(entries)
+                except anyio.get_cancelled_exc_class() as error:
+                    await anyio.lowlevel.checkpoint_if_cancelled()  # raises it, unless other code did this
+                    self._failed(error, len(entries), begun)
                 except Exception as error:  # noqa: BLE001 (whatever a custom store raises)
                     self._failed(error, len(entries), begun)
             if scope.cancelled_caught:
                 self._failed(TimeoutError(), len(entries), begun)
             group.cancel_scope.cancel()
 
-    def _failed(self, error: Exception, count: int, begun: float) -> None:
+    def _failed(self, error: BaseException, count: int, begun: float) -> None:
         took = anyio.current_time() - begun
         level = logging.DEBUG if anyio.current_time() < self._blocked_until else logging.WARNING
         if took >= LATER_STORE_SECONDS / 2:

@@ -9,6 +9,7 @@ import sys
 from contextvars import copy_context
 from datetime import datetime, timezone
 from functools import partial
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -278,10 +279,11 @@ def make_limiter(config: EmbeddingConfig) -> Limiter:
 
 
 def _threaded(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-    """Make a function that blocks one that is awaited, in a worker thread."""
+    """Make a function that blocks one that is awaited, in a worker thread; one that is async stays one."""
 
     async def call(*arguments: Any) -> Any:
-        return await in_thread(partial(function, *arguments))
+        result = await in_thread(partial(function, *arguments))
+        return await result if isawaitable(result) else result
 
     return call
 

@@ -7,6 +7,7 @@ from itertools import filterfalse
 from typing import TYPE_CHECKING, cast
 
 import anyio
+import anyio.lowlevel
 
 from .._cache.access import KEYS_PER_LOOKUP
 from .._errors import (
@@ -20,7 +21,7 @@ from .._results import EmbeddingResult, Usage
 from .._texts.distinct import DistinctTexts
 from .._texts.validation import all_outgoing, check_texts
 from .batch import embed_batch
-from .long_texts import NEVER_TOO_LONG, LongTexts
+from .long_texts import LongTexts
 from .request import too_late
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Job:
 
         cached_items: The items of the cached ones.
 
-        crash: An exception that no transport is known to raise, and one did; None for none.
+        crash: An exception that no transport is known to raise, or ``SystemExit``; None for none.
 
         items: The item of each text.
 
@@ -90,7 +91,7 @@ class Job:
 
         self.embeddings: dict[int, Sequence[float]] = {}
         self._failures: dict[int, QwenAIMLError] = {}
-        self.crash: Exception | None = None
+        self.crash: BaseException | None = None
         self._pending = list(filterfalse(counts.__contains__, range(len(self._distinct.texts))))
         self._sent = 0
         self._too_long = list(counts)
@@ -131,7 +132,7 @@ class Job:
 
             QwenAIMLError: If none was; or, as it is, what a transport is not known to raise.
         """
-        embeddings, failures = self.rows(), self.failures()
+        embeddings, failures, shortened = self.rows(), self.failures(), self.shortened()
         if not failures:
             return EmbeddingResult(
                 cast("list[list[float]]", embeddings),
@@ -139,15 +140,15 @@ class Job:
                 self.model,
                 tuple(self._request_ids),
                 cached=len(self.cached_items),
-                shortened=self.shortened(),
+                shortened=shortened,
             )
         kind = batch_error(failures, some=bool(self.embeddings))
         if kind is None:
-            raise cast("Exception", self.cause())
+            raise cast("BaseException", self.cause())
         advice = "" if self.cache else f"{KEEP_ADVICE}. "
         raise kind(embeddings, failures, self.call.usage, advice=advice) from self.crash
 
-    def cause(self) -> Exception | None:
+    def cause(self) -> BaseException | None:
         """Return what a call ends with of which nothing was embedded: the first failure in time."""
         return self.crash or next(iter(self._failures.values()), None)
 
@@ -187,6 +188,10 @@ class Job:
             self._set(items, rounded)
         self._report(items)
 
+    def may_shorten(self, item: int, error: QwenAIMLError) -> bool:
+        """Tell whether a text that was rejected alone is to be sent in another form."""
+        return self._long.may_shorten(self._distinct.texts[item], error)
+
     async def shorten(self, item: int, error: QwenAIMLError | None) -> None:
         """Embed a text that is too long in another form; note the error if there is none."""
         found = await self._long.embed(self._distinct.texts[item], error, self.call)
@@ -202,7 +207,7 @@ class Job:
             await self._load(self.cache, self._pending, "")
             if self._long.label:
                 texts = self._distinct.texts
-                long = [item for item in self._pending if len(texts[item].encode()) > NEVER_TOO_LONG]
+                long = [item for item in self._pending if self._long.may_be_too_long(texts[item])]
                 await self._load(self.cache, [*self._missing(long), *self._too_long], self._long.label)
         if scope.cancelled_caught or self.call.seconds_left() <= 0:
             raise too_late(self.call)
@@ -242,7 +247,12 @@ class Job:
             return
         except QwenAIMLError as error:
             fatal = error
-        except Exception as crash:  # noqa: BLE001 (raised by `result`, once the others are done)
+        except anyio.get_cancelled_exc_class():
+            # Raises it again, unless other code has cancelled what was awaited, and not this call.
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            message = "the HTTP client (or rate limiter, key function) was cancelled by other code"
+            fatal = TransportError(message, transient=False)
+        except (Exception, SystemExit) as crash:  # noqa: BLE001 (raised by `result`, once the others are done)
             self.crash = self.crash or crash
             # Its text may hold anything.
             message = f"the HTTP client (or rate limiter) raised {type(crash).__name__}"

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from .._texts.distinct import DistinctTexts
     from .request import Call
 
-# No text of fewer bytes has ever more than 8,192 tokens. Source: as that of `tokens.MOST_TOKENS_A_BYTE`.
-NEVER_TOO_LONG = 8192 // tokens.MOST_TOKENS_A_BYTE
-
 
 class LongTexts:
     """
@@ -68,6 +65,10 @@ class LongTexts:
             message = advised(f"nothing was sent: {sizes}, expected at most {limit}", advice)
             raise InputValueError(message, indices=list(found))
         return counts
+
+    def may_be_too_long(self, sent: str) -> bool:
+        """Tell whether a text may have more tokens than the model takes, as far as that is known."""
+        return len(sent.encode()) * tokens.MOST_TOKENS_A_BYTE > (self._config.facts.max_tokens or 0)
 
     def may_be_truncated(self, billed: int | None) -> bool:
         """

@@ -261,6 +261,7 @@ class _Request:
                     usage = response.usage
             except QwenAIMLError:  # of the settings or the environment
                 usage = Usage()
+                self.attempts -= 1
                 raise
             finally:
                 call.count(usage)

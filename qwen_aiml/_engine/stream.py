@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 import anyio
 import anyio.lowlevel
 
-from .._errors import batch_error
+from .._errors import InputError, batch_error
 from .._results import Usage
 from .._texts.validation import iterate
 from .._utils.frames import clear_frames
@@ -269,6 +269,7 @@ class AsyncEmbeddingIterator:
         blocks: Blocks,
         run: Callable[[Job], Awaitable[None]],
     ) -> None:
+        self._texts = texts
         self._next = _reader(texts)
         self._blocks = blocks
         self._run = run
@@ -315,6 +316,11 @@ class AsyncEmbeddingIterator:
                     blocks.read.append(await self._next())
             except Exception as error:  # noqa: BLE001 (raised once what was read is embedded)
                 blocks.read_error = error
+            except BaseException:
+                if getattr(self._texts, "ag_frame", self) is None:
+                    # A generator ends when it is cancelled, and would seem to be complete.
+                    blocks.read_error = InputError("reading the texts was cancelled, which ends a generator")
+                raise
             if (job := blocks.begin()) is None:
                 return
             if self._group is None:
@@ -327,9 +333,13 @@ class AsyncEmbeddingIterator:
             await self._run(job)
         except Exception as error:  # noqa: BLE001 (raised where rows are asked for)
             self._blocks.end(job, error)
-        except BaseException:
-            self._blocks = self._blocks.closed()
-            raise
+        except anyio.get_cancelled_exc_class() as error:
+            if self._group is None:
+                self._blocks = self._blocks.closed()
+                raise
+            # Raises it again, unless other code has cancelled what was awaited, and not this iteration.
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            self._blocks.end(job, error)
         else:
             self._blocks.end(job)
         self._block_ended.set()
