@@ -39,6 +39,10 @@ class Batches(Protocol):
         """Keep the embeddings of some texts."""
         ...
 
+    def may_shorten(self, item: int, error: QwenAIMLError) -> bool:
+        """Tell whether a text that was rejected alone is to be sent in another form."""
+        ...
+
     async def shorten(self, item: int, error: QwenAIMLError) -> None:
         """Embed a text that was rejected alone in another form; note the error if there is none."""
         ...
@@ -88,7 +92,9 @@ async def embed_batch(items: Sequence[int], job: Batches) -> None:
                 # No text is blamed before another one was accepted.
                 others_error = await _embed(others, job, _retries(error, call), sent_before)
                 others = others if others_error else []
-            _blame_the_text(error, call, before)
+            # If it may be too long, a shorter form tells whether it is the service.
+            if not (is_transient(error) and job.may_shorten(culprit, error)):
+                _blame_the_text(error, call, before)
             await job.shorten(culprit, error)
         if others:
             waiting.append((others, others_error))

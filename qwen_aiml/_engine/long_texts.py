@@ -96,7 +96,7 @@ class LongTexts:
         Raises:
             QwenAIMLError: What is not about the text.
         """
-        if error is not None and not (self.label and _may_be_too_long(error, sent)):
+        if error is not None and not self.may_shorten(sent, error):
             return error
         before = call.accepted
         retries = 0 if error is not None and is_transient(error) else self._config.max_retries
@@ -106,10 +106,17 @@ class LongTexts:
             except QwenAIMLError as refused:
                 if not may_be_one_text(refused, call, before):
                     raise
+                is_short = all(len((self._prefix + piece).encode()) <= SAFE_BYTES for piece in pieces)
+                if is_short and is_transient(refused) and call.accepted == before:
+                    raise  # it is not the length: the service takes nothing
                 error = refused
                 if not _may_be_too_long(refused, sent):
                     break
         return error or InputValueError("the query_instruction leaves no room for the text")
+
+    def may_shorten(self, sent: str, error: QwenAIMLError) -> bool:
+        """Tell whether a text that was rejected alone is to be sent in another form."""
+        return bool(self.label) and _may_be_too_long(error, sent)
 
     def _forms(self, text: str, *, counted: bool) -> Iterable[list[str]]:
         if counted and self._tokens is not None:

@@ -322,7 +322,7 @@ class _Request:
         logger.debug("%d texts, attempt %d: %s", len(self._texts), self.attempts, came)  # no texts in it
         if not is_transient(error):
             raise error
-        is_last = self.attempts > self._retries
+        is_last = self.attempts > self._retries_allowed
         seconds = 0.0
         if not is_last:
             advised = None if response is None else retry_after(response.headers, call.clock.date())
@@ -339,11 +339,17 @@ class _Request:
             call.waiting.add(self._scope)
             await anyio.sleep(seconds)
 
+    @property
+    def _retries_allowed(self) -> int:
+        # A 429 says nothing about the texts, so it does not end the search for one that breaks the service.
+        is_throttled = isinstance(self.error, RateLimitError)
+        return self._call.config.max_retries if is_throttled else self._retries
+
     def _report_wait(self, seconds: float) -> None:
         """Log a wait before the next attempt, and report it, unless it is short."""
         if seconds > LOGGED_SECONDS:
-            cause, attempt = cause_of(self.error), self.attempts + 1
-            logger.info("%s, waiting %.1f s, attempt %d of %d", cause, seconds, attempt, self._retries + 1)
+            cause, attempt, most = cause_of(self.error), self.attempts + 1, self._retries_allowed + 1
+            logger.info("%s, waiting %.1f s, attempt %d of %d", cause, seconds, attempt, most)
             if self._call.reporter is not None:
                 self._call.reporter.send(seconds)
 

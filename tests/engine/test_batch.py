@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from math import log2
 from typing import TYPE_CHECKING, Any
 
@@ -308,6 +309,18 @@ def test_an_unlucky_batch(outcome: Outcome) -> None:
 
     assert len(run.result().embeddings) == 11
     assert tries == 3
+
+
+@pytest.mark.parametrize("throttled", [6, 7, 8])
+def test_throttled_while_bisecting(throttled: int) -> None:
+    """A 429 in the search for a text that breaks the service is retried, and blamed on none."""
+    replies = count()
+    breaks = service({TEXTS[7]: rejection(500)})
+
+    def reply(texts: list[str]) -> Outcome:
+        return status(429) if next(replies) == throttled else breaks(texts)
+
+    assert list(Run(TEXTS, reply).failure().failures) == [7]
 
 
 @pytest.mark.parametrize("batch_size", [10, 1])

@@ -152,6 +152,28 @@ def test_a_service_that_breaks_on_it() -> None:
     assert result.shortened == (9,)
 
 
+@pytest.mark.parametrize("policy", ["truncate", "split_mean"])
+@pytest.mark.parametrize("status", [500, 504])
+@pytest.mark.parametrize("count", [1, 5, 12])
+def test_a_service_that_breaks_on_all(count: int, status: int, policy: str) -> None:
+    """So may texts of which none is accepted as it is, nor any other one."""
+    emulator = Emulator(refuses=lambda text: len(text) > 9000, refusal_status=status)
+    texts = [f"{at} {MIDDLE}" for at in range(count)]
+    result = Client(emulator, on_too_long=policy, max_retries=1).embed(texts)
+
+    assert result.shortened == tuple(range(count))
+
+
+@pytest.mark.parametrize("policy", ["truncate", "split_mean"])
+def test_a_service_that_breaks_on_everything(policy: str) -> None:
+    """A service that is down is not asked again for each long text in each form."""
+    emulator = Emulator(refuses=lambda _: True, refusal_status=500)
+    with pytest.raises(APIStatusError):
+        Client(emulator, on_too_long=policy, max_retries=1).embed([f"{at} {MIDDLE}" for at in range(100)])
+
+    assert emulator.request_count <= 60
+
+
 def test_a_fatal_error_in_between() -> None:
     """What is no matter of the text ends the attempt to shorten it."""
     emulator = Emulator()
