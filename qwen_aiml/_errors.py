@@ -58,12 +58,14 @@ class QwenAIMLError(Exception):
         super().__init__(message)
         self.indices = tuple(indices)
         self.attempts = attempts
+        self._none_of = 0
 
     def __str__(self) -> str:
         if not self.attempts or not self.indices or self._is_of_any_text():
             return str(self.args[0])
         tries = f", {self.attempts} attempts" if self.attempts > 1 else ""
-        return f"{self.args[0]} ({name_texts(self.indices)}{tries})"
+        first = f"none of {self._none_of} texts embedded; first failure: " if self._none_of else ""
+        return f"{self.args[0]} ({first}{name_texts(self.indices)}{tries})"
 
     def _is_of_any_text(self) -> bool:
         """Tell whether other texts would have met the same error, so that naming these would mislead."""
@@ -72,6 +74,11 @@ class QwenAIMLError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # Without `__init__`, whose arguments are not `args`.
         return type(self).__new__, (type(self),), {"args": self.args, **self.__dict__}
+
+
+def note_none_embedded(error: QwenAIMLError, texts: int) -> None:
+    """Let an error that is about some texts of a call say that none of them all was embedded."""
+    error._none_of = texts if texts > len(error.indices) else 0  # noqa: SLF001 (of this module)
 
 
 def advised(message: str, advice: str) -> str:
@@ -225,7 +232,7 @@ class EmbeddingBatchError(QwenAIMLError):
             an ``array`` of float32; from ``embed_iter`` this is empty, since it has yielded them before.
 
         failures: Maps the index of each text whose request failed to the error. A text that has neither an
-            embedding nor a failure was not sent.
+            embedding nor a failure was not sent, or was in a request whose parts were not sent any more.
 
         usage: What the call has cost, as far as responses reported it.
     """
@@ -242,14 +249,16 @@ class EmbeddingBatchError(QwenAIMLError):
         if missing is None:
             missing = [index for index, embedding in enumerate(embeddings) if embedding is None]
             count = f"{len(missing)} of {len(embeddings)} texts"
-            others = f"The other {len(embeddings) - len(missing)} are in `.embeddings`"
+            there = len(embeddings) - len(missing)
+            others = f"The other {'embedding is' if there == 1 else f'{there} are'} in `.embeddings`"
         else:
             count = f"{len(missing)} text{'s' if len(missing) > 1 else ''}"
             others = "The others were yielded before"
         first = next(iter(failures.values()))
+        kind = "" if isinstance(first, SpentError) else f"{type(first).__name__}: "
         message = (
             f"{count} not embedded: {name_texts(missing)}. {others}, the errors are in `.failures`. "
-            f"{advice}First error: {type(first).__name__}: {first}"
+            f"{advice}First error: {kind}{first}"
         )
         super().__init__(message, indices=missing)
         self.embeddings = embeddings

@@ -15,6 +15,7 @@ from .._errors import (
     QwenAIMLError,
     TransportError,
     batch_error,
+    note_none_embedded,
 )
 from .._protocol.arrays import packed
 from .._results import EmbeddingResult, Usage
@@ -144,7 +145,10 @@ class Job:
             )
         kind = batch_error(failures, some=bool(self.embeddings))
         if kind is None:
-            raise cast("BaseException", self.cause())
+            cause = cast("BaseException", self.cause())
+            if isinstance(cause, QwenAIMLError):
+                note_none_embedded(cause, len(self.items))
+            raise cause
         advice = "" if self.cache else f"{KEEP_ADVICE}. "
         raise kind(embeddings, failures, self.call.usage, advice=advice) from self.crash
 

@@ -8,7 +8,7 @@ from .._errors import APIStatusError, InputValueError, QwenAIMLError, advised
 from .._protocol.response import Rows
 from .._texts import tokens
 from .._texts.shortening import SAFE_BYTES, mean, splits, truncations
-from .._texts.validation import name_items, outgoing
+from .._texts.validation import name_items, nothing_sent, outgoing
 from .batch import fewer_rows, may_be_one_text
 from .request import embed_texts
 from .retry import is_transient
@@ -62,7 +62,7 @@ class LongTexts:
             found = distinct.by_index(counts)
             sizes = name_items({index: f"{count} tokens long" for index, count in found.items()})
             advice = "shorten or split the texts, or set on_too_long to 'truncate' or 'split_mean'"
-            message = advised(f"nothing was sent: {sizes}, expected at most {limit}", advice)
+            message = advised(f"{nothing_sent(distinct.first)}: {sizes}, expected at most {limit}", advice)
             raise InputValueError(message, indices=list(found))
         return counts
 

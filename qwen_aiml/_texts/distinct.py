@@ -19,7 +19,7 @@ class DistinctTexts:
     Args:
         texts: As they are sent, in the caller's order.
 
-        first: The index of the first text, in errors and results.
+        first: The index of the first text, in errors and results; also an attribute.
 
     Attributes:
         texts: The distinct ones; the item of each is its position.
@@ -28,7 +28,7 @@ class DistinctTexts:
     """
 
     def __init__(self, texts: Sequence[str], first: int = 0) -> None:
-        self._first = first
+        self.first = first
         item_of = {text: item for item, text in enumerate(dict.fromkeys(texts))}
         self.texts = list(item_of)
         self.items = [item_of[text] for text in texts]
@@ -57,6 +57,6 @@ class DistinctTexts:
     @lazy_property
     def _indices_of(self) -> list[list[int]]:
         found: list[list[int]] = [[] for _ in self.texts]
-        for index, item in enumerate(self.items, self._first):
+        for index, item in enumerate(self.items, self.first):
             found[item].append(index)
         return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, Literal, get_args
 
 from .._errors import ConfigurationError, InputTypeError, InputValueError, advised, name_runs
@@ -57,7 +58,7 @@ def check_texts(texts: Iterable[str], *, blank_replacement: str | None = None, f
     if blank:
         reasons.append(name_items(dict.fromkeys(blank, "blank"), first))
         advice.append(_INSTEAD_OF_BLANK)
-    message = advised(f"nothing was sent: {'; '.join(reasons)}", "; ".join(advice))
+    message = advised(f"{nothing_sent(first)}: {'; '.join(reasons)}", "; ".join(advice))
     error = InputTypeError if wrong else InputValueError
     raise error(message, indices=sorted(first + at for at in [*wrong, *blank]))
 
@@ -66,6 +67,11 @@ _INSTEAD_OF_BLANK = (
     "leave the blank ones out, or set on_blank='replace' and blank_replacement to a text to embed in their "
     "place"
 )
+
+
+def nothing_sent(first: int = 0) -> str:
+    """Say that nothing was sent; for a later block of a stream, from its *first* text on."""
+    return f"nothing was sent from text {first} on" if first else "nothing was sent"
 
 
 def name_items(kinds: Mapping[int, str], first: int = 0) -> str:
@@ -113,7 +119,8 @@ def _instead_of(item: object) -> str:
     """Say what to give instead of something that is not a string."""
     if attribute := _attribute(item):
         return f"give the .{attribute} of each"
-    if item is None or (isinstance(item, float) and math.isnan(item)):
+    is_nan = isinstance(item, Real) and math.isnan(item)
+    if item is None or is_nan or type(item).__name__ in ("NAType", "NaTType"):  # the last two of pandas
         return "leave out what is missing"
     if isinstance(item, bytes):
         return "decode them"

@@ -26,7 +26,7 @@ from qwen_aiml import (
     TransportError,
     Usage,
 )
-from qwen_aiml._errors import SpentError, name_texts
+from qwen_aiml._errors import SpentError, name_texts, note_none_embedded
 
 RATE_LIMIT = RateLimitError("slow down", status_code=429, request_id="r-1", indices=(3, 4), attempts=6)
 
@@ -101,6 +101,17 @@ def test_message_of_a_failed_request() -> None:
     assert str(RateLimitError("no", status_code=429, indices=(0,), attempts=1)) == "no (text 0)"
 
 
+def test_message_of_a_call_without_any_embedding() -> None:
+    """The first error of a call does not read as if the texts of other requests were embedded."""
+    error = RateLimitError("no", status_code=429, indices=(3, 4), attempts=2)
+    note_none_embedded(error, 20)
+    assert str(error) == "no (none of 20 texts embedded; first failure: texts 3-4, 2 attempts)"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+    note_none_embedded(error, 2)
+    assert str(error) == "no (texts 3-4, 2 attempts)"
+
+
 @pytest.mark.parametrize("reason", ["account", "request"])
 def test_message_that_is_not_about_texts(reason: Any) -> None:
     """An error that any text would have met names none."""
@@ -129,3 +140,7 @@ def test_message_of_a_partial_failure() -> None:
     assert "2 of 3 texts not embedded: texts 1-2." in message
     assert "RateLimitError: slow down" in message
     assert ".embeddings" in message
+    assert "The other 1 is in" not in message
+    assert "The other embedding is in `.embeddings`, the errors are in `.failures`" in message
+    spent = BudgetError([None], {0: SpentError("max_tokens=1 is reached: 2 tokens")}, Usage())
+    assert "First error: max_tokens=1 is reached" in str(spent)

@@ -166,6 +166,15 @@ def test_nothing_embedded() -> None:
     assert "(text" not in str(caught.value)  # any other would have failed as well
 
 
+def test_nothing_embedded_of_many() -> None:
+    """The error of one request says that the texts of no other one were embedded."""
+    job = Harness(status(503), service=lambda _: status(503), batch_size=2, max_retries=0).job(
+        list("abcdefgh")
+    )
+    with pytest.raises(APIStatusError, match=r"\(none of 8 texts embedded; first failure: texts 0-1\)$"):
+        job.result()
+
+
 def test_dimensions_across_batches() -> None:
     """Where the dimensions are not known, all responses must agree on them."""
     harness = Harness(None, service=lambda texts: accepted(texts, 3), batch_size=2, max_retries=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,21 @@ def test_refused(texts: Any, error: type[InputError], indices: tuple[int, ...], 
 
     assert indices == caught.value.indices
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "missing", [None, math.nan, type("NAType", (), {})(), type("NaTType", (), {})()], ids=repr
+)
+def test_missing(missing: Any) -> None:
+    """What stands for a missing value, of pandas too, is to be left out, and made a string in no case."""
+    with pytest.raises(InputTypeError, match=r"What to do: leave out what is missing$"):
+        check_texts(["a", missing])
+
+
+def test_later_texts() -> None:
+    """A stream says from where on nothing was sent."""
+    with pytest.raises(InputValueError, match=r"^nothing was sent from text 30 on: texts\[31\] is blank"):
+        check_texts(["a", ""], first=30)
 
 
 def test_placeholder() -> None:
