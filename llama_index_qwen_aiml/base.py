@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, Valid
 
 from qwen_aiml import DEFAULT_MODEL, AdapterBase, ConfigurationError, EmbeddingConfig, check_texts
 
-from ._events import is_left_alone, undecorate, undecorated
 from ._fields import ApiKey, ModelName  # noqa: TC001 (pydantic reads them)
+from ._framework import NamesEmulator, is_left_alone, undecorate, undecorated
 from .cache import KVStoreCache
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _OF_THE_FRAMEWORK = ("callback_manager", "embeddings_cache", "num_workers", "rate_limiter")
 
 
-class QwenAIMLEmbedding(AdapterBase, BaseEmbedding):
+class QwenAIMLEmbedding(AdapterBase, NamesEmulator, BaseEmbedding):
     """
     Qwen Text Embedding v4 and v3, served by AI/ML API.
 

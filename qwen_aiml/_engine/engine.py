@@ -186,6 +186,11 @@ class Engine:
         make = partial(copy_context().run, partial(self.job, role=role, admit=admit, packed=True))
         return Blocks(make, look_ahead, in_order=in_order, overlap=overlap)
 
+    @property
+    def emulator(self) -> str | None:
+        """The name of the emulator that responds in place of the service; None if the service does."""
+        return service_of(meant(self.config, self.http_client, sync=self._sync)[1])
+
     def cache_namespace(self, role: Role) -> str:
         """Name what makes embeddings of the same text differ, for caches that go by text alone."""
         config = self.config
@@ -219,9 +224,8 @@ class Engine:
 
     def _namespace(self, role: Role, policies: Sequence[str] = ()) -> str:
         config = self.config
-        in_use, client = meant(config, self.http_client, sync=self._sync)
         return namespace(
-            service_of(client) or str(in_use.base_url),
+            self.emulator or str(config.base_url),
             config.model,
             config.length,
             role=role,

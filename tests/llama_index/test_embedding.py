@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from llama_index.core import Settings, VectorStoreIndex
+from llama_index.core import Document, Settings, VectorStoreIndex
 from llama_index.core.base.embeddings import base
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
-from llama_index.core.ingestion import IngestionPipeline
+from llama_index.core.ingestion import IngestionCache, IngestionPipeline
 from llama_index.core.ingestion.pipeline import get_transformation_hash
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent
@@ -40,7 +40,7 @@ from qwen_aiml import (
 from qwen_aiml.emulator import Emulator, Fault, serve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from llama_index.core.instrumentation.events import BaseEvent
 
@@ -217,6 +217,7 @@ def test_fields_do_not_change() -> None:
 def test_to_dict() -> None:
     """to_dict holds what affects the vectors and nothing else."""
     model = make(embed_batch_size=5, timeout=3, num_workers=2, default_headers={"X": "y"}, max_retries=1)
+    model = model.model_copy(update={"http_client": None, "http_async_client": None})
 
     assert model.to_dict() == {
         "class_name": "QwenAIMLEmbedding",
@@ -229,7 +230,8 @@ def test_to_dict() -> None:
         "tokenizer": None,
         "api_base": "https://api.aimlapi.com/v1",
     }
-    assert json.loads(make(embeddings_cache=SimpleKVStore()).to_json()) == model.to_dict()
+    emulated = {**model.to_dict(), "emulator": "emulator"}
+    assert json.loads(make(embeddings_cache=SimpleKVStore()).to_json()) == emulated
 
 
 def test_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +245,25 @@ def test_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
         QwenAIMLEmbedding.from_json(model.to_json()),
         QwenAIMLEmbedding.from_dict(model.to_dict(), api_key="given"),
     ):
-        assert loaded.to_dict() == model.to_dict()
+        assert {**loaded.to_dict(), "emulator": "emulator"} == model.to_dict()
+
+
+def test_pipeline_cache_of_another_service() -> None:
+    """A pipeline's cache that was filled on one emulator does not serve another, nor the service."""
+
+    class Toy:
+        name = "toy"
+        native = 64
+
+        def embed(self, texts: Sequence[str]) -> list[list[float]]:
+            return [[0.125] * 64 for _ in texts]
+
+    emulators = [Emulator(), Emulator(vectors=Toy())]
+    cache, document = IngestionCache(), Document(text="a", id_="a")
+    for emulator in emulators:
+        IngestionPipeline(transformations=[make(emulator)], cache=cache).run(documents=[document])
+
+    assert [emulator.request_count for emulator in emulators] == [1, 1]
 
 
 def test_pipeline_hash() -> None:

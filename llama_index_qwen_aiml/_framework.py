@@ -1,13 +1,19 @@
-"""The framework's instrumentation: one span for each call, and no events that nobody handles."""
+"""What the framework adds to embedding: a span for each call, events for their handlers, dictionaries."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import unwrap
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, dispatcher
 from llama_index.core.instrumentation.event_handlers import NullEventHandler
+from llama_index.core.schema import BaseComponent
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from qwen_aiml import EmbeddingClient
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -41,3 +47,21 @@ def undecorate(kind: type[BaseEmbedding], *names: str) -> None:
     """Take the spans from methods of a class that are only called by others that have one."""
     for name in names:
         setattr(kind, name, unwrap(getattr(kind, name)))
+
+
+class NamesEmulator(BaseComponent):
+    """A component whose ``to_dict`` names an emulator: pipelines find their cached vectors by it."""
+
+    if TYPE_CHECKING:
+        _client: EmbeddingClient
+
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """Serialise what affects the vectors; not the key."""
+        emulator = self._client._engine.emulator  # noqa: SLF001 (of this project)
+        named = {} if emulator is None else {"emulator": emulator}
+        return {**super().to_dict(**kwargs), **named}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
+        """Create a model from what `to_dict` gave; *kwargs* are further arguments, such as ``api_key``."""
+        return super().from_dict({name: data[name] for name in data.keys() - {"emulator"}}, **kwargs)
