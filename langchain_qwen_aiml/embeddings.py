@@ -135,7 +135,7 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
     a `SQLiteCache`, a ``ByteStore`` of LangChain; None means no cache."""
 
     on_blank: Literal["raise", "replace"] = "raise"
-    """``raise`` refuses blank texts before anything is sent; ``replace`` embeds ``blank_replacement`` in
+    """``raise`` rejects blank texts before anything is sent; ``replace`` embeds ``blank_replacement`` in
     their place."""
 
     blank_replacement: str | None = None

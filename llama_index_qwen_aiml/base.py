@@ -62,7 +62,7 @@ class QwenAIMLEmbedding(AdapterBase, NamesEmulator, BaseEmbedding):
     """The task, in English, put before queries (v4 only), never before texts; None means none."""
 
     on_blank: Literal["raise", "replace"] = "raise"
-    """``raise`` refuses blank texts before anything is sent; ``replace`` embeds ``blank_replacement`` in
+    """``raise`` rejects blank texts before anything is sent; ``replace`` embeds ``blank_replacement`` in
     their place."""
 
     blank_replacement: str | None = None

@@ -130,7 +130,7 @@ class EmbeddingClient(_Client):
             path of its file, or a custom object with the methods of `Cache`. None means no cache.
 
         limiter: The `limiter` of another client of the same account, to share its estimates of the service's
-            limits, and its fixed rates; None creates one.
+            limits, and its fixed rates, maximum in flight and texts per request; None creates one.
 
     Raises:
         ConfigurationError: If a setting is wrong, or no key is found.

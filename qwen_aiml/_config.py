@@ -93,7 +93,7 @@ class EmbeddingConfig:
         query_instruction: Task description, in English, put before queries as ``Instruct: {task}`` and
             ``Query:{query}`` on two lines, never before documents. None means none.
 
-        on_blank: What becomes of an empty or blank text: ``raise`` refuses it before anything is sent;
+        on_blank: What becomes of an empty or blank text: ``raise`` rejects it before anything is sent;
             ``replace`` embeds *blank_replacement* in its place.
 
         blank_replacement: The text that ``on_blank="replace"`` embeds in place of blank ones, else None.
@@ -228,7 +228,7 @@ class EmbeddingConfig:
             raise ConfigurationError("api_key is a function, which is called before each request")
         if not isinstance(self.api_key, Secret):
             raise ConfigurationError(
-                "no API key: this is an unpickled copy, and a pickle never carries the key. Set "
+                "no API key: this is an unpickled copy, and pickles never contain the key. Set "
                 f"{KEY_VARIABLES[0]} in the environment of this process"
             )
         return self.api_key

@@ -3,7 +3,7 @@ The errors users meet. No I/O here.
 
 QwenAIMLError                     everything below, so that one ``except`` is enough
 ├── ConfigurationError            a setting is wrong or missing (also ValueError)
-├── InputError                    texts that can't be embedded; nothing was sent
+├── InputError                    texts that can't be embedded; none of the call, or block, was sent
 │   ├── InputTypeError            ... not a string (also TypeError)
 │   └── InputValueError           ... blank, or counted as too long (also ValueError)
 ├── TransportError                no response: connection, TLS, timeout
@@ -124,7 +124,11 @@ class ConfigurationError(QwenAIMLError, ValueError):
 
 
 class InputError(QwenAIMLError):
-    """Some texts can't be embedded; nothing was sent. ``indices`` names every one of them."""
+    """
+    Some texts can't be embedded; nothing was sent, by ``embed_iter`` nothing from their block on.
+
+    ``indices`` names every one of them.
+    """
 
 
 class InputTypeError(InputError, TypeError):

@@ -404,7 +404,7 @@ async def test_pickle(kind: type[Client], monkeypatch: pytest.MonkeyPatch) -> No
     assert KEY.encode() not in pickled
     keyless = pickle.loads(pickled)
     assert keyless.config.dimensions == 64
-    with pytest.raises(ConfigurationError, match="a pickle never carries the key"):
+    with pytest.raises(ConfigurationError, match="pickles never contain the key"):
         await embed(keyless, TEXTS)
     assert keyless.usage.requests == 0
     if isinstance(keyless, AsyncEmbeddingClient):

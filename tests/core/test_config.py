@@ -331,7 +331,7 @@ def test_unpickled_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
     keyless = pickle.loads(pickled)
     assert (keyless.dimensions, keyless.rows) == (64, 3)
-    with pytest.raises(ConfigurationError, match="a pickle never carries the key"):
+    with pytest.raises(ConfigurationError, match="pickles never contain the key"):
         _ = keyless.secret
 
     monkeypatch.setenv("AIMLAPI_API_KEY", "from-the-child")

@@ -166,7 +166,7 @@ def test_a_service_that_breaks_on_all(count: int, status: int, policy: str) -> N
 
 @pytest.mark.parametrize("policy", ["truncate", "split_mean"])
 def test_a_service_that_breaks_on_everything(policy: str) -> None:
-    """A service that is down is not asked again for each long text in each form."""
+    """A service that is down does not get each long text in each form."""
     emulator = Emulator(refuses=lambda _: True, refusal_status=500)
     with pytest.raises(APIStatusError):
         Client(emulator, on_too_long=policy, max_retries=1).embed([f"{at} {MIDDLE}" for at in range(100)])

@@ -298,7 +298,7 @@ def test_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
     keyless = pickle.loads(pickled)
     assert (keyless.dimensions, keyless.query_instruction, keyless.timeout) == (64, "Find", 3.0)
     assert keyless.aimlapi_api_key is None
-    with pytest.raises(ConfigurationError, match="a pickle never carries the key"):
+    with pytest.raises(ConfigurationError, match="pickles never contain the key"):
         keyless.embed_query("a")
 
     emulator = Emulator(api_keys=["of-the-child"])

@@ -522,7 +522,7 @@ def test_pickle() -> None:
     loaded = pickle.loads(pickled)
     assert (loaded.dimensions, loaded.query_instruction, loaded.timeout) == (64, "Find", 3.0)
     assert (loaded.api_key, loaded.rate_limiter, loaded.embeddings_cache) == (None, None, None)
-    with pytest.raises(ConfigurationError, match="a pickle never carries the key"):
+    with pytest.raises(ConfigurationError, match="pickles never contain the key"):
         loaded.get_query_embedding("a")
 
 
