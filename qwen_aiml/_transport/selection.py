@@ -10,13 +10,12 @@ from .base import close_all
 from .environment import proxy_for
 from .httpx_library import watched_library
 from .key_source import ask
-from .override import everywhere, meant
+from .override import meant
 
 if TYPE_CHECKING:
     from .._config import EmbeddingConfig
     from .._protocol.response import Response
     from .base import Post, Transport
-    from .override import StandIn
 
 Kind: TypeAlias = Literal["threaded", "async", "asyncio"]
 
@@ -44,13 +43,9 @@ class SelectedTransport:
         self._config = config
         self._given = given
         self._kind: Kind = "threaded" if sync else "async"
-        # Of the present override, if there is one.
-        self._stand_in: StandIn | None = None
-        self._meant = config, given
         # As httpx does, the environment is read once.
         self._needs_httpx = config.transport == "httpx" or proxy_for(config.endpoint) is not None
-        # By the library; None for that of the client given.
-        self._transports: dict[tuple[Kind, str | None], Transport] = {}
+        self._transports: dict[tuple[Kind, str], Transport] = {}
         self.is_closed = False
 
     async def post(self, request: Post) -> Response:
@@ -63,8 +58,8 @@ class SelectedTransport:
             ConfigurationError: If the environment names a proxy or certificates that can't be used, or if the
                 function that is to give the key does not.
         """
-        transport = self._select()
-        config, _ = self._meant
+        config, client = meant(self._config, self._given, sync=self._kind == "threaded")
+        transport = self._select(config, client)
         request.secret = await ask(config.api_key) if isinstance(config.api_key, KeySource) else config.secret
         return await transport.post(request)
 
@@ -73,36 +68,30 @@ class SelectedTransport:
         self.is_closed = True
         await close_all(self._transports.values())
 
-    def _select(self) -> Transport:
-        if self._stand_in is not everywhere.stand_in:
-            self._stand_in = everywhere.stand_in
-            self._meant = meant(self._config, self._given, sync=self._kind == "threaded")
-            self._transports.pop((self._kind, None), None)
-        if self._meant[1] is not None:
-            return self._made(self._kind, None)
-        if (library := watched_library()) is not None:
-            # What watches a synchronous caller may watch no more than the synchronous classes.
-            return self._made(self._kind, library)
-        if self._needs_httpx or not _runs_asyncio():
-            return self._made("async", "httpx")
-        return self._made("asyncio", "httptools")
-
-    def _made(self, kind: Kind, library: str | None) -> Transport:
+    def _select(self, config: EmbeddingConfig, client: Any) -> Transport:
+        if client is not None:
+            # Not kept, since its connections are the client's.
+            return _made(self._kind, "", config, client)
+        # What watches a synchronous caller may watch no more than the synchronous classes.
+        kind, library = self._kind, watched_library()
+        if library is None:
+            needs_httpx = self._needs_httpx or not _runs_asyncio()
+            kind, library = ("async", "httpx") if needs_httpx else ("asyncio", "httptools")
         if (kind, library) not in self._transports:
-            self._transports[kind, library] = self._make(kind, library)
+            self._transports[kind, library] = _made(kind, library, config, None)
         return self._transports[kind, library]
 
-    def _make(self, kind: Kind, library: str | None) -> Transport:
-        # Imported when it is needed: httpx, TLS and certificates take a while.
-        config, client = self._meant
-        if kind == "asyncio":
-            from .asyncio_transport import AsyncioTransport  # noqa: PLC0415
 
-            return AsyncioTransport(config)
-        from .httpx_transport import HTTPXTransport, ThreadedHTTPXTransport  # noqa: PLC0415
+def _made(kind: Kind, library: str, config: EmbeddingConfig, client: Any) -> Transport:
+    # Imported when it is needed: httpx, TLS and certificates take a while.
+    if kind == "asyncio":
+        from .asyncio_transport import AsyncioTransport  # noqa: PLC0415
 
-        made = ThreadedHTTPXTransport if kind == "threaded" else HTTPXTransport
-        return made(config, client, library=library or "httpx")
+        return AsyncioTransport(config)
+    from .httpx_transport import HTTPXTransport, ThreadedHTTPXTransport  # noqa: PLC0415
+
+    made = ThreadedHTTPXTransport if kind == "threaded" else HTTPXTransport
+    return made(config, client, library=library)
 
 
 def _runs_asyncio() -> bool:

@@ -34,7 +34,7 @@ URL = "https://service.example/v1"
 
 
 def chosen(config: Any, given: Any = None, *, sync: bool = False) -> Any:
-    return SelectedTransport(config, given, sync=sync)._select()
+    return SelectedTransport(config, given, sync=sync)._select(config, given)
 
 
 @pytest.fixture(params=[True, False], ids=["sync", "async"])
@@ -45,9 +45,10 @@ def sync(request: pytest.FixtureRequest) -> bool:
 
 async def test_default(config: Any, sync: bool, anyio_backend_name: str) -> None:
     """Nobody watches httpx, so asyncio posts; Trio posts through httpx."""
-    selected = SelectedTransport(config(URL), sync=sync)
-    transport = selected._select()
-    assert selected._select() is transport
+    settings = config(URL)
+    selected = SelectedTransport(settings, sync=sync)
+    transport = selected._select(settings, None)
+    assert selected._select(settings, None) is transport
     assert type(transport) is (AsyncioTransport if anyio_backend_name == "asyncio" else HTTPXTransport)
     await selected.aclose()
 
@@ -63,7 +64,7 @@ async def test_setting(sync: bool) -> None:
 async def test_proxy(config: Any, sync: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """So does a proxy in the environment of whoever opens connections."""
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
-    assert type(SelectedTransport(config(URL), sync=sync)._select()) is HTTPXTransport
+    assert type(chosen(config(URL), sync=sync)) is HTTPXTransport
 
 
 async def test_override(config: Any, sync: bool, monkeypatch: pytest.MonkeyPatch) -> None:
