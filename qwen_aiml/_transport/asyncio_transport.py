@@ -13,7 +13,7 @@ import httptools
 from .._urls import is_address
 from . import failures
 from .base import CONNECT_TIMEOUT, KEEP_ALIVE, TransportFailure, headers_of
-from .body import Body, conclude
+from .body import Body
 from .environment import tls_context
 
 if TYPE_CHECKING:
@@ -230,7 +230,6 @@ class _Reader:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._status = 0
         self._headers: dict[str, str] = {}
         self._body: Body | None = None
         self._is_complete = self.is_reusable = False
@@ -263,7 +262,7 @@ class _Reader:
         self._parser = None
         if self._body is None:
             raise failure or TransportFailure("connection", failures.CLOSED)
-        return conclude(self._status, self._headers, self._body, failure)
+        return self._body.response(failure)
 
     def _fail(self, detail: str) -> None:
         self.is_reusable = False
@@ -281,8 +280,7 @@ class _Reader:
     def on_headers_complete(self) -> None:
         status: int = self._parser.get_status_code()
         if self._body is None and status >= 200:  # noqa: PLR2004 (below that are interim responses)
-            self._status = status
-            self._body = Body(self._max_bytes, self._headers)
+            self._body = Body(status, self._headers, self._max_bytes)
             # Chunks of one byte take six, and with trailers no more than that.
             self._left += 6 * self._max_bytes
 

@@ -21,9 +21,11 @@ class Body:
     Collects the chunks of a response body, and unpacks gzip.
 
     Args:
-        max_bytes: Bytes to keep, decompressed; a longer body is cut there.
+        status: The HTTP status.
 
         headers: The response's, by names in lower case.
+
+        max_bytes: Bytes to keep, decompressed; a longer body is cut there.
 
     Attributes:
         is_enough: Whether reading more would change nothing; true from the start of a body whose coding is
@@ -32,13 +34,15 @@ class Body:
         size: Bytes collected, decompressed.
     """
 
-    def __init__(self, max_bytes: int, headers: Mapping[str, str]) -> None:
+    def __init__(self, status: int, headers: Mapping[str, str], max_bytes: int) -> None:
         self.is_enough = False
         self.size = 0
+        self._status = status
+        self._headers = headers
         self._max_bytes = max_bytes
         self._raw_size = 0
         self._chunks: list[bytes] = []
-        self._problem: str | None = None
+        self._failure: TransportFailure | None = None
         coding = headers.get("content-encoding", "").strip().lower()
         self._gzip: Any = zlib.decompressobj(16 + zlib.MAX_WBITS) if coding in ("gzip", "x-gzip") else None
         if self._gzip is None and coding not in ("", "identity"):
@@ -59,15 +63,22 @@ class Body:
         self.is_enough = self.is_enough or self.size > self._max_bytes
         return self.is_enough
 
-    @property
-    def problem(self) -> str | None:
-        """Why the body can't be read, as far as it came; None if it can."""
-        is_cut = self._gzip is not None and self._raw_size and not self._gzip.eof and not self.is_enough
-        return self._problem or ("the response body ends within its gzip" if is_cut else None)
+    def response(self, failure: TransportFailure | None = None) -> Response:
+        """
+        Give the response; its status counts first, and only a 2xx needs a whole body.
 
-    def content(self) -> bytes:
-        """Give what could be read, ``max_bytes`` at most."""
-        return b"".join(self._chunks)[: self._max_bytes]
+        Args:
+            failure: What ended the body early, if anything did.
+
+        Raises:
+            TransportFailure: If the status is 2xx and the body can't be read.
+        """
+        if self._gzip is not None and self._raw_size and not self._gzip.eof and not self.is_enough:
+            self._stop("the response body ends within its gzip")
+        failure = failure or self._failure
+        if failure is not None and 200 <= self._status < 300:  # noqa: PLR2004 (what HTTP calls success)
+            raise failure
+        return Response(self._status, self._headers, b"".join(self._chunks)[: self._max_bytes])
 
     def _unpacked(self, gzip: Any, chunk: bytes) -> bytes:
         self._raw_size += len(chunk)
@@ -87,30 +98,5 @@ class Body:
         return unpacked
 
     def _stop(self, problem: str) -> None:
-        self._problem = problem
+        self._failure = TransportFailure("connection", problem)
         self.is_enough = True
-
-
-def conclude(
-    status: int, headers: Mapping[str, str], body: Body, failure: TransportFailure | None = None
-) -> Response:
-    """
-    Give the response; its status counts first, and only a 2xx needs a whole body.
-
-    Args:
-        status: The HTTP status.
-
-        headers: By names in lower case.
-
-        body: As far as it came.
-
-        failure: What ended it early, if anything did.
-
-    Raises:
-        TransportFailure: If the status is 2xx and the body can't be read.
-    """
-    if failure is None and body.problem is not None:
-        failure = TransportFailure("connection", body.problem)
-    if failure is not None and 200 <= status < 300:  # noqa: PLR2004 (what HTTP calls success)
-        raise failure
-    return Response(status, headers, body.content())

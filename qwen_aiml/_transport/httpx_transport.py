@@ -18,7 +18,7 @@ from .._errors import ConfigurationError
 from .._protocol.response import Response
 from .._utils.threads import in_thread
 from .base import CONNECT_TIMEOUT, KEEP_ALIVE, close_all, headers_of
-from .body import Body, conclude
+from .body import Body
 from .environment import proxy_for, proxy_variable, tls_context
 from .failures import RAW, httpx_failure, names_of
 from .httpx_library import library_of
@@ -174,7 +174,7 @@ class HTTPXTransport(_Clients):
     async def _read(self, response: Any, request: Post) -> Response:
         if response.is_stream_consumed or response.is_closed:
             return _read_before(response, request)
-        problem, body = None, Body(request.max_bytes, headers := dict(response.headers))
+        problem, body = None, Body(response.status_code, dict(response.headers), request.max_bytes)
         try:
             with anyio.CancelScope() as enough:
                 if not body.is_enough:
@@ -187,7 +187,7 @@ class HTTPXTransport(_Clients):
         finally:
             with anyio.CancelScope(shield=True), suppress(*RAW):
                 await response.aclose()
-        return conclude(response.status_code, headers, body, problem)
+        return body.response(problem)
 
 
 class _Connecting:
@@ -268,7 +268,7 @@ class ThreadedHTTPXTransport(_Clients):
     def _read(self, response: Any, request: Post) -> Response:
         if response.is_stream_consumed or response.is_closed:
             return _read_before(response, request)
-        problem, body = None, Body(request.max_bytes, headers := dict(response.headers))
+        problem, body = None, Body(response.status_code, dict(response.headers), request.max_bytes)
         try:
             if not body.is_enough:
                 for chunk in response.iter_raw():
@@ -279,7 +279,7 @@ class ThreadedHTTPXTransport(_Clients):
         finally:
             with suppress(*RAW):
                 response.close()
-        return conclude(response.status_code, headers, body, problem)
+        return body.response(problem)
 
 
 def _read_before(response: Any, request: Post) -> Response:

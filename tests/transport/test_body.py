@@ -10,10 +10,9 @@ from qwen_aiml._transport.body import Body
 def test_bytes_after_the_gzip() -> None:
     """Bytes after the end of a gzip are dropped, and reading ends, in the same chunk or a later one."""
     packed = gzip.compress(b"{}")
-    one, two = (Body(100, {"content-encoding": "gzip"}) for _ in range(2))
+    one, two = (Body(200, {"content-encoding": "gzip"}, 100) for _ in range(2))
 
     assert one.feed(packed + b"more")
     assert not two.feed(packed)
     assert two.feed(b"more")
-    assert one.content() == two.content() == b"{}"
-    assert one.problem is two.problem is None
+    assert one.response().body == two.response().body == b"{}"
