@@ -114,18 +114,18 @@ class _Connection(asyncio.BufferedProtocol):
         self._loop = loop
         self._buffer = memoryview(buffer)
         self._transport: Any = None
-        self._is_open = self._is_sending = False
+        self._is_open = False
         self._reader: _Reader | None = None
         self._outcome: asyncio.Future[Response] | None = None
-        self._timeout = KEEP_ALIVE
-        # One timer serves all requests: when it fires, it looks whether the deadline has moved.
-        self._deadline = self._fires_at = self.used_at = 0.0
+        self._timeout = self._deadline = self.used_at = 0.0
+        # Each request sets it; when it fires, it looks whether the deadline has moved.
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def is_usable(self) -> bool:
-        is_free = self._reader is None and not self._is_sending
-        return self._is_open and is_free and self._loop.time() < self._deadline
+        if not self._is_open or self._reader is not None or self._transport.get_write_buffer_size():
+            return False
+        return self._loop.time() < self._deadline
 
     async def start_tls(self, context: Any, host: str) -> None:
         tls = await self._loop.start_tls(self._transport, self, context, server_hostname=host)
@@ -139,8 +139,7 @@ class _Connection(asyncio.BufferedProtocol):
             return self._outcome
         self._reader = _Reader(request.max_bytes)
         self._extend(request.timeout)
-        if self._timer is None or self._fires_at > self._deadline:
-            self._set_timer()
+        self._set_timer()
         self._transport.write(data)
         return self._outcome
 
@@ -149,14 +148,12 @@ class _Connection(asyncio.BufferedProtocol):
         self._reader = self._outcome = None
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
         if self._transport is not None:
             self._transport.abort()
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
         self._is_open = True
-        self._extend(KEEP_ALIVE)
         # Writing is paused until all is sent, which gives the response a timeout of its own.
         transport.set_write_buffer_limits(high=1, low=0)
 
@@ -179,11 +176,7 @@ class _Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(exc)
 
-    def pause_writing(self) -> None:
-        self._is_sending = True
-
     def resume_writing(self) -> None:
-        self._is_sending = False
         if self._reader is not None:
             self._extend(self._timeout)
 
@@ -195,11 +188,9 @@ class _Connection(asyncio.BufferedProtocol):
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._fires_at = self._deadline
         self._timer = self._loop.call_at(self._deadline, self._on_timer)
 
     def _on_timer(self) -> None:
-        self._timer = None
         if self._loop.time() < self._deadline:
             self._set_timer()
         elif self._reader is None:
