@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field
 
 from msgspec import Struct
 
@@ -53,7 +53,8 @@ def _dollars(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else round(a + b, 12)
 
 
-class EmbeddingResult(Struct, frozen=True):
+@dataclass(frozen=True)
+class EmbeddingResult:
     """
     The embeddings of one call.
 
@@ -74,17 +75,10 @@ class EmbeddingResult(Struct, frozen=True):
             truncated; that shows only where a request held one distinct text.
     """
 
-    embeddings: list[list[float]]
+    # Without the numbers, since event loops like to print what they hold.
+    embeddings: list[list[float]] = field(repr=False)
     usage: Usage
     model: str | None = None
-    request_ids: tuple[str, ...] = ()
+    request_ids: tuple[str, ...] = field(default=(), repr=False)
     cached: int = 0
     shortened: tuple[int, ...] = ()
-
-    def __repr__(self) -> str:
-        # Without the numbers, since event loops like to print what they hold.
-        shown = (f"{name}={getattr(self, name)!r}" for name in ("usage", "model", "cached", "shortened"))
-        return f"EmbeddingResult({', '.join(shown)})"
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return [(name, getattr(self, name)) for name in ("usage", "model", "cached", "shortened")]
