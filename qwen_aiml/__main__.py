@@ -27,14 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m qwen_aiml",
         description="The key and the URL are read from the environment: AIMLAPI_API_KEY, AIMLAPI_BASE_URL.",
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser(
-        "check",
-        help="check key, balance and model, with one embedding",
-        description="Check key, balance, model and dimensions, and embed one short text.",
-    )
-    command.add_argument("--model", default=DEFAULT_MODEL, help="model to check (%(default)s)")
-    command.add_argument("--dimensions", type=int, metavar="N", help="dimensions to request (default: none)")
+    parser.add_argument("command", choices=["check"], metavar="COMMAND", help="check: key, balance and model")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="model to check (%(default)s)")
+    parser.add_argument("--dimensions", type=int, metavar="N", help="dimensions to request (default: none)")
     given = parser.parse_args(arguments)
     return check(model=given.model, dimensions=given.dimensions)
 
