@@ -121,17 +121,15 @@ class CacheAccess:
         seconds = LATER_STORE_SECONDS if was_blocked else STORE_SECONDS
         seconds = min(seconds, max(self._seconds_left(), LATER_STORE_SECONDS))
         async with anyio.create_task_group() as group:
-            with anyio.move_on_after(seconds, shield=True) as scope:
-                group.start_soon(_end_soon_after_cancellation, scope)
-                try:
+            try:
+                with anyio.fail_after(seconds, shield=True) as scope:
+                    group.start_soon(_end_soon_after_cancellation, scope)
                     await self._store(entries)
-                except anyio.get_cancelled_exc_class() as error:
-                    await anyio.lowlevel.checkpoint_if_cancelled()  # raises it, unless other code did this
-                    self._failed(error, len(entries), begun)
-                except Exception as error:  # noqa: BLE001 (whatever a custom store raises)
-                    self._failed(error, len(entries), begun)
-            if scope.cancelled_caught:
-                self._failed(TimeoutError(), len(entries), begun)
+            except anyio.get_cancelled_exc_class() as error:
+                await anyio.lowlevel.checkpoint_if_cancelled()  # raises it, unless other code did this
+                self._failed(error, len(entries), begun)
+            except Exception as error:  # noqa: BLE001 (whatever a custom store raises)
+                self._failed(error, len(entries), begun)
             group.cancel_scope.cancel()
 
     def _failed(self, error: BaseException, count: int, begun: float) -> None:
