@@ -92,15 +92,13 @@ async def close_all(each: Iterable[Any]) -> None:
 
 def headers_of(config: EmbeddingConfig, **more: str) -> dict[str, str]:
     """Return the headers of each request, the user's over *more* and ours, without the key and the length."""
-    headers = {
+    given = config.default_headers or {}
+    replaced = {name.lower() for name in given}
+    ours = {
         **more,
         "Accept": "application/json",
         "Accept-Encoding": "gzip",
         "Content-Type": "application/json",
         "User-Agent": f"qwen-aiml/{__version__}",
     }
-    own = {name.lower(): name for name in headers}
-    for name, value in (config.default_headers or {}).items():
-        headers.pop(own.get(name.lower(), ""), None)
-        headers[name] = value
-    return headers
+    return {name: value for name, value in ours.items() if name.lower() not in replaced} | dict(given)
