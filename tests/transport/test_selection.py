@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,10 @@ import vcr
 
 from qwen_aiml._config import EmbeddingConfig
 from qwen_aiml._errors import ConfigurationError
-from qwen_aiml._keys import Secret
 from qwen_aiml._transport.asyncio_transport import AsyncioTransport
 from qwen_aiml._transport.base import Post
 from qwen_aiml._transport.httpx_library import check_client, watched_library
 from qwen_aiml._transport.httpx_transport import HTTPXTransport, ThreadedHTTPXTransport
-from qwen_aiml._transport.override import StandIn, everywhere
 from qwen_aiml._transport.selection import SelectedTransport
 
 if TYPE_CHECKING:
@@ -74,12 +73,12 @@ async def test_override(config: Any, sync: bool, monkeypatch: pytest.MonkeyPatch
         return httpx.Response(200, content=request.headers["authorization"])
 
     mock = httpx.MockTransport(handle)
-    clients: dict[str, Any] = {
-        "Client": httpx.Client(transport=mock),
-        "AsyncClient": httpx.AsyncClient(transport=mock),
-    }
-    override = StandIn(clients=clients, key=Secret("own"), replaced=frozenset({config(URL).secret}))
-    monkeypatch.setattr(everywhere, "stand_in", override)
+    client, async_client = httpx.Client(transport=mock), httpx.AsyncClient(transport=mock)
+
+    def override(settings: EmbeddingConfig, sync: bool) -> tuple[EmbeddingConfig, Any]:
+        return replace(settings, api_key="own"), client if sync else async_client
+
+    monkeypatch.setattr("qwen_aiml._transport.override.everywhere", override)
     selected = SelectedTransport(config(URL), sync=sync)
     for _ in range(2):
         assert (await selected.post(POST)).body == b"Bearer own"
@@ -87,8 +86,8 @@ async def test_override(config: Any, sync: bool, monkeypatch: pytest.MonkeyPatch
     given: Any = SimpleNamespace(qwen_aiml_service="emulator", is_closed=False)
     with pytest.raises(AttributeError):
         await SelectedTransport(config(URL), given, sync=sync).post(POST)
-    clients["Client"].close()
-    await clients["AsyncClient"].aclose()
+    client.close()  # noqa: ASYNC212 (nothing is open)
+    await async_client.aclose()
 
 
 def test_clients_accepted() -> None:

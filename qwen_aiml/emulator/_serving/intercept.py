@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from qwen_aiml._keys import KEY_VARIABLES, Secret
-from qwen_aiml._transport.override import StandIn, everywhere
-from qwen_aiml._urls import URL_VARIABLES
+from qwen_aiml._keys import KEY_VARIABLES, KeySource, Secret
+from qwen_aiml._transport import override
+from qwen_aiml._urls import DEFAULT_BASE_URL, URL_VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from qwen_aiml import EmbeddingConfig
 
     from .._emulator import Emulator
 
@@ -41,18 +44,23 @@ def intercept(emulator: Emulator, *, base_url: str | None = None) -> Iterator[Em
     """
     options = emulator.client_options()
     before = {name: os.environ.pop(name, None) for name in (*KEY_VARIABLES, *URL_VARIABLES)}
-    outer = everywhere.stand_in
-    everywhere.stand_in = StandIn(
-        key=Secret(options["api_key"]),
-        replaced=frozenset(Secret((before[name] or "").strip()) for name in KEY_VARIABLES),
-        clients={"Client": options["http_client"], "AsyncClient": options["http_async_client"]},
-    )
-    os.environ[KEY_VARIABLES[0]] = everywhere.stand_in.key.reveal()
+    key = Secret(options["api_key"])
+    replaced = {Secret((before[name] or "").strip()) for name in KEY_VARIABLES}
+
+    def answer(config: EmbeddingConfig, sync: bool) -> tuple[EmbeddingConfig, Any]:  # noqa: FBT001 (a callback)
+        # Keys of the service are not shown to the emulator, which gets its own instead. A function that gives
+        # keys is not called: those are of the service, or of a gateway to it.
+        is_replaced = config.api_key in replaced or isinstance(config.api_key, KeySource)
+        config = replace(config, api_key=key if is_replaced else config.api_key, base_url=DEFAULT_BASE_URL)
+        return config, options["http_client" if sync else "http_async_client"]
+
+    outer, override.everywhere = override.everywhere, answer
+    os.environ[KEY_VARIABLES[0]] = key.reveal()
     os.environ[URL_VARIABLES[0]] = base_url or _NOWHERE
     try:
         yield emulator
     finally:
-        everywhere.stand_in = outer
+        override.everywhere = outer
         options["http_client"].close()
         for name, value in before.items():
             os.environ.pop(name, None)
