@@ -24,7 +24,7 @@ from .failures import RAW, httpx_failure, names_of
 from .httpx_library import library_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from .._config import EmbeddingConfig
     from .base import Post, TransportFailure
@@ -56,13 +56,11 @@ class _Clients:
         if self._given is not None and self._given.is_closed:
             raise ConfigurationError("the HTTP client given (http_client or http_async_client) is closed")
 
-    def _make(self, connections: int | None) -> Any:
-        """Make a client for so many connections; None for any number."""
+    def _make(self) -> Any:
+        """Make a client, for any number of connections."""
         # Without TLS nothing needs the certificates, which take a while to read.
         plain = self._config.endpoint.startswith("http:") and self._proxy is None
-        limits = self._library.Limits(
-            max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=KEEP_ALIVE
-        )
+        limits = self._library.Limits(keepalive_expiry=KEEP_ALIVE)
         verify = False if plain else tls_context()
         variable, host = proxy_variable(self._config.endpoint), urlsplit(self._config.endpoint).hostname
         try:
@@ -71,34 +69,21 @@ class _Clients:
                 verify=verify, limits=limits, proxy=self._proxy, trust_env=False
             )
         except ImportError:
-            message = (
-                f"a SOCKS proxy ({variable}) needs another package: pip install 'httpx[socks]'. To bypass "
-                f"the proxy, add {host} to NO_PROXY"
-            )
+            message = f"a SOCKS proxy ({variable}) needs another package: pip install 'httpx[socks]'"
         except (ValueError, self._library.InvalidURL):
             # Not the error's text: the URL of a proxy may hold a password.
-            message = (
-                f"{variable} in the environment can't be used; it must have the form "
-                f"http://proxy.example:3128. To bypass the proxy, add {host} to NO_PROXY"
-            )
-        raise ConfigurationError(message)
+            message = f"{variable} in the environment can't be used; write it like http://proxy.example:3128"
+        raise ConfigurationError(f"{message}. To bypass the proxy, add {host} to NO_PROXY")
 
     def _request(self, client: Any, request: Post) -> Any:
         connect = min(request.timeout, CONNECT_TIMEOUT)
         timeout = self._library.Timeout(request.timeout, connect=connect, pool=None)
-        return client.build_request(
+        sent = client.build_request(
             "POST", self._config.endpoint, content=request.body, headers=self._headers, timeout=timeout
         )
-
-    def _auth(self, request: Post) -> Callable[[Any], Any]:
-        """Give what puts the key into a request, and into no local variable that a traceback could show."""
-        secret = request.secret or self._config.secret
-
-        def auth(sent: Any) -> Any:
-            sent.headers["Authorization"] = f"Bearer {secret.reveal()}"
-            return sent
-
-        return auth
+        # The key is in no local variable, which a traceback could show.
+        sent.headers["Authorization"] = f"Bearer {(request.secret or self._config.secret).reveal()}"
+        return sent
 
     def _failed(self, error: Exception, request: Post, size: int | None = None) -> TransportFailure | Any:
         """Say what an error means: a failure, or a response, for whose status a hook of the user's raised."""
@@ -137,7 +122,7 @@ class HTTPXTransport(_Clients):
             TransportFailure: If no response came, or a 2xx without a whole body.
         """
         self._check_open()
-        client = self._given or (self._idle.pop() if self._idle else self._make(1))
+        client = self._given or (self._idle.pop() if self._idle else self._make())
         connecting = _Connecting()
         keep = False
         try:
@@ -163,7 +148,7 @@ class HTTPXTransport(_Clients):
         sent = self._request(client, request)
         sent.extensions["trace"] = connecting.trace
         try:
-            response = await client.send(sent, auth=self._auth(request), stream=True, follow_redirects=False)
+            response = await client.send(sent, auth=None, stream=True, follow_redirects=False)
         except Exception as error:  # noqa: BLE001 (raised again unless it is known)
             response = self._failed(error, request)
         if isinstance(response, Exception):
@@ -237,7 +222,7 @@ class ThreadedHTTPXTransport(_Clients):
         """
         self._check_open()
         if self._given is None and self._own is None:
-            self._own = self._make(None)
+            self._own = self._make()
         self._in_flight += 1
         try:
             return await in_thread(partial(self._exchange, self._given or self._own, request))
@@ -258,7 +243,7 @@ class ThreadedHTTPXTransport(_Clients):
     def _exchange(self, client: Any, request: Post) -> Response:
         sent = self._request(client, request)
         try:
-            response = client.send(sent, auth=self._auth(request), stream=True, follow_redirects=False)
+            response = client.send(sent, auth=None, stream=True, follow_redirects=False)
         except Exception as error:  # noqa: BLE001 (raised again unless it is known)
             response = self._failed(error, request)
         if isinstance(response, Exception):
