@@ -57,9 +57,8 @@ class Body:
             return True
         if self._gzip is not None:
             chunk = self._unpacked(self._gzip, chunk)
-        left = self._max_bytes + 1 - self.size
-        self._chunks.append(chunk if len(chunk) <= left else chunk[:left])
-        self.size += min(len(chunk), left)
+        self._chunks.append(chunk)
+        self.size += len(chunk)
         self.is_enough = self.is_enough or self.size > self._max_bytes
         return self.is_enough
 
@@ -82,16 +81,13 @@ class Body:
 
     def _unpacked(self, gzip: Any, chunk: bytes) -> bytes:
         self._raw_size += len(chunk)
-        if gzip.eof:
-            # Bytes after the end belong to nothing; zlib would collect them.
-            self.is_enough = self.is_enough or bool(chunk)
-            return b""
         try:
             unpacked: bytes = gzip.decompress(chunk, self._max_bytes + 1 - self.size)
         except zlib.error:
             self._stop("the response body is not valid gzip")
             return b""
         if gzip.unused_data:
+            # Bytes after the end belong to nothing.
             self.is_enough = True
         elif not gzip.eof and self._raw_size > self._max_bytes + _MAX_GZIP_OVERHEAD:
             self._stop("the gzip stream of the response body is longer than its content")
