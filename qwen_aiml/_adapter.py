@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from inspect import cleandoc
+from inspect import cleandoc, isfunction
 from typing import TYPE_CHECKING, Any
 
 from ._config import EmbeddingConfig, conversion, unknown_settings
@@ -31,14 +31,6 @@ _HOLDS_A_KEY = r"(?i)key|secret|passw|token$"
 # Those of the core that each framework names in its own way.
 _OF_OTHER_NAMES = {"model", "api_key", "base_url", "batch_size", "facts"}
 _SETTINGS = "\n\nSettings:"
-_EMBEDDING_METHODS = {
-    "embed_documents",
-    "embed_query",
-    "get_query_embedding",
-    "get_text_embedding",
-    "get_text_embedding_batch",
-}
-_EMBEDDING_METHODS |= {f"a{name}" for name in _EMBEDDING_METHODS}
 
 
 class AdapterBase:
@@ -164,10 +156,11 @@ class AdapterBase:
             return schema
 
         def __init_subclass__(cls, **options: Any) -> None:
-            """Keep texts out of the tracebacks of a class."""
+            """Keep texts out of the tracebacks of the public methods of a class that embed."""
             super().__init_subclass__(**options)
-            for name in vars(cls).keys() & _EMBEDDING_METHODS:
-                setattr(cls, name, shows_no_texts(vars(cls)[name]))
+            for name, method in list(vars(cls).items()):
+                if "embed" in name and not name.startswith("_") and isfunction(method):
+                    setattr(cls, name, shows_no_texts(method))
 
         @classmethod
         def __pydantic_init_subclass__(cls, **options: Any) -> None:
