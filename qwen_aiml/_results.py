@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from msgspec import Struct
 
@@ -40,16 +41,12 @@ class Usage(Struct, frozen=True):
             _sum(self.total_tokens, other.total_tokens),
             _sum(self.credits_used, other.credits_used),
             self.cached + other.cached,
-            _dollars(self.usd_spent, other.usd_spent),
+            _sum(self.usd_spent, other.usd_spent),
         )
 
 
-def _sum(a: int | None, b: int | None) -> int | None:
-    return None if a is None or b is None else a + b
-
-
-def _dollars(a: float | None, b: float | None) -> float | None:
-    # Rounded far below a credit, or sums would show the error of binary fractions.
+def _sum(a: Any, b: Any) -> Any:
+    # Dollars are rounded far below a credit, or sums would show the error of binary fractions.
     return None if a is None or b is None else round(a + b, 12)
 
 
