@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 
 from .._errors import ConfigurationError, advised
 
@@ -30,9 +29,3 @@ def check_folder(path: str) -> None:
     if not os.path.isdir(folder):  # noqa: PTH112 (a string)
         message = f"the folder of the cache {path} is missing"
         raise ConfigurationError(advised(message, f"create {folder}, or give another path"))
-
-
-def runs_event_loop() -> bool:
-    """Tell whether an event loop of asyncio runs here, where finding out the folder would block."""
-    asyncio = sys.modules.get("asyncio")
-    return asyncio is not None and asyncio._get_running_loop() is not None  # noqa: SLF001 (documented)

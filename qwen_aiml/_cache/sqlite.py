@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sqlite3
@@ -16,7 +17,7 @@ from weakref import WeakSet
 
 from .._errors import CacheError, ConfigurationError, advised
 from .._utils.threads import in_thread
-from .paths import ELSEWHERE, check_folder, check_path, runs_event_loop
+from .paths import ELSEWHERE, check_folder, check_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -81,7 +82,7 @@ class SQLiteCache:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         check_path(os.fspath(path))
         self._begin(os.fspath(path))
-        if not runs_event_loop():
+        if asyncio._get_running_loop() is None:  # noqa: SLF001 (documented)
             self._make_absolute()
             check_folder(self._path)
 
