@@ -135,10 +135,8 @@ def httpx_failure(
         told = TransportFailure("connection", f"no connection within {limit:.3g} s")
     elif "TimeoutException" in names:
         told = no_response_in_time(timeout)
-    elif "CERTIFICATE_VERIFY_FAILED" in text:
-        told = no_connection(error)
     elif "ConnectError" in names or is_end:
-        told = no_connection(first_cause(_below(error)))
+        told = no_connection(first_cause(error))
     elif size is not None:
         told = cut_body(size)
     elif "RemoteProtocolError" in names:
@@ -149,17 +147,12 @@ def httpx_failure(
     return TransportFailure(broken, told.detail) if told.kind == "connection" else told
 
 
-def _below(error: BaseException) -> BaseException:
-    # Why there is no connection is what httpcore hides.
-    below = error.__cause__
-    return (below.__cause__ or below.__context__ if below else None) or error
-
-
 def first_cause(error: BaseException) -> Exception:
     """Give what the system said, which httpcore and anyio reword."""
     while True:
-        # Of a host's several addresses the first.
-        cause = next(iter(getattr(error, "exceptions", ())), error.__cause__)
+        # Of a host's several addresses the first. What httpcore hides, with "from None", is the context.
+        hidden = error.__context__ if error.__suppress_context__ else None
+        cause = next(iter(getattr(error, "exceptions", ())), error.__cause__ or hidden)
         if not isinstance(cause, Exception):
             return error  # type: ignore[return-value]
         error = cause
