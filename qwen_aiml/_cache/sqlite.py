@@ -76,7 +76,7 @@ class SQLiteCache:
             is found when the file is first needed.
     """
 
-    # Here too, for the end of an object whose path was refused.
+    # Of the class, for the end of an object whose path was refused.
     _connection: sqlite3.Connection | None = None
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -87,7 +87,6 @@ class SQLiteCache:
             check_folder(self._path)
 
     def _begin(self, path: str) -> None:
-        self._connection = None
         self._path = path
         self._file: tuple[int, int] | None = None
         self._is_read_only = False
