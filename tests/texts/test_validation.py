@@ -105,7 +105,9 @@ def test_refused(texts: Any, error: type[InputError], indices: tuple[int, ...], 
 
 
 @pytest.mark.parametrize(
-    "missing", [None, math.nan, type("NAType", (), {})(), type("NaTType", (), {})()], ids=repr
+    "missing",
+    [None, math.nan, type("NAType", (), {})(), type("NaTType", (), {})()],
+    ids=lambda value: type(value).__name__,
 )
 def test_missing(missing: Any) -> None:
     """What stands for a missing value, of pandas too, is to be left out, and made a string in no case."""
