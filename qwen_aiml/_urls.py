@@ -27,6 +27,7 @@ _OWN_HEADERS = {
     "authorization": "give the key as api_key",
     "content-length": "it follows from the request",
     "content-type": "it is always application/json",
+    "transfer-encoding": "it follows from the request",
 }
 
 

@@ -34,6 +34,7 @@ class AsyncioTransport:
         self._config = config
         self._idle: list[_Connection] = []
         self._is_closed = False
+        self._is_wary = False  # since the server has closed a connection that was used again
         # Of all connections, since reading fills and empties it in one step; on Windows the system fills it.
         self._buffer = None if sys.platform == "win32" else bytearray(_BUFFER_SIZE)
         parts = urlsplit(config.endpoint)
@@ -48,7 +49,8 @@ class AsyncioTransport:
     async def post(self, request: Post) -> Response:
         """Post, and read the response; see `Transport.post`."""
         secret = request.secret or self._config.secret
-        connection = await self._take() or await self._connect(min(request.timeout, CONNECT_TIMEOUT))
+        used = await self._take()
+        connection = used or await self._connect(min(request.timeout, CONNECT_TIMEOUT))
         try:
             # The key is in no local variable, which a traceback could show.
             return await connection.send(
@@ -56,6 +58,9 @@ class AsyncioTransport:
                 b"%b\r\nAuthorization: Bearer %b\r\nContent-Length: %d\r\n\r\n%b"
                 % (self._head, secret.reveal().encode(), len(request.body), request.body),
             )
+        except TransportFailure:
+            self._is_wary = self._is_wary or used is not None
+            raise
         finally:
             if connection.is_usable and not self._is_closed:
                 self._idle.append(connection)
@@ -73,8 +78,8 @@ class AsyncioTransport:
     async def _take(self) -> _Connection | None:
         loop = asyncio.get_running_loop()
         while self._idle:
-            if loop.time() - self._idle[-1].used_at > _LOOK_AGAIN:
-                # The loop may have been blocked since: it looks at its sockets, then makes the calls due.
+            if self._is_wary or loop.time() - self._idle[-1].used_at > _LOOK_AGAIN:
+                # It may be closed by now: the loop looks at its sockets, then makes the calls due.
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
             connection = self._idle.pop() if self._idle else None
@@ -86,9 +91,10 @@ class AsyncioTransport:
     async def _connect(self, limit: float) -> _Connection:
         loop = asyncio.get_running_loop()
         tls = tls_context() if self._is_tls else None
-        # Source: RFC 8305, section 5. uvloop tries one address after the other, and has no such parameter.
-        races = isinstance(loop, asyncio.BaseEventLoop) and not is_address(self._host)
-        delay: Any = {"happy_eyeballs_delay": 0.25} if races else {}
+        # Source: RFC 8305, section 5. uvloop tries one address after the other, and has no such parameter. With
+        # eager tasks asyncio's own race fails (seen in Python 3.12.1 and 3.13.0).
+        races = isinstance(loop, asyncio.BaseEventLoop) and loop.get_task_factory() is None
+        delay: Any = {"happy_eyeballs_delay": 0.25} if races and not is_address(self._host) else {}
         connection = _Connection(loop, self._buffer or bytearray(_BUFFER_SIZE))
         try:
             with anyio.fail_after(limit) as scope:

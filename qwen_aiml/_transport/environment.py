@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from .._errors import ConfigurationError
 from .._urls import is_loopback
 
-_FILE, _FOLDER = "SSL_CERT_FILE", "SSL_CERT_DIR"
+_FILE, _FOLDER, _KEY_LOG = "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"
 
 
 def proxy_for(url: str) -> str | None:
@@ -108,8 +108,10 @@ def _tls_context(_: type[ssl.SSLContext], file: str | None, folder: str | None) 
             file = certifi.where()
         return ssl.create_default_context(cafile=file)
     except OSError as error:
+        variable, what = _FOLDER if folder and not file else _FILE, "CA certificates (PEM)"
+        if error.filename and error.filename == os.environ.get(_KEY_LOG):
+            variable, what = _KEY_LOG, "a file that can be written"
         message = (
-            f"{_FOLDER if folder and not file else _FILE} in the environment can't be used: {error}. "
-            "What to do: set it to CA certificates (PEM), or unset it"
+            f"{variable} in the environment can't be used: {error}. What to do: set it to {what}, or unset it"
         )
     raise ConfigurationError(message)

@@ -121,6 +121,8 @@ def httpx_failure(
     names = names_of(error)
     # As the interpreter ends, what looks up names takes no more.
     is_end = isinstance(error, RuntimeError) and "shutdown" in str(error)
+    if "SOCKSError" in names:  # of socksio, which httpcore does not reword
+        return TransportFailure("proxy", str(error))
     if "RequestError" not in names and not isinstance(error, RAW) and not is_end:
         return None
     kind, text = type(error).__name__, str(error)

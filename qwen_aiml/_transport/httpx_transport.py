@@ -64,6 +64,7 @@ class _Clients:
         verify = False if plain else tls_context()
         variable, host = proxy_variable(self._config.endpoint), urlsplit(self._config.endpoint).hostname
         try:
+            _ = urlsplit(self._proxy or "").port  # which httpx takes unchecked
             # Not with what the environment says, which was read before: httpx 0.28 fails on parts of it.
             return getattr(self._library, self._kind)(
                 verify=verify, limits=limits, proxy=self._proxy, trust_env=False

@@ -135,6 +135,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"default_headers": {"X-A": 5}}, "'X-A' does not"),
     ({"default_headers": {"Authorization": "Bearer x"}}, "give the key as api_key"),
     ({"default_headers": {"content-type": "text/plain"}}, "always application/json"),
+    ({"default_headers": {"Transfer-Encoding": "chunked"}}, "it follows from the request"),
     ({"default_headers": {"X-A": "b\r\nX-C: d"}}, "a character that a header can't carry"),
     ({"base_url": 5}, "must be a string, not int"),
     ({"base_url": "api.aimlapi.com/v1"}, "must be an http or https URL"),

@@ -68,6 +68,44 @@ async def test_closed_while_the_loop_was_blocked(serving: Any, config: Any) -> N
     assert server.connections == 2
 
 
+async def test_closed_after_each_response(serving: Any, config: Any) -> None:
+    """A server that closes each connection after its response, unannounced, costs one request."""
+
+    def close(connection: Any, _: Any) -> None:
+        connection.sendall(OK)
+        connection.shutdown(socket.SHUT_WR)
+
+    failed = 0
+    with serving(always=close) as server:
+        transport = AsyncioTransport(config(server.url))
+        for _ in range(20):
+            try:
+                await transport.post(POST)
+            except TransportFailure:
+                failed += 1
+            time.sleep(0.02)  # noqa: ASYNC251 (so that the loop does not see it by itself)
+        await transport.aclose()
+
+    assert failed <= 1
+
+
+async def test_eager_tasks(serving: Any, config: Any) -> None:
+    """A host name is connected to where tasks are eager, which asyncio's race of addresses does not bear."""
+    if not hasattr(asyncio, "eager_task_factory"):
+        pytest.skip("Python has no eager tasks before 3.12")
+    loop = asyncio.get_running_loop()
+    with serving(OK) as server:
+        transport = AsyncioTransport(config(server.url.replace("127.0.0.1", "localhost")))
+        loop.set_task_factory(asyncio.eager_task_factory)
+        try:
+            await transport.post(POST)
+        finally:
+            loop.set_task_factory(None)
+        await transport.aclose()
+
+    assert server.connections == 1
+
+
 async def test_unasked(serving: Any, config: Any) -> None:
     """A connection on which something came that nobody asked for is not used again."""
 

@@ -59,6 +59,18 @@ def library(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+async def test_socks() -> None:
+    """What socksio raises is a failure of the proxy."""
+
+    class SOCKSError(Exception):
+        pass
+
+    told = failure(SOCKSError("Malformed reply"), 5.0, proxied=True)
+
+    assert told is not None
+    assert (told.kind, told.detail) == ("proxy", "Malformed reply")
+
+
 @pytest.mark.parametrize("sync", [True, False])
 async def test_hooks(library: str, sync: bool, serving: Any, config: Any) -> None:
     """A response that a hook has read is taken as it is, and one that it objects to has its status."""

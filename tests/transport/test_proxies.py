@@ -69,6 +69,7 @@ def test_exceptions(exceptions: str, url: str, expected: bool, monkeypatch: pyte
     ("value", "said"),
     [
         ("http://user:hidden@proxy.example:port", "HTTPS_PROXY in the environment can't be used"),
+        ("http://user:hidden@proxy.example:99999", "HTTPS_PROXY in the environment can't be used"),
         ("http://user:hid\nden@proxy.example:1", "HTTPS_PROXY in the environment can't be used"),
         ("ftp://user:hidden@127.0.0.1:9", "HTTPS_PROXY in the environment can't be used"),
         ("socks5://user:hidden@127.0.0.1:9", r"pip install 'httpx\[socks\]'"),

@@ -50,6 +50,16 @@ def test_unreadable(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> N
         tls_context()
 
 
+def test_key_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log of keys that can't be written is not taken for certificates that can't be read."""
+    certificate = tmp_path / "certificate.pem"
+    certificate.write_bytes(CERTIFICATE.read_bytes())
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setenv("SSLKEYLOGFILE", "/nonexistent/keys.log")
+    with pytest.raises(ConfigurationError, match="SSLKEYLOGFILE in the environment can't be used"):
+        tls_context()
+
+
 def test_truststore() -> None:
     """A class that takes the place of `ssl.SSLContext` is used from then on."""
     truststore = pytest.importorskip("truststore")
