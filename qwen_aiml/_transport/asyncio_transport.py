@@ -91,8 +91,8 @@ class AsyncioTransport:
     async def _connect(self, limit: float) -> _Connection:
         loop = asyncio.get_running_loop()
         tls = tls_context() if self._is_tls else None
-        # Source: RFC 8305, section 5. uvloop tries one address after the other, and has no such parameter. With
-        # eager tasks asyncio's own race fails (seen in Python 3.12.1 and 3.13.0).
+        # Source: RFC 8305, section 5. uvloop tries one address after the other, and has no such parameter.
+        # With eager tasks asyncio's own race fails (seen in Python 3.12.1 and 3.13.0).
         races = isinstance(loop, asyncio.BaseEventLoop) and loop.get_task_factory() is None
         delay: Any = {"happy_eyeballs_delay": 0.25} if races and not is_address(self._host) else {}
         connection = _Connection(loop, self._buffer or bytearray(_BUFFER_SIZE))
