@@ -204,6 +204,38 @@ async def test_timeout_while_texts_are_read(address: str, is_open: bool) -> None
     assert rows == list(range(25))
 
 
+class Texts:
+    """An asynchronous iterator that waits once, and goes on when it is asked again."""
+
+    def __init__(self) -> None:
+        self._texts = iter(TEXTS)
+        self._has_waited = False
+
+    def __aiter__(self) -> Texts:
+        return self
+
+    async def __anext__(self) -> str:
+        if not self._has_waited:
+            self._has_waited = True
+            await anyio.sleep_forever()
+        for text in self._texts:
+            return text
+        raise StopAsyncIteration
+
+
+@pytest.mark.anyio
+async def test_timeout_while_an_iterator_is_read(address: str) -> None:
+    """Texts that can be read on after a timeout are all embedded."""
+    rows = []
+    async with AsyncEmbeddingClient(settings(address)) as client, client.embed_iter(Texts()) as stream:
+        for seconds in (0.1, math.inf):
+            with anyio.move_on_after(seconds):
+                async for index, _ in stream:
+                    rows.append(index)
+
+    assert rows == list(range(len(TEXTS)))
+
+
 @pytest.mark.anyio
 async def test_cancelled_before_it_begins() -> None:
     """A call in a scope that is cancelled already sends nothing, also on connections that are open."""
