@@ -158,7 +158,8 @@ class EmbeddingClient(_Client):
             role: ``query`` puts the configured ``query_instruction`` before each text.
 
             admit: A custom rate limiter, called before each request, retries included, with its expected
-                tokens; the request is sent when it returns. It is called once at a time. None means none.
+                tokens; the request is sent when it returns. A call makes one such call at a time; others, and
+                the second block of `embed_iter`, may make theirs meanwhile. None means none.
 
             progress: Called with a `Progress`: at the start, after each cache look-up, after each batch, and
                 before a wait of more than a second. It is called in the caller's thread, and may itself
