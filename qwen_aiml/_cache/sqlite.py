@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from time import monotonic, time
+from time import monotonic, sleep, time
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -303,8 +303,8 @@ def _prepare(connection: sqlite3.Connection, path: str, *, read_only: bool) -> N
         if not ours:
             message = f"the cache {path} is empty and can't be written"
             raise CacheError(advised(message, ELSEWHERE))
-        return
-    if not ours:
+    elif not ours:
+        _switch_to_wal(connection)
         with connection:
             connection.execute("BEGIN IMMEDIATE")
             if not _is_ours(connection, path):  # no other process was faster
@@ -313,9 +313,6 @@ def _prepare(connection: sqlite3.Connection, path: str, *, read_only: bool) -> N
                 )
                 connection.execute(f"PRAGMA user_version = {_VERSION}")
                 connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-    # Lets readers and a writer work at once. Refused while others use a file that is new, who do it as well.
-    with suppress(sqlite3.OperationalError):
-        connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
 
 
@@ -331,6 +328,21 @@ def _is_ours(connection: sqlite3.Connection, path: str) -> bool:
         message = f"the cache {path} is a database of {kind}, and was left as it is"
         raise CacheError(advised(message, ELSEWHERE))
     return True
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """Let readers and a writer work at once; the file remembers it."""
+    give_up = monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            # Two processes that make the same file: SQLite refuses one of them at once instead of waiting.
+            if "locked" not in str(error) or monotonic() > give_up:
+                raise
+            sleep(0.01)
+        else:
+            return
 
 
 # SQLite keeps track, within a process, of the locks it holds on a file. A fork copies that, but not the locks

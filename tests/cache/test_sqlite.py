@@ -16,7 +16,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -590,43 +589,14 @@ def test_waiting_for_others(cache: SQLiteCache, path: Path, monkeypatch: pytest.
     assert cache.get_many(["a"]) == [b"3"]
 
 
-def test_made_at_once(cache: SQLiteCache, path: Path) -> None:
-    """While another process makes the file a cache, this one waits."""
+def test_made_at_once(cache: SQLiteCache, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another process makes the file a cache, which SQLite does not wait for, this one retries."""
     with database(path) as other:
         other.execute("BEGIN IMMEDIATE")
-        thread = threading.Thread(target=cache.set_many, args=({"a": b"1"},))
-        thread.start()
-        thread.join(0.3)
-        assert thread.is_alive()
-        other.execute("COMMIT")
-        thread.join(60)
+        monkeypatch.setattr(_sqlite, "sleep", lambda _: other.execute("COMMIT"))
+        cache.set_many({"a": b"1"})
 
     assert cache.get_many(["a"]) == [b"1"]
-
-
-def test_used_while_it_is_made(cache: SQLiteCache, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new file that others read just now gets its write-ahead log from whoever opens it next."""
-    monkeypatch.setattr(_sqlite, "BUSY_SECONDS", 0.05)
-    with database(path) as other:
-
-        class Meanwhile(sqlite3.Connection):
-            def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
-                if sql == "PRAGMA journal_mode = WAL":
-                    other.execute("BEGIN")
-                    other.execute("SELECT * FROM entries").fetchone()
-                return super().execute(sql, *parameters)
-
-        monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Meanwhile))
-        assert cache.get_many(["a"]) == [None]
-        assert other.execute("PRAGMA journal_mode").fetchone() == ("delete",)
-        other.execute("COMMIT")
-    monkeypatch.undo()
-    with SQLiteCache(path) as next_one:
-        next_one.set_many({"a": b"1"})
-
-    assert cache.get_many(["a"]) == [b"1"]
-    with database(path) as other:
-        assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_never_made(cache: SQLiteCache, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -640,16 +610,15 @@ def test_never_made(cache: SQLiteCache, path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_another_was_faster(cache: SQLiteCache, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that another process makes a cache in the meantime is taken as it is."""
+    switch = _sqlite._switch_to_wal
 
-    class Meanwhile(sqlite3.Connection):
-        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
-            if sql == "BEGIN IMMEDIATE":
-                monkeypatch.undo()
-                with SQLiteCache(path) as other:
-                    other.set_many({"a": b"1"})
-            return super().execute(sql, *parameters)
+    def meanwhile(connection: sqlite3.Connection) -> None:
+        monkeypatch.setattr(_sqlite, "_switch_to_wal", switch)
+        with SQLiteCache(path) as other:
+            other.set_many({"a": b"1"})
+        switch(connection)
 
-    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Meanwhile))
+    monkeypatch.setattr(_sqlite, "_switch_to_wal", meanwhile)
     assert cache.get_many(["a"]) == [b"1"]
 
 
