@@ -205,7 +205,7 @@ async def test_timeout_while_texts_are_read(address: str, is_open: bool) -> None
 
 
 class Texts:
-    """An asynchronous iterator that waits once, and goes on when it is asked again."""
+    """An asynchronous iterator that waits once, and then goes on."""
 
     def __init__(self) -> None:
         self._texts = iter(TEXTS)
