@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
+from qwen_aiml._engine.runner import background_loop
 from qwen_aiml.emulator import Emulator, Fault, serve
 from qwen_aiml.emulator._vectors import lexical
 
@@ -88,6 +89,7 @@ def test_soak(way: Way, tell: Callable[[str], None]) -> None:
     script = [random.choice(FAULTS) if random.random() < SHARE else None for _ in range(20_000)]
     emulator = Emulator()
     emulator.script(*script)
+    background_loop()  # which a process keeps, with a pair of sockets
     gc.collect()
     threads, open_sockets, memory = set(threading.enumerate()), sockets(), resident()
     with serve(emulator) as url:
