@@ -1,7 +1,8 @@
-"""The cache as one call uses it: looked up first, and written after each response, but never endlessly."""
+"""The cache as one call uses it: looked up first, written after each response, each within a bound."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from typing import TYPE_CHECKING
@@ -125,7 +126,7 @@ class CacheAccess:
                 with anyio.fail_after(seconds, shield=True) as scope:
                     group.start_soon(_end_soon_after_cancellation, scope)
                     await self._store(entries)
-            except anyio.get_cancelled_exc_class() as error:
+            except asyncio.CancelledError as error:
                 await anyio.lowlevel.checkpoint_if_cancelled()  # raises it, unless other code did this
                 self._failed(error, len(entries), begun)
             except Exception as error:  # noqa: BLE001 (whatever a custom store raises)

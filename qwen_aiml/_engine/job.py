@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from itertools import filterfalse
 from typing import TYPE_CHECKING, cast
@@ -251,7 +252,7 @@ class Job:
             return
         except QwenAIMLError as error:
             fatal = error
-        except anyio.get_cancelled_exc_class():
+        except asyncio.CancelledError:
             # Raises it again, unless other code has cancelled what was awaited, and not this call.
             await anyio.lowlevel.checkpoint_if_cancelled()
             message = "the HTTP client (or rate limiter, key function) was cancelled by other code"

@@ -110,13 +110,17 @@ class LongTexts:
                 if is_short and is_transient(refused) and call.accepted == before:
                     raise  # it is not the length: the service takes nothing
                 error = refused
-                if not _may_be_too_long(refused, sent):
+                if not self.may_shorten(sent, refused):
                     break
         return error or InputValueError("the query_instruction leaves no room for the text")
 
     def may_shorten(self, sent: str, error: QwenAIMLError) -> bool:
         """Tell whether a text that was rejected alone is to be sent in another form."""
-        return bool(self.label) and _may_be_too_long(error, sent)
+        if not self.label or not isinstance(error, APIStatusError):
+            return False
+        if error.reason in ("text", "service"):
+            return len(sent.encode()) > SAFE_BYTES
+        return error.reason == "length"
 
     def _forms(self, text: str, *, counted: bool) -> Iterable[list[str]]:
         if counted and self._tokens is not None:
@@ -147,9 +151,3 @@ class LongTexts:
         if len(rows) > 1:
             rows = [mean(rows, [len(piece.encode()) for piece in pieces])]
         return Rows(rows, found[-1].model, found[-1].request_id)
-
-
-def _may_be_too_long(error: QwenAIMLError, sent: str) -> bool:
-    if not isinstance(error, APIStatusError) or error.reason not in ("length", "text", "service"):
-        return False
-    return error.reason == "length" or len(sent.encode()) > SAFE_BYTES

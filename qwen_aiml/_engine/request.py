@@ -250,8 +250,6 @@ class _Request:
         call.waiting.discard(self._scope)
         response: Response | None = None
         try:
-            self.attempts += 1
-            call.retries += self.attempts > 1
             usage = Usage(requests=1)
             try:
                 response = await call.transport.post(self._post)
@@ -261,10 +259,11 @@ class _Request:
                     usage = response.usage
             except QwenAIMLError:  # of the settings or the environment
                 usage = Usage()
-                self.attempts -= 1
                 raise
             finally:
                 call.count(usage)
+                self.attempts += usage.requests
+                call.retries += bool(usage.requests and self.attempts > 1)
             self.error = error_of(response, self._texts, self._config)
             return response
         finally:

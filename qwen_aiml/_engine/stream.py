@@ -6,6 +6,7 @@ Streams: texts are read as they are needed, and embedded block by block, each bl
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncIterable
 from functools import partial
@@ -80,7 +81,7 @@ class Blocks:
         self._rows: deque[Row] = deque()
         self._usage = Usage()
         self._missing: list[int] = []
-        self._failures: list[Job] = []
+        self._failed: list[Job] = []
         self._errors: list[BaseException] = []
 
     @property
@@ -133,7 +134,7 @@ class Blocks:
         job.shortened()
         self._usage += job.call.usage
         if job.cause() is not None:
-            self._failures.append(job)
+            self._failed.append(job)
         if error is not None:
             self._errors.append(error)
         for begun, rows in list(self._blocks.items()):
@@ -159,12 +160,12 @@ class Blocks:
         """
         ends = (self.read_error, *self._errors)
         error = other = next((end for end in ends if not isinstance(end, NO_ERROR)), None)
-        if self._failures:
-            failures = dict(sorted(each for job in self._failures for each in job.failures().items()))
-            error = self._failures[0].cause()
+        if self._failed:
+            failures = dict(sorted(each for job in self._failed for each in job.failures().items()))
+            error = self._failed[0].cause()
             if (kind := batch_error(failures, some=bool(self._given))) is not None:
                 error = kind([], failures, self._usage, missing=sorted(self._missing))
-                error.__cause__ = next(filter(None, (job.crash for job in self._failures)), other)
+                error.__cause__ = next(filter(None, (job.crash for job in self._failed)), other)
         clear_frames(error)
         return error
 
@@ -333,8 +334,8 @@ class AsyncEmbeddingIterator:
             await self._run(job)
         except Exception as error:  # noqa: BLE001 (raised where rows are asked for)
             self._blocks.end(job, error)
-        except anyio.get_cancelled_exc_class() as error:
-            if self._group is None:
+        except BaseException as error:
+            if self._group is None or not isinstance(error, asyncio.CancelledError):
                 self._blocks = self._blocks.closed()
                 raise
             # Raises it again, unless other code has cancelled what was awaited, and not this iteration.

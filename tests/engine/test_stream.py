@@ -823,3 +823,20 @@ def test_flat_memory(way: Way, number: int, dimensions: int, most: int) -> None:
 
     assert seen == number
     assert megabytes < most
+
+
+@pytest.mark.anyio
+async def test_interrupted_while_awaited() -> None:
+    """An iteration that an interrupt has ended does not wait for the block that it ended."""
+
+    async def interrupt(_: Job) -> None:
+        raise KeyboardInterrupt
+
+    def make(texts: list[str], first: int) -> Job:
+        return Job(texts, "document", Harness().new_call(packed=True), first=first)
+
+    rows = AsyncEmbeddingIterator(TEXTS, Blocks(make, 6, in_order=True, overlap=False), interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        await anext(rows)
+    with anyio.fail_after(5), pytest.raises(StopAsyncIteration):
+        await anext(rows)
