@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from qwen_aiml import AsyncEmbeddingClient, DeadlineError, EmbeddingClient, EmbeddingConfig
-from qwen_aiml.emulator import Emulator, Fault, serve
+from qwen_aiml.emulator import Emulator, Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 KEY = "sk-test-0123456789abcdef"
 TEXTS = [f"text {at}" for at in range(40)]
@@ -30,19 +30,6 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def no_waiting() -> None:
     """Keep the real waits in this file."""
-
-
-@pytest.fixture(scope="module")
-def emulator() -> Emulator:
-    """Share one account."""
-    return Emulator()
-
-
-@pytest.fixture(scope="module")
-def address(emulator: Emulator) -> Iterator[str]:
-    """Serve it on this machine."""
-    with serve(emulator) as base_url:
-        yield base_url
 
 
 class Store:

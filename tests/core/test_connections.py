@@ -32,26 +32,13 @@ from qwen_aiml import (
     TransportError,
 )
 from qwen_aiml._engine import engine
-from qwen_aiml.emulator import Emulator, Fault, serve
+from qwen_aiml.emulator import Emulator, Fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 KEY = "sk-test-0123456789abcdef"
 TEXTS = [f"text {at}" for at in range(37)]
-
-
-@pytest.fixture(scope="module")
-def emulator() -> Emulator:
-    """Share one account among the tests of this file."""
-    return Emulator()
-
-
-@pytest.fixture(scope="module")
-def address(emulator: Emulator) -> Iterator[str]:
-    """Serve it on this machine."""
-    with serve(emulator) as base_url:
-        yield base_url
 
 
 @pytest.fixture

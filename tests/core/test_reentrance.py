@@ -9,19 +9,11 @@ import anyio
 import pytest
 
 from qwen_aiml import AsyncEmbeddingClient, EmbeddingClient, EmbeddingConfig
-from qwen_aiml.emulator import Emulator, serve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 TEXTS = [f"text {at}" for at in range(23)]
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """Serve an account on this machine."""
-    with serve(Emulator()) as base_url:
-        yield base_url
 
 
 @pytest.fixture

@@ -23,17 +23,10 @@ from qwen_aiml import (
 from qwen_aiml.emulator import Emulator, serve
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
 KEY = "sk-test-0123456789abcdef"
 TEXTS = [f"text {at}" for at in range(40)]
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """Serve an emulator on this machine."""
-    with serve(Emulator()) as base_url:
-        yield base_url
 
 
 def settings(address: str, **more: Any) -> EmbeddingConfig:
