@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 import anyio
 import httptools
+from aiohappyeyeballs import start_connection
 
 from .._urls import is_address
 from . import failures
@@ -91,15 +93,11 @@ class AsyncioTransport:
     async def _connect(self, limit: float) -> _Connection:
         loop = asyncio.get_running_loop()
         tls = tls_context() if self._is_tls else None
-        # Source: RFC 8305, section 5. uvloop tries one address after the other, and has no such parameter.
-        # With eager tasks asyncio's own race fails (seen in Python 3.12.1 and 3.13.0).
-        races = isinstance(loop, asyncio.BaseEventLoop) and loop.get_task_factory() is None
-        delay: Any = {"happy_eyeballs_delay": 0.25} if races and not is_address(self._host) else {}
         connection = _Connection(loop, self._buffer or bytearray(_BUFFER_SIZE))
         try:
             with anyio.fail_after(limit) as scope:
                 failures.check_lookup(loop, self._host)
-                await loop.create_connection(lambda: connection, self._host, self._port, **delay)
+                await loop.create_connection(lambda: connection, **await self._address(loop))
                 if tls is not None:
                     # A step of its own, since a handshake that `create_connection` begins can't be aborted.
                     await connection.start_tls(tls, self._host)
@@ -111,6 +109,14 @@ class AsyncioTransport:
             if isinstance(error, (OSError, ValueError, RuntimeError)):
                 raise failures.no_connection(error) from None
             raise
+
+    async def _address(self, loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
+        if is_address(self._host):
+            return {"host": self._host, "port": self._port}
+        found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        # Source: RFC 8305, section 5. uvloop tries one address after the other, and asyncio's own race fails
+        # with eager tasks (seen in Python 3.12.1 and 3.13.0).
+        return {"sock": await start_connection(found, happy_eyeballs_delay=0.25)}
 
 
 class _Connection(asyncio.BufferedProtocol):
