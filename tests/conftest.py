@@ -35,7 +35,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry at once, also after a 429."""
     monkeypatch.setattr(retry, "FIRST_BACKOFF", 0.0)
-    monkeypatch.setattr(Limiter, "refused", lambda self, start, now, *_: self.lost(start, now))
+    monkeypatch.setattr(Limiter, "refused", lambda self, start, *_: self.lost(start))
 
 
 @pytest.fixture

@@ -227,7 +227,7 @@ class Limiter:
                 self._tokens += tokens
                 self._next += (tokens - start.tokens) * self._seconds_a_token
 
-    def lost(self, start: Start, now: float) -> None:  # noqa: ARG002 - all three reports are called alike
+    def lost(self, start: Start) -> None:
         """Report a request without evidence about limits: transport error, server error, cancelled."""
         with self._lock:
             self._close(start, "lost")

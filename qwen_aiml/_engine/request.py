@@ -299,7 +299,7 @@ class _Request:
         limiter, clock, size = self._call.limiter, self._call.clock, len(self._post.body)
         now = clock.now()
         if response is None or response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            limiter.lost(start, now)
+            limiter.lost(start)
         elif isinstance(self.error, RateLimitError):
             # Zero counts as unsaid: a clock that goes wrong makes 0 of every date.
             advised = retry_after(response.headers, clock.date()) or None

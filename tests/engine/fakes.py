@@ -153,9 +153,9 @@ class FakeLimiter:
         del start, now, size
         self.reports.append(("accepted", tokens))
 
-    def lost(self, start: Start, now: float) -> None:
+    def lost(self, start: Start) -> None:
         """Count a request that tells nothing."""
-        del start, now
+        del start
         self.reports.append(("lost",))
 
     def refused(self, start: Start, now: float, advised: float | None, jitter: float) -> None:

@@ -59,7 +59,7 @@ def feed(limiter: Limiter, outcomes: str, now: float = 0.0, latency: float = 0.0
         if outcome == "a":
             limiter.accepted(start, now, 300, 100)
         elif outcome == "l":
-            limiter.lost(start, now)
+            limiter.lost(start)
         else:
             limiter.refused(start, now, None, 0.0)
     return now
@@ -78,7 +78,7 @@ def test_fixed_rates(rates: dict[str, float], tokens: float, seconds: float) -> 
     limiter, now, starts = Limiter(32, **rates), 0.0, []  # type: ignore[arg-type]
     for _ in range(20):
         start, now = begin(limiter, now, tokens)
-        limiter.lost(start, now)
+        limiter.lost(start)
         starts.append(now)
     gaps = [later - earlier for earlier, later in pairwise(starts)]
 
@@ -174,7 +174,7 @@ def test_reports_are_idempotent() -> None:
     for _ in range(5):
         limiter.refused(start, 1.2, 50.0, 0.0)
         limiter.accepted(start, 1.2, 1, 2)
-        limiter.lost(start, 1.2)
+        limiter.lost(start)
 
     assert limiter.limits == Limits(None, window, 10)
     assert limiter.expected_tokens(300) == 100
@@ -241,7 +241,7 @@ def test_retry_after_pauses_all() -> None:
     first, now = begin(limiter, 0.0)
     second, now = begin(limiter, now)
     limiter.refused(first, 0.1, 2.0, 0.1)
-    limiter.lost(second, 0.1)
+    limiter.lost(second)
 
     assert limiter.take(0.1, 0) == pytest.approx(2.2)
     assert limiter.limits.requests_per_second is None
@@ -450,7 +450,7 @@ def test_lost_requests() -> None:
     now = 0.0
     for _ in range(50):
         start, now = begin(limiter, now)
-        limiter.lost(start, now)
+        limiter.lost(start)
 
     assert limiter.limits == Limits(None, 6, 10)
 
@@ -478,7 +478,7 @@ def test_idle_clients_do_not_grow() -> None:
     now = feed(limiter, "a" * 50 + "rr" + "a", latency=0.05)
     before = limiter.limits.requests_per_second
     start, _ = begin(limiter, now + 1000)
-    limiter.lost(start, now + 1000)
+    limiter.lost(start)
     after = limiter.limits.requests_per_second
 
     assert before is not None

@@ -143,7 +143,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         self: limiter.Limiter, start: Start, now: float, advised: float | None, jitter: float
     ) -> None:
         if advised is None:
-            self.lost(start, now)
+            self.lost(start)
         else:
             asked.append(advised)
             refused(self, start, now, advised, jitter)
