@@ -94,7 +94,7 @@ def _balance(config: EmbeddingConfig, http_client: Any) -> int:
     if response is None:
         return _say("balance", "unknown", "no response")
     if response.status == HTTPStatus.UNAUTHORIZED:
-        error = error_of(response, [], config)
+        error = error_of(response, [], config, config.secret)
         return _say("key", "failed", f"{key}: {error}")
     balance = response.json.get("current_balance") if isinstance(response.json, dict) else None
     if response.status != HTTPStatus.OK or not isinstance(balance, (int, float)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from .._config import EmbeddingConfig
+    from .._keys import Secret
     from .._progress import Reporter
     from .._protocol.response import Response, Rows
     from .._transport.base import Transport
@@ -218,10 +218,9 @@ class _Request:
         self.error: QwenAIMLError | None = None
 
     @property
-    def _config(self) -> EmbeddingConfig:
-        """The settings, with the key of the last attempt, which messages must not show."""
-        config, secret = self._call.config, self._post.secret
-        return config if secret in (None, config.api_key) else replace(config, api_key=secret)
+    def _secret(self) -> Secret:
+        """The key of the last attempt, which messages must not show."""
+        return self._post.secret or self._call.config.secret
 
     async def send(self) -> Rows:
         """Send until a response is good, or no retry is left."""
@@ -264,7 +263,7 @@ class _Request:
                 call.count(usage)
                 self.attempts += usage.requests
                 call.retries += bool(usage.requests and self.attempts > 1)
-            self.error = error_of(response, self._texts, self._config)
+            self.error = error_of(response, self._texts, call.config, self._secret)
             return response
         finally:
             try:
@@ -367,9 +366,9 @@ class _Request:
         return rows
 
     def _transport_error(self, failure: TransportFailure) -> TransportError:
-        config = self._config
+        config = self._call.config
         # It may quote what came, and so what was sent.
-        detail = masked(failure.detail, self._texts, config)
+        detail = masked(failure.detail, self._texts, config.query_instruction, self._secret)
         what_to_do = advice(failure.kind, config.endpoint)
         return TransportError(
             advised(f"no response from {config.base_url}: {detail}", what_to_do),

@@ -11,7 +11,7 @@ from .._keys import covered, hide
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .._config import EmbeddingConfig
+    from .._keys import Secret
 
 MOST_CHARACTERS = 300
 LEAST_MASKED = 4
@@ -19,7 +19,7 @@ TELLING = 16  # characters that can't be there by chance
 MOST_MASKED = 4_000  # characters read
 
 
-def masked(said: str, texts: Sequence[str], config: EmbeddingConfig) -> str:
+def masked(said: str, texts: Sequence[str], instruction: str | None, secret: Secret) -> str:
     """
     Take the key and the texts out of a message that may quote the request.
 
@@ -28,15 +28,17 @@ def masked(said: str, texts: Sequence[str], config: EmbeddingConfig) -> str:
 
         texts: What was sent.
 
-        config: Tells the key, and the instruction that queries were sent with.
+        instruction: What queries were sent with; None for nothing.
+
+        secret: The key that was sent.
 
     Returns:
         At most 300 characters. Whatever has 16 characters in a row of a text is masked, as sent, as JSON or
         as Python shows it, and of the key 8; of a shorter text, all of it.
     """
-    said = config.secret.scrub(said[:MOST_MASKED])
+    said = secret.scrub(said[:MOST_MASKED])
     hidden = bytearray(len(said))
-    forms = _forms(texts, config.query_instruction)
+    forms = _forms(texts, instruction)
     for form in forms:
         if LEAST_MASKED <= len(form) < TELLING:
             # Words of few letters tell nothing, and stand in many a sentence.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from .._config import EmbeddingConfig
     from .._errors import Reason
+    from .._keys import Secret
     from .response import Response
 
 # Not "quota": Alibaba's throttle says "Allocated quota exceeded" and passes by itself.
@@ -86,7 +87,7 @@ def is_retried(status: int) -> bool:
 
 
 def error_of(
-    response: Response, texts: Sequence[str], config: EmbeddingConfig
+    response: Response, texts: Sequence[str], config: EmbeddingConfig, secret: Secret
 ) -> APIStatusError | ResponseFormatError | None:
     """
     Read the error that a response is, or that a 2xx holds in place of embeddings.
@@ -96,7 +97,9 @@ def error_of(
 
         texts: What was sent, to mask it should the service repeat it.
 
-        config: Tells the key, masked as well, and the model's facts for the advice.
+        config: Tells the model's facts for the advice.
+
+        secret: The key of the request, masked as well.
 
     Returns:
         None if it holds none. Else an error whose message is the status, what the service said (300
@@ -114,7 +117,8 @@ def error_of(
         return None
     status = _status_in(body, said) if in_success else response.status
     kind = _kind(status, said, body)
-    shown = masked(said or f"no message from the service ({response.outline})", texts, config)
+    quoted = said or f"no message from the service ({response.outline})"
+    shown = masked(quoted, texts, config.query_instruction, secret)
     if in_success and kind is APIStatusError and status != HTTPStatus.FORBIDDEN:
         message = f"HTTP {response.status}, but the body holds an error: {shown}"
         return ResponseFormatError(advised(message, _LATER))
@@ -126,7 +130,7 @@ def error_of(
     return kind(
         advised(f"HTTP {response.status}: {shown}", advice),
         status_code=response.status,
-        request_id=config.secret.scrub(response.request_id or "") or None,
+        request_id=secret.scrub(response.request_id or "") or None,
         reason=_reason(kind, status, said),
         max_rows=int(most_rows[1] or most_rows[2]) if most_rows else None,
     )

@@ -476,7 +476,7 @@ def test_any_error_answer(body: bytes, headers: dict[str, str], status: int, tex
     """Whatever an error answer holds, there is one error, of a bounded length, and no key in it."""
     config = EmbeddingConfig(api_key="sk-0123456789abcdef")
     answer = Response(status, headers, body)
-    error = error_of(answer, texts, config)
+    error = error_of(answer, texts, config, config.secret)
 
     if not 200 <= status < 300:
         assert isinstance(error, APIStatusError)

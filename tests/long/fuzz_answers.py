@@ -40,7 +40,7 @@ def check(data: bytes) -> None:
     headers = {"x-request-id": said, "x-aimlapi-credits-used": said, "content-type": said}
     answer = Response(status, headers, data[HEAD:])
 
-    error = error_of(answer, TEXTS, CONFIG)
+    error = error_of(answer, TEXTS, CONFIG, CONFIG.secret)
     assert isinstance(error, APIStatusError) or 200 <= status < 300
     assert len(str(error)) < 600
     assert KEY not in str(error)

@@ -27,15 +27,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 KEY = "sk-test-0123456789abcdef"
+CONFIG = EmbeddingConfig(api_key=KEY)
 
 
 def error(status: int, body: Any, texts: tuple[str, ...] = ("some text",), **settings: Any) -> APIStatusError:
     content = body if isinstance(body, bytes) else orjson.dumps(body)
-    raised = error_of(
-        Response(status, {"content-type": "text/html", "x-request-id": "from-header"}, content),
-        texts,
-        EmbeddingConfig(**{"api_key": KEY, **settings}),
-    )
+    config = EmbeddingConfig(**{"api_key": KEY, **settings})
+    headers = {"content-type": "text/html", "x-request-id": "from-header"}
+    raised = error_of(Response(status, headers, content), texts, config, config.secret)
     assert isinstance(raised, APIStatusError)
     return raised
 
@@ -347,7 +346,7 @@ def test_advice_has_effect(status: int) -> None:
 def test_error_in_success(body: Any, kind: type[QwenAIMLError], transient: bool) -> None:
     """An error that comes with status 200 is one of its kind, or else is sent again; it says what it is."""
     response = Response(200, {}, orjson.dumps(body))
-    raised = error_of(response, ("some text",), EmbeddingConfig(api_key=KEY))
+    raised = error_of(response, ("some text",), CONFIG, CONFIG.secret)
 
     assert type(raised) is kind
     assert is_transient(raised) == bool(transient)
@@ -372,13 +371,13 @@ def test_no_error_in_success(body: bytes) -> None:
     """What says nothing is left to the checks of the embeddings, and so is what holds any."""
     response = Response(200, {}, body)
 
-    assert error_of(response, (), EmbeddingConfig(api_key=KEY)) is None
+    assert error_of(response, (), CONFIG, CONFIG.secret) is None
 
 
 def test_error_in_success_is_masked() -> None:
     """The message is masked like any other."""
     response = Response(200, {}, orjson.dumps({"error": {"message": f"{KEY} can't embed my diary"}}))
-    shown = str(error_of(response, ("my diary",), EmbeddingConfig(api_key=KEY)))
+    shown = str(error_of(response, ("my diary",), CONFIG, CONFIG.secret))
 
     assert shown.startswith(
         "HTTP 200, but the body holds an error: [key] can't embed [text]. What to do: try"
