@@ -21,7 +21,7 @@ from .._cache.entries import namespace
 from .._cache.protocol import open_cache
 from .._config import whole
 from .._errors import ConfigurationError
-from .._observe.tracing import is_traced, run_traced
+from .._observe.tracing import call_span, is_traced, traced
 from .._observe.usage import TrackedUsage
 from .._texts.validation import check_role
 from .._transport.httpx_library import check_client
@@ -166,8 +166,13 @@ class Engine:
             DeadlineError: If that took too long.
         """
         session = await self._session()
-        job.call.begin(session.queue, session.transport)
-        await (run_traced(job) if is_traced() else job.run())
+        job.call.begin(session.queue, session.transport.post)
+        if not is_traced():
+            await job.run()
+            return
+        with call_span(self.config, len(job.items), job.outcome):
+            job.call.post = traced(job.call.post, self.config)
+            await job.run()
 
     def blocks(
         self,

@@ -134,28 +134,39 @@ class Job:
 
             QwenAIMLError: If none was; or, as it is, what a transport is not known to raise.
         """
-        embeddings, failures, shortened = self.rows(), self.failures(), self.shortened()
-        if not failures:
-            return EmbeddingResult(
-                cast("list[list[float]]", embeddings),
-                self.call.usage,
-                self.model,
-                tuple(self._request_ids),
-                cached=len(self.cached_items),
-                shortened=shortened,
-            )
+        shortened = self.shortened()
+        if self._failures:
+            raise self.error()
+        return EmbeddingResult(
+            cast("list[list[float]]", self.rows()),
+            self.call.usage,
+            self.model,
+            tuple(self._request_ids),
+            cached=len(self.cached_items),
+            shortened=shortened,
+        )
+
+    def outcome(self) -> tuple[Usage, str | None, BaseException | None]:
+        """Return the usage, the model that responses name, and the error, once `run` has ended; or None."""
+        return self.call.usage, self.model, self.error() if self._failures else None
+
+    def error(self) -> BaseException:
+        """Return what a call ends with of which texts failed; see `result`."""
+        failures = self.failures()
         kind = batch_error(failures, some=bool(self.embeddings))
         if kind is None:
-            cause = cast("BaseException", self.cause())
+            cause = self.cause()
             if isinstance(cause, QwenAIMLError):
                 note_none_embedded(cause, len(self.items))
-            raise cause
+            return cause
         advice = "" if self.cache else f"{KEEP_ADVICE}. "
-        raise kind(embeddings, failures, self.call.usage, advice=advice) from self.crash
+        error = kind(self.rows(), failures, self.call.usage, advice=advice)
+        error.__cause__ = self.crash
+        return error
 
-    def cause(self) -> BaseException | None:
-        """Return what a call ends with of which nothing was embedded: the first failure in time."""
-        return self.crash or next(iter(self._failures.values()), None)
+    def cause(self) -> BaseException:
+        """Return what a call ends with of which texts failed, and none was embedded: the first in time."""
+        return self.crash or next(iter(self._failures.values()))
 
     def rows(self) -> list[list[float] | None]:
         """Return the embedding of every text, None where there is none; repeated texts get copies."""

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from .._keys import Secret
     from .._progress import Reporter
     from .._protocol.response import Response, Rows
-    from .._transport.base import Transport
     from .limiter import Limiter, Start
     from .queue import Queue
 
@@ -108,7 +107,7 @@ class Call:
     """
 
     queue: Queue
-    transport: Transport
+    post: Callable[[Post], Awaitable[Response]]
 
     def __init__(
         self,
@@ -138,10 +137,10 @@ class Call:
         self.reporter: Reporter | None = None
         self.waiting: set[anyio.CancelScope] = set()
 
-    def begin(self, queue: Queue, transport: Transport) -> None:
-        """Take what the event loop that runs the call has."""
+    def begin(self, queue: Queue, post: Callable[[Post], Awaitable[Response]]) -> None:
+        """Take what the event loop that runs the call has: where requests wait, and what posts them."""
         self.queue = queue
-        self.transport = transport
+        self.post = post
         self.starting = anyio.Lock(fast_acquire=True)
 
     @property
@@ -251,7 +250,7 @@ class _Request:
         try:
             usage = Usage(requests=1)
             try:
-                response = await call.transport.post(self._post)
+                response = await call.post(self._post)
                 response.packed = call.packed
                 # Failed requests are not billed, malformed successes are. Source: AI/ML API docs, "API keys".
                 if is_success(response.status):

@@ -133,7 +133,7 @@ class Blocks:
         self._missing += [index for index, row in indexed if row is None]
         job.shortened()
         self._usage += job.call.usage
-        if job.cause() is not None:
+        if job.failures():
             self._failed.append(job)
         if error is not None:
             self._errors.append(error)

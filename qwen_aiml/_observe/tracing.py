@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import contextmanager
 from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from .._errors import batch_error
 from .._transport.base import TransportFailure
 from .._transport.httpx_library import watched_library
 from .._version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
     from .._config import EmbeddingConfig
-    from .._engine.job import Job
     from .._protocol.response import Response
-    from .._transport.base import Post, Transport
+    from .._results import Usage
+    from .._transport.base import Post
 
 # All names that are written, so that a new version of the conventions changes one table.
 OPERATION = "gen_ai.operation.name"
@@ -52,34 +54,68 @@ def is_traced() -> bool:
     return hasattr(sys.modules.get("opentelemetry.trace"), "get_tracer")
 
 
-async def run_traced(job: Job) -> None:
-    """Carry out a job in a span of its own, which its requests are children of, and record its metrics."""
-    tracer = _trace().get_tracer("qwen_aiml", __version__)
-    config = job.call.config
+@contextmanager
+def call_span(
+    config: EmbeddingConfig, texts: int, outcome: Callable[[], tuple[Usage, str | None, BaseException | None]]
+) -> Iterator[None]:
+    """
+    Make a span for what is done in a ``with`` block, one call, and record its metrics.
+
+    Args:
+        config: The settings.
+
+        texts: How many the call has.
+
+        outcome: Returns, in the end, its usage, the model that responses name, and the error that it will
+            raise, None for none.
+    """
     attributes = {OPERATION: "embeddings", PROVIDER: "aimlapi", MODEL: config.model, **_server(config)}
     began = time.perf_counter()
-    ended_by: str | None = None
-    with _span(tracer, f"embeddings {config.model}", {**attributes, **_more(job)}) as span:
-        if span.is_recording():
-            job.call.transport = _TracedTransport(job.call.transport, config, tracer)
+    raised: str | None = None
+    with _span(_tracer(), f"embeddings {config.model}", {**attributes, **_more(config, texts)}) as span:
         try:
-            await job.run()
-            ended_by = _error(job)
+            yield
         except BaseException as error:
-            ended_by = type(error).__name__
+            raised = type(error).__name__
             raise
         finally:
-            usage = job.call.usage
+            usage, model, failure = outcome()
             span.set_attributes({REQUESTS: usage.requests, CACHED: usage.cached})
-            if job.model is not None:
-                span.set_attribute(RESPONSE_MODEL, job.model)
-                attributes[RESPONSE_MODEL] = job.model
+            if model is not None:
+                span.set_attribute(RESPONSE_MODEL, model)
+                attributes[RESPONSE_MODEL] = model
             if usage.total_tokens is not None:
                 span.set_attribute(INPUT_TOKENS, usage.total_tokens)
-            if ended_by is not None:
-                _fail(span, ended_by)
-                attributes[ERROR] = ended_by
-            _measure(job, attributes, time.perf_counter() - began)
+            if raised or failure:
+                attributes[ERROR] = raised or type(failure).__name__
+                _fail(span, attributes[ERROR])
+            _measure(usage, attributes, time.perf_counter() - began)
+
+
+def traced(
+    post: Callable[[Post], Awaitable[Response]], config: EmbeddingConfig
+) -> Callable[[Post], Awaitable[Response]]:
+    """Make *post* do so in a span of its own, if its call's is recorded and httpx is not instrumented."""
+    if not _trace().get_current_span().is_recording():
+        return post
+    tracer = _tracer()
+    attributes = {METHOD: "POST", URL: config.endpoint, **_server(config)}
+
+    async def post_traced(request: Post) -> Response:
+        if watched_library() is not None:
+            return await post(request)
+        with _span(tracer, "POST", attributes) as span:
+            try:
+                response = await post(request)
+            except BaseException as error:
+                _fail(span, error.kind if isinstance(error, TransportFailure) else type(error).__name__)
+                raise
+            span.set_attribute(STATUS, response.status)
+            if response.status >= HTTPStatus.BAD_REQUEST:
+                _fail(span, str(response.status))
+            return response
+
+    return post_traced
 
 
 def _server(config: EmbeddingConfig) -> dict[str, Any]:
@@ -87,10 +123,9 @@ def _server(config: EmbeddingConfig) -> dict[str, Any]:
     return {HOST: url.hostname or "", PORT: url.port or (443 if url.scheme == "https" else 80)}
 
 
-def _more(job: Job) -> dict[str, Any]:
+def _more(config: EmbeddingConfig, texts: int) -> dict[str, Any]:
     """Give what spans have and metrics have not."""
-    config = job.call.config
-    more: dict[str, Any] = {TEXTS: len(job.items)}
+    more: dict[str, Any] = {TEXTS: texts}
     if config.length is not None:
         more[DIMENSIONS] = config.length
     if config.encoding_format is not None:
@@ -98,17 +133,12 @@ def _more(job: Job) -> dict[str, Any]:
     return more
 
 
-def _error(job: Job) -> str | None:
-    """Name the error that a job will raise; None for none."""
-    failures = job.failures()
-    if not failures:
-        return None
-    kind: type[Exception] | None = batch_error(failures, some=bool(job.embeddings))
-    return (kind or type(job.cause())).__name__
-
-
 def _trace() -> Any:
     return sys.modules["opentelemetry.trace"]
+
+
+def _tracer() -> Any:
+    return _trace().get_tracer("qwen_aiml", __version__)
 
 
 def _span(tracer: Any, name: str, attributes: dict[str, Any]) -> Any:
@@ -126,13 +156,12 @@ def _fail(span: Any, kind: str) -> None:
     span.set_status(_trace().Status(_trace().StatusCode.ERROR))
 
 
-def _measure(job: Job, attributes: dict[str, Any], seconds: float) -> None:
+def _measure(usage: Usage, attributes: dict[str, Any], seconds: float) -> None:
     metrics: Any = sys.modules.get("opentelemetry.metrics")
     if not hasattr(metrics, "get_meter_provider"):
         return
     duration, tokens = _instruments(metrics.get_meter_provider())
     duration.record(seconds, attributes)
-    usage = job.call.usage
     if usage.requests and usage.total_tokens is not None:
         tokens.record(usage.total_tokens, {**attributes, TOKEN_TYPE: "input"})
 
@@ -151,27 +180,3 @@ def _histogram(meter: Any, name: str, unit: str, description: str, buckets: tupl
         return meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=buckets)
     except TypeError:  # OpenTelemetry before 1.30
         return meter.create_histogram(name, unit, description)
-
-
-class _TracedTransport:
-    """Posts in a span of its own, unless instrumentation of httpx makes one."""
-
-    def __init__(self, transport: Transport, config: EmbeddingConfig, tracer: Any) -> None:
-        self._transport = transport
-        self._tracer = tracer
-        self._attributes = {METHOD: "POST", URL: config.endpoint, **_server(config)}
-        self.aclose = transport.aclose
-
-    async def post(self, request: Post) -> Response:
-        if watched_library() is not None:
-            return await self._transport.post(request)
-        with _span(self._tracer, "POST", self._attributes) as span:
-            try:
-                response = await self._transport.post(request)
-            except BaseException as error:
-                _fail(span, error.kind if isinstance(error, TransportFailure) else type(error).__name__)
-                raise
-            span.set_attribute(STATUS, response.status)
-            if response.status >= HTTPStatus.BAD_REQUEST:
-                _fail(span, str(response.status))
-            return response

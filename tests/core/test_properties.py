@@ -158,7 +158,7 @@ class Run:
 
     async def carry_out(self) -> None:
         """Run the job, for a bounded time that nobody waits for."""
-        self.call.begin(Queue(self.call.limiter, trio.current_time), self)
+        self.call.begin(Queue(self.call.limiter, trio.current_time), self.post)
         with trio.fail_after(1e9):
             await self.job.run()
 

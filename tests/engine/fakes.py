@@ -102,9 +102,6 @@ class FakeTransport:
         finally:
             self._in_flight -= 1
 
-    async def aclose(self) -> None:
-        """Close nothing."""
-
     async def _respond(self, outcome: Outcome, texts: list[str]) -> Response:
         if isinstance(outcome, After):
             with anyio.CancelScope(shield=outcome.shield):
@@ -221,7 +218,7 @@ class Harness:
     def new_call(self, **options: Any) -> Call:
         """Make another call that shares the queue; its deadline counts from now."""
         call = Call(self.config, Clock(self.now, lambda: DATE, lambda: 1.0), self.limiter, **options)
-        call.begin(self.queue, self.transport)
+        call.begin(self.queue, self.transport.post)
         return call
 
     def run(self, function: Callable[..., Awaitable[_Result]], *arguments: Any) -> _Result:

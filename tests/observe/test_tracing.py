@@ -225,7 +225,7 @@ def test_first_failure() -> None:
     with pytest.raises(AuthenticationError):
         job.result()
 
-    assert tracing._error(job) == "AuthenticationError"
+    assert isinstance(job.outcome()[2], AuthenticationError)
 
 
 def test_budget(recorded: Any) -> None:
