@@ -233,8 +233,6 @@ class _Request:
                 rows = self._read(response)
             except TransportFailure as failure:
                 self.error = self._transport_error(failure)
-            except (DeadlineError, NotSentError):
-                raise
             except QwenAIMLError as error:
                 self.error = error
             else:
