@@ -254,7 +254,7 @@ class Limiter:
                 self._schedule_probe(now, jitter, self._closed)
             elif is_new and self._is_pattern():
                 self._respond_to_pattern(start, now, jitter)
-            if advised is not None and advised > 0:
+            if advised is not None:
                 pause = min(advised, LONGEST_PAUSE) * (1 + jitter)
                 self._paused_until = max(self._paused_until, now + pause)
 

@@ -297,8 +297,7 @@ class _Request:
         if response is None or response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             limiter.lost(start)
         elif isinstance(self.error, RateLimitError):
-            # Zero counts as unsaid: a clock that goes wrong makes 0 of every date.
-            advised = retry_after(response.headers, clock.date()) or None
+            advised = retry_after(response.headers, clock.date())
             limiter.refused(start, now, advised, JITTER * clock.random())
         else:
             tokens = response.usage.total_tokens if is_success(response.status) else None
@@ -323,7 +322,7 @@ class _Request:
             advised = None if response is None else retry_after(response.headers, call.clock.date())
             if not isinstance(error, RateLimitError):
                 seconds = backoff(self.attempts, advised, call.clock.random)
-            elif not advised:  # or else the limiter makes all requests of the client wait
+            elif advised is None:  # or else the limiter makes all requests of the client wait
                 seconds = throttled_backoff(self.attempts, call.clock.random)
         if call.seconds_left() <= seconds:
             raise too_late(call, self.attempts, error) from error

@@ -46,8 +46,7 @@ def backoff(attempt: int, advised: float | None, random: Callable[[], float]) ->
     Args:
         attempt: The attempt that failed, from 1.
 
-        advised: Seconds the service asked for; None if it did not, and 0 counts as that: a clock that goes
-            wrong makes 0 of every date.
+        advised: Seconds the service asked for; None if it did not.
 
         random: Gives numbers from 0 to 1.
 
@@ -55,7 +54,7 @@ def backoff(attempt: int, advised: float | None, random: Callable[[], float]) ->
         Full jitter over 0.5 * 2**(attempt - 1) seconds, at most 30; or what was advised, plus jitter of
         up to a tenth so that not all come back at once.
     """
-    if advised:
+    if advised is not None:
         return advised * (1 + random() / 10)
     # The exponent is bounded, since 2.0**1024 overflows.
     return random() * min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(attempt - 1, 16))
@@ -89,8 +88,8 @@ def retry_after(headers: Mapping[str, str], date: datetime) -> float | None:
         date: The present, with its time zone, for the form that is a date.
 
     Returns:
-        Seconds, from 0 to 60: nobody waits an hour, or for ever, because a header says so. None if nothing
-        readable is said.
+        Seconds, up to 60: nobody waits an hour, or for ever, because a header says so. None if nothing
+        readable is said, and for 0: a clock that goes wrong makes 0 of every date.
 
     Source: RFC 9110, 10.2.3 (seconds or a date); ``retry-after-ms`` as OpenAI's SDKs read it.
     """
@@ -100,7 +99,7 @@ def retry_after(headers: Mapping[str, str], date: datetime) -> float | None:
         seconds = _number(said)
     if seconds is None:
         seconds = _seconds_until(said, date)
-    return None if seconds is None else min(seconds, LONGEST_RETRY_AFTER)
+    return min(seconds, LONGEST_RETRY_AFTER) if seconds else None
 
 
 def _number(said: str, units: int = 1) -> float | None:
