@@ -25,7 +25,7 @@ from .._protocol.arrays import packed
 from .._protocol.masking import masked
 from .._protocol.request import encode, max_response_bytes
 from .._protocol.response import decode
-from .._protocol.status import error_of, is_success, page_advice
+from .._protocol.status import error_of, page_advice
 from .._results import Usage
 from .._transport.base import Post, TransportFailure
 from .._transport.failures import advice
@@ -250,9 +250,7 @@ class _Request:
             try:
                 response = await call.post(self._post)
                 response.packed = call.packed
-                # Failed requests are not billed, malformed successes are. Source: AI/ML API docs, "API keys".
-                if is_success(response.status):
-                    usage = response.usage
+                usage = response.usage
             except QwenAIMLError:  # of the settings or the environment
                 usage = Usage()
                 raise
@@ -300,7 +298,7 @@ class _Request:
             advised = retry_after(response.headers, clock.date())
             limiter.refused(start, now, advised, JITTER * clock.random())
         else:
-            tokens = response.usage.total_tokens if is_success(response.status) else None
+            tokens = response.usage.total_tokens if response.is_success else None
             limiter.accepted(start, now, size, tokens)
 
     async def _back_off(self, error: QwenAIMLError, response: Response | None) -> None:

@@ -8,7 +8,6 @@ import threading
 from typing import TYPE_CHECKING
 
 from .._errors import SpentError, advised
-from .._protocol.status import is_success
 from .._results import Usage
 
 if TYPE_CHECKING:
@@ -126,8 +125,7 @@ async def within_budgets(
     usage = Usage()
     try:
         response = await attempt(tokens)
-        if is_success(response.status):
-            usage = response.usage
+        usage = response.usage
     finally:
         with shared:
             for budget in budgets:

@@ -55,6 +55,11 @@ class Response(Hidden, dict=True):
     body: bytes
     packed: bool = False
 
+    @property
+    def is_success(self) -> bool:
+        """Whether the status is 2xx; AI/ML API documents 200; 201 is assumed (probe: status)."""
+        return 200 <= self.status < 300  # noqa: PLR2004 (what HTTP calls success)
+
     @lazy_property
     def json(self) -> Any:
         """The body, parsed once; None if it is no JSON."""
@@ -89,7 +94,13 @@ class Response(Hidden, dict=True):
 
     @lazy_property
     def usage(self) -> Usage:
-        """What the body says of the cost of its request, valid or not; what it does not say is unknown."""
+        """
+        What the body says of the cost of its request, valid or not; what it does not say is unknown.
+
+        Failed requests are not billed, malformed successes are. Source: AI/ML API docs, "API keys".
+        """
+        if not self.is_success:
+            return Usage(requests=1)
         billed, charged = members(self.said("usage")), members(members(self.said("meta")).get("usage"))
         credits_used, usd_spent = _count(charged.get("credits_used")), _dollars(charged.get("usd_spent"))
         header = self.headers.get("x-aimlapi-credits-used")

@@ -68,11 +68,6 @@ _ADVICE: dict[type[APIStatusError] | int, str] = {
 }
 
 
-def is_success(status: int) -> bool:
-    """Tell whether an HTTP status is 2xx; AI/ML API documents 200; 201 is assumed (probe: status)."""
-    return status in range(200, 300)
-
-
 def is_retried(status: int) -> bool:
     """
     Tell whether a request that got an error status is sent again: 408, 409, 429, and all from 500 but 511.
@@ -108,7 +103,7 @@ def error_of(
 
     Source: of those in a 2xx, assumed (probe: none). Gateways such as OpenRouter's are known to send them.
     """
-    in_success = is_success(response.status)
+    in_success = response.is_success
     if in_success and (response.success or isinstance(members(response.json).get("data"), list)):
         return None
     body = response.json

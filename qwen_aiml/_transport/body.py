@@ -74,10 +74,11 @@ class Body:
         """
         if self._gzip is not None and self._raw_size and not self._gzip.eof and not self.is_enough:
             self._stop("the response body ends within its gzip")
+        response = Response(self._status, self._headers, b"".join(self._chunks)[: self._max_bytes])
         failure = failure or self._failure
-        if failure is not None and 200 <= self._status < 300:  # noqa: PLR2004 (what HTTP calls success)
+        if failure is not None and response.is_success:
             raise failure
-        return Response(self._status, self._headers, b"".join(self._chunks)[: self._max_bytes])
+        return response
 
     def _unpacked(self, gzip: Any, chunk: bytes) -> bytes:
         self._raw_size += len(chunk)

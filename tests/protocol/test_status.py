@@ -20,7 +20,7 @@ from qwen_aiml import (
 )
 from qwen_aiml._engine.retry import is_transient
 from qwen_aiml._protocol.response import Response
-from qwen_aiml._protocol.status import error_of, is_success
+from qwen_aiml._protocol.status import error_of
 from qwen_aiml._texts.validation import all_outgoing
 
 if TYPE_CHECKING:
@@ -456,4 +456,4 @@ def test_masked_before_cut() -> None:
 )
 def test_success(status: int, expected: bool) -> None:
     """Any 2xx counts as success."""
-    assert expected == is_success(status)
+    assert expected == Response(status, {}, b"").is_success
