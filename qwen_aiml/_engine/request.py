@@ -21,7 +21,6 @@ from .._errors import (
 )
 from .._observe.budget import within_budgets
 from .._observe.usage import open_blocks
-from .._protocol.arrays import packed
 from .._protocol.masking import masked
 from .._protocol.request import encode, max_response_bytes
 from .._protocol.response import decode
@@ -353,9 +352,6 @@ class _Request:
             message = "the service responded with success, but no JSON"
             raise ResponseFormatError(advised(message, page_advice(call.config)))
         rows = decode(response, len(self._texts), call.dimensions)
-        if call.packed:
-            # Here, so that a number beyond float32 is treated like any malformed row.
-            rows.embeddings = list(map(packed, rows.embeddings))
         call.dimensions = len(rows.embeddings[0])
         return rows
 

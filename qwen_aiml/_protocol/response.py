@@ -19,6 +19,7 @@ import msgspec
 from .._errors import ResponseFormatError
 from .._results import Usage
 from .._utils.lazy import lazy_property
+from .arrays import packed
 from .schema import Hidden, Row, Success, members
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Response(Hidden, dict=True):
 
         body: Decompressed.
 
-        packed: Whether embeddings are to be arrays of float32, where that is cheaper than lists.
+        packed: Whether embeddings are to be arrays of float32.
     """
 
     status: int
@@ -172,7 +173,8 @@ def decode(response: Response, expected: int, dimensions: int | None) -> Rows:
 
     Raises:
         ResponseFormatError: If the body is not JSON, or does not hold exactly one valid embedding for each
-            index from 0 to *expected* - 1. Rows without any index are taken in the order given.
+            index from 0 to *expected* - 1; if they are to be packed, one of float32. Rows without any index
+            are taken in the order given.
 
     Source: AI/ML API's OpenAPI (``CreateEmbeddingsResponseDTO``) and its one published recording. ``object``
     and ``model`` differ between the two, so neither is checked; ``usage``, ``meta`` and ``id`` are optional.
@@ -191,6 +193,8 @@ def decode(response: Response, expected: int, dimensions: int | None) -> Rows:
     length = dimensions or len(embeddings[0])
     if set(map(len, embeddings)) != {length} or not all(map(any, embeddings)):
         raise _invalid_row(embeddings, length)
+    if response.packed:
+        embeddings = list(map(packed, embeddings))
     tokens = response.usage.total_tokens
     return Rows(embeddings, response.said_text("model"), response.request_id, tokens)
 
