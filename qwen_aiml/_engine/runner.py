@@ -34,7 +34,7 @@ class Running:
     Args:
         function: What to run.
 
-        on_end: Called in the event loop once it has ended; None for nothing.
+        on_end: Called in the event loop once it has ended; None where `run` waits for that.
 
     Attributes:
         error: What the function raised; None for nothing.
@@ -44,13 +44,13 @@ class Running:
         self, function: Callable[[], Awaitable[object]], on_end: Callable[[], object] | None = None
     ) -> None:
         self._function = function
-        self._on_end = on_end
         self._task: asyncio.Task[None] | None = None
         self._scope: anyio.CancelScope | None = None
         self._is_cancelled = False
         self._ended = threading.Event()
         # What the thread is to call while it waits; None once the function has ended.
         self._calls: queue.Queue[Callable[[], object] | None] = queue.Queue()
+        self._on_end = on_end or partial(self._calls.put, None)
         self.error: BaseException | None = None
         self._loop: _BackgroundLoop | None = None
 
@@ -122,9 +122,7 @@ class Running:
             self.error = error
         finally:
             self._ended.set()
-            self._calls.put(None)
-            if self._on_end is not None:
-                self._on_end()
+            self._on_end()
 
     def _cancel(self) -> None:
         self._is_cancelled = True
