@@ -122,6 +122,8 @@ class Job:
                 for _ in range(min(self.call.config.concurrency, batches)):
                     group.start_soon(self._work)
         finally:
+            indices, config = self._distinct.indices, self.call.config
+            log_shortened(len(indices(self._shortened)), len(indices(self._at_limit)), config)
             if self.items:
                 log_end(self, self.call.clock.now() - began)
 
@@ -134,7 +136,6 @@ class Job:
 
             QwenAIMLError: If none was; or, as it is, what a transport is not known to raise.
         """
-        shortened = self.shortened()
         if self._failures:
             raise self.error()
         return EmbeddingResult(
@@ -143,7 +144,7 @@ class Job:
             self.model,
             tuple(self._request_ids),
             cached=len(self.cached_items),
-            shortened=shortened,
+            shortened=tuple(self._distinct.indices(self._shortened | self._at_limit)),
         )
 
     def outcome(self) -> tuple[Usage, str | None, BaseException | None]:
@@ -176,12 +177,6 @@ class Job:
     def failures(self) -> dict[int, QwenAIMLError]:
         """Return the error of each text whose request failed, by index."""
         return self._distinct.by_index(self._failures)
-
-    def shortened(self) -> tuple[int, ...]:
-        """Return, and log, the indices of the texts that were not embedded whole, or maybe not."""
-        indices = self._distinct.indices
-        log_shortened(len(indices(self._shortened)), len(indices(self._at_limit)), self.call.config)
-        return tuple(indices(self._shortened | self._at_limit))
 
     def texts(self, items: Sequence[int]) -> list[str]:
         """Return texts as they are sent."""

@@ -131,7 +131,6 @@ class Blocks:
         indexed = list(enumerate(job.rows(), job.first))
         self._blocks[job] = [(index, cast("array[float]", row)) for index, row in indexed if row is not None]
         self._missing += [index for index, row in indexed if row is None]
-        job.shortened()
         self._usage += job.call.usage
         if job.failures():
             self._failed.append(job)
