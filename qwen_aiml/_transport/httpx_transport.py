@@ -52,10 +52,6 @@ class _Clients:
         self._proxy = None if given is not None else proxy_for(config.endpoint)
         self._headers = headers_of(config)
 
-    def _check_open(self) -> None:
-        if self._given is not None and self._given.is_closed:
-            raise ConfigurationError("the HTTP client given (http_client or http_async_client) is closed")
-
     def _make(self) -> Any:
         """Make a client, for any number of connections."""
         # Without TLS nothing needs the certificates, which take a while to read.
@@ -77,6 +73,8 @@ class _Clients:
         raise ConfigurationError(f"{message}. To bypass the proxy, add {host} to NO_PROXY")
 
     def _request(self, client: Any, request: Post) -> Any:
+        if client.is_closed:  # never one of ours
+            raise ConfigurationError("the HTTP client given (http_client or http_async_client) is closed")
         connect = min(request.timeout, CONNECT_TIMEOUT)
         timeout = self._library.Timeout(request.timeout, connect=connect, pool=None)
         sent = client.build_request(
@@ -122,7 +120,6 @@ class HTTPXTransport(_Clients):
         Raises:
             TransportFailure: If no response came, or a 2xx without a whole body.
         """
-        self._check_open()
         client = self._given or (self._idle.pop() if self._idle else self._make())
         connecting = _Connecting()
         keep = False
@@ -221,7 +218,6 @@ class ThreadedHTTPXTransport(_Clients):
         Raises:
             TransportFailure: If no response came, or a 2xx without a whole body.
         """
-        self._check_open()
         if self._given is None and self._own is None:
             self._own = self._make()
         self._in_flight += 1
