@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from .._keys import KeySource
 from .base import close_all
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from .._config import EmbeddingConfig
     from .._protocol.response import Response
     from .base import Post, Transport
-
-Kind: TypeAlias = Literal["threaded", "async", "asyncio"]
 
 
 class SelectedTransport:
@@ -42,10 +40,10 @@ class SelectedTransport:
     def __init__(self, config: EmbeddingConfig, given: Any = None, *, sync: bool) -> None:
         self._config = config
         self._given = given
-        self._kind: Kind = "threaded" if sync else "async"
+        self._sync = sync
         # As httpx does, the environment is read once.
         self._needs_httpx = config.transport == "httpx" or proxy_for(config.endpoint) is not None
-        self._transports: dict[tuple[Kind, str], Transport] = {}
+        self._transports: dict[tuple[str, bool], Transport] = {}
         self.is_closed = False
 
     async def post(self, request: Post) -> Response:
@@ -58,7 +56,7 @@ class SelectedTransport:
             ConfigurationError: If the environment names a proxy or certificates that can't be used, or if the
                 function that is to give the key does not.
         """
-        config, client = meant(self._config, self._given, sync=self._kind == "threaded")
+        config, client = meant(self._config, self._given, sync=self._sync)
         transport = self._select(config, client)
         request.secret = await ask(config.api_key) if isinstance(config.api_key, KeySource) else config.secret
         return await transport.post(request)
@@ -71,26 +69,26 @@ class SelectedTransport:
     def _select(self, config: EmbeddingConfig, client: Any) -> Transport:
         if client is not None:
             # Not kept, since its connections are the client's.
-            return _made(self._kind, "", config, client)
+            return _made("", config, client, sync=self._sync)
         # What watches a synchronous caller may watch no more than the synchronous classes.
-        kind, library = self._kind, watched_library()
+        library, sync = watched_library(), self._sync
         if library is None:
-            needs_httpx = self._needs_httpx or not _runs_asyncio()
-            kind, library = ("async", "httpx") if needs_httpx else ("asyncio", "httptools")
-        if (kind, library) not in self._transports:
-            self._transports[kind, library] = _made(kind, library, config, None)
-        return self._transports[kind, library]
+            library = "httpx" if self._needs_httpx or not _runs_asyncio() else "asyncio"
+            sync = False
+        if (library, sync) not in self._transports:
+            self._transports[library, sync] = _made(library, config, None, sync=sync)
+        return self._transports[library, sync]
 
 
-def _made(kind: Kind, library: str, config: EmbeddingConfig, client: Any) -> Transport:
+def _made(library: str, config: EmbeddingConfig, client: Any, *, sync: bool) -> Transport:
     # Imported when it is needed: httpx, TLS and certificates take a while.
-    if kind == "asyncio":
+    if library == "asyncio":
         from .asyncio_transport import AsyncioTransport  # noqa: PLC0415
 
         return AsyncioTransport(config)
     from .httpx_transport import HTTPXTransport, ThreadedHTTPXTransport  # noqa: PLC0415
 
-    made = ThreadedHTTPXTransport if kind == "threaded" else HTTPXTransport
+    made = ThreadedHTTPXTransport if sync else HTTPXTransport
     return made(config, client, library=library)
 
 

@@ -243,7 +243,7 @@ async def test_closing(config: Any) -> None:
         closed.append(True)
 
     first, second = SimpleNamespace(aclose=fail), SimpleNamespace(aclose=close)
-    selected._transports = {("async", "httpx"): first, ("async", "httpx2"): second}
+    selected._transports = {("httpx", False): first, ("httpx2", False): second}
     with pytest.raises(KeyboardInterrupt):
         await selected.aclose()
     assert closed
