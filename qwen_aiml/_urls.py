@@ -18,6 +18,8 @@ URL_VARIABLES = ("AIMLAPI_BASE_URL", "AIMLAPI_API_BASE", "AIML_API_BASE")
 HTTP_VARIABLE = "AIMLAPI_ALLOW_HTTP"
 _YES, _NO = ("1", "true", "yes"), ("0", "false", "no", "")
 
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
 _NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # Source: RFC 9110, 5.6.2
 
 _HOST = r"([0-9A-Za-z_-]{1,63}\.)*[0-9A-Za-z_-]{1,63}\.?"

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from .._transport.base import TransportFailure
 from .._transport.httpx_library import watched_library
+from .._urls import DEFAULT_PORTS
 from .._version import __version__
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def traced(
 
 def _server(config: EmbeddingConfig) -> dict[str, Any]:
     url = urlsplit(config.endpoint)
-    return {HOST: url.hostname or "", PORT: url.port or (443 if url.scheme == "https" else 80)}
+    return {HOST: url.hostname or "", PORT: url.port or DEFAULT_PORTS[url.scheme]}
 
 
 def _more(config: EmbeddingConfig, texts: int) -> dict[str, Any]:

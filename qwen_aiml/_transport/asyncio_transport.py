@@ -12,7 +12,7 @@ import anyio
 import httptools
 from aiohappyeyeballs import start_connection
 
-from .._urls import is_address
+from .._urls import DEFAULT_PORTS, is_address
 from . import failures
 from .base import CONNECT_TIMEOUT, KEEP_ALIVE, TransportFailure, headers_of
 from .body import Body
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _LOOK_AGAIN = 0.1  # seconds unused after which the loop gets to see whether the server has closed it
 _BUFFER_SIZE = 256 * 1024
 _MAX_HEAD = 64 * 1024
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class AsyncioTransport:
@@ -41,9 +40,9 @@ class AsyncioTransport:
         self._buffer = None if sys.platform == "win32" else bytearray(_BUFFER_SIZE)
         parts = urlsplit(config.endpoint)
         self._host = parts.hostname or ""
-        self._port = parts.port or _DEFAULT_PORTS[parts.scheme]
+        self._port = parts.port or DEFAULT_PORTS[parts.scheme]
         self._is_tls = parts.scheme == "https"
-        headers = headers_of(config, Host=parts.netloc.removesuffix(f":{_DEFAULT_PORTS[parts.scheme]}"))
+        headers = headers_of(config, Host=parts.netloc.removesuffix(f":{DEFAULT_PORTS[parts.scheme]}"))
         path = quote(parts.path, safe="/%:@!$&'()*+,;=~")
         lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
         self._head = "\r\n".join(lines).encode()

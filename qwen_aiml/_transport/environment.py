@@ -10,7 +10,7 @@ from functools import cache
 from urllib.parse import urlsplit
 
 from .._errors import ConfigurationError
-from .._urls import is_loopback
+from .._urls import DEFAULT_PORTS, is_loopback
 
 _FILE, _FOLDER, _KEY_LOG = "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"
 
@@ -31,7 +31,7 @@ def proxy_for(url: str) -> str | None:
     # On Windows and macOS, where the environment names none, the system's settings.
     proxies = getproxies()
     proxy = (proxies.get(parts.scheme) or proxies.get("all") or "").strip()
-    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    port = parts.port or DEFAULT_PORTS.get(parts.scheme)
     if not proxy or _is_excepted(host, port, proxies.get("no", "")):
         return None
     return proxy if "://" in proxy else f"http://{proxy}"
