@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 
 from .._errors import CacheError
-from .entries import cache_key, pack, unpack
+from .entries import cache_key, float32, pack, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -105,11 +105,11 @@ class CacheAccess:
         entries: dict[str, bytes] = {}
         rounded: list[Sequence[float]] = []
         for text, embedding in zip(texts, embeddings, strict=True):
-            key = cache_key(self._namespace, text, shortened)
-            entry = pack(key, embedding)
-            if entry is not None:
-                entries[key] = entry
-            rounded.append(unpack(key, entry, None) or embedding)
+            numbers = float32(embedding)
+            if numbers is not None:
+                key = cache_key(self._namespace, text, shortened)
+                entries[key] = pack(key, numbers)
+            rounded.append(numbers or embedding)
         await self._stored(entries)
         return rounded
 

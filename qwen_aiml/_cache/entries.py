@@ -81,26 +81,26 @@ def cache_key(namespace: str, text: str, shortened: str = "") -> str:
     return f"{namespace}.{hashlib.sha256(whole).hexdigest()}"
 
 
-def pack(key: str, embedding: Sequence[float]) -> bytes | None:
+def float32(embedding: Sequence[float]) -> list[float] | None:
+    """Give an embedding as an entry holds it; None if float32 can't: it is not finite then, or all zero."""
+    form = struct.Struct(f"<{len(embedding)}f")
+    try:
+        numbers = form.unpack(form.pack(*embedding))
+    except OverflowError:
+        return None
+    return list(numbers) if _is_sound(numbers) else None
+
+
+def pack(key: str, numbers: Sequence[float]) -> bytes:
     """
     Write an entry.
 
     Args:
         key: What it will be stored under.
 
-        embedding: Its numbers.
-
-    Returns:
-        The entry; None for an embedding that float32 can't hold: one that is not finite, or all zero.
+        numbers: What `float32` gives.
     """
-    numbers = struct.Struct(f"<{len(embedding)}f")
-    try:
-        packed = numbers.pack(*embedding)
-    except OverflowError:
-        return None
-    if not _is_sound(numbers.unpack(packed)):
-        return None
-    body = _HEADER.pack(_MAGIC, len(embedding)) + packed
+    body = _HEADER.pack(_MAGIC, len(numbers)) + struct.pack(f"<{len(numbers)}f", *numbers)
     return body + _checksum(key, body)
 
 

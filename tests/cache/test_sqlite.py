@@ -324,7 +324,6 @@ def test_fork(path: Path) -> None:
 def test_damage(cache: SQLiteCache, path: Path) -> None:
     """What is damaged in the file is a miss, whatever SQLite takes it for; the others are not affected."""
     entry = pack("a", [0.5, -2.0])
-    assert entry is not None
     cache.set_many(dict.fromkeys(["a", "cut", "text", "number", "nothing", "mixed up"], entry))
     with database(path) as file:
         file.execute("UPDATE entries SET value = substr(value, 1, 11) WHERE key = 'cut'")
