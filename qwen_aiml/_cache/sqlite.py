@@ -40,6 +40,7 @@ _ADVICE = {
     "unable to open": "create its folder, or give the path of a file that this process may read and write",
     "not a database": "give another path, or delete the file",
     "malformed": "the file is damaged; delete it",
+    "decode": "the file is damaged; delete it",
     "readonly": "give this process write access to the file and its folder",
     "full": "free some disk space",
     "locked": f"another process has kept it locked for {BUSY_SECONDS:g} s; end that process",
@@ -227,7 +228,7 @@ class SQLiteCache:
                 yield self._connection
             finally:
                 self._release()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # damage can make SQLite's message undecodable
             said = str(error)
             advice = next((what for part, what in _ADVICE.items() if part in said), "try another path")
             message = f"the cache {self._path} can't be {doing}: {said}"

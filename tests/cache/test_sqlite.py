@@ -356,6 +356,12 @@ def make_other_version(path: Path) -> None:
         file.execute("PRAGMA user_version = 1")
 
 
+def make_damaged(path: Path) -> None:
+    """Make a cache whose schema names a table in bytes that are no text."""
+    make_other_version(path)
+    path.write_bytes(path.read_bytes().replace(b"tableentries", b"tableentri\xffs"))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -363,9 +369,10 @@ def make_other_version(path: Path) -> None:
         (make_other_id, "a database of another program, and was left as it is"),
         (make_other_version, "is a database of another version of this project, and was left as it is"),
         (lambda path: path.write_text("no database\n" * 100), "file is not a database. What to do: give ano"),
+        (make_damaged, "can't decode byte 0xff .* What to do: the file is damaged; delete it"),
         (lambda path: path.mkdir(), "unable to open database file. What to do: create its folder"),
     ],
-    ids=["foreign", "other id", "newer", "no database", "folder"],
+    ids=["foreign", "other id", "newer", "no database", "damaged", "folder"],
 )
 def test_refused(make: Callable[[Path], object], message: str, cache: SQLiteCache, path: Path) -> None:
     """A file that is no cache is rejected, with its path and what to do, and left as it is."""
