@@ -57,8 +57,9 @@ class SQLiteCache:
     ```
 
     The file is made when it is first needed, in a folder that must exist, with mode 0600. A file that
-    cannot be written is opened read-only, and the first write logs a warning. Entries are never evicted
-    automatically; ``prune`` removes old ones, and ``size`` is the size of the file in bytes.
+    cannot be written is opened read-only, and the first write logs a warning; later ones see whether it can
+    be by then. Entries are never evicted automatically; ``prune`` removes old ones, and ``size`` is the size
+    of the file in bytes.
 
     Threads and processes of one machine may share it, also after a fork; whoever writes waits for the
     others, up to 30 seconds. What is stored survives the end of the process, however sudden; after a loss
@@ -105,7 +106,7 @@ class SQLiteCache:
             CacheError: If the file can't be opened or read.
         """
         found: dict[str, bytes] = {}
-        with self._connected("read") as connection:
+        with self._connected("read", writes=False) as connection:
             for start in range(0, len(keys), _MOST_VARIABLES):
                 some = keys[start : start + _MOST_VARIABLES]
                 marks = ",".join("?" * len(some))
@@ -210,14 +211,15 @@ class SQLiteCache:
         self._begin(path)
 
     @contextmanager
-    def _connected(self, doing: str) -> Iterator[sqlite3.Connection]:
+    def _connected(self, doing: str, *, writes: bool = True) -> Iterator[sqlite3.Connection]:
         until = monotonic() + BUSY_SECONDS
         try:
             # All threads wait for the same time at most, not one after the other.
             if not self._lock.acquire(timeout=BUSY_SECONDS):
                 raise sqlite3.OperationalError("busy")
             try:
-                if self._connection is not None and self._file != _identity(self._path):
+                # It may be writable by now: a full disk or too many open files can pass.
+                if (writes and self._is_read_only) or self._file != _identity(self._path):
                     self._disconnect()
                 if self._connection is None:
                     self._make_absolute()

@@ -518,6 +518,22 @@ def test_read_only(protect: Callable[[Path], None], folder: Path, caplog: pytest
     assert caplog.text.count(f"the cache {path} is read-only: nothing new is stored in it") == 1
 
 
+@pytest.mark.parametrize("protect", [read_only_folder, both_read_only])
+def test_read_only_for_a_time(protect: Callable[[Path], None], folder: Path) -> None:
+    """What can be written again is written again, by the same object."""
+    path = folder / "embeddings.db"
+    with SQLiteCache(path) as cache:
+        cache.set_many({"a": b"1"})
+        cache.close()
+        protect(path)
+        cache.set_many({"b": b"2"})
+        folder.chmod(0o700)
+        path.chmod(0o600)
+        assert cache.get_many(["a", "b"]) == [b"1", None]
+        cache.set_many({"c": b"3"})
+        assert cache.get_many(["a", "b", "c"]) == [b"1", None, b"3"]
+
+
 def test_read_only_and_empty(folder: Path) -> None:
     """An empty file that can't be written is no cache, and can't become one."""
     path = folder / "embeddings.db"
