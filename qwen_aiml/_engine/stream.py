@@ -155,9 +155,10 @@ class Blocks:
         Tell what is to be raised, once no block is running and all rows are given; None for nothing.
 
         An `EmbeddingBatchError` if requests failed, unless not a single row was given; then, or if it was
-        something else, the first error in time itself.
+        something else, the first error in time itself. What reading raised comes last: it means that all
+        texts before are embedded.
         """
-        ends = (self.read_error, *self._errors)
+        ends = (*self._errors, self.read_error)
         error = other = next((end for end in ends if not isinstance(end, NO_ERROR)), None)
         if self._failed:
             failures = dict(sorted(each for job in self._failed for each in job.failures().items()))

@@ -165,6 +165,22 @@ def test_texts_that_break_off() -> None:
     assert isinstance(blocks.error(), ZeroDivisionError)
 
 
+def test_texts_that_break_off_and_are_not_all_embedded() -> None:
+    """What reading raised hides no error, as it would say that all texts before are embedded."""
+    unreadable = made(30), CacheError("unreadable")
+    refusal = InputValueError("blank", indices=[0])
+    invalid = made(30, make=refusing(refusal, 0)), refusal
+    for blocks, error in (unreadable, invalid):
+        blocks.read.append("one")
+        blocks.read_error = ZeroDivisionError()
+        block: Any = blocks.begin()
+        if block is not None:
+            block.refused = None
+            blocks.end(block, error)
+        assert taken(blocks) == []
+        assert blocks.error() is error
+
+
 def test_failure_in_part() -> None:
     """Nothing begins after it; the error counts from the first text, and what was given is not in it."""
     blocks = made(9)
