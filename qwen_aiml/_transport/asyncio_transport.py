@@ -238,6 +238,12 @@ class _Reader:
         self.failure: TransportFailure | None = None
         self._left = _MAX_HEAD  # bytes that may come
         self._parser: Any = httptools.HttpResponseParser(self)
+        # As aiohttp does: where a body ends stays beyond doubt, and no billed response is lost.
+        self._parser.set_dangerous_leniencies(
+            lenient_headers=True,  # folded ones (RFC 9112, section 5.2), and control characters
+            lenient_optional_cr_before_lf=True,
+            lenient_spaces_after_chunk_size=True,
+        )
 
     def feed(self, data: memoryview) -> bool:
         """Take in what was received; tell whether nothing more is to be read."""
@@ -276,7 +282,7 @@ class _Reader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._body is None:
-            key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+            key, text = name.decode("latin-1").strip().lower(), value.decode("latin-1")
             self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
 
     def on_headers_complete(self) -> None:

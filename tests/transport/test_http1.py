@@ -54,6 +54,25 @@ def test_responses(data: bytes, size: int, reusable: bool) -> None:
     assert reader.is_reusable == reusable
 
 
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+@pytest.mark.parametrize(
+    "data",
+    [
+        HEAD + b"x-folded: a\r\n  b\r\n" + LENGTH + b"\r\n" + BODY,
+        HEAD + b"content-length:\r\n %d\r\n\r\n" % len(BODY) + BODY,
+        HEAD + b"x-odd: a\x01\x7f\xff\r\n" + LENGTH + b"\r\n" + BODY,
+        (HEAD + LENGTH + b"\r\n").replace(b"\r", b"") + BODY,
+        CHUNKED + b"%x  \r\n" % len(BODY) + BODY + b"\r\n0\r\n\r\n",
+    ],
+)
+def test_sloppy_responses(data: bytes, size: int) -> None:
+    """Folded headers, control characters, bare line feeds and padded chunk sizes cost no response."""
+    reader, response = read(data, size)
+
+    assert (response.status, response.body, response.headers["x-id"]) == (200, BODY, "a")
+    assert reader.is_reusable
+
+
 @pytest.mark.parametrize("size", [1000, 1_000_000])
 @pytest.mark.parametrize(
     ("data", "said"),
@@ -67,6 +86,9 @@ def test_responses(data: bytes, size: int, reusable: bool) -> None:
         (HEAD + b"content-length: 3\r\ncontent-length: 4\r\n\r\nabcd", "response is not HTTP"),
         (b"HTTP/1.1 101 No\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n", "not HTTP|without a"),
         (CHUNKED + b"not hex\r\n", "response is not HTTP"),
+        (HEAD + LENGTH + b"transfer-encoding: chunked\r\n\r\n" + CHUNKS, "response is not HTTP"),
+        (HEAD + b"content-length : 5\r\n\r\nabc", "closed after 3 bytes"),
+        (HEAD + b"x: a\rcontent-length: 3\r\n\r\nabc", "response is not HTTP"),
         (HEAD + b"transfer-encoding: Chunked\r\n\r\n" + CHUNKS[:20], "closed after .* bytes"),
     ],
 )
