@@ -82,6 +82,7 @@ class Running:
             self.start()
             while (function := wait_for(self._calls)) is not None:
                 function()
+                self.check_process()
         except BaseException:
             self.cancel()
             self.join()
@@ -96,14 +97,34 @@ class Running:
         else:
             self._calls.put(function)
 
+    @property
+    def _is_of_parent(self) -> bool:
+        return self._loop in _background.parents
+
+    def check_process(self) -> None:
+        """
+        Check that this process runs the function.
+
+        Raises:
+            ConfigurationError: If the process that this one was forked from does.
+        """
+        if self._is_of_parent:
+            message = (
+                "what was begun before a fork goes on in the parent process only, where both would read the "
+                "same responses. Begin another call, or embed_iter, in this process"
+            )
+            raise ConfigurationError(message)
+
     def cancel(self) -> None:
         """Cancel the function, from any thread; it ends soon, after what it does when it is cancelled."""
-        if self._loop is not None:
+        if self._loop is not None and not self._is_of_parent:
             self._loop.call_soon_threadsafe(self._cancel)
 
     def join(self, seconds: float | None = None) -> None:
         """Wait for the end, None: however long it takes; not in the event loop itself."""
-        if self._loop is None or threading.get_ident() == self._loop.thread.ident or sys.is_finalizing():
+        if self._loop is None or threading.get_ident() == self._loop.thread.ident or self._is_of_parent:
+            return
+        if sys.is_finalizing():
             return  # as the interpreter ends, daemon threads do not run any more
         until = None if seconds is None else RealTime.now() + seconds
         while not self._ended.wait(SIGNAL_SECONDS) and (until is None or RealTime.now() < until):

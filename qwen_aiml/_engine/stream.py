@@ -201,6 +201,8 @@ class EmbeddingIterator:
     def __next__(self) -> tuple[int, array[float]]:
         try:
             while True:
+                for running in self._running.values():
+                    running.check_process()
                 while not self._ended.empty():
                     self._end_block(self._ended.get())
                 self._begin_blocks()
@@ -217,6 +219,7 @@ class EmbeddingIterator:
     def close(self) -> None:
         """Cancel what is in flight and wait for its end; no further row is returned."""
         self._blocks = self._blocks.closed()
+        self._ended = Queue()  # a fork may have copied a locked one
         self._cancel(None)
 
     def __enter__(self) -> Self:

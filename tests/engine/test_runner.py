@@ -478,3 +478,28 @@ def test_fork() -> None:
     """
     )
     assert said(program) == ["done True"] * 3
+
+
+def test_what_a_parent_process_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a fork nothing waits for what the parent runs, or cancels it; a call that is continued fails."""
+    begun = threading.Event()
+
+    async def function() -> None:
+        begun.set()
+        await anyio.sleep(LONG)
+
+    running = Running(function)
+    running.start()
+    running.check_process()
+    assert begun.wait(LONG)
+    with monkeypatch.context() as child:
+        child.setattr(runner._background, "parents", [running._loop])
+        running.cancel()
+        running.join()
+        with pytest.raises(ConfigurationError, match=r"begun before a fork.*Begin another call"):
+            running.check_process()
+        assert not running._ended.is_set()
+
+    running.cancel()
+    running.join(LONG)
+    assert running._ended.is_set()

@@ -666,6 +666,25 @@ def test_interrupted(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(rows) == []
 
 
+def test_continued_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child process gets an error from a stream that its parent has begun, then nothing; it never hangs."""
+    client = make("with", Emulator(latency=0.2))
+    assert isinstance(client, EmbeddingClient)
+    rows = client.embed_iter(TEXTS)
+    rows._begin_blocks()
+    begun = list(rows._running.values())
+    with monkeypatch.context() as child:
+        child.setattr(runner._background, "parents", [begun[0]._loop])
+        with rows._ended.mutex:  # as another thread may have held it
+            with pytest.raises(ConfigurationError, match="begun before a fork"):
+                next(rows)
+            assert list(rows) == []
+
+    for running in begun:
+        running.cancel()
+        running.join()
+
+
 def test_no_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where synchronous calls can't be made, the first row says so."""
 

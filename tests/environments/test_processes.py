@@ -115,6 +115,52 @@ def test_prefork_async(run: Callable[..., str]) -> None:
     assert printed == f"{[0] * 4}\n37\n"
 
 
+@needs_fork
+@pytest.mark.parametrize("how", ["next", "close", "drop", "progress"])
+def test_fork_in_the_middle(run: Callable[..., str], how: str) -> None:
+    """What was begun before a fork goes on in the parent, and ends in the child, at once or with an error."""
+    printed = run(
+        f"""
+        import gc, os, signal, warnings
+
+        warnings.simplefilter("ignore", DeprecationWarning)
+        client = EmbeddingClient(CONFIG)
+        client.embed(TEXTS)  # a fork while a module is imported is beyond any cure
+        how, children = {how!r}, []
+
+        def fork(*_):
+            if not children:
+                children.append(os.fork())
+                if children == [0]:
+                    signal.alarm(20)
+
+        def iterate():
+            rows = client.embed_iter(TEXTS * 100, look_ahead=300)
+            next(rows)
+            fork()
+            if children == [0] and how == "close":
+                rows.close()
+            return 1 + sum(1 for _ in rows) if children != [0] or how != "drop" else 0
+
+        code = 1
+        try:
+            if how == "progress":
+                count = len(client.embed(TEXTS, progress=fork).embeddings)
+            else:
+                count = iterate()
+        except ValueError as error:
+            assert "begun before a fork" in str(error)
+            count = -1
+        if children == [0]:
+            gc.collect()
+            again = len(client.embed(TEXTS).embeddings)
+            os._exit(0 if again == 37 and count == {{"close": 1, "drop": 0}}.get(how, -1) else 1)
+        print(count, os.waitpid(children[0], 0)[1])
+        """
+    )
+    assert printed == ("37 0\n" if how == "progress" else "3700 0\n")
+
+
 @pytest.mark.parametrize("backend", ["loky", "threading"])
 def test_joblib(run: Callable[..., str], backend: str) -> None:
     """An object goes to the processes and threads of joblib."""
