@@ -12,4 +12,4 @@ ApiKey = Annotated[
     SkipValidation[SecretStr | str | Callable[[], Any] | None],
     WithJsonSchema({"type": "string", "format": "password", "writeOnly": True}),
 ]
-RateLimiter = Annotated[BaseRateLimiter | None, WithJsonSchema({})]
+RateLimiter = Annotated[SkipValidation[BaseRateLimiter | None], WithJsonSchema({})]

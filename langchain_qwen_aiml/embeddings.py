@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.embeddings import Embeddings
+from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.stores import BaseStore
 from pydantic import (
     AliasChoices,
@@ -189,6 +190,11 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
             self._connect()
 
     def _connect(self) -> None:
+        if not isinstance(limiter := self.rate_limiter, BaseRateLimiter | None):
+            raise ConfigurationError(
+                f"rate_limiter must be a BaseRateLimiter of langchain-core, not {type(limiter).__name__}. "
+                "For a fixed rate, set requests_per_minute"
+            )
         config = EmbeddingConfig(
             model=self.model,
             api_key=self.aimlapi_api_key,

@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from llama_index.core.base.embeddings.base import BaseEmbedding, dispatcher
 from llama_index.core.instrumentation.event_handlers import NullEventHandler
 from llama_index.core.schema import BaseComponent
+from llama_index.core.storage.kvstore.types import BaseKVStore
+
+from qwen_aiml import AdapterBase, ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from typing_extensions import Self
 
-    from qwen_aiml import EmbeddingClient
-
+# What the framework sets on a model that exists, and what copies share.
+OF_THE_FRAMEWORK = ("callback_manager", "embeddings_cache", "num_workers", "rate_limiter")
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
@@ -49,14 +54,19 @@ def undecorate(kind: type[BaseEmbedding], *names: str) -> None:
         setattr(kind, name, unwrap(getattr(kind, name)))
 
 
-class NamesEmulator(BaseComponent):
-    """A component whose ``to_dict`` names an emulator: pipelines find their cached vectors by it."""
+class FrameworkBase(AdapterBase, BaseComponent):
+    """What the framework asks of a component: options, dictionaries, copies."""
 
-    if TYPE_CHECKING:
-        _client: EmbeddingClient
+    @classmethod
+    def _mask(cls, options: dict[str, Any]) -> None:
+        super()._mask(options)
+        if options.get("class_name") == cls.class_name():  # as model_dump writes it
+            del options["class_name"]
+        check_parts(options)
 
     def to_dict(self, **kwargs: Any) -> dict[str, Any]:
         """Serialise what affects the vectors; not the key."""
+        # An emulator too, since pipelines find cached vectors by it.
         emulator = self._client._engine.emulator  # noqa: SLF001 (of this project)
         named = {} if emulator is None else {"emulator": emulator}
         return {**super().to_dict(**kwargs), **named}
@@ -65,3 +75,30 @@ class NamesEmulator(BaseComponent):
     def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
         """Create a model from what `to_dict` gave; *kwargs* are further arguments, such as ``api_key``."""
         return super().from_dict({name: data[name] for name in data.keys() - {"emulator"}}, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        shared = [
+            getattr(self, name) for name in ("http_client", "http_async_client", "cache", *OF_THE_FRAMEWORK)
+        ]
+        return super().__deepcopy__({**(memo or {}), **{id(item): item for item in shared}})
+
+
+def check_parts(parts: Mapping[str, Any]) -> None:
+    """
+    Refuse a rate limiter or a cache that is none: the framework takes any, and fails at the first call.
+
+    Raises:
+        ConfigurationError: If ``rate_limiter`` or ``embeddings_cache`` among *parts* can't be used.
+    """
+    limiter, cache = parts.get("rate_limiter"), parts.get("embeddings_cache")
+    methods = [getattr(limiter, name, None) for name in ("acquire", "async_acquire")]
+    if limiter is not None and not all(map(callable, methods)):
+        raise ConfigurationError(
+            f"rate_limiter must have the methods acquire and async_acquire, not be {type(limiter).__name__}. "
+            "For a fixed rate, set requests_per_minute"
+        )
+    if cache is not None and not isinstance(cache, BaseKVStore):
+        raise ConfigurationError(
+            f"embeddings_cache must be a BaseKVStore of LlamaIndex, not {type(cache).__name__}. For the path "
+            "of a file, set cache"
+        )

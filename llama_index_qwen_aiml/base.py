@@ -9,10 +9,10 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.storage.kvstore.types import BaseKVStore
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
-from qwen_aiml import DEFAULT_MODEL, AdapterBase, ConfigurationError, EmbeddingConfig, check_texts
+from qwen_aiml import DEFAULT_MODEL, ConfigurationError, EmbeddingConfig, check_texts
 
 from ._fields import ApiKey, ModelName  # noqa: TC001 (pydantic reads them)
-from ._framework import NamesEmulator, is_left_alone, undecorate, undecorated
+from ._framework import OF_THE_FRAMEWORK, FrameworkBase, check_parts, is_left_alone, undecorate, undecorated
 from .cache import KVStoreCache
 
 if TYPE_CHECKING:
@@ -21,11 +21,7 @@ if TYPE_CHECKING:
     from qwen_aiml import AsyncEmbeddingClient, EmbeddingClient
 
 
-# What the framework sets on a model that exists, and what copies share.
-_OF_THE_FRAMEWORK = ("callback_manager", "embeddings_cache", "num_workers", "rate_limiter")
-
-
-class QwenAIMLEmbedding(AdapterBase, NamesEmulator, BaseEmbedding):
+class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
     """
     Qwen Text Embedding v4 and v3, served by AI/ML API.
 
@@ -176,7 +172,7 @@ class QwenAIMLEmbedding(AdapterBase, NamesEmulator, BaseEmbedding):
         return self.model_name
 
     def _admission(self) -> tuple[Any, Any]:
-        limiter = self.rate_limiter or self._limiter
+        limiter = self._limiter if self.rate_limiter is None else self.rate_limiter
         return (None, None) if limiter is None else (limiter.acquire, limiter.async_acquire)
 
     @classmethod
@@ -257,15 +253,16 @@ class QwenAIMLEmbedding(AdapterBase, NamesEmulator, BaseEmbedding):
     def _twin(self, bar: Any = None, **fields: Any) -> Self:
         """Give a copy whose rate limiter and bar are asked and moved by the core, not by the framework."""
         twin = copy(self)
-        twin._limiter = self.rate_limiter or self._limiter  # noqa: SLF001 (of this class)
+        twin._limiter = self._limiter if self.rate_limiter is None else self.rate_limiter  # noqa: SLF001 (of this class)
         twin._bar = bar  # noqa: SLF001 (of this class)
         twin.__dict__.update(rate_limiter=None, **fields)
         return twin
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in QwenAIMLEmbedding.model_fields and name not in _OF_THE_FRAMEWORK:
+        if name in QwenAIMLEmbedding.model_fields and name not in OF_THE_FRAMEWORK:
             message = f"{name} can't be changed; create another object, or use model_copy(update=...)"
             raise ConfigurationError(message)
+        check_parts({name: value})
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -281,12 +278,6 @@ class QwenAIMLEmbedding(AdapterBase, NamesEmulator, BaseEmbedding):
         BaseModel.__setstate__(self, state)
         for name, field in type(self).model_fields.items():
             self.__dict__.setdefault(name, field.get_default(call_default_factory=True))
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        shared = [
-            getattr(self, name) for name in ("http_client", "http_async_client", "cache", *_OF_THE_FRAMEWORK)
-        ]
-        return super().__deepcopy__({**(memo or {}), **{id(item): item for item in shared}})
 
 
 undecorate(QwenAIMLEmbedding, "_get_query_embedding", "_aget_query_embedding", "_get_text_embedding")

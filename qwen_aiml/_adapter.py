@@ -7,12 +7,13 @@ import re
 from inspect import cleandoc, isfunction
 from typing import TYPE_CHECKING, Any
 
-from ._config import EmbeddingConfig, conversion, unknown_settings
+from ._config import EmbeddingConfig, conversion
 from ._errors import ConfigurationError
 from ._keys import Secret, wrapped
 from ._progress import Bar
 from ._texts.validation import ON_BLANK, check_text
 from ._utils.frames import shows_no_texts
+from ._utils.unknown import unknown_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -14,9 +14,10 @@ from ._models import DEFAULT_MODEL, DEFAULT_ROWS, ModelFacts, model_facts
 from ._texts.tokens import load
 from ._texts.validation import check_blank, check_role
 from ._urls import check_base_url, check_headers, http_allowed
+from ._utils.unknown import unknown_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from ._texts.validation import Role
 
@@ -24,33 +25,7 @@ DEFAULT_CONCURRENCY = 32
 DEFAULT_TIMEOUT = 60.0
 MOST_SECONDS = 1_000_000
 _TELLS_NOTHING = r"(?s).{0,7}|[a-z_]{1,15}|[0-9.]{1,15}"  # what is too short, or too plain, to be a key
-# One setting, as this package's classes and those that people come from call it.
-_SAME = (
-    ("model", "model_name", "model_id"),
-    ("base_url", "api_base", "openai_api_base"),
-    ("api_key", "openai_api_key", "dashscope_api_key"),
-    ("batch_size", "chunk_size", "embed_batch_size"),
-    ("dimensions", "output_dimensionality", "output_dimension", "embedding_dimensions", "embed_dim", "dim"),
-    ("show_progress_bar", "show_progress"),
-    ("timeout", "request_timeout"),
-    ("default_headers", "headers", "extra_headers"),
-    ("http_async_client", "async_http_client", "async_client"),
-)
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
-_OF_THE_CLIENT = "pass it to EmbeddingClient or AsyncEmbeddingClient"
-# What to do about other names that people bring, where they are no settings.
-_CURES = {
-    "cache": _OF_THE_CLIENT,
-    "http_client": _OF_THE_CLIENT,
-    "http_async_client": "pass it to AsyncEmbeddingClient as http_client",
-    "limiter": _OF_THE_CLIENT,
-    "rate_limiter": "pass admit= to embed",
-    "show_progress_bar": "pass progress= to embed",
-    "proxy": "set HTTPS_PROXY in the environment",
-    "openai_proxy": "set HTTPS_PROXY in the environment",
-    "verify": "set SSL_CERT_FILE in the environment",
-    **dict.fromkeys(("additional_kwargs", "api_version", "default_query", "reuse_client"), "leave it out"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,21 +229,6 @@ class EmbeddingConfig:
         except ConfigurationError:
             key = None
         vars(self).update(settings, api_key=key)
-
-
-def unknown_settings(unknown: Iterable[str], known: Iterable[str]) -> str:
-    """Name settings that are not there, each with the one that is likely to be meant, or what to do."""
-    from difflib import get_close_matches  # noqa: PLC0415 (only for errors)
-
-    known, said = sorted(known), []
-    for name in sorted(unknown):
-        same = [other for names in _SAME if name in names for other in names if other in known]
-        if not same and name in _CURES:
-            said.append(f"{name} ({_CURES[name]})")
-            continue
-        meant = [*same, *get_close_matches(name, known)]
-        said.append(f"{name} (did you mean {meant[0]}?)" if meant else name)
-    return f"unknown setting {', '.join(said)}"
 
 
 def conversion(value: object, *, is_flag: bool = False) -> str:

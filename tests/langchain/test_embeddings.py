@@ -123,6 +123,23 @@ def test_names_of_another_class(given: str, meant: str) -> None:
     assert f"unknown setting {given} (did you mean {meant}?)" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "cure"),
+    [
+        ("embedding_ctx_length", "set on_too_long"),
+        ("emulator", "give what Emulator.client_options() returns"),
+        ("openai_api_type", "leave it out"),
+    ],
+)
+def test_settings_of_another_class(given: str, cure: str) -> None:
+    """Who brings a setting that only another class has is told what to do about it."""
+    options: dict[str, Any] = {given: None}
+    with pytest.raises(ConfigurationError) as caught:
+        QwenAIMLEmbeddings(api_key=KEY, **options)
+
+    assert f"unknown setting {given} ({cure})" in str(caught.value)
+
+
 def test_progress_bar_without_tqdm(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is missing is told when the object is made."""
     monkeypatch.setitem(sys.modules, "tqdm", None)

@@ -70,9 +70,12 @@ def test_real_limiter() -> None:
 
 
 def test_what_is_no_limiter() -> None:
-    """What can't limit is refused when it is given."""
-    with pytest.raises(ConfigurationError, match="rate_limiter"):
+    """What can't limit is refused when it is given, to a model or to a copy."""
+    said = "must be a BaseRateLimiter of langchain-core, not int"
+    with pytest.raises(ConfigurationError, match=said):
         make(rate_limiter=10)
+    with pytest.raises(ConfigurationError, match=said):
+        make().model_copy(update={"rate_limiter": 10})
 
 
 def test_fixed_rates() -> None:

@@ -248,6 +248,17 @@ def test_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
         assert {**loaded.to_dict(), "emulator": "emulator"} == model.to_dict()
 
 
+def test_dump_and_validate() -> None:
+    """What model_dump gives makes the same model again; the name of another class is refused."""
+    model = make(query_instruction="Find")
+    dumped = {**model.model_dump(), "api_key": KEY}
+
+    assert QwenAIMLEmbedding(**dumped).model_dump() == model.model_dump()
+    assert QwenAIMLEmbedding.model_validate(dumped).model_dump() == model.model_dump()
+    with pytest.raises(ConfigurationError, match="unknown setting class_name"):
+        QwenAIMLEmbedding(**{**dumped, "class_name": "OpenAIEmbedding"})
+
+
 def test_pipeline_cache_of_another_service() -> None:
     """A pipeline's cache that was filled on one emulator does not serve another, nor the service."""
 
@@ -418,6 +429,23 @@ def test_names_of_another_class(given: str, meant: str) -> None:
         make(**options)
 
     assert f"unknown setting {given} (did you mean {meant}?)" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "cure"),
+    [
+        ("text_type", "queries and documents have methods of their own"),
+        ("emulator", "give what Emulator.client_options() returns"),
+        ("mode", "leave it out"),
+    ],
+)
+def test_settings_of_another_class(given: str, cure: str) -> None:
+    """Who brings a setting that only another class has is told what to do about it."""
+    options: dict[str, Any] = {given: None}
+    with pytest.raises(ConfigurationError) as caught:
+        QwenAIMLEmbedding(api_key=KEY, **options)
+
+    assert f"unknown setting {given} ({cure})" in str(caught.value)
 
 
 @pytest.mark.parametrize("way", ["batch", "async batch"])

@@ -14,7 +14,7 @@ from llama_index.core.schema import TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
 
 from llama_index_qwen_aiml import QwenAIMLEmbedding
-from qwen_aiml import SQLiteCache
+from qwen_aiml import ConfigurationError, SQLiteCache
 from qwen_aiml.emulator import Emulator, Fault, serve
 
 if TYPE_CHECKING:
@@ -91,6 +91,46 @@ def test_limiter_set_later() -> None:
     model.get_text_embedding("a")
 
     assert limiter.asked == 1
+
+
+class Falsy(Counting):
+    """A limiter that has a length of nought."""
+
+    def __len__(self) -> int:
+        """Say that nobody waits."""
+        return 0
+
+
+@pytest.mark.parametrize("way", ["batch", "async text"])
+def test_limiter_that_is_false(way: str) -> None:
+    """A limiter that is false counts as well."""
+    limiter = Falsy()
+    expected, call = WAYS[way]
+    call(make(rate_limiter=limiter))
+
+    assert limiter.asked + limiter.awaited == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("rate_limiter", 60, "rate_limiter must have the methods acquire and async_acquire, not be int"),
+        ("rate_limiter", "", "set requests_per_minute"),
+        ("embeddings_cache", "embeddings.db", "must be a BaseKVStore of LlamaIndex, not str"),
+    ],
+)
+def test_parts_of_the_wrong_type(name: str, value: Any, said: str) -> None:
+    """A limiter or a cache that is none is refused when it is given: to a model, to a copy, or later."""
+    model = make()
+    for given in (
+        lambda: make(**{name: value}),
+        lambda: model.model_copy(update={name: value}),
+        lambda: setattr(model, name, value),
+    ):
+        with pytest.raises(ConfigurationError) as caught:
+            given()
+        assert said in str(caught.value)
+    assert getattr(model, name) is None
 
 
 def test_requests_go_out_together() -> None:
