@@ -38,6 +38,7 @@ class AdapterBase:
     """A base for a class that holds an `EmbeddingClient` and an `AsyncEmbeddingClient`."""
 
     if TYPE_CHECKING:
+        blank_replacement: str | None
         _client: EmbeddingClient
         _async_client: AsyncEmbeddingClient
         http_client: Any
@@ -77,10 +78,13 @@ class AdapterBase:
         return result.embeddings
 
     def _embed_one(self, text: str, role: Role = "document") -> list[float]:
-        return self._embed([check_text(text)], role)[0]
+        return self._embed([self._one(text)], role)[0]
 
     async def _aembed_one(self, text: str, role: Role = "document") -> list[float]:
-        return (await self._aembed([check_text(text)], role))[0]
+        return (await self._aembed([self._one(text)], role))[0]
+
+    def _one(self, text: str) -> str:
+        return check_text(text, blank_replacement=self.blank_replacement)
 
     @classmethod
     def _mask(cls, options: dict[str, Any]) -> None:

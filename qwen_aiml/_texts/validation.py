@@ -63,10 +63,8 @@ def check_texts(texts: Iterable[str], *, blank_replacement: str | None = None, f
     raise error(message, indices=sorted(first + at for at in [*wrong, *blank]))
 
 
-_INSTEAD_OF_BLANK = (
-    "leave the blank ones out, or set on_blank='replace' and blank_replacement to a text to embed in their "
-    "place"
-)
+_REPLACE = "or set on_blank='replace' and blank_replacement to a text to embed in"
+_INSTEAD_OF_BLANK = f"leave the blank ones out, {_REPLACE} their place"
 
 
 def nothing_sent(first: int = 0) -> str:
@@ -91,15 +89,20 @@ def name_items(kinds: Mapping[int, str], first: int = 0) -> str:
     return name_runs(kinds, name)
 
 
-def check_text(text: str) -> str:
+def check_text(text: str, *, blank_replacement: str | None = None) -> str:
     """
-    Refuse what is no text at all, where one is wanted; blank ones are `check_texts`'s to judge.
+    Do as `check_texts`, where one text is wanted; a blank one that has a replacement is left to that.
 
     Raises:
         InputTypeError: If it is not a string.
+
+        InputValueError: If it is empty or only white space, and nothing takes its place.
     """
     if isinstance(text, str):
-        return text
+        if text.strip() or blank_replacement is not None:
+            return text
+        blank = advised("nothing was sent: the text is blank", f"give another one, {_REPLACE} its place")
+        raise InputValueError(blank, indices=(0,))
     if attribute := _attribute(text):
         advice = f"give its .{attribute}"
     elif isinstance(text, Iterable):
@@ -154,7 +157,7 @@ def iterate(texts: Iterable[str]) -> Iterator[str]:
 
 ON_BLANK = (
     "on_blank must be 'raise' or 'replace'. What to do: to embed another text in place of blank ones, give "
-    "on_blank='replace' and blank_replacement='that text' (it used to be on_blank='that text')"
+    "on_blank='replace' and blank_replacement='that text'"
 )
 
 

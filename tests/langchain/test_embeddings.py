@@ -110,6 +110,16 @@ def test_query_that_is_none() -> None:
         asyncio.run(make().aembed_query(query))
 
 
+def test_blank_query() -> None:
+    """A blank query is refused as one text, not as one of several, or replaced."""
+    with pytest.raises(InputError, match="the text is blank"):
+        make().embed_query(" ")
+    emulator = Emulator()
+    make(emulator, on_blank="replace", blank_replacement="-").embed_query(" ")
+
+    assert emulator.requests[0].texts == ("-",)
+
+
 @pytest.mark.parametrize(
     ("given", "meant"),
     [("embed_batch_size", "chunk_size"), ("api_base", "base_url"), ("dimension", "dimensions")],

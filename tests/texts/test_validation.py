@@ -174,12 +174,20 @@ def test_advice_for_what_is_no_string(item: Any, advice: str) -> None:
 )
 def test_one_text(item: Any, said: str) -> None:
     """Where one text is wanted, a string is, and nothing else."""
-    assert check_text("") == ""
     with pytest.raises(InputTypeError) as caught:
         check_text(item)
 
     assert said in str(caught.value)
     assert caught.value.indices == (0,)
+
+
+@pytest.mark.parametrize("blank", ["", " \n"])
+def test_one_blank_text(blank: str) -> None:
+    """Where one text is wanted, a blank one is refused without an index, unless it is to be replaced."""
+    with pytest.raises(InputValueError, match=r"the text is blank\. What to do: give another one"):
+        check_text(blank)
+
+    assert check_text(blank, blank_replacement="-") == blank
 
 
 def test_roles() -> None:
