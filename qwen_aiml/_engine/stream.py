@@ -201,7 +201,7 @@ class EmbeddingIterator:
     def __next__(self) -> tuple[int, array[float]]:
         try:
             while True:
-                for running in self._running.values():
+                for running in list(self._running.values()):  # another thread may close it
                     running.check_process()
                 while not self._ended.empty():
                     self._end_block(self._ended.get())

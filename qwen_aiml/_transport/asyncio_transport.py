@@ -95,8 +95,14 @@ class AsyncioTransport:
         connection = _Connection(loop, self._buffer or bytearray(_BUFFER_SIZE))
         try:
             with anyio.fail_after(limit) as scope:
-                failures.check_lookup(loop, self._host)
-                await loop.create_connection(lambda: connection, **await self._address(loop))
+                where: dict[str, Any] = {"host": self._host, "port": self._port}
+                if not is_address(self._host):
+                    failures.check_lookup(loop)
+                    found = await loop.getaddrinfo(**where, type=socket.SOCK_STREAM)
+                    # Source: RFC 8305, section 5. uvloop tries one address after the other, and asyncio's own
+                    # race fails with eager tasks (seen in Python 3.12.1 and 3.13.0).
+                    where = {"sock": await start_connection(found, happy_eyeballs_delay=0.25)}
+                await loop.create_connection(lambda: connection, **where)
                 if tls is not None:
                     # A step of its own, since a handshake that `create_connection` begins can't be aborted.
                     await connection.start_tls(tls, self._host)
@@ -108,14 +114,6 @@ class AsyncioTransport:
             if isinstance(error, (OSError, ValueError, RuntimeError)):
                 raise failures.no_connection(error) from None
             raise
-
-    async def _address(self, loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
-        if is_address(self._host):
-            return {"host": self._host, "port": self._port}
-        found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-        # Source: RFC 8305, section 5. uvloop tries one address after the other, and asyncio's own race fails
-        # with eager tasks (seen in Python 3.12.1 and 3.13.0).
-        return {"sock": await start_connection(found, happy_eyeballs_delay=0.25)}
 
 
 class _Connection(asyncio.BufferedProtocol):
@@ -238,11 +236,9 @@ class _Reader:
         self.failure: TransportFailure | None = None
         self._left = _MAX_HEAD  # bytes that may come
         self._parser: Any = httptools.HttpResponseParser(self)
-        # As aiohttp does: where a body ends stays beyond doubt, and no billed response is lost.
+        # Folded headers, bare line feeds and padded chunk sizes, as h11 takes them. A body's end stays clear.
         self._parser.set_dangerous_leniencies(
-            lenient_headers=True,  # folded ones (RFC 9112, section 5.2), and control characters
-            lenient_optional_cr_before_lf=True,
-            lenient_spaces_after_chunk_size=True,
+            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
         )
 
     def feed(self, data: memoryview) -> bool:

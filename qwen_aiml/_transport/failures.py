@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 
 import anyio
 
-from .._urls import is_address
 from .base import CONNECT_TIMEOUT, TransportFailure
 from .environment import proxy_variable
 
@@ -77,9 +76,9 @@ def cut_body(size: int) -> TransportFailure:
     )
 
 
-def check_lookup(loop: asyncio.AbstractEventLoop, host: str) -> None:
+def check_lookup(loop: asyncio.AbstractEventLoop) -> None:
     """
-    Check that a host can be looked up: asyncio takes nothing for its executor once the main thread has ended.
+    Check that names can be looked up: asyncio takes nothing for its executor once the main thread has ended.
 
     Asked all the same, it makes an executor that it can't close any more (Python 3.12).
 
@@ -87,7 +86,7 @@ def check_lookup(loop: asyncio.AbstractEventLoop, host: str) -> None:
         RuntimeError: If it can't.
     """
     is_asyncio = getattr(type(loop), "getaddrinfo", None) is asyncio.BaseEventLoop.getaddrinfo
-    if is_asyncio and not is_address(host) and not threading.main_thread().is_alive():
+    if is_asyncio and not threading.main_thread().is_alive():
         raise RuntimeError("names can't be looked up after the main thread has ended")
 
 
