@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from .._config import EmbeddingConfig
-    from .._keys import Secret
     from .._progress import Reporter
     from .._protocol.response import Response, Rows
     from .limiter import Limiter, Start
@@ -215,11 +214,6 @@ class _Request:
         self.attempts = 0
         self.error: QwenAIMLError | None = None
 
-    @property
-    def _secret(self) -> Secret:
-        """The key of the last attempt, which messages must not show."""
-        return self._post.secret or self._call.config.secret
-
     async def send(self) -> Rows:
         """Send until a response is good, or no retry is left."""
         call = self._call
@@ -257,7 +251,7 @@ class _Request:
                 call.count(usage)
                 self.attempts += usage.requests
                 call.retries += bool(usage.requests and self.attempts > 1)
-            self.error = error_of(response, self._texts, call.config, self._secret)
+            self.error = error_of(response, self._texts, call.config, self._post.secret)
             return response
         finally:
             try:
@@ -358,7 +352,7 @@ class _Request:
     def _transport_error(self, failure: TransportFailure) -> TransportError:
         config = self._call.config
         # It may quote what came, and so what was sent.
-        detail = masked(failure.detail, self._texts, config.query_instruction, self._secret)
+        detail = masked(failure.detail, self._texts, config.query_instruction, self._post.secret)
         what_to_do = advice(failure.kind, config.endpoint)
         return TransportError(
             advised(f"no response from {config.base_url}: {detail}", what_to_do),

@@ -32,7 +32,6 @@ class AsyncioTransport:
     """Posts over connections of one asyncio event loop, the one that runs when it posts."""
 
     def __init__(self, config: EmbeddingConfig) -> None:
-        self._config = config
         self._idle: list[_Connection] = []
         self._is_closed = False
         self._is_wary = False  # since the server has closed a connection that was used again
@@ -49,7 +48,6 @@ class AsyncioTransport:
 
     async def post(self, request: Post) -> Response:
         """Post, and read the response; see `Transport.post`."""
-        secret = request.secret or self._config.secret
         used = await self._take()
         connection = used or await self._connect(min(request.timeout, CONNECT_TIMEOUT))
         try:
@@ -57,7 +55,7 @@ class AsyncioTransport:
             return await connection.send(
                 request,
                 b"%b\r\nAuthorization: Bearer %b\r\nContent-Length: %d\r\n\r\n%b"
-                % (self._head, secret.reveal().encode(), len(request.body), request.body),
+                % (self._head, request.secret.reveal().encode(), len(request.body), request.body),
             )
         except TransportFailure:
             self._is_wary = self._is_wary or used is not None

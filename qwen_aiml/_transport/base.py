@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from .._keys import Secret
 from .._protocol.schema import Hidden
 from .._version import __version__
 
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from .._config import EmbeddingConfig
-    from .._keys import Secret
     from .._protocol.response import Response
 
 CONNECT_TIMEOUT = 10.0
@@ -33,13 +33,13 @@ class Post(Hidden):
 
         max_bytes: Bytes of the response body to read, decompressed; the rest is not read.
 
-        secret: The key of the last attempt; None before it, and for that of the settings.
+        secret: The key, which each attempt looks up; empty before the first.
     """
 
     body: bytes
     timeout: float
     max_bytes: int
-    secret: Secret | None = None
+    secret: Secret = Secret("")
 
 
 class TransportFailure(Exception):  # noqa: N818 (never raised to users, who get a `TransportError`)

@@ -81,7 +81,7 @@ class _Clients:
             "POST", self._config.endpoint, content=request.body, headers=self._headers, timeout=timeout
         )
         # The key is in no local variable, which a traceback could show.
-        sent.headers["Authorization"] = f"Bearer {(request.secret or self._config.secret).reveal()}"
+        sent.headers["Authorization"] = f"Bearer {request.secret.reveal()}"
         return sent
 
     def _failed(self, error: Exception, request: Post, size: int | None = None) -> TransportFailure | Any:

@@ -176,9 +176,6 @@ class Run:
             raise outcome
         return outcome
 
-    async def aclose(self) -> None:
-        """Do nothing."""
-
     def outcome(self) -> tuple[list[list[float] | None], dict[int, QwenAIMLError]]:
         """Give embeddings and failures."""
         given = len(self.job.items)

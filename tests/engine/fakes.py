@@ -26,6 +26,7 @@ from qwen_aiml._protocol.response import Response
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    from qwen_aiml._keys import Secret
     from qwen_aiml._protocol.response import Rows
     from qwen_aiml._transport.base import Post
 
@@ -79,8 +80,13 @@ class FakeTransport:
     """
 
     def __init__(
-        self, script: Sequence[Outcome], service: Callable[[list[str]], Outcome], now: Callable[[], float]
+        self,
+        script: Sequence[Outcome],
+        service: Callable[[list[str]], Outcome],
+        now: Callable[[], float],
+        secret: Secret,
     ) -> None:
+        self._secret = secret
         self._script = deque(script)
         self._service = service
         self._now = now
@@ -91,6 +97,7 @@ class FakeTransport:
 
     async def post(self, request: Post) -> Response:
         """Post."""
+        request.secret = self._secret
         texts = orjson.loads(request.body)["input"]
         self.posts.append(request)
         self.sent.append(texts)
@@ -196,7 +203,7 @@ class Harness:
             **{"api_key": "sk-test-0123456789abcdef", "model": "unknown", **settings}
         )
         self.limiter = limiter(self.config)
-        self.transport = FakeTransport(script, service, self.now)
+        self.transport = FakeTransport(script, service, self.now, self.config.secret)
         self.queue = Queue(self.limiter, self.now)
         self.call = self.new_call(**options or {})
 

@@ -15,13 +15,15 @@ from typing import Any
 import anyio
 import pytest
 
+from qwen_aiml._keys import Secret
 from qwen_aiml._transport import asyncio_transport
 from qwen_aiml._transport.asyncio_transport import AsyncioTransport
 from qwen_aiml._transport.base import Post, TransportFailure
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left")]
 
-POST = Post(b"{}", 5.0, 1000)
+SECRET = Secret("sk-test-0123456789abcdef")
+POST = Post(b"{}", 5.0, 1000, SECRET)
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 
 
@@ -38,10 +40,10 @@ async def test_unused_for_long(serving: Any, config: Any, monkeypatch: pytest.Mo
     with serving(OK, OK) as server:
         transport = AsyncioTransport(config(server.url))
         monkeypatch.setattr(asyncio_transport, "KEEP_ALIVE", 0.0)
-        await transport.post(Post(b"{}", 1.0, 1000))
+        await transport.post(Post(b"{}", 1.0, 1000, SECRET))
         assert not transport._idle
         monkeypatch.setattr(asyncio_transport, "KEEP_ALIVE", 0.3)
-        await transport.post(Post(b"{}", 1.0, 1000))
+        await transport.post(Post(b"{}", 1.0, 1000, SECRET))
         [connection] = transport._idle
         await anyio.sleep(1.2)
         assert not connection._is_open
@@ -135,12 +137,12 @@ async def test_timeouts_of_any_length(serving: Any, config: Any) -> None:
 
     with serving(OK, slow, OK) as server:
         transport = AsyncioTransport(config(server.url))
-        await transport.post(Post(b"{}", 1.0, 1000))
+        await transport.post(Post(b"{}", 1.0, 1000, SECRET))
         await anyio.sleep(1.1)  # its time ends, and that of the unused connection does not
         await transport.post(POST)
         await transport.post(POST)
         with pytest.raises(TransportFailure, match=r"no response within 0.1 s"):
-            await transport.post(Post(b"{}", 0.1, 1000))
+            await transport.post(Post(b"{}", 0.1, 1000, SECRET))
         await transport.aclose()
 
     assert server.connections == 1
@@ -156,12 +158,12 @@ async def test_slowly_sent(serving: Any, config: Any) -> None:
 
     with serving(OK, always=None) as server:
         transport = AsyncioTransport(config(server.url))
-        assert (await transport.post(Post(body, 5.0, 1000))).body == b"{}"
+        assert (await transport.post(Post(body, 5.0, 1000, SECRET))).body == b"{}"
         await transport.aclose()
     assert server.requests[0].endswith(b"\r\n\r\n" + body)
     with serving(always=hurry) as server:
         transport = AsyncioTransport(config(server.url))
-        assert (await transport.post(Post(body, 5.0, 1000))).body == b"{}"
+        assert (await transport.post(Post(body, 5.0, 1000, SECRET))).body == b"{}"
         assert not transport._idle
         await transport.aclose()
 
@@ -227,7 +229,7 @@ async def test_no_connection_in_time(config: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         transport = AsyncioTransport(config(f"https://127.0.0.1:{listener.getsockname()[1]}"))
         with pytest.raises(TransportFailure, match=r"no connection within 0.2 s") as caught:
-            await transport.post(Post(b"{}", 0.2, 1000))
+            await transport.post(Post(b"{}", 0.2, 1000, SECRET))
     assert caught.value.kind == "connection"
 
 
@@ -296,7 +298,7 @@ async def test_key_in_no_variable(serving: Any, config: Any) -> None:
     with serving() as server:
         transport = AsyncioTransport(config(server.url))
         with pytest.raises(TransportFailure) as caught:
-            await transport.post(Post(b"{}", 0.2, 1000))
+            await transport.post(Post(b"{}", 0.2, 1000, SECRET))
         shown = [
             repr(value)
             for entry in caught.traceback
@@ -308,14 +310,11 @@ async def test_key_in_no_variable(serving: Any, config: Any) -> None:
 
 
 async def test_key_that_changes(serving: Any, config: Any) -> None:
-    """The key is read for each request."""
+    """Each request has a key of its own."""
     with serving(OK, OK) as server:
-        settings = config(server.url)
-        transport = AsyncioTransport(settings)
+        transport = AsyncioTransport(config(server.url))
         await transport.post(POST)
-        object.__setattr__(settings, "api_key", config(server.url).secret)
-        settings.secret._value = "sk-other"
-        await transport.post(POST)
+        await transport.post(Post(b"{}", 5.0, 1000, Secret("sk-other")))
         await transport.aclose()
     assert b"Bearer sk-other\r\n" in server.requests[1]
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from qwen_aiml._errors import ConfigurationError
+from qwen_aiml._keys import Secret
 from qwen_aiml._transport.base import Post, TransportFailure
 from qwen_aiml._transport.failures import first_cause
 from qwen_aiml._transport.failures import httpx_failure as failure
@@ -20,7 +21,8 @@ from qwen_aiml._transport.httpx_transport import HTTPXTransport, ThreadedHTTPXTr
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left")]
 
 KEY = "sk-test-0123456789abcdef"
-POST = Post(b"{}", 5.0, 1000)
+SECRET = Secret(KEY)
+POST = Post(b"{}", 5.0, 1000, SECRET)
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 BAD = b"HTTP/1.1 404 No\r\ncontent-length: 2\r\n\r\n{}"
 
@@ -145,7 +147,7 @@ async def test_corrupt_record(library: str, sync: bool, serving: Any, config: An
     assert caught.value.kind == "connection"
 
 
-POST_LONG = Post(b"{}", 5.0, 1_000_000)
+POST_LONG = Post(b"{}", 5.0, 1_000_000, SECRET)
 
 
 @pytest.mark.parametrize("kind", [HTTPXTransport, ThreadedHTTPXTransport])

@@ -13,12 +13,14 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from qwen_aiml._keys import Secret
 from qwen_aiml._transport.base import Post, TransportFailure
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left")]
 
 KEY = "sk-test-0123456789abcdef"
-POST = Post(b"{}", 5.0, 1000)
+SECRET = Secret(KEY)
+POST = Post(b"{}", 5.0, 1000, SECRET)
 LENGTH = b"content-length: %d\r\n\r\n"
 HEAD = b"HTTP/1.1 200 OK\r\n"
 OK = HEAD + LENGTH % 2 + b"{}"
@@ -125,10 +127,10 @@ async def test_silence_in_a_body(status: bytes, serving: Any, config: Any, trans
         async with transporting(config(server.url)) as transport:
             if status != b"200 OK":
                 # Long enough for the status to arrive on a busy machine.
-                assert (await transport.post(Post(b"{}", 1.5, 1000))).status == 403
+                assert (await transport.post(Post(b"{}", 1.5, 1000, SECRET))).status == 403
                 return
             with pytest.raises(TransportFailure, match=r"no response within 0.3 s") as caught:
-                await transport.post(Post(b"{}", 0.3, 1000))
+                await transport.post(Post(b"{}", 0.3, 1000, SECRET))
 
     assert caught.value.kind == "timeout"
 
@@ -172,7 +174,7 @@ async def test_silence(serving: Any, config: Any, transporting: Any) -> None:
     with serving() as server:
         async with transporting(config(server.url)) as transport:
             with pytest.raises(TransportFailure, match=r"no response within 0.2 s") as caught:
-                await transport.post(Post(b"{}", 0.2, 1000))
+                await transport.post(Post(b"{}", 0.2, 1000, SECRET))
 
     assert caught.value.kind == "timeout"
 
@@ -222,7 +224,7 @@ async def test_trusted(
     with serving(OK, long, tls=True) as server:
         async with transporting(config(server.url)) as transport:
             assert (await transport.post(POST)).body == b"{}"
-            assert (await transport.post(Post(b"{}", 5.0, 1_000_000))).body == b"x" * 500_000
+            assert (await transport.post(Post(b"{}", 5.0, 1_000_000, SECRET))).body == b"x" * 500_000
 
     assert server.connections == 1
 
