@@ -210,7 +210,7 @@ class _Request:
         self._call = call
         self._retries = retries
         self._scope = scope
-        self._post = Post(encode(texts, call.config), call.config.silence, max_response_bytes(len(texts)))
+        self._post = Post(encode(texts, call.config), max_response_bytes(len(texts)))
         self.attempts = 0
         self.error: QwenAIMLError | None = None
 

@@ -32,6 +32,7 @@ class AsyncioTransport:
     """Posts over connections of one asyncio event loop, the one that runs when it posts."""
 
     def __init__(self, config: EmbeddingConfig) -> None:
+        self._timeout = config.silence
         self._idle: list[_Connection] = []
         self._is_closed = False
         self._is_wary = False  # since the server has closed a connection that was used again
@@ -49,7 +50,7 @@ class AsyncioTransport:
     async def post(self, request: Post) -> Response:
         """Post, and read the response; see `Transport.post`."""
         used = await self._take()
-        connection = used or await self._connect(min(request.timeout, CONNECT_TIMEOUT))
+        connection = used or await self._connect()
         try:
             # The key is in no local variable, which a traceback could show.
             return await connection.send(
@@ -87,10 +88,10 @@ class AsyncioTransport:
             connection.abort()
         return None
 
-    async def _connect(self, limit: float) -> _Connection:
-        loop = asyncio.get_running_loop()
+    async def _connect(self) -> _Connection:
+        loop, limit = asyncio.get_running_loop(), min(self._timeout, CONNECT_TIMEOUT)
         tls = tls_context() if self._is_tls else None
-        connection = _Connection(loop, self._buffer or bytearray(_BUFFER_SIZE))
+        connection = _Connection(loop, self._buffer or bytearray(_BUFFER_SIZE), self._timeout)
         try:
             with anyio.fail_after(limit) as scope:
                 where: dict[str, Any] = {"host": self._host, "port": self._port}
@@ -117,14 +118,15 @@ class AsyncioTransport:
 class _Connection(asyncio.BufferedProtocol):
     """One connection, which carries one request at a time."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, buffer: bytearray) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, buffer: bytearray, timeout: float) -> None:
         self._loop = loop
         self._buffer = memoryview(buffer)
         self._transport: Any = None
         self._is_open = False
         self._reader: _Reader | None = None
         self._outcome: asyncio.Future[Response] | None = None
-        self._timeout = self._deadline = self.used_at = 0.0
+        self._timeout = timeout
+        self._deadline = self.used_at = 0.0
         # Each request sets it; when it fires, it looks whether the deadline has moved.
         self._timer: asyncio.TimerHandle | None = None
 
@@ -145,7 +147,7 @@ class _Connection(asyncio.BufferedProtocol):
             self._outcome.set_exception(TransportFailure("connection", failures.CLOSED))
             return self._outcome
         self._reader = _Reader(request.max_bytes)
-        self._extend(request.timeout)
+        self._extend(self._timeout)
         self._set_timer()
         self._transport.write(data)
         return self._outcome
@@ -188,7 +190,6 @@ class _Connection(asyncio.BufferedProtocol):
             self._extend(self._timeout)
 
     def _extend(self, seconds: float) -> None:
-        self._timeout = seconds
         self.used_at = self._loop.time()
         self._deadline = self.used_at + seconds
 

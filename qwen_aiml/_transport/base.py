@@ -28,16 +28,12 @@ class Post(Hidden):
     Attributes:
         body: JSON.
 
-        timeout: Seconds that one network operation (connecting, sending, one read) may take; connecting takes
-            `CONNECT_TIMEOUT` at most.
-
         max_bytes: Bytes of the response body to read, decompressed; the rest is not read.
 
         secret: The key, which each attempt looks up; empty before the first.
     """
 
     body: bytes
-    timeout: float
     max_bytes: int
     secret: Secret = Secret("")
 

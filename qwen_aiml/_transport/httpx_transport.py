@@ -51,6 +51,8 @@ class _Clients:
         self._library = importlib.import_module(library) if given is None else library_of(given, kind)
         self._proxy = None if given is not None else proxy_for(config.endpoint)
         self._headers = headers_of(config)
+        connect = min(config.silence, CONNECT_TIMEOUT)
+        self._timeout = self._library.Timeout(config.silence, connect=connect, pool=None)
 
     def _make(self) -> Any:
         """Make a client, for any number of connections."""
@@ -75,21 +77,19 @@ class _Clients:
     def _request(self, client: Any, request: Post) -> Any:
         if client.is_closed:  # never one of ours
             raise ConfigurationError("the HTTP client given (http_client or http_async_client) is closed")
-        connect = min(request.timeout, CONNECT_TIMEOUT)
-        timeout = self._library.Timeout(request.timeout, connect=connect, pool=None)
         sent = client.build_request(
-            "POST", self._config.endpoint, content=request.body, headers=self._headers, timeout=timeout
+            "POST", self._config.endpoint, content=request.body, headers=self._headers, timeout=self._timeout
         )
         # The key is in no local variable, which a traceback could show.
         sent.headers["Authorization"] = f"Bearer {request.secret.reveal()}"
         return sent
 
-    def _failed(self, error: Exception, request: Post, size: int | None = None) -> TransportFailure | Any:
+    def _failed(self, error: Exception, size: int | None = None) -> TransportFailure | Any:
         """Say what an error means: a failure, or a response, for whose status a hook of the user's raised."""
         response = getattr(error, "response", None)
         if response is not None and size is None and "HTTPStatusError" in names_of(error):
             return response
-        problem = httpx_failure(error, request.timeout, proxied=self._proxy is not None, size=size)
+        problem = httpx_failure(error, self._config.silence, proxied=self._proxy is not None, size=size)
         if problem is None:
             raise error
         return problem
@@ -148,7 +148,7 @@ class HTTPXTransport(_Clients):
         try:
             response = await client.send(sent, auth=None, stream=True, follow_redirects=False)
         except Exception as error:  # noqa: BLE001 (raised again unless it is known)
-            response = self._failed(error, request)
+            response = self._failed(error)
         if isinstance(response, Exception):
             # Raised out here, where no traceback leads into httpx, whose variables hold the headers.
             raise response
@@ -166,7 +166,7 @@ class HTTPXTransport(_Clients):
                         if body.feed(chunk):
                             enough.cancel()
         except Exception as error:  # noqa: BLE001 (raised again unless it is known)
-            problem = self._failed(error, request, body.size)
+            problem = self._failed(error, body.size)
         finally:
             with anyio.CancelScope(shield=True), suppress(*RAW):
                 await response.aclose()
@@ -242,7 +242,7 @@ class ThreadedHTTPXTransport(_Clients):
         try:
             response = client.send(sent, auth=None, stream=True, follow_redirects=False)
         except Exception as error:  # noqa: BLE001 (raised again unless it is known)
-            response = self._failed(error, request)
+            response = self._failed(error)
         if isinstance(response, Exception):
             raise response
         return self._read(response, request)
@@ -257,7 +257,7 @@ class ThreadedHTTPXTransport(_Clients):
                     if body.feed(chunk):
                         break
         except Exception as error:  # noqa: BLE001 (raised again unless it is known)
-            problem = self._failed(error, request, body.size)
+            problem = self._failed(error, body.size)
         finally:
             with suppress(*RAW):
                 response.close()

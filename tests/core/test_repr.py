@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize(
     "held",
     [
-        Post(b"secret", 1.0, 10),
+        Post(b"secret", 10),
         Response(200, {"x": "secret"}, b"secret"),
         Rows([[0.5]], "secret", "secret"),
         Success([Row([0.5])], model="secret"),

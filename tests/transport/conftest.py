@@ -177,7 +177,7 @@ def endless() -> Any:
 
 
 def _config(url: str, **settings: Any) -> EmbeddingConfig:
-    return EmbeddingConfig(api_key=KEY, base_url=url, **settings)
+    return EmbeddingConfig(**{"api_key": KEY, "base_url": url, "timeout": 5.0, **settings})
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from qwen_aiml._transport.base import Post, TransportFailure
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left")]
 
 SECRET = Secret("sk-test-0123456789abcdef")
-POST = Post(b"{}", 5.0, 1000, SECRET)
+POST = Post(b"{}", 1000, SECRET)
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 
 
@@ -38,12 +38,12 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 async def test_unused_for_long(serving: Any, config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that was not used for some seconds is closed, by its timer or by the next request."""
     with serving(OK, OK) as server:
-        transport = AsyncioTransport(config(server.url))
+        transport = AsyncioTransport(config(server.url, timeout=1.0))
         monkeypatch.setattr(asyncio_transport, "KEEP_ALIVE", 0.0)
-        await transport.post(Post(b"{}", 1.0, 1000, SECRET))
+        await transport.post(POST)
         assert not transport._idle
         monkeypatch.setattr(asyncio_transport, "KEEP_ALIVE", 0.3)
-        await transport.post(Post(b"{}", 1.0, 1000, SECRET))
+        await transport.post(POST)
         [connection] = transport._idle
         await anyio.sleep(1.2)
         assert not connection._is_open
@@ -128,21 +128,21 @@ async def test_unasked(serving: Any, config: Any) -> None:
     assert server.connections == 2
 
 
-async def test_timeouts_of_any_length(serving: Any, config: Any) -> None:
-    """Each request has its own time, shorter or longer than that of the one before."""
+async def test_timeout_of_each_request(serving: Any, config: Any) -> None:
+    """Each request has its own time, also after the connection was unused for longer than that."""
 
     def slow(connection: Any, _: Any) -> None:
-        time.sleep(1.2)
+        time.sleep(0.5)
         connection.sendall(OK)
 
     with serving(OK, slow, OK) as server:
-        transport = AsyncioTransport(config(server.url))
-        await transport.post(Post(b"{}", 1.0, 1000, SECRET))
-        await anyio.sleep(1.1)  # its time ends, and that of the unused connection does not
+        transport = AsyncioTransport(config(server.url, timeout=1.5))
+        await transport.post(POST)
+        await anyio.sleep(1.6)  # its time ends, and that of the unused connection does not
         await transport.post(POST)
         await transport.post(POST)
-        with pytest.raises(TransportFailure, match=r"no response within 0.1 s"):
-            await transport.post(Post(b"{}", 0.1, 1000, SECRET))
+        with pytest.raises(TransportFailure, match=r"no response within 1.5 s"):
+            await transport.post(POST)
         await transport.aclose()
 
     assert server.connections == 1
@@ -158,12 +158,12 @@ async def test_slowly_sent(serving: Any, config: Any) -> None:
 
     with serving(OK, always=None) as server:
         transport = AsyncioTransport(config(server.url))
-        assert (await transport.post(Post(body, 5.0, 1000, SECRET))).body == b"{}"
+        assert (await transport.post(Post(body, 1000, SECRET))).body == b"{}"
         await transport.aclose()
     assert server.requests[0].endswith(b"\r\n\r\n" + body)
     with serving(always=hurry) as server:
         transport = AsyncioTransport(config(server.url))
-        assert (await transport.post(Post(body, 5.0, 1000, SECRET))).body == b"{}"
+        assert (await transport.post(Post(body, 1000, SECRET))).body == b"{}"
         assert not transport._idle
         await transport.aclose()
 
@@ -171,7 +171,7 @@ async def test_slowly_sent(serving: Any, config: Any) -> None:
 async def test_closed_at_once(config: Any) -> None:
     """A connection that is closed as soon as it is there fails its request."""
     transport = AsyncioTransport(config("http://127.0.0.1:1"))
-    connection = asyncio_transport._Connection(asyncio.get_running_loop(), bytearray(10))
+    connection = asyncio_transport._Connection(asyncio.get_running_loop(), bytearray(10), 5.0)
     with pytest.raises(TransportFailure, match="closed without a response"):
         await connection.send(POST, b"")
     connection.abort()
@@ -227,9 +227,9 @@ async def test_unreadable(serving: Any, config: Any) -> None:
 async def test_no_connection_in_time(config: Any) -> None:
     """Connecting, the TLS handshake included, is bounded."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        transport = AsyncioTransport(config(f"https://127.0.0.1:{listener.getsockname()[1]}"))
+        transport = AsyncioTransport(config(f"https://127.0.0.1:{listener.getsockname()[1]}", timeout=0.2))
         with pytest.raises(TransportFailure, match=r"no connection within 0.2 s") as caught:
-            await transport.post(Post(b"{}", 0.2, 1000, SECRET))
+            await transport.post(POST)
     assert caught.value.kind == "connection"
 
 
@@ -296,9 +296,9 @@ async def test_in_a_thread(serving: Any, config: Any) -> None:
 async def test_key_in_no_variable(serving: Any, config: Any) -> None:
     """No frame of a traceback shows the key in its variables."""
     with serving() as server:
-        transport = AsyncioTransport(config(server.url))
+        transport = AsyncioTransport(config(server.url, timeout=0.2))
         with pytest.raises(TransportFailure) as caught:
-            await transport.post(Post(b"{}", 0.2, 1000, SECRET))
+            await transport.post(POST)
         shown = [
             repr(value)
             for entry in caught.traceback
@@ -314,14 +314,14 @@ async def test_key_that_changes(serving: Any, config: Any) -> None:
     with serving(OK, OK) as server:
         transport = AsyncioTransport(config(server.url))
         await transport.post(POST)
-        await transport.post(Post(b"{}", 5.0, 1000, Secret("sk-other")))
+        await transport.post(Post(b"{}", 1000, Secret("sk-other")))
         await transport.aclose()
     assert b"Bearer sk-other\r\n" in server.requests[1]
 
 
 async def test_buffer_of_an_unused_connection() -> None:
     """A connection whose buffer drains while no response is awaited stays idle."""
-    connection = asyncio_transport._Connection(asyncio.get_running_loop(), bytearray(10))
+    connection = asyncio_transport._Connection(asyncio.get_running_loop(), bytearray(10), 5.0)
     connection.pause_writing()
     connection.resume_writing()
 
@@ -332,7 +332,7 @@ async def test_buffer_of_an_unused_connection() -> None:
 async def test_response_to_a_cancelled_request() -> None:
     """A response that is complete just after its request was cancelled is dropped."""
     loop = asyncio.get_running_loop()
-    connection = asyncio_transport._Connection(loop, bytearray(10))
+    connection = asyncio_transport._Connection(loop, bytearray(10), 5.0)
     connection._outcome = outcome = loop.create_future()
     outcome.cancel()
     connection._finish(asyncio_transport._Reader(10), None)

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left")]
 
 KEY = "sk-test-0123456789abcdef"
 SECRET = Secret(KEY)
-POST = Post(b"{}", 5.0, 1000, SECRET)
+POST = Post(b"{}", 1000, SECRET)
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 BAD = b"HTTP/1.1 404 No\r\ncontent-length: 2\r\n\r\n{}"
 
@@ -147,7 +147,7 @@ async def test_corrupt_record(library: str, sync: bool, serving: Any, config: An
     assert caught.value.kind == "connection"
 
 
-POST_LONG = Post(b"{}", 5.0, 1_000_000, SECRET)
+POST_LONG = Post(b"{}", 1_000_000, SECRET)
 
 
 @pytest.mark.parametrize("kind", [HTTPXTransport, ThreadedHTTPXTransport])

@@ -81,7 +81,7 @@ async def test_unusable(
     """A proxy that can't be used is named by its variable, without its password."""
     monkeypatch.setenv("HTTPS_PROXY", value)
     with pytest.raises(ConfigurationError, match=said) as caught:
-        await SelectedTransport(config("https://service.example"), sync=sync).post(Post(b"{}", 5.0, 1000))
+        await SelectedTransport(config("https://service.example"), sync=sync).post(Post(b"{}", 1000))
 
     assert "hid" not in str(caught.value)
     assert str(caught.value).endswith(". To bypass the proxy, add service.example to NO_PROXY")
@@ -100,7 +100,7 @@ async def test_refusing(
         monkeypatch.setenv("HTTPS_PROXY", server.url)
         selected = SelectedTransport(config("https://service.example"), sync=False)
         with pytest.raises(TransportFailure, match=str(status)) as caught:
-            await selected.post(Post(b"{}", 5.0, 1000))
+            await selected.post(Post(b"{}", 1000))
         await selected.aclose()
 
     assert caught.value.kind == kind
@@ -111,7 +111,7 @@ async def test_not_there(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
     selected = SelectedTransport(config("https://service.example"), sync=False)
     with pytest.raises(TransportFailure, match=r"no connection") as caught:
-        await selected.post(Post(b"{}", 5.0, 1000))
+        await selected.post(Post(b"{}", 1000))
     await selected.aclose()
 
     assert caught.value.kind == "proxy"

@@ -27,7 +27,7 @@ httpx2 = pytest.importorskip("httpx2")
 
 pytestmark = pytest.mark.anyio
 
-POST = Post(b"{}", 5.0, 1000)
+POST = Post(b"{}", 1000)
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 URL = "https://service.example/v1"
 
