@@ -153,30 +153,23 @@ def room(path: Path) -> str:
     return first if (rest and first != "_utils") or first in ("_client", "_config") else ""
 
 
-def core_imports(path: Path, *, for_types: bool) -> Iterator[Path]:
-    """List the modules of the core that a module imports, with or without those for type checkers only."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing_only = {
-        node
-        for branch in ast.walk(tree)
-        if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.unparse(branch.test)
-        for node in ast.walk(branch)
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level and (for_types or node not in typing_only):
+def core_imports(path: Path) -> Iterator[Path]:
+    """List the modules of the core that a module imports, also those for type checkers only."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
             base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
             names = [base.with_suffix(".py"), *(base / f"{alias.name}.py" for alias in node.names)]
             yield from (name for name in names if name.is_file())
 
 
 def test_imports_run_downwards() -> None:
-    """Modules import from their room and those below; no two import each other, not even for types."""
+    """Modules import from their room and those below, and no two import each other, not even for types."""
     above = {CORE / name for name in ("__init__.py", "__main__.py", "_adapter.py")}
     paths = sorted(set(CORE.rglob("*.py")) - above)
-    for path in paths:
+    found = {path: set(core_imports(path)) for path in paths}
+    for path, imported in found.items():
         below = ROOMS[ROOMS.index(room(path)) :]
-        assert {room(other) for other in core_imports(path, for_types=False)} <= set(below), path
-    found = {path: set(core_imports(path, for_types=True)) for path in paths}
+        assert set(map(room, imported)) <= set(below), path
     done: set[Path] = set()
     while len(done) < len(found):
         ready = {path for path, imported in found.items() if path not in done and imported <= done}
