@@ -71,9 +71,14 @@ def call_span(
             raise, None for none.
     """
     attributes = {OPERATION: "embeddings", PROVIDER: "aimlapi", MODEL: config.model, **_server(config)}
+    more: dict[str, Any] = {TEXTS: texts}  # which metrics have not
+    if config.length is not None:
+        more[DIMENSIONS] = config.length
+    if config.encoding_format is not None:
+        more[ENCODINGS] = [config.encoding_format]
     began = time.perf_counter()
     raised: str | None = None
-    with _span(_tracer(), f"embeddings {config.model}", {**attributes, **_more(config, texts)}) as span:
+    with _span(_tracer(), f"embeddings {config.model}", attributes | more) as span:
         try:
             yield
         except BaseException as error:
@@ -122,16 +127,6 @@ def traced(
 def _server(config: EmbeddingConfig) -> dict[str, Any]:
     url = urlsplit(config.endpoint)
     return {HOST: url.hostname or "", PORT: url.port or DEFAULT_PORTS[url.scheme]}
-
-
-def _more(config: EmbeddingConfig, texts: int) -> dict[str, Any]:
-    """Give what spans have and metrics have not."""
-    more: dict[str, Any] = {TEXTS: texts}
-    if config.length is not None:
-        more[DIMENSIONS] = config.length
-    if config.encoding_format is not None:
-        more[ENCODINGS] = [config.encoding_format]
-    return more
 
 
 def _trace() -> Any:
