@@ -150,8 +150,7 @@ class Engine:
             raise ConfigurationError(message)
         if admit is not None and self._sync:
             admit = _threaded(admit)
-        call = Call(self.config, self._clock, self.limiter, admit=admit, packed=packed)
-        call.batch_size = self.config.rows_of(batch_size)
+        call = Call(self.config, self._clock, self.limiter, admit=admit, packed=packed, batch_size=batch_size)
         call.blocks = (self.usage, *call.blocks)
         cache = None if self.cache is None else self._cache_access(self.cache, role, call)
         return Job(texts, role, call, cache, first=first)

@@ -79,9 +79,9 @@ class Call:
 
         packed: Whether embeddings are float32, in an ``array``, instead of lists.
 
-    Attributes:
-        batch_size: Texts in one request, at most.
+        batch_size: Texts in one request, at most; None takes the setting.
 
+    Attributes:
         deadline: Reading of the clock at which to give up; None for never.
 
         dimensions: Of each embedding; None as long as it is not known.
@@ -115,13 +115,14 @@ class Call:
         *,
         admit: Callable[[int], Awaitable[object]] | None = None,
         packed: bool = False,
+        batch_size: int | None = None,
     ) -> None:
         self.config = config
         self.clock = clock
         self.limiter = limiter
         self.admit = admit
         self.packed = packed
-        self.batch_size = config.rows
+        self.batch_size = config.rows_of(batch_size)
         total = config.total_timeout
         self.deadline = None if total is None else clock.now() + total
         self.dimensions = config.length
@@ -255,7 +256,7 @@ class _Request:
             return response
         finally:
             try:
-                self._report(start, response)
+                self._tell_limiter(start, response)
             finally:
                 # In any case: a request that does not end is one less for all later calls.
                 call.queue.end()
@@ -281,7 +282,7 @@ class _Request:
             raise too_late(call, self.attempts, self.error) from self.error
         return start
 
-    def _report(self, start: Start, response: Response | None) -> None:
+    def _tell_limiter(self, start: Start, response: Response | None) -> None:
         """Tell the limiter what came of an attempt."""
         limiter, clock, size = self._call.limiter, self._call.clock, len(self._post.body)
         now = clock.now()
