@@ -297,9 +297,9 @@ class AsyncEmbeddingClient(_Client):
     Args:
         config: The settings; None takes the defaults and the environment.
 
-        http_client: An ``httpx.AsyncClient`` or ``httpx2.AsyncClient`` to send with, in every event loop;
-            None creates what is needed. It is used as it is, except for authorisation, timeouts and
-            redirects, and never closed.
+        http_client: An ``httpx.AsyncClient`` or ``httpx2.AsyncClient`` to send with, in one event loop, which
+            its connections belong to; None creates what is needed. It is used as it is, except for
+            authorisation, timeouts and redirects, and never closed.
 
         cache: As in `EmbeddingClient`.
 

@@ -164,7 +164,7 @@ class Call:
             scope.cancel()
 
 
-_PERMANENT = ("certificate", "local", "refused")
+_PERMANENT = ("certificate", "local", "loop", "refused")
 
 
 async def embed_texts(texts: Sequence[str], call: Call, *, retries: int) -> Rows:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT = 10.0
 KEEP_ALIVE = 4.0  # seconds that a connection is kept unused; after five many servers close it
 
-FailureKind = Literal["connection", "timeout", "certificate", "local", "proxy", "refused"]
+FailureKind = Literal["connection", "timeout", "certificate", "local", "loop", "proxy", "refused"]
 
 
 class Post(Hidden):

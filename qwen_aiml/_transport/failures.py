@@ -7,6 +7,7 @@ The errors of httpx and httpx2 are told by the names of their classes, since nei
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import threading
 from typing import TYPE_CHECKING
@@ -28,11 +29,18 @@ LONG_HEAD = "the headers are longer than 64 KiB"
 TOO_LONG = "what comes with the response body is longer than the body may be"
 NOT_HTTP = "the response is not HTTP"
 
+# What asyncio says of a user's client that an earlier or another loop of asyncio has used.
+_OTHER_LOOP = r"Event loop is closed|different (event )?loop"
+
 
 _ADVICE: dict[FailureKind, str] = {
     "connection": "check the network and base_url; behind a proxy, set HTTPS_PROXY",
     "timeout": "check the network; raise timeout if the service is slow",
     "local": "check default_headers",
+    "loop": (
+        "create one AsyncClient of httpx in each event loop, and an object with it; or leave http_client "
+        "(http_async_client) out: the default clients serve any number of event loops"
+    ),
     "certificate": (
         "behind a proxy that inspects TLS, set SSL_CERT_FILE to its CA bundle (PEM); the sign-in page of a "
         "network and a wrong clock look the same"
@@ -120,17 +128,15 @@ def httpx_failure(
     names = names_of(error)
     # As the interpreter ends, what looks up names takes no more.
     is_end = isinstance(error, RuntimeError) and "shutdown" in str(error)
-    if "SOCKSError" in names:  # of socksio, which httpcore does not reword
-        return TransportFailure("proxy", str(error))
+    if "ProxyError" in names or "SOCKSError" in names:
+        return _proxy_failure(error)
+    if isinstance(error, RuntimeError) and re.search(_OTHER_LOOP, str(error)):
+        return TransportFailure("loop", "the HTTP client has connections of another event loop")
     if "RequestError" not in names and not isinstance(error, RAW) and not is_end:
         return None
-    kind, text = type(error).__name__, str(error)
     broken: FailureKind = "proxy" if proxied else "connection"
-    if "ProxyError" in names:
-        # What the proxy responded with; it begins with the status.
-        return TransportFailure("refused" if text.startswith("4") else "proxy", f"{kind}: {text}")
     if "LocalProtocolError" in names:
-        return TransportFailure("local", kind)  # its text may hold a header
+        return TransportFailure("local", type(error).__name__)  # its text may hold a header
     if "ConnectTimeout" in names:
         limit = min(timeout, CONNECT_TIMEOUT)
         told = TransportFailure("connection", f"no connection within {limit:.3g} s")
@@ -142,10 +148,18 @@ def httpx_failure(
         told = cut_body(size)
     elif "RemoteProtocolError" in names:
         # Not its text, which may repeat what came.
-        told = TransportFailure("connection", CLOSED if "disconnect" in text else NOT_HTTP)
+        told = TransportFailure("connection", CLOSED if "disconnect" in str(error) else NOT_HTTP)
     else:
         told = no_response(first_cause(error))
     return TransportFailure(broken, told.detail) if told.kind == "connection" else told
+
+
+def _proxy_failure(error: Exception) -> TransportFailure:
+    kind, text = type(error).__name__, str(error)
+    if kind == "SOCKSError":  # of socksio, which httpcore does not reword
+        return TransportFailure("proxy", text)
+    # What the proxy responded with; it begins with the status.
+    return TransportFailure("refused" if text.startswith("4") else "proxy", f"{kind}: {text}")
 
 
 def first_cause(error: BaseException) -> Exception:

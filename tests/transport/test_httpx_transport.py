@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import importlib
 import ssl
 import time
@@ -223,3 +225,22 @@ def test_first_cause() -> None:
     several.__cause__ = cause
 
     assert first_cause(several) is first
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # asyncio's, of what its loop has left
+@pytest.mark.parametrize("size", [2, 200_000])
+def test_another_event_loop(library: str, size: int, serving: Any, config: Any) -> None:
+    """A client with connections of an event loop that has ended gets an error that says so."""
+    answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size + b" " * size
+
+    async def post(transport: HTTPXTransport) -> None:
+        assert (await transport.post(Post(b"{}", 5.0, 1_000_000))).status == 200
+
+    with serving(answer, answer) as server:
+        given = Given(library, sync=False)
+        asyncio.run(post(given.transport(config(server.url))))
+        with pytest.raises(TransportFailure, match="connections of another event loop") as caught:
+            asyncio.run(post(given.transport(config(server.url))))
+        assert caught.value.kind == "loop"
+        del given, caught
+        gc.collect()
