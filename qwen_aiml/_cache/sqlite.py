@@ -230,7 +230,7 @@ class SQLiteCache:
                 yield self._connection
             finally:
                 self._release()
-        except (sqlite3.Error, UnicodeDecodeError) as error:  # damage can make SQLite's message undecodable
+        except (sqlite3.Error, ValueError) as error:  # a path that can't be one; SQLite's message, if damaged
             said = str(error)
             advice = next((what for part, what in _ADVICE.items() if part in said), "try another path")
             message = f"the cache {self._path} can't be {doing}: {said}"
@@ -271,7 +271,8 @@ def _open(path: str) -> tuple[sqlite3.Connection, bool]:
     # other objects' connections too. Source: SQLite, "How To Corrupt An SQLite Database File", 2.2.
     with _creating, suppress(OSError):  # which SQLite will meet as well, and say more of
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    uri, is_file = Path(path).as_uri(), Path(path).is_file()
+    # Not pathlib's, which raises if the folder may not be searched; SQLite says it as well, with the rest.
+    uri, is_file = Path(path).as_uri(), os.path.isfile(path)  # noqa: PTH113
     read_only = is_file and not os.access(path, os.W_OK)
     try:
         return _connect(path, uri, read_only=read_only), read_only

@@ -543,6 +543,21 @@ def test_read_only_and_empty(folder: Path) -> None:
         SQLiteCache(path).get_many(["a"])
 
 
+def test_folder_of_others(folder: Path) -> None:
+    """A file in a folder that may not be searched is an error of this project, with what to do."""
+    path = folder / "embeddings.db"
+    folder.chmod(0)
+    with pytest.raises(CacheError, match=r"unable to open database file\. What to do: create its folder"):
+        SQLiteCache(path).get_many(["a"])
+
+
+@pytest.mark.parametrize(("name", "said"), [("a\0b", "null"), ("n" * 300, "unable")], ids=["null", "long"])
+def test_no_path(name: str, said: str, tmp_path: Path) -> None:
+    """So is a path that no file can have."""
+    with pytest.raises(CacheError, match=rf"can't be read: .*{said}.*\. What to do: "):
+        SQLiteCache(f"{tmp_path}/{name}").get_many(["a"])
+
+
 def test_prune(cache: SQLiteCache, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was stored longer ago is removed, and its space given back; storing again makes it new."""
     assert cache.size == 0
