@@ -140,7 +140,7 @@ class Engine:
         Raises:
             InputError: If some of the texts can't be embedded.
 
-            ConfigurationError: If *batch_size* is no number that the model takes.
+            ConfigurationError: If *batch_size* is no number that the model takes, or *admit* no function.
         """
         if self._is_forked:
             message = (
@@ -148,8 +148,8 @@ class Engine:
                 "processes would read from its connections. Create another object in this process"
             )
             raise ConfigurationError(message)
-        if admit is not None and self._sync:
-            admit = _threaded(admit)
+        if admit is not None:
+            admit = _admission(admit, sync=self._sync)
         call = Call(self.config, self._clock, self.limiter, admit=admit, packed=packed, batch_size=batch_size)
         call.blocks = (self.usage, *call.blocks)
         cache = None if self.cache is None else self._cache_access(self.cache, role, call)
@@ -294,6 +294,24 @@ def _threaded(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
         return await result if isawaitable(result) else result
 
     return call
+
+
+def _admission(admit: Callable[[int], Any], *, sync: bool) -> Callable[[int], Awaitable[Any]]:
+    """Make one that is awaited of the user's own rate limiter."""
+    if not callable(admit):
+        message = f"admit must be a function that takes a number of tokens, not {type(admit).__name__}"
+        raise ConfigurationError(message)
+
+    async def call(tokens: int) -> None:
+        made = admit(tokens)
+        if not isawaitable(made):
+            raise ConfigurationError(
+                f"admit (rate_limiter) must be async for async calls: it returned {type(made).__name__}, "
+                "which can't be awaited"
+            )
+        await made
+
+    return _threaded(admit) if sync else call
 
 
 _engines: WeakSet[Engine] = WeakSet()

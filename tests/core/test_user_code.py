@@ -158,6 +158,28 @@ def test_async_function_of_a_synchronous_client(address: str) -> None:
     assert len(asked) == 3
 
 
+def test_synchronous_function_of_an_async_client(address: str) -> None:
+    """A rate limiter that turns out not to be async is refused: it would stall the event loop."""
+    admit: Any = len
+
+    async def embed() -> None:
+        async with AsyncEmbeddingClient(settings(address)) as client:
+            await client.embed(TEXTS[:3], admit=lambda _: admit("ab"))
+
+    with pytest.raises(ConfigurationError, match="must be async for async calls: it returned int"):
+        asyncio.run(embed())
+
+
+def test_rate_limiter_that_is_no_function(address: str) -> None:
+    """What can't be called is refused before anything is sent, in calls and in streams."""
+    admit: Any = 5
+    with EmbeddingClient(settings(address)) as client:
+        with pytest.raises(ConfigurationError, match="admit must be a function that takes a number of tok"):
+            client.embed(TEXTS[:1], admit=admit)
+        with pytest.raises(ConfigurationError, match="admit must be a function that takes a number of tok"):
+            list(client.embed_iter(TEXTS[:1], admit=admit))
+
+
 def test_key_function_that_raises(address: str) -> None:
     """Nothing was sent, so the error counts no attempt."""
 

@@ -234,7 +234,7 @@ def test_another_event_loop(library: str, size: int, serving: Any, config: Any) 
     answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size + b" " * size
 
     async def post(transport: HTTPXTransport) -> None:
-        assert (await transport.post(Post(b"{}", 5.0, 1_000_000))).status == 200
+        assert (await transport.post(POST_LONG)).status == 200
 
     with serving(answer, answer) as server:
         given = Given(library, sync=False)
