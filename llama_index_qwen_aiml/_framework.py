@@ -7,6 +7,7 @@ from inspect import unwrap
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, dispatcher
+from llama_index.core.callbacks import CallbackManager
 from llama_index.core.instrumentation.event_handlers import NullEventHandler
 from llama_index.core.schema import BaseComponent
 from llama_index.core.storage.kvstore.types import BaseKVStore
@@ -85,10 +86,10 @@ class FrameworkBase(AdapterBase, BaseComponent):
 
 def check_parts(parts: Mapping[str, Any]) -> None:
     """
-    Refuse a rate limiter or a cache that is none: the framework takes any, and fails at the first call.
+    Refuse parts of the wrong type, which the framework would take, and fail at the first call.
 
     Raises:
-        ConfigurationError: If ``rate_limiter`` or ``embeddings_cache`` among *parts* can't be used.
+        ConfigurationError: If a rate limiter, cache or callback manager among *parts* can't be used.
     """
     limiter, cache = parts.get("rate_limiter"), parts.get("embeddings_cache")
     methods = [getattr(limiter, name, None) for name in ("acquire", "async_acquire")]
@@ -101,4 +102,10 @@ def check_parts(parts: Mapping[str, Any]) -> None:
         raise ConfigurationError(
             f"embeddings_cache must be a BaseKVStore of LlamaIndex, not {type(cache).__name__}. For the path "
             "of a file, set cache"
+        )
+    manager = parts.get("callback_manager")
+    if not isinstance(manager, CallbackManager | None):
+        raise ConfigurationError(
+            f"callback_manager must be a CallbackManager of LlamaIndex, not {type(manager).__name__}. "
+            "Handlers go into one: CallbackManager([...])"
         )

@@ -20,12 +20,11 @@ _SAME = (
     ("http_async_client", "async_http_client", "async_client"),
 )
 _OF_THE_CLIENT = "pass it to EmbeddingClient or AsyncEmbeddingClient"
-_OF_OTHER_CLASSES = (
-    *("additional_kwargs", "allowed_special", "api_version", "client", "default_query", "deployment"),
-    *("disallowed_special", "mode", "openai_api_type", "openai_api_version", "openai_organization"),
-    *("organization", "retry_max_seconds", "retry_min_seconds", "reuse_client", "tiktoken_enabled"),
-    "tiktoken_model_name",
-)
+_OF_OTHER_CLASSES = """
+    additional_kwargs allowed_special api_version client default_query deployment disallowed_special mode
+    openai_api_type openai_api_version openai_organization organization retry_max_seconds retry_min_seconds
+    reuse_client tiktoken_enabled tiktoken_model_name
+""".split()
 # What to do about other names that people bring, where they are no settings.
 _CURES = {
     "cache": _OF_THE_CLIENT,
@@ -34,6 +33,7 @@ _CURES = {
     "limiter": _OF_THE_CLIENT,
     "rate_limiter": "pass admit= to embed",
     "show_progress_bar": "pass progress= to embed",
+    "show_progress": "it is an argument of each call",
     "proxy": "set HTTPS_PROXY in the environment",
     "openai_proxy": "set HTTPS_PROXY in the environment",
     "verify": "set SSL_CERT_FILE in the environment",

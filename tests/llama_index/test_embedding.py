@@ -437,6 +437,7 @@ def test_names_of_another_class(given: str, meant: str) -> None:
         ("text_type", "queries and documents have methods of their own"),
         ("emulator", "give what Emulator.client_options() returns"),
         ("mode", "leave it out"),
+        ("show_progress", "it is an argument of each call"),
     ],
 )
 def test_settings_of_another_class(given: str, cure: str) -> None:

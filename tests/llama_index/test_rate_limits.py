@@ -117,10 +117,11 @@ def test_limiter_that_is_false(way: str) -> None:
         ("rate_limiter", 60, "rate_limiter must have the methods acquire and async_acquire, not be int"),
         ("rate_limiter", "", "set requests_per_minute"),
         ("embeddings_cache", "embeddings.db", "must be a BaseKVStore of LlamaIndex, not str"),
+        ("callback_manager", [], "must be a CallbackManager of LlamaIndex, not list. Handlers go into one"),
     ],
 )
 def test_parts_of_the_wrong_type(name: str, value: Any, said: str) -> None:
-    """A limiter or a cache that is none is refused when it is given: to a model, to a copy, or later."""
+    """A part of the wrong type is refused when it is given: to a model, to a copy, or later."""
     model = make()
     for given in (
         lambda: make(**{name: value}),
@@ -130,7 +131,7 @@ def test_parts_of_the_wrong_type(name: str, value: Any, said: str) -> None:
         with pytest.raises(ConfigurationError) as caught:
             given()
         assert said in str(caught.value)
-    assert getattr(model, name) is None
+    assert not isinstance(getattr(model, name), type(value))
 
 
 def test_requests_go_out_together() -> None:
