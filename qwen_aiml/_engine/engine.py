@@ -212,7 +212,8 @@ class Engine:
     async def aclose(self) -> None:
         """Close the connections of this event loop, and a cache given by its path."""
         self._close_cache()
-        session = self._sessions.pop(current_loop(), None)
+        # Kept, since calls may go on: they and those to come are bounded by one queue.
+        session = self._sessions.get(current_loop())
         if session is not None:
             await session.life.aclose()
             if not session.transport.is_closed:  # its life was not begun
@@ -249,7 +250,7 @@ class Engine:
             return session
         self._forget_ended_loops()
         transport = SelectedTransport(self.config, self.http_client, sync=self._sync)
-        queue = Queue(self.limiter, self._clock.now)
+        queue = session.queue if session is not None else Queue(self.limiter, self._clock.now)
         self._sessions[loop] = session = Session(transport, queue, _live(transport))
         # Loops that nest_asyncio runs don't close such generators: begun there, it would end in a traceback.
         if self.http_client is None and sys.get_asyncgen_hooks().finalizer is not None:
@@ -260,7 +261,9 @@ class Engine:
         for reference in self._sessions.keyrefs():
             loop = reference()
             session = None if loop is None else self._sessions.get(loop)
-            if session is not None and (session.transport.is_closed or is_closed(loop)):
+            if session is None:
+                continue
+            if is_closed(loop) or (session.transport.is_closed and not session.queue.in_flight):
                 self._sessions.pop(loop, None)
 
 

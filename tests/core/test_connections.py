@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.to_thread
 import httpx
 import pytest
 import trio
@@ -32,7 +33,7 @@ from qwen_aiml import (
     TransportError,
 )
 from qwen_aiml._engine import engine
-from qwen_aiml.emulator import Emulator, Fault
+from qwen_aiml.emulator import Emulator, Fault, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -174,7 +175,35 @@ def test_closed_while_in_use_by_threads(
             client.close()
             assert call.result().embeddings == expected
     client.close()
-    assert not client._engine._sessions
+    assert [session.transport.is_closed for session in client._engine._sessions.values()] == [True]
+
+
+@pytest.mark.parametrize("kind", [EmbeddingClient, AsyncEmbeddingClient])
+def test_bound_after_closing(kind: Any) -> None:
+    """Calls that go on after the client is closed count against max_concurrency with those that follow."""
+    emulator = Emulator(latency=0.1)
+
+    async def main(url: str) -> None:
+        client = kind(EmbeddingConfig(api_key=KEY, base_url=url, dimensions=64, max_concurrency=1))
+
+        async def call(text: str) -> None:
+            if kind is EmbeddingClient:
+                await anyio.to_thread.run_sync(client.embed, [text])
+            else:
+                await client.embed([text])
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(call, "begun before")
+            while not emulator.request_count:  # noqa: ASYNC110 (the server has no event to await)
+                await anyio.sleep(0.01)
+            await client.aclose()
+            group.start_soon(call, "begun after")
+        await client.aclose()
+
+    with serve(emulator) as url:
+        asyncio.run(main(url))
+    assert emulator.request_count == 2
+    assert emulator.peak_in_flight == 1
 
 
 def test_after_a_fork(config: EmbeddingConfig, expected: list[list[float]]) -> None:
