@@ -261,9 +261,9 @@ class Engine:
         for reference in self._sessions.keyrefs():
             loop = reference()
             session = None if loop is None else self._sessions.get(loop)
-            if session is None:
-                continue
-            if is_closed(loop) or (session.transport.is_closed and not session.queue.in_flight):
+            if session is not None and (
+                is_closed(loop) or (session.transport.is_closed and not session.queue.in_flight)
+            ):
                 self._sessions.pop(loop, None)
 
 
