@@ -106,7 +106,7 @@ class SQLiteCache:
             CacheError: If the file can't be opened or read.
         """
         found: dict[str, bytes] = {}
-        with self._connected("read", writes=False) as connection:
+        with self._connected("read") as connection:
             for start in range(0, len(keys), _MOST_VARIABLES):
                 some = keys[start : start + _MOST_VARIABLES]
                 marks = ",".join("?" * len(some))
@@ -211,15 +211,14 @@ class SQLiteCache:
         self._begin(path)
 
     @contextmanager
-    def _connected(self, doing: str, *, writes: bool = True) -> Iterator[sqlite3.Connection]:
+    def _connected(self, doing: str) -> Iterator[sqlite3.Connection]:
         until = monotonic() + BUSY_SECONDS
         try:
             # All threads wait for the same time at most, not one after the other.
             if not self._lock.acquire(timeout=BUSY_SECONDS):
                 raise sqlite3.OperationalError("busy")
             try:
-                # It may be writable by now: a full disk or too many open files can pass.
-                if (writes and self._is_read_only) or self._file != _identity(self._path):
+                if self._file != _identity(self._path):
                     self._disconnect()
                 if self._connection is None:
                     self._make_absolute()
@@ -237,8 +236,9 @@ class SQLiteCache:
             raise CacheError(advised(message, advice)) from error
 
     def _release(self) -> None:
-        """Release the lock, and close the file first if that was asked for."""
-        if self._is_closing:
+        """Release the lock, and close the file first if that was asked for, or if it can only be read."""
+        # It may be writable the next time: a full disk or too many open files can pass.
+        if self._is_closing or self._is_read_only:
             self._is_closing = False
             self._disconnect()
         self._lock.release()
@@ -274,6 +274,10 @@ def _open(path: str) -> tuple[sqlite3.Connection, bool]:
     # Not pathlib's, which raises if the folder may not be searched; SQLite says it as well, with the rest.
     uri, is_file = Path(path).as_uri(), os.path.isfile(path)  # noqa: PTH113
     read_only = is_file and not os.access(path, os.W_OK)
+    immutable = f"{uri}?mode=ro&immutable=1"
+    if read_only and not all(map(os.path.exists, (f"{path}-wal", f"{path}-shm"))):
+        # SQLite would make those side files, and leave them; whoever may write the file could not write them.
+        return _connect(path, immutable, read_only=True), True
     try:
         return _connect(path, uri, read_only=read_only), read_only
     except sqlite3.OperationalError as error:
@@ -283,7 +287,7 @@ def _open(path: str) -> tuple[sqlite3.Connection, bool]:
     try:
         return _connect(path, f"{uri}?mode=ro", read_only=True), True
     except sqlite3.OperationalError:
-        return _connect(path, f"{uri}?mode=ro&immutable=1", read_only=True), True
+        return _connect(path, immutable, read_only=True), True
 
 
 def _connect(path: str, uri: str, *, read_only: bool) -> sqlite3.Connection:

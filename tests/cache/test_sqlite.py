@@ -518,7 +518,7 @@ def test_read_only(protect: Callable[[Path], None], folder: Path, caplog: pytest
     assert caplog.text.count(f"the cache {path} is read-only: nothing new is stored in it") == 1
 
 
-@pytest.mark.parametrize("protect", [read_only_folder, both_read_only])
+@pytest.mark.parametrize("protect", [read_only_file, read_only_folder, both_read_only])
 def test_read_only_for_a_time(protect: Callable[[Path], None], folder: Path) -> None:
     """What can be written again is written again, by the same object."""
     path = folder / "embeddings.db"
@@ -532,6 +532,21 @@ def test_read_only_for_a_time(protect: Callable[[Path], None], folder: Path) -> 
         assert cache.get_many(["a", "b"]) == [b"1", None]
         cache.set_many({"c": b"3"})
         assert cache.get_many(["a", "b", "c"]) == [b"1", None, b"3"]
+
+
+def test_read_only_while_others_write(folder: Path) -> None:
+    """Who may only read finds what others have just written, and leaves no file that they can't write."""
+    path = folder / "embeddings.db"
+    with SQLiteCache(path) as writer:
+        writer.set_many({"a": b"1"})
+        read_only_file(path)
+        with SQLiteCache(path) as reader:
+            assert reader.get_many(["a"]) == [b"1"]
+            writer.set_many({"b": b"2"})
+            assert reader.get_many(["b"]) == [b"2"]
+            writer.close()
+            assert reader.get_many(["a", "b"]) == [b"1", b"2"]
+    assert list(folder.iterdir()) == [path]
 
 
 def test_read_only_and_empty(folder: Path) -> None:
