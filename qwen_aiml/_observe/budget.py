@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from .._errors import SpentError, advised
@@ -43,7 +44,9 @@ class Budget:
         self._max_tokens = math.inf if max_tokens is None else max_tokens
         self._max_usd = math.inf if max_cost_usd is None else max_cost_usd
         self._price = usd_per_million_tokens
-        self._tokens = self._usd = self._reserved = 0.0
+        self._tokens = self._usd = 0.0
+        # By process: a child is forked with those of its parent, whose responses it does not get.
+        self._reserved: defaultdict[int, float] = defaultdict(float)
         self._is_cost_unknown = False
 
     def has_room(self) -> bool:
@@ -60,11 +63,12 @@ class Budget:
             raise SpentError(advised(message, "give usd_per_million_tokens"))
         if self._usd >= self._max_usd:
             raise SpentError(f"max_cost_usd={self._max_usd} is reached: {self._usd:.12g} USD")
-        if self._tokens + self._reserved >= self._max_tokens:
+        reserved = self._reserved[os.getpid()]
+        if self._tokens + reserved >= self._max_tokens:
             return False
         if self._rate is None:
-            return not self._reserved or self._max_usd == math.inf  # one at a time until a response tells
-        return self._usd + self._reserved * self._rate < self._max_usd
+            return not reserved or self._max_usd == math.inf  # one at a time until a response tells
+        return self._usd + reserved * self._rate < self._max_usd
 
     @property
     def _rate(self) -> float | None:
@@ -75,11 +79,11 @@ class Budget:
 
     def reserve(self, tokens: float) -> None:
         """Count a request as in flight."""
-        self._reserved += tokens
+        self._reserved[os.getpid()] += tokens
 
     def settle(self, tokens: float, usage: Usage) -> None:
         """Count what came of it."""
-        self._reserved -= tokens
+        self._reserved[os.getpid()] -= tokens
         billed = tokens if usage.total_tokens is None else usage.total_tokens
         self._tokens += billed
         if self._price is not None:

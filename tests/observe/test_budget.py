@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -220,6 +221,19 @@ def test_first_cost_is_awaited() -> None:
     budget.settle(10, Usage(1, 10, None, usd_spent=0.999))
     with pytest.raises(SpentError, match=r"max_cost_usd=1\.0 is reached: 1 USD"):
         budget.has_room()
+
+
+def test_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child process does not wait for what its parent had in flight; what was used before is used."""
+    budget = Budget(100, None, None)
+    budget.settle(0, Usage(1, 40))
+    budget.reserve(60)
+    assert not budget.has_room()
+
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert budget.has_room()
+    budget.reserve(60)
+    assert not budget.has_room()
 
 
 @pytest.mark.parametrize(
