@@ -13,7 +13,7 @@ from qwen_aiml import DEFAULT_MODEL, ConfigurationError, EmbeddingConfig, check_
 
 from ._fields import ApiKey, ModelName  # noqa: TC001 (pydantic reads them)
 from ._framework import OF_THE_FRAMEWORK, FrameworkBase, check_parts, is_left_alone, undecorate, undecorated
-from .cache import KVStoreCache
+from .cache import KVStoreCache, NamespacedKVStore
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -128,7 +128,7 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
     """Calls of the framework at once in its asynchronous batches; None leaves it to ``max_concurrency``."""
 
     embeddings_cache: Any = Field(default=None, exclude=True, repr=False)
-    """The framework's cache, by text alone: put a `NamespacedKVStore` around it, or use ``cache``."""
+    """The framework's cache, whose keys begin with ``cache_namespace`` here; ``cache`` stores more often."""
 
     rate_limiter: Any = Field(default=None, exclude=True, repr=False)
     """The framework's limiter; it is called once per request, retries included, with its tokens."""
@@ -234,11 +234,11 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
 
     def get_query_embedding(self, query: str) -> list[float]:
         """Embed a query, with ``query_instruction`` before it if set. See `EmbeddingClient.embed`."""
-        return undecorated(BaseEmbedding.get_query_embedding)(self._for_query(), query)
+        return undecorated(BaseEmbedding.get_query_embedding)(self._twin(query=True), query)
 
     async def aget_query_embedding(self, query: str) -> list[float]:
         """Embed a query as `get_query_embedding` does, awaited."""
-        return await undecorated(BaseEmbedding.aget_query_embedding)(self._for_query(), query)
+        return await undecorated(BaseEmbedding.aget_query_embedding)(self._twin(query=True), query)
 
     def _for_batch(self, texts: int, bar: Any) -> Self:
         """Give a twin for which the framework cuts lists where it must, and leaves them whole otherwise."""
@@ -246,16 +246,19 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
         size = max(1, texts) if self.embeddings_cache is None else self.texts_in_flight
         return self._twin(bar, embed_batch_size=size)
 
-    def _for_query(self) -> Self:
-        """Give a twin without the framework's cache where that would take a query for a text."""
-        return self._twin() if self.query_instruction is None else self._twin(embeddings_cache=None)
+    def _twin(self, bar: Any = None, *, query: bool = False, **fields: Any) -> Self:
+        """
+        Give a copy whose rate limiter and bar are asked and moved by the core, not by the framework.
 
-    def _twin(self, bar: Any = None, **fields: Any) -> Self:
-        """Give a copy whose rate limiter and bar are asked and moved by the core, not by the framework."""
-        twin = copy(self)
-        twin._limiter = self._limiter if self.rate_limiter is None else self.rate_limiter  # noqa: SLF001 (of this class)
+        The framework's cache goes by text alone, so in the copy it holds what this model makes, no other.
+        """
+        twin, cache = copy(self), self.embeddings_cache
+        if cache is not None:
+            cache = NamespacedKVStore(cache, self.query_cache_namespace if query else self.cache_namespace)
+        limiter = self._limiter if self.rate_limiter is None else self.rate_limiter
+        twin._limiter = limiter  # noqa: SLF001 (of this class)
         twin._bar = bar  # noqa: SLF001 (of this class)
-        twin.__dict__.update(rate_limiter=None, **fields)
+        twin.__dict__.update(rate_limiter=None, embeddings_cache=cache, **fields)
         return twin
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -74,11 +74,7 @@ class NamespacedKVStore(BaseKVStore):
     """
     Give a part of a key-value store of its own to one kind of embeddings.
 
-    ```python
-    embedding.embeddings_cache = NamespacedKVStore(store, embedding.cache_namespace)
-    ```
-
-    The framework's ``embeddings_cache`` goes by text alone, so that models that share a store get each
+    The framework's ``embeddings_cache`` goes by text alone, so that models that share a store would get each
     other's vectors. Here every key begins with the namespace, which any store can hold, while many are
     particular about the names of collections.
 

@@ -23,7 +23,7 @@ from langchain_core.stores import InMemoryByteStore
 from llama_index.core.storage.kvstore import SimpleKVStore
 
 from langchain_qwen_aiml import QwenAIMLEmbeddings, cache_backed_embeddings
-from llama_index_qwen_aiml import NamespacedKVStore, QwenAIMLEmbedding
+from llama_index_qwen_aiml import QwenAIMLEmbedding
 from qwen_aiml import APIStatusError, EmbeddingClient, EmbeddingConfig, SQLiteCache
 from qwen_aiml.emulator import Emulator, Vectoriser, serve
 from qwen_aiml.emulator.__main__ import main
@@ -414,13 +414,12 @@ def test_caches_of_langchain() -> None:
 
 
 def test_caches_of_llama_index() -> None:
-    """LlamaIndex's own cache, with our namespace, keeps vectorisers apart."""
+    """LlamaIndex's own cache keeps vectorisers apart."""
     store = SimpleKVStore()
     emulators = [Emulator(), Emulator(vectors=Toy("one")), Emulator(vectors=Toy("two"))]
     made = set()
     for emulator in [*emulators, *emulators]:
-        embedding = QwenAIMLEmbedding(**emulator.client_options())
-        embedding.embeddings_cache = NamespacedKVStore(store, embedding.cache_namespace)
+        embedding = QwenAIMLEmbedding(embeddings_cache=store, **emulator.client_options())
         made.add(tuple(embedding.get_text_embedding("a")))
 
     assert 3 == len(made)

@@ -361,16 +361,31 @@ def test_cache_keeps_what_was_finished() -> None:
     )
 
 
-def test_cache_takes_no_query_for_a_text() -> None:
-    """With an instruction, a query never gets the vector of a document from the framework's cache."""
+@pytest.mark.parametrize("instruction", [None, "Find"])
+def test_cache_takes_no_query_for_a_text(instruction: str | None) -> None:
+    """The framework's cache saves the second request of a query, and never gives it a document's vector."""
     emulator = Emulator()
-    model = make(emulator, embeddings_cache=SimpleKVStore(), query_instruction="Find")
+    model = make(emulator, embeddings_cache=SimpleKVStore(), query_instruction=instruction)
     document = model.get_text_embedding("rest")
     query = model.get_query_embedding("rest")
 
-    assert query != document
+    assert (query == document) is (instruction is None)
     assert query == asyncio.run(model.aget_query_embedding("rest"))
     assert model.get_text_embedding("rest") == document
+    assert emulator.request_count == 2
+
+
+@pytest.mark.parametrize("way", ["batch", "async batch", "one by one", "async one by one"])
+def test_models_share_the_cache(way: str) -> None:
+    """Models that differ in what affects vectors share the framework's cache, and each gets its own."""
+    emulator, store = Emulator(), SimpleKVStore()
+    v4, v3 = "text-embedding-v4", "text-embedding-v3"
+    for name, dimensions in [(v4, 512), (v4, 1024), (v3, 512)] * 2:
+        options: dict[str, Any] = {"model_name": name, "dimensions": dimensions}
+        shared = make(emulator, embeddings_cache=store, **options)
+        assert WAYS[way](shared, ["a"]) == WAYS[way](make(**options), ["a"])
+
+    assert emulator.request_count == 3
 
 
 @pytest.mark.parametrize("way", ["batch with progress", "async batch with progress"])
