@@ -219,6 +219,7 @@ def test_names(options: dict[str, Any], attribute: str, expected: object) -> Non
         ({"dimension": 512}, "unknown setting dimension"),
         ({"dimensions": "512"}, "dimensions: Input should be a valid integer"),
         ({"dimensions": 100}, "dimensions must be one of 2048"),
+        ({"base_url": 5}, "base_url: Input should be a valid string"),
         ({"chunk_size": 1000}, "at most 10, not 1000"),
         ({"chunk_size": 3, "batch_size": 4}, "chunk_size and batch_size are the same setting"),
         ({"skip_empty": True}, "would shift the embeddings of the others"),
