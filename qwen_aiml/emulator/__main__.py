@@ -83,10 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _port(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= 65535:  # noqa: PLR2004 - what fits in TCP's two bytes
-        raise argparse.ArgumentTypeError(f"{number} is not one of 0 to 65535")
-    return number
+    if not text.isdecimal() or int(text) > 65535:  # noqa: PLR2004 - what fits in TCP's two bytes
+        raise argparse.ArgumentTypeError(f"{text} is not one of 0 to 65535")
+    return int(text)
 
 
 if __name__ == "__main__":
