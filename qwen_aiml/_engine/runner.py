@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -47,9 +48,11 @@ class Running:
         self._task: asyncio.Task[None] | None = None
         self._scope: anyio.CancelScope | None = None
         self._is_cancelled = False
-        self._ended = threading.Event()
+        self._has_ended = False
+        # Not `Event` and `Queue`, whose locks an interrupt can leave locked: then the event loop would hang.
+        self._end: queue.SimpleQueue[None] = queue.SimpleQueue()
         # What the thread is to call while it waits; None once the function has ended.
-        self._calls: queue.Queue[Callable[[], object] | None] = queue.Queue()
+        self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._on_end = on_end or partial(self._calls.put, None)
         self.error: BaseException | None = None
         self._loop: _BackgroundLoop | None = None
@@ -122,13 +125,13 @@ class Running:
 
     def join(self, seconds: float | None = None) -> None:
         """Wait for the end, None: however long it takes; not in the event loop itself."""
-        if self._loop is None or threading.get_ident() == self._loop.thread.ident or self._is_of_parent:
-            return
-        if sys.is_finalizing():
+        is_here = self._loop is None or threading.get_ident() == self._loop.thread.ident
+        if is_here or self._is_of_parent or sys.is_finalizing():
             return  # as the interpreter ends, daemon threads do not run any more
         until = None if seconds is None else RealTime.now() + seconds
-        while not self._ended.wait(SIGNAL_SECONDS) and (until is None or RealTime.now() < until):
-            pass
+        while not self._has_ended and (until is None or RealTime.now() < until):
+            with suppress(queue.Empty):
+                self._end.get(timeout=SIGNAL_SECONDS)
 
     def _begin(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._main())
@@ -142,19 +145,23 @@ class Running:
         except BaseException as error:  # noqa: BLE001 (raised in the thread that waits)
             self.error = error
         finally:
-            self._ended.set()
+            self._note_end()
             self._on_end()
+
+    def _note_end(self) -> None:
+        self._has_ended = True
+        self._end.put(None)
 
     def _cancel(self) -> None:
         self._is_cancelled = True
         if self._task is None:
             # An interrupt came before the event loop was given it.
-            self._ended.set()
+            self._note_end()
         elif self._scope is not None:
             self._scope.cancel()
 
 
-def wait_for(inbox: queue.Queue[_Result]) -> _Result:
+def wait_for(inbox: queue.SimpleQueue[_Result]) -> _Result:
     """Wait for the next item, ended by an interrupt."""
     while True:
         try:

@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterable
 from functools import partial
-from queue import Queue
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import anyio
@@ -193,7 +193,7 @@ class EmbeddingIterator:
         self._texts = iterate(texts)
         self._blocks = blocks
         self._run = run
-        self._ended: Queue[Job] = Queue()
+        self._ended: SimpleQueue[Job] = SimpleQueue()
 
     def __iter__(self) -> Iterator[tuple[int, array[float]]]:
         return self
@@ -219,7 +219,6 @@ class EmbeddingIterator:
     def close(self) -> None:
         """Cancel what is in flight and wait for its end; no further row is returned."""
         self._blocks = self._blocks.closed()
-        self._ended = Queue()  # a fork may have copied a locked one
         self._cancel(None)
 
     def __enter__(self) -> Self:

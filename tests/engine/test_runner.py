@@ -13,7 +13,7 @@ import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from queue import Queue
+from queue import Queue, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -209,7 +209,7 @@ def test_join_in_the_loops_own_thread() -> None:
 
 def test_wait_for() -> None:
     """A wait of longer than the look for signals goes on."""
-    inbox: Queue[int] = Queue()
+    inbox: SimpleQueue[int] = SimpleQueue()
     timer = threading.Timer(0.05, partial(inbox.put, 7))
     timer.start()
     with pytest.MonkeyPatch.context() as patch:
@@ -498,8 +498,58 @@ def test_what_a_parent_process_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         running.join()
         with pytest.raises(ConfigurationError, match=r"begun before a fork.*Begin another call"):
             running.check_process()
-        assert not running._ended.is_set()
+        assert not running._has_ended
 
     running.cancel()
     running.join(LONG)
-    assert running._ended.is_set()
+    assert running._has_ended
+
+
+@pytest.mark.once
+def test_interrupts_at_each_moment() -> None:
+    """An interrupt, wherever in a call it comes, leaves the event loop usable for the next call."""
+    program = (
+        PROGRAM
+        + """
+    import sys
+
+    FILES = ("queue.py", "threading.py", "runner.py")
+
+    async def short():
+        await anyio.sleep(0.001)
+
+    async def long():
+        await anyio.sleep(0.2)
+
+    def interrupted(at, function):
+        moments = 0
+
+        def trace(frame, event, arg):
+            nonlocal moments
+            # Python looks for signals as a function begins, and after calls, not at each line.
+            if event != "line" and frame.f_code.co_filename.endswith(FILES):
+                moments += 1
+                if moments == at:
+                    sys.settrace(None)
+                    raise KeyboardInterrupt
+            return trace
+
+        sys.settrace(trace)
+        try:
+            Running(function).run()
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(None)
+        return False
+
+    call()
+    for function in (short, long):
+        at = 1
+        while at < 300 and interrupted(at, function):
+            Running(short).run()
+            at += 1
+        print(1 < at < 300)
+    """
+    )
+    assert said(program) == ["done True", "True", "True"]
