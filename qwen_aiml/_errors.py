@@ -290,7 +290,11 @@ class NotSentError(QwenAIMLError):
 
 
 def batch_error(failures: Mapping[int, QwenAIMLError], *, some: bool) -> type[EmbeddingBatchError] | None:
-    """Choose the error of a call of which *some* texts or none were embedded; None for the first failure."""
+    """
+    Choose the error of a call of which *some* texts or none were embedded; None for the first failure.
+
+    Without failures something else stopped it, which it raises.
+    """
     if any(isinstance(error, SpentError) for error in failures.values()):
         return BudgetError
-    return EmbeddingBatchError if some else None
+    return EmbeddingBatchError if some and failures else None

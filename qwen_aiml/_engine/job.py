@@ -136,8 +136,8 @@ class Job:
 
             QwenAIMLError: If none was; or, as it is, what a transport is not known to raise.
         """
-        if self._failures:
-            raise self.error()
+        if self.cause() is not None:
+            raise cast("BaseException", self.error())
         return EmbeddingResult(
             cast("list[list[float]]", self.rows()),
             self.call.usage,
@@ -149,10 +149,10 @@ class Job:
 
     def outcome(self) -> tuple[Usage, str | None, BaseException | None]:
         """Return the usage, the model that responses name, and the error, once `run` has ended; or None."""
-        return self.call.usage, self.model, self.error() if self._failures else None
+        return self.call.usage, self.model, self.error()
 
-    def error(self) -> BaseException:
-        """Return what a call ends with of which texts failed; see `result`."""
+    def error(self) -> BaseException | None:
+        """Return what the call ends with, see `result`; None for its embeddings."""
         failures = self.failures()
         kind = batch_error(failures, some=bool(self.embeddings))
         if kind is None:
@@ -165,9 +165,9 @@ class Job:
         error.__cause__ = self.crash
         return error
 
-    def cause(self) -> BaseException:
-        """Return what a call ends with of which texts failed, and none was embedded: the first in time."""
-        return self.crash or next(iter(self._failures.values()))
+    def cause(self) -> BaseException | None:
+        """Return what a call ends with of which nothing was embedded: the first failure in time."""
+        return self.crash or next(iter(self._failures.values()), None)
 
     def rows(self) -> list[list[float] | None]:
         """Return the embedding of every text, None where there is none; repeated texts get copies."""

@@ -132,7 +132,7 @@ class Blocks:
         self._blocks[job] = [(index, cast("array[float]", row)) for index, row in indexed if row is not None]
         self._missing += [index for index, row in indexed if row is None]
         self._usage += job.call.usage
-        if job.failures():
+        if job.cause() is not None:
             self._failed.append(job)
         if error is not None:
             self._errors.append(error)

@@ -25,6 +25,8 @@ from qwen_aiml.emulator import Emulator, serve
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
+    from qwen_aiml import Progress
+
 KEY = "sk-test-0123456789abcdef"
 TEXTS = [f"text {at}" for at in range(40)]
 
@@ -142,6 +144,21 @@ def test_exit(address: str, what: str) -> None:
         client.embed(TEXTS[:3], admit=leave if what == "admit" else None)
     with EmbeddingClient(settings(address)) as another:
         assert len(another.embed(TEXTS[:2]).embeddings) == 2
+
+
+def test_exit_from_a_progress_function(address: str) -> None:
+    """So does one in a function that is told of a batch which is embedded: no result lacks the others."""
+
+    def leave_after_a_batch(progress: Progress) -> None:
+        if progress.done:
+            leave()
+
+    async def embed() -> None:
+        async with AsyncEmbeddingClient(settings(address, max_concurrency=1)) as client:
+            await client.embed(TEXTS, progress=leave_after_a_batch)
+
+    with pytest.raises(SystemExit, match="please set the key"):
+        asyncio.run(embed())
 
 
 def test_async_function_of_a_synchronous_client(address: str) -> None:

@@ -38,10 +38,6 @@ class Block:
         places = enumerate(self.texts)
         return [None if at in self.missing else array("f", [len(text)]) for at, text in places]
 
-    def shortened(self) -> tuple[int, ...]:
-        """Give the indices of texts that were too long."""
-        return ()
-
     def cause(self) -> Exception | None:
         """Give the first failure."""
         return self.crash or (self.refused if self.missing else None)
