@@ -118,6 +118,8 @@ async def _bisect(
     """
     Find one text that is the cause of *error*.
 
+    For example, text 2 of texts 0 to 3: 0 and 1 are embedded, then 2 is rejected alone, and 3 is not known.
+
     Returns:
         The text; those of which nothing is known, since the cause was found without them; and the error of
         the text alone, None if it was embedded after all.

@@ -69,8 +69,9 @@ class Session(Struct, eq=False):
 
 
 async def _live(transport: SelectedTransport) -> AsyncGenerator[None, None]:
-    # A timer that is never due: what the loop holds is there to be closed when its client is garbage, also
-    # when the interpreter ends. Else the sockets are garbage too, and each says so.
+    # A loop that ends closes the asynchronous generators that were begun in it: the only call that it makes.
+    # A timer that is never due holds the transport, which else could be garbage before, when its client is;
+    # then each of its sockets would warn.
     loop = asyncio._get_running_loop()  # noqa: SLF001 (documented)
     timer = None if loop is None else loop.call_later(NEVER, id, transport)
     try:

@@ -21,8 +21,9 @@ class Queue:
     Which request starts next, and how many are in flight.
 
     One request at a time is next, and waits for room and for the limiter; all others wait until it has
-    started, first come, first served. Of each call only one is among them, so that calls are served round
-    robin, and a query does not wait for a whole ingestion. For one event loop.
+    started, first come, first served. Of each call only one is among them (`Call.starting` holds the rest
+    back), so that calls are served round robin, and a query does not wait for a whole ingestion. For one
+    event loop.
 
     Args:
         limiter: How many requests may be in flight, and when the next may start.

@@ -96,6 +96,8 @@ class Call:
 
         is_stopped: Whether no further request may start.
 
+        starting: Held by the one of its requests that waits to start; see `Queue`.
+
         waiting: Scopes of the requests that wait for something else than their response.
 
         retries: Attempts after the first of a request so far.

@@ -171,7 +171,11 @@ def wait_for(inbox: queue.SimpleQueue[_Result]) -> _Result:
 
 
 class RealTime:
-    """The clock of the system, whatever a test has put in the place of ``time.monotonic``."""
+    """
+    The clock of the system, whatever a test has put in the place of ``time.monotonic``.
+
+    A class, since what freezes time replaces the names of functions in all modules.
+    """
 
     now = staticmethod(time.monotonic)
 
