@@ -127,7 +127,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._outcome: asyncio.Future[Response] | None = None
         self._timeout = timeout
         self._deadline = self.used_at = 0.0
-        # Each request sets it; when it fires, it looks whether the deadline has moved.
+        # When it fires, it looks whether the deadline has moved, so that few requests need to set it.
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -137,8 +137,7 @@ class _Connection(asyncio.BufferedProtocol):
         return self._loop.time() < self._deadline
 
     async def start_tls(self, context: Any, host: str) -> None:
-        tls = await self._loop.start_tls(self._transport, self, context, server_hostname=host)
-        self.connection_made(tls)
+        self.connection_made(await self._loop.start_tls(self._transport, self, context, server_hostname=host))
 
     def send(self, request: Post, data: bytes) -> asyncio.Future[Response]:
         self._outcome = self._loop.create_future()
@@ -148,7 +147,8 @@ class _Connection(asyncio.BufferedProtocol):
             return self._outcome
         self._reader = _Reader(request.max_bytes)
         self._extend(self._timeout)
-        self._set_timer()
+        if self._timer is None or self._timer.when() > self._deadline:
+            self._set_timer()
         self._transport.write(data)
         return self._outcome
 
