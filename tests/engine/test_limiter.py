@@ -554,6 +554,26 @@ def test_log(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages[1].startswith("rate limit changed: about ")
 
 
+def test_probe_is_no_sample() -> None:
+    """After many were accepted, the time that a probe is alone in flight does not count as a slow rate."""
+    limiter = Limiter(64, first=64)
+    quota, now = begin_many(limiter, 0.0, 500)
+    late, now = begin_many(limiter, now, 40)
+    for start in quota:
+        limiter.accepted(start, start.at + 0.1, 300, 100)
+    for start in late:
+        limiter.refused(start, now + 0.1, None, 0.0)
+    probe, now = begin(limiter, 1.01)
+    limiter.accepted(probe, now + 0.1, 300, 100)
+    after, now = begin_many(limiter, now + 0.1, 2)
+    for start in after:
+        limiter.refused(start, now + 0.02, None, 0.0)
+
+    found = limiter.limits.requests_per_second
+    assert found is not None
+    assert found > 400
+
+
 FEW = [
     "bucket 5/s, burst 10, 0.1 s",
     "bucket 50/s, burst 1, 0.02 s",
