@@ -230,7 +230,7 @@ class SQLiteCache:
             finally:
                 self._release()
         except (sqlite3.Error, ValueError) as error:  # a path that can't be one; SQLite's message, if damaged
-            said = str(error)
+            said = str(error) or "its message can't be decoded"  # Python 3.10
             advice = next((what for part, what in _ADVICE.items() if part in said), "try another path")
             message = f"the cache {self._path} can't be {doing}: {said}"
             raise CacheError(advised(message, advice)) from error
