@@ -13,7 +13,7 @@ from ._keys import Secret, wrapped
 from ._progress import Bar
 from ._texts.validation import ON_BLANK, check_text
 from ._utils.frames import shows_no_texts
-from ._utils.unknown import unknown_settings
+from ._utils.unknown_settings import unknown_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -14,7 +14,7 @@ from ._models import DEFAULT_MODEL, DEFAULT_ROWS, ModelFacts, model_facts
 from ._texts.tokens import load
 from ._texts.validation import check_blank, check_role
 from ._urls import check_base_url, check_headers, http_allowed
-from ._utils.unknown import unknown_settings
+from ._utils.unknown_settings import unknown_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
