@@ -148,7 +148,7 @@ class Job:
         )
 
     def outcome(self) -> tuple[Usage, str | None, BaseException | None]:
-        """Return the usage, the model that responses name, and the error, once `run` has ended; or None."""
+        """Return usage, model and error, once `run` has ended; None for a model or an error not there."""
         return self.call.usage, self.model, self.error()
 
     def error(self) -> BaseException | None:

@@ -333,7 +333,8 @@ class Limiter:
                 rate, self._rate = self._estimate(accepted, in_flight[-1].at - closed), None
                 self._set_rate(rate, accepted, now)  # a correction is no agreement
             elif sum(one.outcome == "accepted" for one in self._recent) > AMONG:
-                self._paused_until = max(self._paused_until, now)  # the probe alone would be a slow sample
+                # The probe, alone in flight, would be a slow sample; of a few a second it is the only one.
+                self._paused_until = max(self._paused_until, now)
         elif start.at - closed > OUTAGE:
             self._forget_limits()
         else:
