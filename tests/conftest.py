@@ -1,4 +1,4 @@
-"""What all tests share: a clean environment, no waiting, both event loops."""
+"""Fixtures shared by all tests: a clean environment, no waiting, both event loops."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 KEY = "sk-test-0123456789abcdef"
 
-os.environ["DAFT_ANALYTICS_ENABLED"] = "0"  # read when Daft is imported, which would contact another host
+os.environ["DAFT_ANALYTICS_ENABLED"] = "0"  # read on import; otherwise Daft would contact another host
 os.environ["DAFT_PROGRESS_BAR"] = "0"
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no key, URL or proxy of the machine into a test."""
+    """Remove the API key, base URL and proxies of this machine from the environment."""
     proxies = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
     ours = (*_keys.KEY_VARIABLES, *_urls.URL_VARIABLES, _urls.HTTP_VARIABLE)
     for name in (*ours, *proxies, "NO_PROXY", "no_proxy"):
@@ -33,14 +33,14 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retry at once, also after a 429."""
+    """Retry without delay, also after a 429."""
     monkeypatch.setattr(retry, "FIRST_BACKOFF", 0.0)
     monkeypatch.setattr(Limiter, "refused", lambda self, start, *_: self.lost(start))
 
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Let Ctrl-C interrupt the test: processes that a shell has put into the background ignore it."""
+    """Make SIGINT interrupt the test: processes that a shell starts in the background ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -48,7 +48,7 @@ def interruptible() -> Iterator[None]:
 
 @pytest.fixture
 def restored_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Restore what programs of the docs set in the process: log level, registered models, tracer provider."""
+    """Restore process-wide state that programs of the docs set: log level, models, tracer provider."""
     from opentelemetry import trace  # noqa: PLC0415 (only here, since whoever imports it is traced)
     from opentelemetry.util._once import Once  # noqa: PLC0415
 
@@ -61,13 +61,13 @@ def restored_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(params=["asyncio", pytest.param("trio", marks=pytest.mark.slow)])
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
-    """Run asynchronous tests on both event loops."""
+    """Run async tests on asyncio and on Trio."""
     return request.param
 
 
 @pytest.fixture
 def tell(pytestconfig: pytest.Config) -> Callable[[str], None]:
-    """Give a function that prints a figure past pytest's capture."""
+    """Return a function that prints a line past pytest's capture."""
     reporter = pytestconfig.pluginmanager.get_plugin("terminalreporter")
     capture = pytestconfig.pluginmanager.get_plugin("capturemanager")
     assert reporter is not None

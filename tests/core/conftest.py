@@ -1,4 +1,4 @@
-"""An emulator that is served on this machine, one for each test file."""
+"""Fixtures of the core tests: one emulator per test file, served on this machine."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def emulator() -> Emulator:
-    """Share one account among the tests of a file."""
+    """Return an emulator that the tests of a file share."""
     return Emulator()
 
 
 @pytest.fixture(scope="module")
 def address(emulator: Emulator) -> Iterator[str]:
-    """Serve it on this machine."""
+    """Serve the emulator on this machine, and yield its base URL."""
     with serve(emulator) as base_url:
         yield base_url

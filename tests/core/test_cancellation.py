@@ -1,4 +1,4 @@
-"""What ends an asynchronous call from outside: cancellation, as anyio and asyncio have it, and deadlines."""
+"""Cancellation of async calls, by anyio and by asyncio, and their deadlines."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ TEXTS = [f"text {at}" for at in range(40)]
 
 pytestmark = [
     pytest.mark.anyio,
-    # What httpx makes of a body is a generator, which is left behind if its request is cancelled half sent.
+    # httpx wraps a body in a generator, which is not closed if the request is cancelled while it is sent.
     pytest.mark.filterwarnings("ignore:Async generator 'httpx.*:ResourceWarning"),
 ]
 
 
 @pytest.fixture(autouse=True)
 def no_waiting() -> None:
-    """Keep the real waits in this file."""
+    """Override the shared fixture: this file needs real delays."""
 
 
 class Store:
-    """A cache that takes its time."""
+    """A cache with configurable delays."""
 
     def __init__(self, *, reading: float = 0.0, writing: float = 0.0) -> None:
         self.reading = reading
@@ -77,12 +77,12 @@ FAULTS = {
 }
 
 
-# Before 4.16 anyio leaves a connection to the garbage collector that is cancelled as it opens.
+# Before 4.16, anyio leaves a connection to the garbage collector if it is cancelled while opening.
 @pytest.mark.slow
 @pytest.mark.parametrize("texts", [TEXTS[:1], TEXTS], ids=len)
 @pytest.mark.parametrize("doing", FAULTS)
 async def test_cancelled(address: str, emulator: Emulator, doing: str, texts: list[str]) -> None:
-    """A request, a backoff, a pause and a wait in line all end, and the client can be used as before."""
+    """Cancellation ends a request, a backoff, a pause and a wait in the queue; the client stays usable."""
     emulator.script(*[FAULTS[doing]] * 100)
     seen = emulator.request_count
     async with make(address) as client:
@@ -105,7 +105,7 @@ async def test_cancelled(address: str, emulator: Emulator, doing: str, texts: li
 async def test_log_of_what_is_lost(
     address: str, emulator: Emulator, cached: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log tells how many texts were embedded, and whether they are kept."""
+    """The log reports how many texts were embedded, and whether they are cached."""
     caplog.set_level("INFO", "qwen_aiml")
     emulator.script(None, None, *[Fault(hang=True)] * 9)
     seen = emulator.request_count
@@ -135,7 +135,7 @@ async def test_log_of_what_is_lost(
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("texts", [TEXTS[:1], TEXTS], ids=len)
 async def test_cancelled_by_asyncio_while_storing(address: str, texts: list[str]) -> None:
-    """What was embedded is stored, though asyncio's own cancellation knows no shield."""
+    """Embeddings are stored even under asyncio's own cancellation, which ignores shields."""
     store = Store(writing=0.1)
     async with make(address, store) as client:
         task = asyncio.create_task(client.embed(texts))
@@ -148,14 +148,14 @@ async def test_cancelled_by_asyncio_while_storing(address: str, texts: list[str]
 
 
 async def test_deadline_of_a_slow_cache(address: str) -> None:
-    """A cache that does not answer is waited for until the deadline."""
+    """The deadline ends a look-up in a cache that does not respond."""
     async with make(address, Store(reading=1e6), total_timeout=0.1) as client:
         with anyio.fail_after(30), pytest.raises(DeadlineError, match=r"total_timeout of 0\.1 s ran out"):
             await client.embed(TEXTS)
 
 
 def test_deadline_of_a_slow_cache_in_a_thread() -> None:
-    """Without an event loop the deadline ends the look-up before the next thousand keys."""
+    """In sync calls, the deadline ends the look-up before the next thousand keys."""
     store = Store(reading=0.6)
     config = EmbeddingConfig(api_key=KEY, total_timeout=0.5)
     http_client = httpx.Client(transport=Emulator().transport())
@@ -166,7 +166,7 @@ def test_deadline_of_a_slow_cache_in_a_thread() -> None:
 
 
 async def test_deadline_of_a_slow_limiter(address: str) -> None:
-    """A rate limiter that does not let a request through is waited for until the deadline."""
+    """The deadline ends a wait for a rate limiter that never admits the request."""
 
     async def never(_: int) -> None:
         await anyio.sleep_forever()

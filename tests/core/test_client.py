@@ -1,4 +1,4 @@
-"""Both clients through one test body: synchronous, and asynchronous on asyncio and on Trio."""
+"""The sync and async clients: each test runs with both, the async one on asyncio and on Trio."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(params=[EmbeddingClient, AsyncEmbeddingClient])
 def kind(request: pytest.FixtureRequest) -> Any:
-    """Give each class of client."""
+    """Return each client class in turn."""
     return request.param
 
 
 def make(kind: type[Client], emulator: Emulator, **settings: Any) -> Client:
-    """Make a client of the emulator."""
+    """Create a client of the emulator."""
     config = EmbeddingConfig(**{"api_key": KEY, "dimensions": 64, **settings})
     if kind is EmbeddingClient:
         return EmbeddingClient(config, http_client=httpx.Client(transport=emulator.transport()))
@@ -63,13 +63,13 @@ def make(kind: type[Client], emulator: Emulator, **settings: Any) -> Client:
 
 
 async def embed(client: Client, texts: Any, **options: Any) -> EmbeddingResult:
-    """Call either client."""
+    """Call `embed` of a sync or async client."""
     result = client.embed(texts, **options)
     return await result if inspect.isawaitable(result) else result
 
 
 def expected_embeddings(texts: list[str]) -> list[list[float]]:
-    """Embed each text in a request of its own."""
+    """Embed each text in a separate request."""
     client = make(EmbeddingClient, Emulator(), batch_size=1)
     assert isinstance(client, EmbeddingClient)
     return [client.embed([text]).embeddings[0] for text in texts]
@@ -77,7 +77,7 @@ def expected_embeddings(texts: list[str]) -> list[list[float]]:
 
 @pytest.mark.parametrize("shuffle", [False, True])
 async def test_every_vector_is_the_right_one(kind: type[Client], shuffle: bool) -> None:
-    """Of 37 texts each gets its own vector, also when the rows come out of order."""
+    """Each of 37 texts gets its own embedding, even if rows arrive out of order."""
     emulator = Emulator(shuffle=shuffle)
     result = await embed(make(kind, emulator), TEXTS)
 
@@ -88,7 +88,7 @@ async def test_every_vector_is_the_right_one(kind: type[Client], shuffle: bool) 
 
 
 async def test_packed_rows(kind: type[Client]) -> None:
-    """Packed embeddings are arrays of float32, with the usage beside them."""
+    """Packed embeddings are float32 arrays, returned together with the usage."""
     result = await embed(make(kind, Emulator()), TEXTS, packed=True)
     rows: list[Any] = result.embeddings
 
@@ -134,7 +134,7 @@ BAD_ROWS: dict[str, Callable[[dict[str, Any]], dict[str, Any] | bytes]] = {
 
 @pytest.mark.parametrize("name", BAD_ROWS)
 async def test_bad_rows_never_get_through(kind: type[Client], name: str) -> None:
-    """A malformed response is retried, and an error if it stays so."""
+    """A malformed response is retried, and raises if retries run out."""
     emulator = Emulator()
     emulator.script(Fault(edit=BAD_ROWS[name]))
     result = await embed(make(kind, emulator), TEXTS[:10])
@@ -162,7 +162,7 @@ async def test_bad_rows_never_get_through(kind: type[Client], name: str) -> None
     ids=str,
 )
 async def test_passing_faults(kind: type[Client], fault: Fault) -> None:
-    """What passes by itself is waited out."""
+    """Transient failures are retried."""
     emulator = Emulator()
     emulator.script(fault, fault)
     result = await embed(make(kind, emulator), TEXTS[:3])
@@ -181,7 +181,7 @@ async def test_passing_faults(kind: type[Client], fault: Fault) -> None:
     ids=str,
 )
 async def test_retries_are_bounded(kind: type[Client], fault: Fault, error: type[QwenAIMLError]) -> None:
-    """max_retries=2 sends three times."""
+    """max_retries=2 sends a request three times."""
     emulator = Emulator()
     emulator.script(*[fault] * 9)
     with pytest.raises(error) as caught:
@@ -200,7 +200,7 @@ async def test_retries_are_bounded(kind: type[Client], fault: Fault, error: type
 async def test_fatal_answers(
     kind: type[Client], emulator: Callable[[], Emulator], error: type[QwenAIMLError]
 ) -> None:
-    """A bad key or an empty balance is asked about once a worker, and never again."""
+    """After an invalid key or an empty balance, each worker has sent at most one request."""
     service = emulator()
     with pytest.raises(error):
         await embed(make(kind, service, max_concurrency=2), TEXTS)
@@ -209,7 +209,7 @@ async def test_fatal_answers(
 
 
 async def test_partial_failure(kind: type[Client]) -> None:
-    """What was embedded before a failure comes with the error."""
+    """The error carries the embeddings that were completed before the failure."""
     emulator = Emulator()
     emulator.script(None, None, Fault(status=401))
     client = make(kind, emulator, max_concurrency=1)
@@ -223,7 +223,7 @@ async def test_partial_failure(kind: type[Client]) -> None:
 
 
 async def test_nothing_is_sent_for_nothing(kind: type[Client]) -> None:
-    """No texts need no request, and no key either."""
+    """An empty list sends no request."""
     emulator = Emulator()
 
     assert (await embed(make(kind, emulator), [])).embeddings == []
@@ -231,7 +231,7 @@ async def test_nothing_is_sent_for_nothing(kind: type[Client]) -> None:
 
 
 async def test_bad_input_sends_nothing(kind: type[Client]) -> None:
-    """One bad text among many is refused before any request."""
+    """One invalid text among many raises before any request is sent."""
     emulator = Emulator()
     with pytest.raises(InputError) as caught:
         await embed(make(kind, emulator), [*TEXTS, "", "x", None])
@@ -241,7 +241,7 @@ async def test_bad_input_sends_nothing(kind: type[Client]) -> None:
 
 
 async def test_identical_texts_are_paid_for_once(kind: type[Client]) -> None:
-    """A text that comes a hundred times is sent once."""
+    """A text that occurs a hundred times is sent once."""
     emulator = Emulator()
     result = await embed(make(kind, emulator), ["same"] * 100)
 
@@ -262,7 +262,7 @@ async def test_query_instruction(kind: type[Client]) -> None:
 
 @pytest.mark.parametrize("bound", [1, 3, 8])
 async def test_requests_in_flight(kind: type[Client], bound: int) -> None:
-    """Requests are sent at once up to the bound, and never beyond it."""
+    """Requests run concurrently up to max_concurrency, and never beyond it."""
     emulator = Emulator(latency=0.5)
     await embed(make(kind, emulator, max_concurrency=bound, batch_size=1), TEXTS[: 2 * bound])
 
@@ -270,7 +270,7 @@ async def test_requests_in_flight(kind: type[Client], bound: int) -> None:
 
 
 async def test_a_query_does_not_wait_for_an_ingestion(kind: type[Client]) -> None:
-    """A call that comes later gets its turn among those of a long one."""
+    """A short call gets its turn between the requests of a long one."""
     emulator = Emulator(latency=0.1)
     client = make(kind, emulator, max_concurrency=2, batch_size=1)
     done = []
@@ -293,7 +293,7 @@ async def test_a_query_does_not_wait_for_an_ingestion(kind: type[Client]) -> Non
 
 
 async def test_requests_in_flight_over_several_calls(kind: type[Client]) -> None:
-    """The bound holds for all calls of one client together."""
+    """max_concurrency applies to all calls of a client together."""
     emulator = Emulator(latency=0.1)
     client = make(kind, emulator, max_concurrency=3, batch_size=2)
     async with anyio.create_task_group() as group:
@@ -309,7 +309,7 @@ async def test_requests_in_flight_over_several_calls(kind: type[Client]) -> None
 
 
 async def test_usage(kind: type[Client]) -> None:
-    """A client adds up what its calls cost."""
+    """A client sums the usage of its calls."""
     client = make(kind, Emulator())
     assert client.usage == Usage(0, 0, 0)
     first = await embed(client, TEXTS)
@@ -320,7 +320,7 @@ async def test_usage(kind: type[Client]) -> None:
 
 
 async def test_key_and_headers(kind: type[Client]) -> None:
-    """The key is sent, and the user's headers win over ours but not over the key."""
+    """The API key is sent, and the user's headers override the default ones."""
     seen: list[httpx.Headers] = []
 
     def service(request: httpx.Request) -> httpx.Response:
@@ -341,7 +341,7 @@ async def test_key_and_headers(kind: type[Client]) -> None:
 
 @pytest.mark.parametrize("follow", [False, True])
 async def test_redirects_are_refused(kind: type[Client], follow: bool) -> None:
-    """A redirect is an error, and the key goes nowhere else, even with a client that follows redirects."""
+    """A redirect raises and the key is sent nowhere else, even if the HTTP client follows redirects."""
     hosts = []
 
     def service(request: httpx.Request) -> httpx.Response:
@@ -358,7 +358,7 @@ async def test_redirects_are_refused(kind: type[Client], follow: bool) -> None:
 
 @pytest.mark.parametrize("texts", [["a"], TEXTS])
 async def test_foreign_exceptions(kind: type[Client], texts: list[str]) -> None:
-    """What a client of the user's raises comes out as it is, from any number of workers."""
+    """An exception of the user's HTTP client is raised unchanged, with any number of workers."""
 
     def service(_: httpx.Request) -> httpx.Response:
         raise ZeroDivisionError
@@ -370,7 +370,7 @@ async def test_foreign_exceptions(kind: type[Client], texts: list[str]) -> None:
 
 
 async def test_context_variables(kind: type[Client]) -> None:
-    """Workers see the caller's context variables, which tracing rests on."""
+    """Workers see the caller's context variables, on which tracing relies."""
     tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
     seen = set()
     emulator = Emulator()
@@ -388,7 +388,7 @@ async def test_context_variables(kind: type[Client]) -> None:
 
 
 async def test_copies(kind: type[Client]) -> None:
-    """Copies share the settings and the user's own HTTP client, and count for themselves."""
+    """Copies share the settings and the user's HTTP client, but count their usage separately."""
     client = make(kind, Emulator())
     await embed(client, ["a"])
 
@@ -399,7 +399,7 @@ async def test_copies(kind: type[Client]) -> None:
 
 
 async def test_pickle(kind: type[Client], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pickle holds the settings but no key; the unpickled client takes it from its environment."""
+    """A pickle contains the settings but no key; the unpickled client reads it from the environment."""
     pickled = pickle.dumps(kind(EmbeddingConfig(api_key=KEY, dimensions=64)))
     assert KEY.encode() not in pickled
     keyless = pickle.loads(pickled)
@@ -408,20 +408,20 @@ async def test_pickle(kind: type[Client], monkeypatch: pytest.MonkeyPatch) -> No
         await embed(keyless, TEXTS)
     assert keyless.usage.requests == 0
     if isinstance(keyless, AsyncEmbeddingClient):
-        await keyless.aclose()  # or Trio warns
+        await keyless.aclose()  # otherwise Trio warns
 
     monkeypatch.setenv("AIMLAPI_API_KEY", "from-the-environment")
     assert pickle.loads(pickled).config.secret.reveal() == "from-the-environment"
 
 
 async def test_no_pickle_of_the_users_own_client(kind: type[Client]) -> None:
-    """A client of the user's own can't travel, and is not silently left behind."""
+    """Pickling a client with a custom HTTP client raises, rather than silently dropping it."""
     with pytest.raises(TypeError, match="HTTPS_PROXY"):
         pickle.dumps(make(kind, Emulator()))
 
 
 async def test_repr(kind: type[Client]) -> None:
-    """A client shows its settings and no key."""
+    """The repr of a client shows its settings but no key."""
     shown = repr(make(kind, Emulator()))
 
     assert shown.startswith(f"{kind.__name__}(EmbeddingConfig(model='alibaba/qwen-text-embedding-v4'")
@@ -429,7 +429,7 @@ async def test_repr(kind: type[Client]) -> None:
 
 
 async def test_own_client_stays_open(kind: type[Client]) -> None:
-    """A client of the user's is never closed here."""
+    """The user's HTTP client is not closed with the client."""
     client = make(kind, Emulator())
     if isinstance(client, EmbeddingClient):
         with client:
@@ -442,19 +442,19 @@ async def test_own_client_stays_open(kind: type[Client]) -> None:
 
 
 async def test_address_that_httpx_does_not_take(kind: type[Client]) -> None:
-    """An address that looks like one and is none is refused before any request."""
+    """A base URL that httpx rejects raises on construction."""
     with pytest.raises(ConfigurationError, match="base_url"):
         kind(EmbeddingConfig(api_key=KEY, base_url="https://1.2.3.999/v1"))
 
 
 async def test_config_of_the_wrong_kind(kind: type[Client]) -> None:
-    """What is no configuration is refused when it is given."""
+    """A config of the wrong type raises on construction."""
     with pytest.raises(ConfigurationError, match="config must be an EmbeddingConfig, not str"):
         kind("text-embedding-v4")  # type: ignore[arg-type]
 
 
 async def test_http_client_of_the_wrong_kind(kind: type[Client]) -> None:
-    """An async HTTP client is refused for sync calls, and the other way round."""
+    """A sync client rejects an async HTTP client, and vice versa."""
     other: Any = httpx.AsyncClient if kind is EmbeddingClient else httpx.Client
 
     with pytest.raises(ConfigurationError, match=rf"must be an httpx\..*, not httpx\.{other.__name__}"):
@@ -462,7 +462,7 @@ async def test_http_client_of_the_wrong_kind(kind: type[Client]) -> None:
 
 
 async def test_close_before_use(kind: type[Client]) -> None:
-    """Closing what was never used does nothing."""
+    """Closing an unused client does nothing."""
     client = kind(EmbeddingConfig(api_key=KEY))
     if isinstance(client, EmbeddingClient):
         client.close()
@@ -471,7 +471,7 @@ async def test_close_before_use(kind: type[Client]) -> None:
 
 
 async def test_cancelled() -> None:
-    """Cancelling a call ends its requests, starts no more, and passes through."""
+    """Cancelling a call ends its requests, starts no others and propagates."""
     emulator = Emulator(latency=30)
     client = make(AsyncEmbeddingClient, emulator, max_concurrency=2)
     with anyio.move_on_after(0.1) as scope:
@@ -482,7 +482,7 @@ async def test_cancelled() -> None:
 
 
 async def test_deadline() -> None:
-    """total_timeout ends a call that waits for its answer."""
+    """total_timeout ends a call that waits for its response."""
     emulator = Emulator(latency=30)
     with pytest.raises(TimeoutError, match=r"total_timeout of 0\.1 s ran out") as caught:
         await embed(make(AsyncEmbeddingClient, emulator, total_timeout=0.1), ["a"])
@@ -492,7 +492,7 @@ async def test_deadline() -> None:
 
 
 async def test_answers_are_bounded(kind: type[Client]) -> None:
-    """An answer larger than any that the service gives is not read to its end."""
+    """A response larger than any that the service sends is not read to its end."""
     emulator = Emulator()
     emulator.script(Fault(status=200, body=b" " * (17 * 2**20)))
     with pytest.raises(ResponseFormatError, match=f"{16 * 2**20} bytes"):
@@ -500,7 +500,7 @@ async def test_answers_are_bounded(kind: type[Client]) -> None:
 
 
 def test_deadline_with_a_client_of_ones_own() -> None:
-    """A body that drips does not outlast the deadline with a client of the user's either."""
+    """The deadline ends a slowly dripping body with a custom HTTP client, too."""
     emulator = Emulator()
     emulator.script(Fault(drip=0.02))
     client = make(EmbeddingClient, emulator, total_timeout=0.2)
@@ -510,7 +510,7 @@ def test_deadline_with_a_client_of_ones_own() -> None:
 
 
 async def test_deadline_while_waiting_in_the_queue() -> None:
-    """A request that the deadline overtakes in the queue is not sent."""
+    """A request that is still queued at the deadline is not sent."""
     emulator = Emulator()
     client = make(AsyncEmbeddingClient, emulator, max_concurrency=1, total_timeout=0.1)
     queue = (await client._engine._session()).queue
@@ -524,7 +524,7 @@ async def test_deadline_while_waiting_in_the_queue() -> None:
 
 
 def test_threads() -> None:
-    """Eight threads on one client each get their own vectors."""
+    """Eight threads that share a client each get their own embeddings."""
     client = make(EmbeddingClient, Emulator())
     assert isinstance(client, EmbeddingClient)
     lists = [[f"{text} of {at}" for text in TEXTS[:15]] for at in range(8)]
@@ -536,7 +536,7 @@ def test_threads() -> None:
 
 
 def test_vectors_are_unit_length() -> None:
-    """The emulator's vectors are compared here, so they must not all be alike."""
+    """The emulator's vectors are compared in these tests, so they must differ."""
     [first, second] = expected_embeddings(["one", "two"])
 
     assert first != second
@@ -544,7 +544,7 @@ def test_vectors_are_unit_length() -> None:
 
 
 async def test_rows_learned_by_another_client(kind: type[Client]) -> None:
-    """Who shares what another client has learned keeps to a batch_size of its own."""
+    """A client that shares the limiter of another keeps its own batch_size."""
     emulator = Emulator()
     first = make(kind, emulator)
     transport = first._engine.http_client

@@ -1,4 +1,4 @@
-"""Every setting, its default and its check."""
+"""Settings: defaults, validation, environment variables, and hiding of the key."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_defaults() -> None:
     ],
 )
 def test_model_names(name: str, expected: str) -> None:
-    """Short names stand for full ones; unknown names go out as they are."""
+    """Short names are expanded to full ones; unknown names are sent unchanged."""
     assert expected == make(model=name).model
 
 
@@ -74,7 +74,7 @@ def test_model_names(name: str, expected: str) -> None:
     ],
 )
 def test_dimensions(model: str, dimensions: int | None) -> None:
-    """Each length a model offers is accepted; of an unknown model, any."""
+    """All dimensions that a model supports are accepted; for an unknown model, any."""
     assert dimensions == make(model=model, dimensions=dimensions).dimensions
 
 
@@ -174,7 +174,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("settings", "expected"), WRONG, ids=lambda value: str(value)[:40])
 def test_refused(settings: dict[str, Any], expected: str) -> None:
-    """A wrong setting is named, with what was given and what is allowed."""
+    """The error names the invalid setting, the value given and the values allowed."""
     with pytest.raises(ConfigurationError) as caught:
         make(**settings)
 
@@ -197,12 +197,12 @@ def test_refused(settings: dict[str, Any], expected: str) -> None:
     ],
 )
 def test_base_url(base_url: str, expected: str) -> None:
-    """The address is taken with or without /v1 and slash; plain http only on this machine."""
+    """/v1 and a trailing slash are optional in the base URL; plain http is for this machine only."""
     assert expected == make(base_url=base_url).base_url
 
 
 def test_allow_http() -> None:
-    """Plain http to elsewhere has to be asked for."""
+    """Plain http to other hosts requires allow_http."""
     assert make(base_url="http://gateway.example", allow_http=True).base_url == "http://gateway.example/v1"
 
 
@@ -211,7 +211,7 @@ def test_allow_http() -> None:
     [("1", True), (" True ", True), ("YES", True), ("0", False), ("no", False), ("", False)],
 )
 def test_allow_http_from_environment(value: str, allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment can ask for it, and the argument has the last word."""
+    """AIMLAPI_ALLOW_HTTP allows plain http as well; the argument takes precedence."""
     monkeypatch.setenv("AIMLAPI_ALLOW_HTTP", value)
     assert make().allow_http is allowed
     assert make(allow_http=not allowed).allow_http is not allowed
@@ -223,7 +223,7 @@ def test_allow_http_from_environment(value: str, allowed: bool, monkeypatch: pyt
 
 
 def test_key_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The key comes from the argument, then from the variables in their order; blank is unset."""
+    """The key is read from the argument, then from the variables in order; blank counts as unset."""
     monkeypatch.setenv("AIMLAPI_KEY", "third")
     assert EmbeddingConfig().secret.reveal() == "third"
 
@@ -248,7 +248,7 @@ def test_key_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_refused_from_environment(
     variable: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the environment holds is refused by the name of its variable."""
+    """The error about a value from the environment names its variable."""
     monkeypatch.setenv("AIML_API_KEY", KEY)
     monkeypatch.setenv(variable, value)
     with pytest.raises(ConfigurationError) as caught:
@@ -259,7 +259,7 @@ def test_refused_from_environment(
 
 
 def test_copy_whose_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key that is refused is no error while a pickle is read."""
+    """An invalid key in the environment does not raise during unpickling, but on use."""
     pickled = pickle.dumps(make())
     monkeypatch.setenv("AIMLAPI_API_KEY", f'"{KEY}"')
     config = pickle.loads(pickled)
@@ -269,7 +269,7 @@ def test_copy_whose_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_other_vendors_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key of another vendor is never taken."""
+    """The API key of another vendor is never used."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-other")
     monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-other")
 
@@ -278,7 +278,7 @@ def test_no_other_vendors_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_address_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The address comes from the argument, then from the variables in their order."""
+    """The base URL is read from the argument, then from the variables in order."""
     monkeypatch.setenv("AIML_API_BASE", "https://third.example/v1")
     assert make().base_url == "https://third.example/v1"
 
@@ -291,7 +291,7 @@ def test_address_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_key_is_hidden() -> None:
-    """The key shows in no repr, dict, copy or pickle of the settings."""
+    """The key appears in no repr, dict or pickle of the settings."""
     config = make(default_headers={"X-Proxy": "hidden-too"})
 
     for shown in (repr(config), str(config), repr(dataclasses.asdict(config)), repr(vars(config))):
@@ -316,7 +316,7 @@ def test_key_is_hidden_in_tracebacks(key: Any) -> None:
 
 
 def test_secret() -> None:
-    """The holder of a key compares and hashes like the key, and prints like none."""
+    """Secrets of the same key are equal and hash alike; `str` masks the key."""
     config = make()
 
     assert config.secret == make().secret
@@ -327,7 +327,7 @@ def test_secret() -> None:
 
 
 def test_unpickled_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unpickled copy takes the key from its environment, and says so at use if there is none."""
+    """An unpickled copy reads the key from the environment, and raises on use if there is none."""
     pickled = pickle.dumps(make(dimensions=64, batch_size=3))
 
     keyless = pickle.loads(pickled)
@@ -340,7 +340,7 @@ def test_unpickled_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_copies_keep_the_key() -> None:
-    """Copies within the process are complete."""
+    """Copies within the process keep the key."""
     config = make(dimensions=64)
 
     assert copy.deepcopy(config) is copy.copy(config) is config
@@ -350,7 +350,7 @@ def test_copies_keep_the_key() -> None:
 
 
 def test_register_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Users can make a model known, with limits of its own, and the facts travel in a pickle."""
+    """Users can register a model with its own limits, which pickles of the settings include."""
     monkeypatch.setattr(models, "_models", dict(models._models))
     facts = ModelFacts(
         name="alibaba/qwen3.7-text-embedding", aliases=("q37",), dimensions=(2560, 256), max_rows=20
@@ -366,7 +366,7 @@ def test_register_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_model_id_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model registered under what else is a short name is sent under that name, as gateways want it."""
+    """A model registered under a built-in alias is sent under that name, as gateways require."""
     monkeypatch.setattr(models, "_models", dict(models._models))
     sent: list[str] = []
 
@@ -384,7 +384,7 @@ def test_model_id_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unknown_model_is_not_checked() -> None:
-    """Nothing is assumed of a model that is not known."""
+    """Settings are not checked against the limits of an unknown model."""
     config = make(model="new", dimensions=7, batch_size=500, query_instruction="Find it")
 
     assert (config.rows, config.dimensions) == (500, 7)
@@ -392,7 +392,7 @@ def test_unknown_model_is_not_checked() -> None:
 
 
 def test_headers_are_copied() -> None:
-    """Changing the mapping afterwards changes nothing."""
+    """Changing the mapping of headers afterwards has no effect."""
     headers = {"X-Title": "mine"}
     config = make(default_headers=headers)
     headers["X-Title"] = "yours"

@@ -1,4 +1,4 @@
-"""Real connections to a local server: event loops, threads, processes, deadlines, and what is left behind."""
+"""Real connections to a local server: event loops, threads, processes, deadlines, proxies, cleanup."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ TEXTS = [f"text {at}" for at in range(37)]
 
 @pytest.fixture
 def config(address: str) -> EmbeddingConfig:
-    """Point a client at it."""
+    """Return settings that point to the emulator."""
     return EmbeddingConfig(api_key=KEY, base_url=address, dimensions=64)
 
 
 @pytest.fixture(scope="module")
 def expected() -> list[list[float]]:
-    """Embed each text in a request of its own, without a connection."""
+    """Embed each text in a separate request, without a connection."""
     http_client = httpx.Client(transport=Emulator().transport())
     config = EmbeddingConfig(api_key=KEY, dimensions=64, batch_size=1)
     return EmbeddingClient(config, http_client=http_client).embed(TEXTS).embeddings
 
 
 def test_sync(config: EmbeddingConfig, expected: list[list[float]]) -> None:
-    """A client opens what it needs, can be closed, and opens connections again."""
+    """A client opens connections on demand, again also after it was closed."""
     with EmbeddingClient(config) as client:
         assert client.embed(TEXTS).embeddings == expected
     assert client.embed(TEXTS).embeddings == expected
@@ -65,7 +65,7 @@ def test_sync(config: EmbeddingConfig, expected: list[list[float]]) -> None:
 
 
 def test_several_event_loops(config: EmbeddingConfig, expected: list[list[float]]) -> None:
-    """One object serves one event loop after another, and leaves no socket to any of them."""
+    """One client serves several event loops in turn, and leaves no socket open in any of them."""
     client = AsyncEmbeddingClient(config)
     for _ in range(3):
         assert asyncio.run(client.embed(TEXTS)).embeddings == expected
@@ -77,7 +77,7 @@ def test_several_event_loops(config: EmbeddingConfig, expected: list[list[float]
 def test_connections_are_kept(
     config: EmbeddingConfig, monkeypatch: pytest.MonkeyPatch, expected: list[list[float]]
 ) -> None:
-    """Within one event loop a later call finds the connections of an earlier one."""
+    """Within one event loop, later calls reuse the connections of earlier ones."""
     opened = []
     connect = asyncio.SelectorEventLoop.create_connection
 
@@ -98,7 +98,7 @@ def test_connections_are_kept(
 
 
 def test_event_loops_in_threads(config: EmbeddingConfig, expected: list[list[float]]) -> None:
-    """Eight threads with event loops of their own share one object."""
+    """Eight threads, each with its own event loop, share one client."""
     client = AsyncEmbeddingClient(config)
     with ThreadPoolExecutor(8) as pool:
         results = [
@@ -110,7 +110,7 @@ def test_event_loops_in_threads(config: EmbeddingConfig, expected: list[list[flo
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_loop_closed_without_ceremony(config: EmbeddingConfig, expected: list[list[float]]) -> None:
-    """A loop that is closed without closing its generators first does not stay in memory."""
+    """A loop that is closed without closing its async generators does not stay in memory."""
     client = AsyncEmbeddingClient(config)
     for _ in range(3):
         loop = asyncio.new_event_loop()
@@ -118,7 +118,7 @@ def test_loop_closed_without_ceremony(config: EmbeddingConfig, expected: list[li
         loop.close()
         assert len(client._engine._sessions) == 1
         del loop
-    gc.collect()  # here, where warnings of sockets are no errors
+    gc.collect()  # here, where warnings about sockets are not errors
     asyncio.run(client.embed(["a"]))
     gc.collect()
 
@@ -128,7 +128,7 @@ def test_loop_closed_without_ceremony(config: EmbeddingConfig, expected: list[li
 def test_closed_while_in_use(
     config: EmbeddingConfig, emulator: Emulator, expected: list[list[float]]
 ) -> None:
-    """Closing ends the idle connections at once and the others when they are free."""
+    """Closing ends idle connections at once, and busy ones when they become free."""
 
     async def main() -> None:
         client = AsyncEmbeddingClient(config)
@@ -146,7 +146,7 @@ def test_closed_while_in_use(
 def test_cancelled_connection_is_not_used_again(
     config: EmbeddingConfig, emulator: Emulator, expected: list[list[float]]
 ) -> None:
-    """After a cancelled request the next call gets its own answer, not the late one."""
+    """After a cancelled request the next call gets its own response, not the late one."""
 
     async def main() -> None:
         async with AsyncEmbeddingClient(config) as client:
@@ -163,7 +163,7 @@ def test_cancelled_connection_is_not_used_again(
 def test_closed_while_in_use_by_threads(
     config: EmbeddingConfig, emulator: Emulator, expected: list[list[float]]
 ) -> None:
-    """Closing in one thread lets another finish, and leaves nothing open."""
+    """Closing in one thread lets calls in others finish, and leaves no connection open."""
     client = EmbeddingClient(config)
     for _ in range(5):
         emulator.script(Fault(latency=0.2))
@@ -180,7 +180,7 @@ def test_closed_while_in_use_by_threads(
 
 @pytest.mark.parametrize("kind", [EmbeddingClient, AsyncEmbeddingClient])
 def test_bound_after_closing(kind: Any) -> None:
-    """Calls that go on after the client is closed count against max_concurrency with those that follow."""
+    """Calls still running when the client is closed count towards max_concurrency of later ones."""
     emulator = Emulator(latency=0.1)
 
     async def main(url: str) -> None:
@@ -207,7 +207,7 @@ def test_bound_after_closing(kind: Any) -> None:
 
 
 def test_after_a_fork(config: EmbeddingConfig, expected: list[list[float]]) -> None:
-    """The child leaves connections and locks of its parent alone, and refuses a client that was given."""
+    """The child does not touch its parent's connections and locks, and rejects a custom HTTP client."""
     own, given = EmbeddingClient(config), EmbeddingClient(config, http_client=httpx.Client())
     given_async = AsyncEmbeddingClient(config, http_client=httpx.AsyncClient())
     assert own.embed(TEXTS).embeddings == expected
@@ -226,7 +226,7 @@ def test_after_a_fork(config: EmbeddingConfig, expected: list[list[float]]) -> N
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_fork(config: EmbeddingConfig, expected: list[list[float]]) -> None:
-    """After a fork, parent and child use connections of their own."""
+    """After a fork, parent and child use separate connections."""
     with EmbeddingClient(config) as client:
         assert client.embed(TEXTS).embeddings == expected
         with multiprocessing.get_context("fork").Pool(1, initializer=_inherit, initargs=(client,)) as pool:
@@ -256,7 +256,7 @@ def _embed_unpickled(pickled: bytes) -> list[list[float]]:
 
 @pytest.mark.slow
 def test_spawn(config: EmbeddingConfig, expected: list[list[float]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pickled client works in a new process, with the key of its environment."""
+    """A pickled client works in a new process, with the key from its environment."""
     monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         in_child = pool.map_async(_embed_unpickled, [pickle.dumps(EmbeddingClient(config))])
@@ -269,7 +269,7 @@ CLIENTS = [EmbeddingClient, AsyncEmbeddingClient]
 
 
 def embed(kind: Any, config: EmbeddingConfig, texts: list[str]) -> list[list[float]]:
-    """Call either client once, from a thread without an event loop."""
+    """Embed with a new sync or async client, in a thread without an event loop."""
     if kind is EmbeddingClient:
         with EmbeddingClient(config) as client:
             return client.embed(texts).embeddings
@@ -283,7 +283,7 @@ def embed(kind: Any, config: EmbeddingConfig, texts: list[str]) -> list[list[flo
 def test_broken_connections(
     kind: Any, fault: Fault, config: EmbeddingConfig, emulator: Emulator, expected: list[list[float]]
 ) -> None:
-    """Resets and cut bodies on a real socket are waited out."""
+    """Resets, truncated bodies and 502 responses on a real socket are retried."""
     emulator.script(fault, fault)
 
     assert embed(kind, config, TEXTS) == expected
@@ -291,7 +291,7 @@ def test_broken_connections(
 
 @contextmanager
 def server(*chunks: bytes, pause: float = 0.0) -> Iterator[str]:
-    """Answer one connection with *chunks*, a pause before each; bounded in number and in time."""
+    """Serve one connection that gets *chunks*, with a pause before each, and yield its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(10)
 
@@ -323,7 +323,7 @@ DRIP = [b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1
 
 @pytest.mark.parametrize("kind", CLIENTS)
 def test_deadline_against_a_drip(kind: Any) -> None:
-    """total_timeout ends a call whose answer comes a byte at a time, each within the timeout."""
+    """total_timeout ends a call whose response arrives a byte at a time, each within the timeout."""
     with server(*DRIP, pause=0.05) as address:
         config = EmbeddingConfig(api_key=KEY, base_url=address, total_timeout=0.5, timeout=5)
         with pytest.raises(DeadlineError) as caught:
@@ -334,7 +334,7 @@ def test_deadline_against_a_drip(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", CLIENTS)
 def test_deadline_against_silence(kind: Any) -> None:
-    """total_timeout ends a call that gets no answer, though timeout would allow more."""
+    """total_timeout ends a call that gets no response, though timeout would allow more."""
     with server(b"late", pause=30) as address:
         config = EmbeddingConfig(api_key=KEY, base_url=address, total_timeout=0.3)
         with pytest.raises(DeadlineError):
@@ -343,7 +343,7 @@ def test_deadline_against_silence(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", CLIENTS)
 def test_timeout(kind: Any) -> None:
-    """Timeout bounds each silence, and the error says so."""
+    """`timeout` limits each wait for data, and the error reports it."""
     with server(b"late", pause=30) as address:
         config = EmbeddingConfig(api_key=KEY, base_url=address, timeout=0.2, max_retries=0)
         with pytest.raises(TransportError, match=r"no response within 0.2 s\."):
@@ -352,7 +352,7 @@ def test_timeout(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", CLIENTS)
 def test_refused(kind: Any) -> None:
-    """Nobody listening is a TransportError that names the address."""
+    """A refused connection raises a TransportError that names the URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     config = EmbeddingConfig(api_key=KEY, base_url=f"http://127.0.0.1:{port}", max_retries=1)
@@ -364,7 +364,7 @@ def test_refused(kind: Any) -> None:
 
 
 def refusing(listener: socket.socket) -> None:
-    """Answer one request as a proxy that wants to know who is there."""
+    """Respond to one request as a proxy that requires authentication."""
     with listener.accept()[0] as connection:
         connection.recv(65536)
         connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n")
@@ -373,7 +373,7 @@ def refusing(listener: socket.socket) -> None:
 @pytest.mark.parametrize("kind", CLIENTS)
 @pytest.mark.parametrize("there", [True, False])
 def test_proxy_in_the_way(kind: Any, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that is not there is retried, one that refuses is not; both are named."""
+    """An unreachable proxy is retried, a 407 is not; both errors name the variable."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         monkeypatch.setenv("HTTPS_PROXY", f"http://user:hidden@127.0.0.1:{listener.getsockname()[1]}")
         thread = threading.Thread(target=refusing, args=(listener,))
@@ -397,7 +397,7 @@ def test_proxy_in_the_way(kind: Any, there: bool, monkeypatch: pytest.MonkeyPatc
 def test_local_requests_go_to_no_proxy(
     kind: Any, config: EmbeddingConfig, expected: list[list[float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What goes to this machine does not go through the environment's proxy, which would see the key."""
+    """Requests to this machine bypass the proxy of the environment, which would see the key."""
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.getsockname()[1]}")
         assert embed(kind, config, TEXTS) == expected
@@ -424,7 +424,7 @@ def test_local_requests_go_to_no_proxy(
 def test_environment_that_cannot_be_used(
     kind: Any, name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy or certificate that can't be used is told, without the proxy's password."""
+    """The error names a proxy or certificate that can't be used, without the proxy's password."""
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError) as caught:
         embed(kind, EmbeddingConfig(api_key=KEY), TEXTS)
@@ -435,7 +435,7 @@ def test_environment_that_cannot_be_used(
 
 @pytest.mark.parametrize("kind", CLIENTS)
 def test_logs(kind: Any, config: EmbeddingConfig, caplog: pytest.LogCaptureFixture) -> None:
-    """Not even the HTTP libraries' debug logs show the key or a text."""
+    """Even the debug logs of the HTTP libraries contain neither the key nor a text."""
     caplog.set_level(logging.DEBUG)
     embed(kind, config, ["a secret diary"])
 
@@ -445,7 +445,7 @@ def test_logs(kind: Any, config: EmbeddingConfig, caplog: pytest.LogCaptureFixtu
 
 
 def test_nothing_left_behind(address: str) -> None:
-    """A program that closes nothing still ends at once and in silence, with -W error."""
+    """A program that closes nothing still ends at once and without output, with -W error."""
     program = f"""
 import asyncio
 from qwen_aiml import *

@@ -1,4 +1,4 @@
-"""Deadlines end requests, whatever these wait for."""
+"""Deadlines: `total_timeout` ends a call, whatever it is waiting for."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def dripping(data: bytes, sent: list[int] | None = None) -> Iterator[str]:
         def run() -> None:
             try:
                 connection, _ = listener.accept()
-            except OSError:  # nobody came
+            except OSError:  # no client connected
                 return
             with connection:
                 for at in range(200):
@@ -56,7 +56,7 @@ def dripping(data: bytes, sent: list[int] | None = None) -> Iterator[str]:
 
 @pytest.fixture(params=["sync", "httpx", "async"])
 def embed(request: pytest.FixtureRequest) -> Callable[[EmbeddingConfig], None]:
-    """Give what embeds a text, over each kind of connection, and expects that the time does not do."""
+    """Return a function that embeds a text over each kind of connection and expects a DeadlineError."""
 
     def embed(config: EmbeddingConfig) -> None:
         if request.param == "httpx":
@@ -73,7 +73,7 @@ def embed(request: pytest.FixtureRequest) -> Callable[[EmbeddingConfig], None]:
 
 
 def test_headers_that_drip(embed: Callable[[EmbeddingConfig], None]) -> None:
-    """Headers that come a byte at a time, each within the timeout, do not outlast the deadline."""
+    """The deadline ends a response whose headers arrive a byte at a time, each within the timeout."""
     sent: list[int] = []
     with dripping(b"HTTP/1.1 200 OK\r\n" + b"x-header: value\r\n" * 100, sent) as address:
         embed(EmbeddingConfig(api_key=KEY, base_url=f"http://{address}", total_timeout=0.3, timeout=5))
@@ -81,9 +81,9 @@ def test_headers_that_drip(embed: Callable[[EmbeddingConfig], None]) -> None:
 
 
 def test_tls_that_drips(embed: Callable[[EmbeddingConfig], None]) -> None:
-    """Nor does a TLS handshake that comes a byte at a time."""
+    """The deadline ends a TLS handshake that arrives a byte at a time."""
     sent: list[int] = []
-    # A record of 16 kB is announced, of a handshake that never ends.
+    # Announces a record of 16 kB, of a handshake that never completes.
     data = b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc\x03\x03" + bytes(500)
     with dripping(data, sent) as address:
         embed(EmbeddingConfig(api_key=KEY, base_url=f"https://{address}", total_timeout=0.3, timeout=5))
@@ -93,7 +93,7 @@ def test_tls_that_drips(embed: Callable[[EmbeddingConfig], None]) -> None:
 def test_a_connection_that_comes_too_late(
     embed: Callable[[EmbeddingConfig], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor do headers that drip where the look-up of the name alone has outlasted it."""
+    """The deadline ends dripping headers even if the name look-up alone has exceeded it."""
     look_up = socket.getaddrinfo
 
     def slow(host: Any, *args: Any, **options: Any) -> Any:
@@ -111,7 +111,7 @@ def test_a_connection_that_comes_too_late(
 
 
 def test_texts_that_come_late() -> None:
-    """Time that the texts take is time of the call."""
+    """Time spent reading the texts counts towards the deadline."""
 
     def texts() -> Iterator[str]:
         time.sleep(0.2)
@@ -148,7 +148,7 @@ def test_a_connection_that_is_used_again(transport: Any) -> None:
 
 
 def test_one_thread() -> None:
-    """Neither a deadline nor many requests need another thread than that of the event loop."""
+    """Deadlines and concurrent requests use no thread other than the event loop's."""
     EmbeddingClient(EmbeddingConfig(api_key=KEY)).embed([])
     before = set(threading.enumerate())
     with serve(Emulator()) as address:

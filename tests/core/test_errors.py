@@ -1,4 +1,4 @@
-"""The error tree."""
+"""The exceptions: class hierarchy, pickling and messages."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ ALL = [
 
 @pytest.mark.parametrize("error", ALL, ids=lambda error: type(error).__name__)
 def test_pickle(error: QwenAIMLError) -> None:
-    """Every error survives a pickle with its text and attributes."""
+    """Every error survives pickling with its message and attributes."""
     copy = pickle.loads(pickle.dumps(error))
 
     assert type(error) is type(copy)
@@ -59,7 +59,7 @@ def test_pickle(error: QwenAIMLError) -> None:
 
 
 def test_tree() -> None:
-    """Every public error has the one base, and none is a RuntimeError, which LlamaIndex replaces."""
+    """All public errors have one base, and none is a RuntimeError, which LlamaIndex replaces."""
     public = [getattr(qwen_aiml, name) for name in qwen_aiml.__all__ if name.endswith("Error")]
 
     assert {type(error) for error in ALL} | {qwen_aiml.InputError} == set(public)
@@ -77,7 +77,7 @@ def test_tree() -> None:
     ],
 )
 def test_builtin_bases(error: type[Exception], base: type[Exception]) -> None:
-    """Errors can be caught as the built-in error they amount to."""
+    """Errors can be caught as the matching built-in exception."""
     assert issubclass(error, base)
 
 
@@ -91,18 +91,18 @@ def test_builtin_bases(error: type[Exception], base: type[Exception]) -> None:
     ],
 )
 def test_name_texts(indices: list[int], expected: str) -> None:
-    """Indices are shown as at most eight runs."""
+    """Indices are shown as at most eight ranges."""
     assert expected == name_texts(indices)
 
 
 def test_message_of_a_failed_request() -> None:
-    """An error of a request that was sent says for which texts, and how often it was tried."""
+    """The message of a failed request names its texts and the number of attempts."""
     assert str(RATE_LIMIT) == "slow down (texts 3-4, 6 attempts)"
     assert str(RateLimitError("no", status_code=429, indices=(0,), attempts=1)) == "no (text 0)"
 
 
 def test_message_of_a_call_without_any_embedding() -> None:
-    """The first error of a call does not read as if the texts of other requests were embedded."""
+    """If a call embedded no text, its message says so and names the first failure."""
     error = RateLimitError("no", status_code=429, indices=(3, 4), attempts=2)
     note_none_embedded(error, 20)
     assert str(error) == "no (none of 20 texts embedded; first failure: texts 3-4, 2 attempts)"
@@ -114,7 +114,7 @@ def test_message_of_a_call_without_any_embedding() -> None:
 
 @pytest.mark.parametrize("reason", ["account", "request"])
 def test_message_that_is_not_about_texts(reason: Any) -> None:
-    """An error that any text would have met names none."""
+    """An error that does not depend on the texts names none."""
     error = AuthenticationError("no", status_code=401, reason=reason, indices=(0,), attempts=1)
 
     assert str(error) == "no"
@@ -122,10 +122,10 @@ def test_message_that_is_not_about_texts(reason: Any) -> None:
 
 
 def test_names() -> None:
-    """Errors show under the name by which they are imported; classes that users derive keep their own."""
+    """Errors show the module they are imported from; subclasses of users keep their own."""
 
     class OwnError(TransportError):
-        """A user's."""
+        """A user's subclass."""
 
     for error in ALL:
         assert type(error).__module__ == "qwen_aiml"
@@ -134,7 +134,7 @@ def test_names() -> None:
 
 
 def test_message_of_a_partial_failure() -> None:
-    """A partial failure says how much is missing, what went wrong first, and where the rest is."""
+    """The message of a partial failure says what is missing, what failed first, and where the rest is."""
     message = str(ALL[-1])
 
     assert "2 of 3 texts not embedded: texts 1-2." in message

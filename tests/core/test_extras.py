@@ -1,4 +1,4 @@
-"""What is said where the package of an extra is missing."""
+"""Errors raised if the package of an extra is missing."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def test_what_is_there() -> None:
-    """What is installed is imported."""
+    """An installed package is imported."""
     assert import_extra("json", "json", "this test") is sys.modules["json"]
 
 
 def test_what_is_missing() -> None:
-    """What is not is told, in one error, with what needs it and what installs it."""
+    """For a missing package, one error names the feature that needs it and the command to install it."""
     with pytest.raises(ConfigurationError) as caught:
         import_extra("no_such_package", "none", "this test")
 
@@ -38,7 +38,7 @@ def test_what_is_missing() -> None:
 def test_what_is_broken(
     source: str, error: type[ImportError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is installed and can't be imported is not said to be missing."""
+    """A package that is installed but can't be imported is not reported as missing."""
     (tmp_path / "broken_package.py").write_text(source, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ImportError, match=r"no_such_package|broken") as caught:
@@ -49,7 +49,7 @@ def test_what_is_broken(
 
 @pytest.mark.parametrize("missing", ["parent", "parent.package", "parent.package.newer"])
 def test_what_an_import_lacks(missing: str) -> None:
-    """A package, its parent, or a module that an old version lacks: all are cured by the extra."""
+    """If a package, its parent, or a module of a newer version is missing, the error names the extra."""
     error = ModuleNotFoundError(name=missing)
     with pytest.raises(ModuleNotFoundError, match=r"this test needs parent-package: pip install ") as caught:
         refer_to_extra(error, "parent.package", "none", "this test")
@@ -60,7 +60,7 @@ def test_what_an_import_lacks(missing: str) -> None:
 
 @pytest.mark.parametrize("missing", [None, "other", "parent.other", "parent.packages", "par"])
 def test_what_another_package_lacks(missing: str | None) -> None:
-    """What is missing elsewhere is nothing that the extra could cure, and is raised as it is."""
+    """If another package is missing, the error is raised unchanged."""
     error = ModuleNotFoundError(name=missing)
     with pytest.raises(ModuleNotFoundError) as caught:
         refer_to_extra(error, "parent.package", "none", "this test")

@@ -1,4 +1,4 @@
-"""Ctrl-C in the midst of a synchronous call: it ends at once and leaves nothing behind."""
+"""Ctrl-C during a sync call: the call ends at once and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def no_waiting() -> None:
-    """Keep the real waits in this file."""
+    """Override the shared fixture: this file needs real delays."""
 
 
 @contextmanager
 def interrupted(when: Callable[[], bool]) -> Iterator[None]:
-    """Press Ctrl-C once *when* holds, and expect that it ends the block; 30 seconds are for ever."""
+    """Press Ctrl-C when *when* returns true, after 30 seconds at the latest; expect it to end the block."""
     ended = threading.Event()
 
     def press() -> None:
@@ -43,7 +43,7 @@ def interrupted(when: Callable[[], bool]) -> Iterator[None]:
             if ended.wait(0.01) or when():
                 break
         ended.wait(0.1)
-        # Again, as a person would: Python ignores an interrupt that comes while it collects garbage.
+        # Repeatedly, as a user would: Python ignores an interrupt that arrives during garbage collection.
         for _ in range(5):
             if not ended.is_set():
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
@@ -61,7 +61,7 @@ def interrupted(when: Callable[[], bool]) -> Iterator[None]:
 
 
 def assert_idle(client: EmbeddingClient) -> None:
-    """See that nothing counts as in flight or waiting."""
+    """Assert that no request counts as in flight or waiting."""
     [session] = client._engine._sessions.values()
     assert session.queue.in_flight == 0
     assert not session.queue._starting.locked()
@@ -78,10 +78,10 @@ FAULTS = {
 @pytest.mark.parametrize("workers", [1, 32])
 @pytest.mark.parametrize("doing", FAULTS)
 def test_interrupt(doing: str, workers: int, total_timeout: float | None) -> None:
-    """A request, a backoff and a pause all end at once, with one worker and with many."""
+    """Ctrl-C ends a request, a backoff and a pause at once, with one worker and with many."""
     emulator = Emulator()
     emulator.script(*[FAULTS[doing]] * 100)
-    EmbeddingClient(EmbeddingConfig(api_key=KEY)).embed([])  # which starts the thread of the event loop
+    EmbeddingClient(EmbeddingConfig(api_key=KEY)).embed([])  # starts the thread of the event loop
     threads = set(threading.enumerate())
     with serve(emulator) as address:
         config = EmbeddingConfig(
@@ -102,10 +102,10 @@ def test_interrupt(doing: str, workers: int, total_timeout: float | None) -> Non
 
 @pytest.mark.parametrize("library", ["httpx", "httpx2"])
 def test_interrupt_of_a_client_given(library: str) -> None:
-    """A thread that waits in a synchronous client of the user's is abandoned, and not waited for."""
+    """A worker thread that waits in the user's sync HTTP client is abandoned, not awaited."""
     emulator = Emulator()
     emulator.script(*[Fault(hang=True)] * 100)
-    http_client = pytest.importorskip(library).Client(verify=False)  # which is not asked for by http
+    http_client = pytest.importorskip(library).Client(verify=False)  # plain http needs no certificates
     with http_client, serve(emulator) as address:
         config = EmbeddingConfig(api_key=KEY, base_url=address, dimensions=64, batch_size=1, timeout=60.0)
         with EmbeddingClient(config, http_client=http_client) as client:
@@ -117,7 +117,7 @@ def test_interrupt_of_a_client_given(library: str) -> None:
 
 
 def test_log_of_what_is_lost(caplog: pytest.LogCaptureFixture) -> None:
-    """After Ctrl-C the log tells how many texts were embedded, and how to keep them."""
+    """After Ctrl-C the log reports how many texts were embedded, and how to keep them."""
     emulator = Emulator()
     emulator.script(None, None, Fault(hang=True))
     with serve(emulator) as address:
@@ -132,10 +132,10 @@ def test_log_of_what_is_lost(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("doing", FAULTS)
 def test_interrupt_while_iterating(doing: str) -> None:
-    """Waiting for a row ends at once as well, with both blocks in progress."""
+    """Ctrl-C ends the wait for a row at once, with both blocks in progress."""
     emulator = Emulator()
     emulator.script(*[FAULTS[doing]] * 100)
-    EmbeddingClient(EmbeddingConfig(api_key=KEY)).embed([])  # which starts the thread of the event loop
+    EmbeddingClient(EmbeddingConfig(api_key=KEY)).embed([])  # starts the thread of the event loop
     threads = set(threading.enumerate())
     with serve(emulator) as address:
         config = EmbeddingConfig(
@@ -149,7 +149,7 @@ def test_interrupt_while_iterating(doing: str) -> None:
 
 
 class Store:
-    """A cache that tells when it is written."""
+    """A cache that signals when it is written to."""
 
     def __init__(self) -> None:
         self.kept: dict[str, bytes] = {}
@@ -160,7 +160,7 @@ class Store:
         return [self.kept.get(key) for key in keys]
 
     def set_many(self, entries: Mapping[str, bytes]) -> None:
-        """Store, and take half a second for it."""
+        """Store, after half a second."""
         self.writing.set()
         threading.Event().wait(0.5)
         self.kept.update(entries)
@@ -175,7 +175,7 @@ class Store:
 
 
 def test_interrupt_while_storing() -> None:
-    """What is being stored by the workers is stored to the end, and not billed again."""
+    """Embeddings being stored during Ctrl-C are stored completely, and not billed again."""
     emulator, store = Emulator(), Store()
     emulator.script(*[None] * 6, *[Fault(hang=True)] * 100)
     with serve(emulator) as address:

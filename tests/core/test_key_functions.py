@@ -1,4 +1,4 @@
-"""Keys that a function gives: asked before each request, shown nowhere, refused if wrong."""
+"""API keys from a function: called for each attempt, never shown, validated."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KEYS = [f"sk-rotated-{at}-0123456789" for at in range(9)]
 
 
 class Rotating:
-    """Gives another key each time; notes the thread that asks."""
+    """A function that returns another key each time, and records the calling threads."""
 
     def __init__(self, kind: type = str) -> None:
         self.given = 0
@@ -42,23 +42,23 @@ class Rotating:
         self._kind = kind
 
     def __call__(self) -> Any:
-        """Give the next key."""
+        """Return the next key."""
         self.threads.add(threading.get_ident())
         self.given += 1
         return self._kind(KEYS[self.given - 1])
 
 
 class AsyncRotating(Rotating):
-    """The same, awaited."""
+    """Async version of `Rotating`."""
 
     async def __call__(self) -> Any:
-        """Give the next key."""
+        """Return the next key."""
         await anyio.lowlevel.checkpoint()
         return super().__call__()
 
 
 def late(rotating: Rotating) -> Any:
-    """Make a function that is not known to be async until it is called."""
+    """Create a function that is not recognized as async until it is called."""
 
     async def give() -> Any:
         return rotating()
@@ -67,7 +67,7 @@ def late(rotating: Rotating) -> Any:
 
 
 def seen(keys: list[str]) -> Any:
-    """Make a handler that accepts any key and notes it."""
+    """Create a handler that accepts and records any key, and responds to the second request with 503."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         keys.append(request.headers["authorization"].removeprefix("Bearer "))
@@ -89,7 +89,7 @@ SOURCES = [
 @pytest.mark.parametrize("make", SOURCES, ids=["sync", "async", "secret", "late"])
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_each_request_asks(make: Any, way: str) -> None:
-    """Each request is sent with the key that the function gives then, retries included."""
+    """Each attempt, retries included, is sent with the key that the function returns at that time."""
     keys: list[str] = []
     transport = httpx.MockTransport(seen(keys))
     config = EmbeddingConfig(model="m", api_key=make())
@@ -106,14 +106,14 @@ def test_each_request_asks(make: Any, way: str) -> None:
 
 
 def test_over_sockets() -> None:
-    """Connections of our own send it too."""
+    """The package's own connections send the key as well."""
     with serve(Emulator(api_keys=[KEYS[0]])) as base_url:
         config = EmbeddingConfig(api_key=lambda: KEYS[0], base_url=base_url)
         assert len(EmbeddingClient(config).embed(["text"]).embeddings) == 1
 
 
 def test_frameworks() -> None:
-    """Both frameworks take a function, keep it masked, and hand it on to copies."""
+    """Both framework classes accept a function, mask it, and pass it on to copies."""
     emulator = Emulator(api_keys=KEYS)
     options = {**emulator.client_options(), "api_key": (asked := Rotating())}
     one, two = QwenAIMLEmbeddings(**options), QwenAIMLEmbedding(**options)
@@ -163,7 +163,7 @@ async def araising() -> str:
     ],
 )
 def test_wrong_functions(function: Any, said: str) -> None:
-    """What a function raises, or returns instead of a key, ends the call; nothing is sent or shown."""
+    """If the function raises or does not return a key, the call fails; nothing is sent or shown."""
     emulator = Emulator()
     options = emulator.client_options()
     client = EmbeddingClient(EmbeddingConfig(api_key=function), http_client=options["http_client"])
@@ -174,12 +174,12 @@ def test_wrong_functions(function: Any, said: str) -> None:
     assert KEYS[0] not in "".join(traceback.format_exception(caught.value))
     assert emulator.request_count == client.usage.requests == 0
     assert caught.value.__traceback__ is not None
-    frames = traceback.walk_tb(caught.value.__traceback__.tb_next)  # without this test's own
+    frames = traceback.walk_tb(caught.value.__traceback__.tb_next)  # without this test's own frame
     assert KEYS[0] not in repr([dict(frame.f_locals) for frame, _ in frames])
 
 
 def test_masked() -> None:
-    """The key of an attempt is masked where a failure or the service repeats it."""
+    """The key of an attempt is masked if a failure or the service repeats it."""
     asked = Rotating()
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -197,7 +197,7 @@ def test_masked() -> None:
 
 
 def test_intercepted() -> None:
-    """While an emulator answers for the whole process, the function is not called."""
+    """While an emulator intercepts all requests of the process, the function is not called."""
     emulator = Emulator()
     with intercept(emulator):
         EmbeddingClient(EmbeddingConfig(api_key=raising)).embed(["text"])
@@ -206,7 +206,7 @@ def test_intercepted() -> None:
 
 
 def test_source() -> None:
-    """The holder of a function compares like it, prints like none, and stays in this process."""
+    """A KeySource compares like its function, is masked in reprs, and can't be pickled."""
     source, other = KeySource(raising), KeySource(araising)
 
     assert source == KeySource(raising) != other
@@ -222,7 +222,7 @@ def test_source() -> None:
 
 
 def test_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pickle leaves the function behind; a copy reads the environment, as with keys."""
+    """A pickle omits the function; the unpickled copy reads the key from the environment."""
     pickled = pickle.dumps([EmbeddingConfig(api_key=raising), QwenAIMLEmbeddings(api_key=raising)])
     monkeypatch.setenv("AIMLAPI_API_KEY", KEYS[0])
     config, model = pickle.loads(pickled)

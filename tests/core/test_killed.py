@@ -1,4 +1,4 @@
-"""A job that is killed several times, and resumes from its cache each time."""
+"""A process that is killed several times, and resumes from its cache each time."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def numbered(count: int) -> list[str]:
 
 
 def start(program: str, path: Path, count: int, url: str) -> subprocess.Popen[bytes]:
-    """Start one of the programs, where the packages under test are found."""
+    """Start one of the programs, with the packages under test on its path."""
     head = f"import sys; path, texts = sys.argv[1], [f'text {{number}}' for number in range({count})]"
     environment = {
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
@@ -74,7 +74,7 @@ def start(program: str, path: Path, count: int, url: str) -> subprocess.Popen[by
 
 
 def kill_after(process: subprocess.Popen[bytes], emulator: Emulator, requests: int) -> None:
-    """Kill the process, as kill -9 does, when it has sent so many requests; a minute at most."""
+    """Kill the process, as kill -9 does, after it has sent *requests* requests; wait a minute at most."""
     sent, give_up = emulator.request_count, time.monotonic() + 60
     while emulator.request_count < sent + requests and process.poll() is None and time.monotonic() < give_up:
         time.sleep(0.001)
@@ -101,7 +101,7 @@ def stored(path: Path) -> int:
     ],
 )
 def test_killed(program: str, count: int, tmp_path: Path) -> None:
-    """Each text is billed once, except those in flight at a kill; all vectors are right."""
+    """Each text is billed once, except those in flight when killed; all embeddings are correct."""
     path, texts = tmp_path / "embeddings.db", numbered(count)
     emulator = Emulator(latency=0.02)
     with serve(emulator) as url:
@@ -118,7 +118,7 @@ def test_killed(program: str, count: int, tmp_path: Path) -> None:
             assert process.wait(60) == 0
         again = [text for request in emulator.requests[sent:] for text in request.texts]
         assert len(set(again)) == count - kept
-        # A request that was on its way when its process was killed may come late.
+        # A request sent just before its process was killed may arrive late.
         assert len(again) - (count - kept) <= 10 * MOST_IN_FLIGHT
 
         billed, sent = emulator.texts_billed, emulator.request_count

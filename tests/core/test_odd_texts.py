@@ -1,4 +1,4 @@
-"""Odd texts and collections of texts that people have: they go out unchanged."""
+"""Unusual texts and collections of texts: they are sent unchanged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TEXTS = {
 
 
 class Series:
-    """What pandas calls so, as far as it matters here: iterated by its values, with an index, no columns."""
+    """A substitute for a pandas Series: iterates over its values, has an index, and no columns."""
 
     def __init__(self, values: list[str]) -> None:
         self.index = range(100, 100 + len(values))
@@ -76,7 +76,7 @@ def embed(way: str, emulator: Emulator, texts: Any) -> list[list[float]]:
 @pytest.mark.parametrize("way", ["core", "core, async", "LangChain", "LlamaIndex"])
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_texts(text: str, way: str) -> None:
-    """Each is sent as it is, and gets its embedding."""
+    """Each text is sent unchanged, and gets its embedding."""
     emulator = Emulator()
     rows = embed(way, emulator, [text, "another"])
 
@@ -88,14 +88,14 @@ def test_texts(text: str, way: str) -> None:
 @pytest.mark.parametrize("way", ["core", "core, async", "LangChain", "LlamaIndex"])
 @pytest.mark.parametrize("collect", COLLECTIONS.values(), ids=COLLECTIONS)
 def test_collections(collect: Callable[[list[str]], Any], way: str) -> None:
-    """Anything that can be iterated by its texts gives what a list of them does."""
+    """Any iterable of texts gives the same result as a list."""
     texts = [f"text {at}" for at in range(12)]
 
     assert embed(way, Emulator(), collect(texts)) == embed(way, Emulator(), texts)
 
 
 def test_pandas() -> None:
-    """A Series of pandas itself, where pandas is installed, by its values and not its index."""
+    """A real pandas Series is read by its values, not by its index."""
     pandas = pytest.importorskip("pandas")
     texts = pandas.Series(["a", "b"], index=[7, 3])
 

@@ -1,4 +1,4 @@
-"""How far a call has come: what is reported, when, and the bar that shows it."""
+"""Progress of a call: what is reported, when, and the progress bar."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def run(tell: Callable[[Progress], object], texts: list[str], *script: Outcome) 
 
 
 def test_what_is_reported() -> None:
-    """The start and each batch are reported, in texts, those that are repeated included."""
+    """The start and each batch are reported; progress counts texts, duplicates included."""
     told: list[Progress] = []
     run(told.append, ["a", "b", "a", "c"])
 
@@ -72,7 +72,7 @@ def test_what_is_reported() -> None:
 
 
 def test_waits_are_reported() -> None:
-    """A wait of more than a second is reported when it begins, once."""
+    """A wait of more than a second is reported once, when it begins."""
     told: list[Progress] = []
     run(told.append, ["a", "b", "c"], None, status(503, retry_after="8"), status(503, retry_after="0.5"))
 
@@ -85,7 +85,7 @@ def test_waits_are_reported() -> None:
 
 
 def test_what_failed_is_not_done() -> None:
-    """Texts without an embedding are not counted."""
+    """Failed texts do not count as done."""
     told: list[Progress] = []
     job = run(told.append, ["a", "b", "c"], None, status(401))
 
@@ -96,7 +96,7 @@ def test_what_failed_is_not_done() -> None:
 
 @pytest.mark.parametrize("way", ["sync", "async", "async array"])
 def test_once_at_a_time(way: str) -> None:
-    """However many requests are in flight, reports come one after the other, of more each time."""
+    """However many requests are in flight, reports arrive one at a time, with increasing counts."""
     told: list[int] = []
     inside = threading.Lock()
 
@@ -114,7 +114,7 @@ def test_once_at_a_time(way: str) -> None:
 
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_cached(way: str, tmp_path: Path) -> None:
-    """What came from the cache is counted, also on its own."""
+    """Cached texts count as done, and are also reported separately."""
     emulator = Emulator()
     told: list[Progress] = []
     with SQLiteCache(tmp_path / "cache.db") as cache:
@@ -130,7 +130,7 @@ def test_cached(way: str, tmp_path: Path) -> None:
 
 
 def test_what_it_raises(caplog: pytest.LogCaptureFixture) -> None:
-    """What the function raises is logged, nothing more is reported, and the call goes on."""
+    """If the function raises, this is logged, reports stop, and the call continues."""
     told: list[Progress] = []
 
     def tell(progress: Progress) -> None:
@@ -147,14 +147,14 @@ def test_what_it_raises(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_no_function() -> None:
-    """What can't be called is rejected before anything is sent."""
+    """A progress argument that can't be called raises."""
     given: Any = True
     with pytest.raises(ConfigurationError, match=r"progress must be a function that takes a .*Progress"):
         Reporter(given, [0], print)
 
 
 def frames(err: str) -> list[str]:
-    """Give what a bar showed, one after the other."""
+    """Return the successive states of a bar."""
     return [re.sub(r"\|.*\|", "|", frame).strip() for frame in re.split(r"[\r\n]", err) if frame.strip()]
 
 
@@ -167,13 +167,13 @@ def show(bar: Bar, *told: Progress) -> None:
 
 @pytest.fixture
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave bars as long as they are: tqdm cuts them at the width that the environment gives."""
+    """Keep bars at full length: tqdm cuts them to the width that the environment sets."""
     monkeypatch.delenv("COLUMNS", raising=False)
 
 
 @pytest.mark.usefixtures("wide")
 def test_bar(capsys: pytest.CaptureFixture[str]) -> None:
-    """A bar shows texts, texts a second, tokens and what was cached, on stderr, and ends its line."""
+    """The bar shows texts, texts per second, cached texts and tokens, on stderr, and ends its line."""
     with Bar(show=True) as bar:
         show(
             bar,
@@ -205,7 +205,7 @@ def test_bar_that_waits(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_speed_is_without_the_cached(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    """What took no time makes the bar no faster."""
+    """Cached texts do not increase the speed."""
     monkeypatch.setattr("tqdm.std.time", iter(float(at) for at in range(1000)).__next__)
     with Bar(show=True) as bar:
         show(bar, Progress(0, 5000, 0, Usage()), Progress(4000, 5000, 4000, Usage()))
@@ -218,7 +218,7 @@ def test_speed_is_without_the_cached(capsys: pytest.CaptureFixture[str], monkeyp
 
 @pytest.mark.usefixtures("wide")
 def test_bar_of_several_calls(capsys: pytest.CaptureFixture[str]) -> None:
-    """Several calls at once move one bar, and what none of them reported came from another cache."""
+    """Concurrent calls share one bar; texts that none of them reported count as cached."""
     with Bar(show=True, total=100) as bar:
         one, two = bar.part(), bar.part()
         assert one is not None
@@ -234,7 +234,7 @@ def test_bar_of_several_calls(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_bar_without_calls(capsys: pytest.CaptureFixture[str]) -> None:
-    """All may have come from another cache, or there may be nothing to do."""
+    """A bar without calls ends at its total; without texts nothing is shown."""
     with Bar(show=True, total=100):
         pass
     assert "100/100" in frames(capsys.readouterr().err)[-1]
@@ -247,7 +247,7 @@ def test_bar_without_calls(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_unknown_tokens(capsys: pytest.CaptureFixture[str]) -> None:
-    """Tokens that a response does not report are not shown."""
+    """Token counts that a response does not report are not shown."""
     with Bar(show=True) as bar:
         show(bar, Progress(10, 30, 0, Usage(1, 5)), Progress(20, 30, 0, Usage(2, None)))
         show(bar, Progress(10, 30, 0, Usage(1, 5)))
@@ -257,7 +257,7 @@ def test_unknown_tokens(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_bar_of_what_fails(error: type[BaseException], capsys: pytest.CaptureFixture[str]) -> None:
-    """After an error the bar stays where it was, and its line is ended."""
+    """After an error the bar keeps its position, and its line is ended."""
     bar = Bar(show=True)
     show(bar, Progress(10, 30, 0, Usage(1, 5)))
     with pytest.raises(error), bar:
@@ -283,7 +283,7 @@ def test_no_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(("value", "shown"), [("", True), ("1", False)])
 def test_disabled(value: str, shown: bool) -> None:
-    """The switch of tqdm's own in the environment silences bars."""
+    """TQDM_DISABLE in the environment disables bars."""
     program = """
 from qwen_aiml import Progress, Usage
 from qwen_aiml._progress import Bar

@@ -1,4 +1,4 @@
-"""What holds for any texts, any responses in any order, and any faults: one call on virtual time, no I/O."""
+"""Property tests of one call, for any texts, responses, orders and faults: virtual time, no I/O."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from qwen_aiml._transport.base import Post
 
-# Repeatable, and without a clock: the machine may be slow.
+# Deterministic, and without a deadline, since the machine may be slow.
 repeatable = settings(deadline=None, derandomize=True, database=None)
 
 pytestmark = pytest.mark.once
@@ -79,26 +79,26 @@ FATAL: list[Callable[[], Outcome]] = [
 
 @pytest.fixture(autouse=True)
 def no_waiting() -> None:
-    """Keep the real waits in this file, where time passes as fast as it is told to."""
+    """Override the shared fixture: this file uses virtual time."""
 
 
 @dataclass
 class Service:
     """
-    A service that answers by the texts it gets.
+    A service whose response depends on the texts of the request.
 
     Args:
-        random: Chance.
+        random: Source of randomness.
 
-        poison: Texts that it refuses, and the whole request with them.
+        poison: Texts that it rejects, together with the whole request.
 
-        refusal: How.
+        refusal: Kind of rejection, a key of `REJECTIONS`.
 
-        max_rows: Texts it takes in a request.
+        max_rows: Maximum number of texts per request.
 
-        faults: Share of requests that meet a passing fault; never more in a row than are retried.
+        faults: Share of requests with a transient failure; never more in a row than are retried.
 
-        dies_at: The request, from 0, that is answered with what ends the call; None for none.
+        dies_at: The request, from 0, whose response ends the call. None means none.
     """
 
     random: Random
@@ -116,7 +116,7 @@ class Service:
     in_a_row: Counter[tuple[str, ...]] = field(default_factory=Counter)
 
     def answer(self, texts: list[str]) -> Outcome:
-        """Answer one request."""
+        """Return the outcome of one request."""
         self.requests += 1
         if self.requests - 1 == self.dies_at:
             self.died = True
@@ -140,12 +140,12 @@ class Service:
 
 
 def vector(text: str) -> list[float]:
-    """Give an embedding that tells whose it is."""
+    """Return an embedding that identifies its text."""
     return [float(text) + 1.0, -1.0]
 
 
 class Run:
-    """A call with several workers, whose responses come in any order; it is its own transport."""
+    """A call with several workers and responses in any order; it is its own transport."""
 
     def __init__(self, texts: list[str], size: int, workers: int, service: Service) -> None:
         self.service = service
@@ -157,13 +157,13 @@ class Run:
         trio.run(self.carry_out, clock=trio.testing.MockClock(autojump_threshold=0))
 
     async def carry_out(self) -> None:
-        """Run the job, for a bounded time that nobody waits for."""
+        """Run the job, for a bounded amount of virtual time."""
         self.call.begin(Queue(self.call.limiter, trio.current_time), self.post)
         with trio.fail_after(1e9):
             await self.job.run()
 
     async def post(self, request: Post) -> Response:
-        """Answer a request after some time, having looked whether it is one that may be sent."""
+        """Check that a request may be sent, and respond to it after a random delay."""
         texts = orjson.loads(request.body)["input"]
         service = self.service
         assert not self.call.is_stopped
@@ -177,7 +177,7 @@ class Run:
         return outcome
 
     def outcome(self) -> tuple[list[list[float] | None], dict[int, QwenAIMLError]]:
-        """Give embeddings and failures."""
+        """Return embeddings and failures."""
         given = len(self.job.items)
         try:
             return list(self.job.result().embeddings), {}
@@ -191,7 +191,7 @@ class Run:
 
 @st.composite
 def lists(draw: DrawFn) -> list[str]:
-    """Make up to 60 texts, some of them repeated, in any order."""
+    """Generate up to 60 distinct texts, some of them repeated, in any order."""
     distinct = list(map(str, range(draw(st.integers(0, 60)))))
     random = draw(st.randoms())
     texts = distinct + random.choices(distinct or [""], k=len(distinct) // 3)
@@ -208,7 +208,7 @@ sizes = st.integers(1, 10)
 def test_faults(
     texts: list[str], size: int, max_rows: int, workers: int, faults: float, random: Random
 ) -> None:
-    """Whatever passes by itself, every text gets its own vector, from the one answer it was accepted in."""
+    """Despite transient failures every text gets its own embedding, and is accepted only once."""
     service = Service(random, set(), "content", max_rows, faults)
     run = Run(texts, size, workers, service)
 
@@ -217,7 +217,7 @@ def test_faults(
     plain = -(-len(set(texts)) // size)
     if size <= max_rows:
         assert service.requests == plain + service.faulty
-    # Batches begun before the limit was known are sent in pieces; those begun later are cut to it.
+    # Batches started before the limit was known are split; later ones are cut to it.
     pieces = -(-len(set(texts)) // min(size, max_rows))
     assert service.beyond <= workers
     assert service.requests <= pieces + 2 * workers + service.faulty
@@ -243,7 +243,7 @@ def test_refused_texts(
     faults: float,
     random: Random,
 ) -> None:
-    """Exactly the texts that are refused have failures, and each costs at most six requests more."""
+    """Exactly the rejected texts fail, and each costs at most six additional requests."""
     refusal = random.choice(["content", "length"])
     service = Service(random, poison, refusal, max_rows, faults)
     run = Run(texts, size, workers, service)
@@ -263,7 +263,7 @@ def test_refused_texts(
 
 @pytest.mark.parametrize("size", range(1, 11))
 def test_search(size: int) -> None:
-    """Wherever the one rejected text stands, bisection finds it: at most six requests more among ten."""
+    """Bisection finds the one rejected text at any position: among ten, with at most six more requests."""
     texts = list(map(str, range(size)))
     for poison in texts:
         service = Service(Random(1), {poison}, "content", 10)  # noqa: S311 (no secret)
@@ -286,7 +286,7 @@ def test_search(size: int) -> None:
 def test_indigestible_texts(
     texts: list[str], poison: set[str], size: int, workers: int, refusal: str, random: Random
 ) -> None:
-    """A text that fails without a word is told from a service that fails: by others that are accepted."""
+    """A text that fails without a reason is distinguished from a failing service if others are accepted."""
     service = Service(random, poison, refusal, 10)
     run = Run(texts, size, workers, service)
     embeddings, failures = run.outcome()
@@ -324,9 +324,9 @@ def test_end_of_the_call(
     dies_at: int,
     random: Random,
 ) -> None:
-    """After what no other text would escape nothing new starts, and what was accepted is kept."""
+    """After a fatal failure no request starts, and accepted embeddings are kept."""
     service = Service(random, poison, "content", 10, faults, dies_at)
-    run = Run(texts, size, workers, service)  # which looks at each request that starts
+    run = Run(texts, size, workers, service)  # checks each request that starts
     embeddings, failures = run.outcome()
 
     assert service.died == run.call.is_stopped
@@ -354,9 +354,9 @@ anything = st.recursive(
 
 @st.composite
 def answers(draw: DrawFn) -> dict[str, Any]:
-    """Make a good answer of 1 to 4 rows, in any order, as lists or base64."""
+    """Generate a valid response of 1 to 4 rows, in any order, as lists or base64."""
     count, length = draw(st.integers(1, 4)), draw(st.integers(1, 4))
-    number = st.integers(-99, 99).map(lambda eighths: eighths / 8)  # float32 holds it
+    number = st.integers(-99, 99).map(lambda eighths: eighths / 8)  # exact in float32
     row = st.lists(number, min_size=length, max_size=length)
     data = []
     for index in draw(st.permutations(range(count))):
@@ -368,7 +368,7 @@ def answers(draw: DrawFn) -> dict[str, Any]:
 
 
 def places(value: Any) -> list[tuple[Any, Any]]:
-    """Give everything that stands in some JSON, as a container and a key of it."""
+    """Return the location of each value in some JSON, as a container and a key."""
     keys: list[Any] = list(value) if isinstance(value, dict) else []
     if isinstance(value, list):
         keys = list(range(len(value)))
@@ -377,7 +377,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 
 @st.composite
 def bodies(draw: DrawFn) -> tuple[bytes, int]:
-    """Make the bytes of an answer, good or changed in some places, and how many texts it is for."""
+    """Generate a response body, valid or changed in some places, and the number of its texts."""
     answer = draw(answers())
     count = len(answer["data"])
     for _ in range(draw(st.integers(0, 3))):
@@ -399,7 +399,7 @@ def bodies(draw: DrawFn) -> tuple[bytes, int]:
 
 
 def numbers_of(embedding: Any) -> list[float]:
-    """Read a row as the service means it."""
+    """Return the numbers of a row, which is a list or base64."""
     if isinstance(embedding, str):
         packed = base64.b64decode(embedding)
         return list(struct.unpack(f"<{len(packed) // 4}f", packed))
@@ -409,7 +409,7 @@ def numbers_of(embedding: Any) -> list[float]:
 @given(answers())
 @repeatable
 def test_order_of_rows(answer: dict[str, Any]) -> None:
-    """Rows in any order are put in that of the texts."""
+    """Rows are returned in the order of the texts."""
     rows = decode(Response(200, {}, orjson.dumps(answer)), len(answer["data"]), None)
 
     expected = {row["index"]: numbers_of(row["embedding"]) for row in answer["data"]}
@@ -419,7 +419,7 @@ def test_order_of_rows(answer: dict[str, Any]) -> None:
 @given(bodies(), st.none() | st.integers(1, 4))
 @settings(repeatable, max_examples=500)
 def test_changed_answer(body: tuple[bytes, int], dimensions: int | None) -> None:
-    """An answer with anything changed is refused, or is read as what it says: the row of each index."""
+    """A response with any change is either rejected or decoded to the row of each index."""
     sent, expected = body
     answer = Response(200, {}, sent)
     try:
@@ -470,7 +470,7 @@ headers_of: SearchStrategy[dict[str, str]] = st.dictionaries(
 @given(envelopes, headers_of, st.integers(100, 999), st.lists(st.text(max_size=20), max_size=3))
 @settings(repeatable, max_examples=300)
 def test_any_error_answer(body: bytes, headers: dict[str, str], status: int, texts: list[str]) -> None:
-    """Whatever an error answer holds, there is one error, of a bounded length, and no key in it."""
+    """Any error response gives one error, whose message has a bounded length and no key."""
     config = EmbeddingConfig(api_key="sk-0123456789abcdef")
     answer = Response(status, headers, body)
     error = error_of(answer, texts, config, config.secret)
@@ -513,7 +513,7 @@ dates = st.lists(
 @given(st.text(max_size=30) | dates | st.floats().map(str), st.text(max_size=8) | st.floats().map(str))
 @settings(repeatable, max_examples=500)
 def test_any_retry_after(seconds: str, milliseconds: str) -> None:
-    """Whatever stands in the headers, the advice is None or a finite number, 0 or more."""
+    """For any headers, the retry delay is None or a finite number, 0 or more."""
     for headers in ({"retry-after": seconds}, {"retry-after": seconds, "retry-after-ms": milliseconds}):
         advised = retry_after(headers, DATE)
         assert advised is None or (math.isfinite(advised) and advised >= 0)

@@ -1,4 +1,4 @@
-"""Functions that a call of a client calls, and that call the same client again."""
+"""User functions that call the client again from within one of its calls."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def config(address: str) -> EmbeddingConfig:
 
 
 def bounded(function: Callable[[], Any]) -> Any:
-    """Return what a function returns, and fail if it hangs."""
+    """Return the result of a function; fail if it hangs."""
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(function()), daemon=True)
     thread.start()
@@ -34,7 +34,7 @@ def bounded(function: Callable[[], Any]) -> Any:
 
 @pytest.mark.parametrize("hook", ["progress", "admit"])
 def test_sync(config: EmbeddingConfig, hook: str) -> None:
-    """A synchronous call may be made from within another one of the same client."""
+    """A sync call may be made from within another call of the same client."""
     inner: list[int] = []
 
     def call(_: object) -> None:
@@ -49,7 +49,7 @@ def test_sync(config: EmbeddingConfig, hook: str) -> None:
 
 
 def test_sync_while_iterating(config: EmbeddingConfig) -> None:
-    """The same from within `embed_iter`."""
+    """A sync call may be made from within `embed_iter` of the same client."""
     with EmbeddingClient(config) as client:
         rows = bounded(lambda: list(client.embed_iter(TEXTS, admit=lambda _: client.embed(["inner"]))))
 
@@ -58,7 +58,7 @@ def test_sync_while_iterating(config: EmbeddingConfig) -> None:
 
 @pytest.mark.anyio
 async def test_admit(config: EmbeddingConfig) -> None:
-    """An asynchronous rate limiter may await the same client."""
+    """An async rate limiter may await the same client."""
     async with AsyncEmbeddingClient(config) as client:
         with anyio.fail_after(30):
             result = await client.embed(TEXTS, admit=lambda _: client.embed(["inner"]))
@@ -68,7 +68,7 @@ async def test_admit(config: EmbeddingConfig) -> None:
 
 @pytest.mark.anyio
 async def test_progress(config: EmbeddingConfig) -> None:
-    """A report of progress may start another call of the same client."""
+    """A progress function may start another call of the same client."""
     async with AsyncEmbeddingClient(config) as client:
         with anyio.fail_after(30):
             async with anyio.create_task_group() as group:
@@ -80,7 +80,7 @@ async def test_progress(config: EmbeddingConfig) -> None:
 
 
 def test_synchronous_call_within_an_asynchronous_one(config: EmbeddingConfig) -> None:
-    """Two clients that share what they know of the service's limits do not wait for each other."""
+    """Two clients that share a limiter do not wait for each other."""
     inner: list[int] = []
     other = EmbeddingClient(config)
 

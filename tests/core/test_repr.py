@@ -1,4 +1,4 @@
-"""What a traceback that prints local variables may show of what passes through."""
+"""Neither reprs nor the frames of a traceback show texts, responses or keys."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     ids=lambda held: type(held).__name__,
 )
 def test_nothing_of_a_text(held: object) -> None:
-    """Neither a text nor a response, which may repeat it."""
+    """Reprs contain neither texts nor responses, which may repeat them."""
     assert type(held).__name__ in repr(held)
     assert "secret" not in repr(held)
     shown = pretty_repr(held)
@@ -58,14 +58,14 @@ def test_nothing_of_a_text(held: object) -> None:
 
 
 class Frames:
-    """Looks for a key in the variables of the frames of a traceback, and in what they hold."""
+    """Searches the frames of a traceback for a key: their variables and the values in these."""
 
     def __init__(self, key: str) -> None:
         self._key = key
         self._seen: set[int] = set()
 
     def hold(self, error: BaseException) -> bool:
-        """Tell whether a frame of ours has the key."""
+        """Return whether a frame below the test's own contains the key."""
         assert error.__traceback__ is not None
         frames = traceback.walk_tb(error.__traceback__.tb_next)
         return any(self._holds(dict(frame.f_locals), 6) for frame, _ in frames)
@@ -82,7 +82,7 @@ class Frames:
             return any(self._holds(each, depth - 1) for each in value)
         try:
             return self._key in repr(value)
-        except AttributeError:  # of an object that was not made
+        except AttributeError:  # of an object that was only partly created
             return False
 
 
@@ -110,7 +110,7 @@ KEY = "sk-test-0123456789abcdef"
     ids=lambda options: next(reversed(options)),
 )
 def test_misplaced_key(make: Any, options: dict[str, Any]) -> None:
-    """A key that is given by another name, or as another setting, is in no message and in no frame."""
+    """A key passed by another name, or as another setting, appears in no message and no frame."""
     with pytest.raises((ConfigurationError, TypeError)) as caught:
         make(**options)
 
@@ -119,7 +119,7 @@ def test_misplaced_key(make: Any, options: dict[str, Any]) -> None:
 
 
 def test_key_for_settings() -> None:
-    """Nor is one that is given in the place of the settings."""
+    """A key passed in place of the settings appears in no frame."""
     with pytest.raises(ConfigurationError, match="must be an EmbeddingConfig, not str") as caught:
         EmbeddingClient(KEY)  # type: ignore[arg-type]
 
@@ -129,7 +129,7 @@ def test_key_for_settings() -> None:
 @pytest.mark.parametrize("make", [QwenAIMLEmbeddings, QwenAIMLEmbedding])
 @pytest.mark.parametrize("update", [{"openai_api_key": KEY}, {"api_key": f"Bearer {KEY}"}], ids=str)
 def test_misplaced_key_in_a_copy(make: Any, update: dict[str, Any]) -> None:
-    """Nor is one that a copy was to have."""
+    """A misplaced or invalid key in `model_copy` appears in no frame."""
     model = make(api_key=KEY[:12])
     with pytest.raises(ConfigurationError) as caught:
         model.model_copy(update=update)
@@ -174,7 +174,7 @@ def embed(way: str, settings: dict[str, Any], texts: list[str], **options: Any) 
 
 
 def shown(error: BaseException) -> str:
-    """Print what a report shows of this project's frames: their variables, of an error and its causes."""
+    """Format the variables of this project's frames, in the tracebacks of an error and its causes."""
     errors, frames = [error, *getattr(error, "failures", {}).values()], []
     for each in errors:
         errors += [cause for cause in (each.__cause__, each.__context__) if cause and cause not in errors]
@@ -220,7 +220,7 @@ def test_texts_in_frames(
 
 @pytest.mark.parametrize("way", [way for way in (*CORE, *ADAPTERS) if "query" not in way])
 def test_texts_in_frames_of_part(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor does one of the errors of a call that failed in part."""
+    """No frame of this project shows a text if a call fails in part."""
     emulator = Emulator()
     emulator.script(None, Fault(status=401))
     with serve(emulator) as address:
@@ -233,7 +233,7 @@ def test_texts_in_frames_of_part(way: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("way", CORE)
 def test_texts_in_frames_of_a_crash(way: str) -> None:
-    """Nor if the user's own code raises, whose frames stay as they are."""
+    """If user code raises, its frames stay unchanged, and this project's show no text."""
 
     def admit(_: int) -> NoReturn:
         kept = "of the user's"

@@ -1,4 +1,4 @@
-"""What the user's own functions do in the midst of a call: exit, or cancel what others await."""
+"""User functions that exit, raise, or are cancelled during a call."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def settings(address: str, **more: Any) -> EmbeddingConfig:
 
 
 class Cancelling:
-    """An awaitable function, or a cache, that is cancelled at its third use, by nobody who awaits it."""
+    """An async function, or a cache, whose third use is cancelled by other code."""
 
     def __init__(self) -> None:
         self.uses = 0
 
     async def __call__(self, *_: object) -> str:
-        """Return a key, which a rate limiter may do as well."""
+        """Return a key; a rate limiter may return anything."""
         self.uses += 1
         if self.uses == 3:
             cancelled = asyncio.get_running_loop().create_future()
@@ -69,7 +69,7 @@ class Cancelling:
 @pytest.mark.parametrize("workers", [1, 4])
 @pytest.mark.parametrize("what", ["admit", "key"])
 def test_cancelled_by_other_code(address: str, what: str, workers: int) -> None:
-    """No text goes missing without an error where what a call awaits is cancelled, but the call is not."""
+    """If a function that a call awaits is cancelled, but the call is not, no text is silently missing."""
     cancelling: Any = Cancelling()
     config = settings(address, api_key=cancelling if what == "key" else KEY, max_concurrency=workers)
     admit = cancelling if what == "admit" else None
@@ -100,7 +100,7 @@ def test_cancelled_by_other_code(address: str, what: str, workers: int) -> None:
 
 
 def test_storing_cancelled_by_other_code(address: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Storing that is cancelled costs what could not be stored, with a warning, and no embedding."""
+    """If storing is cancelled, a warning is logged and all embeddings are returned."""
 
     async def embed() -> None:
         async with AsyncEmbeddingClient(settings(address), cache=Cancelling()) as client:
@@ -112,7 +112,7 @@ def test_storing_cancelled_by_other_code(address: str, caplog: pytest.LogCapture
 
 
 def test_look_up_cancelled_by_other_code(address: str) -> None:
-    """Nor does a stream end as if it were complete."""
+    """If the cache look-up is cancelled, a stream does not end as if it were complete."""
 
     class Store(Cancelling):
         async def aget_many(self, keys: Sequence[str]) -> list[bytes | None]:  # noqa: ARG002
@@ -136,7 +136,7 @@ def leave(*_: object) -> str:
 
 @pytest.mark.parametrize("what", ["admit", "key", "hook"])
 def test_exit(address: str, what: str) -> None:
-    """``sys.exit`` in a function of the user's ends the call, and no later one."""
+    """``sys.exit`` in a user function ends the call, and no later one."""
     http_client = httpx.Client(event_hooks={"request": [leave]}) if what == "hook" else None
     config = settings(address, api_key=leave if what == "key" else KEY, max_retries=0)
     client = EmbeddingClient(config, http_client=http_client)
@@ -147,7 +147,7 @@ def test_exit(address: str, what: str) -> None:
 
 
 def test_exit_from_a_progress_function(address: str) -> None:
-    """So does one in a function that is told of a batch which is embedded: no result lacks the others."""
+    """``sys.exit`` in a progress function ends the call; no incomplete result is returned."""
 
     def leave_after_a_batch(progress: Progress) -> None:
         if progress.done:
@@ -162,7 +162,7 @@ def test_exit_from_a_progress_function(address: str) -> None:
 
 
 def test_async_function_of_a_synchronous_client(address: str) -> None:
-    """A rate limiter that turns out to be async is awaited."""
+    """A sync client awaits an async rate limiter."""
     asked = []
 
     async def admit(tokens: int) -> None:
@@ -176,7 +176,7 @@ def test_async_function_of_a_synchronous_client(address: str) -> None:
 
 
 def test_synchronous_function_of_an_async_client(address: str) -> None:
-    """A rate limiter that turns out not to be async is refused: it would stall the event loop."""
+    """An async client rejects a sync rate limiter, which would block the event loop."""
     admit: Any = len
 
     async def embed() -> None:
@@ -188,7 +188,7 @@ def test_synchronous_function_of_an_async_client(address: str) -> None:
 
 
 def test_rate_limiter_that_is_no_function(address: str) -> None:
-    """What can't be called is refused before anything is sent, in calls and in streams."""
+    """A rate limiter that can't be called raises, in calls and in streams."""
     admit: Any = 5
     with EmbeddingClient(settings(address)) as client:
         with pytest.raises(ConfigurationError, match="admit must be a function that takes a number of tok"):
@@ -198,7 +198,7 @@ def test_rate_limiter_that_is_no_function(address: str) -> None:
 
 
 def test_key_function_that_raises(address: str) -> None:
-    """Nothing was sent, so the error counts no attempt."""
+    """If the key function raises, nothing was sent, so the error counts no attempt."""
 
     def key() -> str:
         raise KeyError
@@ -212,7 +212,7 @@ def test_key_function_that_raises(address: str) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("is_open", [True, False])
 async def test_timeout_while_texts_are_read(address: str, is_open: bool) -> None:
-    """An async generator that a timeout has ended is not taken for one that is complete."""
+    """An async generator that was ended by a timeout is not taken as complete."""
 
     async def texts() -> AsyncIterator[str]:
         for text in TEXTS[:25]:
@@ -237,7 +237,7 @@ async def test_timeout_while_texts_are_read(address: str, is_open: bool) -> None
 
 
 class Texts:
-    """An asynchronous iterator that waits once, and then goes on."""
+    """An async iterator that blocks once, and can be read again after a timeout."""
 
     def __init__(self) -> None:
         self._texts = iter(TEXTS)
@@ -257,7 +257,7 @@ class Texts:
 
 @pytest.mark.anyio
 async def test_timeout_while_an_iterator_is_read(address: str) -> None:
-    """Texts that can be read on after a timeout are all embedded."""
+    """If texts can still be read after a timeout, all are embedded."""
     rows = []
     async with AsyncEmbeddingClient(settings(address)) as client, client.embed_iter(Texts()) as stream:
         for seconds in (0.1, math.inf):
@@ -270,7 +270,7 @@ async def test_timeout_while_an_iterator_is_read(address: str) -> None:
 
 @pytest.mark.anyio
 async def test_cancelled_before_it_begins() -> None:
-    """A call in a scope that is cancelled already sends nothing, also on connections that are open."""
+    """A call in an already cancelled scope sends nothing, even on open connections."""
     emulator = Emulator()
     with serve(emulator) as base_url:
         async with AsyncEmbeddingClient(settings(base_url)) as client:
