@@ -1,4 +1,4 @@
-"""A service by script, and virtual time: what the tests of the engine run on."""
+"""Test doubles for the engine: scripted transport, limiter, cache, and a harness on virtual time."""
 
 from __future__ import annotations
 
@@ -36,32 +36,32 @@ DATE = datetime(2026, 11, 22, tzinfo=timezone.utc)
 
 
 class After(Struct):
-    """An outcome that takes some seconds; with a shield it comes although it was cancelled."""
+    """An outcome after some seconds; with a shield it arrives despite cancellation."""
 
     seconds: float
     outcome: Outcome = None
     shield: bool = False
 
 
-# None is a valid response; a function is given the texts of the request.
+# None means a valid response; a function gets the texts of the request and returns an outcome.
 Outcome: TypeAlias = Response | Exception | After | Callable[[list[str]], "Outcome"] | None
 
 HANG = After(float("inf"))
 
 
 def status(code: int, message: str = "no", **headers: str) -> Response:
-    """Make an error response; header names are given with underscores."""
+    """Create an error response; header names are given with underscores."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return Response(code, named, orjson.dumps({"message": message}))
 
 
 def vector(text: str) -> list[float]:
-    """Return the embedding of a text, which float32 holds exactly."""
+    """Return the embedding of a text, exact in float32."""
     return [float(zlib.crc32(text.encode()) % 2**20), 1.0]
 
 
 def accepted(texts: Sequence[str], dimensions: int = 2) -> Response:
-    """Make a valid response."""
+    """Create a valid response."""
     data = [
         {"index": at, "embedding": (vector(text) * dimensions)[:dimensions]} for at, text in enumerate(texts)
     ]
@@ -71,12 +71,12 @@ def accepted(texts: Sequence[str], dimensions: int = 2) -> Response:
 
 class FakeTransport:
     """
-    Returns what a script says, then what *service* says.
+    Returns the outcomes of a script, then those of *service*.
 
     Attributes:
         sent: The texts of each request.
 
-        times: When each was posted, in virtual seconds.
+        times: The time at which each was posted, in virtual seconds.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class FakeTransport:
         self.most = self._in_flight = 0
 
     async def post(self, request: Post) -> Response:
-        """Post."""
+        """Record a request, and return or raise its outcome."""
         request.secret = self._secret
         texts = orjson.loads(request.body)["input"]
         self.posts.append(request)
@@ -117,7 +117,7 @@ class FakeTransport:
         if isinstance(outcome, Exception):
             raise outcome
         if isinstance(outcome, Response):
-            # Of each request its own, since it is written to.
+            # A copy for each request, since responses are modified.
             return Response(outcome.status, outcome.headers, outcome.body)
         if outcome is None:
             return accepted(texts)
@@ -126,16 +126,16 @@ class FakeTransport:
 
 class FakeLimiter:
     """
-    Lets every request start, but for pauses.
+    Lets every request start, except during pauses.
 
     Attributes:
-        window: How many requests may be in flight.
+        window: Maximum number of requests in flight.
 
-        most: Its ceiling.
+        most: Ceiling of the window.
 
-        paused_until: When the next may start.
+        paused_until: Time from which the next request may start.
 
-        reports: What became of requests.
+        reports: Outcomes of requests.
     """
 
     def __init__(self, config: EmbeddingConfig) -> None:
@@ -145,7 +145,7 @@ class FakeLimiter:
         self.reports: list[tuple[Any, ...]] = []
 
     def expected_tokens(self, size: int) -> float:
-        """Estimate."""
+        """Estimate the tokens of a request."""
         return size / 3
 
     def take(self, now: float, tokens: float) -> Start | float:
@@ -153,17 +153,17 @@ class FakeLimiter:
         return self.paused_until - now if now < self.paused_until else Start(now, tokens, 1.0)
 
     def accepted(self, start: Start, now: float, size: int, tokens: int | None) -> None:
-        """Count a response."""
+        """Record an accepted request."""
         del start, now, size
         self.reports.append(("accepted", tokens))
 
     def lost(self, start: Start) -> None:
-        """Count a request that tells nothing."""
+        """Record a request whose outcome says nothing about limits."""
         del start
         self.reports.append(("lost",))
 
     def refused(self, start: Start, now: float, advised: float | None, jitter: float) -> None:
-        """Pause, as is advised."""
+        """Pause for the advised time."""
         del start
         self.paused_until = now + (advised or 0.0) * (1 + jitter)
         self.reports.append(("refused", advised, jitter))
@@ -171,20 +171,20 @@ class FakeLimiter:
 
 class Harness:
     """
-    One call, and what it runs on; virtual time begins at 0.
+    One call with its clock, queue, limiter and transport; virtual time starts at 0.
 
     Args:
-        script: What becomes of the first requests.
+        script: Outcomes of the first requests.
 
-        service: What becomes of those after them.
+        service: Returns the outcomes of later requests.
 
         backend: The event loop; with ``asyncio`` time is real.
 
-        limiter: Makes another limiter from the settings.
+        limiter: Creates the limiter from the settings.
 
-        options: For `Call`.
+        options: Options of `Call`.
 
-        settings: For `EmbeddingConfig`.
+        settings: Settings of `EmbeddingConfig`.
     """
 
     def __init__(
@@ -214,7 +214,7 @@ class Harness:
 
     @property
     def times(self) -> list[float]:
-        """When each request was posted."""
+        """The time at which each request was posted."""
         return self.transport.times
 
     @property
@@ -223,20 +223,20 @@ class Harness:
         return not (self.queue.in_flight or self.queue._starting.statistics().locked)
 
     def new_call(self, **options: Any) -> Call:
-        """Make another call that shares the queue; its deadline counts from now."""
+        """Create another call that shares the queue; its deadline counts from now."""
         call = Call(self.config, Clock(self.now, lambda: DATE, lambda: 1.0), self.limiter, **options)
         call.begin(self.queue, self.transport.post)
         return call
 
     def run(self, function: Callable[..., Awaitable[_Result]], *arguments: Any) -> _Result:
-        """Run a coroutine function in an event loop; in the end nothing may be in flight or waiting."""
+        """Run a coroutine function in an event loop; afterwards nothing may be in flight or waiting."""
 
         async def main() -> _Result:
             return await function(*arguments)
 
         try:
             if self._backend == "trio":
-                return trio.run(main, clock=self.clock)  # anyio 4.7 leaves out the clock
+                return trio.run(main, clock=self.clock)  # anyio 4.7 ignores the clock
             return anyio.run(main)
         finally:
             assert self.is_idle
@@ -251,13 +251,13 @@ class Harness:
         return self.run(self.attempt, text)
 
     def cache(self, load: Any, store: Any) -> CacheAccess:
-        """Make a cache of two coroutine functions."""
+        """Create a cache from two coroutine functions."""
         return CacheAccess(load, store, "n", self.call.seconds_left)
 
     def job(
         self, texts: Any, role: Any = "document", cache: CacheAccess | None = None, first: int = 0
     ) -> Job:
-        """Make a job of the call, and run it to its end."""
+        """Create a job of the call, and run it."""
         job = Job(texts, role, self.call, cache, first=first)
         self.run(job.run)
         return job

@@ -1,4 +1,4 @@
-"""What becomes of a batch that is rejected: cut, bisected, and whose fault it was."""
+"""Batches that are rejected or fail: splitting, bisection, and which texts are to blame."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SILENCE = TransportFailure("timeout", "silence")
 
 @pytest.fixture(autouse=True)
 def no_waiting() -> None:
-    """Keep the real waits in this file, since its seconds are virtual."""
+    """Override the shared fixture: this file uses virtual time."""
 
 
 def rejection(code: int = 400, message: str = "no") -> Response:
@@ -44,7 +44,7 @@ def rejection(code: int = 400, message: str = "no") -> Response:
 
 
 def service(poison: Mapping[str, Outcome]) -> Callable[[list[str]], Outcome]:
-    """Make a service that responds as *poison* says to a request with one of its texts."""
+    """Create a service that returns the outcome in *poison* for a request with one of its texts."""
 
     def reply(texts: list[str]) -> Outcome:
         return next((poison[text] for text in texts if text in poison), None)
@@ -53,7 +53,7 @@ def service(poison: Mapping[str, Outcome]) -> Callable[[list[str]], Outcome]:
 
 
 class Run:
-    """A call with one worker, from its texts to its end, with what it sent."""
+    """A completed call with one worker, and the requests that it sent."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Run:
         self.call = harness.call
         self.sent = harness.sent
         self.job = harness.job(texts)
-        assert len(self.sent) < 1000  # should it never end
+        assert len(self.sent) < 1000  # bisection is bounded
 
     def result(self) -> EmbeddingResult:
         """Return the result of the call."""
@@ -82,7 +82,7 @@ class Run:
 
 @pytest.mark.parametrize("guilty", range(10))
 def test_one_text_is_rejected(guilty: int) -> None:
-    """Only the text that is rejected fails, at the cost of at most 2 * log2(10) more requests."""
+    """Only the rejected text fails, at the cost of at most 2 * log2(10) more requests."""
     run = Run(TEXTS, service({TEXTS[guilty]: rejection()}))
 
     error = run.failure()
@@ -104,7 +104,7 @@ def test_statuses_of_a_rejected_text(status: int) -> None:
 
 
 def test_several_texts_are_rejected() -> None:
-    """Several guilty texts are all found, and no text is sent once it was accepted."""
+    """Several rejected texts are all found, and no accepted text is sent again."""
     guilty = {TEXTS[at]: rejection(message=INSPECTED) for at in (0, 4, 5, 9)}
     run = Run(TEXTS, service(guilty))
 
@@ -116,14 +116,14 @@ def test_several_texts_are_rejected() -> None:
 
 @pytest.mark.parametrize("guilty", [(0, 1), (0, 1, 2), (0, 5), (8, 9), tuple(range(1, 10))])
 def test_no_innocent_text_is_blamed(guilty: tuple[int, ...]) -> None:
-    """However the guilty ones lie, and though nothing was accepted before, the others are embedded."""
+    """Wherever the rejected texts are, the others are embedded, even if nothing was accepted before."""
     run = Run(TEXTS, service({TEXTS[at]: rejection() for at in guilty}))
 
     assert tuple(run.failure().failures) == guilty
 
 
 def test_all_texts_are_rejected() -> None:
-    """Texts that are rejected for their content each get that error, and the call goes on."""
+    """Texts that are rejected for their content each get that error, and the call continues."""
     more = [f"more {at}" for at in range(10)]
     run = Run(TEXTS + more, service({text: rejection(message=INSPECTED) for text in TEXTS}))
 
@@ -133,7 +133,7 @@ def test_all_texts_are_rejected() -> None:
 
 
 def test_a_rejected_request_is_not_blamed_on_texts() -> None:
-    """Where nothing is ever accepted, three texts rejected alone show that it is not the texts."""
+    """If nothing is ever accepted, three texts rejected alone show that the texts are not to blame."""
     run = Run(TEXTS + [f"more {at}" for at in range(90)], lambda _: rejection())
 
     with pytest.raises(APIStatusError) as caught:
@@ -147,7 +147,7 @@ def test_a_rejected_request_is_not_blamed_on_texts() -> None:
     [(401, "no"), (403, "no"), (404, "no"), (402, "no"), (400, "dimension for embedding v3 is invalid")],
 )
 def test_account_wide_errors(status: int, message: str) -> None:
-    """What every request would meet is not looked for among the texts, and nothing more is sent."""
+    """An account-wide error is not bisected, and nothing more is sent."""
     run = Run([*TEXTS, "more 1"], lambda _: rejection(status, message))
 
     with pytest.raises(APIStatusError):
@@ -156,7 +156,7 @@ def test_account_wide_errors(status: int, message: str) -> None:
 
 
 def test_a_text_that_times_out() -> None:
-    """A batch that times out each time is split, and only the text that makes it do so fails."""
+    """A batch that times out each time is split, and only the text that causes it fails."""
     run = Run(TEXTS, service({TEXTS[7]: SILENCE}), max_retries=2)
 
     error = run.failure()
@@ -167,14 +167,14 @@ def test_a_text_that_times_out() -> None:
 
 @pytest.mark.parametrize("status", [408, 500, 504, 524])
 def test_a_text_that_the_service_breaks_on(status: int) -> None:
-    """So is one that gets an error of the service's own each time, as over-long texts may."""
+    """A batch that gets a server error each time is split, and only the text that causes it fails."""
     error = Run(TEXTS, service({TEXTS[0]: rejection(status)}), max_retries=1).failure()
 
     assert list(error.failures) == [0]
 
 
 def test_a_text_with_a_malformed_response() -> None:
-    """So is one whose response is malformed each time."""
+    """A batch with malformed responses is split, and only the text that causes them fails."""
     error = Run(TEXTS, service({TEXTS[2]: Response(200, {}, b"{}")}), max_retries=1).failure()
 
     assert list(error.failures) == [2]
@@ -183,7 +183,7 @@ def test_a_text_with_a_malformed_response() -> None:
 
 @pytest.mark.parametrize("outcome", [rejection(500), SILENCE, Response(200, {}, b"{}")], ids=repr)
 def test_a_service_that_is_down(outcome: Outcome) -> None:
-    """Where no other request succeeds either it is not the text: the call ends after a few requests more."""
+    """If no other request succeeds, the texts are not to blame: the call ends after a few more requests."""
     run = Run(TEXTS + [f"more {at}" for at in range(50)], lambda _: outcome, max_retries=2)
 
     with pytest.raises(QwenAIMLError):
@@ -194,7 +194,7 @@ def test_a_service_that_is_down(outcome: Outcome) -> None:
 @pytest.mark.parametrize("retries", [0, 1])
 @pytest.mark.parametrize("outcome", [rejection(503), rejection(429), RESET], ids=repr)
 def test_no_matter_of_texts(outcome: Outcome, retries: int) -> None:
-    """A service that is away or busy has nothing to do with texts: no part of them is sent."""
+    """If the service is unreachable or busy, the texts are not to blame: the batch is not split."""
     run = Run(TEXTS, lambda _: outcome, max_retries=retries)
 
     with pytest.raises(QwenAIMLError):
@@ -212,7 +212,7 @@ def test_no_repetition_wanted() -> None:
 
 
 def test_embedded_after_all() -> None:
-    """A rejection that does not come again leaves no text without its embedding."""
+    """If a rejection does not recur, every text gets its embedding."""
     rejections = [rejection()]
     run = Run(TEXTS, lambda _: rejections.pop() if rejections else None)
 
@@ -221,7 +221,7 @@ def test_embedded_after_all() -> None:
 
 
 def test_row_limit() -> None:
-    """A rejection that names how many texts a request may hold is obeyed at once, and remembered."""
+    """A rejection that names the maximum of texts per request is obeyed at once, and remembered."""
 
     def reply(texts: list[str]) -> Outcome:
         return None if len(texts) <= 3 else rejection(message=TOO_MANY.format(3))
@@ -236,7 +236,7 @@ def test_row_limit() -> None:
 
 @pytest.mark.parametrize("most", [0, 10, 11])
 def test_row_limit_that_does_not_fit(most: int) -> None:
-    """A row limit that the request kept to, or none can, is not taken for one; the texts are looked at."""
+    """A row limit that the request met, or that is impossible, is ignored; the batch is bisected."""
     run = Run(TEXTS, service({TEXTS[6]: rejection(message=TOO_MANY.format(most))}))
 
     assert list(run.failure().failures) == [6]
@@ -254,7 +254,7 @@ def test_row_limit_that_is_known() -> None:
 
 
 def test_row_limit_of_the_schema() -> None:
-    """The gateway would name it in the words of its schema."""
+    """A row limit in a schema error of the gateway is recognized."""
 
     def reply(texts: list[str]) -> Outcome:
         if len(texts) <= 5:
@@ -269,7 +269,7 @@ def test_row_limit_of_the_schema() -> None:
 
 
 def test_a_fatal_error_while_bisecting() -> None:
-    """An account-wide error in the midst of it ends the call, and what was embedded is kept."""
+    """An account-wide error during bisection ends the call, and completed embeddings are kept."""
     responses: list[Outcome] = [rejection(), None, rejection(401)]
     run = Run([*TEXTS, "more 1"], lambda _: responses.pop(0))
     error = run.failure()
@@ -280,7 +280,7 @@ def test_a_fatal_error_while_bisecting() -> None:
 
 
 def test_a_fatal_error_after_a_text_was_found() -> None:
-    """A rejection that names the text stays its reason, though the call ends before another was accepted."""
+    """A text keeps the error that rejected its content, even if the call ends before another is accepted."""
     responses: list[Outcome] = [rejection(message=INSPECTED), rejection(message=INSPECTED), rejection(401)]
     run = Run(TEXTS[:2], lambda _: responses.pop(0))
     with pytest.raises(QwenAIMLError):
@@ -293,14 +293,14 @@ def test_a_fatal_error_after_a_text_was_found() -> None:
 
 @pytest.mark.parametrize("outcome", [rejection(503), rejection(429), RESET], ids=repr)
 def test_an_unlucky_batch(outcome: Outcome) -> None:
-    """A batch that fails at each attempt while others are accepted is sent in parts, and the call goes on."""
+    """A batch that fails at each attempt while others are accepted is split, and the call continues."""
     tries = 0
 
     def reply(texts: list[str]) -> Outcome:
         nonlocal tries
         if texts == TEXTS:
             tries += 1
-            calls[0].accepted += 1  # meanwhile, for another worker
+            calls[0].accepted += 1  # as if another worker's request were accepted
             return outcome
         return None
 
@@ -313,7 +313,7 @@ def test_an_unlucky_batch(outcome: Outcome) -> None:
 
 @pytest.mark.parametrize("throttled", [6, 7, 8])
 def test_throttled_while_bisecting(throttled: int) -> None:
-    """A 429 in the search for a text that breaks the service is retried, and blamed on none."""
+    """A 429 during bisection is retried, and not blamed on a text."""
     replies = count()
     breaks = service({TEXTS[7]: rejection(500)})
 
@@ -325,7 +325,7 @@ def test_throttled_while_bisecting(throttled: int) -> None:
 
 @pytest.mark.parametrize("batch_size", [10, 1])
 def test_an_unlucky_text(batch_size: int) -> None:
-    """A text that fails at each attempt, also alone, while others are accepted fails alone."""
+    """A text that fails at each attempt, even alone, is the only failure if others are accepted."""
 
     def reply(texts: list[str]) -> Outcome:
         if TEXTS[4] in texts:
@@ -343,7 +343,7 @@ def test_an_unlucky_text(batch_size: int) -> None:
 
 
 def test_a_service_that_goes_down() -> None:
-    """Where the service was there for others before, but no longer is, the call ends after a few requests."""
+    """If the service goes down after it has accepted others, the call ends after a few requests."""
 
     def reply(texts: list[str]) -> Outcome:
         if not calls[0].accepted:
@@ -357,5 +357,5 @@ def test_a_service_that_goes_down() -> None:
     run = Run(TEXTS + [f"more {at}" for at in range(90)], reply, max_retries=2, watch=calls.append)
 
     error = run.failure()
-    assert list(map(len, seen)) == [10, 10, 10, 5, 2, 1, 9]  # with attempts, then bisected, then the others
+    assert list(map(len, seen)) == [10, 10, 10, 5, 2, 1, 9]  # attempts, then bisection, then the other batch
     assert sum(row is not None for row in error.embeddings) == 10

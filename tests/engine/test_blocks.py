@@ -1,4 +1,4 @@
-"""Texts without end, without I/O: when blocks begin, in which order rows come, what is raised."""
+"""Blocks of a stream, without I/O: when they start, the order of their rows, and errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REFUSED = AuthenticationError("401", status_code=401)
 
 
 class Block:
-    """A job; once it has ended, some places have no embedding, and some of those an error."""
+    """A fake job: once it has ended, some texts have no embedding, and some of these an error."""
 
     def __init__(self, texts: list[str], first: int) -> None:
         self.texts = texts
@@ -34,16 +34,16 @@ class Block:
         self.call = SimpleNamespace(usage=Usage(1, 2, 3))
 
     def rows(self) -> list[array[float] | None]:
-        """Give the length of its text as a row."""
+        """Return one row for each text, with the length of the text."""
         places = enumerate(self.texts)
         return [None if at in self.missing else array("f", [len(text)]) for at, text in places]
 
     def cause(self) -> Exception | None:
-        """Give the first failure."""
+        """Return the first failure."""
         return self.crash or (self.refused if self.missing else None)
 
     def failures(self) -> dict[int, QwenAIMLError]:
-        """Give errors by index."""
+        """Return errors by index."""
         return {self.first + at: self.refused for at in self.missing if self.refused is not None}
 
 
@@ -52,7 +52,7 @@ def made(look_ahead: int, *, in_order: bool = True, overlap: bool = True, make: 
 
 
 def begin(blocks: Blocks) -> Any:
-    """Read as much as is wanted, and begin what may."""
+    """Read as many texts as are wanted, and start a block if one may start."""
     while blocks.wants_text:
         blocks.read.append("text")
     return blocks.begin()
@@ -70,12 +70,12 @@ def end(blocks: Blocks, block: Any, *missing: int, crash: Exception | None = Non
 
 
 def taken(blocks: Blocks) -> list[int]:
-    """Take all rows that are there."""
+    """Take all available rows."""
     return [row[0] for row in iter(blocks.take, None) if row is not None]
 
 
 def test_two_blocks_are_under_way() -> None:
-    """A third begins as soon as one has ended, and no fourth before the first one's rows are given."""
+    """A third block starts as soon as one has ended, but no fourth before the first one's rows are taken."""
     blocks = made(9)
     first, second = begun(blocks), begun(blocks)
     assert (first.first, len(first.texts), second.first, blocks.running) == (0, 3, 3, 2)
@@ -94,7 +94,7 @@ def test_two_blocks_are_under_way() -> None:
 
 
 def test_one_block_at_a_time() -> None:
-    """Without overlap a block is all of the look-ahead, and begins when there is no row left to give."""
+    """Without overlap a block spans the whole look-ahead, and starts when no row is left to take."""
     blocks = made(4, overlap=False)
     first = begun(blocks)
     assert len(first.texts) == 4
@@ -107,7 +107,7 @@ def test_one_block_at_a_time() -> None:
 
 @pytest.mark.parametrize("look_ahead", [1, 2, 3, 5])
 def test_small_look_ahead(look_ahead: int) -> None:
-    """Never are more texts read and not given than that, and all of it goes on."""
+    """At most look_ahead texts are read but not yielded, and the iteration never stalls."""
     blocks = made(look_ahead)
     read = given = 0
     waiting: list[Any] = []
@@ -138,7 +138,7 @@ def test_order(in_order: bool, rows: list[int]) -> None:
 
 
 def test_the_last_block() -> None:
-    """What is read when the texts end is a block, and nothing begins after it."""
+    """The texts left at the end form the last block, and no block starts after it."""
     blocks = made(30)
     blocks.read.append("one")
     blocks.read_error = StopIteration()
@@ -152,7 +152,7 @@ def test_the_last_block() -> None:
 
 
 def test_texts_that_break_off() -> None:
-    """What was read before is embedded, and then the exception raised as it is."""
+    """If reading raises, the texts before are embedded; then the exception is raised unchanged."""
     blocks = made(30)
     blocks.read.append("one")
     blocks.read_error = ZeroDivisionError()
@@ -162,7 +162,7 @@ def test_texts_that_break_off() -> None:
 
 
 def test_texts_that_break_off_and_are_not_all_embedded() -> None:
-    """What reading raised hides no error, as it would say that all texts before are embedded."""
+    """An exception of reading hides no other error: it implies that all texts before are embedded."""
     unreadable = made(30), CacheError("unreadable")
     refusal = InputValueError("blank", indices=[0])
     invalid = made(30, make=refusing(refusal, 0)), refusal
@@ -178,7 +178,7 @@ def test_texts_that_break_off_and_are_not_all_embedded() -> None:
 
 
 def test_failure_in_part() -> None:
-    """Nothing begins after it; the error counts from the first text, and what was given is not in it."""
+    """After a partial failure no block starts; the error's indices count from the first text of all."""
     blocks = made(9)
     end(blocks, begun(blocks))
     first, second = begun(blocks), begun(blocks)
@@ -200,7 +200,7 @@ def test_failure_in_part() -> None:
 
 
 def test_one_text_fails() -> None:
-    """The message speaks of one text."""
+    """The message for one failed text is in the singular."""
     blocks = made(9)
     end(blocks, begun(blocks), 1)
     taken(blocks)
@@ -209,7 +209,7 @@ def test_one_text_fails() -> None:
 
 
 def test_nothing_embedded() -> None:
-    """Then the error itself is raised that came first, of whichever block."""
+    """If nothing was embedded, the first error itself is raised, whichever block it is from."""
     blocks = made(9)
     first, second = begun(blocks), begun(blocks)
     end(blocks, second, 0, 1, 2)
@@ -221,7 +221,7 @@ def test_nothing_embedded() -> None:
 
 @pytest.mark.parametrize("missing", [(0, 1, 2), (1,)])
 def test_foreign_exceptions(missing: tuple[int, ...]) -> None:
-    """What the HTTP client raised comes out as it is, or as the cause if there are embeddings."""
+    """An exception of the HTTP client is raised unchanged, or as the cause if there are embeddings."""
     blocks, crash = made(9), ZeroDivisionError()
     end(blocks, begun(blocks), *missing, crash=crash)
     taken(blocks)
@@ -232,7 +232,7 @@ def test_foreign_exceptions(missing: tuple[int, ...]) -> None:
 
 
 def refusing(error: Exception, first: int) -> Any:
-    """Make jobs up to one, which can't be made."""
+    """Create a factory of jobs that raises for the block at *first*."""
 
     def make(texts: list[str], at: int) -> Block:
         if at == first:
@@ -243,7 +243,7 @@ def refusing(error: Exception, first: int) -> Any:
 
 
 def test_invalid_input() -> None:
-    """A block that can't be a job ends the iteration; what is in flight is given first."""
+    """A block of invalid texts ends the iteration, after the rows of the blocks in flight."""
     refusal = InputValueError("blank", indices=[4])
     blocks = made(9, make=refusing(refusal, 3))
     first = begun(blocks)
@@ -255,7 +255,7 @@ def test_invalid_input() -> None:
 
 
 def test_invalid_input_and_failures() -> None:
-    """Failures of requests go first, and the other error is their cause."""
+    """Failed requests take precedence over invalid texts, whose error becomes the cause."""
     refusal = InputValueError("blank", indices=[4])
     blocks = made(9, make=refusing(refusal, 3))
     first = begun(blocks)
@@ -271,7 +271,7 @@ def test_invalid_input_and_failures() -> None:
 
 
 def test_cache_that_fails() -> None:
-    """An error instead of an end is raised; what the cache gave before is given."""
+    """A cache error is raised after the rows that the cache returned before."""
     blocks, crash = made(9), CacheError("unreadable")
     block = begun(blocks)
     block.missing, block.refused = (1, 2), None
@@ -282,7 +282,7 @@ def test_cache_that_fails() -> None:
 
 
 def test_close() -> None:
-    """After that nothing is read, begun, given or raised."""
+    """After closing, nothing is read, started, yielded or raised."""
     blocks = made(9)
     first, second = begun(blocks), begun(blocks)
     end(blocks, first, 1)

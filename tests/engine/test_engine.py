@@ -1,4 +1,4 @@
-"""What a client keeps between its calls: sessions by event loop, usage, the cache, and what a fork leaves."""
+"""The state of a client between calls: sessions per event loop, usage, the cache, and forks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def make(emulator: Emulator, *, sync: bool = False, **options: Any) -> Engine:
-    """Make the engine of a client that sends to an emulator."""
+    """Create the engine of a client that sends to an emulator."""
     clients: Any = emulator.client_options()
     client = clients["http_client" if sync else "http_async_client"]
     config = EmbeddingConfig(api_key=clients["api_key"], dimensions=64)
@@ -43,7 +43,7 @@ async def embed(engine: Engine) -> Job:
 
 @pytest.mark.anyio
 async def test_usage() -> None:
-    """The cost of all calls is added up."""
+    """The usage of all calls is summed."""
     engine = make(Emulator())
     works = [await embed(engine) for _ in range(2)]
 
@@ -52,7 +52,7 @@ async def test_usage() -> None:
 
 
 def test_rate_limiter_of_synchronous_calls() -> None:
-    """It is called in a worker thread."""
+    """In sync calls, a rate limiter is called in a worker thread."""
     engine = make(Emulator(), sync=True)
     admitted: list[int] = []
     work = job(engine, admitted.append)
@@ -72,13 +72,13 @@ class Transport:
 
     @property
     def is_closed(self) -> bool:
-        """Tell whether it was closed."""
+        """Whether it was closed."""
         return self.closed > 0
 
 
 @pytest.fixture
 def transports(monkeypatch: pytest.MonkeyPatch) -> list[Transport]:
-    """Return the transports that are made."""
+    """Return the transports that are created."""
     made: list[Transport] = []
 
     def make(*_: object, **__: object) -> Transport:
@@ -107,7 +107,7 @@ def test_sessions(backend: str, transports: list[Transport]) -> None:
 
 
 def test_a_session_of_a_loop_that_was_closed_without_end(transports: list[Transport]) -> None:
-    """It is forgotten, once there is another loop; those of open loops are not."""
+    """The session of a closed loop is dropped once there is another loop; those of open loops stay."""
     engine = make(Emulator())
     closed, opened, another = loops = [asyncio.new_event_loop() for _ in range(3)]
     for loop in loops:
@@ -122,7 +122,7 @@ def test_a_session_of_a_loop_that_was_closed_without_end(transports: list[Transp
 
 @pytest.mark.anyio
 async def test_aclose(transports: list[Transport], tmp_path: Path) -> None:
-    """It closes the transport of this loop, and a cache given by its path; the next call opens others."""
+    """`aclose` closes this loop's transport and a cache given by path; the next call opens others."""
     engine = make(Emulator(), http_client=None, cache=tmp_path / "embeddings.db")
     await engine.aclose()
     session = await engine._session()
@@ -136,7 +136,7 @@ async def test_aclose(transports: list[Transport], tmp_path: Path) -> None:
 
 
 def test_close(transports: list[Transport], tmp_path: Path) -> None:
-    """So it is with synchronous calls."""
+    """`close` closes the transport and the cache of sync calls."""
     engine = make(Emulator(), sync=True, http_client=None, cache=str(tmp_path / "embeddings.db"))
     engine.close()
 
@@ -151,7 +151,7 @@ def test_close(transports: list[Transport], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sync", [False, True])
 def test_namespace(sync: bool) -> None:
-    """Embeddings of the emulator and of the service have different names, and so have those of each role."""
+    """Cache namespaces differ between emulator and service, and between roles."""
     here = make(Emulator(), sync=sync)
     there = make(Emulator(), sync=sync, http_client=None)
     names = [each.cache_namespace(role) for each in (here, there) for role in ("document", "query")]
@@ -161,7 +161,7 @@ def test_namespace(sync: bool) -> None:
 
 
 def test_fork(monkeypatch: pytest.MonkeyPatch, transports: list[Transport]) -> None:
-    """A child process leaves the parent's sessions alone, and can't use a client of the user's."""
+    """A child process does not touch the parent's sessions, and can't use a custom HTTP client."""
     own, given = make(Emulator(), http_client=None), make(Emulator())
     monkeypatch.setattr(module, "_engines", [own, given])
     kept: list[Any] = []

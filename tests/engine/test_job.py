@@ -1,4 +1,4 @@
-"""One call as a whole: what is looked up and sent, in which batches, how it ends, and what it reports."""
+"""One call as a whole: cache look-up, batches, results, failures and logging."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ UNKNOWN_KEY = status(401)
 
 @pytest.fixture(autouse=True)
 def no_waiting() -> None:
-    """Keep the real waits in this file, since its seconds are virtual."""
+    """Override the shared fixture: this file uses virtual time."""
 
 
 def by_text(outcomes: dict[str, Outcome]) -> Callable[[list[str]], Outcome]:
-    """Make a service by the first text of a request."""
+    """Create a service whose outcome depends on the first text of a request."""
     return lambda texts: outcomes.get(texts[0])
 
 
@@ -51,7 +51,7 @@ def failure(job: Job) -> EmbeddingBatchError:
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 @pytest.mark.parametrize(("count", "sizes"), [(0, []), (1, [1]), (2, [2]), (3, [1, 2]), (5, [1, 2, 2])])
 def test_batches(count: int, sizes: list[int], backend: str) -> None:
-    """A list of any length is cut into requests of the batch size."""
+    """A list of any length is split into requests of the batch size."""
     texts = [chr(97 + at) for at in range(count)]
     harness = Harness(batch_size=2, backend=backend)
     job = harness.job(texts)
@@ -62,7 +62,7 @@ def test_batches(count: int, sizes: list[int], backend: str) -> None:
 
 @pytest.mark.parametrize(("concurrency", "seconds"), [(1, 5.0), (2, 3.0), (99, 1.0)])
 def test_concurrency(concurrency: int, seconds: float) -> None:
-    """As many requests are in flight as max_concurrency allows, and there are batches."""
+    """As many requests are in flight as max_concurrency and the number of batches allow."""
     harness = Harness(service=lambda _: After(1.0), batch_size=1, max_concurrency=concurrency)
     harness.job("abcde"[at] for at in range(5))
 
@@ -71,7 +71,7 @@ def test_concurrency(concurrency: int, seconds: float) -> None:
 
 
 def test_identical_texts() -> None:
-    """Identical texts are sent once, and each gets a list of its own."""
+    """Identical texts are sent once, and each gets its own list."""
     harness = Harness(batch_size=2, max_concurrency=1)
     texts = ["a", "b", "a", "c", "a", "b"]
     embeddings = harness.job(texts).result().embeddings
@@ -82,7 +82,7 @@ def test_identical_texts() -> None:
 
 
 def test_identical_once_sent() -> None:
-    """Texts that differ only in what JSON can't carry are one text."""
+    """Texts that differ only in characters that JSON can't carry are one text."""
     harness = Harness()
     harness.job(["x\ud800", "x\udfff"])
 
@@ -117,7 +117,7 @@ def test_out_of_order_batches() -> None:
 
 
 def test_bad_input_sends_nothing() -> None:
-    """Invalid texts are rejected before there is a job."""
+    """Invalid texts raise before there is a job."""
     harness = Harness()
     with pytest.raises(InputError):
         harness.job(["a", ""])
@@ -125,7 +125,7 @@ def test_bad_input_sends_nothing() -> None:
 
 
 def test_failure_keeps_what_is_in_flight() -> None:
-    """After a permanent failure no request starts; those in flight are kept, and the rest has not failed."""
+    """After a permanent failure no request starts; those in flight complete, and unsent texts don't fail."""
     service = by_text({"a": After(2.0), "c": After(1.0, UNKNOWN_KEY)})
     harness = Harness(service=service, batch_size=2, max_concurrency=2)
     error = failure(harness.job(["a", "b", "c", "d", "e", "c"]))
@@ -145,7 +145,7 @@ def test_failure_keeps_what_is_in_flight() -> None:
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_queued_when_the_call_fails(backend: str) -> None:
-    """A batch that waited in the queue when the call failed is not sent, and has not failed."""
+    """A batch still queued when the call fails is not sent, and does not count as failed."""
     harness = Harness(service=by_text({"b": After(0.01, UNKNOWN_KEY)}), batch_size=1, backend=backend)
     harness.limiter.window = 1
     error = failure(harness.job("abcd"[at] for at in range(4)))
@@ -163,11 +163,11 @@ def test_nothing_embedded() -> None:
         job.result()
 
     assert len(caught.value.indices) in (1, 2)
-    assert "(text" not in str(caught.value)  # any other would have failed as well
+    assert "(text" not in str(caught.value)  # any other text would have failed as well
 
 
 def test_nothing_embedded_of_many() -> None:
-    """The error of one request says that the texts of no other one were embedded."""
+    """The error of one request says that no text of the others was embedded."""
     job = Harness(status(503), service=lambda _: status(503), batch_size=2, max_retries=0).job(
         list("abcdefgh")
     )
@@ -176,7 +176,7 @@ def test_nothing_embedded_of_many() -> None:
 
 
 def test_dimensions_across_batches() -> None:
-    """Where the dimensions are not known, all responses must agree on them."""
+    """If the dimensions are unknown, all responses must agree on them."""
     harness = Harness(None, service=lambda texts: accepted(texts, 3), batch_size=2, max_retries=0)
     harness.limiter.window = 1
     error = failure(harness.job(["a", "b", "c"]))
@@ -187,7 +187,7 @@ def test_dimensions_across_batches() -> None:
 
 
 def test_dimensions_of_simultaneous_batches() -> None:
-    """Responses that come at the same moment must agree as well."""
+    """Responses that arrive at the same moment must agree on the dimensions as well."""
     harness = Harness(
         After(1.0, lambda texts: accepted(texts, 3)),
         After(1.0),
@@ -204,14 +204,14 @@ def test_dimensions_of_simultaneous_batches() -> None:
 
 
 def test_known_dimensions() -> None:
-    """The default dimensions of a known model are expected where none are asked for."""
+    """If no dimensions are set, responses must have the default dimensions of a known model."""
     job = Harness(model="text-embedding-v4", max_retries=0).job(["a"])
     with pytest.raises(ResponseFormatError, match=r"row 0 has 2 .* instead of 1024"):
         job.result()
 
 
 def test_deadline() -> None:
-    """total_timeout bounds the whole call, and what was embedded before is kept."""
+    """total_timeout limits the whole call, and embeddings completed before are kept."""
     harness = Harness(None, service=lambda _: HANG, batch_size=2, total_timeout=5.0, max_concurrency=1)
     error = failure(harness.job(["a", "b", "c", "d", "e"]))
 
@@ -223,7 +223,7 @@ def test_deadline() -> None:
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_foreign_exception(backend: str) -> None:
-    """What is no error of this project ends the call, and is raised as it is if nothing was embedded."""
+    """An exception of an unknown type ends the call, and is raised unchanged if nothing was embedded."""
     crash = ZeroDivisionError("a text of its own")
     harness = Harness(crash, batch_size=2, backend=backend, max_concurrency=1)
     job = harness.job(["a", "b", "c"])
@@ -235,7 +235,7 @@ def test_foreign_exception(backend: str) -> None:
 
 
 def test_foreign_exception_of_a_later_request() -> None:
-    """It does not throw away what was embedded before."""
+    """An exception of a later request does not discard completed embeddings."""
     crash = ZeroDivisionError("a text of its own")
     error = failure(Harness(None, crash, batch_size=2, max_concurrency=1).job(["a", "b", "c"]))
 
@@ -248,7 +248,7 @@ def test_foreign_exception_of_a_later_request() -> None:
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_cancellation(backend: str) -> None:
-    """A call that is cancelled ends all its requests, and gives back their places."""
+    """Cancelling a call ends all its requests, and frees their places in the queue."""
     harness = Harness(service=lambda _: HANG, batch_size=1, backend=backend)
 
     async def run() -> None:
@@ -263,7 +263,7 @@ def test_cancellation(backend: str) -> None:
 
 
 def test_stop() -> None:
-    """A call that was stopped before sends nothing."""
+    """A call that was stopped before it runs sends nothing."""
     harness = Harness()
     harness.call.stop()
     harness.job(["a", "b", "c"])
@@ -272,7 +272,7 @@ def test_stop() -> None:
 
 
 def test_usage_of_failures() -> None:
-    """Requests that failed are counted too."""
+    """Failed requests count towards the usage."""
     harness = Harness(service=lambda _: status(500), max_retries=1)
     job = harness.job(["a"])
 
@@ -282,7 +282,7 @@ def test_usage_of_failures() -> None:
 
 
 def test_row_limit_of_another_call() -> None:
-    """What another call of the client has learned of the service holds for the next batch."""
+    """A row limit that another call of the client has learned applies to the next batch."""
     harness = Harness(batch_size=4, max_concurrency=1)
     harness.limiter.rows = 3
     harness.job(["a", "b", "c", "d"])
@@ -292,7 +292,7 @@ def test_row_limit_of_another_call() -> None:
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_cache(packed: bool) -> None:
-    """What is cached is not sent again, and is the same as when it was embedded; what is not, is sent."""
+    """Cached texts are not sent, and get the same rows as before; the others are sent."""
     store = FakeStore()
     number = 1 / 3 if packed else 0.5
     body = b'{"data":[{"embedding":[1,%r]},{"embedding":[2,3]}]}' % number
@@ -314,7 +314,7 @@ def test_cache(packed: bool) -> None:
 
 
 def test_rounding() -> None:
-    """With a cache, embeddings have the precision of its entries at once."""
+    """With a cache, new embeddings already have the precision of its entries."""
     body = b'{"data":[{"embedding":[0.1,1.0]}]}'
     harness, store = Harness(Response(200, {}, body)), FakeStore()
     job = harness.job(["a"], cache=harness.cache(store.load, store.store))
@@ -323,7 +323,7 @@ def test_rounding() -> None:
 
 
 def test_cached_entries_of_other_dimensions() -> None:
-    """Where the dimensions are not known, the first entry decides; others are sent again."""
+    """If the dimensions are unknown, the first entry decides; texts with other entries are sent again."""
     store = FakeStore()
     for texts, dimensions in (["a"], 2), (["b"], 3):
         harness = Harness(service=lambda texts, size=dimensions: accepted(texts, size))  # type: ignore[misc]
@@ -336,7 +336,7 @@ def test_cached_entries_of_other_dimensions() -> None:
 
 
 def test_many_texts_are_looked_up_in_parts() -> None:
-    """A look-up asks for a thousand keys at most."""
+    """A look-up reads at most a thousand keys."""
     sizes = []
 
     async def load(keys: Any) -> list[None]:
@@ -349,7 +349,7 @@ def test_many_texts_are_looked_up_in_parts() -> None:
 
 
 def test_cache_that_cannot_be_read() -> None:
-    """Nothing is sent then."""
+    """If the cache can't be read, nothing is sent."""
 
     async def load(_: Any) -> None:
         raise OSError
@@ -362,7 +362,7 @@ def test_cache_that_cannot_be_read() -> None:
 
 @pytest.mark.parametrize("takes", [5.0, math.inf])
 def test_deadline_of_the_look_up(takes: float) -> None:
-    """The deadline ends a look-up, or whatever comes of one that can't be cancelled; nothing is sent."""
+    """If the deadline passes during a look-up, cancellable or not, nothing is sent."""
 
     async def before_load() -> None:
         with anyio.CancelScope(shield=takes == 5.0):
@@ -377,7 +377,7 @@ def test_deadline_of_the_look_up(takes: float) -> None:
 
 
 def test_deadline_of_storing() -> None:
-    """The deadline ends a write, a second later at most; the embeddings are returned all the same."""
+    """A write is cut off at the deadline, or after a second if that is later; embeddings are returned."""
     store = FakeStore(before_store=anyio.sleep_forever)
     harness = Harness(After(4.5), total_timeout=5.0)
     job = harness.job(["a"], cache=harness.cache(store.load, store.store))
@@ -387,7 +387,7 @@ def test_deadline_of_storing() -> None:
 
 
 def test_nothing_is_sent_after_storing_beyond_the_deadline() -> None:
-    """A batch that would be next when the deadline has passed is not posted."""
+    """If storing outlasts the deadline, the next batch is not sent."""
 
     async def before_store() -> None:
         await anyio.sleep(20)
@@ -401,7 +401,7 @@ def test_nothing_is_sent_after_storing_beyond_the_deadline() -> None:
 
 
 def test_log(caplog: pytest.LogCaptureFixture) -> None:
-    """The end of a job is logged at INFO in one line, whatever became of it."""
+    """The end of a job is logged at INFO in one line, whatever its outcome."""
     caplog.set_level("INFO", logger="qwen_aiml")
     store = FakeStore()
     harness = Harness(None, batch_size=2, max_concurrency=1)
@@ -421,7 +421,7 @@ def test_log(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def without_usage(texts: list[str]) -> bytes:
-    """Make the body of a response that does not tell its tokens."""
+    """Create the body of a response that does not report its tokens."""
     body = orjson.loads(accepted(texts).body)
     del body["usage"]
     return orjson.dumps(body)

@@ -1,4 +1,4 @@
-"""The limiter's arithmetic on a clock made by the tests, and simulated services with undisclosed limits."""
+"""The rate limiter: its arithmetic at given times, and simulated services with undisclosed limits."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from qwen_aiml._engine.limiter import BELOW, CAUGHT_UP, EARLY, LONGEST_PAUSE, PR
 
 @pytest.fixture(autouse=True)
 def no_waiting() -> None:
-    """Leave the limiter as it is."""
+    """Override the shared fixture: this file needs the real limiter."""
 
 
 def begin(limiter: Limiter, now: float, tokens: float = 0) -> tuple[Start, float]:
-    """Start a request as soon as the limiter lets one start, and return when that was."""
+    """Start a request as soon as the limiter allows it; return it and its start time."""
     for _ in range(10_000):
         start = limiter.take(now, tokens)
         if isinstance(start, Start):
@@ -31,7 +31,7 @@ def begin(limiter: Limiter, now: float, tokens: float = 0) -> tuple[Start, float
 
 
 def begin_many(limiter: Limiter, now: float, count: int) -> tuple[list[Start], float]:
-    """Start requests one after the other, and return them and when the last one started."""
+    """Start requests one after the other; return them and the start time of the last."""
     starts = []
     for _ in range(count):
         start, now = begin(limiter, now)
@@ -40,7 +40,7 @@ def begin_many(limiter: Limiter, now: float, count: int) -> tuple[list[Start], f
 
 
 def fill(limiter: Limiter) -> tuple[list[Start], float]:
-    """Send 300 requests with 30 in flight; return the 30 and when the last one started."""
+    """Send 300 requests with 30 in flight; return the 30 and the start time of the last."""
     now, starts = 0.0, deque[Start]()
     for _ in range(300):
         start, now = begin(limiter, now)
@@ -74,7 +74,7 @@ def feed(limiter: Limiter, outcomes: str, now: float = 0.0, latency: float = 0.0
     ],
 )
 def test_fixed_rates(rates: dict[str, float], tokens: float, seconds: float) -> None:
-    """Fixed rates space starts evenly from the first, and the slower one decides."""
+    """Fixed rates space starts evenly from the first on; the slower rate decides."""
     limiter, now, starts = Limiter(32, **rates), 0.0, []  # type: ignore[arg-type]
     for _ in range(20):
         start, now = begin(limiter, now, tokens)
@@ -125,7 +125,7 @@ def test_expected_tokens() -> None:
 
 @pytest.mark.parametrize("tokens", [-1, 417, 10**400])
 def test_absurd_tokens(tokens: int) -> None:
-    """Token counts that cannot be are ignored."""
+    """Impossible token counts are ignored."""
     limiter = Limiter(32, tokens_per_minute=600)
     limiter.accepted(begin(limiter, 0.0, 10)[0], 0.0, 100, tokens)
 
@@ -134,7 +134,7 @@ def test_absurd_tokens(tokens: int) -> None:
 
 
 def test_most_tokens() -> None:
-    """Four tokens for each byte and 16 more are believed."""
+    """Up to four tokens per byte, plus 16, are accepted."""
     limiter = Limiter(32, tokens_per_minute=600)
     limiter.accepted(begin(limiter, 0.0, 10)[0], 0.0, 100, 416)
 
@@ -144,7 +144,7 @@ def test_most_tokens() -> None:
 
 @pytest.mark.parametrize("tokens", [1e12, 1e308])
 def test_absurd_estimates(tokens: float) -> None:
-    """No estimate of tokens blocks for more than an hour, or makes an infinite debt or credit."""
+    """No token estimate blocks for more than an hour, or creates an infinite debt or credit."""
     limiter = Limiter(32, tokens_per_minute=1)
     start, _ = begin(limiter, 0.0, tokens)
     wait = limiter.take(0.0, 1)
@@ -157,7 +157,7 @@ def test_absurd_estimates(tokens: float) -> None:
 
 @pytest.mark.parametrize("advised", [1e9, float("inf")])
 def test_absurd_advice(advised: float) -> None:
-    """A Retry-After is honoured for an hour at most."""
+    """A Retry-After is honoured for at most an hour."""
     limiter = Limiter(32)
     limiter.refused(begin(limiter, 0.0)[0], 0.1, advised, 0.0)
 
@@ -194,7 +194,7 @@ def test_after_fork() -> None:
 
 
 def test_starts_are_spaced() -> None:
-    """Starts are spaced before any limit is known, too."""
+    """Starts are spaced even before any limit is known."""
     limiter = Limiter(32)
     begin(limiter, 0.0)
     wait = limiter.take(0.0, 0)
@@ -249,7 +249,7 @@ def test_retry_after_pauses_all() -> None:
 
 
 def test_pauses_are_no_time() -> None:
-    """The rate found is about the same with a pause between the accepted requests as without."""
+    """The estimated rate is about the same with a pause between the accepted requests as without."""
     rates = []
     for advised in (None, 30.0):
         limiter = Limiter(32)
@@ -265,7 +265,7 @@ def test_pauses_are_no_time() -> None:
 
 
 def test_single_rejections() -> None:
-    """Rejections one in twenty change nothing."""
+    """One rejection in twenty changes nothing."""
     limiter = Limiter(32)
     feed(limiter, ("a" * 19 + "r") * 30)
 
@@ -274,7 +274,7 @@ def test_single_rejections() -> None:
 
 @pytest.mark.parametrize("outcomes", ["rr", "raaaraaar"])
 def test_patterns(outcomes: str) -> None:
-    """Two rejections in a row, or three among thirty, set the rate a little below that accepted."""
+    """Two rejections in a row, or three among thirty, set the rate slightly below the accepted one."""
     limiter = Limiter(1)
     now = feed(limiter, "a" * 100, latency=0.1)
     feed(limiter, outcomes, now, latency=0.1)
@@ -301,7 +301,7 @@ def test_pattern_with_many_in_flight(in_flight: int) -> None:
     [(600, "a" * 50, 20, 2.2), (6000, "a" * 200 + "al" * 20, 78, 1.0)],
 )
 def test_estimate(a_minute: int, outcomes: str, accepted: int, seconds: float) -> None:
-    """An estimate is what was accepted in the last second over it, or the last twenty over their time."""
+    """An estimate covers the requests accepted in the last second, or the last twenty if that is longer."""
     limiter = Limiter(32, requests_per_minute=a_minute)
     feed(limiter, outcomes + "rr", latency=0.0001)  # so that requests at the old rate take no time
     rate = limiter.limits.requests_per_second
@@ -311,7 +311,7 @@ def test_estimate(a_minute: int, outcomes: str, accepted: int, seconds: float) -
 
 @pytest.mark.parametrize("jitter", [0.0, 0.5])
 def test_first_probe(jitter: float) -> None:
-    """The first probe comes when the rate found allows it, lengthened by the jitter."""
+    """The first probe is sent when the estimated rate allows it, delayed by the jitter."""
     limiter = Limiter(32)
     start, now = begin(limiter, feed(limiter, "a" * 50 + "r", latency=0.1))
     limiter.refused(start, now + 0.1, None, jitter)
@@ -322,7 +322,7 @@ def test_first_probe(jitter: float) -> None:
 
 
 def test_quota_per_window() -> None:
-    """The rate is what a window accepted over its length; it ended between the last two probes."""
+    """The rate is the quota of a window over its length; the window ended between the last two probes."""
     limiter, now, probes = Limiter(32), 0.0, []
     now = feed(limiter, "a" * 50)
     feed(limiter, "rr", now)
@@ -340,7 +340,7 @@ def test_quota_per_window() -> None:
 
 
 def test_rejections_in_flight_at_a_pattern() -> None:
-    """Rejections of requests in flight when the rate was set do not set it again."""
+    """Rejections of requests in flight when the rate was set do not change it again."""
     limiter = Limiter(32)
     starts, now = begin_many(limiter, feed(limiter, "a" * 50), 6)
     for start in starts[:2]:
@@ -354,7 +354,7 @@ def test_rejections_in_flight_at_a_pattern() -> None:
 
 @pytest.mark.parametrize("outcomes", ["ar", "arr", "r"])
 def test_first_rate(outcomes: str) -> None:
-    """The requests in flight at the first pattern correct the rate, which a burst has raised."""
+    """Requests in flight at the first pattern correct the rate, which a burst has inflated."""
     limiter = Limiter(32)
     starts, now = fill(limiter)
     in_flight = list(zip(starts, cycle(outcomes), strict=False))
@@ -400,7 +400,7 @@ def test_correction_is_no_agreement() -> None:
 
 
 def test_growth_is_no_average() -> None:
-    """While the rate grows fast, an estimate is near the present rate and not the average of a second."""
+    """While the rate grows fast, an estimate is close to the current rate, not to a second's average."""
     limiter = Limiter(32)
     starts, now = fill(limiter)
     rate = 1 / (starts[-1].at - starts[-2].at)
@@ -414,7 +414,7 @@ def test_growth_is_no_average() -> None:
 
 
 def test_few_requests_prove_little() -> None:
-    """A rate estimated from a few requests is passed after twenty more, and doubles within a hundred."""
+    """A rate estimated from a few requests is exceeded after twenty more, and doubles within a hundred."""
     limiter = Limiter(32)
     now = feed(limiter, "aaaarra", latency=0.02)
     found = limiter.limits.requests_per_second
@@ -445,7 +445,7 @@ def test_pattern_by_chance() -> None:
 
 
 def test_lost_requests() -> None:
-    """Requests without a response are no evidence: nothing grows, and no rate follows."""
+    """Requests without a response are not evidence: nothing grows, and no rate is set."""
     limiter = Limiter(32)
     now = 0.0
     for _ in range(50):
@@ -486,7 +486,7 @@ def test_idle_clients_do_not_grow() -> None:
 
 
 def test_idle_time_is_no_slow_service() -> None:
-    """What was accepted before the client was idle is no part of an estimate, nor is the time between."""
+    """Neither requests accepted before an idle time nor that time itself are part of an estimate."""
     found = []
     for idle in (0, 60):
         limiter = Limiter(32)
@@ -497,7 +497,7 @@ def test_idle_time_is_no_slow_service() -> None:
 
 
 def test_estimates_that_agree() -> None:
-    """Growth passes an estimate that agrees with the one before only after several times the requests."""
+    """If two estimates agree, growth takes several times the requests to exceed the second."""
     limiter, counts = Limiter(32), []
     now = feed(limiter, "a" * 50 + "rr" + "a", latency=0.05)
     for _ in range(2):
@@ -512,7 +512,7 @@ def test_estimates_that_agree() -> None:
 
 
 def test_estimates_that_differ() -> None:
-    """Growth passes an estimate that differs from the one before after a second's requests."""
+    """If two estimates differ, growth exceeds the second after about a second's requests."""
     limiter, count = Limiter(32), 0
     now = feed(limiter, "a" * 50 + "rr" + "a", latency=0.05)
     before = limiter.limits.requests_per_second or 0.0
@@ -528,7 +528,7 @@ def test_estimates_that_differ() -> None:
 
 
 def test_rate_grows() -> None:
-    """Without rejections the rate grows beyond the one found, with each request, faster and faster."""
+    """Without rejections the rate grows beyond the estimate with each request, ever faster."""
     limiter = Limiter(32)
     now, rates = feed(limiter, "a" * 50 + "rr" + "a", latency=0.05), []
     for _ in range(160):
@@ -540,7 +540,7 @@ def test_rate_grows() -> None:
 
 
 def test_log(caplog: pytest.LogCaptureFixture) -> None:
-    """A rate limit is logged when found, and when it changed by a fifth."""
+    """A rate limit is logged when found, and when it changes by a fifth."""
     limiter = Limiter(1)
     with caplog.at_level(logging.INFO, "qwen_aiml"):
         now = feed(limiter, "a" * 50 + "rr" + "a" * 30, latency=0.02)
@@ -555,7 +555,7 @@ def test_log(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_probe_is_no_sample() -> None:
-    """After many were accepted, the time that a probe is alone in flight does not count as a slow rate."""
+    """After many accepted requests, the time a probe spends alone in flight does not count as a slow rate."""
     limiter = Limiter(64, first=64)
     quota, now = begin_many(limiter, 0.0, 500)
     late, now = begin_many(limiter, now, 40)
@@ -593,7 +593,7 @@ FEW = [
 
 @pytest.mark.parametrize("name", FEW)
 def test_undisclosed_limit(name: str) -> None:
-    """Any kind of limit is found within 1.6 of the ideal time, with few rejections."""
+    """Under any kind of limit, the work takes at most 1.6 times the ideal, with few rejections."""
     results = simulate(scenarios()[name], make, range(7))
 
     assert all(result.finished for result in results)
@@ -603,7 +603,7 @@ def test_undisclosed_limit(name: str) -> None:
 
 @pytest.mark.parametrize("burst", [10, pytest.param(100, marks=pytest.mark.long)])
 def test_bucket_that_holds_a_fifth(burst: int) -> None:
-    """A bucket that holds a fifth of a second is used fully: 1.15 of the ideal in nine of ten runs."""
+    """A bucket that holds a fifth of a second is used fully: 1.15 times the ideal in nine of ten runs."""
     found = special()[f"bucket {5 * burst}/s, holds {burst}, 0.1 s"]
     results = simulate(found, make, range(10))
 
@@ -621,7 +621,7 @@ def test_one_retry_after() -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("group", [scenarios, held_out], ids=["chosen by", "held out"])
 def test_all_scenarios(group: object) -> None:
-    """Over all scenarios the mean time is 1.25 of the ideal, the worst 3.0, and few requests are rejected."""
+    """Over all scenarios the mean time is 1.25 times the ideal, the worst 3.0, with few rejections."""
     assert callable(group)
     found = [simulate(scenario, make, range(3)) for scenario in group().values()]
 

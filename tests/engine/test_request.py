@@ -1,4 +1,4 @@
-"""One request: attempts, retries, waiting, deadlines, and what becomes of its place in the queue."""
+"""One request: attempts, retries, waits, deadlines, and its place in the queue."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SILENCE = TransportFailure("timeout", "silence")
 
 @pytest.fixture(autouse=True)
 def no_waiting() -> None:
-    """Keep the real waits in this file, since its seconds are virtual."""
+    """Override the shared fixture: this file uses virtual time."""
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
@@ -62,7 +62,7 @@ def test_success(backend: str) -> None:
 
 @pytest.mark.parametrize("transient", [BUSY, MALFORMED, RESET, SILENCE], ids=repr)
 def test_retry(transient: Outcome) -> None:
-    """After a transient failure the same body is sent again, after 0.5 s, then after twice as long."""
+    """After a transient failure the same body is sent again, after 0.5 s, then after 1 s."""
     harness = Harness(transient, transient)
     harness.embed()
 
@@ -83,7 +83,7 @@ def test_retry(transient: Outcome) -> None:
     ],
 )
 def test_retry_after(response: Response, seconds: float) -> None:
-    """The service's advice is followed, for a minute at most; after a 429 the whole client pauses."""
+    """Retry-After is followed, for at most a minute; after a 429 the whole client pauses."""
     harness = Harness(response)
     harness.embed()
 
@@ -120,7 +120,7 @@ def test_429_with_the_real_limiter() -> None:
     ],
 )
 def test_report(outcome: Outcome, report: tuple[Any, ...]) -> None:
-    """The limiter learns the outcome of each attempt; a 429 for want of credits is no rate limit."""
+    """The limiter gets the outcome of each attempt; a 429 for lack of credits is not a rate limit."""
     harness = Harness(outcome, max_retries=0)
     if outcome is None:
         harness.embed()
@@ -140,7 +140,7 @@ def test_fixed_rate() -> None:
 
 
 def test_admit() -> None:
-    """A rate limiter is awaited before each attempt, with the tokens expected in it."""
+    """A rate limiter is awaited before each attempt, with the expected number of tokens."""
     admitted = []
 
     async def admit(tokens: int) -> None:
@@ -156,7 +156,7 @@ def test_admit() -> None:
 
 
 def test_admit_one_at_a_time() -> None:
-    """None is admitted while another one is, or waits in the queue; other calls go on meanwhile."""
+    """Requests of a call are admitted one at a time, until they start; other calls continue meanwhile."""
     admitted = []
 
     async def admit(_: int) -> None:
@@ -173,14 +173,14 @@ def test_admit_one_at_a_time() -> None:
     harness = Harness(After(10.0), service=lambda _: After(3.0), options={"admit": admit}, max_concurrency=1)
     harness.run(run)
 
-    # The first is posted only when the other call's has ended, after which all wait for one another.
+    # The first is posted when the other call's has ended; then each waits for the one before.
     assert admitted == [0.0, 10.5, 13.5]
     assert harness.times == [0.5, 10.5, 13.5, 16.5]
     assert harness.transport.most == 1
 
 
 def test_admit_that_embeds() -> None:
-    """A rate limiter may embed through the same client, also with one request in flight at most."""
+    """A rate limiter may embed with the same client, even if only one request may be in flight."""
 
     async def admit(_: int) -> None:
         await harness.attempt("nested", harness.new_call())
@@ -192,7 +192,7 @@ def test_admit_that_embeds() -> None:
 
 
 def test_admit_that_raises() -> None:
-    """What a rate limiter raises ends the request, and nothing is sent."""
+    """An exception of a rate limiter ends the request, and nothing is sent."""
 
     async def admit(_: int) -> None:
         raise ZeroDivisionError
@@ -205,7 +205,7 @@ def test_admit_that_raises() -> None:
 
 
 def test_ticket_after_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fault of ours, in what is learned from a response, does not cost the client a request in flight."""
+    """A bug in the handling of a response does not leak the request's place in the queue."""
     harness = Harness()
 
     def fail(*_: object) -> None:
@@ -243,7 +243,7 @@ PHASES: dict[str, Callable[[], Harness]] = {
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_stop_while_waiting(phase: str) -> None:
-    """A call that is stopped waits for nothing, and sends nothing more; an error it had stays its error."""
+    """A stopped call ends all waits and sends nothing more; an earlier error remains its error."""
     harness = PHASES[phase]()
     expected = APIStatusError if phase == "backoff" else NotSentError
 
@@ -266,7 +266,7 @@ def test_stop_while_waiting(phase: str) -> None:
 
 
 def test_stop_leaves_what_is_in_flight() -> None:
-    """A request in flight ends as usual, and its embeddings are kept."""
+    """When a call is stopped, a request in flight ends as usual, and its embeddings are kept."""
     harness = Harness(After(5.0))
 
     async def run() -> None:
@@ -281,7 +281,7 @@ def test_stop_leaves_what_is_in_flight() -> None:
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_stopped_before(backend: str) -> None:
-    """A stopped call sends nothing; nor after a failure that came after the stop."""
+    """A stopped call sends nothing, and does not retry a request that fails after the stop."""
     harness = Harness(backend=backend)
     harness.call.stop()
     with pytest.raises(NotSentError):
@@ -301,7 +301,7 @@ def test_stopped_before(backend: str) -> None:
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 @pytest.mark.parametrize("waits_for", ["queue", "admit"])
 def test_stopped_when_its_turn_comes(waits_for: str, backend: str) -> None:
-    """A request whose turn comes from the very failure that stops the call is not sent."""
+    """A request whose turn comes through the failure that stops the call is not sent."""
 
     async def admit(_: int) -> None:
         pass
@@ -332,7 +332,7 @@ def test_stopped_when_its_turn_comes(waits_for: str, backend: str) -> None:
 @pytest.mark.parametrize("at", [0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5])
 @pytest.mark.parametrize("how", ["cancel", "stop", "deadline"])
 def test_tickets_are_given_back(how: str, at: float) -> None:
-    """Whatever is awaited when a request ends early, it leaves nothing in the queue, and nobody behind it."""
+    """A request that ends early, whatever it awaits, frees its place in the queue."""
 
     async def admit(_: int) -> None:  # 0-1 and 4.5-5.5
         await anyio.sleep(1)
@@ -378,7 +378,7 @@ def test_tickets_are_given_back(how: str, at: float) -> None:
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 @pytest.mark.parametrize("stop", [False, True])
 def test_tickets_at_every_checkpoint(stop: bool, backend: str) -> None:
-    """So it is wherever between two steps of the event loop it ends."""
+    """A request that ends early, at any checkpoint, frees its place in the queue."""
 
     async def admit(_: int) -> None:
         await anyio.lowlevel.checkpoint()
@@ -449,7 +449,7 @@ def test_deadline(
 
 
 def test_deadline_in_the_queue() -> None:
-    """A place in the queue that does not come in time is given up."""
+    """A request gives up its place in the queue at the deadline."""
     harness = Harness(After(8.0), max_concurrency=1, total_timeout=10.0)
 
     async def run() -> None:
@@ -467,7 +467,7 @@ def test_deadline_in_the_queue() -> None:
 
 
 def test_deadline_before_sending() -> None:
-    """Once the deadline has passed nothing is sent, and nobody is asked for admission."""
+    """Once the deadline has passed, nothing is sent."""
     harness = Harness(total_timeout=5.0)
     harness.call.deadline = 0.0
     with pytest.raises(DeadlineError, match=r"^total_timeout of 5 s ran out$") as caught:
@@ -477,7 +477,7 @@ def test_deadline_before_sending() -> None:
 
 
 def test_response_at_the_deadline() -> None:
-    """A valid response is kept however late it comes, and a permanent error says more than the deadline."""
+    """A late but valid response is kept, and a permanent error takes precedence over the deadline."""
     late = Harness(After(2.0, shield=True), total_timeout=1.0)
     assert late.embed().embeddings == [vector("text")]
 
@@ -486,7 +486,7 @@ def test_response_at_the_deadline() -> None:
 
 
 def test_last_error_before_the_deadline() -> None:
-    """An error after which there was to be no retry is no matter of the deadline."""
+    """If no retries are left, the last error is raised, and no DeadlineError."""
     with pytest.raises(RateLimitError):
         Harness(status(429, retry_after="30"), total_timeout=10.0, max_retries=0).embed()
 
@@ -505,7 +505,7 @@ def test_last_error_before_the_deadline() -> None:
     ],
 )
 def test_error(script: list[Outcome], error: type[QwenAIMLError], attempts: int) -> None:
-    """What a retry does not cure is raised at once, the last attempt's own error after it."""
+    """A permanent error is raised at once; after the last attempt, its own error is raised."""
     harness = Harness(*script, max_retries=1)
     with pytest.raises(error) as caught:
         harness.embed()
@@ -537,7 +537,7 @@ def test_no_retries_wanted() -> None:
 
 
 def test_cost_of_malformed_responses() -> None:
-    """A malformed success was billed all the same, a failed request was not."""
+    """A malformed response with status 200 counts as billed, a failed request does not."""
     body = b'{"data":[],"usage":{"total_tokens":3},"meta":{"usage":{"credits_used":1}}}'
     harness = Harness(Response(200, {}, body), BUSY)
     harness.embed()
@@ -546,13 +546,13 @@ def test_cost_of_malformed_responses() -> None:
 
 
 def test_packed() -> None:
-    """Embeddings are float32 if that is asked for."""
+    """With packed=True, embeddings are float32 arrays."""
     [row] = Harness(options={"packed": True}).embed().embeddings
     assert (type(row).__name__, list(row)) == ("array", vector("text"))
 
 
 def test_foreign_exceptions() -> None:
-    """What a transport is not known to raise comes out as it is; the request counts."""
+    """An unknown exception of a transport is raised unchanged; the request counts."""
     harness = Harness(ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
         harness.embed()
@@ -580,7 +580,7 @@ PROXY = (
 def test_transport_failure(
     kind: FailureKind, transient: bool, advice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A failure without a response gets an error with its cause, what to do, and whether it is transient."""
+    """The error for a failure without a response has its cause, what to do, and whether it is transient."""
     monkeypatch.setenv("ALL_PROXY", "http://proxy.example:3128")
     with pytest.raises(TransportError) as caught:
         Harness(TransportFailure(kind, "broken"), max_retries=0).embed()
@@ -591,7 +591,7 @@ def test_transport_failure(
 
 
 def test_web_page() -> None:
-    """A web page in place of a response gets an error of its own, which names base_url."""
+    """A web page as the response gets a separate error, which names base_url."""
     page = Response(200, {"content-type": "text/html"}, b"<html>secret</html>")
     with pytest.raises(ResponseFormatError) as caught:
         Harness(page, max_retries=0).embed()
@@ -641,7 +641,7 @@ def test_log(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_waits_for_others(caplog: pytest.LogCaptureFixture) -> None:
-    """A request that the limiter makes wait is logged before its first attempt, if that takes long."""
+    """A long wait for the limiter is logged before the first attempt."""
     caplog.set_level("INFO", logger="qwen_aiml")
     for seconds in (1.0, 5.0):
         harness = Harness()

@@ -1,4 +1,4 @@
-"""When to retry, and how long to wait first."""
+"""Which failures are retried, and the delay before a retry."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=timezone.utc)
 
 @pytest.fixture(autouse=True)
 def no_waiting() -> None:
-    """Keep the real waits in this file."""
+    """Override the shared fixture: this file needs real delays."""
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, *range(500, 506), *range(520, 531), 599])
@@ -35,7 +35,7 @@ def test_transient_statuses(status: int) -> None:
 
 @pytest.mark.parametrize("status", [300, 302, 400, 401, 402, 403, 404, 410, 413, 422, 511])
 def test_permanent_statuses(status: int) -> None:
-    """All others are permanent."""
+    """All other statuses are permanent."""
     assert not is_transient(APIStatusError("x", status_code=status))
 
 
@@ -53,7 +53,7 @@ def test_permanent_statuses(status: int) -> None:
     ],
 )
 def test_transient_errors(error: QwenAIMLError, expected: bool) -> None:
-    """An account without credits is not helped by retries, whatever the status."""
+    """A lack of credits is permanent, whatever the status."""
     assert expected == is_transient(error)
 
 
@@ -61,14 +61,14 @@ def test_transient_errors(error: QwenAIMLError, expected: bool) -> None:
     ("attempt", "longest"), [(1, 0.5), (2, 1.0), (3, 2.0), (6, 16.0), (7, 30.0), (100, 30.0), (5000, 30.0)]
 )
 def test_backoff(attempt: int, longest: float) -> None:
-    """The wait is drawn from 0 to a bound that doubles up to a ceiling."""
+    """The delay is random, from 0 to a bound that doubles up to a ceiling."""
     assert backoff(attempt, None, lambda: 1.0) == longest
     assert backoff(attempt, None, lambda: 0.5) == longest / 2
     assert backoff(attempt, None, lambda: 0.0) == 0.0
 
 
 def test_advised_wait() -> None:
-    """Advice is followed, a little late so that not all come back at once."""
+    """Retry-After is followed, with jitter so that not all requests retry at once."""
     assert backoff(1, 2.0, lambda: 0.0) == 2.0
     assert backoff(9, 2.0, lambda: 1.0) == 2.2
 
@@ -96,7 +96,7 @@ def test_advised_wait() -> None:
     ],
 )
 def test_retry_after(headers: dict[str, str], expected: float | None) -> None:
-    """Seconds, milliseconds and dates are read; nonsense is no advice, and neither is zero."""
+    """Seconds, milliseconds and dates are parsed; malformed values and zero are ignored."""
     assert expected == retry_after(headers, NOW)
 
 
@@ -110,7 +110,7 @@ def test_retry_after(headers: dict[str, str], expected: float | None) -> None:
     ],
 )
 def test_endless_retry_after(headers: dict[str, str]) -> None:
-    """Advice to wait for long, or for ever, is followed for a minute."""
+    """A long or infinite Retry-After is limited to a minute."""
     assert retry_after(headers, NOW) == 60.0
 
 
@@ -118,6 +118,6 @@ def test_endless_retry_after(headers: dict[str, str]) -> None:
     ("attempt", "seconds"), [(1, 0.0), (2, 1.0), (3, 3.0), (4, 9.0), (5, 27.0), (6, 30.0), (10_000, 30.0)]
 )
 def test_throttled_backoff(attempt: int, seconds: float) -> None:
-    """A request that gets 429 without advice again waits longer each time, half a minute at most."""
+    """The delay after repeated 429s without Retry-After grows, up to half a minute."""
     assert throttled_backoff(attempt, lambda: 0.0) == seconds
     assert throttled_backoff(attempt, lambda: 1.0) == pytest.approx(1.1 * seconds)

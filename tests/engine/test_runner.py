@@ -1,4 +1,4 @@
-"""The event loop in the background that synchronous calls run on: real threads, and processes of its own."""
+"""The background event loop of sync calls: real threads and processes."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from qwen_aiml._utils.threads import in_thread
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-LONG = 30.0  # seconds; no test waits so long
+LONG = 30.0  # seconds; no test waits that long
 
 
 def outcome(function: Callable[[], Awaitable[Any]]) -> Any:
-    """Run a coroutine function and return what it returns."""
+    """Run a coroutine function and return its result."""
     found: list[Any] = []
 
     async def main() -> None:
@@ -54,7 +54,7 @@ async def fail() -> None:
 
 
 def test_one_loop() -> None:
-    """Calls of any number of threads run side by side in one other thread."""
+    """Calls from any number of threads run concurrently in one other thread."""
     both = threading.Barrier(8)
 
     async def meet() -> int:
@@ -70,7 +70,7 @@ def test_one_loop() -> None:
 
 @pytest.mark.anyio
 async def test_inside_a_running_loop() -> None:
-    """A synchronous call works inside a running event loop of asyncio, or of Trio, and runs on asyncio."""
+    """A sync call works inside a running event loop of asyncio or Trio, and runs on asyncio."""
 
     async def library() -> str:
         await anyio.sleep(0.001)
@@ -80,7 +80,7 @@ async def test_inside_a_running_loop() -> None:
 
 
 def test_context_variables() -> None:
-    """The coroutine sees the caller's context variables, and leaves them as they are."""
+    """The coroutine sees the caller's context variables, and does not change them."""
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
     variable.set("caller's")
 
@@ -94,13 +94,13 @@ def test_context_variables() -> None:
 
 
 def test_without_sniffio(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing has imported sniffio there is nothing to forget."""
+    """A call works if nothing has imported sniffio."""
     monkeypatch.delitem(sys.modules, "sniffio")
     assert outcome(ident) != threading.get_ident()
 
 
 def test_exception() -> None:
-    """An exception comes out as it is, with the traceback of where it was raised."""
+    """An exception is raised unchanged, with its original traceback."""
     with pytest.raises(ZeroDivisionError) as caught:
         Running(fail).run()
 
@@ -110,7 +110,7 @@ def test_exception() -> None:
 
 
 def test_call() -> None:
-    """Functions are called in the thread that waits, in order, and may make synchronous calls themselves."""
+    """Functions are called in the waiting thread, in order, and may make sync calls themselves."""
     called: list[Any] = []
 
     async def main() -> None:
@@ -127,7 +127,7 @@ def test_call() -> None:
 
 
 def test_call_that_raises() -> None:
-    """What a function raises in the thread that waits cancels the coroutine, and is raised after its end."""
+    """An exception of a function in the waiting thread cancels the coroutine, and is raised at its end."""
     ended: list[bool] = []
 
     async def main() -> None:
@@ -144,7 +144,7 @@ def test_call_that_raises() -> None:
 
 
 def test_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A coroutine that is cancelled ends after what it does then; `on_end` is called once it has."""
+    """A cancelled coroutine ends after its cleanup; `on_end` is called once it has."""
     monkeypatch.setattr(runner, "SIGNAL_SECONDS", 0.001)
     began, ended = threading.Event(), Queue[str]()
 
@@ -158,7 +158,7 @@ def test_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
             ended.put("coroutine")
 
     running = Running(main, partial(ended.put, "told"))
-    running.cancel()  # nothing yet
+    running.cancel()  # no effect yet
     running.start()
     assert began.wait(LONG)
     running.join(0.0)
@@ -171,7 +171,7 @@ def test_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cancelled_before_it_begins() -> None:
-    """What is cancelled before the event loop comes to it does not get beyond its first wait."""
+    """A coroutine cancelled before the event loop starts it does not get past its first checkpoint."""
     got = []
 
     async def main() -> None:
@@ -192,12 +192,12 @@ def test_cancelled_before_it_begins() -> None:
 
 
 async def hold(until: threading.Event) -> None:
-    """Hold up the event loop."""
+    """Block the event loop."""
     assert until.wait(LONG)
 
 
 def test_join_in_the_loops_own_thread() -> None:
-    """An iterator that is dropped there does not wait for itself."""
+    """An iterator that is dropped in the loop's own thread does not wait for itself."""
 
     async def main() -> None:
         running.join()
@@ -208,7 +208,7 @@ def test_join_in_the_loops_own_thread() -> None:
 
 
 def test_wait_for() -> None:
-    """A wait of longer than the look for signals goes on."""
+    """A wait continues beyond the interval at which signals are checked."""
     inbox: SimpleQueue[int] = SimpleQueue()
     timer = threading.Timer(0.05, partial(inbox.put, 7))
     timer.start()
@@ -219,7 +219,7 @@ def test_wait_for() -> None:
 
 
 def test_call_in_the_loops_own_thread() -> None:
-    """A synchronous call there would wait for itself, and is rejected."""
+    """A sync call in the loop's own thread would deadlock, and raises instead."""
 
     async def main() -> None:
         Running(ident).run()
@@ -230,13 +230,13 @@ def test_call_in_the_loops_own_thread() -> None:
 
 @pytest.fixture
 def no_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget the event loop, as in a process that has made no synchronous call."""
+    """Reset the background event loop, as in a process that has made no sync call."""
     monkeypatch.setattr(runner, "_background", runner._Background())
 
 
 @pytest.mark.usefixtures("no_loop")
 def test_blocked_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no socket can be made the error says what to do."""
+    """If no socket can be created, the error says what to do."""
 
     def blocked(*_: object, **__: object) -> None:
         raise PermissionError
@@ -248,7 +248,7 @@ def test_blocked_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_thread(no_loop: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start no thread, as when the interpreter shuts down."""
+    """Make thread starts fail, as during interpreter shutdown."""
     del no_loop
 
     def start(_: object) -> None:
@@ -259,7 +259,7 @@ def no_thread(no_loop: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_thread")
 def test_no_thread() -> None:
-    """Where no thread can be started, all of it runs here."""
+    """If no thread can be started, everything runs in the calling thread."""
     called: list[int] = []
 
     async def main() -> None:
@@ -281,7 +281,7 @@ def test_no_thread() -> None:
 
 @pytest.mark.usefixtures("no_thread")
 def test_no_thread_in_a_running_loop() -> None:
-    """Inside a running event loop it can't, and the error says why."""
+    """If no thread can be started inside a running event loop, the error says why."""
 
     async def main() -> None:
         Running(ident).run()
@@ -292,7 +292,7 @@ def test_no_thread_in_a_running_loop() -> None:
 
 @pytest.mark.anyio
 async def test_in_thread() -> None:
-    """A function that blocks runs in a thread; what it raises comes out, also a RuntimeError."""
+    """A blocking function runs in a thread; its exceptions are raised, even a RuntimeError."""
     assert await in_thread(threading.get_ident) != threading.get_ident()
 
     def broken() -> None:
@@ -304,7 +304,7 @@ async def test_in_thread() -> None:
 
 @pytest.mark.anyio
 async def test_in_thread_cancelled() -> None:
-    """A function that does not return is left alone when its caller is cancelled."""
+    """A function that does not return is abandoned when its caller is cancelled."""
     began, goes_on, ended = threading.Event(), threading.Event(), threading.Event()
 
     def block() -> None:
@@ -340,7 +340,7 @@ def test_interrupt() -> None:
 
 
 def test_interrupt_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An interrupt in the moment of the start is raised at once, and nothing runs."""
+    """An interrupt during the start is raised at once, and nothing runs."""
     running = Running(fail)
 
     def interrupted(*_: object) -> None:
@@ -350,7 +350,7 @@ def test_interrupt_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         running.run()
     monkeypatch.undo()
-    outcome(ident)  # there is an event loop now
+    outcome(ident)  # creates the event loop
     loop = runner._background.loop
     assert loop is not None
     monkeypatch.setattr(loop, "call_soon_threadsafe", Once(loop.call_soon_threadsafe))
@@ -360,14 +360,14 @@ def test_interrupt_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Once:
-    """An interrupt in the place of the first call of a function."""
+    """Raises KeyboardInterrupt in place of the first call of a function."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
         self._is_first = True
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """Call it."""
+        """Call the function, except the first time."""
         if self._is_first:
             self._is_first = False
             raise KeyboardInterrupt
@@ -423,7 +423,7 @@ ENDINGS = {
 
 
 def said(program: str) -> list[str]:
-    """Run a program, and return the lines that it printed; it may print no error."""
+    """Run a program and return the lines that it printed; it must not print errors."""
     done = subprocess.run(  # noqa: S603 (our own program)
         [sys.executable, "-c", textwrap.dedent(program)],
         check=False,
@@ -440,13 +440,13 @@ def said(program: str) -> list[str]:
 @pytest.mark.parametrize("earlier", [False, True])
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_end_of_the_program(ending: str, earlier: bool) -> None:
-    """A call works as the interpreter ends, whether or not there was one before, and holds up no end."""
+    """A call works during interpreter shutdown, with or without an earlier one, and does not block it."""
     program = PROGRAM + (EARLIER if earlier else "") + ENDINGS[ending]
     assert said(program) == ["done True"] * (2 if earlier else 1)
 
 
 def test_fork_of_a_process_without_a_loop() -> None:
-    """A child whose parent made no synchronous call has nothing to leave alone; else it keeps the loop."""
+    """After a fork, the background loop is kept as the parent's, if there is one."""
     background = runner._Background()
     background.after_fork()
     assert not background.parents
@@ -460,7 +460,7 @@ def test_fork_of_a_process_without_a_loop() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on Windows")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_fork() -> None:
-    """A child process makes an event loop of its own, and the parent's goes on."""
+    """A child process creates its own event loop, and the parent's continues."""
     program = (
         PROGRAM
         + """
@@ -481,7 +481,7 @@ def test_fork() -> None:
 
 
 def test_what_a_parent_process_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a fork nothing waits for what the parent runs, or cancels it; a call that is continued fails."""
+    """After a fork, the parent's calls are neither awaited nor cancelled; continuing one raises."""
     begun = threading.Event()
 
     async def function() -> None:
@@ -507,7 +507,7 @@ def test_what_a_parent_process_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.once
 def test_interrupts_at_each_moment() -> None:
-    """An interrupt, wherever in a call it comes, leaves the event loop usable for the next call."""
+    """An interrupt at any point of a call leaves the event loop usable for the next call."""
     program = (
         PROGRAM
         + """

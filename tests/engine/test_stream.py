@@ -1,4 +1,4 @@
-"""Texts without end and NumPy arrays through both clients, with and without ``async with``."""
+"""`embed_iter` and `embed_array` of both clients, with and without ``async with``."""
 
 from __future__ import annotations
 
@@ -51,30 +51,30 @@ Way: TypeAlias = Literal["with", "async with", "async for"]
 
 pytestmark = [
     pytest.mark.anyio,
-    # What httpx makes of a body is a generator, which is left behind if its request is cancelled half sent.
+    # httpx wraps a body in a generator, which is not closed if the request is cancelled while it is sent.
     pytest.mark.filterwarnings("ignore:Async generator 'httpx.*:ResourceWarning"),
 ]
 
 
 @pytest.fixture(params=["with", "async with", "async for"])
 def way(request: pytest.FixtureRequest) -> Any:
-    """Give each way to iterate."""
+    """Return each way to iterate in turn."""
     return request.param
 
 
 def threads() -> set[threading.Thread]:
-    """Return the threads that run, but for that of synchronous calls, which stays."""
+    """Return the running threads, except that of sync calls, which stays."""
     return {thread for thread in threading.enumerate() if thread.name != "qwen_aiml"}
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_running() -> Iterator[None]:
-    """Leave nothing running in the event loop of synchronous calls."""
+    """Check that nothing is left running in the event loop of sync calls."""
     yield
     left: list[asyncio.Task[Any]] = []
 
     async def look() -> None:
-        for _ in range(10):  # what was cancelled may be about to end
+        for _ in range(10):  # cancelled tasks may be about to end
             await asyncio.sleep(0)
         left.extend(asyncio.all_tasks() - {asyncio.current_task()})
 
@@ -83,7 +83,7 @@ def nothing_left_running() -> Iterator[None]:
 
 
 def make(way: Way, emulator: Emulator, cache: Any = None, **settings: Any) -> Client:
-    """Make a client of the emulator."""
+    """Create a client of the emulator."""
     config = EmbeddingConfig(**{"api_key": KEY, "dimensions": 64, **settings})
     if way == "with":
         http: Any = httpx.Client(transport=emulator.transport())
@@ -95,7 +95,7 @@ def make(way: Way, emulator: Emulator, cache: Any = None, **settings: Any) -> Cl
 async def walk(
     way: Way, client: Client, texts: Any, visit: Callable[[int, Any], object], **options: Any
 ) -> None:
-    """Go through the embeddings, each way."""
+    """Iterate over the embeddings in the given way."""
     if isinstance(client, EmbeddingClient):
         with client.embed_iter(texts, **options) as rows:
             for index, row in rows:
@@ -117,14 +117,14 @@ async def rows_of(way: Way, client: Client, texts: Any, **options: Any) -> list[
 
 
 async def array_of(client: Client, texts: Any, **options: Any) -> Any:
-    """Call either client."""
+    """Call `embed_array` of a sync or async client."""
     if isinstance(client, EmbeddingClient):
         return client.embed_array(texts, **options)
     return await client.embed_array(texts, **options)
 
 
 def expected(texts: Sequence[str]) -> list[array[float]]:
-    """Embed as `embed` does."""
+    """Return the embeddings that `embed` returns, packed."""
     client = make("with", Emulator())
     assert isinstance(client, EmbeddingClient)
     return [array("f", row) for row in client.embed(texts).embeddings]
@@ -133,7 +133,7 @@ def expected(texts: Sequence[str]) -> list[array[float]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("look_ahead", [None, 1, 7, 30, 1000])
 async def test_every_vector_in_order(way: Way, look_ahead: int | None) -> None:
-    """Each text gets its own vector, packed, in the order of the texts."""
+    """Each text gets its own embedding, packed, in the order of the texts."""
     emulator = Emulator(shuffle=True)
     client = make(way, emulator)
     rows = await rows_of(way, client, iter(TEXTS), look_ahead=look_ahead)
@@ -146,7 +146,7 @@ async def test_every_vector_in_order(way: Way, look_ahead: int | None) -> None:
 
 
 async def test_any_order(way: Way) -> None:
-    """Without order all come all the same, and none twice."""
+    """With in_order=False every row is yielded, and none twice."""
     rows = await rows_of(way, make(way, Emulator()), TEXTS, in_order=False, look_ahead=30)
 
     assert sorted(rows) == list(enumerate(expected(TEXTS)))
@@ -154,7 +154,7 @@ async def test_any_order(way: Way) -> None:
 
 @pytest.mark.parametrize(("in_order", "first"), [(True, 0), (False, 10)])
 async def test_a_block_that_takes_long(in_order: bool, first: int) -> None:
-    """Without order it does not hold back the others."""
+    """With in_order=False a slow block does not hold back the others."""
     emulator = Emulator()
 
     async def answer(request: httpx.Request) -> httpx.Response:
@@ -170,7 +170,7 @@ async def test_a_block_that_takes_long(in_order: bool, first: int) -> None:
 
 
 async def test_without_end(way: Way) -> None:
-    """Of texts without end only those are read that the look-ahead allows, and none is sent after the end."""
+    """An endless iterable is read only up to the look-ahead, and nothing is sent after the iteration."""
     emulator = Emulator()
     read = given = 0
     gaps = set()
@@ -199,7 +199,7 @@ async def test_without_end(way: Way) -> None:
 
 
 async def test_requests_go_on_between_rows() -> None:
-    """While the first rows are worked on, the next two blocks are embedded; after that, nothing."""
+    """While the caller processes the first rows, the next two blocks are embedded, and no more."""
     for way in ("with", "async with"):
         emulator = Emulator()
         client: Any = make(way, emulator)
@@ -219,7 +219,7 @@ async def test_requests_go_on_between_rows() -> None:
 
 
 async def test_nothing_goes_on_without_async_with() -> None:
-    """A bare ``async for`` leaves nothing behind wherever it is left."""
+    """A bare ``async for`` leaves no request running, wherever it is left."""
     emulator = Emulator()
     client = make("async for", emulator)
     assert isinstance(client, AsyncEmbeddingClient)
@@ -230,7 +230,7 @@ async def test_nothing_goes_on_without_async_with() -> None:
 
 
 async def test_identical_texts(way: Way) -> None:
-    """In one block they are sent once, and each gets an array of its own."""
+    """Identical texts of one block are sent once, and each gets its own array."""
     emulator = Emulator()
     rows = await rows_of(way, make(way, emulator), ["same", "other"] * 50)
 
@@ -241,7 +241,7 @@ async def test_identical_texts(way: Way) -> None:
 
 @pytest.mark.parametrize("texts", [[], (), iter(())])
 async def test_no_texts(way: Way, texts: Iterable[str]) -> None:
-    """No texts need no request."""
+    """An empty iterable sends no request."""
     emulator = Emulator()
 
     assert await rows_of(way, make(way, emulator), texts) == []
@@ -250,14 +250,14 @@ async def test_no_texts(way: Way, texts: Iterable[str]) -> None:
 
 @pytest.mark.parametrize("texts", ["a text", b"bytes", None, 7])
 async def test_what_is_no_texts(way: Way, texts: Any) -> None:
-    """What `embed` rejects for a list is rejected when it is given."""
+    """Texts of a type that `embed` rejects raise when the iterator is created."""
     with pytest.raises(InputTypeError, match="expected a list of str"):
         make(way, Emulator()).embed_iter(texts)
 
 
 @pytest.mark.parametrize("look_ahead", [0, -1, 1.5, True, "10"])
 async def test_wrong_options(way: Way, look_ahead: Any) -> None:
-    """A look-ahead that is no whole number above 0 is rejected when it is given, and so is a role."""
+    """An invalid look-ahead or role raises when the iterator is created."""
     client = make(way, Emulator())
     with pytest.raises(ConfigurationError, match="look_ahead must be a whole number, 1 or more"):
         client.embed_iter(TEXTS, look_ahead=look_ahead)
@@ -275,7 +275,7 @@ async def test_role(way: Way) -> None:
 
 @pytest.mark.parametrize("way", ["async with", "async for"])
 async def test_asynchronous_texts(way: Way) -> None:
-    """Texts may come from an asynchronous generator."""
+    """Texts may come from an async generator."""
 
     async def texts() -> AsyncIterator[str]:
         for text in TEXTS:
@@ -287,7 +287,7 @@ async def test_asynchronous_texts(way: Way) -> None:
 
 
 async def test_one_text_is_rejected(way: Way) -> None:
-    """All others of the blocks in flight are given, and then the error tells which one it is."""
+    """All other rows of the blocks in flight are yielded; then the error names the rejected text."""
     emulator = Emulator(refuses=lambda text: text.endswith(" 34"))
     client = make(way, emulator)
     rows: list[int] = []
@@ -309,7 +309,7 @@ async def test_a_bad_key(way: Way) -> None:
 
 
 async def test_a_key_that_ends(way: Way) -> None:
-    """What was embedded before a fatal error is given."""
+    """Rows embedded before a fatal error are yielded."""
     emulator = Emulator()
     emulator.script(*[None] * 4, *[Fault(status=401)] * 99)
     rows: list[int] = []
@@ -328,7 +328,7 @@ async def test_a_key_that_ends(way: Way) -> None:
 
 
 async def test_bad_texts(way: Way) -> None:
-    """They are rejected by their index in all texts, before anything of their block is sent."""
+    """Invalid texts raise with their indices in all texts, before anything of their block is sent."""
     emulator = Emulator()
     rows: list[int] = []
     texts = [*TEXTS[:50], "", None, *TEXTS[52:]]
@@ -343,14 +343,14 @@ async def test_bad_texts(way: Way) -> None:
 
 
 async def test_texts_that_are_too_long(way: Way) -> None:
-    """What the tokenizer rejects is named by its index in all texts as well."""
+    """The error for a text with too many tokens has its index in all texts as well."""
     texts = [*TEXTS[:40], "word " * 9000]
     with pytest.raises(InputValueError, match=r"texts\[40\] is \d+ tokens long"):
         await rows_of(way, make(way, Emulator(), tokenizer="qwen"), texts, look_ahead=10)
 
 
 async def test_texts_that_are_shortened(way: Way, caplog: pytest.LogCaptureFixture) -> None:
-    """The log tells of them, as ever."""
+    """Shortened texts are logged, as with `embed`."""
     client = make(way, Emulator(), on_too_long="truncate")
     rows = await rows_of(way, client, [*TEXTS[:10], "word " * 9000])
 
@@ -359,7 +359,7 @@ async def test_texts_that_are_shortened(way: Way, caplog: pytest.LogCaptureFixtu
 
 
 async def test_texts_that_break_off(way: Way) -> None:
-    """What the iterable raises is raised after the texts before are given."""
+    """An exception of the iterable is raised after the rows of the texts before it."""
 
     def texts() -> Iterator[str]:
         yield from TEXTS[:45]
@@ -373,7 +373,7 @@ async def test_texts_that_break_off(way: Way) -> None:
 
 
 async def test_beyond_float32(way: Way) -> None:
-    """A number that float32 would make infinite is requested again, and is an error if it stays."""
+    """A number beyond float32 is retried as malformed, and is an error if it recurs."""
 
     def edit(answer: dict[str, Any]) -> dict[str, Any]:
         answer["data"][3]["embedding"][5] = 1e39
@@ -393,7 +393,7 @@ async def test_beyond_float32(way: Way) -> None:
 
 
 async def test_foreign_exceptions(way: Way) -> None:
-    """What a client of the user's raises comes out as it is."""
+    """An exception of the user's HTTP client is raised unchanged."""
 
     def service(_: httpx.Request) -> httpx.Response:
         raise ZeroDivisionError
@@ -409,7 +409,7 @@ async def test_foreign_exceptions(way: Way) -> None:
 
 @pytest.mark.parametrize("overlap", [False, True])
 def test_deadline(overlap: bool) -> None:
-    """total_timeout bounds each block, not all of them together."""
+    """total_timeout limits each block, not all of them together."""
 
     async def main() -> list[int]:
         def make(texts: list[str], first: int) -> Job:
@@ -435,7 +435,7 @@ def test_deadline(overlap: bool) -> None:
 
 
 async def test_rate_limiter(way: Way) -> None:
-    """It is asked before each request."""
+    """A rate limiter is called before each request."""
     asked = []
 
     async def admit(tokens: int) -> None:
@@ -448,7 +448,7 @@ async def test_rate_limiter(way: Way) -> None:
 
 
 async def test_usage(way: Way) -> None:
-    """The client adds up what blocks cost, as ever."""
+    """The client sums the usage of all blocks."""
     client = make(way, Emulator())
     await rows_of(way, client, ["Laura is a DJ."] * 2, look_ahead=1)
 
@@ -456,7 +456,7 @@ async def test_usage(way: Way) -> None:
 
 
 class Kept:
-    """A cache in memory; one that is broken can't be read."""
+    """A cache in memory; a broken one can't be read."""
 
     def __init__(self) -> None:
         self.kept: dict[str, bytes] = {}
@@ -482,7 +482,7 @@ class Kept:
 
 
 async def test_cache(way: Way) -> None:
-    """What was embedded before an end is not embedded again."""
+    """Embeddings completed before an early end are not requested again."""
     emulator, cache = Emulator(), Kept()
     with pytest.raises(IndexError):
         await walk(way, make(way, emulator, cache), TEXTS, lambda index, _: [][index], look_ahead=30)
@@ -501,7 +501,7 @@ async def test_cache(way: Way) -> None:
 
 
 async def test_context_variables() -> None:
-    """Requests see the context variables of who asks for rows."""
+    """Requests see the context variables of the code that iterates."""
     tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
     seen = set()
     emulator = Emulator()
@@ -519,7 +519,7 @@ async def test_context_variables() -> None:
 
 @pytest.mark.parametrize("way", ["async with", "async for"])
 async def test_cancelled(way: Way) -> None:
-    """Cancelling ends the requests, starts no more, passes through, and leaves the client as it was."""
+    """Cancelling ends the requests, starts no others and propagates; the client stays usable."""
     emulator = Emulator(latency=30)
     client = make(way, emulator, max_concurrency=2)
     with anyio.move_on_after(0.1) as scope:
@@ -532,7 +532,7 @@ async def test_cancelled(way: Way) -> None:
 
 
 async def test_a_row_that_is_waited_for_in_vain() -> None:
-    """In an ``async with`` block it is only the wait that ends, and the row comes later."""
+    """In an ``async with`` block, cancellation ends only the wait; the row is yielded later."""
     emulator = Emulator(latency=0.2)
     client: Any = make("async with", emulator)
     async with client.embed_iter(TEXTS) as rows:
@@ -545,7 +545,7 @@ async def test_a_row_that_is_waited_for_in_vain() -> None:
 
 
 async def test_a_block_that_is_cancelled() -> None:
-    """Without ``async with`` the iteration has ended then."""
+    """Without ``async with``, a cancelled wait ends the iteration."""
     client: Any = make("async for", Emulator(latency=30))
     rows = client.embed_iter(TEXTS)
     with anyio.move_on_after(0.05):
@@ -555,7 +555,7 @@ async def test_a_block_that_is_cancelled() -> None:
 
 
 async def test_exceptions_pass_through() -> None:
-    """What is raised in an ``async with`` block comes out as it is, also while requests are in flight."""
+    """An exception in an ``async with`` block is raised unchanged, even with requests in flight."""
     client: Any = make("async with", Emulator(latency=0.05))
 
     async def work() -> None:
@@ -568,7 +568,7 @@ async def test_exceptions_pass_through() -> None:
 
 
 async def test_left_unused(way: Way) -> None:
-    """An iterator that is never asked reads and sends nothing."""
+    """An unused iterator reads and sends nothing."""
     emulator = Emulator()
     texts = iter(TEXTS)
     client = make(way, emulator)
@@ -622,9 +622,9 @@ def leave(client: EmbeddingClient) -> None:
 
 @pytest.mark.parametrize("how", [break_out, fail, drop, close, leave], ids=lambda how: how.__name__)
 def test_ended_early(how: Callable[[EmbeddingClient], None]) -> None:
-    """However it ends, requests are cancelled, no more are sent, and no thread is left."""
+    """However the iteration ends, requests are cancelled, no more are sent, and no thread is left."""
     emulator = Emulator()
-    emulator.script(None, *[Fault(hang=True)] * 99)  # one block is answered, whichever comes first
+    emulator.script(None, *[Fault(hang=True)] * 99)  # one block gets a response, whichever is first
     before = threads()
     with serve(emulator) as url:
         config = EmbeddingConfig(api_key=KEY, base_url=url, dimensions=64, timeout=300)
@@ -635,7 +635,7 @@ def test_ended_early(how: Callable[[EmbeddingClient], None]) -> None:
             [session] = client._engine._sessions.values()
             assert not session.queue.in_flight
             assert not session.queue._starting.locked()
-            time.sleep(0.1)  # what was sent may still be on its way
+            time.sleep(0.1)  # requests that were sent may still be arriving
             sent = emulator.request_count
             time.sleep(0.05)
             assert emulator.request_count == sent <= 3
@@ -644,7 +644,7 @@ def test_ended_early(how: Callable[[EmbeddingClient], None]) -> None:
 
 @pytest.mark.parametrize("moment", ["waiting", "starting"])
 def test_interrupted(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An interrupt ends the iteration, and cancels what is in flight, also a block that has just begun."""
+    """An interrupt ends the iteration and cancels all requests, even of a block that has just started."""
     client = make("with", Emulator(latency=0.2))
     assert isinstance(client, EmbeddingClient)
     start = Running.start
@@ -667,7 +667,7 @@ def test_interrupted(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_continued_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A child process gets an error from a stream that its parent has begun, then nothing; it never hangs."""
+    """In a child process, a stream that its parent has started raises, then ends; it never hangs."""
     client = make("with", Emulator(latency=0.2))
     assert isinstance(client, EmbeddingClient)
     rows = client.embed_iter(TEXTS)
@@ -685,7 +685,7 @@ def test_continued_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where synchronous calls can't be made, the first row says so."""
+    """If sync calls are impossible, the first `next` raises."""
 
     def refuse() -> None:
         raise ConfigurationError("no sockets")
@@ -699,7 +699,7 @@ def test_no_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_closed_by_another_thread() -> None:
-    """Whoever waits for a row gets the end of the iteration."""
+    """Closing in another thread ends the iteration of the thread that waits for a row."""
     emulator = Emulator(latency=0.3)
     client = make("with", emulator)
     assert isinstance(client, EmbeddingClient)
@@ -711,7 +711,7 @@ def test_closed_by_another_thread() -> None:
 
 
 def test_an_iterator_that_nobody_closes() -> None:
-    """It does not keep the program from ending."""
+    """An iterator that is never closed does not keep the program from ending."""
     program = """
         from itertools import count
         from qwen_aiml import EmbeddingClient, EmbeddingConfig
@@ -739,7 +739,7 @@ def test_an_iterator_that_nobody_closes() -> None:
 
 @pytest.mark.parametrize("texts", [TEXTS, ["same"] * 20])
 async def test_array(way: Way, texts: list[str]) -> None:
-    """One array of float32, a row a text, identical texts sent once."""
+    """`embed_array` returns one float32 array with a row per text; identical texts are sent once."""
     emulator = Emulator()
     made = await array_of(make(way, emulator), iter(texts))
 
@@ -751,14 +751,14 @@ async def test_array(way: Way, texts: list[str]) -> None:
 
 @pytest.mark.parametrize(("dimensions", "model", "shape"), [(64, "text-embedding-v4", 64), (None, "new", 0)])
 async def test_empty_array(way: Way, dimensions: int | None, model: str, shape: int) -> None:
-    """No texts give an array without rows, as wide as is known."""
+    """Without texts the array has no rows, and as many columns as are known."""
     client = make(way, Emulator(), dimensions=dimensions, model=model)
 
     assert (await array_of(client, [])).shape == (0, shape)
 
 
 async def test_array_in_part(way: Way) -> None:
-    """What was embedded comes with the error, packed."""
+    """The error of a partial failure carries the completed embeddings, packed."""
     emulator = Emulator(refuses=lambda text: text.endswith(" 3"))
     with pytest.raises(EmbeddingBatchError) as caught:
         await array_of(make(way, emulator), TEXTS[:10], role="query")
@@ -769,7 +769,7 @@ async def test_array_in_part(way: Way) -> None:
 
 
 async def test_array_without_numpy(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is sent then."""
+    """Without NumPy, `embed_array` raises before anything is sent."""
     monkeypatch.setitem(sys.modules, "numpy", None)
     emulator = Emulator()
     with pytest.raises(ConfigurationError, match=r"numpy: pip install \"qwen-aiml\[numpy\]\""):
@@ -845,7 +845,7 @@ def test_flat_memory(way: Way, number: int, dimensions: int, most: int) -> None:
 
 @pytest.mark.anyio
 async def test_interrupted_while_awaited() -> None:
-    """An iteration that an interrupt has ended does not wait for the block that it ended."""
+    """After an interrupt has ended an iteration, the interrupted block is not awaited."""
 
     async def interrupt(_: Job) -> None:
         raise KeyboardInterrupt
