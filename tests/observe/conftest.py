@@ -1,4 +1,4 @@
-"""What OpenTelemetry's SDK records, in memory."""
+"""Fixtures that record OpenTelemetry's spans and metrics in memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Recorded:
-    """What was recorded so far."""
+    """The spans and metrics recorded so far."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.exporter = InMemorySpanExporter()
@@ -25,7 +25,7 @@ class Recorded:
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         self._reader = InMemoryMetricReader()
         meters = MeterProvider([self._reader])
-        # The global ones can be set once in a process.
+        # The global providers can be set only once per process.
         monkeypatch.setattr(trace, "get_tracer_provider", lambda: self.provider)
         monkeypatch.setattr(metrics, "get_meter_provider", lambda: meters)
 
@@ -36,16 +36,16 @@ class Recorded:
 
     @property
     def calls(self) -> list[ReadableSpan]:
-        """Those of calls."""
+        """Spans of calls."""
         return [span for span in self.spans if span.name.startswith("embeddings ")]
 
     @property
     def requests(self) -> list[ReadableSpan]:
-        """Those of HTTP requests."""
+        """Spans of HTTP requests."""
         return [span for span in self.spans if span.name == "POST"]
 
     def metrics(self) -> dict[str, list[Any]]:
-        """Give the points of each metric, by name and unit."""
+        """Return the points of each metric, by name and unit."""
         data = self._reader.get_metrics_data()
         found = [
             metric
@@ -58,5 +58,5 @@ class Recorded:
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
-    """Record what happens in a test."""
+    """Record the spans and metrics of a test."""
     return Recorded(monkeypatch)

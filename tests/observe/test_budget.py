@@ -1,4 +1,4 @@
-"""Bounds: a job stops within what was in flight, with what was embedded, and nothing more is sent."""
+"""Budgets: a job stops at its bound, keeps what was embedded, and sends nothing more."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from qwen_aiml.emulator import Emulator, Fault
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TEXTS = [f"text number {at}" for at in range(10_000)]  # of 4 tokens, or 5 with its last 10 %
-A_REQUEST = 50  # tokens of a request at most
+TEXTS = [f"text number {at}" for at in range(10_000)]  # of 4 tokens each
+A_REQUEST = 50  # maximum number of tokens per request
 
 
 @pytest.fixture
 def client_of() -> Any:
-    """Give a function that makes a client of an emulator."""
+    """Return a function that creates a client of an emulator."""
 
     def make(emulator: Emulator, **settings: Any) -> EmbeddingClient:
         http_client = emulator.client_options()["http_client"]
@@ -51,7 +51,7 @@ def client_of() -> Any:
 def test_a_job_stops_within_what_is_in_flight(
     client_of: Any, name: str, bound: Any, used: str, a_request: float
 ) -> None:
-    """A job of 10,000 texts stops at the bound, less or more what was in flight; its rows are kept."""
+    """A job of 10,000 texts stops at the bound, plus at most what was in flight; its rows are kept."""
     emulator = Emulator()
     with (
         client_of(emulator, max_concurrency=8) as client,
@@ -71,7 +71,7 @@ def test_a_job_stops_within_what_is_in_flight(
 
 
 def test_price(client_of: Any) -> None:
-    """With a price given, what responses report is not asked."""
+    """If a price is given, the cost that responses report is ignored."""
     with (
         client_of(Emulator(), max_concurrency=2) as client,
         track_usage(max_cost_usd=0.001, usd_per_million_tokens=1) as usage,
@@ -83,7 +83,7 @@ def test_price(client_of: Any) -> None:
 
 
 def test_both_bounds(client_of: Any) -> None:
-    """Of two bounds the first that is reached counts, in nested blocks too."""
+    """The first of two bounds to be reached counts, in nested blocks as well."""
     with client_of(Emulator(), max_concurrency=2) as client, track_usage(max_tokens=500) as outer:
         with (
             track_usage(max_cost_usd=1, max_tokens=200) as inner,
@@ -98,7 +98,7 @@ def test_both_bounds(client_of: Any) -> None:
 
 
 def test_what_is_spent_stays_spent(client_of: Any) -> None:
-    """Once a bound is reached, later calls in the block send nothing, and say so; cached texts are free."""
+    """Once a bound is reached, later calls in the block send nothing and raise."""
     emulator = Emulator()
     with client_of(emulator) as client, track_usage(max_tokens=1):
         client.embed(["a"])
@@ -115,7 +115,7 @@ def test_what_is_spent_stays_spent(client_of: Any) -> None:
 
 
 def test_stream(client_of: Any) -> None:
-    """A stream yields what was embedded, and then says why it ends."""
+    """A stream yields the completed rows, and then raises."""
     emulator = Emulator()
     rows: list[int] = []
     with client_of(emulator, max_concurrency=4) as client, track_usage(max_tokens=2_000) as usage:
@@ -129,7 +129,7 @@ def test_stream(client_of: Any) -> None:
 
 @pytest.mark.parametrize("kind", [QwenAIMLEmbeddings, QwenAIMLEmbedding])
 def test_frameworks(kind: Any) -> None:
-    """The classes of both frameworks keep to the bound."""
+    """The classes of both frameworks respect the bound."""
     emulator = Emulator()
     model = kind(dimensions=64, max_concurrency=2, **emulator.client_options())
     embed: Callable[[list[str]], object] = getattr(
@@ -143,7 +143,7 @@ def test_frameworks(kind: Any) -> None:
 
 @pytest.mark.anyio
 async def test_async_calls_share_a_bound() -> None:
-    """Calls that run at once in one block share its bound, on asyncio and Trio."""
+    """Concurrent calls in one block share its bound, on asyncio and Trio."""
     emulator = Emulator()
     http_client = emulator.client_options()["http_async_client"]
     client = AsyncEmbeddingClient(
@@ -167,7 +167,7 @@ async def test_async_calls_share_a_bound() -> None:
 
 
 def test_cost_that_is_not_told(client_of: Any) -> None:
-    """A bound in dollars that a response tells nothing about ends the job there, with advice."""
+    """If a response reports no cost, a bound in dollars ends the job there, with advice."""
     emulator = Emulator()
     silent = {"x-aimlapi-credits-used": "", "x-aimlapi-usd-spent": ""}
     body = b'{"data": [{"index": 0, "embedding": [%s]}]}' % b",".join([b"1"] * 64)
@@ -179,12 +179,12 @@ def test_cost_that_is_not_told(client_of: Any) -> None:
     ):
         client.embed(TEXTS[:100])
 
-    assert usage.requests == 1  # the others waited for what it would tell
+    assert usage.requests == 1  # the others waited for its cost
     assert usage.usd_spent is None
 
 
 def test_another_failure(client_of: Any) -> None:
-    """A failure that is not the bound's is raised as without one, and what failed is not counted."""
+    """Other failures are raised as without a bound, and failed requests cost no tokens."""
     emulator = Emulator()
     emulator.script(Fault(status=401), Fault(reset="before"), None)
     with client_of(emulator) as client, track_usage(max_tokens=1) as usage:
@@ -196,7 +196,7 @@ def test_another_failure(client_of: Any) -> None:
 
 
 def test_a_request_waits_for_those_in_flight() -> None:
-    """Near the bound a request waits until it is known what those in flight have used."""
+    """Near the bound, a request waits until the usage of those in flight is known."""
     for budget in (Budget(100, None, None), Budget(100, 1.0, None), Budget(None, 0.0001, 1.0)):
         assert budget.has_room()
         budget.reserve(110)
@@ -210,7 +210,7 @@ def test_a_request_waits_for_those_in_flight() -> None:
 
 
 def test_first_cost_is_awaited() -> None:
-    """Without a price, one request is sent at a time until a response tells what tokens cost."""
+    """Without a price, one request is sent at a time until a response reports the cost of tokens."""
     budget = Budget(None, 1.0, None)
     budget.reserve(10)
 
@@ -224,7 +224,7 @@ def test_first_cost_is_awaited() -> None:
 
 
 def test_fork(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A child process does not wait for what its parent had in flight; what was used before is used."""
+    """A child process does not wait for its parent's requests in flight; earlier usage still counts."""
     budget = Budget(100, None, None)
     budget.settle(0, Usage(1, 40))
     budget.reserve(60)
@@ -247,6 +247,6 @@ def test_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_wrong_bounds(wrong: dict[str, Any]) -> None:
-    """A bound or price that is no number above 0 is refused where the block begins."""
+    """A bound or price that is not a number above 0 raises when the block is entered."""
     with pytest.raises(ConfigurationError, match=list(wrong)[-1]), track_usage(**wrong):
         pytest.fail("the block is not entered")

@@ -1,4 +1,4 @@
-"""What is said of texts before anything is sent."""
+"""Estimates of requests, tokens and cost before anything is sent."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def client(**settings: Any) -> EmbeddingClient:
 
 
 def test_estimate() -> None:
-    """Identical texts count once, requests hold ten, and without a tokenizer tokens are a range."""
+    """Identical texts count once, requests have ten texts, and without a tokenizer tokens are a range."""
     texts = [f"{at % 25:04}" for at in range(40)]
 
     assert client().estimate(texts) == Estimate(40, 25, 3, 25, 100, None, None)
@@ -41,7 +41,7 @@ def test_estimate() -> None:
 
 
 def test_estimate_of_money() -> None:
-    """With a price there is a range of money."""
+    """With a price, the cost is a range."""
     found = client().estimate(["a" * 8_000_000], usd_per_million_tokens=0.07)
 
     assert (found.min_tokens, found.max_tokens) == (1_000_000, 4_000_002)
@@ -52,7 +52,7 @@ def test_estimate_of_money() -> None:
 
 
 def test_estimate_with_tokenizer() -> None:
-    """With the tokenizer tokens are exact, and within the range that is given without it."""
+    """With the tokenizer, token counts are exact, and within the range estimated without it."""
     exact, rough = client(tokenizer="qwen").estimate(DECLARATION), client().estimate(DECLARATION)
 
     assert exact.min_tokens == exact.max_tokens == sum(map(client().count_tokens, DECLARATION))
@@ -63,7 +63,7 @@ def test_estimate_with_tokenizer() -> None:
 
 
 def test_queries() -> None:
-    """The prefix of queries counts, that of documents does not exist."""
+    """The instruction of queries counts; documents have none."""
     asking = client(query_instruction="Find the article")
 
     assert asking.count_tokens("a", role="query") > asking.count_tokens("a") == client().count_tokens("a")
@@ -71,7 +71,7 @@ def test_queries() -> None:
 
 
 def test_blank_texts() -> None:
-    """Texts are checked as those to embed are."""
+    """Texts are validated as for embedding."""
     with pytest.raises(InputError, match=r"texts\[1\] is blank"):
         client().estimate(["a", " "])
     assert client(on_blank="replace", blank_replacement="-").estimate([" ", "\n"]).distinct == 1
@@ -79,7 +79,7 @@ def test_blank_texts() -> None:
 
 @pytest.mark.usefixtures("restored_state")
 def test_max_input_tokens() -> None:
-    """The bound of a text is that of the model's facts, and None if it is not known."""
+    """The maximum of tokens per text is that of the model's facts, and None if it is unknown."""
     register_model(ModelFacts(name="own", max_tokens=100))
 
     assert [client(model=name).max_input_tokens for name in ("text-embedding-v4", "own", "other")] == [
@@ -90,7 +90,7 @@ def test_max_input_tokens() -> None:
 
 @pytest.mark.parametrize("kind", [QwenAIMLEmbeddings, QwenAIMLEmbedding])
 def test_frameworks(kind: Any) -> None:
-    """The classes of both frameworks say the same, and send nothing."""
+    """The classes of both frameworks give the same estimates, and send nothing."""
     emulator = Emulator()
     model = kind(**emulator.client_options())
 

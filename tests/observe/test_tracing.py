@@ -1,4 +1,4 @@
-"""Spans and metrics by the GenAI conventions, in the memory of OpenTelemetry's SDK."""
+"""Tracing: spans and metrics that follow OpenTelemetry's GenAI conventions."""
 
 from __future__ import annotations
 
@@ -80,16 +80,16 @@ def attributes(span: ReadableSpan) -> dict[str, Any]:
 
 
 def check(span: ReadableSpan, names: dict[str, type]) -> None:
-    """Check a span against the conventions: kind, names and types, and that an error is said in both ways."""
+    """Check a span against the conventions: kind, names and types, and both indications of an error."""
     assert span.kind is SpanKind.CLIENT
     for name, value in attributes(span).items():
         assert isinstance(value, names[name]), name
     assert (span.status.status_code is StatusCode.ERROR) == ("error.type" in attributes(span))
-    assert not span.events  # exceptions may quote what came
+    assert not span.events  # exceptions may quote the response
 
 
 def test_a_call(recorded: Any) -> None:
-    """A call is one span, its requests are its children, retries too; names and values are as specified."""
+    """A call is one span with a child span per request, retries included; names and values conform."""
     emulator = Emulator()
     emulator.script(Fault(status=503), Fault(reset="before"))
     with client_of(emulator, encoding_format="float") as client:
@@ -132,7 +132,7 @@ def enum_of(module: Any, name: str) -> set[str]:
 
 
 def test_conventions(recorded: Any) -> None:
-    """Each name, enum value and unit that is written is OpenTelemetry's; but for ``qwen_aiml.*``."""
+    """Each recorded name, enum value and unit is OpenTelemetry's, except ``qwen_aiml.*``."""
     emulator = Emulator()
     emulator.script(Fault(status=503))
     with client_of(emulator, encoding_format="float") as client:
@@ -203,7 +203,7 @@ def test_metrics(recorded: Any) -> None:
     ],
 )
 def test_errors(recorded: Any, faults: list[Any], error: str) -> None:
-    """A call that fails, in part or as a whole, has the name of its error."""
+    """The span of a call that fails, in part or as a whole, has the name of its error."""
     emulator = Emulator()
     emulator.script(*faults)
     with client_of(emulator, max_concurrency=1) as client, pytest.raises(QwenAIMLError) as caught:
@@ -216,7 +216,7 @@ def test_errors(recorded: Any, faults: list[Any], error: str) -> None:
 
 
 def test_first_failure() -> None:
-    """A call of which nothing was embedded ends with its first failure in time; so does its span."""
+    """If nothing was embedded, the call and its span end with the failure that occurred first."""
     outcomes = {"a": After(2.0, status(503)), "b": After(1.0, status(401))}
     harness = Harness(
         service=lambda texts: outcomes[texts[0]], batch_size=1, max_concurrency=2, max_retries=0
@@ -229,7 +229,7 @@ def test_first_failure() -> None:
 
 
 def test_budget(recorded: Any) -> None:
-    """A call that a bound ended says so, also if it sent nothing; unknown tokens are left out."""
+    """The span of a call that a bound ended says so, even if nothing was sent; unknown tokens are omitted."""
     emulator = Emulator()
     emulator.script(Fault(edit=lambda body: {"data": body["data"]}))
     with client_of(emulator, model="text-embedding-v3", dimensions=None) as client, track_usage(max_tokens=1):
@@ -245,7 +245,7 @@ def test_budget(recorded: Any) -> None:
 
 
 def test_cancelled(recorded: Any) -> None:
-    """A call that is cancelled has a span that says so."""
+    """The spans of a cancelled call record the cancellation."""
     is_sent = asyncio.Event()
 
     class Silent(httpx.AsyncBaseTransport):
@@ -272,7 +272,7 @@ def test_cancelled(recorded: Any) -> None:
 
 @pytest.mark.parametrize("kind", [QwenAIMLEmbeddings, QwenAIMLEmbedding])
 def test_frameworks(recorded: Any, kind: Any) -> None:
-    """Calls of both frameworks are children of the span that they are made in, sync and async."""
+    """Calls of both frameworks are children of the current span, sync and async."""
     model = kind(dimensions=64, **Emulator().client_options())
     with recorded.provider.get_tracer("test").start_as_current_span("mine") as mine:
         if isinstance(model, QwenAIMLEmbeddings):
@@ -289,7 +289,7 @@ def test_frameworks(recorded: Any, kind: Any) -> None:
 
 
 def test_instrumented_httpx(recorded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where httpx is instrumented, its spans are the requests', and none of ours."""
+    """If httpx is instrumented, the package records no spans for requests."""
     monkeypatch.setattr(tracing, "watched_library", lambda: "httpx")
     with client_of(Emulator()) as client:
         client.embed(["a"])
@@ -300,7 +300,7 @@ def test_instrumented_httpx(recorded: Any, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("library", ["httpx", "httpx2"])
 @pytest.mark.parametrize("own", [False, True], ids=["default", "own-client"])
 def test_real_instrumentation(recorded: Any, library: str, own: bool) -> None:
-    """The spans of OpenTelemetry's own instrumentation are children of the call's, one for each attempt."""
+    """Spans of OpenTelemetry's instrumentation of httpx are children of the call's, one per attempt."""
     module = pytest.importorskip("opentelemetry.instrumentation.httpx")
     name = "HTTPXClientInstrumentor" if library == "httpx" else "HTTPX2ClientInstrumentor"
     if not hasattr(module, name):
@@ -342,7 +342,7 @@ def test_real_instrumentation(recorded: Any, library: str, own: bool) -> None:
 
 
 def test_not_recorded(recorded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no provider is set, and where OpenTelemetry is not imported, nothing is recorded."""
+    """If no provider is set, or OpenTelemetry is not imported, nothing is recorded."""
     with client_of(Emulator()) as client:
         monkeypatch.setattr(trace, "get_tracer", trace.NoOpTracerProvider().get_tracer)
         monkeypatch.delitem(sys.modules, "opentelemetry.metrics")
@@ -356,7 +356,7 @@ def test_not_recorded(recorded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_older_opentelemetry() -> None:
-    """Without advice on buckets, as before 1.30, the metrics are made all the same."""
+    """If buckets can't be advised, as before 1.30, the metrics are still created."""
 
     class Meter:
         def create_histogram(self, *arguments: str) -> tuple[str, ...]:

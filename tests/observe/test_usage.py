@@ -1,4 +1,4 @@
-"""Usage by block: every call counts where it was made, whatever runs at the same time."""
+"""Usage by block: each call counts where it was made, whatever runs concurrently."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TENANTS, THREADS, TASKS = 3, 8, 8
 
 
 def made(emulator: Emulator, kind: Any, **settings: Any) -> Any:
-    """Make an object of a class that embeds with the emulator."""
+    """Create an object of the class that embeds with the emulator."""
     options = emulator.client_options()
     if kind in (EmbeddingClient, AsyncEmbeddingClient):
         name = "http_client" if kind is EmbeddingClient else "http_async_client"
@@ -39,7 +39,7 @@ def made(emulator: Emulator, kind: Any, **settings: Any) -> Any:
 
 
 def sync_calls(model: Any, texts: list[str], task: int) -> None:
-    """Embed synchronously, each task in another of the ways that the object has."""
+    """Embed synchronously; tasks alternate between the methods of a client."""
     if isinstance(model, QwenAIMLEmbeddings):
         model.embed_documents(texts)
     elif isinstance(model, QwenAIMLEmbedding):
@@ -51,7 +51,7 @@ def sync_calls(model: Any, texts: list[str], task: int) -> None:
 
 
 async def async_calls(model: Any, texts: list[str], task: int) -> None:
-    """Embed asynchronously, each task in another of the ways that the object has."""
+    """Embed asynchronously; tasks alternate between the methods of a client."""
     if isinstance(model, QwenAIMLEmbeddings):
         await model.aembed_documents(texts)
     elif isinstance(model, QwenAIMLEmbedding):
@@ -64,12 +64,12 @@ async def async_calls(model: Any, texts: list[str], task: int) -> None:
 
 
 def texts_of(tenant: int, thread: int, task: int) -> list[str]:
-    """Make the texts of a task, of lengths of the tenant's own."""
+    """Create the texts of a task, whose lengths depend on the tenant."""
     return [f"{tenant}-{thread}-{task}-{at} " + "word " * (1 + tenant * 7) for at in range(4)]
 
 
 def a_thread(model: Any, tenant: int, thread: int, *, is_async: bool) -> None:
-    """Run the tasks of a thread: in an event loop of its own, or one after the other."""
+    """Run the tasks of a thread: in its own event loop, or one after the other."""
 
     async def main() -> None:
         tasks = (async_calls(model, texts_of(tenant, thread, task), task) for task in range(TASKS))
@@ -105,7 +105,7 @@ def a_tenant(model: Any, tenant: int, together: threading.Barrier, *, is_async: 
     ],
 )
 def test_every_token_at_the_right_tenant(kind: Any, is_async: bool, tmp_path: Path) -> None:
-    """Three tenants of eight threads of eight tasks share one object, and each is told its own usage."""
+    """Three tenants of eight threads of eight tasks share one object, and each gets its own usage."""
     emulator = Emulator()
     model = made(emulator, kind, cache=tmp_path / "cache.db")
     expected = [
@@ -132,7 +132,7 @@ def test_every_token_at_the_right_tenant(kind: Any, is_async: bool, tmp_path: Pa
 
 
 def test_blocks_in_blocks() -> None:
-    """In nested blocks each counts; calls outside of them count in neither, but in the running total."""
+    """A call counts in each enclosing block; calls outside count only in the running total."""
     with made(Emulator(), EmbeddingClient) as client:
         with track_usage() as outer:
             client.embed(["a"])
@@ -150,7 +150,7 @@ def test_blocks_in_blocks() -> None:
 
 
 def test_unknown_stays_unknown() -> None:
-    """What one response does not say is unknown of the whole block, not 0."""
+    """A value that one response does not report is unknown for the whole block, not 0."""
     emulator = Emulator()
     emulator.script(None, Fault(edit=lambda body: {"data": body["data"]}))
     with made(emulator, EmbeddingClient) as client, track_usage() as usage:
@@ -158,11 +158,11 @@ def test_unknown_stays_unknown() -> None:
         client.embed(["b"])
 
     assert (usage.requests, usage.total_tokens, usage.cached) == (2, None, 0)
-    assert usage.credits_used == 2  # which a header says
+    assert usage.credits_used == 2  # reported in a header
 
 
 def test_failed_calls_count() -> None:
-    """What a call used before it failed counts, retries too."""
+    """Failed attempts count as requests."""
     emulator = Emulator()
     emulator.script(Fault(status=503), Fault(edit=lambda _: b"{}"), None)
     with made(emulator, EmbeddingClient) as client, track_usage() as usage:
@@ -173,7 +173,7 @@ def test_failed_calls_count() -> None:
 
 @pytest.mark.parametrize("start", [copy_context, None])
 def test_threads(start: Callable[[], Any] | None) -> None:
-    """A thread that is started in a block counts there if it is given the context, and else does not."""
+    """A thread started in a block counts there only if it runs in a copy of the context."""
     with made(Emulator(), EmbeddingClient) as client, track_usage() as usage:
         work = partial(client.embed, ["a"])
         thread = threading.Thread(target=work if start is None else partial(start().run, work))
@@ -184,7 +184,7 @@ def test_threads(start: Callable[[], Any] | None) -> None:
 
 
 def test_stream_that_is_read_elsewhere() -> None:
-    """A stream counts in the blocks in which it was begun, wherever it is read."""
+    """A stream counts in the blocks where it was created, wherever it is read."""
     with made(Emulator(), EmbeddingClient) as client:
         with track_usage() as begun:
             rows = client.embed_iter(f"text {at}" for at in range(40))
