@@ -1,8 +1,8 @@
 """
-Cassettes: what they keep, what they say of their origin, and how they are recorded again.
+Cassettes: what they contain, how they state their origin, and how they are re-recorded.
 
-Replayed by default, with no network. `make record` records them from the emulator, which answers behind an
-httpx transport under the service's real address; `make record-live` from the service, with a key.
+Replayed by default, with no network. `make record` records them from the emulator, which responds through an
+httpx transport under the service's real URL; `make record-live` from the service, with a key.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LIVE_ORIGIN = """\
 
 
 def pytest_recording_configure(config: pytest.Config, vcr: Any) -> None:  # noqa: ARG001 (the hook's signature)
-    """Let each cassette say in its first lines what it was recorded from."""
+    """State the origin of each cassette in its first lines."""
     origin = LIVE_ORIGIN if LIVE_KEY else EMULATOR_ORIGIN
     serializer = SimpleNamespace(
         serialize=lambda cassette: origin + yamlserializer.serialize(cassette),
@@ -59,7 +59,7 @@ def _response(response: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def vcr_config() -> dict[str, Any]:
-    """Keep the bodies and next to nothing else; the command line alone sets the record mode."""
+    """Keep the bodies and two headers; only the command line sets the record mode."""
     return {
         "before_record_request": _request,
         "before_record_response": _response,
@@ -70,7 +70,7 @@ def vcr_config() -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def _all_played(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test that no longer sends what its cassette holds."""
+    """Fail a test that no longer sends all requests of its cassette."""
     yield
     replayed = "vcr" in request.fixturenames and request.getfixturevalue("vcr")
     if replayed and request.config.getoption("--record-mode") == "none":
@@ -79,13 +79,13 @@ def _all_played(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def origins() -> tuple[str, str]:
-    """Give the first lines that a cassette may have."""
+    """Return the first lines that a cassette may have."""
     return EMULATOR_ORIGIN, LIVE_ORIGIN
 
 
 @pytest.fixture
 def options(request: pytest.FixtureRequest) -> Any:
-    """Give a function from an emulator to what makes a model talk to it, if this is a recording."""
+    """Return a function that creates options for a model, which use an emulator when recording."""
 
     def make(emulator: Emulator | None = None) -> dict[str, Any]:
         if LIVE_KEY:

@@ -1,13 +1,13 @@
 """
-Ask the service what is only assumed of it, and print what was seen beside what was assumed.
+Check what is only assumed of the service, and print the observations beside the assumptions.
 
     make probe
 
-With a key in AIMLAPI_API_KEY it asks the service, some 100 requests for far less than $0.01, and writes the
-evidence, without the key, to probe-live.json beside this file. The key of an account without credits, in
-AIMLAPI_EMPTY_KEY, answers one row more. Without a key it asks the emulator, which shows that it works, and
-writes probe-emulator.json. Code that rests on an assumption names the row that would overturn it, as in
-``(probe: long)``; ``(probe: none)`` says that nothing can provoke it.
+With a key in AIMLAPI_API_KEY it sends the service about 100 requests, for far less than $0.01, and writes
+the evidence, without the key, to probe-live.json beside this file. The key of an account without credits, in
+AIMLAPI_EMPTY_KEY, adds one row. Without a key it queries the emulator, which shows that the probe works, and
+writes probe-emulator.json. Code that relies on an assumption names the row that would refute it, as in
+``(probe: long)``; ``(probe: none)`` means that nothing can provoke the case.
 """
 
 from __future__ import annotations
@@ -61,17 +61,17 @@ No row asks what a key at its spending cap gets.
 
 class Probe:
     """
-    Sends requests, and keeps the evidence.
+    Sends requests, and records the evidence.
 
     Args:
         client: An ``httpx.Client``.
 
         key: The API key.
 
-        empty_key: One of an account without credits; an empty string for none.
+        empty_key: Key of an account without credits; an empty string if there is none.
 
     Attributes:
-        evidence: One entry per request: the row, what was sent, what came.
+        evidence: One entry per request: the row, the request and the response.
 
         credits: Credits that responses reported.
     """
@@ -85,13 +85,13 @@ class Probe:
         self.credits = 0
 
     def get(self, path: str) -> httpx.Response:
-        """Get without a key."""
+        """Send a GET request without a key."""
         response = self._client.get(f"{URL}{path}")
         self._keep({"path": path}, response)
         return response
 
     def embed(self, texts: Any, *, model: str = V4, key: str | None = None, **more: Any) -> httpx.Response:
-        """Post to the endpoint, 64 dimensions unless others are given."""
+        """Post to the endpoint, with 64 dimensions unless others are given."""
         body = {"model": model, "input": texts, "dimensions": 64, **more}
         headers = {"Authorization": f"Bearer {self._key if key is None else key}"}
         response = self._client.post(f"{URL}/v1/embeddings", json=body, headers=headers)
@@ -100,7 +100,7 @@ class Probe:
         return response
 
     def vectors(self, texts: list[str], **more: Any) -> list[list[float]]:
-        """Embed, and give the vectors in the order of the texts; fails if there are none."""
+        """Embed texts, and return the vectors in the order of the texts; raise if there are none."""
         rows = sorted(
             self.embed(texts, **more).raise_for_status().json()["data"], key=lambda row: row["index"]
         )
@@ -112,7 +112,7 @@ class Probe:
         self.evidence.append({**entry, "body": _short(_json(response) or response.text)})
 
     def written(self) -> str:
-        """Give the evidence as JSON, without the keys wherever they stand."""
+        """Return the evidence as JSON, with the keys replaced."""
         text = json.dumps(self.evidence, indent=1, ensure_ascii=False)
         for key in filter(None, (self._key, self.empty_key)):
             text = text.replace(key, "[key]")
@@ -120,7 +120,7 @@ class Probe:
 
 
 def _short(value: Any) -> Any:
-    """Shorten long texts, and vectors to their beginning, number and norm."""
+    """Shorten long texts, and reduce vectors to their beginning, length and norm."""
     if isinstance(value, str):
         return value if len(value) <= 300 else f"{value[:300]}... {len(value)} characters"
     if isinstance(value, dict):
@@ -138,13 +138,13 @@ def _json(response: httpx.Response) -> Any:
 
 
 def cosine(a: list[float], b: list[float]) -> float:
-    """Compare two vectors of one length."""
+    """Return the cosine of two vectors."""
     numpy = load_numpy()
     return float(numpy.dot(a, b) / (numpy.linalg.norm(a) * numpy.linalg.norm(b)))
 
 
 def refusal(response: httpx.Response, *names: str) -> str:
-    """Say the status, and which of some words the body has."""
+    """Return the status, and which of *names* the body contains."""
     named = [name for name in names if name in response.text]
     return f"{response.status_code}{' names ' + ', '.join(named) if named else ''}"
 
@@ -207,7 +207,7 @@ def blank(probe: Probe) -> str:
 
 
 def encodings(probe: Probe) -> str:
-    """Ask for each form of a vector."""
+    """Request each encoding of a vector."""
     found = []
     for options in ({}, {"encoding_format": "float"}, {"encoding_format": "base64"}):
         response = probe.embed([TEXT], **options)
@@ -217,7 +217,7 @@ def encodings(probe: Probe) -> str:
 
 
 def effect(probe: Probe, **options: Any) -> str:
-    """Tell whether an option changes the vector."""
+    """Check whether an option changes the vector."""
     response = probe.embed([TEXT], **options)
     if not response.is_success:
         return refusal(response)
@@ -226,7 +226,7 @@ def effect(probe: Probe, **options: Any) -> str:
 
 
 def instruction(probe: Probe) -> str:
-    """Compare how far a query is nearer to its document than to another, with and without the prefix."""
+    """Compare how much closer a query is to its document than to another, with and without the prefix."""
     query, right, other = "Who plays records?", TEXT, "Laura owns many records of births and marriages."
     prefix = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
     with_it, without, a, b = probe.vectors([prefix + query, query, right, other], dimensions=1024)
@@ -235,7 +235,7 @@ def instruction(probe: Probe) -> str:
 
 
 def order(probe: Probe) -> str:
-    """Send ten rows."""
+    """Check the order of ten rows."""
     rows = probe.embed([f"text {at}" for at in range(10)]).raise_for_status().json()["data"]
     return "ascending" if [row["index"] for row in rows] == list(range(10)) else "another"
 
@@ -249,7 +249,7 @@ def repeated(probe: Probe) -> str:
 
 
 def usage(probe: Probe) -> str:
-    """Read what a response says of its cost."""
+    """Name the fields in which a response reports its cost."""
     body = probe.embed([TEXT]).raise_for_status().json()
     charge = (body.get("meta") or {}).get("usage") or {}
     return f"usage: {', '.join(body.get('usage') or {})}; meta: {', '.join(charge)}"
@@ -263,13 +263,13 @@ def counted(probe: Probe) -> str:
 
 
 def headers(probe: Probe) -> str:
-    """Name the headers of a response that identify it, or speak of limits."""
+    """Name the headers of a response that identify it or describe limits."""
     names = probe.embed([TEXT]).headers
     return ", ".join(sorted(name for name in names if name.startswith(("x-", "ratelimit", "retry"))))
 
 
 def burst(probe: Probe) -> str:
-    """Send requests at once, as many as a program may."""
+    """Send as many concurrent requests as a program may."""
     with ThreadPoolExecutor(BURST) as threads:
         responses = list(threads.map(lambda at: probe.embed([f"{at}"]), range(BURST)))
     statuses = Counter(response.status_code for response in responses)
@@ -294,16 +294,16 @@ def unbilled(probe: Probe) -> str:
 @dataclass(frozen=True)
 class Row:
     """
-    One question.
+    One question about the service.
 
     Attributes:
-        name: What code that rests on it names.
+        name: Name by which code refers to it.
 
-        question: For people.
+        question: Description for people.
 
-        assumed: What the code takes for true; `UNKNOWN` where it takes nothing.
+        assumed: What the code assumes; `UNKNOWN` if it assumes nothing.
 
-        ask: Gives what is seen, in the words of *assumed* if it is that.
+        ask: Returns the observation, in the words of *assumed* if it matches.
     """
 
     name: str
@@ -347,13 +347,13 @@ ROWS = [
     Row("wrong-key", "a wrong key", "401", lambda probe: refusal(probe.embed([TEXT], key="wrong"))),
     Row("no-credits", "an account without credits", "403 names credits", no_credits),
     Row("model", "an unknown model", "404", lambda probe: refusal(probe.embed([TEXT], model="alibaba/none"))),
-    # Last, since a limit that it meets may linger.
+    # Last, since a limit that it hits may persist.
     Row("burst", f"{BURST} requests at once", UNKNOWN, burst),
 ]
 
 
 def run(probe: Probe) -> list[tuple[Row, str]]:
-    """Ask all questions; one that fails is told as such."""
+    """Ask all questions; one that fails is reported as failed."""
     seen = []
     for row in ROWS:
         probe.row = row.name
@@ -365,7 +365,7 @@ def run(probe: Probe) -> list[tuple[Row, str]]:
 
 
 def verdict(row: Row, seen: str) -> str:
-    """Compare what was seen with what was assumed."""
+    """Compare the observation with the assumption."""
     if seen.startswith("failed: "):
         return "failed"
     if seen == NOT_ASKED:
@@ -376,7 +376,7 @@ def verdict(row: Row, seen: str) -> str:
 
 
 def table(seen: list[tuple[Row, str]]) -> str:
-    """Write what was assumed beside what was seen."""
+    """Format the assumptions and the observations as a table."""
     lines = [("row", "question", "assumed", "seen", "verdict")]
     lines += [(row.name, row.question, row.assumed, found, verdict(row, found)) for row, found in seen]
     widths = [max(len(line[at]) for line in lines) for at in range(3)]
@@ -387,7 +387,7 @@ def table(seen: list[tuple[Row, str]]) -> str:
 
 
 def exit_code(seen: list[tuple[Row, str]], *, live: bool) -> int:
-    """Give 1 if a row failed, or one of the emulator differs; what differs at the service is a finding."""
+    """Return 1 if a row failed, or differs on the emulator; a difference at the service is a finding."""
     return int(any(verdict(*each) in (("failed",) if live else ("failed", "DIFFERS")) for each in seen))
 
 
@@ -404,7 +404,7 @@ def emulated() -> httpx.Client:
 
 def main(folder: Path = HERE) -> int:
     """
-    Ask the service, or the emulator if there is no key.
+    Probe the service, or the emulator if there is no key.
 
     Args:
         folder: Where the evidence is written.

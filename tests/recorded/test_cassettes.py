@@ -1,4 +1,4 @@
-"""What may and may not stand in a cassette."""
+"""What cassettes may and may not contain."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ LIKE_A_KEY = re.compile(
 
 
 def test_there_are_some() -> None:
-    """The checks below are not about nothing."""
+    """The checks below have cassettes to check."""
     assert len(CASSETTES) >= 20
 
 
 @pytest.mark.parametrize("path", CASSETTES, ids=lambda path: path.stem)
 def test_cassette(path: Path, origins: tuple[str, str]) -> None:
-    """A cassette says where it is from, is small, and holds no key, cookie or account."""
+    """A cassette states its origin, is small, and contains no key, cookie or account."""
     text = path.read_text(encoding="utf-8")
     content: dict[str, Any] = yamlserializer.deserialize(text)
 
@@ -52,5 +52,5 @@ def test_no_orphans(request: pytest.FixtureRequest) -> None:
     "text", ["Authorization: Bearer x", "sk-abc", "set-cookie: a", "api_key=1", "0" * 32]
 )
 def test_the_check_can_fail(text: str) -> None:
-    """What the check looks for, it finds."""
+    """The check finds keys and cookies."""
     assert LIKE_A_KEY.search(text)

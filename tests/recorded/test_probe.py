@@ -1,4 +1,4 @@
-"""The probe: it works on the emulator, keeps no key, and every assumption names one of its rows."""
+"""The probe: it works on the emulator, records no key, and every assumption names one of its rows."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ spec.loader.exec_module(probe)
 
 
 def asked(emulator: Emulator) -> tuple[Any, list[Any]]:
-    """Ask an emulator all questions."""
+    """Ask all questions of an emulator."""
     with httpx.Client(transport=emulator.transport()) as client:
         made = probe.Probe(client, probe.KEY)
         return made, probe.run(made)
 
 
 def test_on_the_emulator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """On the emulator, which is said first, nothing differs or fails; the evidence holds no key."""
+    """On the emulator, which the output names first, nothing differs or fails; the evidence has no key."""
     assert probe.main(tmp_path) == 0
 
     lines = capsys.readouterr().out.splitlines()
@@ -51,7 +51,7 @@ def test_on_the_emulator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_what_differs() -> None:
-    """What is not as assumed is seen: truncation, base64, norms, order, rows, another status."""
+    """Differences from the assumptions are detected: status, norms, rows, encoding, billing."""
 
     def edit(body: Any) -> Any:
         rows = [{**row, "embedding": [2 * number for number in row["embedding"]]} for row in body["data"]]
@@ -80,12 +80,12 @@ def test_service_that_fails() -> None:
 
     assert verdicts[0] == "failed"
     assert probe.exit_code(seen, live=True) == 1
-    assert verdicts.count("as assumed") == 2  # the wrong key; and what fails costs nothing
+    assert verdicts.count("as assumed") == 2  # the wrong key, and that failed requests cost nothing
     assert len(seen) == len(probe.ROWS)
 
 
 def test_assumptions_name_rows() -> None:
-    """Whatever the packages assume of the service names the row that would overturn it, or says none can."""
+    """Every assumption about the service names the row that would refute it, or that none can."""
     rows = {row.name for row in probe.ROWS} | {"none"}
     named = 0
     for path in (ROOT / "qwen_aiml").rglob("*.py"):

@@ -1,4 +1,4 @@
-"""The wire as recorded, through both adapters, sync and async. See conftest.py for the origin."""
+"""Recorded traffic, replayed through both adapters, sync and async. See conftest.py for the origin."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ emulator_only = pytest.mark.skipif(
 
 @pytest.fixture(params=["langchain", "llama_index"])
 def ways(request: pytest.FixtureRequest, options: Any) -> Any:
-    """Give a function from settings to the two ways to embed texts: synchronously and asynchronously."""
+    """Return a function that creates, from settings, a sync and an async function to embed texts."""
 
     def make(emulator: Emulator | None = None, model: str = "text-embedding-v4", **settings: Any) -> Any:
         given = {**options(emulator), **settings}
@@ -55,7 +55,7 @@ def cosine(a: list[float], b: list[float]) -> float:
     [("text-embedding-v4", 64), ("text-embedding-v4", 128), ("text-embedding-v3", 512)],
 )
 def test_dimensions(ways: Any, model: str, dimensions: int) -> None:
-    """Both models give unit vectors of the length asked for, the same sync and async."""
+    """Both models return unit vectors of the requested dimensions, sync and async."""
     for way in ways(model=model, dimensions=dimensions):
         [embedding] = way(["Laura is a DJ."])
         assert len(embedding) == dimensions
@@ -63,7 +63,7 @@ def test_dimensions(ways: Any, model: str, dimensions: int) -> None:
 
 
 def test_default_dimensions(ways: Any) -> None:
-    """Without dimensions none are asked for, and 1024 come."""
+    """Without dimensions none are requested, and the embedding has 1024."""
     way, _ = ways()
     [embedding] = way(["Laura is a DJ."])
 
@@ -71,7 +71,7 @@ def test_default_dimensions(ways: Any) -> None:
 
 
 def test_batches(ways: Any) -> None:
-    """Twelve texts take two requests, and each gets the vector it gets alone."""
+    """Twelve texts take two requests, and each gets the same embedding as alone."""
     texts = [f"{animal} number {at}" for at, animal in enumerate(["cat", "dog", "owl"] * 4)]
     for way in ways(dimensions=64):
         together = way(texts)
@@ -82,7 +82,7 @@ def test_batches(ways: Any) -> None:
 
 
 def test_scripts(ways: Any) -> None:
-    """Texts in many scripts, with line breaks and emoji, go out as they are."""
+    """Texts in many scripts, with line breaks and emoji, are sent unchanged."""
     texts = [
         "人人生而自由",
         "يولد جميع الناس أحرارا",
@@ -96,7 +96,7 @@ def test_scripts(ways: Any) -> None:
 
 @emulator_only
 def test_bad_request(ways: Any) -> None:
-    """400: a length that this region does not offer comes back with the upstream's words and our advice."""
+    """400: the error for dimensions not offered in this region has the upstream's message and our advice."""
     for way in ways(model="text-embedding-v3", dimensions=64):
         with pytest.raises(APIStatusError, match=r"v3 is invalid, .* in some regions only") as caught:
             way(["a"])
@@ -133,7 +133,7 @@ def test_throttled(ways: Any) -> None:
 
 @emulator_only
 def test_recovered(ways: Any) -> None:
-    """A throttle and a fault are waited out."""
+    """A rate limit and server errors are retried."""
     emulator = Emulator()
     emulator.script(Fault(status=429), Fault(status=503), None, Fault(status=500))
     for way in ways(emulator, dimensions=64):
