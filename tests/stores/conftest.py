@@ -1,4 +1,4 @@
-"""What the stores are tried with, and what is written down of how that went."""
+"""Fixtures of the store tests, and the report of their results."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from qwen_aiml.emulator import Emulator
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
-# The stores are installed in an environment of their own: `make compatibility`.
+# The stores are installed in a separate environment: `make compatibility`.
 OF_STORES = ["test_langchain.py", "test_llama_index.py", "test_standard.py"]
 collect_ignore = [] if find_spec("chromadb") else OF_STORES
 
-# What the stores' packages say of themselves, of each other and of Qdrant in a folder.
+# Warnings of the stores' packages about themselves, about each other, and about Qdrant in a folder.
 WARNINGS = [
     r"ignore:`langchain-community` is being sunset:DeprecationWarning",
     r"ignore:table_names\(\) is deprecated:DeprecationWarning",  # by llama-index-vector-stores-lancedb
@@ -32,7 +32,7 @@ WARNINGS = [
 ]
 
 
-# The file that is written, if this is set; page.py makes a page of such.
+# The variable with the path of the report, which is written if it is set; page.py renders such reports.
 RESULTS = "QWEN_AIML_STORES_RESULTS"
 PACKAGES = [
     *("langchain-core", "langchain-chroma", "langchain-community", "langchain-lancedb", "langchain-postgres"),
@@ -45,7 +45,7 @@ servers: dict[str, str] = {}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let those warnings pass, here only."""
+    """Ignore these warnings, in this folder only."""
     for item in items:
         if item.path.parent == Path(__file__).parent:
             for warning in WARNINGS:
@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Remember how a check of a store went; a fixture that fails counts as the check."""
+    """Record the result of each check of a store; a fixture that fails counts as the check."""
     report = yield
     if item.path.name in {"test_page.py", "test_postgres.py"} or (
         report.when != "call" and report.outcome == "passed"
@@ -82,7 +82,7 @@ def _store(item: pytest.Item) -> str:
 
 
 def pytest_sessionfinish() -> None:
-    """Write down the results, with the versions they hold for."""
+    """Write the results, with the versions that they apply to."""
     if not (path := os.environ.get(RESULTS)) or not results:
         return
     versions: dict[str, str | None] = {}
@@ -104,13 +104,13 @@ def pytest_sessionfinish() -> None:
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """Run on asyncio alone, which the stores are made for."""
+    """Run on asyncio only, which the stores are designed for."""
     return "asyncio"
 
 
 @pytest.fixture
 def postgres() -> Iterator[Callable[[], str]]:
-    """Give what gives the address of a server, which is started when first asked, and ends with the tests."""
+    """Return a function that returns the URL of a server, which is started by the first call."""
     asked = []
 
     def url() -> str:
@@ -122,7 +122,7 @@ def postgres() -> Iterator[Callable[[], str]]:
         import psycopg  # noqa: PLC0415 (not installed where no store is tried)
 
         with psycopg.connect(asked[0]) as connection:
-            # What PGVector keeps the texts of all collections in.
+            # The tables in which PGVector keeps the texts of all collections.
             connection.execute("DROP TABLE IF EXISTS langchain_pg_embedding, langchain_pg_collection")
             rows = connection.execute(
                 "SELECT extversion FROM pg_extension WHERE extname = 'vector'"
@@ -133,5 +133,5 @@ def postgres() -> Iterator[Callable[[], str]]:
 
 @pytest.fixture
 def emulator() -> Emulator:
-    """Give an emulator that tells what it was asked."""
+    """Return an emulator that records its requests."""
     return Emulator()

@@ -1,4 +1,4 @@
-"""LangChain's vector stores, each with how it is made, opened again and filtered."""
+"""LangChain's vector stores: how each is created, reopened and filtered."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ class Place(scenario.Place):
     """Where one store keeps its data, and how it is filtered."""
 
     fails_standard: ClassVar[dict[str, Fails]] = {}
-    """What it is known to fail of LangChain's own suite, without the variant for async."""
+    """Tests of LangChain's own suite that it is known to fail, without the suffix of async ones."""
 
     metadata: tuple[str, ...] = ("language",)
-    """For the stores that have to know."""
+    """Metadata keys, for the stores that must know them."""
 
     def open(self, embeddings: QwenAIMLEmbeddings) -> VectorStore:
-        """Give the store: a new one the first time, afterwards the one that was closed."""
+        """Open the store: create it the first time, and reopen it afterwards."""
         raise NotImplementedError
 
     def where(self, key: str, value: str) -> dict[str, Any]:
-        """Give the arguments of a search among the texts with this metadata."""
+        """Return the arguments of a search among the texts with this metadata."""
         return {"filter": {key: value}}
 
 
 class InMemory(Place):
-    """In the process, with a file of JSON to keep it."""
+    """In memory, saved to a JSON file."""
 
     title = "In memory: InMemoryVectorStore"
     package = "langchain-core"
@@ -59,7 +59,7 @@ class InMemory(Place):
         self.store.dump(str(self.folder / "store.json"))
 
     def where(self, key: str, value: str) -> dict[str, Any]:
-        """Give a function of a document."""
+        """Return a predicate on documents."""
 
         def fits(document: Document) -> bool:
             return bool(document.metadata[key] == value)
@@ -111,7 +111,7 @@ class Qdrant(Place):
     }
 
     def open(self, embeddings: QwenAIMLEmbeddings) -> VectorStore:
-        """Open the collection, and create it first if need be."""
+        """Open the collection; create it if necessary."""
         from langchain_qdrant import QdrantVectorStore
         from qdrant_client import QdrantClient
         from qdrant_client.models import Distance, VectorParams
@@ -127,18 +127,18 @@ class Qdrant(Place):
             raise
 
     def close(self) -> None:
-        """Give the folder free."""
+        """Release the folder."""
         self.client.close()
 
     def where(self, key: str, value: str) -> dict[str, Any]:
-        """Give a condition on the payload."""
+        """Return a condition on the payload."""
         from qdrant_client.models import FieldCondition, Filter, MatchValue
 
         return {"filter": Filter(must=[FieldCondition(key=f"metadata.{key}", match=MatchValue(value=value))])}
 
 
 class Faiss(Place):
-    """In the process, with a folder to keep it."""
+    """In memory, saved to a folder."""
 
     title = "FAISS: FAISS"
     package = "langchain-community"
@@ -155,7 +155,7 @@ class Faiss(Place):
     }
 
     def open(self, embeddings: QwenAIMLEmbeddings) -> VectorStore:
-        """Load the folder if there is something in it."""
+        """Load the folder unless it is empty."""
         import faiss
         from langchain_community.docstore.in_memory import InMemoryDocstore
         from langchain_community.vectorstores import FAISS
@@ -244,18 +244,18 @@ class LanceDBCommunity(Place):
         return Store(embedding=embeddings, uri=str(self.folder), table_name=self.name, mode="append")  # type: ignore[no-any-return]
 
     def where(self, key: str, value: str) -> dict[str, Any]:
-        """Give a condition in SQL."""
+        """Return a condition in SQL."""
         return {"filter": f"metadata.{key} = '{value}'", "prefilter": True}
 
 
 class Postgres(Place):
-    """On a PostgreSQL server, in a table of its own; ids are texts, while UUID is the default."""
+    """On a PostgreSQL server, in a separate table; IDs are strings, while UUID is the default."""
 
     title = "pgvector: PGVectorStore"
     package = "langchain-postgres"
 
     def open(self, embeddings: QwenAIMLEmbeddings) -> VectorStore:
-        """Open the table, and create it first if need be."""
+        """Open the table; create it if necessary."""
         from langchain_postgres import Column, PGEngine, PGVectorStore
 
         self.engine = PGEngine.from_connection_string(
@@ -274,7 +274,7 @@ class Postgres(Place):
         return self.store  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Leave the server."""
+        """Close the connections."""
         self.engine._run_as_sync(self.engine.close())
 
 
@@ -299,7 +299,7 @@ class PostgresOlder(Place):
             connection=self.postgres().replace("postgresql:", "postgresql+psycopg:"),
             collection_name=self.name,
             async_mode=self.asynchronous,
-            engine_args={"poolclass": NullPool},  # connections are closed where they were made
+            engine_args={"poolclass": NullPool},  # connections are closed where they were opened
         )
         return self.store  # type: ignore[no-any-return]
 

@@ -1,4 +1,4 @@
-"""LlamaIndex's vector stores, each with how an index on it is made and opened again."""
+"""LlamaIndex's vector stores: how an index on each is created and reopened."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ class Place(scenario.Place):
     """Where one store keeps its data, and an index on it."""
 
     def connect(self, dimensions: int) -> BasePydanticVectorStore:
-        """Give the vector store: a new one the first time, afterwards the one that was closed."""
+        """Open the vector store: create it the first time, and reopen it afterwards."""
         raise NotImplementedError
 
     def open(self, embedding: QwenAIMLEmbedding, dimensions: int) -> VectorStoreIndex:
-        """Give an index on it."""
+        """Open an index on the vector store."""
         self.store = self.connect(dimensions)
         return VectorStoreIndex.from_vector_store(self.store, embed_model=embedding)
 
 
 class _InFiles(Place):
-    """A store in the process, which an index writes to a folder beside its texts."""
+    """A store in memory, which an index saves to a folder with its texts."""
 
     index: VectorStoreIndex | None = None
 
     def open(self, embedding: QwenAIMLEmbedding, dimensions: int) -> VectorStoreIndex:
-        """Load the folder if there is something in it."""
+        """Load the folder unless it is empty."""
         known = (self.folder / "docstore.json").exists()
         self.store = self.load() if known else self.connect(dimensions)
         if known:
@@ -69,7 +69,7 @@ class InMemory(_InFiles):
     }
 
     def connect(self, dimensions: int) -> BasePydanticVectorStore:
-        """Make one that takes any length."""
+        """Create a store, which accepts any dimensions."""
         from llama_index.core.vector_stores import SimpleVectorStore
 
         del dimensions
@@ -105,7 +105,7 @@ class Qdrant(Place):
     package = "llama-index-vector-stores-qdrant"
 
     def connect(self, dimensions: int) -> BasePydanticVectorStore:
-        """Open the collection; the store creates it with the first vector's length."""
+        """Open the collection; the store creates it with the dimensions of the first vector."""
         from llama_index.vector_stores.qdrant import QdrantVectorStore
         from qdrant_client import AsyncQdrantClient, QdrantClient
 
@@ -117,14 +117,14 @@ class Qdrant(Place):
         return QdrantVectorStore(self.name, client=self.client)  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Give the folder free."""
+        """Release the folder."""
         closing = self.client.close()
         if self.asynchronous:
             asyncio.run(closing)
 
 
 class Faiss(_InFiles):
-    """In the process; the texts are in the index's own store."""
+    """In memory; the texts are in the index's own store."""
 
     title = "FAISS: FaissVectorStore"
     package = "llama-index-vector-stores-faiss"
@@ -137,21 +137,21 @@ class Faiss(_InFiles):
     }
 
     def connect(self, dimensions: int) -> BasePydanticVectorStore:
-        """Make one for the inner product, which is the cosine for vectors of length one."""
+        """Create a store for the inner product, which is the cosine of unit vectors."""
         import faiss
         from llama_index.vector_stores.faiss import FaissVectorStore
 
         return FaissVectorStore(faiss.IndexFlatIP(dimensions))  # type: ignore[no-any-return]
 
     def load(self) -> BasePydanticVectorStore:
-        """Read the file, which is not JSON, whatever its name."""
+        """Read the file, which is not JSON, despite its name."""
         from llama_index.vector_stores.faiss import FaissVectorStore
 
         return FaissVectorStore.from_persist_dir(str(self.folder))  # type: ignore[no-any-return]
 
 
 class FaissMap(_InFiles):
-    """The same with a map from ids, so that texts can be deleted."""
+    """FAISS with a map from IDs, so that texts can be deleted."""
 
     title = "FAISS: FaissMapVectorStore"
     package = "llama-index-vector-stores-faiss"
@@ -166,7 +166,7 @@ class FaissMap(_InFiles):
     }
 
     def connect(self, dimensions: int) -> BasePydanticVectorStore:
-        """Make one."""
+        """Create a store for the inner product."""
         import faiss
         from llama_index.vector_stores.faiss import FaissMapVectorStore
 
@@ -200,13 +200,13 @@ class LanceDB(Place):
 
 
 class Postgres(Place):
-    """On a PostgreSQL server, in a table of its own."""
+    """On a PostgreSQL server, in a separate table."""
 
     title = "pgvector: PGVectorStore"
     package = "llama-index-vector-stores-postgres"
 
     def connect(self, dimensions: int) -> BasePydanticVectorStore:
-        """Open the table, which is created first if need be."""
+        """Open the table; create it if necessary."""
         from llama_index.vector_stores.postgres import PGVectorStore
         from sqlalchemy import NullPool
 
@@ -215,11 +215,11 @@ class Postgres(Place):
             async_connection_string=self.postgres().replace("postgresql:", "postgresql+asyncpg:"),
             table_name=self.name,
             embed_dim=dimensions,
-            create_engine_kwargs={"poolclass": NullPool},  # connections are closed where they were made
+            create_engine_kwargs={"poolclass": NullPool},  # connections are closed where they were opened
         )
 
     def close(self) -> None:
-        """Leave the server."""
+        """Close the connections."""
         asyncio.run(self.store.close())
 
 

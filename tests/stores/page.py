@@ -1,9 +1,9 @@
 """
-Make docs/compatibility.md of what `make compatibility` found, in each environment.
+Generate docs/compatibility.md from the results of `make compatibility` in each environment.
 
     python tests/stores/page.py .nox/reports/stores-*/results.json
 
-What is shown is kept in docs/compatibility.json. Standard library only.
+The merged results are stored in docs/compatibility.json. Standard library only.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ packages that accept them.
 
 def merge(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """
-    Put the results of several environments together.
+    Merge the results of several environments.
 
     Args:
-        runs: What conftest.py wrote in each, by the environment's name.
+        runs: The results that conftest.py wrote in each, by the environment's name.
 
     Raises:
         SystemExit: If a check failed, or not all environments had the same checks.
@@ -103,10 +103,10 @@ def merge(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def render(found: dict[str, Any]) -> str:
     """
-    Write the page.
+    Render the page.
 
     Args:
-        found: What `merge` gives.
+        found: The result of `merge`.
     """
     parts = [TOP]
     for suite, framework in FRAMEWORKS.items():
@@ -153,7 +153,7 @@ def _matrix(suite: str, checks: list[dict[str, Any]]) -> str:
 
 
 def _rules(suite: str) -> list[tuple[str, str]]:
-    """Read the checks and their rules, which are the tests' docstrings, in their order."""
+    """Return the checks and their rules, which are the tests' docstrings, in their order."""
     tree = ast.parse((TESTS / f"test_{suite}.py").read_text(encoding="utf-8"))
     tests = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
     return [
@@ -169,7 +169,7 @@ def _meanings(suite: str, checks: list[dict[str, Any]]) -> str:
 
 
 def _reasons(checks: list[dict[str, Any]]) -> str:
-    """Say of each store why something is not so, with the environments if it is so in others."""
+    """List the reasons for each store's failures, with the environments if it passes in others."""
     lines = []
     for store, own in _by_store(checks).items():
         reasons: dict[str, list[str]] = {}
@@ -205,7 +205,7 @@ def _lengths(checks: list[dict[str, Any]]) -> str:
 def _said(check: dict[str, Any]) -> str:
     if "says" not in check:
         return "no error"
-    text = re.sub(r", /\S+$", "", check["says"])  # where in its source
+    text = re.sub(r", /\S+$", "", check["says"])  # position in the store's source
     return f"`{text.replace('`', '').replace('|', '/')}`"
 
 
@@ -221,7 +221,7 @@ def _versions(runs: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Read results, and write the page with what is shown on it."""
+    """Read results, and write the page and its data."""
     runs = {}
     for path in map(Path, sys.argv[1:]):
         name = path.parent.name.removeprefix("stores-")

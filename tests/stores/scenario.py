@@ -1,4 +1,4 @@
-"""What every store is tried with, in both frameworks."""
+"""The scenario that is run on each store, in both frameworks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LENGTH, OTHER_LENGTH = 256, 128
 
 
 def id_of(text: str) -> str:
-    """Give a text's id: a UUID, since Qdrant takes no other strings."""
+    """Return a text's ID: a UUID, since Qdrant accepts no other strings."""
     return str(uuid5(NAMESPACE_URL, text))
 
 
@@ -32,7 +32,7 @@ IDS = [id_of(text) for text in TEXTS]
 
 
 def said(error: BaseException) -> str:
-    """Give the first line of what a store says."""
+    """Return the type and the first line of a store's error."""
     return f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
 
 
@@ -40,21 +40,21 @@ class Fails(NamedTuple):
     """A check that a store is known to fail."""
 
     raises: type[BaseException] | tuple[type[BaseException], ...]
-    """What it ends with."""
+    """The exceptions that it raises."""
 
     why: str
-    """The reason, as the page gives it."""
+    """The reason, as shown on the page."""
 
     since: str = "0"
-    """The version of the framework's core from which on it does."""
+    """The first version of the framework's core with which it fails."""
 
 
 NOT_RAISED = pytest.fail.Exception
-"""What pytest ends with where nothing was raised."""
+"""The exception of `pytest.raises` if nothing was raised."""
 
 
 def is_at_least(package: str, bound: str) -> bool:
-    """Compare the minor version of an installed package."""
+    """Return whether an installed package has at least this minor version."""
     installed = tuple(map(int, version(package).split(".")[:2]))
     return installed >= tuple(map(int, bound.split(".")))
 
@@ -64,19 +64,19 @@ class Place:
     Where one store keeps its data.
 
     Args:
-        folder: An empty one.
+        folder: An empty folder.
 
-        postgres: Gives the address of a PostgreSQL server.
+        postgres: Returns the URL of a PostgreSQL server.
     """
 
     title = ""
     """The store and its class, as the page names them."""
 
     package = ""
-    """What is installed for it."""
+    """The package to install for it."""
 
     needs_core = "0"
-    """The oldest version of the framework's core that its package takes, where we take an older one."""
+    """The oldest version of the framework's core that its package accepts, if we accept an older one."""
 
     fails: ClassVar[dict[str, Fails]] = {}
     """Checks that it is known to fail, with what they raise and why."""
@@ -86,19 +86,19 @@ class Place:
         self.postgres = postgres
         self.name = f"texts_{uuid4().hex[:8]}"
         self.store: Any = None
-        self.asynchronous = False  # for the stores that are made for one or the other
+        self.asynchronous = False  # for stores that are opened either for sync or for async use
 
     def close(self) -> None:
-        """Store the data, and release them."""
+        """Save the data, and release them."""
 
 
 def expect(
     request: pytest.FixtureRequest, kind: type[Place], check: str, known: Mapping[str, Fails], core: str
 ) -> None:
     """
-    Let the test fail as it is known to, and in no other way; and if it does not, let that be a failure.
+    Expect a check that is known to fail to do so, in exactly this way.
 
-    It is skipped where the framework's core is older than the store's package takes.
+    It is skipped if the framework's core is too old for the store's package.
     """
     if not is_at_least(core, kind.needs_core):
         pytest.skip(f"{kind.package} needs {core} {kind.needs_core}")
@@ -107,7 +107,7 @@ def expect(
 
 
 def places(stores: tuple[type[Place], ...], core: str) -> Any:
-    """Make the fixture that gives the place of each store of a framework in turn."""
+    """Create the fixture that yields the place of each store of a framework in turn."""
 
     @pytest.fixture(params=stores, ids=lambda kind: kind.title)
     def place(request: pytest.FixtureRequest, tmp_path: Path, postgres: Callable[[], str]) -> Iterator[Place]:

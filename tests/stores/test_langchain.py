@@ -40,13 +40,13 @@ place = places(STORES, "langchain-core")
 
 @pytest.fixture
 def embeddings(emulator: Emulator) -> QwenAIMLEmbeddings:
-    """Give our embeddings."""
+    """Return the embeddings under test."""
     return QwenAIMLEmbeddings(dimensions=LENGTH, **emulator.client_options())
 
 
 @pytest.fixture
 def store(place: Place, embeddings: QwenAIMLEmbeddings) -> VectorStore:
-    """Give a store that holds the texts."""
+    """Return a store that contains the texts."""
     opened = place.open(embeddings)
     opened.add_documents(DOCUMENTS, ids=IDS)
     return opened
@@ -117,7 +117,7 @@ def test_reopen(place: Place, store: VectorStore, emulator: Emulator, embeddings
 
     assert texts_of(opened.similarity_search(ABOUT_THE_CAT, k=10)) == sorted(TEXTS)
     billed = emulator.texts_billed
-    assert sum(billed.values()) - paid <= 2  # the query, and a probe of the length by some stores
+    assert sum(billed.values()) - paid <= 2  # the query, and some stores probe the dimensions
     assert all(billed[text] == 1 for text in TEXTS)
 
 
@@ -156,7 +156,7 @@ def test_other_length_is_not_searched(
     del store
     place.close()
 
-    with pytest.raises(Exception) as caught:  # noqa: PT011 (each has one of its own)
+    with pytest.raises(Exception) as caught:  # noqa: PT011 (each store raises its own)
         reopened(place, emulator).similarity_search(ABOUT_THE_CAT)
     record_property("says", said(caught.value))
 
@@ -168,7 +168,7 @@ def test_other_length_is_not_added(
     del store
     place.close()
 
-    with pytest.raises(Exception) as caught:  # noqa: PT011 (each has one of its own)
+    with pytest.raises(Exception) as caught:  # noqa: PT011 (each store raises its own)
         reopened(place, emulator).add_documents(DOCUMENTS[:1], ids=[id_of("another")])
     record_property("says", said(caught.value))
 

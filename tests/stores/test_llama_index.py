@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def node(text: str, language: str) -> TextNode:
-    """Give a node of a document of its own, with its language out of what is embedded."""
+    """Return a node of a separate document, whose language is not embedded."""
     document = RelatedNodeInfo(node_id=f"document of {id_of(text)}")
     return TextNode(
         id_=id_of(text),
@@ -47,7 +47,7 @@ def node(text: str, language: str) -> TextNode:
 
 
 def nodes() -> list[BaseNode]:
-    """Give new ones, since an index may write into those it gets."""
+    """Return new nodes, since an index may modify those it gets."""
     return [node(text, language) for text, language in TEXTS.items()]
 
 
@@ -56,13 +56,13 @@ place = places(STORES, "llama-index-core")
 
 @pytest.fixture
 def embedding(emulator: Emulator) -> QwenAIMLEmbedding:
-    """Give our embedding."""
+    """Return the embedding class under test."""
     return QwenAIMLEmbedding(dimensions=LENGTH, **emulator.client_options())
 
 
 @pytest.fixture
 def index(place: Place, embedding: QwenAIMLEmbedding) -> VectorStoreIndex:
-    """Give an index that holds the texts."""
+    """Return an index that contains the texts."""
     opened = place.open(embedding, LENGTH)
     opened.insert_nodes(nodes())
     return opened
@@ -186,7 +186,7 @@ def test_other_length_is_not_searched(
     del index
     place.close()
 
-    with pytest.raises(Exception) as caught:  # noqa: PT011 (each has one of its own)
+    with pytest.raises(Exception) as caught:  # noqa: PT011 (each store raises its own)
         retrieve(reopened(place, emulator), ABOUT_THE_CAT)
     record_property("says", said(caught.value))
 
@@ -198,7 +198,7 @@ def test_other_length_is_not_added(
     del index
     place.close()
 
-    with pytest.raises(Exception) as caught:  # noqa: PT011 (each has one of its own)
+    with pytest.raises(Exception) as caught:  # noqa: PT011 (each store raises its own)
         reopened(place, emulator).insert_nodes([node("another", FRENCH)])
     record_property("says", said(caught.value))
 

@@ -1,4 +1,4 @@
-"""The page of compatibility: it is made of what was found, and nothing is left out."""
+"""The compatibility page: it is generated from the results, and complete."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN = (page.DOCS / "compatibility.md").read_text(encoding="utf-8")
 
 
 def test_made() -> None:
-    """It is what `make compatibility` makes of the results."""
+    """The page is what `make compatibility` generates from the results."""
     assert page.render(FOUND) == SHOWN
 
 
@@ -30,7 +30,7 @@ def test_made() -> None:
     ],
 )
 def test_every_store_has_a_row(suite: str, stores: tuple[type[langchain_stores.Place], ...]) -> None:
-    """Each store was tried in each environment, and nothing is shown of others."""
+    """Each store was tested in each environment, and no others are shown."""
     tried = {check["store"] for check in FOUND["checks"] if check["suite"] == suite}
 
     assert tried == {store.title for store in stores}
@@ -50,7 +50,7 @@ def test_every_check_has_a_column(suite: str) -> None:
 
 
 def test_reasons() -> None:
-    """What is not so has a reason on the page."""
+    """Each check that did not pass has a reason on the page."""
     for check in FOUND["checks"]:
         if set(check["outcomes"].values()) != {"passed"}:
             assert check["reasons"]
@@ -61,7 +61,7 @@ def test_reasons() -> None:
     ("outcomes", "said"), [(["passed", "failed"], "b: failed in 2"), (["passed"], "b: not tried in 2")]
 )
 def test_failures_make_no_page(outcomes: list[str], said: str) -> None:
-    """Nothing is written of a run in which a check failed, or was left out."""
+    """A run with a failed or missing check ends with an error, and no page."""
     results = [
         {"suite": "langchain", "store": "a", "check": "b", "outcome": each, "reason": ""} for each in outcomes
     ]

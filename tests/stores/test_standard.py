@@ -28,14 +28,14 @@ class Suite(VectorStoreIntegrationTests):
 
     @staticmethod
     def get_embeddings() -> Embeddings:
-        """Give ours."""
+        """Return the embeddings under test."""
         return QwenAIMLEmbeddings(dimensions=64, **Emulator().client_options())
 
     @pytest.fixture
     def vectorstore(
         self, request: pytest.FixtureRequest, tmp_path: Path, postgres: Callable[[], str]
     ) -> Iterator[VectorStore]:
-        """Open one."""
+        """Open an empty store."""
         test = request.function.__name__.removeprefix("test_").removesuffix("_async")
         expect(request, self.kind, test, self.kind.fails_standard, "langchain-core")
         place = self.kind(tmp_path, postgres)
