@@ -73,9 +73,9 @@ def tell(pytestconfig: pytest.Config) -> Callable[[str], None]:
     assert reporter is not None
     assert capture is not None
 
-    def say(line: str) -> None:
+    def print_line(line: str) -> None:
         with capture.global_and_fixture_disabled():
             reporter.ensure_newline()
             reporter.write_line(line)
 
-    return say
+    return print_line

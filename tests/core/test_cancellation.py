@@ -80,10 +80,10 @@ FAULTS = {
 # Before 4.16, anyio leaves a connection to the garbage collector if it is cancelled while opening.
 @pytest.mark.slow
 @pytest.mark.parametrize("texts", [TEXTS[:1], TEXTS], ids=len)
-@pytest.mark.parametrize("doing", FAULTS)
-async def test_cancelled(address: str, emulator: Emulator, doing: str, texts: list[str]) -> None:
+@pytest.mark.parametrize("phase", FAULTS)
+async def test_cancelled(address: str, emulator: Emulator, phase: str, texts: list[str]) -> None:
     """Cancellation ends a request, a backoff, a pause and a wait in the queue; the client stays usable."""
-    emulator.script(*[FAULTS[doing]] * 100)
+    emulator.script(*[FAULTS[phase]] * 100)
     seen = emulator.request_count
     async with make(address) as client:
         async with anyio.create_task_group() as group:
@@ -123,9 +123,9 @@ async def test_log_of_what_is_lost(
     emulator._script.clear()
     gc.collect()
 
-    [said] = [record.getMessage() for record in caplog.records if "interrupted" in record.message]
-    assert said.startswith(f"interrupted: 2 of {len(TEXTS)} texts were embedded and are ")
-    assert said.endswith(
+    [message] = [record.getMessage() for record in caplog.records if "interrupted" in record.message]
+    assert message.startswith(f"interrupted: 2 of {len(TEXTS)} texts were embedded and are ")
+    assert message.endswith(
         "in the cache"
         if cached
         else "Set cache= (a path is enough) to keep them; another run then sends only the rest"

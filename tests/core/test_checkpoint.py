@@ -82,9 +82,9 @@ def kind(request: pytest.FixtureRequest) -> Any:
 
 def make(kind: type[Client], emulator: Emulator, cache: Any, **settings: Any) -> Client:
     config = EmbeddingConfig(**{"api_key": KEY, "dimensions": 64, **settings})
-    made: Any = emulator.client_options()
+    options: Any = emulator.client_options()
     name = "http_client" if kind is EmbeddingClient else "http_async_client"
-    return kind(config, http_client=made[name], cache=cache)
+    return kind(config, http_client=options[name], cache=cache)
 
 
 async def embed(client: Client, texts: list[str], **options: Any) -> EmbeddingResult:
@@ -185,8 +185,8 @@ async def test_the_emulators_vectors_are_its_own(kind: type[Client]) -> None:
         seen.append(request)
         return httpx.Response(401)
 
-    made: Any = httpx.Client if kind is EmbeddingClient else httpx.AsyncClient
-    http_client = made(transport=httpx.MockTransport(service))
+    client_class: Any = httpx.Client if kind is EmbeddingClient else httpx.AsyncClient
+    http_client = client_class(transport=httpx.MockTransport(service))
     config = EmbeddingConfig(api_key=KEY, dimensions=64)
     with pytest.raises(AuthenticationError):
         await embed(kind(config, http_client=http_client, cache=cache), TEXTS[:3])
@@ -227,7 +227,7 @@ async def test_unknown_length(kind: type[Client]) -> None:
     settings = {"model": "alibaba/text-embedding-v4", "dimensions": None}
     await embed(make(kind, Emulator(), cache, **settings), ["a"])
     emulator = Emulator()
-    emulator.script(Fault(edit=lambda answer: {**answer, "data": [{"index": 0, "embedding": [0.5] * 7}]}))
+    emulator.script(Fault(edit=lambda body: {**body, "data": [{"index": 0, "embedding": [0.5] * 7}]}))
     result = await embed(make(kind, emulator, cache, **settings), ["a", "b"])
 
     assert {len(row) for row in result.embeddings} == {1024}
@@ -252,7 +252,7 @@ async def test_what_float32_cannot_hold(kind: type[Client]) -> None:
     """An embedding beyond the range of float32 is returned unchanged and not cached."""
     emulator, cache = Emulator(), DictCache()
     row = [1e300] + [0.5] * 63
-    emulator.script(Fault(edit=lambda answer: {**answer, "data": [{"index": 0, "embedding": row}]}))
+    emulator.script(Fault(edit=lambda body: {**body, "data": [{"index": 0, "embedding": row}]}))
     result = await embed(make(kind, emulator, cache), ["a"])
 
     assert result.embeddings == [row]
@@ -293,8 +293,8 @@ async def test_a_cache_that_cannot_be_written(
     assert len(result.embeddings) == 37
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 4
-    said = error if isinstance(error, CacheError) else "OSError"
-    assert warnings[0] == f"10 embeddings could not be stored in the cache: {said}"
+    cause = error if isinstance(error, CacheError) else "OSError"
+    assert warnings[0] == f"10 embeddings could not be stored in the cache: {cause}"
 
 
 @pytest.mark.slow

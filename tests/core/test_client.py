@@ -97,24 +97,24 @@ async def test_packed_rows(kind: type[Client]) -> None:
     assert result.usage.requests == 4
 
 
-def without_the_first(answer: dict[str, Any]) -> dict[str, Any]:
-    return {**answer, "data": answer["data"][1:]}
+def without_the_first(body: dict[str, Any]) -> dict[str, Any]:
+    return {**body, "data": body["data"][1:]}
 
 
-def doubled(answer: dict[str, Any]) -> dict[str, Any]:
-    return {**answer, "data": [answer["data"][0], *answer["data"][:-1]]}
+def doubled(body: dict[str, Any]) -> dict[str, Any]:
+    return {**body, "data": [body["data"][0], *body["data"][:-1]]}
 
 
 def with_row(row: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    def edit(answer: dict[str, Any]) -> dict[str, Any]:
-        answer["data"][3]["embedding"] = row
-        return answer
+    def edit(body: dict[str, Any]) -> dict[str, Any]:
+        body["data"][3]["embedding"] = row
+        return body
 
     return edit
 
 
-def not_a_number(answer: dict[str, Any]) -> bytes:
-    return str(answer).replace("'", '"').replace("0.", "NaN0.", 1).encode()
+def not_a_number(body: dict[str, Any]) -> bytes:
+    return str(body).replace("'", '"').replace("0.", "NaN0.", 1).encode()
 
 
 BAD_ROWS: dict[str, Callable[[dict[str, Any]], dict[str, Any] | bytes]] = {
@@ -348,8 +348,8 @@ async def test_redirects_are_refused(kind: type[Client], follow: bool) -> None:
         hosts.append(request.url.host)
         return httpx.Response(307, headers={"location": "https://elsewhere.example/v1/embeddings"})
 
-    made: Any = httpx.Client if kind is EmbeddingClient else httpx.AsyncClient
-    http_client = made(transport=httpx.MockTransport(service), follow_redirects=follow)
+    client_class: Any = httpx.Client if kind is EmbeddingClient else httpx.AsyncClient
+    http_client = client_class(transport=httpx.MockTransport(service), follow_redirects=follow)
     with pytest.raises(QwenAIMLError, match="redirects are not followed"):
         await embed(kind(EmbeddingConfig(api_key=KEY), http_client=http_client), ["a"])
 
@@ -363,8 +363,8 @@ async def test_foreign_exceptions(kind: type[Client], texts: list[str]) -> None:
     def service(_: httpx.Request) -> httpx.Response:
         raise ZeroDivisionError
 
-    made: Any = httpx.Client if kind is EmbeddingClient else httpx.AsyncClient
-    http_client = made(transport=httpx.MockTransport(service))
+    client_class: Any = httpx.Client if kind is EmbeddingClient else httpx.AsyncClient
+    http_client = client_class(transport=httpx.MockTransport(service))
     with pytest.raises(ZeroDivisionError):
         await embed(kind(EmbeddingConfig(api_key=KEY), http_client=http_client), texts)
 
@@ -375,12 +375,14 @@ async def test_context_variables(kind: type[Client]) -> None:
     seen = set()
     emulator = Emulator()
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def handler(request: httpx.Request) -> httpx.Response:
         seen.add(tenant.get())
         return emulator.transport().handle_request(request)
 
-    made: Any = httpx.Client if kind is EmbeddingClient else httpx.AsyncClient
-    client = kind(EmbeddingConfig(api_key=KEY), http_client=made(transport=httpx.MockTransport(answer)))
+    client_class: Any = httpx.Client if kind is EmbeddingClient else httpx.AsyncClient
+    client = kind(
+        EmbeddingConfig(api_key=KEY), http_client=client_class(transport=httpx.MockTransport(handler))
+    )
     tenant.set("somebody")
     await embed(client, TEXTS)
 
@@ -392,10 +394,10 @@ async def test_copies(kind: type[Client]) -> None:
     client = make(kind, Emulator())
     await embed(client, ["a"])
 
-    for made in (copy.copy(client), copy.deepcopy(client)):
-        assert made.config is client.config
-        assert made.usage.requests == 0
-        assert (await embed(made, ["a"])).embeddings == expected_embeddings(["a"])
+    for copied in (copy.copy(client), copy.deepcopy(client)):
+        assert copied.config is client.config
+        assert copied.usage.requests == 0
+        assert (await embed(copied, ["a"])).embeddings == expected_embeddings(["a"])
 
 
 async def test_pickle(kind: type[Client], monkeypatch: pytest.MonkeyPatch) -> None:

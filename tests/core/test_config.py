@@ -239,14 +239,14 @@ def test_key_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "said"),
+    ("variable", "value", "message"),
     [
         ("AIML_API_KEY", f'"{KEY}"', "AIML_API_KEY in the environment stands in quotation marks"),
         ("AIMLAPI_API_BASE", "host/v1", "AIMLAPI_API_BASE in the environment must be an http or https"),
     ],
 )
 def test_refused_from_environment(
-    variable: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+    variable: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error about a value from the environment names its variable."""
     monkeypatch.setenv("AIML_API_KEY", KEY)
@@ -254,7 +254,7 @@ def test_refused_from_environment(
     with pytest.raises(ConfigurationError) as caught:
         EmbeddingConfig()
 
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert value.strip('"') not in str(caught.value)
 
 
@@ -370,13 +370,13 @@ def test_model_id_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "_models", dict(models._models))
     sent: list[str] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def handler(request: httpx.Request) -> httpx.Response:
         sent.append(json.loads(request.content)["model"])
         return httpx.Response(200, json={"data": [{"index": 0, "embedding": [1.0, 2.0]}]})
 
     register_model(ModelFacts(name="text-embedding-v4"))
     config = make(model="text-embedding-v4", base_url="http://litellm:4000", allow_http=True)
-    gateway = httpx.Client(transport=httpx.MockTransport(answer))
+    gateway = httpx.Client(transport=httpx.MockTransport(handler))
     EmbeddingClient(config, http_client=gateway).embed(["text"])
 
     assert sent == ["text-embedding-v4"]

@@ -295,7 +295,7 @@ def server(*chunks: bytes, pause: float = 0.0) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(10)
 
-        def answer() -> None:
+        def respond() -> None:
             connection, _ = listener.accept()
             with connection:
                 connection.settimeout(10)
@@ -309,7 +309,7 @@ def server(*chunks: bytes, pause: float = 0.0) -> Iterator[str]:
                         return
 
         closing = threading.Event()
-        thread = threading.Thread(target=answer)
+        thread = threading.Thread(target=respond)
         thread.start()
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -356,14 +356,14 @@ def test_refused(kind: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     config = EmbeddingConfig(api_key=KEY, base_url=f"http://127.0.0.1:{port}", max_retries=1)
-    said = rf"no response from http://127.0.0.1:{port}/v1: no connection \(.*\b111\b.*[Cc]onnect"
-    with pytest.raises(TransportError, match=said) as caught:
+    message = rf"no response from http://127.0.0.1:{port}/v1: no connection \(.*\b111\b.*[Cc]onnect"
+    with pytest.raises(TransportError, match=message) as caught:
         embed(kind, config, ["a"])
 
     assert caught.value.attempts == 2
 
 
-def refusing(listener: socket.socket) -> None:
+def require_authentication(listener: socket.socket) -> None:
     """Respond to one request as a proxy that requires authentication."""
     with listener.accept()[0] as connection:
         connection.recv(65536)
@@ -371,26 +371,26 @@ def refusing(listener: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
-@pytest.mark.parametrize("there", [True, False])
-def test_proxy_in_the_way(kind: Any, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_reachable", [True, False])
+def test_proxy_in_the_way(kind: Any, is_reachable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unreachable proxy is retried, a 407 is not; both errors name the variable."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         monkeypatch.setenv("HTTPS_PROXY", f"http://user:hidden@127.0.0.1:{listener.getsockname()[1]}")
-        thread = threading.Thread(target=refusing, args=(listener,))
-        if there:
+        thread = threading.Thread(target=require_authentication, args=(listener,))
+        if is_reachable:
             thread.start()
         else:
             listener.close()
         with pytest.raises(TransportError) as caught:
             embed(kind, EmbeddingConfig(api_key=KEY, max_retries=1), TEXTS[:1])
-        if there:
+        if is_reachable:
             thread.join()
 
-    said = str(caught.value)
-    assert "check the proxy that HTTPS_PROXY names" in said
-    assert ("407 Proxy Authentication Required" if there else "Errno") in said
-    assert "hidden" not in said
-    assert caught.value.attempts == (1 if there else 2)
+    message = str(caught.value)
+    assert "check the proxy that HTTPS_PROXY names" in message
+    assert ("407 Proxy Authentication Required" if is_reachable else "Errno") in message
+    assert "hidden" not in message
+    assert caught.value.attempts == (1 if is_reachable else 2)
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
@@ -409,7 +409,7 @@ def test_local_requests_go_to_no_proxy(
 
 @pytest.mark.parametrize("kind", CLIENTS)
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         (
             "SSL_CERT_FILE",
@@ -422,14 +422,14 @@ def test_local_requests_go_to_no_proxy(
     ],
 )
 def test_environment_that_cannot_be_used(
-    kind: Any, name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+    kind: Any, name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error names a proxy or certificate that can't be used, without the proxy's password."""
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError) as caught:
         embed(kind, EmbeddingConfig(api_key=KEY), TEXTS)
 
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "hidden" not in str(caught.value)
 
 

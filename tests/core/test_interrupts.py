@@ -76,11 +76,11 @@ FAULTS = {
 
 @pytest.mark.parametrize("total_timeout", [None, 300.0])
 @pytest.mark.parametrize("workers", [1, 32])
-@pytest.mark.parametrize("doing", FAULTS)
-def test_interrupt(doing: str, workers: int, total_timeout: float | None) -> None:
+@pytest.mark.parametrize("phase", FAULTS)
+def test_interrupt(phase: str, workers: int, total_timeout: float | None) -> None:
     """Ctrl-C ends a request, a backoff and a pause at once, with one worker and with many."""
     emulator = Emulator()
-    emulator.script(*[FAULTS[doing]] * 100)
+    emulator.script(*[FAULTS[phase]] * 100)
     EmbeddingClient(EmbeddingConfig(api_key=KEY)).embed([])  # starts the thread of the event loop
     threads = set(threading.enumerate())
     with serve(emulator) as address:
@@ -130,11 +130,11 @@ def test_log_of_what_is_lost(caplog: pytest.LogCaptureFixture) -> None:
     assert "interrupted: 20 of 40 texts were embedded and are lost. Set cache= (a path is " in caplog.text
 
 
-@pytest.mark.parametrize("doing", FAULTS)
-def test_interrupt_while_iterating(doing: str) -> None:
+@pytest.mark.parametrize("phase", FAULTS)
+def test_interrupt_while_iterating(phase: str) -> None:
     """Ctrl-C ends the wait for a row at once, with both blocks in progress."""
     emulator = Emulator()
-    emulator.script(*[FAULTS[doing]] * 100)
+    emulator.script(*[FAULTS[phase]] * 100)
     EmbeddingClient(EmbeddingConfig(api_key=KEY)).embed([])  # starts the thread of the event loop
     threads = set(threading.enumerate())
     with serve(emulator) as address:

@@ -37,15 +37,15 @@ class Rotating:
     """A function that returns another key each time, and records the calling threads."""
 
     def __init__(self, kind: type = str) -> None:
-        self.given = 0
+        self.calls = 0
         self.threads: set[int] = set()
         self._kind = kind
 
     def __call__(self) -> Any:
         """Return the next key."""
         self.threads.add(threading.get_ident())
-        self.given += 1
-        return self._kind(KEYS[self.given - 1])
+        self.calls += 1
+        return self._kind(KEYS[self.calls - 1])
 
 
 class AsyncRotating(Rotating):
@@ -69,13 +69,13 @@ def late(rotating: Rotating) -> Any:
 def seen(keys: list[str]) -> Any:
     """Create a handler that accepts and records any key, and responds to the second request with 503."""
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def handler(request: httpx.Request) -> httpx.Response:
         keys.append(request.headers["authorization"].removeprefix("Bearer "))
         if len(keys) == 2:
             return httpx.Response(503)
         return httpx.Response(200, content=accepted(["text"], 64).body)
 
-    return answer
+    return handler
 
 
 SOURCES = [
@@ -121,7 +121,7 @@ def test_frameworks() -> None:
     one.model_copy(update={"dimensions": 64}).embed_query("a")
     two.get_query_embedding("a")
 
-    assert asked.given == emulator.request_count == 3
+    assert asked.calls == emulator.request_count == 3
     assert repr(one.api_key) == repr(two.api_key) == "KeySource('**********')"
     assert "KeySource" not in repr(one) + repr(two)
 
@@ -150,7 +150,7 @@ async def araising() -> str:
 
 
 @pytest.mark.parametrize(
-    ("function", "said"),
+    ("function", "message"),
     [
         (raising, "the api_key function raised KeyError ("),
         (araising, "test_key_functions.py, line "),
@@ -162,7 +162,7 @@ async def araising() -> str:
         (returning("${KEY}"), "returned stands for a variable that was not set"),
     ],
 )
-def test_wrong_functions(function: Any, said: str) -> None:
+def test_wrong_functions(function: Any, message: str) -> None:
     """If the function raises or does not return a key, the call fails; nothing is sent or shown."""
     emulator = Emulator()
     options = emulator.client_options()
@@ -170,7 +170,7 @@ def test_wrong_functions(function: Any, said: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         client.embed(["text"])
 
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert KEYS[0] not in "".join(traceback.format_exception(caught.value))
     assert emulator.request_count == client.usage.requests == 0
     assert caught.value.__traceback__ is not None
@@ -182,12 +182,12 @@ def test_masked() -> None:
     """The key of an attempt is masked if a failure or the service repeats it."""
     asked = Rotating()
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        if asked.given == 1:
+    def handler(request: httpx.Request) -> httpx.Response:
+        if asked.calls == 1:
             raise httpx.ReadError(f"sent {request.headers['authorization']}")
         return httpx.Response(401, json={"message": f"bad {request.headers['authorization']}"})
 
-    client = httpx.Client(transport=httpx.MockTransport(answer))
+    client = httpx.Client(transport=httpx.MockTransport(handler))
     for retries, key in ((0, KEYS[0]), (0, KEYS[1])):
         config = EmbeddingConfig(api_key=asked, max_retries=retries)
         with pytest.raises((TransportError, AuthenticationError)) as caught:

@@ -36,35 +36,35 @@ TEXTS = [f"text {at}" for at in range(400)]
 
 
 def embed(
-    way: str, emulator: Emulator, tell: Callable[[Progress], object], cache: SQLiteCache | None = None
+    way: str, emulator: Emulator, report: Callable[[Progress], object], cache: SQLiteCache | None = None
 ) -> None:
     options = emulator.client_options()
     config = EmbeddingConfig(api_key=options["api_key"], dimensions=64)
     if way == "sync":
-        EmbeddingClient(config, http_client=options["http_client"], cache=cache).embed(TEXTS, progress=tell)
+        EmbeddingClient(config, http_client=options["http_client"], cache=cache).embed(TEXTS, progress=report)
         return
     client = AsyncEmbeddingClient(config, http_client=options["http_async_client"], cache=cache)
     if way == "async":
-        asyncio.run(client.embed(TEXTS, progress=tell))
+        asyncio.run(client.embed(TEXTS, progress=report))
     else:
-        asyncio.run(client.embed_array(TEXTS, progress=tell))
+        asyncio.run(client.embed_array(TEXTS, progress=report))
 
 
-def run(tell: Callable[[Progress], object], texts: list[str], *script: Outcome) -> Job:
+def run(report: Callable[[Progress], object], texts: list[str], *script: Outcome) -> Job:
     """Run a call that reports its progress; two texts per request, one request at a time."""
     harness = Harness(*script, batch_size=2, max_concurrency=1)
     job = Job(texts, "document", harness.call)
-    job.call.reporter = Reporter(tell, job.items, lambda call: call())
+    job.call.reporter = Reporter(report, job.items, lambda call: call())
     harness.run(job.run)
     return job
 
 
 def test_what_is_reported() -> None:
     """The start and each batch are reported; progress counts texts, duplicates included."""
-    told: list[Progress] = []
-    run(told.append, ["a", "b", "a", "c"])
+    reports: list[Progress] = []
+    run(reports.append, ["a", "b", "a", "c"])
 
-    assert told == [
+    assert reports == [
         Progress(0, 4, 0, Usage()),
         Progress(3, 4, 0, Usage(1, 2, None, 0, None)),
         Progress(4, 4, 0, Usage(2, 3, None, 0, None)),
@@ -73,10 +73,10 @@ def test_what_is_reported() -> None:
 
 def test_waits_are_reported() -> None:
     """A wait of more than a second is reported once, when it begins."""
-    told: list[Progress] = []
-    run(told.append, ["a", "b", "c"], None, status(503, retry_after="8"), status(503, retry_after="0.5"))
+    reports: list[Progress] = []
+    run(reports.append, ["a", "b", "c"], None, status(503, retry_after="8"), status(503, retry_after="0.5"))
 
-    assert [(progress.done, progress.waiting > 8.0) for progress in told] == [
+    assert [(progress.done, progress.waiting > 8.0) for progress in reports] == [
         (0, False),
         (2, False),
         (2, True),
@@ -86,10 +86,10 @@ def test_waits_are_reported() -> None:
 
 def test_what_failed_is_not_done() -> None:
     """Failed texts do not count as done."""
-    told: list[Progress] = []
-    job = run(told.append, ["a", "b", "c"], None, status(401))
+    reports: list[Progress] = []
+    job = run(reports.append, ["a", "b", "c"], None, status(401))
 
-    assert [progress.done for progress in told] == [0, 2]
+    assert [progress.done for progress in reports] == [0, 2]
     with pytest.raises(EmbeddingBatchError):
         job.result()
 
@@ -97,52 +97,52 @@ def test_what_failed_is_not_done() -> None:
 @pytest.mark.parametrize("way", ["sync", "async", "async array"])
 def test_once_at_a_time(way: str) -> None:
     """However many requests are in flight, reports arrive one at a time, with increasing counts."""
-    told: list[int] = []
+    reports: list[int] = []
     inside = threading.Lock()
 
-    def tell(progress: Progress) -> None:
+    def report(progress: Progress) -> None:
         assert inside.acquire(blocking=False)
-        told.append(progress.done)
+        reports.append(progress.done)
         inside.release()
 
     emulator = Emulator(latency=0.3)
-    embed(way, emulator, tell)
+    embed(way, emulator, report)
 
     assert emulator.peak_in_flight > 1
-    assert told == list(range(0, 401, 10))
+    assert reports == list(range(0, 401, 10))
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_cached(way: str, tmp_path: Path) -> None:
     """Cached texts count as done, and are also reported separately."""
     emulator = Emulator()
-    told: list[Progress] = []
+    reports: list[Progress] = []
     with SQLiteCache(tmp_path / "cache.db") as cache:
         for _ in range(2):
-            told.clear()
-            embed(way, emulator, told.append, cache)
+            reports.clear()
+            embed(way, emulator, reports.append, cache)
 
-    assert [(progress.done, progress.total, progress.cached) for progress in told] == [
+    assert [(progress.done, progress.total, progress.cached) for progress in reports] == [
         (0, 400, 0),
         (400, 400, 400),
     ]
-    assert told[-1].usage == Usage(cached=told[-1].cached)
+    assert reports[-1].usage == Usage(cached=reports[-1].cached)
 
 
 def test_what_it_raises(caplog: pytest.LogCaptureFixture) -> None:
     """If the function raises, this is logged, reports stop, and the call continues."""
-    told: list[Progress] = []
+    reports: list[Progress] = []
 
-    def tell(progress: Progress) -> None:
-        told.append(progress)
+    def report(progress: Progress) -> None:
+        reports.append(progress)
         if progress.done:
             raise ZeroDivisionError
 
     with caplog.at_level(logging.WARNING, "qwen_aiml"):
-        job = run(tell, ["a", "b", "c", "d"])
+        job = run(report, ["a", "b", "c", "d"])
 
     assert len(job.result().embeddings) == 4
-    assert len(told) == 2
+    assert len(reports) == 2
     assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
@@ -158,10 +158,10 @@ def frames(err: str) -> list[str]:
     return [re.sub(r"\|.*\|", "|", frame).strip() for frame in re.split(r"[\r\n]", err) if frame.strip()]
 
 
-def show(bar: Bar, *told: Progress) -> None:
+def show(bar: Bar, *reports: Progress) -> None:
     part = bar.part()
     assert part is not None
-    for progress in told:
+    for progress in reports:
         part(progress)
 
 
@@ -181,13 +181,13 @@ def test_bar(capsys: pytest.CaptureFixture[str]) -> None:
             Progress(1000, 5000, 1000, Usage()),
             Progress(5000, 5000, 1000, Usage(400, 12345)),
         )
-    said = capsys.readouterr()
+    output = capsys.readouterr()
 
-    assert not said.out
-    assert said.err.endswith("\n")
-    assert frames(said.err)[0].startswith("Embedding:   0%| 0/5000 [")
+    assert not output.out
+    assert output.err.endswith("\n")
+    assert frames(output.err)[0].startswith("Embedding:   0%| 0/5000 [")
     assert re.match(
-        r"Embedding: 100%\| 5000/5000 \[.* texts/s, 1,000 cached, 12,345 tokens\]", frames(said.err)[-1]
+        r"Embedding: 100%\| 5000/5000 \[.* texts/s, 1,000 cached, 12,345 tokens\]", frames(output.err)[-1]
     )
 
 
@@ -262,10 +262,10 @@ def test_bar_of_what_fails(error: type[BaseException], capsys: pytest.CaptureFix
     show(bar, Progress(10, 30, 0, Usage(1, 5)))
     with pytest.raises(error), bar:
         raise error
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
 
-    assert "10/30" in frames(said)[-1]
-    assert said.endswith("\n")
+    assert "10/30" in frames(output)[-1]
+    assert output.endswith("\n")
 
 
 def test_no_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

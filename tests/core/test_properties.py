@@ -115,7 +115,7 @@ class Service:
     refused_alone: set[str] = field(default_factory=set)
     in_a_row: Counter[tuple[str, ...]] = field(default_factory=Counter)
 
-    def answer(self, texts: list[str]) -> Outcome:
+    def respond(self, texts: list[str]) -> Outcome:
         """Return the outcome of one request."""
         self.requests += 1
         if self.requests - 1 == self.dies_at:
@@ -128,8 +128,8 @@ class Service:
         self.in_a_row[tuple(texts)] = 0
         if len(texts) > self.max_rows:
             self.beyond += 1
-            said = f"batch size is invalid, it should not be larger than {self.max_rows}.: input.contents"
-            return Response(400, {}, orjson.dumps({"error": {"message": said}}))
+            message = f"batch size is invalid, it should not be larger than {self.max_rows}.: input.contents"
+            return Response(400, {}, orjson.dumps({"error": {"message": message}}))
         if not self.poison.isdisjoint(texts):
             self.refused_alone.update(texts if len(texts) == 1 else ())
             return REJECTIONS[self.refusal]()
@@ -171,22 +171,22 @@ class Run:
         assert service.accepted.keys().isdisjoint(texts)
         assert service.refusal in ("crash", "silence") or service.refused_alone.isdisjoint(texts)
         await trio.sleep(service.random.random())
-        outcome = service.answer(texts)
+        outcome = service.respond(texts)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
     def outcome(self) -> tuple[list[list[float] | None], dict[int, QwenAIMLError]]:
         """Return embeddings and failures."""
-        given = len(self.job.items)
+        count = len(self.job.items)
         try:
             return list(self.job.result().embeddings), {}
         except EmbeddingBatchError as error:
             return error.embeddings, error.failures
         except QwenAIMLError as error:
-            return [None] * given, dict.fromkeys(error.indices, error)
+            return [None] * count, dict.fromkeys(error.indices, error)
         except ZeroDivisionError:
-            return [None] * given, {}
+            return [None] * count, {}
 
 
 @st.composite
@@ -298,8 +298,8 @@ def test_indigestible_texts(
     if not run.call.is_stopped:
         assert embeddings == [None if text in poison else vector(text) for text in texts]
         assert list(failures) == bad
-        tries = 6 if refusal == "text" else 6 + run.call.config.max_retries
-        assert service.requests <= -(-len(set(texts)) // size) + tries * len(poison & set(texts))
+        attempts = 6 if refusal == "text" else 6 + run.call.config.max_retries
+        assert service.requests <= -(-len(set(texts)) // size) + attempts * len(poison & set(texts))
     else:
         assert bad
         event("taken for a failure of the service")
@@ -353,7 +353,7 @@ anything = st.recursive(
 
 
 @st.composite
-def answers(draw: DrawFn) -> dict[str, Any]:
+def responses(draw: DrawFn) -> dict[str, Any]:
     """Generate a valid response of 1 to 4 rows, in any order, as lists or base64."""
     count, length = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     number = st.integers(-99, 99).map(lambda eighths: eighths / 8)  # exact in float32
@@ -378,20 +378,20 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 @st.composite
 def bodies(draw: DrawFn) -> tuple[bytes, int]:
     """Generate a response body, valid or changed in some places, and the number of its texts."""
-    answer = draw(answers())
-    count = len(answer["data"])
+    response = draw(responses())
+    count = len(response["data"])
     for _ in range(draw(st.integers(0, 3))):
-        container, key = draw(st.sampled_from([(answer, "data"), *places(answer)]))
+        container, key = draw(st.sampled_from([(response, "data"), *places(response)]))
         change = draw(st.sampled_from(["replace", "delete", "repeat"]))
         if change == "replace":
             container[key] = draw(anything | st.sampled_from([0, 1, 2, 0.0, 1.0, True, "AACAPw=="]))
         elif change == "delete":
             container.pop(key, None) if isinstance(container, dict) else container.pop(key)
-            if container is answer:
+            if container is response:
                 break
         elif isinstance(container, list):
             container.append(container[key])
-    body = orjson.dumps(answer)
+    body = orjson.dumps(response)
     if draw(st.booleans()):
         at = draw(st.integers(0, len(body)))
         body = body[:at] + draw(st.binary(max_size=3)) + body[at + draw(st.integers(0, 3)) :]
@@ -406,13 +406,13 @@ def numbers_of(embedding: Any) -> list[float]:
     return [float(number) for number in embedding]
 
 
-@given(answers())
+@given(responses())
 @repeatable
-def test_order_of_rows(answer: dict[str, Any]) -> None:
+def test_order_of_rows(response: dict[str, Any]) -> None:
     """Rows are returned in the order of the texts."""
-    rows = decode(Response(200, {}, orjson.dumps(answer)), len(answer["data"]), None)
+    rows = decode(Response(200, {}, orjson.dumps(response)), len(response["data"]), None)
 
-    expected = {row["index"]: numbers_of(row["embedding"]) for row in answer["data"]}
+    expected = {row["index"]: numbers_of(row["embedding"]) for row in response["data"]}
     assert rows.embeddings == [expected[at] for at in range(len(expected))]
 
 
@@ -421,9 +421,9 @@ def test_order_of_rows(answer: dict[str, Any]) -> None:
 def test_changed_answer(body: tuple[bytes, int], dimensions: int | None) -> None:
     """A response with any change is either rejected or decoded to the row of each index."""
     sent, expected = body
-    answer = Response(200, {}, sent)
+    response = Response(200, {}, sent)
     try:
-        found = decode(answer, expected, dimensions).embeddings
+        found = decode(response, expected, dimensions).embeddings
     except ResponseFormatError:
         event("refused")
         return
@@ -472,8 +472,8 @@ headers_of: SearchStrategy[dict[str, str]] = st.dictionaries(
 def test_any_error_answer(body: bytes, headers: dict[str, str], status: int, texts: list[str]) -> None:
     """Any error response gives one error, whose message has a bounded length and no key."""
     config = EmbeddingConfig(api_key="sk-0123456789abcdef")
-    answer = Response(status, headers, body)
-    error = error_of(answer, texts, config, config.secret)
+    response = Response(status, headers, body)
+    error = error_of(response, texts, config, config.secret)
 
     if not 200 <= status < 300:
         assert isinstance(error, APIStatusError)
@@ -481,7 +481,7 @@ def test_any_error_answer(body: bytes, headers: dict[str, str], status: int, tex
         assert error.status_code == status
     assert len(str(error)) < 600
     assert "0123456789abcdef" not in str(error)
-    usage = answer.usage
+    usage = response.usage
     assert isinstance(usage, Usage)
     assert all(type(count) in (int, type(None)) for count in (usage.total_tokens, usage.credits_used))
 
