@@ -260,8 +260,8 @@ def test_row_limit_of_the_schema() -> None:
         if len(texts) <= 5:
             return None
         issue = {"path": ["input"], "message": "Array must contain at most 5 element(s)"}
-        said = {"message": "Invalid payload provided", "data": [issue]}
-        return Response(400, {}, orjson.dumps({"message": said["message"], "error": said}))
+        details = {"message": "Invalid payload provided", "data": [issue]}
+        return Response(400, {}, orjson.dumps({"message": details["message"], "error": details}))
 
     run = Run(TEXTS, reply)
     assert len(run.result().embeddings) == 10
@@ -294,12 +294,12 @@ def test_a_fatal_error_after_a_text_was_found() -> None:
 @pytest.mark.parametrize("outcome", [rejection(503), rejection(429), RESET], ids=repr)
 def test_an_unlucky_batch(outcome: Outcome) -> None:
     """A batch that fails at each attempt while others are accepted is split, and the call continues."""
-    tries = 0
+    attempts = 0
 
     def reply(texts: list[str]) -> Outcome:
-        nonlocal tries
+        nonlocal attempts
         if texts == TEXTS:
-            tries += 1
+            attempts += 1
             calls[0].accepted += 1  # as if another worker's request were accepted
             return outcome
         return None
@@ -308,7 +308,7 @@ def test_an_unlucky_batch(outcome: Outcome) -> None:
     run = Run([*TEXTS, "more 1"], reply, max_retries=2, watch=calls.append)
 
     assert len(run.result().embeddings) == 11
-    assert tries == 3
+    assert attempts == 3
 
 
 @pytest.mark.parametrize("throttled", [6, 7, 8])

@@ -47,7 +47,7 @@ class Block:
         return {self.first + at: self.refused for at in self.missing if self.refused is not None}
 
 
-def made(look_ahead: int, *, in_order: bool = True, overlap: bool = True, make: Any = Block) -> Blocks:
+def create(look_ahead: int, *, in_order: bool = True, overlap: bool = True, make: Any = Block) -> Blocks:
     return Blocks(make, look_ahead, in_order=in_order, overlap=overlap)
 
 
@@ -76,7 +76,7 @@ def taken(blocks: Blocks) -> list[int]:
 
 def test_two_blocks_are_under_way() -> None:
     """A third block starts as soon as one has ended, but no fourth before the first one's rows are taken."""
-    blocks = made(9)
+    blocks = create(9)
     first, second = begun(blocks), begun(blocks)
     assert (first.first, len(first.texts), second.first, blocks.running) == (0, 3, 3, 2)
     assert begin(blocks) is None
@@ -95,7 +95,7 @@ def test_two_blocks_are_under_way() -> None:
 
 def test_one_block_at_a_time() -> None:
     """Without overlap a block spans the whole look-ahead, and starts when no row is left to take."""
-    blocks = made(4, overlap=False)
+    blocks = create(4, overlap=False)
     first = begun(blocks)
     assert len(first.texts) == 4
     assert begin(blocks) is None
@@ -108,28 +108,28 @@ def test_one_block_at_a_time() -> None:
 @pytest.mark.parametrize("look_ahead", [1, 2, 3, 5])
 def test_small_look_ahead(look_ahead: int) -> None:
     """At most look_ahead texts are read but not yielded, and the iteration never stalls."""
-    blocks = made(look_ahead)
-    read = given = 0
+    blocks = create(look_ahead)
+    read = yielded = 0
     waiting: list[Any] = []
     for _ in range(30):
         while blocks.wants_text:
             blocks.read.append("text")
             read += 1
-            assert read - given <= look_ahead
+            assert read - yielded <= look_ahead
         if (block := blocks.begin()) is not None:
             waiting.append(block)
             continue
         if blocks.take() is not None:
-            given += 1
+            yielded += 1
         else:
             end(blocks, waiting.pop(0))
-    assert given > 8
+    assert yielded > 8
 
 
 @pytest.mark.parametrize(("in_order", "rows"), [(True, []), (False, [2, 3])])
 def test_order(in_order: bool, rows: list[int]) -> None:
     """A block that ends before an earlier one waits for it, unless order does not matter."""
-    blocks = made(6, in_order=in_order)
+    blocks = create(6, in_order=in_order)
     first, second = begun(blocks), begun(blocks)
     end(blocks, second)
     assert taken(blocks) == rows
@@ -139,7 +139,7 @@ def test_order(in_order: bool, rows: list[int]) -> None:
 
 def test_the_last_block() -> None:
     """The texts left at the end form the last block, and no block starts after it."""
-    blocks = made(30)
+    blocks = create(30)
     blocks.read.append("one")
     blocks.read_error = StopIteration()
     assert not blocks.wants_text
@@ -153,7 +153,7 @@ def test_the_last_block() -> None:
 
 def test_texts_that_break_off() -> None:
     """If reading raises, the texts before are embedded; then the exception is raised unchanged."""
-    blocks = made(30)
+    blocks = create(30)
     blocks.read.append("one")
     blocks.read_error = ZeroDivisionError()
     end(blocks, begun(blocks))
@@ -163,9 +163,9 @@ def test_texts_that_break_off() -> None:
 
 def test_texts_that_break_off_and_are_not_all_embedded() -> None:
     """An exception of reading hides no other error: it implies that all texts before are embedded."""
-    unreadable = made(30), CacheError("unreadable")
+    unreadable = create(30), CacheError("unreadable")
     refusal = InputValueError("blank", indices=[0])
-    invalid = made(30, make=refusing(refusal, 0)), refusal
+    invalid = create(30, make=failing_at(refusal, 0)), refusal
     for blocks, error in (unreadable, invalid):
         blocks.read.append("one")
         blocks.read_error = ZeroDivisionError()
@@ -179,7 +179,7 @@ def test_texts_that_break_off_and_are_not_all_embedded() -> None:
 
 def test_failure_in_part() -> None:
     """After a partial failure no block starts; the error's indices count from the first text of all."""
-    blocks = made(9)
+    blocks = create(9)
     end(blocks, begun(blocks))
     first, second = begun(blocks), begun(blocks)
     assert taken(blocks) == [0, 1, 2]
@@ -201,7 +201,7 @@ def test_failure_in_part() -> None:
 
 def test_one_text_fails() -> None:
     """The message for one failed text is in the singular."""
-    blocks = made(9)
+    blocks = create(9)
     end(blocks, begun(blocks), 1)
     taken(blocks)
 
@@ -210,7 +210,7 @@ def test_one_text_fails() -> None:
 
 def test_nothing_embedded() -> None:
     """If nothing was embedded, the first error itself is raised, whichever block it is from."""
-    blocks = made(9)
+    blocks = create(9)
     first, second = begun(blocks), begun(blocks)
     end(blocks, second, 0, 1, 2)
     first.refused = TransportError("later", transient=True)
@@ -222,7 +222,7 @@ def test_nothing_embedded() -> None:
 @pytest.mark.parametrize("missing", [(0, 1, 2), (1,)])
 def test_foreign_exceptions(missing: tuple[int, ...]) -> None:
     """An exception of the HTTP client is raised unchanged, or as the cause if there are embeddings."""
-    blocks, crash = made(9), ZeroDivisionError()
+    blocks, crash = create(9), ZeroDivisionError()
     end(blocks, begun(blocks), *missing, crash=crash)
     taken(blocks)
     error = blocks.error()
@@ -231,7 +231,7 @@ def test_foreign_exceptions(missing: tuple[int, ...]) -> None:
     assert isinstance(error, EmbeddingBatchError) == (len(missing) == 1)
 
 
-def refusing(error: Exception, first: int) -> Any:
+def failing_at(error: Exception, first: int) -> Any:
     """Create a factory of jobs that raises for the block at *first*."""
 
     def make(texts: list[str], at: int) -> Block:
@@ -245,7 +245,7 @@ def refusing(error: Exception, first: int) -> Any:
 def test_invalid_input() -> None:
     """A block of invalid texts ends the iteration, after the rows of the blocks in flight."""
     refusal = InputValueError("blank", indices=[4])
-    blocks = made(9, make=refusing(refusal, 3))
+    blocks = create(9, make=failing_at(refusal, 3))
     first = begun(blocks)
     assert begin(blocks) is None
     assert begin(blocks) is None
@@ -257,7 +257,7 @@ def test_invalid_input() -> None:
 def test_invalid_input_and_failures() -> None:
     """Failed requests take precedence over invalid texts, whose error becomes the cause."""
     refusal = InputValueError("blank", indices=[4])
-    blocks = made(9, make=refusing(refusal, 3))
+    blocks = create(9, make=failing_at(refusal, 3))
     first = begun(blocks)
     assert begin(blocks) is None
     end(blocks, first, 2)
@@ -272,7 +272,7 @@ def test_invalid_input_and_failures() -> None:
 
 def test_cache_that_fails() -> None:
     """A cache error is raised after the rows that the cache returned before."""
-    blocks, crash = made(9), CacheError("unreadable")
+    blocks, crash = create(9), CacheError("unreadable")
     block = begun(blocks)
     block.missing, block.refused = (1, 2), None
     blocks.end(block, crash)
@@ -283,7 +283,7 @@ def test_cache_that_fails() -> None:
 
 def test_close() -> None:
     """After closing, nothing is read, started, yielded or raised."""
-    blocks = made(9)
+    blocks = create(9)
     first, second = begun(blocks), begun(blocks)
     end(blocks, first, 1)
     blocks = blocks.closed()

@@ -79,14 +79,14 @@ class Transport:
 @pytest.fixture
 def transports(monkeypatch: pytest.MonkeyPatch) -> list[Transport]:
     """Return the transports that are created."""
-    made: list[Transport] = []
+    created: list[Transport] = []
 
     def make(*_: object, **__: object) -> Transport:
-        made.append(Transport())
-        return made[-1]
+        created.append(Transport())
+        return created[-1]
 
     monkeypatch.setattr(module, "SelectedTransport", make)
-    return made
+    return created
 
 
 @pytest.mark.slow

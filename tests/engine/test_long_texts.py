@@ -249,10 +249,10 @@ def test_billed_at_the_limit(
     result = Client(emulator).embed(texts)
 
     assert result.shortened == shortened
-    said = (
+    message = (
         f"{len(texts)} texts were billed at exactly the 8192 tokens that alibaba/qwen-text-embedding-v4 takes"
     )
-    assert caplog.text.count(said) == bool(shortened)
+    assert caplog.text.count(message) == bool(shortened)
 
 
 def test_counted_at_the_limit() -> None:
@@ -274,7 +274,7 @@ def test_blank() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"on_blank": None}, "on_blank must be 'raise' or 'replace'. What to do: "),
         ({"on_blank": ["raise"]}, "on_blank must be 'raise' or 'replace'"),
@@ -286,9 +286,9 @@ def test_blank() -> None:
         ({"tokenizer": "qwen", "model": "unknown"}, "its token limit is not known"),
     ],
 )
-def test_settings(settings: dict[str, Any], said: str) -> None:
+def test_settings(settings: dict[str, Any], message: str) -> None:
     """An invalid policy raises on construction."""
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=message):
         EmbeddingConfig(**{"api_key": KEY, **settings})
 
 

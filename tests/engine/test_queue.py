@@ -168,18 +168,18 @@ def test_one_at_a_time_waits_for_the_limiter() -> None:
 
 def test_waiting_for_the_limiter() -> None:
     """A request waits as long as the limiter says, and reports the delay."""
-    told: list[float] = []
+    waits: list[float] = []
 
     async def steps(line: Line, come: Callable[..., Awaitable[None]]) -> None:
         line.harness.limiter.paused_until = 5.0
-        line.on_wait = told.append
+        line.on_wait = waits.append
         await come("a1")
         assert not line.started
         await anyio.sleep(5.5)
         assert line.started
 
     run(3, steps)
-    assert told == [5.0]
+    assert waits == [5.0]
 
 
 def test_wait_beyond_the_deadline() -> None:

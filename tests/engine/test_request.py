@@ -383,7 +383,7 @@ def test_tickets_at_every_checkpoint(stop: bool, backend: str) -> None:
     async def admit(_: int) -> None:
         await anyio.lowlevel.checkpoint()
 
-    async def answer(harness: Harness, call: Call) -> None:
+    async def attempt_once(harness: Harness, call: Call) -> None:
         with suppress(NotSentError):
             await harness.attempt("text", call)
 
@@ -391,7 +391,7 @@ def test_tickets_at_every_checkpoint(stop: bool, backend: str) -> None:
         other = harness.new_call()
         async with anyio.create_task_group() as group:
             for call in (harness.call, other, harness.call, harness.call):
-                group.start_soon(answer, harness, call)
+                group.start_soon(attempt_once, harness, call)
             for _ in range(steps):
                 await anyio.lowlevel.checkpoint()
             if stop:
@@ -416,7 +416,7 @@ async def hang(_: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "options", "prepare", "ends", "attempts", "said"),
+    ("script", "options", "prepare", "ends", "attempts", "reason"),
     [
         ([HANG], {}, None, 5.0, 1, "ran out"),
         ([BUSY, HANG], {}, None, 5.0, 2, "ran out: HTTP 503: no. What to do: try again later"),
@@ -434,7 +434,7 @@ def test_deadline(
     prepare: Callable[[Harness], None] | None,
     ends: float,
     attempts: int,
-    said: str,
+    reason: str,
 ) -> None:
     """The deadline ends whatever is awaited; a wait that would outlast it does not begin."""
     harness = Harness(*script, options=options, total_timeout=5.0)
@@ -443,9 +443,9 @@ def test_deadline(
     with pytest.raises(DeadlineError) as caught:
         harness.embed()
 
-    assert str(caught.value).startswith(f"total_timeout of 5 s {said}")
+    assert str(caught.value).startswith(f"total_timeout of 5 s {reason}")
     assert (harness.now(), caught.value.attempts) == (ends, attempts)
-    assert ("HTTP" in said or "no response" in said) == isinstance(caught.value.__cause__, QwenAIMLError)
+    assert ("HTTP" in reason or "no response" in reason) == isinstance(caught.value.__cause__, QwenAIMLError)
 
 
 def test_deadline_in_the_queue() -> None:
@@ -585,8 +585,8 @@ def test_transport_failure(
     with pytest.raises(TransportError) as caught:
         Harness(TransportFailure(kind, "broken"), max_retries=0).embed()
 
-    said = f"no response from https://api.aimlapi.com/v1: broken. What to do: {advice}"
-    assert str(caught.value).startswith(said)
+    message = f"no response from https://api.aimlapi.com/v1: broken. What to do: {advice}"
+    assert str(caught.value).startswith(message)
     assert (caught.value.transient, caught.value.timed_out) == (transient, kind == "timeout")
 
 

@@ -305,11 +305,11 @@ async def test_in_thread() -> None:
 @pytest.mark.anyio
 async def test_in_thread_cancelled() -> None:
     """A function that does not return is abandoned when its caller is cancelled."""
-    began, goes_on, ended = threading.Event(), threading.Event(), threading.Event()
+    began, released, ended = threading.Event(), threading.Event(), threading.Event()
 
     def block() -> None:
         began.set()
-        goes_on.wait(LONG)
+        released.wait(LONG)
         ended.set()
 
     async with anyio.create_task_group() as group:
@@ -317,7 +317,7 @@ async def test_in_thread_cancelled() -> None:
         while not began.is_set():  # noqa: ASYNC110 (set in another thread)
             await anyio.sleep(0.001)
         group.cancel_scope.cancel()
-    goes_on.set()
+    released.set()
     assert ended.wait(LONG)
 
 
@@ -422,7 +422,7 @@ ENDINGS = {
 }
 
 
-def said(program: str) -> list[str]:
+def output_of(program: str) -> list[str]:
     """Run a program and return the lines that it printed; it must not print errors."""
     done = subprocess.run(  # noqa: S603 (our own program)
         [sys.executable, "-c", textwrap.dedent(program)],
@@ -442,7 +442,7 @@ def said(program: str) -> list[str]:
 def test_end_of_the_program(ending: str, earlier: bool) -> None:
     """A call works during interpreter shutdown, with or without an earlier one, and does not block it."""
     program = PROGRAM + (EARLIER if earlier else "") + ENDINGS[ending]
-    assert said(program) == ["done True"] * (2 if earlier else 1)
+    assert output_of(program) == ["done True"] * (2 if earlier else 1)
 
 
 def test_fork_of_a_process_without_a_loop() -> None:
@@ -477,7 +477,7 @@ def test_fork() -> None:
     sys.exit(result)
     """
     )
-    assert said(program) == ["done True"] * 3
+    assert output_of(program) == ["done True"] * 3
 
 
 def test_what_a_parent_process_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -552,4 +552,4 @@ def test_interrupts_at_each_moment() -> None:
         print(1 < at < 300)
     """
     )
-    assert said(program) == ["done True", "True", "True"]
+    assert output_of(program) == ["done True", "True", "True"]

@@ -157,11 +157,11 @@ async def test_a_block_that_takes_long(in_order: bool, first: int) -> None:
     """With in_order=False a slow block does not hold back the others."""
     emulator = Emulator()
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def handler(request: httpx.Request) -> httpx.Response:
         await anyio.sleep(0.3 if TEXTS[3].encode() + b'"' in request.content else 0)
         return await emulator.async_transport().handle_async_request(request)
 
-    http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    http = httpx.AsyncClient(transport=httpx.MockTransport(handler))
     client = AsyncEmbeddingClient(EmbeddingConfig(api_key=KEY, dimensions=64), http_client=http)
     rows = await rows_of("async with", client, TEXTS, in_order=in_order, look_ahead=30)
 
@@ -172,26 +172,26 @@ async def test_a_block_that_takes_long(in_order: bool, first: int) -> None:
 async def test_without_end(way: Way) -> None:
     """An endless iterable is read only up to the look-ahead, and nothing is sent after the iteration."""
     emulator = Emulator()
-    read = given = 0
+    read = yielded = 0
     gaps = set()
 
     def texts() -> Iterator[str]:
         nonlocal read
         for at in count():
             read += 1
-            gaps.add(read - given)
+            gaps.add(read - yielded)
             yield f"text {at}"
 
     def visit(index: int, _: Any) -> None:
-        nonlocal given
-        given += 1
+        nonlocal yielded
+        yielded += 1
         if index == 200:
             raise KeyError(index)
 
     with pytest.raises(KeyError):
         await walk(way, make(way, emulator), texts(), visit, look_ahead=60)
 
-    assert given == 201
+    assert yielded == 201
     assert max(gaps) == 60
     sent = emulator.request_count
     await anyio.sleep(0.05)
@@ -375,9 +375,9 @@ async def test_texts_that_break_off(way: Way) -> None:
 async def test_beyond_float32(way: Way) -> None:
     """A number beyond float32 is retried as malformed, and is an error if it recurs."""
 
-    def edit(answer: dict[str, Any]) -> dict[str, Any]:
-        answer["data"][3]["embedding"][5] = 1e39
-        return answer
+    def edit(body: dict[str, Any]) -> dict[str, Any]:
+        body["data"][3]["embedding"][5] = 1e39
+        return body
 
     emulator = Emulator()
     emulator.script(Fault(edit=edit))
@@ -455,7 +455,7 @@ async def test_usage(way: Way) -> None:
     assert client.usage == Usage(2, 8, 2, 0, 0.000001)
 
 
-class Kept:
+class MemoryCache:
     """A cache in memory; a broken one can't be read."""
 
     def __init__(self) -> None:
@@ -483,7 +483,7 @@ class Kept:
 
 async def test_cache(way: Way) -> None:
     """Embeddings completed before an early end are not requested again."""
-    emulator, cache = Emulator(), Kept()
+    emulator, cache = Emulator(), MemoryCache()
     with pytest.raises(IndexError):
         await walk(way, make(way, emulator, cache), TEXTS, lambda index, _: [][index], look_ahead=30)
     kept = len(cache.kept)
@@ -506,11 +506,11 @@ async def test_context_variables() -> None:
     seen = set()
     emulator = Emulator()
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def handler(request: httpx.Request) -> httpx.Response:
         seen.add(tenant.get())
         return emulator.transport().handle_request(request)
 
-    http = httpx.Client(transport=httpx.MockTransport(answer))
+    http = httpx.Client(transport=httpx.MockTransport(handler))
     tenant.set("somebody")
     list(EmbeddingClient(EmbeddingConfig(api_key=KEY, dimensions=64), http_client=http).embed_iter(TEXTS))
 
@@ -649,9 +649,9 @@ def test_interrupted(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(client, EmbeddingClient)
     start = Running.start
 
-    def interrupted(*given: Any) -> None:
+    def interrupted(*args: Any) -> None:
         if moment == "starting":
-            start(given[0])
+            start(args[0])
         raise KeyboardInterrupt
 
     if moment == "starting":
@@ -741,11 +741,11 @@ def test_an_iterator_that_nobody_closes() -> None:
 async def test_array(way: Way, texts: list[str]) -> None:
     """`embed_array` returns one float32 array with a row per text; identical texts are sent once."""
     emulator = Emulator()
-    made = await array_of(make(way, emulator), iter(texts))
+    result = await array_of(make(way, emulator), iter(texts))
 
-    assert made.dtype == np.float32
-    assert made.flags.c_contiguous
-    assert made.tolist() == [row.tolist() for row in expected(texts)]
+    assert result.dtype == np.float32
+    assert result.flags.c_contiguous
+    assert result.tolist() == [row.tolist() for row in expected(texts)]
     assert emulator.texts_billed.total() == len(set(texts))
 
 
