@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TEXTS = [f"text number {at}" for at in range(10_000)]  # of 4 tokens each
-A_REQUEST = 50  # maximum number of tokens per request
+TOKENS_PER_REQUEST = 50  # maximum number of tokens per request
 
 
 @pytest.fixture
@@ -45,11 +45,14 @@ def client_of() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("name", "bound", "used", "a_request"),
-    [("max_tokens", 5_000, "total_tokens", A_REQUEST), ("max_cost_usd", 0.00035, "usd_spent", 0.000004)],
+    ("name", "bound", "used", "per_request"),
+    [
+        ("max_tokens", 5_000, "total_tokens", TOKENS_PER_REQUEST),
+        ("max_cost_usd", 0.00035, "usd_spent", 0.000004),
+    ],
 )
 def test_a_job_stops_within_what_is_in_flight(
-    client_of: Any, name: str, bound: Any, used: str, a_request: float
+    client_of: Any, name: str, bound: Any, used: str, per_request: float
 ) -> None:
     """A job of 10,000 texts stops at the bound, plus at most what was in flight; its rows are kept."""
     emulator = Emulator()
@@ -62,7 +65,7 @@ def test_a_job_stops_within_what_is_in_flight(
 
     error = caught.value
     embedded = [row for row in error.embeddings if row is not None]
-    assert bound <= getattr(usage, used) <= bound + 8 * a_request
+    assert bound <= getattr(usage, used) <= bound + 8 * per_request
     assert len(embedded) == sum(emulator.texts_billed.values())
     assert len(error.embeddings) == len(TEXTS)
     assert error.usage.total_tokens == usage.total_tokens
@@ -79,7 +82,7 @@ def test_price(client_of: Any) -> None:
     ):
         client.embed(TEXTS[:1000])
 
-    assert 1_000 <= (usage.total_tokens or 0) <= 1_000 + 2 * A_REQUEST
+    assert 1_000 <= (usage.total_tokens or 0) <= 1_000 + 2 * TOKENS_PER_REQUEST
 
 
 def test_both_bounds(client_of: Any) -> None:
@@ -124,7 +127,7 @@ def test_stream(client_of: Any) -> None:
             rows.extend(index for index, _ in stream)
 
     assert len(rows) == sum(emulator.texts_billed.values())
-    assert 2_000 <= (usage.total_tokens or 0) <= 2_000 + 4 * A_REQUEST
+    assert 2_000 <= (usage.total_tokens or 0) <= 2_000 + 4 * TOKENS_PER_REQUEST
 
 
 @pytest.mark.parametrize("kind", [QwenAIMLEmbeddings, QwenAIMLEmbedding])
@@ -138,7 +141,7 @@ def test_frameworks(kind: Any) -> None:
     with track_usage(max_tokens=200) as usage, pytest.raises(BudgetError):
         embed(TEXTS[:1000])
 
-    assert 200 <= (usage.total_tokens or 0) <= 200 + 2 * A_REQUEST
+    assert 200 <= (usage.total_tokens or 0) <= 200 + 2 * TOKENS_PER_REQUEST
 
 
 @pytest.mark.anyio
@@ -149,21 +152,21 @@ async def test_async_calls_share_a_bound() -> None:
     client = AsyncEmbeddingClient(
         EmbeddingConfig(api_key="k", dimensions=64, max_concurrency=4), http_client=http_client
     )
-    refused = []
+    errors = []
 
     async def embed(at: int) -> None:
         try:
             await client.embed(TEXTS[at * 1000 : at * 1000 + 1000])
         except BudgetError as error:
-            refused.append(error)
+            errors.append(error)
 
     with track_usage(max_tokens=2_000) as usage:
         async with anyio.create_task_group() as group:
             for at in range(4):
                 group.start_soon(embed, at)
 
-    assert len(refused) == 4
-    assert 2_000 <= (usage.total_tokens or 0) <= 2_000 + 4 * A_REQUEST
+    assert len(errors) == 4
+    assert 2_000 <= (usage.total_tokens or 0) <= 2_000 + 4 * TOKENS_PER_REQUEST
 
 
 def test_cost_that_is_not_told(client_of: Any) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 TENANTS, THREADS, TASKS = 3, 8, 8
 
 
-def made(emulator: Emulator, kind: Any, **settings: Any) -> Any:
+def create(emulator: Emulator, kind: Any, **settings: Any) -> Any:
     """Create an object of the class that embeds with the emulator."""
     options = emulator.client_options()
     if kind in (EmbeddingClient, AsyncEmbeddingClient):
@@ -68,7 +68,7 @@ def texts_of(tenant: int, thread: int, task: int) -> list[str]:
     return [f"{tenant}-{thread}-{task}-{at} " + "word " * (1 + tenant * 7) for at in range(4)]
 
 
-def a_thread(model: Any, tenant: int, thread: int, *, is_async: bool) -> None:
+def run_thread(model: Any, tenant: int, thread: int, *, is_async: bool) -> None:
     """Run the tasks of a thread: in its own event loop, or one after the other."""
 
     async def main() -> None:
@@ -82,11 +82,11 @@ def a_thread(model: Any, tenant: int, thread: int, *, is_async: bool) -> None:
             sync_calls(model, texts_of(tenant, thread, task), task)
 
 
-def a_tenant(model: Any, tenant: int, together: threading.Barrier, *, is_async: bool) -> TrackedUsage:
+def run_tenant(model: Any, tenant: int, together: threading.Barrier, *, is_async: bool) -> TrackedUsage:
     """Run the threads of a tenant at the same time as those of the others."""
     together.wait(60)
     with track_usage() as usage, ThreadPoolExecutor(THREADS) as threads:
-        work = partial(a_thread, model, tenant, is_async=is_async)
+        work = partial(run_thread, model, tenant, is_async=is_async)
         for done in [threads.submit(copy_context().run, work, thread) for thread in range(THREADS)]:
             done.result()
     return usage
@@ -107,7 +107,7 @@ def a_tenant(model: Any, tenant: int, together: threading.Barrier, *, is_async: 
 def test_every_token_at_the_right_tenant(kind: Any, is_async: bool, tmp_path: Path) -> None:
     """Three tenants of eight threads of eight tasks share one object, and each gets its own usage."""
     emulator = Emulator()
-    model = made(emulator, kind, cache=tmp_path / "cache.db")
+    model = create(emulator, kind, cache=tmp_path / "cache.db")
     expected = [
         sum(
             estimate_tokens(text)
@@ -119,7 +119,7 @@ def test_every_token_at_the_right_tenant(kind: Any, is_async: bool, tmp_path: Pa
     ]
     for cached in (0, THREADS * TASKS * 4):
         together = threading.Barrier(TENANTS)
-        run = partial(a_tenant, model, together=together, is_async=is_async)
+        run = partial(run_tenant, model, together=together, is_async=is_async)
         with ThreadPoolExecutor(TENANTS) as tenants:
             found = list(tenants.map(run, range(TENANTS)))
 
@@ -133,7 +133,7 @@ def test_every_token_at_the_right_tenant(kind: Any, is_async: bool, tmp_path: Pa
 
 def test_blocks_in_blocks() -> None:
     """A call counts in each enclosing block; calls outside count only in the running total."""
-    with made(Emulator(), EmbeddingClient) as client:
+    with create(Emulator(), EmbeddingClient) as client:
         with track_usage() as outer:
             client.embed(["a"])
             with track_usage() as inner:
@@ -153,7 +153,7 @@ def test_unknown_stays_unknown() -> None:
     """A value that one response does not report is unknown for the whole block, not 0."""
     emulator = Emulator()
     emulator.script(None, Fault(edit=lambda body: {"data": body["data"]}))
-    with made(emulator, EmbeddingClient) as client, track_usage() as usage:
+    with create(emulator, EmbeddingClient) as client, track_usage() as usage:
         client.embed(["a"])
         client.embed(["b"])
 
@@ -165,7 +165,7 @@ def test_failed_calls_count() -> None:
     """Failed attempts count as requests."""
     emulator = Emulator()
     emulator.script(Fault(status=503), Fault(edit=lambda _: b"{}"), None)
-    with made(emulator, EmbeddingClient) as client, track_usage() as usage:
+    with create(emulator, EmbeddingClient) as client, track_usage() as usage:
         client.embed(["a"])
 
     assert usage.requests == 3
@@ -174,7 +174,7 @@ def test_failed_calls_count() -> None:
 @pytest.mark.parametrize("start", [copy_context, None])
 def test_threads(start: Callable[[], Any] | None) -> None:
     """A thread started in a block counts there only if it runs in a copy of the context."""
-    with made(Emulator(), EmbeddingClient) as client, track_usage() as usage:
+    with create(Emulator(), EmbeddingClient) as client, track_usage() as usage:
         work = partial(client.embed, ["a"])
         thread = threading.Thread(target=work if start is None else partial(start().run, work))
         thread.start()
@@ -185,7 +185,7 @@ def test_threads(start: Callable[[], Any] | None) -> None:
 
 def test_stream_that_is_read_elsewhere() -> None:
     """A stream counts in the blocks where it was created, wherever it is read."""
-    with made(Emulator(), EmbeddingClient) as client:
+    with create(Emulator(), EmbeddingClient) as client:
         with track_usage() as begun:
             rows = client.embed_iter(f"text {at}" for at in range(40))
         with track_usage() as elsewhere:
