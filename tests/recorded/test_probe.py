@@ -29,8 +29,8 @@ spec.loader.exec_module(probe)
 def asked(emulator: Emulator) -> tuple[Any, list[Any]]:
     """Ask all questions of an emulator."""
     with httpx.Client(transport=emulator.transport()) as client:
-        made = probe.Probe(client, probe.KEY)
-        return made, probe.run(made)
+        instance = probe.Probe(client, probe.KEY)
+        return instance, probe.run(instance)
 
 
 def test_on_the_emulator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,7 +59,7 @@ def test_what_differs() -> None:
 
     emulator = Emulator(api_keys=[probe.KEY], base64=True, max_rows=20)
     emulator.script(None, None, Fault(status=201, edit=None), *[None] * 8, *[Fault(edit=edit)] * 8)
-    made, seen = asked(emulator)
+    instance, seen = asked(emulator)
     verdicts = {row.name: probe.verdict(row, found) for row, found in seen}
 
     assert dict(seen)[probe.ROWS[2]] == "201"
@@ -67,7 +67,7 @@ def test_what_differs() -> None:
         *("status", "norms", "rows", "encoding", "unbilled"),
     }
     assert [name for name, verdict in verdicts.items() if verdict == "not asked"] == ["no-credits"]
-    assert made.credits > 0
+    assert instance.credits > 0
     assert (probe.exit_code(seen, live=True), probe.exit_code(seen, live=False)) == (0, 1)
 
 
