@@ -198,11 +198,11 @@ def _lengths(checks: list[dict[str, Any]]) -> str:
     rows = []
     for suite, framework in FRAMEWORKS.items():
         for store, own in _by_store([check for check in checks if check["suite"] == suite]).items():
-            rows.append([f"{framework}, {store}", *(_said(own[name]) for name in pair)])
+            rows.append([f"{framework}, {store}", *(_error(own[name]) for name in pair)])
     return _table(["", "searching", "adding"], rows)
 
 
-def _said(check: dict[str, Any]) -> str:
+def _error(check: dict[str, Any]) -> str:
     if "says" not in check:
         return "no error"
     text = re.sub(r", /\S+$", "", check["says"])  # position in the store's source

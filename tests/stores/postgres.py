@@ -111,16 +111,16 @@ def server() -> Iterator[str]:
                 "stderr": out,
             }
             options |= identity
-            making: list[str | Path] = [
+            initdb: list[str | Path] = [
                 programs / "initdb",
                 "--pgdata",
                 data,
                 "--username=postgres",
                 "--encoding=UTF8",
             ]
-            making += ["--locale=C", "--auth=scram-sha-256", f"--pwfile={password_file}", "--no-sync"]
-            made = subprocess.run(making, check=False, timeout=SECONDS, **options)
-            if made.returncode:
+            initdb += ["--locale=C", "--auth=scram-sha-256", f"--pwfile={password_file}", "--no-sync"]
+            done = subprocess.run(initdb, check=False, timeout=SECONDS, **options)
+            if done.returncode:
                 raise NoPostgresError(log.read_text(encoding="utf-8", errors="replace"))
             running: list[str | Path] = [programs / "postgres", "-D", data]
             running += [word for item in settings.items() for word in ("-c", "{}={}".format(*item))]

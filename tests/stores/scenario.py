@@ -113,8 +113,8 @@ def places(stores: tuple[type[Place], ...], core: str) -> Any:
     def place(request: pytest.FixtureRequest, tmp_path: Path, postgres: Callable[[], str]) -> Iterator[Place]:
         kind: type[Place] = request.param
         expect(request, kind, request.function.__name__.removeprefix("test_"), kind.fails, core)
-        made = kind(tmp_path, postgres)
-        yield made
-        made.close()
+        instance = kind(tmp_path, postgres)
+        yield instance
+        instance.close()
 
     return place

@@ -58,14 +58,14 @@ def test_reasons() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "said"), [(["passed", "failed"], "b: failed in 2"), (["passed"], "b: not tried in 2")]
+    ("outcomes", "message"), [(["passed", "failed"], "b: failed in 2"), (["passed"], "b: not tried in 2")]
 )
-def test_failures_make_no_page(outcomes: list[str], said: str) -> None:
+def test_failures_make_no_page(outcomes: list[str], message: str) -> None:
     """A run with a failed or missing check ends with an error, and no page."""
     results = [
         {"suite": "langchain", "store": "a", "check": "b", "outcome": each, "reason": ""} for each in outcomes
     ]
     runs = {str(number): {"results": results[number - 1 : number]} for number in (1, 2)}
 
-    with pytest.raises(SystemExit, match=said):
+    with pytest.raises(SystemExit, match=message):
         page.merge(runs)

@@ -16,11 +16,11 @@ import postgres
 
 pytestmark = pytest.mark.once
 
-A_PROGRAM = "import postgres, sys; print(postgres.postgres_url(), flush=True); sys.stdin.read()"
+PROGRAM = "import postgres, sys; print(postgres.postgres_url(), flush=True); sys.stdin.read()"
 SECONDS = 60
 
 
-def answers(port: int) -> bool:
+def accepts_connections(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), timeout=SECONDS).close()
     except ConnectionResetError:  # it is shutting down
@@ -35,7 +35,7 @@ def answers(port: int) -> bool:
 def test_it_ends_with_its_program(end: str) -> None:
     """The server listens on this machine only, and ends soon after its program, even if that is killed."""
     with subprocess.Popen(  # noqa: S603 (our own program)
-        [sys.executable, "-c", A_PROGRAM],
+        [sys.executable, "-c", PROGRAM],
         cwd=Path(__file__).parent,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -46,12 +46,12 @@ def test_it_ends_with_its_program(end: str) -> None:
         url = urlsplit(program.stdout.readline())
         assert url.hostname == "127.0.0.1"
         assert url.password
-        assert answers(url.port or 0)
+        assert accepts_connections(url.port or 0)
         if end == "kill":
             program.kill()
 
     deadline = time.monotonic() + SECONDS
-    while answers(url.port or 0):
+    while accepts_connections(url.port or 0):
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
