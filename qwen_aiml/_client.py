@@ -1,4 +1,4 @@
-"""The clients: arguments in, results out. What is sent, retried and cached is decided in `_engine`."""
+"""The sync and async clients: arguments in, results out. Batching, retries and caching are in `_engine`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class _Client(Counting):
-    """What both clients share: settings, totals, copies."""
+    """Base class of both clients: settings, totals, copies."""
 
     _sync: bool
 
@@ -46,7 +46,7 @@ class _Client(Counting):
         limiter: Limiter | None = None,
     ) -> None:
         if config is not None and not isinstance(config, EmbeddingConfig):
-            made, config = type(config).__name__, None  # which may be a key, and would stand in this frame
+            made, config = type(config).__name__, None  # may be a key: not in this frame
             raise ConfigurationError(
                 f"config must be an EmbeddingConfig, not {made}; write EmbeddingConfig(...)"
             )
@@ -65,7 +65,7 @@ class _Client(Counting):
 
     @property
     def cache(self) -> Cache | None:
-        """Where embeddings are looked up and stored; None for nowhere."""
+        """The cache of embeddings; None if there is none."""
         return self._engine.cache
 
     @property
@@ -85,10 +85,10 @@ class _Client(Counting):
 
     def cache_namespace(self, role: Role = "document") -> str:
         """
-        Name everything that affects embeddings, as a prefix for caches that use only the text as a key.
+        Return a prefix that identifies everything that affects embeddings, for caches keyed by text alone.
 
         Args:
-            role: What the texts are embedded as; ``query_instruction`` counts for queries only.
+            role: The role of the texts; ``query_instruction`` is part of the prefix for queries only.
         """
         return self._engine.cache_namespace(role)
 
@@ -116,24 +116,24 @@ class EmbeddingClient(_Client):
     """
     Embed texts synchronously.
 
-    Thread-safe, and safe to use after a fork, unless it was given a client. Copies and pickles contain the
-    settings, not the connections; a pickle does not contain the API key either: an unpickled copy reads it
-    from its environment. ``close`` closes the connections; a later call opens new ones.
+    Thread-safe, and safe to use after a fork, unless *http_client* was given. Copies and pickles contain the
+    settings but no connections. A pickle does not contain the API key; an unpickled copy reads it from its
+    environment. ``close`` closes the connections; a later call opens new ones.
 
     Args:
-        config: The settings; None takes the defaults and the environment.
+        config: The settings; None means the defaults and the environment.
 
-        http_client: An ``httpx.Client`` or ``httpx2.Client`` to send with; None creates what is needed. It is
-            used as it is, except for authorisation, timeouts and redirects, and never closed.
+        http_client: An ``httpx.Client`` or ``httpx2.Client`` to send with; None creates connections as
+            needed. Only authorisation, timeouts and redirects are overridden. It is never closed.
 
-        cache: Where embeddings are looked up first, and stored as soon as they arrive: a `SQLiteCache`, the
-            path of its file, or a custom object with the methods of `Cache`. None means no cache.
+        cache: Cache that is read first, and written as soon as embeddings arrive: a `SQLiteCache`, the path
+            of its file, or a custom object with the methods of `Cache`. None means no cache.
 
         limiter: The `limiter` of another client of the same account, to share its estimates of the service's
-            limits, and its fixed rates, maximum in flight and texts per request; None creates one.
+            limits, fixed rates, maximum in flight and texts per request; None creates one.
 
     Raises:
-        ConfigurationError: If a setting is wrong, or no key is found.
+        ConfigurationError: If a setting is invalid, or no API key is found.
     """
 
     _sync = True
@@ -153,19 +153,20 @@ class EmbeddingClient(_Client):
         Embed texts.
 
         Args:
-            texts: Any number of strings, none blank. Identical ones are sent once.
+            texts: Any number of strings, none blank. Identical texts are sent once.
 
-            role: ``query`` puts the configured ``query_instruction`` before each text.
+            role: ``query`` prepends the configured ``query_instruction`` to each text.
 
-            admit: A custom rate limiter, called before each request, retries included, with its expected
-                tokens; the request is sent when it returns. A call makes one such call at a time; others, and
-                the second block of `embed_iter`, may make theirs meanwhile. None means none.
+            admit: A custom rate limiter, called with the expected tokens before each request, retries
+                included; the request is sent when it returns. Within a call it is called once at a time;
+                other calls, and the second block of `embed_iter`, may call it concurrently. None means no
+                custom limiter.
 
             progress: Called with a `Progress`: at the start, after each cache look-up, after each batch, and
                 before a wait of more than a second. It is called in the caller's thread, and may itself
-                embed; exceptions are logged. None means none.
+                embed; exceptions are logged. None means no reports.
 
-            batch_size: Texts per request of this call, no more than the setting; None for the setting.
+            batch_size: Texts per request of this call, at most the setting; None means the setting.
 
             packed: Whether each embedding is an ``array`` of float32, an eighth of the memory of a list.
 
@@ -173,9 +174,9 @@ class EmbeddingClient(_Client):
             Embeddings of shape (texts, dimensions), row i for text i, and their usage.
 
         Raises:
-            InputError: If some of the texts are invalid; nothing is sent then.
+            InputError: If some of the texts are invalid; nothing is sent.
 
-            CacheError: If the cache can't be read; nothing is sent then.
+            CacheError: If the cache can't be read; nothing is sent.
 
             EmbeddingBatchError: If some texts were embedded and some were not.
 
@@ -202,21 +203,21 @@ class EmbeddingClient(_Client):
         progress: Callable[[Progress], object] | None = None,
     ) -> NDArray[np.float32]:
         """
-        Embed texts into a NumPy array, an eighth of the memory of lists.
+        Embed texts into a NumPy array, which takes an eighth of the memory of lists.
 
         Args:
-            texts: As for `embed`, and so are the others.
-            role: ``document`` or ``query``.
-            admit: None means none.
-            progress: None means none.
+            texts: As for `embed`.
+            role: As for `embed`.
+            admit: As for `embed`.
+            progress: As for `embed`.
 
         Returns:
             A C-contiguous array of float32, of shape (texts, dimensions), row i for text i.
 
         Raises:
-            ConfigurationError: If NumPy is not installed; nothing is sent then.
+            ConfigurationError: If NumPy is not installed; nothing is sent.
 
-            QwenAIMLError: As `embed` does. ``EmbeddingBatchError.embeddings`` are ``array``s of float32.
+            QwenAIMLError: As for `embed`. ``EmbeddingBatchError.embeddings`` are ``array``s of float32.
         """
         numpy = load_numpy()
         rows = self.embed(texts, role=role, admit=admit, progress=progress, packed=True).embeddings
@@ -234,49 +235,50 @@ class EmbeddingClient(_Client):
         """
         Embed a stream of texts in constant memory, while the embeddings are processed.
 
-        The texts are read in the caller's thread, a third of *look_ahead* at a time. Each such block is
-        embedded as by a call of `embed`: identical texts are sent once, ``total_timeout`` bounds it, cached
-        texts are not sent. Two blocks are in progress while the rows of a third are yielded. If a block
-        fails, in part or as a whole, no other starts, and completed rows are yielded before the error is
+        The texts are read in the caller's thread, in blocks of a third of *look_ahead*. Each block is
+        embedded like a call of `embed`: identical texts are sent once, cached texts are not sent, and
+        ``total_timeout`` applies. Two blocks are in progress while the rows of a third are yielded. If a
+        block fails, in whole or in part, no other starts, and completed rows are yielded before the error is
         raised.
 
         Args:
-            texts: Any iterable of strings, also an infinite one. What it raises is raised by the iterator,
-                once the texts before are embedded.
+            texts: Any iterable of strings, even an infinite one. The iterator raises its exceptions, after
+                the texts before them are embedded.
 
             role: As for `embed`.
 
             admit: As for `embed`.
 
-            in_order: Whether embeddings are yielded in the order of the texts; else in blocks, as they
-                complete.
+            in_order: Whether embeddings are yielded in the order of the texts; otherwise block by block, as
+                blocks complete.
 
-            look_ahead: Maximum number of texts that are read and whose embeddings are not yielded yet. None
-                means 12 full requests for each that may be in flight, 3,840 texts by default. Set it lower
-                for texts that arrive slowly, since a block waits until it is full.
+            look_ahead: Maximum number of texts read whose embeddings have not been yielded yet. None means
+                12 full requests for each that may be in flight, 3,840 texts by default. Set it lower if texts
+                arrive slowly, since a block starts only when it is full.
 
         Returns:
-            An iterator of a text's index and its embedding, an ``array`` of float32, which ``numpy.asarray``
-            takes without copying. Use it in a ``with`` block, or close it, to be sure when its requests end.
+            An iterator of (index, embedding) pairs. Each embedding is an ``array`` of float32, which
+            ``numpy.asarray`` wraps without copying. Use the iterator in a ``with`` block, or close it, to
+            control when its requests end.
 
         Raises:
-            InputError: If *texts* can't be iterated; and, by the iterator, if a text is invalid. No text of
-                its block is sent then.
+            InputError: If *texts* is not iterable; from the iterator, if a text is invalid. No text of its
+                block is sent.
 
-            EmbeddingBatchError: By the iterator, if requests failed and some texts were embedded. Its
+            EmbeddingBatchError: From the iterator, if requests failed and some texts were embedded. Its
                 ``failures`` and ``indices`` count from the first text; its ``embeddings`` are empty.
 
-            QwenAIMLError: By the iterator, the first error, if no text was embedded.
+            QwenAIMLError: From the iterator, the first error, if no text was embedded.
         """
         blocks = self._engine.blocks(role, admit, look_ahead, in_order=in_order, overlap=True)
         return EmbeddingIterator(texts, blocks, self._engine.run)
 
     def close(self) -> None:
-        """Close the connections, those in use as soon as they are free, and a cache given by its path."""
+        """Close the connections, those in use once they are free, and a cache that was given as a path."""
         self._engine.close()
 
     async def aclose(self) -> None:
-        """Close as `close` does, without blocking the event loop that runs."""
+        """Close as `close` does, without blocking the running event loop."""
         await in_thread(self._engine.close)
 
     def __enter__(self) -> Self:
@@ -291,22 +293,22 @@ class AsyncEmbeddingClient(_Client):
     Embed texts in async code, on asyncio or Trio.
 
     The async version of `EmbeddingClient`. One object serves any number of event loops, one after another or
-    concurrently in several threads: each has connections of its own, which are closed when the loop ends, or
-    with ``aclose``. On Trio, close an object that is dropped before that, or Trio warns.
+    concurrently in several threads. Each loop has its own connections, which ``aclose`` or the end of the
+    loop closes. On Trio, close an object before dropping it; otherwise Trio warns.
 
     Args:
-        config: The settings; None takes the defaults and the environment.
+        config: The settings; None means the defaults and the environment.
 
-        http_client: An ``httpx.AsyncClient`` or ``httpx2.AsyncClient`` to send with, in one event loop, which
-            its connections belong to; None creates what is needed. It is used as it is, except for
-            authorisation, timeouts and redirects, and never closed.
+        http_client: An ``httpx.AsyncClient`` or ``httpx2.AsyncClient`` to send with, in one event loop only,
+            since its connections belong to that loop; None creates connections as needed. Only
+            authorisation, timeouts and redirects are overridden. It is never closed.
 
         cache: As in `EmbeddingClient`.
 
         limiter: As in `EmbeddingClient`; the two may share one.
 
     Raises:
-        ConfigurationError: If a setting is wrong, or no key is found.
+        ConfigurationError: If a setting is invalid, or no API key is found.
     """
 
     _sync = False
@@ -323,9 +325,9 @@ class AsyncEmbeddingClient(_Client):
         packed: bool = False,
     ) -> EmbeddingResult:
         """
-        Embed as `EmbeddingClient.embed` does, awaited, *admit* too. Cancelling it ends its requests.
+        Async version of `EmbeddingClient.embed`; *admit* is async too. Cancellation ends its requests.
 
-        *progress* is called in the thread of the event loop, which waits for it.
+        *progress* is called in the event loop's thread and blocks it.
         """
         job = self._engine.job(texts, role=role, admit=admit, packed=packed, batch_size=batch_size)
         if progress is not None:
@@ -347,7 +349,7 @@ class AsyncEmbeddingClient(_Client):
         admit: Callable[[int], Awaitable[object]] | None = None,
         progress: Callable[[Progress], object] | None = None,
     ) -> NDArray[np.float32]:
-        """Embed as `EmbeddingClient.embed_array` does, awaited."""
+        """Async version of `EmbeddingClient.embed_array`."""
         numpy = load_numpy()
         result = await self.embed(texts, role=role, admit=admit, progress=progress, packed=True)
         return matrix(result.embeddings, self.config.length or 0, numpy)
@@ -362,17 +364,17 @@ class AsyncEmbeddingClient(_Client):
         look_ahead: int | None = None,
     ) -> AsyncEmbeddingIterator:
         """
-        Embed as `EmbeddingClient.embed_iter` does, with ``async for``; *texts* may be asynchronous.
+        Async version of `EmbeddingClient.embed_iter`; *texts* may be an async iterable.
 
-        Inside ``async with client.embed_iter(texts) as rows`` two blocks are in progress while the rows of a
-        third are processed, and end with the ``async with``. Without it nothing may run between two rows: a
-        block is as large as *look_ahead*, and starts when its first row is requested, which is slower.
+        Inside ``async with client.embed_iter(texts) as rows``, two blocks are in progress while the rows of
+        a third are processed; leaving it cancels them. Without it, no request runs between two rows: a block
+        is as large as *look_ahead*, and starts when its first row is requested, which is slower.
         """
         blocks = self._engine.blocks(role, admit, look_ahead, in_order=in_order, overlap=False)
         return AsyncEmbeddingIterator(texts, blocks, self._engine.run)
 
     async def aclose(self) -> None:
-        """Close the connections of this event loop, and a cache given by its path."""
+        """Close the connections of this event loop, and a cache that was given as a path."""
         await self._engine.aclose()
 
     async def __aenter__(self) -> Self:

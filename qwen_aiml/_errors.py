@@ -1,23 +1,23 @@
 """
-The errors users meet. No I/O here.
+The exceptions of this project. No I/O here.
 
-QwenAIMLError                     everything below, so that one ``except`` is enough
+QwenAIMLError                     base class of all below, so that one ``except`` is enough
 ├── ConfigurationError            a setting is wrong or missing (also ValueError)
-├── InputError                    texts that can't be embedded; none of the call, or block, was sent
+├── InputError                    invalid texts; none of the call, or block, was sent
 │   ├── InputTypeError            ... not a string (also TypeError)
 │   └── InputValueError           ... blank, or counted as too long (also ValueError)
 ├── TransportError                no response: connection, TLS, timeout
 ├── DeadlineError                 ``total_timeout`` ran out (also TimeoutError)
 ├── APIStatusError                the service responded with an error
-│   ├── AuthenticationError       401: the key
-│   ├── InsufficientCreditsError  the balance, whatever the status
-│   └── RateLimitError            429: too fast
+│   ├── AuthenticationError       401: the API key was rejected
+│   ├── InsufficientCreditsError  no credits left, whatever the status
+│   └── RateLimitError            429: too many requests
 ├── ResponseFormatError           a malformed response
 ├── CacheError                    the cache can't be read or written
 └── EmbeddingBatchError           some texts were embedded and some were not
 
-None derives from RuntimeError, which LlamaIndex replaces by advice of its own. All can be pickled. None
-holds a key; where the service repeats a text, or a good part of one, that is masked.
+None derives from RuntimeError, which LlamaIndex replaces with its own advice. All can be pickled. None
+contains a key; if the service quotes a text, or a large part of one, that is masked.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ if TYPE_CHECKING:
     from ._results import Usage
 
 
-MOST_NAMED = 8  # runs of texts that an error spells out
+MOST_NAMED = 8  # runs of texts that a message lists
 
 Reason = Literal["account", "rate", "request", "rows", "length", "content", "text", "service"]
 
 
 class QwenAIMLError(Exception):
     """
-    The base of every error of this project.
+    Base class of all errors of this project.
 
     Attributes:
-        indices: Positions in the list of texts that the error is about, ascending; empty where it is about
-            none in particular.
+        indices: Indices of the texts that the error is about, ascending; empty if it is not about particular
+            texts.
 
-        attempts: How many times the request was sent; 0 where none was.
+        attempts: How many times the request was sent; 0 if it was not sent.
     """
 
     __module__ = "qwen_aiml"
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Show the errors of this module under the name by which users import them."""
+        """Set ``__module__`` of the errors in this module to the package that users import them from."""
         super().__init_subclass__(**options)
         if cls.__module__ == __name__:
             cls.__module__ = QwenAIMLError.__module__
@@ -68,21 +68,21 @@ class QwenAIMLError(Exception):
         return f"{self.args[0]} ({first}{name_texts(self.indices)}{tries})"
 
     def _is_of_any_text(self) -> bool:
-        """Tell whether other texts would have met the same error, so that naming these would mislead."""
+        """Return whether any other text would cause the same error, so that naming these would mislead."""
         return False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Without `__init__`, whose arguments are not `args`.
+        # Bypasses `__init__`, whose arguments differ from `args`.
         return type(self).__new__, (type(self),), {"args": self.args, **self.__dict__}
 
 
 def note_none_embedded(error: QwenAIMLError, texts: int) -> None:
-    """Let an error that is about some texts of a call say that none of them all was embedded."""
+    """Make the message of an error about some texts of a call state that none of its texts was embedded."""
     error._none_of = texts if texts > len(error.indices) else 0  # noqa: SLF001 (of this module)
 
 
 def advised(message: str, advice: str) -> str:
-    """Say what happened, and then what to do about it; no advice leaves it at that."""
+    """Append advice to an error message; empty advice leaves it unchanged."""
     if not advice:
         return message
     message = message.rstrip() if message.endswith("...") else message.rstrip(" .")
@@ -91,10 +91,10 @@ def advised(message: str, advice: str) -> str:
 
 def name_texts(indices: Sequence[int]) -> str:
     """
-    Say which texts are meant, as ``text 3`` or ``texts 0-9, 12``.
+    Name texts by their indices, such as ``text 3`` or ``texts 0-9, 12``.
 
     Args:
-        indices: Positions, ascending. At most eight runs of them are spelled out.
+        indices: In ascending order. At most eight runs are listed.
     """
     named = name_runs(dict.fromkeys(indices, ""), lambda a, b, _: str(a) if a == b else f"{a}-{b}")
     return f"text{'s' if len(indices) > 1 else ''} {named}"
@@ -102,12 +102,12 @@ def name_texts(indices: Sequence[int]) -> str:
 
 def name_runs(kinds: Mapping[int, str], name: Callable[[int, int, str], str]) -> str:
     """
-    Name runs of texts of one kind.
+    List runs of adjacent texts of the same kind.
 
     Args:
-        kinds: What each text is, by position, ascending. At most eight runs of them are spelled out.
+        kinds: The kind of each text, by index, ascending. At most eight runs are listed.
 
-        name: Names a run by its first and last position and its kind.
+        name: Formats a run, given its first and last index and its kind.
     """
     runs: list[list[int]] = []
     for at, kind in kinds.items():
@@ -125,9 +125,9 @@ class ConfigurationError(QwenAIMLError, ValueError):
 
 class InputError(QwenAIMLError):
     """
-    Some texts can't be embedded; nothing was sent, by ``embed_iter`` nothing from their block on.
+    Some texts are invalid; nothing was sent, or nothing from their block on in the case of ``embed_iter``.
 
-    ``indices`` names every one of them.
+    ``indices`` lists all of them.
     """
 
 
@@ -136,20 +136,20 @@ class InputTypeError(InputError, TypeError):
 
 
 class InputValueError(InputError, ValueError):
-    """Some texts are blank or, as the tokenizer counts, too long."""
+    """Some texts are blank or, by the tokenizer's count, too long."""
 
 
 class TransportError(QwenAIMLError):
     """
-    No response: the connection, TLS, or a timeout of one network operation.
+    No response: the connection or TLS failed, or one network operation timed out.
 
-    The service may have done the work all the same, and may bill it: it has no way to recognise a repeated
+    The service may still have processed the request, and may bill it: it has no way to recognise a repeated
     request. Source: AI/ML API documents no idempotency key.
 
     Attributes:
-        transient: Whether a retry may help; it does not against a certificate that can't be verified.
+        transient: Whether a retry may help; False for, say, a certificate that can't be verified.
 
-        timed_out: Whether the service was reached and then was silent for too long.
+        timed_out: Whether the service was reached but sent nothing for too long.
     """
 
     def __init__(
@@ -177,13 +177,13 @@ class APIStatusError(QwenAIMLError):
     Attributes:
         status_code: The HTTP status.
 
-        request_id: The id to quote to the service's support; None if it gave none.
+        request_id: The ID to quote to the service's support; None if the response had none.
 
-        reason: What it is about, as far as the response says: the ``account``, its ``rate``, the ``request``
-            as a whole (such as an unknown model), too many ``rows``, the ``length`` or the ``content`` of a
-            text, a ``text`` in some other way, or the ``service``.
+        reason: The subject of the error, as far as the response says: the ``account``, its ``rate``, the
+            ``request`` as a whole (such as an unknown model), too many ``rows``, the ``length`` or the
+            ``content`` of a text, a ``text`` in some other way, or the ``service``.
 
-        max_rows: Texts one request may hold, if the response names the number; else None.
+        max_rows: Maximum number of texts per request, if the response states it; otherwise None.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class APIStatusError(QwenAIMLError):
 
 
 class AuthenticationError(APIStatusError):
-    """401: the service does not accept the key."""
+    """401: the service rejected the API key."""
 
 
 class InsufficientCreditsError(APIStatusError):
@@ -232,13 +232,13 @@ class EmbeddingBatchError(QwenAIMLError):
     The call ended with some texts embedded and some not.
 
     Attributes:
-        embeddings: One entry per text, in their order: its embedding, or None. From ``embed_array`` each is
-            an ``array`` of float32; from ``embed_iter`` this is empty, since it has yielded them before.
+        embeddings: One entry per text, in order: its embedding, or None. From ``embed_array``, each is an
+            ``array`` of float32; from ``embed_iter``, the list is empty, since they were already yielded.
 
-        failures: Maps the index of each text whose request failed to the error. A text that has neither an
-            embedding nor a failure was not sent, or was in a request whose parts were not sent any more.
+        failures: The error of each text whose request failed, by index. A text with neither an embedding nor
+            a failure was not sent, or was in a failed batch whose parts were not all sent.
 
-        usage: What the call has cost, as far as responses reported it.
+        usage: Usage of the call, as far as responses reported it.
     """
 
     def __init__(
@@ -272,28 +272,31 @@ class EmbeddingBatchError(QwenAIMLError):
 
 class BudgetError(EmbeddingBatchError):
     """
-    The bound of a `track_usage` block is reached; what was in flight is embedded, nothing more was sent.
+    The budget of a `track_usage` block is used up; requests in flight completed, no other was sent.
 
-    It has the attributes of `EmbeddingBatchError`, and may have no embedding at all.
+    It has the attributes of `EmbeddingBatchError`, but there may be no embedding at all.
     """
 
 
 class SpentError(QwenAIMLError):
-    """Why texts were not sent: a bound is reached. It is among the failures of a `BudgetError`."""
+    """Texts were not sent, since a budget is used up. One of the failures of a `BudgetError`."""
 
 
-SpentError.__module__ = __name__  # where a pickle finds it
+SpentError.__module__ = __name__  # where pickle looks it up
 
 
 class NotSentError(QwenAIMLError):
-    """A request was not sent, since the call had failed elsewhere; never raised to users."""
+    """A request was not sent, since the call had already failed; never raised to users."""
 
 
 def batch_error(failures: Mapping[int, QwenAIMLError], *, some: bool) -> type[EmbeddingBatchError] | None:
     """
-    Choose the error of a call of which *some* texts or none were embedded; None for the first failure.
+    Return the class of error to raise for a call; None to raise its first failure, or other cause, itself.
 
-    Without failures something else stopped it, which it raises.
+    Args:
+        failures: The error of each text whose request failed, by index.
+
+        some: Whether some texts were embedded.
     """
     if any(isinstance(error, SpentError) for error in failures.values()):
         return BudgetError

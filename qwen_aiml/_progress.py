@@ -1,4 +1,4 @@
-"""How far a call has come: counted, reported to a function, shown in a bar."""
+"""Progress of a call: counting, reports to a callback, progress bar."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ logger = logging.getLogger("qwen_aiml")
 
 class Progress(Struct, frozen=True):
     """
-    How far a call has come.
+    Progress of a call.
 
     Attributes:
-        done: Texts that have their embedding, repeated and cached ones included.
+        done: Texts that have an embedding, including repeated and cached ones.
 
         total: Texts of the call.
 
-        cached: Those of *done* that came from the cache.
+        cached: How many of *done* came from the cache.
 
-        usage: What the call has cost so far.
+        usage: Usage of the call so far.
 
-        waiting: Seconds of a wait of more than a second that begins now, such as after a 429; 0 for none.
+        waiting: Seconds of a wait that starts now, such as after a 429, if more than one; otherwise 0.
     """
 
     done: int
@@ -46,13 +46,13 @@ class Progress(Struct, frozen=True):
 
 class Reporter:
     """
-    Counts the texts of a call that are done, and reports it.
+    Counts the texts of a call that are done, and reports progress.
 
     Args:
-        report: What is called: at the start, whenever some are done, and before a long wait. What it raises
-            is logged, and nothing more is reported: it must not cost embeddings that are billed.
+        report: Called at the start, whenever texts are done, and before a long wait. If it raises, the
+            exception is logged and reporting ends, so that embeddings already billed are not lost.
 
-        items: The number of each text; repeated texts share one.
+        items: The item of each text; repeated texts share one.
 
         call_report: Calls a function without arguments, at once or in another thread.
 
@@ -79,7 +79,7 @@ class Reporter:
         self._usage = Usage()
 
     def add(self, items: Iterable[int], usage: Usage, *, cached: bool = False) -> None:
-        """Count the texts of some numbers as done, and report it with the cost so far."""
+        """Count the texts of some items as done, and report progress with the usage so far."""
         texts = sum(self._texts[item] for item in items)
         self._done += texts
         self._cached += texts if cached else 0
@@ -87,7 +87,7 @@ class Reporter:
         self.send()
 
     def send(self, waiting: float = 0.0) -> None:
-        """Report how far the call has come, and that a wait of some seconds begins."""
+        """Report progress, with the seconds of a wait that starts now, if any."""
         progress = Progress(self._done, self._total, self._cached, self._usage, waiting)
         self._call_report(lambda: self._guarded(progress))
 
@@ -103,12 +103,12 @@ class Reporter:
 
 class Bar:
     """
-    A progress bar by tqdm, on the terminal or in a notebook: texts, texts a second, tokens.
+    A tqdm progress bar, in a terminal or notebook: texts, texts per second, tokens.
 
     Args:
-        show: False for none, which costs nothing and needs no tqdm.
+        show: Whether to show the bar; False costs nothing and does not need tqdm.
 
-        total: Texts in all; None for those of the one call that is shown.
+        total: Total number of texts; None takes it from the first report.
 
     Raises:
         ConfigurationError: If tqdm is not installed.
@@ -124,7 +124,7 @@ class Bar:
         self._cached = 0
 
     def part(self) -> Callable[[Progress], None] | None:
-        """Give what one call is to tell its progress to; None if nothing is shown."""
+        """Return the progress callback for one call; None if no bar is shown."""
         if not self._show:
             return None
         last = Progress(0, 0, 0, Usage())
@@ -144,8 +144,8 @@ class Bar:
         if not self._total:
             return
         if self._shown is None:
-            # The speed is that since the start, and it moves at most ten times per second: what tqdm makes
-            # of both by default is for what comes one by one.
+            # Speed is averaged since the start, and only time limits the refresh rate: tqdm's defaults suit
+            # items that arrive one by one.
             self._shown = import_module("tqdm.auto").tqdm(
                 total=self._total, desc="Embedding", unit=" texts", smoothing=0, miniters=1
             )
@@ -153,7 +153,7 @@ class Bar:
         if bar.disable:
             return
         self._cached += cached
-        bar.initial = self._cached  # what took no time makes no speed
+        bar.initial = self._cached  # cached texts do not count towards the speed
         said = [f"{self._cached:,} cached"] if self._cached else []
         if self._tokens is not None:
             said.append(f"{self._tokens:,} tokens")
@@ -167,7 +167,7 @@ class Bar:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._show and kind is None and self._total is not None:
-            # What no call told of came from a cache of the framework.
+            # Texts that no call reported came from a cache of the framework.
             rest = self._total - (0 if self._shown is None else self._shown.n)
             self._move(rest, rest)
         if self._shown is not None:

@@ -35,7 +35,7 @@ class Usage(Struct, frozen=True):
     usd_spent: float | None = 0.0
 
     def __add__(self, other: Usage) -> Usage:
-        """Add up; None if either is None."""
+        """Add the fields; a sum is None if either value is None."""
         return Usage(
             self.requests + other.requests,
             _sum(self.total_tokens, other.total_tokens),
@@ -46,7 +46,7 @@ class Usage(Struct, frozen=True):
 
 
 def _sum(a: Any, b: Any) -> Any:
-    # Dollars are rounded far below a credit, or sums would show the error of binary fractions.
+    # Rounded far below one credit, so that sums of dollars do not show binary rounding errors.
     return None if a is None or b is None else round(a + b, 12)
 
 
@@ -60,19 +60,19 @@ class EmbeddingResult:
 
         usage: Usage of the call.
 
-        model: The model name in the response, which is the upstream's and need not be the one requested; None
-            if no response named one, or none was needed.
+        model: The model name in the response: the upstream's, which may differ from the one requested. None
+            if no response named one, or no request was needed.
 
-        request_ids: The ids of the answers, to quote to the service's support, in the order they came.
+        request_ids: IDs of the responses, in order of arrival, to quote to the service's support.
 
         cached: How many distinct texts came from the cache.
 
-        shortened: Positions of the texts that were too long and not embedded whole; see ``on_too_long``. Also
-            of those that were billed at exactly as many tokens as the model takes, which the service may have
-            truncated; that shows only where a request held one distinct text.
+        shortened: Indices of the texts that were too long and were truncated or split; see ``on_too_long``.
+            Includes texts billed at exactly the model's maximum number of tokens, which the service may have
+            truncated; they are detected only in requests with one distinct text.
     """
 
-    # Without the numbers, since event loops like to print what they hold.
+    # Not in the repr, since event loops may print it.
     embeddings: list[list[float]] = field(repr=False)
     usage: Usage
     model: str | None = None
