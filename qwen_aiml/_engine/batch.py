@@ -1,4 +1,4 @@
-"""One batch of texts to the end: sent whole, and bisected where the service takes fewer or rejects a text."""
+"""One batch of texts: sent whole, split if the service takes fewer texts, bisected if it rejects one."""
 
 from __future__ import annotations
 
@@ -18,56 +18,56 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("qwen_aiml")
 
-# What the service may respond to a text that it can't process, when it does not say so. Source: AI/ML API
-# docs, "Errors and messages": errors of its partners show as 500; that others do is assumed (probe: long).
+# Statuses that may mean that the service can't process one of the texts. Source: AI/ML API docs, "Errors and
+# messages": errors of its partners show as 500; the other statuses are assumed (probe: long).
 MAY_BE_ONE_TEXT = frozenset({408, 500, 504, 524})
 
-# Texts rejected in requests of their own, while nothing was accepted, that show that it is not the texts.
+# If this many texts were rejected alone and nothing was accepted, the texts are not the cause.
 ENOUGH = 3
 
 
 class Batches(Protocol):
-    """The texts of a call, each known by a number, and what became of them; a `Job`, which imports this."""
+    """The items of a call and their outcomes: the interface of `Job`, which imports this module."""
 
     call: Call
 
     def texts(self, items: Sequence[int]) -> list[str]:
-        """Return texts as they are sent."""
+        """Return the texts of some items, as they are sent."""
         ...
 
     async def keep(self, items: Sequence[int], rows: Rows) -> None:
-        """Keep the embeddings of some texts."""
+        """Store the embeddings of some items."""
         ...
 
     def may_shorten(self, item: int, error: QwenAIMLError) -> bool:
-        """Tell whether a text that was rejected alone is to be sent in another form."""
+        """Return whether a text that was rejected alone should be sent in a shortened form."""
         ...
 
     async def shorten(self, item: int, error: QwenAIMLError) -> None:
-        """Embed a text that was rejected alone in another form; note the error if there is none."""
+        """Embed a text that was rejected alone in a shortened form; record the error if that fails."""
         ...
 
 
 async def embed_batch(items: Sequence[int], job: Batches) -> None:
     """
-    Embed some texts, as many as one request may hold, as far as they can be.
+    Embed the texts of one batch, as far as the service accepts them.
 
-    A text that the service rejects is found by bisection: at most six requests more for a batch of ten, and
-    the nine others are embedded. So is a text that makes the service time out or send a malformed response
-    each time, unless nothing else is answered either. A batch that failed in all its attempts, while others
-    were accepted, is sent in parts as well, and at worst fails alone.
+    A text that the service rejects is found by bisection: at most six more requests for a batch of ten, and
+    the other nine are embedded. So is a text that makes the service time out or send a malformed response
+    each time, unless all other requests fail too. A batch that exhausts its retries while others are accepted
+    is also sent in parts, and at worst fails alone.
 
     Args:
-        items: The texts.
+        items: The items of the batch.
 
-        job: Where they are.
+        job: The job that they belong to.
 
     Raises:
-        QwenAIMLError: What no other text of the account would escape either. Texts without an embedding or
-            an error of their own are those it is about.
+        QwenAIMLError: If the error would affect any other text too. It applies to the items that have
+            neither an embedding nor an error.
     """
     call = job.call
-    # Parts, each with why it was rejected as a whole, if it was.
+    # Parts, each with the error of the whole part if it was rejected.
     waiting: deque[tuple[Sequence[int], QwenAIMLError | None]] = deque([(items, None)])
     while waiting:
         part, error = waiting.popleft()
@@ -82,17 +82,17 @@ async def embed_batch(items: Sequence[int], job: Batches) -> None:
             continue
         sent_before = before
         if len(part) > 1:
-            # Counted from here, so that a service that has gone down since is not sent text by text.
+            # Counted from here, so that texts are not sent one by one to a service that has gone down since.
             before = call.accepted
         culprit, others, error = await _bisect(part, error, job, sent_before)
         others_error = None
         if error is not None:
             before = before if is_transient(error) else 0
             if others and call.accepted == before and not _names_the_text(error):
-                # No text is blamed before another one was accepted.
+                # A text is blamed only after another one was accepted.
                 others_error = await _embed(others, job, _retries(error, call), sent_before)
                 others = others if others_error else []
-            # If it may be too long, a shorter form tells whether it is the service.
+            # If it may be too long, a shorter form will show whether the service is the cause.
             if not (is_transient(error) and job.may_shorten(culprit, error)):
                 _blame_the_text(error, call, before)
             await job.shorten(culprit, error)
@@ -101,7 +101,7 @@ async def embed_batch(items: Sequence[int], job: Batches) -> None:
 
 
 async def _embed(items: Sequence[int], job: Batches, retries: int, before: int) -> QwenAIMLError | None:
-    """Return the error if one of the texts may be its cause; *before* as in `may_be_one_text`."""
+    """Embed some items; return the error if one text may be its cause. See `may_be_one_text` on *before*."""
     try:
         rows = await embed_texts(job.texts(items), job.call, retries=retries)
     except QwenAIMLError as error:
@@ -116,13 +116,13 @@ async def _bisect(
     suspects: Sequence[int], error: QwenAIMLError, job: Batches, before: int
 ) -> tuple[int, list[int], QwenAIMLError | None]:
     """
-    Find one text that is the cause of *error*.
+    Find one text that causes *error*.
 
-    For example, text 2 of texts 0 to 3: 0 and 1 are embedded, then 2 is rejected alone, and 3 is not known.
+    For example, if it is text 2 of 0 to 3: 0 and 1 are embedded, 2 is rejected alone, and 3 is not sent.
 
     Returns:
-        The text; those of which nothing is known, since the cause was found without them; and the error of
-        the text alone, None if it was embedded after all.
+        The text; the texts not sent since, because the cause was found without them; and the error of the
+        text alone, None if it was embedded after all.
     """
     retries = _retries(error, job.call)
     others: list[int] = []
@@ -140,16 +140,16 @@ async def _bisect(
 
 
 def _retries(error: QwenAIMLError, call: Call) -> int:
-    # A transient error comes after all retries, so that there are none for the parts.
+    # A transient error was raised after all retries, so the parts get none.
     return 0 if is_transient(error) else call.config.max_retries
 
 
 def _blame_the_text(error: QwenAIMLError, call: Call, before: int) -> None:
     """
-    Make sure that it is the text, since others are accepted.
+    Check that the text is the cause: that other texts are accepted, or that the error names it.
 
     Raises:
-        QwenAIMLError: If it is rather the request, or the service.
+        QwenAIMLError: *error*, if the request or the service is more likely to be the cause.
     """
     if call.accepted > before or _names_the_text(error):
         return
@@ -164,19 +164,19 @@ def _names_the_text(error: QwenAIMLError) -> bool:
 
 def may_be_one_text(error: QwenAIMLError, call: Call, before: int) -> bool:
     """
-    Tell whether one text may be the cause of an error, and others would be embedded.
+    Return whether one text may be the cause of an error, so that others would be embedded.
 
     Args:
-        error: The last one of a request.
+        error: The last error of a request.
 
-        call: Whose request it was.
+        call: The call of the request.
 
-        before: How many responses of the call had been accepted before its first attempt.
+        before: Number of responses accepted in the call before the first attempt of the request.
     """
     if not is_transient(error):
         return isinstance(error, APIStatusError) and error.reason in ("rows", "length", "content", "text")
     if not call.config.max_retries:
-        return False  # what may have been billed is not to be sent again
+        return False  # texts that may have been billed must not be sent again
     if call.accepted > before:
         return True  # the service works for others
     if isinstance(error, APIStatusError):
@@ -186,17 +186,17 @@ def may_be_one_text(error: QwenAIMLError, call: Call, before: int) -> bool:
 
 def fewer_rows(error: QwenAIMLError, sent: int, call: Call) -> int | None:
     """
-    Learn from a rejection how many texts a request may hold.
+    Read the maximum number of texts per request from a rejection, and lower that of the limiter.
 
     Args:
         error: The rejection.
 
-        sent: How many texts were in the request.
+        sent: Number of texts in the request.
 
-        call: Whose client is to know.
+        call: The call of the request.
 
     Returns:
-        The number; None if those were not too many.
+        The maximum; None if the error does not state one below *sent*.
     """
     rows = error.max_rows if isinstance(error, APIStatusError) else None
     if rows is None or not 0 < rows < sent:

@@ -1,4 +1,4 @@
-"""What one client keeps between its calls: settings, limits, cache, usage; and a session in each loop."""
+"""State that a client keeps between calls: settings, limiter, cache, usage, a session per event loop."""
 
 from __future__ import annotations
 
@@ -43,24 +43,24 @@ if TYPE_CHECKING:
     from .._config import EmbeddingConfig
     from .._texts.validation import Role
 
-# Texts to read ahead, in as many as are in flight at most. So each of three blocks has four requests for each
-# worker, and its last ones, during which workers run dry, weigh little.
+# Texts to read ahead, as a multiple of the maximum in flight. Each of three blocks then has four requests per
+# worker, so that the end of a block, when workers run out of requests, takes a small part of the time.
 ROUNDS_AHEAD = 12
 
-NEVER = 1e6  # seconds; the event loop of Qt counts milliseconds in 32 bits
+NEVER = 1e6  # seconds; Qt's event loop counts milliseconds in 32 bits
 
 
 class Session(Struct, eq=False):
     """
-    What the calls of one event loop share.
+    State shared by the calls of one event loop.
 
     Attributes:
         transport: Posts their requests.
 
-        queue: Where these wait to start.
+        queue: The queue in which requests wait to start.
 
-        life: Begun, it closes the transport when the event loop ends: that closes the asynchronous generators
-            that were begun in it, which is the last moment at which its connections can be closed.
+        life: Once started, it closes the transport when the event loop ends. A loop that ends closes the
+            async generators started in it, and this is the last chance to close its connections.
     """
 
     transport: SelectedTransport
@@ -69,9 +69,9 @@ class Session(Struct, eq=False):
 
 
 async def _live(transport: SelectedTransport) -> AsyncGenerator[None, None]:
-    # A loop that ends closes the asynchronous generators that were begun in it: the only call that it makes.
-    # A timer that is never due holds the transport, which else could be garbage before, when its client is;
-    # then each of its sockets would warn.
+    # A loop that ends closes the async generators started in it; it has no other hook. A timer that never
+    # fires keeps the transport alive. Otherwise it could be collected earlier, together with its client, and
+    # each of its sockets would warn.
     loop = asyncio._get_running_loop()  # noqa: SLF001 (documented)
     timer = None if loop is None else loop.call_later(NEVER, id, transport)
     try:
@@ -84,19 +84,19 @@ async def _live(transport: SelectedTransport) -> AsyncGenerator[None, None]:
 
 class Engine:
     """
-    Embeds texts in whichever event loop it is called, with what all calls of one client share.
+    Embeds texts in any event loop, with the state shared by all calls of one client.
 
     Args:
         config: The settings.
 
-        http_client: The user's own client of httpx or httpx2; None makes what is needed.
+        http_client: The user's httpx or httpx2 client; None creates connections as needed.
 
-        cache: Where embeddings are looked up and stored; see `open_cache`.
+        cache: The cache of embeddings; see `open_cache`.
 
-        limiter: Another client's, of the same account, to share what it has found; None makes one.
+        limiter: That of another client of the same account, to share its estimates; None creates one.
 
-        sync: Whether calls are made by a synchronous client: *http_client*, the cache's plain methods and
-            rate limiters are called in worker threads then.
+        sync: Whether the client is synchronous; *http_client*, the cache's sync methods and custom rate
+            limiters are then called in worker threads.
 
     Raises:
         ConfigurationError: If *http_client* or *cache* can't be used.
@@ -139,9 +139,9 @@ class Engine:
         Prepare a call; nothing is sent yet.
 
         Raises:
-            InputError: If some of the texts can't be embedded.
+            InputError: If some of the texts are invalid.
 
-            ConfigurationError: If *batch_size* is no number that the model takes, or *admit* no function.
+            ConfigurationError: If *batch_size* is not valid for the model, or *admit* is not a function.
         """
         if self._is_forked:
             message = (
@@ -158,12 +158,12 @@ class Engine:
 
     async def run(self, job: Job) -> None:
         """
-        Carry out a job; its result, or error, is in the job.
+        Run a job; its result or error is stored in the job.
 
         Raises:
             CacheError: If the cache can't be read.
 
-            DeadlineError: If that took too long.
+            DeadlineError: If the deadline passed while the cache was read.
         """
         session = await self._session()
         job.call.begin(session.queue, session.transport.post)
@@ -183,7 +183,7 @@ class Engine:
         in_order: bool,
         overlap: bool,
     ) -> Blocks:
-        """Prepare a stream, whose jobs count in the `track_usage` blocks that are open now."""
+        """Prepare a stream; its jobs count in the `track_usage` blocks that are open now."""
         check_role(role)
         if look_ahead is None:
             look_ahead = ROUNDS_AHEAD * self.config.rows * self.config.concurrency
@@ -197,7 +197,7 @@ class Engine:
         return service_of(meant(self.config, self.http_client, sync=self._sync)[1])
 
     def cache_namespace(self, role: Role) -> str:
-        """Name what makes embeddings of the same text differ, for caches that go by text alone."""
+        """Return a prefix that identifies everything that affects embeddings, for caches keyed by text."""
         config = self.config
         policies: list[str] = [config.on_blank, config.on_too_long, config.tokenizer or ""]
         if config.blank_replacement is not None:
@@ -205,26 +205,26 @@ class Engine:
         return self._namespace(role, policies)
 
     def close(self) -> None:
-        """Close the connections of synchronous calls, and a cache given by its path."""
+        """Close the connections of synchronous calls, and a cache that was given as a path."""
         self._close_cache()
         if self._sessions:
             Running(self.aclose).run()
 
     async def aclose(self) -> None:
-        """Close the connections of this event loop, and a cache given by its path."""
+        """Close the connections of this event loop, and a cache that was given as a path."""
         self._close_cache()
-        # Kept, since calls may go on: they and those to come are bounded by one queue.
+        # The session is kept, since calls may still be running: one queue must limit them and later calls.
         session = self._sessions.get(current_loop())
         if session is not None:
             await session.life.aclose()
-            if not session.transport.is_closed:  # its life was not begun
+            if not session.transport.is_closed:  # the generator was not started
                 await session.transport.aclose()
 
     def after_fork(self) -> None:
-        """Leave the parent's connections and locks alone; other threads may have held them."""
+        """Abandon the parent's connections and locks, which other threads may have held."""
         self.limiter.after_fork()
         self._is_forked = self.http_client is not None
-        # Kept, since to collect them would close what both processes share.
+        # Kept referenced, since collecting them would close sockets that both processes share.
         _of_parents.append(list(self._sessions.items()))
         self._sessions = WeakKeyDictionary()
 
@@ -253,7 +253,7 @@ class Engine:
         transport = SelectedTransport(self.config, self.http_client, sync=self._sync)
         queue = session.queue if session is not None else Queue(self.limiter, self._clock.now)
         self._sessions[loop] = session = Session(transport, queue, _live(transport))
-        # Loops that nest_asyncio runs don't close such generators: begun there, it would end in a traceback.
+        # Loops run by nest_asyncio don't close async generators: one started there ends in a traceback.
         if self.http_client is None and sys.get_asyncgen_hooks().finalizer is not None:
             await anext(session.life)
         return session
@@ -269,18 +269,18 @@ class Engine:
 
 
 def current_loop() -> Any:
-    """Return the event loop that runs here; of Trio, its token."""
+    """Return the running event loop; on Trio, its token."""
     token = anyio.lowlevel.current_token()
     return getattr(token, "native_token", token)
 
 
 def is_closed(loop: Any) -> bool:
-    """Tell whether a loop is known to have ended; Trio's token does not tell."""
+    """Return whether a loop is known to have ended; always False for a token of Trio."""
     return bool(loop.is_closed()) if hasattr(loop, "is_closed") else False
 
 
 def make_limiter(config: EmbeddingConfig) -> Limiter:
-    """Make a limiter from the settings, which bound what it may find."""
+    """Create a limiter within the bounds of the settings."""
     return Limiter(
         config.concurrency,
         rows=config.rows,
@@ -291,7 +291,7 @@ def make_limiter(config: EmbeddingConfig) -> Limiter:
 
 
 def _threaded(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-    """Make a function that blocks one that is awaited, in a worker thread; one that is async stays one."""
+    """Convert a function, blocking or async, to an async one that calls it in a worker thread."""
 
     async def call(*arguments: Any) -> Any:
         result = await in_thread(partial(function, *arguments))
@@ -301,7 +301,7 @@ def _threaded(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
 
 
 def _admission(admit: Callable[[int], Any], *, sync: bool) -> Callable[[int], Awaitable[Any]]:
-    """Make one that is awaited of the user's own rate limiter."""
+    """Convert a custom rate limiter to an async function."""
     if not callable(admit):
         message = f"admit must be a function that takes a number of tokens, not {type(admit).__name__}"
         raise ConfigurationError(message)

@@ -1,4 +1,4 @@
-"""One call from its texts to its result: what is cached, which batches are sent, when it ends."""
+"""One call: cache look-up, batches, result."""
 
 from __future__ import annotations
 
@@ -45,29 +45,29 @@ class Job:
     The state of one call. Each distinct text is sent, and billed, once.
 
     Args:
-        texts: What the user gave.
+        texts: The user's texts.
 
         role: Whether they are documents or queries.
 
-        call: What its requests share.
+        call: State shared by the requests.
 
-        cache: Where embeddings are looked up and stored; None for nowhere.
+        cache: The cache of embeddings; None if there is none.
 
         first: The index of the first text, in errors and results; also an attribute.
 
     Attributes:
-        embeddings: Those that are there, by item.
+        embeddings: Embeddings so far, by item.
 
-        cached_items: The items of the cached ones.
+        cached_items: Items whose embeddings came from the cache.
 
-        crash: An exception that no transport is known to raise, or ``SystemExit``; None for none.
+        crash: An exception of an unknown type, or ``SystemExit``; None if there was none.
 
         items: The item of each text.
 
-        model: As the first response names it; None if none has.
+        model: The model name in the first response that has one; None if none has.
 
     Raises:
-        InputError: If some of the texts can't be embedded.
+        InputError: If some of the texts are invalid.
     """
 
     def __init__(
@@ -105,19 +105,19 @@ class Job:
 
     async def run(self) -> None:
         """
-        Look up what is cached, then embed the rest, with as many requests in flight as settings allow.
+        Look up texts in the cache, then embed the rest, with as many workers as the settings allow.
 
         Raises:
-            CacheError: If the cache can't be read; nothing was sent then.
+            CacheError: If the cache can't be read; nothing is sent.
 
-            DeadlineError: If that took too long.
+            DeadlineError: If the deadline passed while the cache was read; nothing is sent.
         """
         began = self.call.clock.now()
         try:
             self._report(())
             await self._look_up()
             batches = -(-len(self._pending) // self.call.rows) + len(self._too_long)
-            # Also for one worker: a cancelled asyncio task ends what is shielded, but not in its children.
+            # Even for one worker: cancelling an asyncio task breaks shields, except in its child tasks.
             async with anyio.create_task_group() as group:
                 for _ in range(min(self.call.config.concurrency, batches)):
                     group.start_soon(self._work)
@@ -132,9 +132,10 @@ class Job:
         Return the embeddings, once `run` has ended.
 
         Raises:
-            EmbeddingBatchError: If only some texts were embedded; at a bound a `BudgetError`, also if none.
+            EmbeddingBatchError: If only some texts were embedded. At a budget limit it is a `BudgetError`,
+                even if none was.
 
-            QwenAIMLError: If none was; or, as it is, what a transport is not known to raise.
+            QwenAIMLError: If none was embedded. An exception of an unknown type is raised unchanged.
         """
         if self.cause() is not None:
             raise cast("BaseException", self.error())
@@ -148,11 +149,11 @@ class Job:
         )
 
     def outcome(self) -> tuple[Usage, str | None, BaseException | None]:
-        """Return usage, model and error, once `run` has ended; None for a model or an error not there."""
+        """Return usage, model and error, once `run` has ended; model and error may be None."""
         return self.call.usage, self.model, self.error()
 
     def error(self) -> BaseException | None:
-        """Return what the call ends with, see `result`; None for its embeddings."""
+        """Return the error that `result` raises; None if it returns embeddings."""
         failures = self.failures()
         kind = batch_error(failures, some=bool(self.embeddings))
         if kind is None:
@@ -166,12 +167,12 @@ class Job:
         return error
 
     def cause(self) -> BaseException | None:
-        """Return what a call ends with of which nothing was embedded: the first failure in time."""
+        """Return the crash, otherwise the earliest failure; None if the call succeeded."""
         return self.crash or next(iter(self._failures.values()), None)
 
     def rows(self) -> list[list[float] | None]:
-        """Return the embedding of every text, None where there is none; repeated texts get copies."""
-        # Packed ones are arrays, which do what is done with lists of numbers.
+        """Return the embedding of every text, None if it has none; repeated texts get copies."""
+        # Packed embeddings are arrays, which behave like lists here.
         return cast("list[list[float] | None]", self._distinct.rows(self.embeddings))
 
     def failures(self) -> dict[int, QwenAIMLError]:
@@ -179,11 +180,11 @@ class Job:
         return self._distinct.by_index(self._failures)
 
     def texts(self, items: Sequence[int]) -> list[str]:
-        """Return texts as they are sent."""
+        """Return the texts of some items, as they are sent."""
         return [self._distinct.texts[item] for item in items]
 
     async def keep(self, items: Sequence[int], rows: Rows, shortened: str = "") -> None:
-        """Keep the embeddings of some texts, in the cache too if there is one."""
+        """Store the embeddings of some items, also in the cache if there is one."""
         self.model = self.model or rows.model
         if rows.request_id is not None:
             self._request_ids.append(rows.request_id)
@@ -195,16 +196,16 @@ class Job:
         if self.cache is not None:
             with self.call.queue.storing():
                 rounded = await self.cache.store(self.texts(items), rows.embeddings, shortened)
-            # So that results are the same with and without a cached entry.
+            # So that results are the same whether or not they come from the cache.
             self._set(items, rounded)
         self._report(items)
 
     def may_shorten(self, item: int, error: QwenAIMLError) -> bool:
-        """Tell whether a text that was rejected alone is to be sent in another form."""
+        """Return whether a text that was rejected alone should be sent in a shortened form."""
         return self._long.may_shorten(self._distinct.texts[item], error)
 
     async def shorten(self, item: int, error: QwenAIMLError | None) -> None:
-        """Embed a text that is too long in another form; note the error if there is none."""
+        """Embed a text that is too long in a shortened form; record the error if that fails."""
         found = await self._long.embed(self._distinct.texts[item], error, self.call)
         if isinstance(found, QwenAIMLError):
             self._fail([item], found)
@@ -239,7 +240,7 @@ class Job:
             self._report(list(found), cached=True)
 
     async def _work(self) -> None:
-        """Embed one batch after the other, until there is none, or no new request may start."""
+        """Embed one batch after another, until none is left or the call is stopped."""
         call = self.call
         while not call.is_stopped and (self._too_long or self._sent < len(self._pending)):
             if self._too_long:
@@ -251,7 +252,7 @@ class Job:
                 await self._guarded(items, embed_batch(items, self))
 
     async def _guarded(self, items: Sequence[int], embedding: Awaitable[None]) -> None:
-        """Embed; if that can't be done, end the call and keep what others have embedded."""
+        """Embed some items; if that fails, stop the call and keep the embeddings of other workers."""
         try:
             await embedding
         except NotSentError:
@@ -259,13 +260,13 @@ class Job:
         except QwenAIMLError as error:
             fatal = error
         except asyncio.CancelledError:
-            # Raises it again, unless other code has cancelled what was awaited, and not this call.
+            # Raises if this call was cancelled; otherwise other code cancelled something that it awaited.
             await anyio.lowlevel.checkpoint_if_cancelled()
             message = "the HTTP client (or rate limiter, key function) was cancelled by other code"
             fatal = TransportError(message, transient=False)
-        except (Exception, SystemExit) as crash:  # noqa: BLE001 (raised by `result`, once the others are done)
+        except (Exception, SystemExit) as crash:  # noqa: BLE001 (raised by `result`)
             self.crash = self.crash or crash
-            # Its text may hold anything.
+            # Without the exception's message, which may contain anything.
             message = f"the HTTP client (or rate limiter) raised {type(crash).__name__}"
             fatal = TransportError(message, transient=False)
         else:
@@ -274,7 +275,7 @@ class Job:
         self._fail([item for item in self._missing(items) if item not in self._failures], fatal)
 
     def _fail(self, items: Sequence[int], error: QwenAIMLError) -> None:
-        """Note why some texts have no embedding."""
+        """Record the error of some items."""
         error.indices = tuple(self._distinct.indices(items))
         self._failures.update(dict.fromkeys(items, error))
 
@@ -291,7 +292,7 @@ class Job:
 
 
 def log_shortened(cut: int, at_limit: int, config: EmbeddingConfig) -> None:
-    """Warn of so many texts that were not embedded whole, and so many that may have been truncated."""
+    """Warn of the numbers of texts that were shortened, and that the service may have truncated."""
     if cut:
         logger.warning("%d texts were too long, and were truncated or split", cut)
     if at_limit:
@@ -305,7 +306,7 @@ def log_shortened(cut: int, at_limit: int, config: EmbeddingConfig) -> None:
 
 
 def log_end(job: Job, seconds: float) -> None:
-    """Log what a call did, in one line."""
+    """Log a summary of a call, in one line."""
     usage = job.call.usage
     logger.info(
         "embedded %d of %d texts in %.1f s: %d requests (%d retries), %s tokens, %d texts cached",

@@ -5,21 +5,21 @@ The service publishes no rate limit, so it is estimated from responses. Unlike A
 to what was recently accepted, not to a fraction of what was sent; unlike a client-side token bucket, starts
 are evenly spaced, so that no burst drains the service's bucket.
 
-- Starts are spaced by latency / window at least; the window grows as in slow start, and never shrinks.
+- Starts are at least latency / window apart; the window grows as in slow start, and never shrinks.
 - Single 429s are retried and change nothing. Two in a row, or three in 30 responses, are a pattern.
-- A pattern sets the rate to 0.975 of the accepted rate since the last pattern, over at most the last second,
-  while the rate was at least 0.7 of the present one, or 20 requests. The old rate counts as three requests,
-  so that short samples weigh little.
-- After the first pattern, and when nothing was accepted since the last, single requests probe, ever further
-  apart. If the first one is accepted, those in flight at the pattern show the rate, as the bucket was empty;
-  if none of them was rejected, the pattern was chance. If it is rejected, acceptance had really ended: the
-  rate is what was accepted since it last began, divided by the time until it began again, which was between
-  the last two probes, whether the limit is a bucket or a quota per minute. After an outage all estimates are
-  discarded.
+- A pattern sets the rate to 0.975 of the accepted rate since the last pattern. The sample covers at most the
+  last second, as far as the rate was at least 0.7 of the present one, or 20 requests if those are more. The
+  old rate counts as three more requests, so that short samples weigh little.
+- After the first pattern, and when nothing was accepted since the last one, single requests probe, at
+  increasing intervals. If the first probe is accepted, the requests in flight at the pattern show the rate,
+  since the bucket was empty; if none of them was rejected, the pattern was chance. If the first probe is
+  rejected, acceptance had really ended. The rate is then the number of requests accepted since it last began,
+  divided by the time until it resumed, which was between the last two probes. This holds for a bucket and for
+  a quota per minute. After an outage all estimates are discarded.
 - The rate grows along the curve of CUBIC (RFC 9438, section 4.2), over requests started instead of time, so
-  that an idle client does not grow. It passes an estimate after as many requests as that was made from, 20 at
-  least; once two estimates agree, after four seconds.
-- `Retry-After` pauses all requests, and the next sample begins after it, so it never counts as a rate.
+  that it does not grow while the client is idle. It exceeds an estimate after as many requests as that was
+  based on, at least 20; once two estimates agree, after four seconds.
+- `Retry-After` pauses all requests, and the next sample begins after it, so a pause never lowers the rate.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ from msgspec import Struct
 
 FIRST_WINDOW = 6
 FIRST_LATENCY = 0.1  # seconds, until the first response
-SPEED_UP = 1.2  # of window / latency: the start rate while no limit is known
+SPEED_UP = 1.2  # times window / latency: the rate of starts while no limit is known
 FASTEST_DOUBLING = 0.15  # seconds in which the window may double
-BELOW = 0.975  # share of the accepted rate at which to go on
-MANY, AMONG = 3, 30  # rejections among so many responses that are a pattern; so are two in a row
+BELOW = 0.975  # share of the accepted rate at which to continue
+MANY, AMONG = 3, 30  # rejections, among this many responses, that form a pattern; so do two in a row
 SAMPLE_SECONDS, SAMPLE_REQUESTS = 1.0, 20  # sample of accepted requests: whichever is longer
-SAMPLE_RATE = 0.7  # share of the present rate; what was started more slowly says little about the limit
-PRIOR = 3.0  # requests at the old rate that each sample is extended by
+SAMPLE_RATE = 0.7  # share of the present rate; slower starts say little about the limit
+PRIOR = 3.0  # requests at the old rate, added to each sample
 AGREEMENT = 0.15  # relative difference between two estimates that agree
-SLOW_SECONDS = 4.0  # until growth passes an estimate that agrees with the last
-LEAST_REQUESTS = 20.0  # until growth passes any estimate
+SLOW_SECONDS = 4.0  # until growth exceeds an estimate that agrees with the last one
+LEAST_REQUESTS = 20.0  # until growth exceeds any estimate
 PROBE_GROWTH = 0.8  # share of the time without acceptance until the next probe
 LONGEST_PROBE_GAP = 30.0  # seconds
-OUTAGE = 90.0  # seconds without acceptance, longer than a quota a minute explains
+OUTAGE = 90.0  # seconds without acceptance, longer than a quota per minute explains
 EARLY = 0.001  # seconds by which a start may come early while no limit is known; timers are no finer
-CAUGHT_UP = 0.04  # seconds of lateness made up for, since timers are late
+CAUGHT_UP = 0.04  # seconds of lateness to make up for, since timers are late
 IDLE = 1.0  # seconds
 LONGEST_PAUSE = 3600.0  # seconds
-FIRST_RATIO = 1 / 3  # tokens per byte, until responses tell
-MOST_RATIO, MOST_EXTRA = 4, 16  # tokens per byte and per request that are believed
+FIRST_RATIO = 1 / 3  # tokens per byte, until responses report tokens
+MOST_RATIO, MOST_EXTRA = 4, 16  # plausible tokens: per byte, plus per request
 REMEMBERED = 1024  # starts
 LOG_CHANGE = 0.2
 
@@ -62,14 +62,14 @@ _log = logging.getLogger("qwen_aiml")
 
 class Limits(Struct, frozen=True):
     """
-    What the limiter has found out.
+    Current estimates of the service's limits.
 
     Attributes:
-        requests_per_second: The present rate; None while no limit was met.
+        requests_per_second: The present rate; None until a limit is met.
 
-        in_flight: How many requests may be in flight.
+        in_flight: Maximum number of requests in flight.
 
-        texts_per_request: How many texts one request may hold.
+        texts_per_request: Maximum number of texts per request.
     """
 
     requests_per_second: float | None
@@ -79,12 +79,12 @@ class Limits(Struct, frozen=True):
 
 class Start(Struct, eq=False):
     """
-    One started request, to be reported once.
+    One started request, whose outcome must be reported once.
 
     Attributes:
         at: When it started, by the caller's clock.
 
-        tokens: Estimate charged for it.
+        tokens: Expected tokens.
 
         rate: The adaptive rate when it started, in requests per second.
 
@@ -99,23 +99,23 @@ class Start(Struct, eq=False):
 
 class Limiter:
     """
-    When the next request may start, and how many may be in flight. Thread-safe.
+    Decides when the next request may start, and how many may be in flight. Thread-safe.
 
     Args:
-        most: Ceiling of requests in flight.
+        most: Maximum number of requests in flight.
 
-        rows: Texts that one request may hold.
+        rows: Maximum number of texts per request.
 
-        first: How many may be in flight at first.
+        first: Initial maximum of requests in flight.
 
-        requests_per_minute: A fixed rate, evenly spaced; None for none.
+        requests_per_minute: A fixed rate, evenly spaced; None means no fixed rate.
 
-        tokens_per_minute: A fixed rate, evenly spaced; None for none.
+        tokens_per_minute: A fixed rate, evenly spaced; None means no fixed rate.
 
     Attributes:
         most: As given.
 
-        rows: Texts that one request may hold, as far as the service said so.
+        rows: Maximum number of texts per request; lowered if the service states a lower one.
     """
 
     def __init__(
@@ -146,23 +146,23 @@ class Limiter:
         self._rate: float | None = None  # at the last pattern; see `_present_rate`
         self._grown = 0  # requests started since then
         self._until_regained = LEAST_REQUESTS
-        self._judged_from = -math.inf  # rejections of requests that started before are known
+        self._judged_from = -math.inf  # requests that started before do not count any more
         self._closed: float | None = None  # when acceptance ended, while probing
-        self._probe_refused: float | None = None  # when the last refused probe started
+        self._probe_refused: float | None = None  # when the last rejected probe started
 
     def after_fork(self) -> None:
-        """Make a new lock, as a thread of the parent may hold the old one; forget what is in flight."""
+        """Create a new lock, since a thread of the parent may hold the old one; forget requests in flight."""
         self._lock = threading.Lock()
         self._open.clear()
 
     @property
     def window(self) -> int:
-        """How many requests may be in flight."""
+        """Maximum number of requests in flight."""
         return 1 if self._closed is not None else int(self._window)
 
     @property
     def limits(self) -> Limits:
-        """What was found out so far."""
+        """Current estimates of the service's limits."""
         with self._lock:
             rate = None if self._rate is None else self._present_rate()
             return Limits(rate, self.window, self.rows)
@@ -174,12 +174,12 @@ class Limiter:
 
     def take(self, now: float, tokens: float) -> Start | float:
         """
-        Start a request, or return the seconds to wait before asking again.
+        Start a request, or return the seconds to wait before the next call.
 
         Args:
             now: Reading of the caller's monotonic clock.
 
-            tokens: Estimate for the request.
+            tokens: Expected tokens of the request.
         """
         with self._lock:
             allowed = max(self._next, self._paused_until)
@@ -187,7 +187,7 @@ class Limiter:
             if allowed > now + early:
                 return min(allowed - now, LONGEST_PAUSE)
             if now > allowed + IDLE and not self._open and self._closed is None:
-                self._recent.clear()  # what was accepted before would count as slow
+                self._recent.clear()  # with the idle time, earlier starts would look slow
             rate = self._present_rate()
             fixed = max(self._seconds_a_request, tokens * self._seconds_a_token)
             interval = max(fixed, 1 / rate)
@@ -206,13 +206,13 @@ class Limiter:
         Report any response other than a 429 or a server error.
 
         Args:
-            start: What `take` returned.
+            start: The start returned by `take`.
 
             now: Reading of the clock.
 
             size: Bytes of the request body.
 
-            tokens: Billed; None if unknown.
+            tokens: Tokens billed; None if unknown.
         """
         with self._lock:
             if not self._close(start, "accepted"):
@@ -228,7 +228,7 @@ class Limiter:
                 self._next += (tokens - start.tokens) * self._seconds_a_token
 
     def lost(self, start: Start) -> None:
-        """Report a request without evidence about limits: transport error, server error, cancelled."""
+        """Report a request that says nothing about limits: transport error, server error, cancellation."""
         with self._lock:
             self._close(start, "lost")
 
@@ -237,18 +237,18 @@ class Limiter:
         Report a 429.
 
         Args:
-            start: What `take` returned.
+            start: The start returned by `take`.
 
             now: Reading of the clock.
 
-            advised: Seconds of `Retry-After`; None without.
+            advised: Seconds of `Retry-After`; None if there is none.
 
-            jitter: Share by which to lengthen a pause, so that clients do not all return at once.
+            jitter: Share by which to lengthen a pause, so that clients do not all resume at once.
         """
         with self._lock:
             if not self._close(start, "refused"):
                 return
-            is_new = start.at > self._judged_from  # and not in flight at the last pattern
+            is_new = start.at > self._judged_from  # not in flight at the last pattern
             if is_new and self._closed is not None:
                 self._probe_refused = start.at
                 self._schedule_probe(now, jitter, self._closed)
@@ -259,7 +259,7 @@ class Limiter:
                 self._paused_until = max(self._paused_until, now + pause)
 
     def _close(self, start: Start, outcome: Literal["accepted", "refused", "lost"]) -> bool:
-        """Record an outcome, unless there is one or a fork came between."""
+        """Record an outcome; return False if there is one already, or after a fork."""
         if start not in self._open:
             return False
         self._open.remove(start)
@@ -274,7 +274,7 @@ class Limiter:
         return min(self._rate * (1 + (1 - BELOW) * (1 + (progress - 1) ** 3)), filling)
 
     def _set_rate(self, accepted: float, requests: int, now: float) -> None:
-        """Go on a little below an estimate of the rate that the service accepts, made from some requests."""
+        """Continue slightly below *accepted*, an estimate of the accepted rate from that many *requests*."""
         agrees = self._rate is not None and abs(accepted / self._rate - 1) < AGREEMENT
         self._until_regained = max(LEAST_REQUESTS, accepted * SLOW_SECONDS if agrees else requests)
         self._grown = 0
@@ -301,7 +301,7 @@ class Limiter:
             self._schedule_probe(now, jitter, refused.at)
 
     def _sample(self, refused: Start) -> tuple[int, float]:
-        """Count requests since the last pattern that were accepted, or still may be, and their seconds."""
+        """Return the number of recent requests, accepted or in flight, and the seconds that they span."""
         begin = max(self._judged_from, self._paused_until, self._recent[0].at)
         sample = [
             start
@@ -322,7 +322,7 @@ class Limiter:
         self._next = max(self._next, now + gap * (1 + jitter))
 
     def _end_probing(self, start: Start, closed: float, now: float) -> None:
-        """Go on after an accepted probe; if others were refused before it, acceptance had really ended."""
+        """Resume after an accepted probe; if one before it was rejected, acceptance had really ended."""
         judged, self._closed, self._judged_from = self._judged_from, None, start.at
         if self._probe_refused is None:
             in_flight = [one for one in self._recent if closed < one.at <= judged]
@@ -331,9 +331,10 @@ class Limiter:
                 self._rate = None  # the pattern was chance
             elif accepted:
                 rate, self._rate = self._estimate(accepted, in_flight[-1].at - closed), None
-                self._set_rate(rate, accepted, now)  # a correction is no agreement
+                self._set_rate(rate, accepted, now)  # a correction is not agreement
             elif sum(one.outcome == "accepted" for one in self._recent) > AMONG:
-                # The probe, alone in flight, would be a slow sample; of a few a second it is the only one.
+                # The next sample begins now, since a lone probe would make it look slow. At a few requests
+                # per second the probe is kept: it is the only sample.
                 self._paused_until = max(self._paused_until, now)
         elif start.at - closed > OUTAGE:
             self._forget_limits()

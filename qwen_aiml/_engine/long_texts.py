@@ -1,4 +1,4 @@
-"""What is sent in place of a text that is too long, and how its embedding is put together."""
+"""Replacements for texts that exceed the token limit, and the embeddings computed from them."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 class LongTexts:
     """
-    What to send instead of texts that are too long.
+    Embeds texts that exceed the token limit in shortened forms.
 
     Args:
         config: The settings.
 
-        instruction: The task put before each text; None for none.
+        instruction: The task prepended to each text; None if there is none.
 
     Attributes:
-        label: How texts are shortened, for the keys of a cache; empty if they are not.
+        label: The way in which texts are shortened, for cache keys; empty if they are not.
     """
 
     def __init__(self, config: EmbeddingConfig, instruction: str | None) -> None:
@@ -43,16 +43,16 @@ class LongTexts:
 
     def counted(self, distinct: DistinctTexts) -> dict[int, int]:
         """
-        Count the texts that the tokenizer finds too long.
+        Return the token counts of texts that are too long.
 
         Args:
             distinct: The texts of the call, as they are sent.
 
         Returns:
-            From item to tokens.
+            Tokens by item; empty without a tokenizer.
 
         Raises:
-            InputValueError: If there is any, and the settings have no other form for it.
+            InputValueError: If there is any and ``on_too_long`` is ``raise``.
         """
         limit = self._config.facts.max_tokens
         if self._tokens is None or limit is None:
@@ -67,12 +67,12 @@ class LongTexts:
         return counts
 
     def may_be_too_long(self, sent: str) -> bool:
-        """Tell whether a text may have more tokens than the model takes, as far as that is known."""
+        """Return whether a text may, by its size, have more tokens than the model takes."""
         return len(sent.encode()) * tokens.MOST_TOKENS_A_BYTE > (self._config.facts.max_tokens or 0)
 
     def may_be_truncated(self, billed: int | None) -> bool:
         """
-        Tell whether a text that was sent alone may have been truncated by the service, by its tokens billed.
+        Return whether, by its billed tokens, a text that was sent alone may have been truncated.
 
         Source: they conflict. docs.qwencloud.com's FAQ says that long texts are truncated before they are
         embedded, public logs show a 400. A text of exactly as many tokens as the model takes looks the same.
@@ -81,20 +81,20 @@ class LongTexts:
 
     async def embed(self, sent: str, error: QwenAIMLError | None, call: Call) -> Rows | QwenAIMLError:
         """
-        Embed a text in another form.
+        Embed a text in a shortened form.
 
         Args:
             sent: The text as it was sent, or would be, instruction included.
 
-            error: Why it was refused alone; None if it was found too long before it was sent.
+            error: Its error when sent alone; None if it was found too long before it was sent.
 
-            call: What the requests of the call share.
+            call: State shared by the requests of the call.
 
         Returns:
-            One row; or the error, the last one, if there is no other form that the service takes.
+            One row; or the last error, if the service takes none of the shortened forms.
 
         Raises:
-            QwenAIMLError: What is not about the text.
+            QwenAIMLError: If the error is not about the text.
         """
         if error is not None and not self.may_shorten(sent, error):
             return error
@@ -108,14 +108,14 @@ class LongTexts:
                     raise
                 is_short = all(len((self._prefix + piece).encode()) <= SAFE_BYTES for piece in pieces)
                 if is_short and is_transient(refused) and call.accepted == before:
-                    raise  # it is not the length: the service takes nothing
+                    raise  # length is not the cause: the service takes nothing
                 error = refused
                 if not self.may_shorten(sent, refused):
                     break
         return error or InputValueError("the query_instruction leaves no room for the text")
 
     def may_shorten(self, sent: str, error: QwenAIMLError) -> bool:
-        """Tell whether a text that was rejected alone is to be sent in another form."""
+        """Return whether a text that was rejected alone should be sent in a shortened form."""
         if not self.label or not isinstance(error, APIStatusError):
             return False
         if error.reason in ("text", "service"):

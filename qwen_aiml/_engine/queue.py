@@ -18,20 +18,19 @@ if TYPE_CHECKING:
 
 class Queue:
     """
-    Which request starts next, and how many are in flight.
+    Decides which request starts next, and counts those in flight. For one event loop.
 
-    One request at a time is next, and waits for room and for the limiter; all others wait until it has
-    started, first come, first served. Of each call only one is among them (`Call.starting` holds the rest
-    back), so that calls are served round robin, and a query does not wait for a whole ingestion. For one
-    event loop.
+    One request at a time waits for a free slot and for the limiter; all others wait until it has started,
+    first come, first served. Each call has only one request in the queue (`Call.starting` holds back the
+    rest), so that calls are served round robin, and a query does not wait for a whole ingestion.
 
     Args:
-        limiter: How many requests may be in flight, and when the next may start.
+        limiter: Decides how many requests may be in flight, and when the next may start.
 
         now: The clock.
 
     Attributes:
-        in_flight: How many requests have started and not ended.
+        in_flight: Number of requests that have started and not ended.
     """
 
     def __init__(self, limiter: Limiter, now: Callable[[], float]) -> None:
@@ -48,7 +47,7 @@ class Queue:
 
     @contextmanager
     def storing(self) -> Iterator[None]:
-        """Count a batch as in flight while it is stored: it is billed, and lost if the process ends."""
+        """Count a batch as in flight while it is being stored: it is billed, but lost if the process ends."""
         self._storing += 1
         try:
             yield
@@ -60,25 +59,25 @@ class Queue:
         self, tokens: float, seconds_left: Callable[[], float], on_wait: Callable[[float], object]
     ) -> Start | None:
         """
-        Wait until no other request is next, then for room and for the limiter, and start.
+        Wait for the request's turn, for a free slot and for the limiter, then start it.
 
         Args:
-            tokens: Expected in the request.
+            tokens: Expected tokens of the request.
 
-            seconds_left: How long the call may still take.
+            seconds_left: Returns the seconds left for the call.
 
-            on_wait: Called with the seconds that the limiter makes it wait, whenever it does.
+            on_wait: Called before each wait for the limiter, with its seconds.
 
         Returns:
-            What the limiter gave, to be followed by one `end`; None if the limiter makes the request wait for
-            longer than the call may take.
+            The limiter's start, to be followed by one `end`; None if the wait for the limiter would exceed
+            the time left.
         """
         async with self._starting:
             while self._is_full:
                 self._ended = anyio.Event()
                 await self._ended.wait()
             while True:
-                # What ended the wait may have stopped the call as well.
+                # The event that ended the wait may have stopped the call as well.
                 await anyio.lowlevel.checkpoint_if_cancelled()
                 start = self._limiter.take(self._now(), tokens)
                 if isinstance(start, Start):
@@ -90,6 +89,6 @@ class Queue:
                 await anyio.sleep(start)
 
     def end(self) -> None:
-        """Note that a request is no longer in flight."""
+        """Record that a request is no longer in flight."""
         self.in_flight -= 1
         self._ended.set()

@@ -1,4 +1,4 @@
-"""One request from its first attempt to its embeddings or error; and what the requests of a call share."""
+"""One request: attempts, backoff, deadline; and the state shared by the requests of a call."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger("qwen_aiml")
 
 JITTER = 0.1  # share of a pause, at most
-LOGGED_SECONDS = 1.0  # a wait of more is logged
+LOGGED_SECONDS = 1.0  # longer waits are logged
 
 
 class Clock(Struct, frozen=True):
     """
-    Time and chance, so that tests can set both.
+    Sources of time and randomness, so that tests can control both.
 
     Attributes:
-        now: Returns seconds that only grow.
+        now: Returns monotonic seconds.
 
-        date: Returns the present, with its time zone.
+        date: Returns the current time, with a time zone.
 
         random: Returns numbers from 0 to 1.
     """
@@ -65,45 +65,44 @@ class Clock(Struct, frozen=True):
 
 class Call:
     """
-    What all requests of one call share.
+    State shared by the requests of one call.
 
     Args:
         config: The settings.
 
-        clock: Time and chance.
+        clock: Sources of time and randomness.
 
-        limiter: What the client knows of the service's limits.
+        limiter: The client's rate limiter.
 
-        admit: The user's own rate limiter, awaited before each attempt with its expected tokens; None for
-            none.
+        admit: A custom rate limiter, awaited before each attempt with its expected tokens; None means no
+            custom limiter.
 
-        packed: Whether embeddings are float32, in an ``array``, instead of lists.
+        packed: Whether embeddings are ``array``s of float32 instead of lists.
 
-        batch_size: Texts in one request, at most; None takes the setting.
+        batch_size: Maximum number of texts per request; None means the setting.
 
     Attributes:
-        deadline: Reading of the clock at which to give up; None for never.
+        deadline: Reading of the clock at which to give up; None means no deadline.
 
-        dimensions: Of each embedding; None as long as it is not known.
+        dimensions: Dimensions of each embedding; None until they are known.
 
-        usage: What the call has cost so far.
+        usage: Usage of the call so far.
 
-        blocks: Those of `track_usage` that the call was made in, and its client's; `budgets` are theirs.
+        blocks: The `track_usage` blocks in which the call was made, and its client's; `budgets` are theirs.
 
-        accepted: Responses with valid embeddings so far.
+        accepted: Number of responses with valid embeddings so far.
 
-        rejected_alone: Texts rejected in a request of their own while no response was good.
+        rejected_alone: Number of texts rejected alone while no response was valid.
 
         is_stopped: Whether no further request may start.
 
-        starting: Held by the one of its requests that waits to start; see `Queue`.
+        starting: Lock of the one request that waits to start; see `Queue`.
 
-        waiting: Scopes of the requests that wait for something else than their response.
+        waiting: Cancel scopes of the requests that wait for something other than their response.
 
-        retries: Attempts after the first of a request so far.
+        retries: Number of retries so far.
 
-        reporter: Is told how far the call has come, and of each wait of more than `LOGGED_SECONDS`; None for
-            nobody.
+        reporter: Receives progress, and each wait of more than `LOGGED_SECONDS`; None means no reports.
     """
 
     queue: Queue
@@ -139,28 +138,28 @@ class Call:
         self.waiting: set[anyio.CancelScope] = set()
 
     def begin(self, queue: Queue, post: Callable[[Post], Awaitable[Response]]) -> None:
-        """Take what the event loop that runs the call has: where requests wait, and what posts them."""
+        """Set the queue and the post function of the event loop that runs the call."""
         self.queue = queue
         self.post = post
         self.starting = anyio.Lock(fast_acquire=True)
 
     @property
     def rows(self) -> int:
-        """Texts in one request, as far as is known."""
+        """Maximum number of texts per request, as far as it is known."""
         return min(self.batch_size, self.limiter.rows)
 
     def count(self, usage: Usage) -> None:
-        """Add to the usage of the call, of its client and of the `track_usage` blocks that it was made in."""
+        """Add to the usage of the call, its client and the `track_usage` blocks in which it was made."""
         self.usage += usage
         for block in self.blocks:
             block.add(usage)
 
     def seconds_left(self) -> float:
-        """Say how long the call may still take."""
+        """Return the seconds left until the deadline."""
         return math.inf if self.deadline is None else self.deadline - self.clock.now()
 
     def stop(self) -> None:
-        """Start no further request, and end all waiting for one; those in flight go on."""
+        """Start no further request, and cancel those that wait; requests in flight continue."""
         self.is_stopped = True
         for scope in self.waiting:
             scope.cancel()
@@ -174,27 +173,27 @@ async def embed_texts(texts: Sequence[str], call: Call, *, retries: int) -> Rows
     Embed the texts of one request, with retries.
 
     Args:
-        texts: As they are sent, at most as many as one request may hold.
+        texts: Texts as they are sent, at most as many as one request may contain.
 
-        call: What the requests of the call share.
+        call: State shared by the requests of the call.
 
-        retries: Attempts after the first, at most.
+        retries: Maximum number of retries.
 
     Returns:
         The embeddings in the order of the texts.
 
     Raises:
-        APIStatusError: For a response that a retry does not cure, or the last one.
+        APIStatusError: If the service responded with an error that is not transient, or to the last attempt.
 
         TransportError: If the last attempt got no response.
 
         ResponseFormatError: If the last response was malformed.
 
-        DeadlineError: If the deadline has passed, or would before the next attempt.
+        DeadlineError: If the deadline has passed, or would pass before the next attempt.
 
-        NotSentError: If the call failed elsewhere before the first attempt.
+        NotSentError: If the call was stopped before the first attempt.
     """
-    # Posting may get as far as the network before it is cancelled.
+    # Checked first, since a post may reach the network before it is cancelled.
     if call.seconds_left() <= 0:
         raise too_late(call)
     with anyio.move_on_after(call.seconds_left()) as scope:
@@ -206,7 +205,7 @@ async def embed_texts(texts: Sequence[str], call: Call, *, retries: int) -> Rows
 
 
 class _Request:
-    """The attempts of one request: how many were made, and the error of the last one."""
+    """The attempts of one request: their number, and the error of the last one."""
 
     def __init__(self, texts: Sequence[str], call: Call, retries: int, scope: anyio.CancelScope) -> None:
         self._texts = texts
@@ -218,7 +217,7 @@ class _Request:
         self.error: QwenAIMLError | None = None
 
     async def send(self) -> Rows:
-        """Send until a response is good, or no retry is left."""
+        """Send until a response is valid, or no retry is left."""
         call = self._call
         while True:
             response: Response | None = None
@@ -247,7 +246,7 @@ class _Request:
                 response = await call.post(self._post)
                 response.packed = call.packed
                 usage = response.usage
-            except QwenAIMLError:  # of the settings or the environment
+            except QwenAIMLError:  # an error in the settings or the environment
                 usage = Usage()
                 raise
             finally:
@@ -260,7 +259,7 @@ class _Request:
             try:
                 self._tell_limiter(start, response)
             finally:
-                # In any case: a request that does not end is one less for all later calls.
+                # In any case: a leaked slot would reduce concurrency for all later calls.
                 call.queue.end()
 
     async def _start(self, tokens: float) -> Start:
@@ -270,12 +269,12 @@ class _Request:
         Raises:
             NotSentError: If the call was stopped before.
 
-            DeadlineError: If it would have to wait for longer than the call may take.
+            DeadlineError: If the wait would exceed the deadline.
         """
         call = self._call
         if call.is_stopped:
             raise NotSentError("not sent")
-        # One at a time: none is admitted while another one of the call still waits to start.
+        # One at a time: none is admitted while another request of the call still waits to start.
         async with call.starting:
             if call.admit is not None:
                 await call.admit(math.ceil(tokens))
@@ -285,7 +284,7 @@ class _Request:
         return start
 
     def _tell_limiter(self, start: Start, response: Response | None) -> None:
-        """Tell the limiter what came of an attempt."""
+        """Report the outcome of an attempt to the limiter."""
         limiter, clock, size = self._call.limiter, self._call.clock, len(self._post.body)
         now = clock.now()
         if response is None or response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -302,7 +301,7 @@ class _Request:
         Wait before the next attempt.
 
         Raises:
-            QwenAIMLError: If there is to be none: *error*, or a `DeadlineError`.
+            QwenAIMLError: If there is no next attempt: *error*, or a `DeadlineError`.
         """
         call = self._call
         error.attempts = self.attempts
@@ -316,7 +315,7 @@ class _Request:
             advised = None if response is None else retry_after(response.headers, call.clock.date())
             if not isinstance(error, RateLimitError):
                 seconds = backoff(self.attempts, advised, call.clock.random)
-            elif advised is None:  # or else the limiter makes all requests of the client wait
+            elif advised is None:  # otherwise the limiter pauses all requests of the client
                 seconds = throttled_backoff(self.attempts, call.clock.random)
         if call.seconds_left() <= seconds:
             raise too_late(call, self.attempts, error) from error
@@ -354,7 +353,7 @@ class _Request:
 
     def _transport_error(self, failure: TransportFailure) -> TransportError:
         config = self._call.config
-        # It may quote what came, and so what was sent.
+        # It may quote the response, and thus the request.
         detail = masked(failure.detail, self._texts, config.query_instruction, self._post.secret)
         what_to_do = advice(failure.kind, config.endpoint)
         return TransportError(
@@ -365,7 +364,7 @@ class _Request:
 
 
 def too_late(call: Call, attempts: int = 0, last: QwenAIMLError | None = None) -> DeadlineError:
-    """Say that the deadline has passed, or would, after some *attempts*, the last of which got an error."""
+    """Create a `DeadlineError`, after a number of *attempts*, with the error of the last one."""
     if call.seconds_left() <= 0:
         said = "ran out"
     elif last is None:

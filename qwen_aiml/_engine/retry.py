@@ -1,5 +1,5 @@
 """
-When to try again, and how long to wait first: arithmetic. No I/O, no clock here.
+Which errors are transient, and how long to wait before a retry. No I/O, no clock here.
 
 Source: no Retry-After has been seen from the service; Alibaba's throttles clear within 60 seconds.
 """
@@ -29,9 +29,9 @@ LONGEST_RETRY_AFTER = 60.0
 
 
 def is_transient(error: QwenAIMLError) -> bool:
-    """Tell whether the same request may well succeed when it is sent again."""
+    """Return whether a retry of the same request may succeed."""
     if isinstance(error, RateLimitError):
-        return True  # also where it came with status 200
+        return True  # even if its status was 200
     if isinstance(error, APIStatusError):
         return is_retried(error.status_code) and not isinstance(error, InsufficientCreditsError)
     if isinstance(error, TransportError):
@@ -41,18 +41,18 @@ def is_transient(error: QwenAIMLError) -> bool:
 
 def backoff(attempt: int, advised: float | None, random: Callable[[], float]) -> float:
     """
-    Give the seconds to wait after a failed attempt.
+    Return the delay in seconds after a failed attempt.
 
     Args:
         attempt: The attempt that failed, from 1.
 
         advised: Seconds the service asked for; None if it did not.
 
-        random: Gives numbers from 0 to 1.
+        random: Returns numbers from 0 to 1.
 
     Returns:
-        Full jitter over 0.5 * 2**(attempt - 1) seconds, at most 30; or what was advised, plus jitter of
-        up to a tenth so that not all come back at once.
+        Full jitter over 0.5 * 2**(attempt - 1) seconds, at most 30; or the advised seconds, plus jitter of
+        up to a tenth so that requests do not all return at once.
     """
     if advised is not None:
         return advised * (1 + random() / 10)
@@ -62,16 +62,16 @@ def backoff(attempt: int, advised: float | None, random: Callable[[], float]) ->
 
 def throttled_backoff(attempt: int, random: Callable[[], float]) -> float:
     """
-    Give the seconds to wait after a 429 without advice, before the request goes back into the queue.
+    Return the delay in seconds after a 429 without advice, before the request goes back into the queue.
 
     Args:
         attempt: The attempt that failed, from 1.
 
-        random: Gives numbers from 0 to 1.
+        random: Returns numbers from 0 to 1.
 
     Returns:
-        0 after the first, since the rate limiter makes all requests wait; then 1, 3, 9, 27 and 30 seconds,
-        plus up to a tenth, so that six attempts outlast most of a quota counted by the minute.
+        0 after the first attempt, since the rate limiter makes all requests wait; then 1, 3, 9, 27 and 30
+        seconds, plus up to a tenth, so that six attempts outlast most of a quota per minute.
     """
     if attempt == 1:
         return 0.0
@@ -80,16 +80,16 @@ def throttled_backoff(attempt: int, random: Callable[[], float]) -> float:
 
 def retry_after(headers: Mapping[str, str], date: datetime) -> float | None:
     """
-    Read how long the service asks to wait.
+    Return the delay that the service asks for.
 
     Args:
-        headers: By name in lower case.
+        headers: Headers by lower-case name.
 
-        date: The present, with its time zone, for the form that is a date.
+        date: The current time, with a time zone, for headers that give a date.
 
     Returns:
-        Seconds, up to 60: nobody waits an hour, or for ever, because a header says so. None if nothing
-        readable is said, and for 0: a clock that goes wrong makes 0 of every date.
+        Seconds, at most 60, so that no header can stall a call for an hour. None if there is no valid value,
+        and for 0, which is what a wrong clock makes of every date.
 
     Source: RFC 9110, 10.2.3 (seconds or a date); ``retry-after-ms`` as OpenAI's SDKs read it.
     """
@@ -118,13 +118,13 @@ def _seconds_until(said: str, date: datetime) -> float | None:
         moment = parsedate_to_datetime(said)
     except (OverflowError, TypeError, ValueError):
         return None
-    if moment.tzinfo is None:  # "-0000" says that the zone is not known
+    if moment.tzinfo is None:  # "-0000" means that the zone is not known
         moment = moment.replace(tzinfo=timezone.utc)
     return max(0.0, (moment - date).total_seconds())
 
 
 def cause_of(error: QwenAIMLError | None) -> str:
-    """Describe why a request waits, without what to do."""
+    """Describe why a request waits, without advice."""
     if isinstance(error, RateLimitError):
         return f"rate limited ({error.status_code})"
     if isinstance(error, APIStatusError):

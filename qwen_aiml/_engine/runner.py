@@ -1,4 +1,4 @@
-"""The event loop that synchronous calls run on: one in a process, in a daemon thread, started when needed."""
+"""The background event loop of synchronous calls: one per process, in a daemon thread, started on demand."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 
-# Seconds after which a waiting thread looks for signals: on Windows, Ctrl-C does not end a wait on a lock.
+# Interval at which a waiting thread checks for signals: on Windows, Ctrl-C does not end a wait on a lock.
 SIGNAL_SECONDS = 0.5
 
 
@@ -33,12 +33,12 @@ class Running:
     A coroutine function that runs in the background event loop, on behalf of one thread.
 
     Args:
-        function: What to run.
+        function: The coroutine function.
 
-        on_end: Called in the event loop once it has ended; None where `run` waits for that.
+        on_end: Called in the event loop once the function has ended; None if `run` waits for that.
 
     Attributes:
-        error: What the function raised; None for nothing.
+        error: The exception that the function raised; None if there is none.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class Running:
         self._scope: anyio.CancelScope | None = None
         self._is_cancelled = False
         self._has_ended = False
-        # Not `Event` and `Queue`, whose locks an interrupt can leave locked: then the event loop would hang.
+        # Not `Event` and `Queue`: an interrupt can leave their locks locked, and the event loop would hang.
         self._end: queue.SimpleQueue[None] = queue.SimpleQueue()
-        # What the thread is to call while it waits; None once the function has ended.
+        # Functions for the waiting thread to call; None once the coroutine function has ended.
         self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._on_end = on_end or partial(self._calls.put, None)
         self.error: BaseException | None = None
@@ -59,7 +59,7 @@ class Running:
 
     def start(self) -> None:
         """
-        Start the function, which sees the context variables of this thread.
+        Start the function, with the context variables of this thread.
 
         Raises:
             ConfigurationError: If the background event loop can't be started.
@@ -74,12 +74,12 @@ class Running:
 
     def run(self) -> None:
         """
-        Start the function and wait for its end, calling what `call` is given.
+        Start the function and wait for its end; meanwhile, call the functions passed to `call`.
 
-        An interrupt, and what such a call raises, cancels the function, and is raised once that has ended.
+        An interrupt, or an exception of such a call, cancels the function and is raised once it has ended.
 
         Raises:
-            BaseException: What the function raised.
+            BaseException: The exception that the function raised.
         """
         try:
             self.start()
@@ -94,7 +94,7 @@ class Running:
             raise self.error
 
     def call(self, function: Callable[[], object]) -> None:
-        """Have a function called in the thread that waits, or here if none can wait."""
+        """Call a function in the waiting thread, or here if there is no background event loop."""
         if self._loop is None:
             function()
         else:
@@ -109,7 +109,7 @@ class Running:
         Check that this process runs the function.
 
         Raises:
-            ConfigurationError: If the process that this one was forked from does.
+            ConfigurationError: If its parent process does, since before a fork.
         """
         if self._is_of_parent:
             message = (
@@ -119,15 +119,15 @@ class Running:
             raise ConfigurationError(message)
 
     def cancel(self) -> None:
-        """Cancel the function, from any thread; it ends soon, after what it does when it is cancelled."""
+        """Cancel the function, from any thread; it ends soon, after its clean-up."""
         if self._loop is not None and not self._is_of_parent:
             self._loop.call_soon_threadsafe(self._cancel)
 
     def join(self, seconds: float | None = None) -> None:
-        """Wait for the end, None: however long it takes; not in the event loop itself."""
+        """Wait for the end (*seconds* None: without limit); return at once in the event loop's thread."""
         is_here = self._loop is None or threading.get_ident() == self._loop.thread.ident
         if is_here or self._is_of_parent or sys.is_finalizing():
-            return  # as the interpreter ends, daemon threads do not run any more
+            return  # at interpreter shutdown, daemon threads no longer run
         until = None if seconds is None else RealTime.now() + seconds
         while not self._has_ended and (until is None or RealTime.now() < until):
             with suppress(queue.Empty):
@@ -155,14 +155,14 @@ class Running:
     def _cancel(self) -> None:
         self._is_cancelled = True
         if self._task is None:
-            # An interrupt came before the event loop was given it.
+            # Interrupted before the function was handed to the event loop.
             self._note_end()
         elif self._scope is not None:
             self._scope.cancel()
 
 
 def wait_for(inbox: queue.SimpleQueue[_Result]) -> _Result:
-    """Wait for the next item, ended by an interrupt."""
+    """Wait for the next item; an interrupt ends the wait."""
     while True:
         try:
             return inbox.get(timeout=SIGNAL_SECONDS)
@@ -172,9 +172,9 @@ def wait_for(inbox: queue.SimpleQueue[_Result]) -> _Result:
 
 class RealTime:
     """
-    The clock of the system, whatever a test has put in the place of ``time.monotonic``.
+    The system's clock, even if a test has replaced ``time.monotonic``.
 
-    A class, since what freezes time replaces the names of functions in all modules.
+    It is a class attribute, since tools that freeze time replace the function in all modules.
     """
 
     now = staticmethod(time.monotonic)
@@ -191,7 +191,7 @@ class _BackgroundLoop(asyncio.SelectorEventLoop):
         return RealTime.now()
 
     async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
-        # asyncio's executor takes nothing once the main thread has ended.
+        # asyncio's executor rejects work once the main thread has ended.
         return await in_thread(partial(socket.getaddrinfo, host, port, **options))
 
     def _run(self) -> None:
@@ -200,7 +200,7 @@ class _BackgroundLoop(asyncio.SelectorEventLoop):
 
 
 class _Background:
-    """The event loop of this process; None before it is needed, and after a fork."""
+    """The background event loop of this process; None until it is needed, and after a fork."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -208,7 +208,7 @@ class _Background:
         self.parents: list[_BackgroundLoop] = []
 
     def after_fork(self) -> None:
-        """Leave the parent's loop alone: to collect it would touch sockets that both processes share."""
+        """Abandon the parent's loop, but do not free it: that would affect sockets that both share."""
         self.lock = threading.Lock()
         if self.loop is not None:
             self.parents.append(self.loop)
@@ -222,7 +222,7 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows has no fork)
 
 def background_loop() -> _BackgroundLoop | None:
     """
-    Give the event loop, started if need be; None if no thread can be started, as the interpreter ends.
+    Return the event loop, started if needed; None if no thread can be started (interpreter shutdown).
 
     Raises:
         ConfigurationError: If sockets are blocked, or if this is called in the event loop's own thread.
@@ -230,7 +230,7 @@ def background_loop() -> _BackgroundLoop | None:
     with _background.lock:
         if _background.loop is None:
             try:
-                # First, since a loop that fails half made would warn when it is collected.
+                # Checked first, since a partly created loop would warn when it is collected.
                 for end in socket.socketpair():
                     end.close()
                 loop = _BackgroundLoop()
@@ -254,7 +254,7 @@ def background_loop() -> _BackgroundLoop | None:
 
 
 def _run_here(function: Callable[[], Awaitable[None]]) -> None:
-    """Run a coroutine function in this thread, to its end."""
+    """Run a coroutine function in this thread, to completion."""
     if asyncio._get_running_loop() is not None:  # noqa: SLF001 (documented, and there is no other way)
         message = (
             "a synchronous call inside a running event loop needs a thread, and none can be started: the "
@@ -270,7 +270,7 @@ def _run_here(function: Callable[[], Awaitable[None]]) -> None:
 
 
 def _forget_async_library() -> None:
-    # A caller on Trio has it in a context variable, which would be taken for the library of the new task.
+    # A caller on Trio has its name in a context variable, which the new task would inherit.
     sniffio = sys.modules.get("sniffio")
     if sniffio is not None:
         sniffio.current_async_library_cvar.set(None)

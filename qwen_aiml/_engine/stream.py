@@ -1,5 +1,5 @@
 """
-Streams: texts are read as they are needed, and embedded block by block, each block as a `Job`.
+Streams: texts are read as needed, and embedded block by block, each block as a `Job`.
 
 `Blocks` decides when a block begins and in which order rows are returned; the iterators do the rest.
 """
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 # Seconds that dropping an iterator waits for each block, since it may be dropped where blocks can't end.
 DROP_SECONDS = 5.0
 
-# Blocks that the look-ahead is cut into where they overlap: two running, and one whose rows are given.
+# Number of blocks in the look-ahead if they overlap: two running, and one whose rows are yielded.
 BLOCKS_AHEAD = 3
 
-# What is no error of reading texts: none, or that they have ended.
+# Outcomes of reading that are not errors: no exception, or the end of the texts.
 NO_ERROR = (type(None), StopIteration, StopAsyncIteration)
 
 
@@ -48,21 +48,22 @@ class Blocks:
     The state of one iteration.
 
     Args:
-        make: Makes the job of some texts, the first of which has an index.
+        make: Creates the job of some texts, given the index of the first.
 
         look_ahead: Maximum number of texts read and not yielded yet.
 
-        in_order: Whether rows are given in the order of the texts; else block by block, as these end.
+        in_order: Whether rows are yielded in the order of the texts; otherwise block by block, as these end.
 
-        overlap: Whether two blocks may be running, also while rows are given; else one, and only when
-            there is none to give.
+        overlap: Whether two blocks may be running, also while rows are yielded; otherwise one, and only when
+            no row is left to yield.
 
     Attributes:
-        running: How many blocks are running.
+        running: Number of running blocks.
 
-        read: The texts that were read for the next block.
+        read: Texts read for the next block.
 
-        read_error: What reading the next one raised, be it that there is none; None for nothing.
+        read_error: The exception of reading the next text, including the end of the texts; None if there was
+            none.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Blocks:
         self.read_error: Exception | None = None
         self._begun = 0
         self._given = 0
-        self._blocks: dict[Job, list[Row] | None] = {}  # those that run have no rows yet
+        self._blocks: dict[Job, list[Row] | None] = {}  # None while a block is running
         self._rows: deque[Row] = deque()
         self._usage = Usage()
         self._missing: list[int] = []
@@ -96,11 +97,11 @@ class Blocks:
 
     @property
     def wants_text(self) -> bool:
-        """Whether a text is to be read now, for a block that may begin."""
+        """Whether to read another text now, for a block that may begin."""
         return len(self.read) < self._size and self.read_error is None and self._may_begin
 
     def begin(self) -> Job | None:
-        """Give the block that is to begin now, once no further text is wanted; None for none."""
+        """Return the block to begin now, once no further text is wanted; None if there is none."""
         if not self.read or not self._may_begin:
             return None
         texts, first = self.read, self._begun
@@ -118,15 +119,15 @@ class Blocks:
 
     def end(self, job: Job, error: BaseException | None = None) -> None:
         """
-        Note that a block has ended.
+        Record that a block has ended.
 
         Args:
-            job: One that has begun, with all workers gone.
+            job: A job that was begun, and whose workers have ended.
 
-            error: What was raised instead of being noted by the job; None for nothing.
+            error: An exception that was raised and is not recorded in the job; None if there is none.
         """
         if job not in self._blocks:
-            return  # of an iteration that was closed in the meantime
+            return  # the iteration was closed in the meantime
         self.running -= 1
         indexed = list(enumerate(job.rows(), job.first))
         self._blocks[job] = [(index, cast("array[float]", row)) for index, row in indexed if row is not None]
@@ -144,7 +145,7 @@ class Blocks:
                 break
 
     def take(self) -> Row | None:
-        """Give the next row; None if none is there yet."""
+        """Return the next row; None if none has arrived yet."""
         if not self._rows:
             return None
         self._given += 1
@@ -152,11 +153,10 @@ class Blocks:
 
     def error(self) -> BaseException | None:
         """
-        Tell what is to be raised, once no block is running and all rows are given; None for nothing.
+        Return the error to raise, once no block is running and all rows are yielded; None if there is none.
 
-        An `EmbeddingBatchError` if requests failed, unless not a single row was given; then, or if it was
-        something else, the first error in time itself. What reading raised comes last: it means that all
-        texts before are embedded.
+        It is an `EmbeddingBatchError` if requests failed and some rows were yielded; otherwise the earliest
+        error itself. An exception of reading comes last: it means that all texts before are embedded.
         """
         ends = (*self._errors, self.read_error)
         error = other = next((end for end in ends if not isinstance(end, NO_ERROR)), None)
@@ -170,17 +170,17 @@ class Blocks:
         return error
 
     def closed(self) -> Blocks:
-        """Give the state of an iteration that reads, begins, gives and raises nothing."""
+        """Return the state of a closed iteration, which reads, begins, yields and raises nothing."""
         return Blocks(self._make, 0, in_order=self._in_order, overlap=self.overlap)
 
 
 class EmbeddingIterator:
     """
-    Indices and embeddings of texts that are read as they are needed.
+    Iterator over indices and embeddings of texts that are read as needed.
 
     Two blocks are embedded in the background. Leaving a ``with`` block, ``close``, an interrupt and the end
-    of the texts cancel what is in flight and wait for both blocks; so does dropping the object, as breaking
-    out of a ``for`` loop over it does. For one thread at a time.
+    of the texts cancel requests in flight and wait for both blocks. So does dropping the object, as when a
+    ``for`` loop over it is left with ``break``. For one thread at a time.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class EmbeddingIterator:
     def __next__(self) -> tuple[int, array[float]]:
         try:
             while True:
-                for running in list(self._running.values()):  # another thread may close it
+                for running in list(self._running.values()):  # a copy, since another thread may close it
                     running.check_process()
                 while not self._ended.empty():
                     self._end_block(self._ended.get())
@@ -209,7 +209,7 @@ class EmbeddingIterator:
                 if (row := self._blocks.take()) is not None:
                     return row
                 if not self._blocks.running:
-                    # Never in a variable of this frame, which its traceback holds.
+                    # Not in a variable: the traceback refers to this frame, which would be a reference cycle.
                     raise self._blocks.error() or StopIteration  # noqa: TRY301 (closed like all others)
                 self._end_block(wait_for(self._ended))
         except BaseException:
@@ -217,7 +217,7 @@ class EmbeddingIterator:
             raise
 
     def close(self) -> None:
-        """Cancel what is in flight and wait for its end; no further row is returned."""
+        """Cancel requests in flight and wait for their end; no further row is returned."""
         self._blocks = self._blocks.closed()
         self._cancel(None)
 
@@ -236,16 +236,16 @@ class EmbeddingIterator:
             try:
                 while blocks.wants_text:
                     blocks.read.append(next(self._texts))
-            except Exception as error:  # noqa: BLE001 (raised once what was read is embedded)
+            except Exception as error:  # noqa: BLE001 (raised once the texts before are embedded)
                 blocks.read_error = error
             if (job := blocks.begin()) is None:
                 return
-            # Kept before it starts, so that an interrupt in between cancels it as well.
+            # Registered before it starts, so that an interrupt in between cancels it as well.
             self._running[job] = running = Running(partial(self._run, job), partial(self._ended.put, job))
             running.start()
 
     def _end_block(self, job: Job) -> None:
-        if job in self._running:  # else it was cancelled
+        if job in self._running:  # otherwise it was cancelled
             self._blocks.end(job, self._running.pop(job).error)
 
     def _cancel(self, seconds: float | None) -> None:
@@ -259,11 +259,11 @@ class EmbeddingIterator:
 
 class AsyncEmbeddingIterator:
     """
-    Indices and embeddings of texts that are read as they are needed, on asyncio or Trio.
+    Iterator over indices and embeddings of texts that are read as needed, on asyncio or Trio.
 
-    Inside an ``async with`` block two tasks embed, also while rows are worked on, and end with it. Without
-    one nothing runs but while a row is awaited, a block after the other; cancelled then, it has ended. For
-    one task at a time.
+    Inside an ``async with`` block, two tasks embed, even while rows are processed; they end with the block.
+    Without one, blocks run one after another, and only while a row is awaited; cancelling that ends the
+    iteration. For one task at a time.
     """
 
     def __init__(
@@ -283,7 +283,7 @@ class AsyncEmbeddingIterator:
 
     async def __anext__(self) -> tuple[int, array[float]]:
         while True:
-            # At each row, so that requests go on, and cancellation is seen, whatever is done with the rows.
+            # At each row, so that requests continue and cancellation is noticed, whatever the caller does.
             await anyio.lowlevel.checkpoint()
             self._block_ended = anyio.Event()
             await self._begin_blocks()
@@ -293,7 +293,7 @@ class AsyncEmbeddingIterator:
                 break
             await self._block_ended.wait()
         try:
-            raise self._blocks.error() or StopAsyncIteration  # in no variable, as above
+            raise self._blocks.error() or StopAsyncIteration  # not in a variable, see above
         finally:
             self._blocks = self._blocks.closed()
 
@@ -308,7 +308,7 @@ class AsyncEmbeddingIterator:
         group, self._group = cast("TaskGroup", self._group), None
         self._blocks = self._blocks.closed()
         group.cancel_scope.cancel()
-        # Not with what ended the block, which the group would wrap.
+        # Without the exception that ended the block, which the group would wrap.
         await group.__aexit__(None, None, None)
 
     async def _begin_blocks(self) -> None:
@@ -317,11 +317,11 @@ class AsyncEmbeddingIterator:
             try:
                 while blocks.wants_text:
                     blocks.read.append(await self._next())
-            except Exception as error:  # noqa: BLE001 (raised once what was read is embedded)
+            except Exception as error:  # noqa: BLE001 (raised once the texts before are embedded)
                 blocks.read_error = error
             except BaseException:
                 if getattr(self._texts, "ag_frame", self) is None:
-                    # A generator ends when it is cancelled, and would seem to be complete.
+                    # A cancelled generator ends, and the texts would seem to be complete.
                     blocks.read_error = InputError("reading the texts was cancelled, which ends a generator")
                 raise
             if (job := blocks.begin()) is None:
@@ -334,13 +334,13 @@ class AsyncEmbeddingIterator:
     async def _embed(self, job: Job) -> None:
         try:
             await self._run(job)
-        except Exception as error:  # noqa: BLE001 (raised where rows are asked for)
+        except Exception as error:  # noqa: BLE001 (raised where rows are requested)
             self._blocks.end(job, error)
         except BaseException as error:
             if self._group is None or not isinstance(error, asyncio.CancelledError):
                 self._blocks = self._blocks.closed()
                 raise
-            # Raises it again, unless other code has cancelled what was awaited, and not this iteration.
+            # Raises if this iteration was cancelled; otherwise other code cancelled something it awaited.
             await anyio.lowlevel.checkpoint_if_cancelled()
             self._blocks.end(job, error)
         else:

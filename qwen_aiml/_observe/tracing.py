@@ -162,7 +162,7 @@ def _measure(usage: Usage, attributes: dict[str, Any], seconds: float) -> None:
         tokens.record(usage.total_tokens, {**attributes, TOKEN_TYPE: "input"})
 
 
-@lru_cache(maxsize=4)  # creating an instrument twice is warned about
+@lru_cache(maxsize=4)  # OpenTelemetry warns if an instrument is created twice
 def _instruments(provider: Any) -> tuple[Any, Any]:
     meter = provider.get_meter("qwen_aiml", __version__)
     return (
