@@ -77,7 +77,7 @@ class QwenAIMLError(Exception):
 
 
 def note_none_embedded(error: QwenAIMLError, texts: int) -> None:
-    """Make the message of an error about some texts of a call state that none of its texts was embedded."""
+    """Add to the message of an error about some texts that no text of the call was embedded."""
     error._none_of = texts if texts > len(error.indices) else 0  # noqa: SLF001 (of this module)
 
 

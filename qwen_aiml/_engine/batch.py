@@ -53,9 +53,9 @@ async def embed_batch(items: Sequence[int], job: Batches) -> None:
     Embed the texts of one batch, as far as the service accepts them.
 
     A text that the service rejects is found by bisection: at most six more requests for a batch of ten, and
-    the other nine are embedded. So is a text that makes the service time out or send a malformed response
-    each time, unless all other requests fail too. A batch that exhausts its retries while others are accepted
-    is also sent in parts, and at worst fails alone.
+    the other nine are embedded. The same applies to a text that always makes the service time out or send a
+    malformed response, unless all other requests fail too. A batch that exhausts its retries while others are
+    accepted is also sent in parts, and at worst fails alone.
 
     Args:
         items: The items of the batch.
@@ -118,10 +118,10 @@ async def _bisect(
     """
     Find one text that causes *error*.
 
-    For example, if it is text 2 of 0 to 3: 0 and 1 are embedded, 2 is rejected alone, and 3 is not sent.
+    For example, if it is text 2 of 0 to 3: 0 and 1 are embedded, 2 is rejected alone, and 3 is unknown.
 
     Returns:
-        The text; the texts not sent since, because the cause was found without them; and the error of the
+        The text; the texts of unknown outcome, since the cause was found without them; and the error of the
         text alone, None if it was embedded after all.
     """
     retries = _retries(error, job.call)

@@ -1,9 +1,9 @@
 """
 Adaptive rate limiter: delivery-rate pacing. Pure arithmetic under one lock; callers supply the time.
 
-The service publishes no rate limit, so it is estimated from responses. Unlike AIMD, a rejection sets the rate
-to what was recently accepted, not to a fraction of what was sent; unlike a client-side token bucket, starts
-are evenly spaced, so that no burst drains the service's bucket.
+The service publishes no rate limit, so it is estimated from responses. A rejection sets the rate to the one
+recently accepted, not, as in AIMD, to a fraction of the sending rate. Unlike with a client-side token bucket,
+starts are evenly spaced, so that no burst drains the service's bucket.
 
 - Starts are at least latency / window apart; the window grows as in slow start, and never shrinks.
 - Single 429s are retried and change nothing. Two in a row, or three in 30 responses, are a pattern.

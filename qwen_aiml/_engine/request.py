@@ -88,7 +88,7 @@ class Call:
 
         usage: Usage of the call so far.
 
-        blocks: The `track_usage` blocks in which the call was made, and its client's; `budgets` are theirs.
+        blocks: The `track_usage` blocks that count the call, and its client's total; `budgets` are theirs.
 
         accepted: Number of responses with valid embeddings so far.
 
@@ -183,7 +183,7 @@ async def embed_texts(texts: Sequence[str], call: Call, *, retries: int) -> Rows
         The embeddings in the order of the texts.
 
     Raises:
-        APIStatusError: If the service responded with an error that is not transient, or to the last attempt.
+        APIStatusError: For a permanent error of the service, or one in response to the last attempt.
 
         TransportError: If the last attempt got no response.
 

@@ -89,7 +89,7 @@ def retry_after(headers: Mapping[str, str], date: datetime) -> float | None:
 
     Returns:
         Seconds, at most 60, so that no header can stall a call for an hour. None if there is no valid value,
-        and for 0, which is what a wrong clock makes of every date.
+        and for 0, since a wrong clock turns every date into 0.
 
     Source: RFC 9110, 10.2.3 (seconds or a date); ``retry-after-ms`` as OpenAI's SDKs read it.
     """

@@ -109,7 +109,7 @@ class Running:
         Check that this process runs the function.
 
         Raises:
-            ConfigurationError: If its parent process does, since before a fork.
+            ConfigurationError: If its parent process does: the function was started before a fork.
         """
         if self._is_of_parent:
             message = (

@@ -39,7 +39,7 @@ DROP_SECONDS = 5.0
 # Number of blocks in the look-ahead if they overlap: two running, and one whose rows are yielded.
 BLOCKS_AHEAD = 3
 
-# Outcomes of reading that are not errors: no exception, or the end of the texts.
+# Values of `read_error` that are not errors: no exception, or the end of the texts.
 NO_ERROR = (type(None), StopIteration, StopAsyncIteration)
 
 
@@ -62,8 +62,8 @@ class Blocks:
 
         read: Texts read for the next block.
 
-        read_error: The exception of reading the next text, including the end of the texts; None if there was
-            none.
+        read_error: The exception raised by reading the next text, including the end of the texts; None if
+            there was none.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class Blocks:
         Return the error to raise, once no block is running and all rows are yielded; None if there is none.
 
         It is an `EmbeddingBatchError` if requests failed and some rows were yielded; otherwise the earliest
-        error itself. An exception of reading comes last: it means that all texts before are embedded.
+        error itself. A read error comes last: it means that all texts before it are embedded.
         """
         ends = (*self._errors, self.read_error)
         error = other = next((end for end in ends if not isinstance(end, NO_ERROR)), None)

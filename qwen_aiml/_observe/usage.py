@@ -18,8 +18,8 @@ class TrackedUsage:
     """
     Usage so far of the calls made in a `track_usage` block.
 
-    It may be read from any thread, also after the block: requests that are still in flight then are counted
-    when they end.
+    It may be read from any thread, also after the block: requests still in flight at its end are counted when
+    they complete.
 
     Attributes:
         budget: Limits on the usage of the calls; None means no limit.
