@@ -23,7 +23,7 @@ logger = logging.getLogger("qwen_aiml")
 MAY_BE_ONE_TEXT = frozenset({408, 500, 504, 524})
 
 # If this many texts were rejected alone and nothing was accepted, the texts are not the cause.
-ENOUGH = 3
+MAX_REJECTED_ALONE = 3
 
 
 class Batches(Protocol):
@@ -154,7 +154,7 @@ def _blame_the_text(error: QwenAIMLError, call: Call, before: int) -> None:
     if call.accepted > before or _names_the_text(error):
         return
     call.rejected_alone += 1
-    if is_transient(error) or call.rejected_alone >= ENOUGH:
+    if is_transient(error) or call.rejected_alone >= MAX_REJECTED_ALONE:
         raise error
 
 

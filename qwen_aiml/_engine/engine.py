@@ -307,13 +307,13 @@ def _admission(admit: Callable[[int], Any], *, sync: bool) -> Callable[[int], Aw
         raise ConfigurationError(message)
 
     async def call(tokens: int) -> None:
-        made = admit(tokens)
-        if not isawaitable(made):
+        result = admit(tokens)
+        if not isawaitable(result):
             raise ConfigurationError(
-                f"admit (rate_limiter) must be async for async calls: it returned {type(made).__name__}, "
+                f"admit (rate_limiter) must be async for async calls: it returned {type(result).__name__}, "
                 "which can't be awaited"
             )
-        await made
+        await result
 
     return _threaded(admit) if sync else call
 

@@ -38,7 +38,8 @@ FIRST_LATENCY = 0.1  # seconds, until the first response
 SPEED_UP = 1.2  # times window / latency: the rate of starts while no limit is known
 FASTEST_DOUBLING = 0.15  # seconds in which the window may double
 BELOW = 0.975  # share of the accepted rate at which to continue
-MANY, AMONG = 3, 30  # rejections, among this many responses, that form a pattern; so do two in a row
+# So many rejections, among so many responses, form a pattern; so do two in a row.
+PATTERN_REJECTIONS, PATTERN_RESPONSES = 3, 30
 SAMPLE_SECONDS, SAMPLE_REQUESTS = 1.0, 20  # sample of accepted requests: whichever is longer
 SAMPLE_RATE = 0.7  # share of the present rate; slower starts say little about the limit
 PRIOR = 3.0  # requests at the old rate, added to each sample
@@ -131,8 +132,8 @@ class Limiter:
         self.rows = rows
         self.most = most
         self._first = min(first, most)
-        self._seconds_a_request = 60 / requests_per_minute if requests_per_minute else 0.0
-        self._seconds_a_token = 60 / tokens_per_minute if tokens_per_minute else 0.0
+        self._seconds_per_request = 60 / requests_per_minute if requests_per_minute else 0.0
+        self._seconds_per_token = 60 / tokens_per_minute if tokens_per_minute else 0.0
         self._next = self._paused_until = -math.inf
         self._bytes = self._tokens = 0
         self._recent: deque[Start] = deque(maxlen=REMEMBERED)
@@ -148,7 +149,7 @@ class Limiter:
         self._until_regained = LEAST_REQUESTS
         self._judged_from = -math.inf  # requests that started before do not count any more
         self._closed: float | None = None  # when acceptance ended, while probing
-        self._probe_refused: float | None = None  # when the last rejected probe started
+        self._probe_rejected: float | None = None  # when the last rejected probe started
 
     def after_fork(self) -> None:
         """Create a new lock, since a thread of the parent may hold the old one; forget requests in flight."""
@@ -189,7 +190,7 @@ class Limiter:
             if now > allowed + IDLE and not self._open and self._closed is None:
                 self._recent.clear()  # with the idle time, earlier starts would look slow
             rate = self._present_rate()
-            fixed = max(self._seconds_a_request, tokens * self._seconds_a_token)
+            fixed = max(self._seconds_per_request, tokens * self._seconds_per_token)
             interval = max(fixed, 1 / rate)
             # A fixed rate is kept on average; at an estimated one, several starts at once could be rejected.
             late = CAUGHT_UP if interval == fixed else min(CAUGHT_UP, interval)
@@ -225,7 +226,7 @@ class Limiter:
             if tokens is not None and 0 <= tokens <= MOST_RATIO * size + MOST_EXTRA:
                 self._bytes += size
                 self._tokens += tokens
-                self._next += (tokens - start.tokens) * self._seconds_a_token
+                self._next += (tokens - start.tokens) * self._seconds_per_token
 
     def lost(self, start: Start) -> None:
         """Report a request that says nothing about limits: transport error, server error, cancellation."""
@@ -250,7 +251,7 @@ class Limiter:
                 return
             is_new = start.at > self._judged_from  # not in flight at the last pattern
             if is_new and self._closed is not None:
-                self._probe_refused = start.at
+                self._probe_rejected = start.at
                 self._schedule_probe(now, jitter, self._closed)
             elif is_new and self._is_pattern():
                 self._respond_to_pattern(start, now, jitter)
@@ -287,8 +288,8 @@ class Limiter:
 
     def _is_pattern(self) -> bool:
         outcomes = [start.outcome for start in self._recent if start.at > self._judged_from]
-        latest = [outcome for outcome in outcomes if outcome is not None][-AMONG:]
-        return latest.count("refused") >= MANY or ("refused", "refused") in pairwise(outcomes)
+        latest = [outcome for outcome in outcomes if outcome is not None][-PATTERN_RESPONSES:]
+        return latest.count("refused") >= PATTERN_REJECTIONS or ("refused", "refused") in pairwise(outcomes)
 
     def _respond_to_pattern(self, refused: Start, now: float, jitter: float) -> None:
         is_first = self._rate is None
@@ -297,7 +298,7 @@ class Limiter:
         if accepted:
             self._set_rate(self._estimate(accepted, seconds), accepted, now)
         if is_first or not accepted:
-            self._closed, self._probe_refused = refused.at, None
+            self._closed, self._probe_rejected = refused.at, None
             self._schedule_probe(now, jitter, refused.at)
 
     def _sample(self, refused: Start) -> tuple[int, float]:
@@ -324,15 +325,15 @@ class Limiter:
     def _end_probing(self, start: Start, closed: float, now: float) -> None:
         """Resume after an accepted probe; if one before it was rejected, acceptance had really ended."""
         judged, self._closed, self._judged_from = self._judged_from, None, start.at
-        if self._probe_refused is None:
+        if self._probe_rejected is None:
             in_flight = [one for one in self._recent if closed < one.at <= judged]
             accepted = sum(one.outcome == "accepted" for one in in_flight)
-            if accepted >= MANY and all(one.outcome != "refused" for one in in_flight):
+            if accepted >= PATTERN_REJECTIONS and all(one.outcome != "refused" for one in in_flight):
                 self._rate = None  # the pattern was chance
             elif accepted:
                 rate, self._rate = self._estimate(accepted, in_flight[-1].at - closed), None
                 self._set_rate(rate, accepted, now)  # a correction is not agreement
-            elif sum(one.outcome == "accepted" for one in self._recent) > AMONG:
+            elif sum(one.outcome == "accepted" for one in self._recent) > PATTERN_RESPONSES:
                 # The next sample begins now, since a lone probe would make it look slow. At a few requests
                 # per second the probe is kept: it is the only sample.
                 self._paused_until = max(self._paused_until, now)
@@ -340,6 +341,6 @@ class Limiter:
             self._forget_limits()
         else:
             quota = sum(one.outcome == "accepted" for one in self._recent if one.at < closed)
-            resumed = (self._probe_refused + start.at) / 2
+            resumed = (self._probe_rejected + start.at) / 2
             self._set_rate(max(quota, 1) / (resumed - self._recent[0].at), quota, now)
             self._recent.clear()

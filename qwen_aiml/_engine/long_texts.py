@@ -103,14 +103,14 @@ class LongTexts:
         for pieces in self._forms(sent[len(self._prefix) :], counted=error is None):
             try:
                 return await self._embed_pieces(pieces, call, retries)
-            except QwenAIMLError as refused:
-                if not may_be_one_text(refused, call, before):
+            except QwenAIMLError as rejection:
+                if not may_be_one_text(rejection, call, before):
                     raise
                 is_short = all(len((self._prefix + piece).encode()) <= SAFE_BYTES for piece in pieces)
-                if is_short and is_transient(refused) and call.accepted == before:
+                if is_short and is_transient(rejection) and call.accepted == before:
                     raise  # length is not the cause: the service takes nothing
-                error = refused
-                if not self.may_shorten(sent, refused):
+                error = rejection
+                if not self.may_shorten(sent, rejection):
                     break
         return error or InputValueError("the query_instruction leaves no room for the text")
 

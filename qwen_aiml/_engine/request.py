@@ -183,7 +183,7 @@ async def embed_texts(texts: Sequence[str], call: Call, *, retries: int) -> Rows
         The embeddings in the order of the texts.
 
     Raises:
-        APIStatusError: For a permanent error of the service, or one in response to the last attempt.
+        APIStatusError: For a permanent error, or one in response to the last attempt.
 
         TransportError: If the last attempt got no response.
 
@@ -257,7 +257,7 @@ class _Request:
             return response
         finally:
             try:
-                self._tell_limiter(start, response)
+                self._report_outcome(start, response)
             finally:
                 # In any case: a leaked slot would reduce concurrency for all later calls.
                 call.queue.end()
@@ -283,7 +283,7 @@ class _Request:
             raise too_late(call, self.attempts, self.error) from self.error
         return start
 
-    def _tell_limiter(self, start: Start, response: Response | None) -> None:
+    def _report_outcome(self, start: Start, response: Response | None) -> None:
         """Report the outcome of an attempt to the limiter."""
         limiter, clock, size = self._call.limiter, self._call.clock, len(self._post.body)
         now = clock.now()
@@ -305,8 +305,8 @@ class _Request:
         """
         call = self._call
         error.attempts = self.attempts
-        came = error.args[0] if response is None else f"HTTP {response.status}, {len(response.body)} bytes"
-        logger.debug("%d texts, attempt %d: %s", len(self._texts), self.attempts, came)  # no texts in it
+        summary = error.args[0] if response is None else f"HTTP {response.status}, {len(response.body)} bytes"
+        logger.debug("%d texts, attempt %d: %s", len(self._texts), self.attempts, summary)  # no texts in it
         if not is_transient(error):
             raise error
         is_last = self.attempts > self._retries_allowed

@@ -93,29 +93,29 @@ def retry_after(headers: Mapping[str, str], date: datetime) -> float | None:
 
     Source: RFC 9110, 10.2.3 (seconds or a date); ``retry-after-ms`` as OpenAI's SDKs read it.
     """
-    said = headers.get("retry-after", "")
+    header = headers.get("retry-after", "")
     seconds = _number(headers.get("retry-after-ms", ""), 1000)
     if seconds is None:
-        seconds = _number(said)
+        seconds = _number(header)
     if seconds is None:
-        seconds = _seconds_until(said, date)
+        seconds = _seconds_until(header, date)
     return min(seconds, LONGEST_RETRY_AFTER) if seconds else None
 
 
-def _number(said: str, units: int = 1) -> float | None:
+def _number(text: str, units: int = 1) -> float | None:
     try:
-        value = float(said) / units
+        value = float(text) / units
     except ValueError:
         return None
     # NaN compares false.
     return value if value >= 0 else None
 
 
-def _seconds_until(said: str, date: datetime) -> float | None:
+def _seconds_until(text: str, date: datetime) -> float | None:
     from email.utils import parsedate_to_datetime  # noqa: PLC0415 (slow to import, and seldom needed)
 
     try:
-        moment = parsedate_to_datetime(said)
+        moment = parsedate_to_datetime(text)
     except (OverflowError, TypeError, ValueError):
         return None
     if moment.tzinfo is None:  # "-0000" means that the zone is not known

@@ -77,7 +77,7 @@ class Blocks:
         self.read: list[str] = []
         self.read_error: Exception | None = None
         self._begun = 0
-        self._given = 0
+        self._yielded = 0
         self._blocks: dict[Job, list[Row] | None] = {}  # None while a block is running
         self._rows: deque[Row] = deque()
         self._usage = Usage()
@@ -93,7 +93,7 @@ class Blocks:
     def _may_begin(self) -> bool:
         if self._missing or self._errors or self.running == BLOCKS_AHEAD - 1:
             return False
-        return self._begun - self._given + self._size <= self._look_ahead
+        return self._begun - self._yielded + self._size <= self._look_ahead
 
     @property
     def wants_text(self) -> bool:
@@ -148,7 +148,7 @@ class Blocks:
         """Return the next row; None if none has arrived yet."""
         if not self._rows:
             return None
-        self._given += 1
+        self._yielded += 1
         return self._rows.popleft()
 
     def error(self) -> BaseException | None:
@@ -163,7 +163,7 @@ class Blocks:
         if self._failed:
             failures = dict(sorted(each for job in self._failed for each in job.failures().items()))
             error = self._failed[0].cause()
-            if (kind := batch_error(failures, some=bool(self._given))) is not None:
+            if (kind := batch_error(failures, some=bool(self._yielded))) is not None:
                 error = kind([], failures, self._usage, missing=sorted(self._missing))
                 error.__cause__ = next(filter(None, (job.crash for job in self._failed)), other)
         clear_frames(error)
@@ -351,10 +351,10 @@ class AsyncEmbeddingIterator:
 def _reader(texts: Iterable[str] | AsyncIterable[str]) -> Callable[[], Awaitable[str]]:
     if isinstance(texts, AsyncIterable):
         return aiter(texts).__anext__
-    given = iterate(texts)
+    iterator = iterate(texts)
 
     async def read() -> str:
-        for text in given:
+        for text in iterator:
             return text
         raise StopAsyncIteration
 
