@@ -1,8 +1,8 @@
 """
-Qwen Text Embedding v4 and v3, served by AI/ML API: the core under the LangChain and LlamaIndex adapters.
+Qwen Text Embedding v4 and v3, served by AI/ML API: the core of the LangChain and LlamaIndex adapters.
 
-It knows the service and no framework. Clients, streams and the SQLite cache are imported when they are first
-used, since they bring in event loops, HTTP and a database.
+It does not depend on a framework. Clients, streams and the SQLite cache are imported on first use, since they
+pull in event loops, HTTP and a database.
 """
 
 import importlib

@@ -18,10 +18,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Run a command.
 
     Args:
-        arguments: Those of the command line; None: the process's own.
+        arguments: Command-line arguments; None means those of the process.
 
     Returns:
-        The exit status: 0 if all is well, 1 if a check failed; argparse exits with 2 if an argument is wrong.
+        The exit status: 0 on success, 1 if a check failed. argparse exits with 2 on a usage error.
     """
     parser = argparse.ArgumentParser(
         prog="python -m qwen_aiml",

@@ -1,4 +1,4 @@
-"""What the classes of all frameworks share: a sync and an async client, usage, closing, error messages."""
+"""Base of all framework classes: a sync and an async client, usage, closing, error messages."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from ._texts.validation import Role
 
 
-# In whichever class of another package an argument has that name.
+# Names of arguments, here and in other packages' classes, whose values may be secret.
 _HOLDS_A_KEY = r"(?i)key|secret|passw|token$"
-# Those of the core that each framework names in its own way.
+# Fields of `EmbeddingConfig` that the framework classes do not have under the same name.
 _OF_OTHER_NAMES = {"model", "api_key", "base_url", "batch_size", "facts"}
 _SETTINGS = "\n\nSettings:"
 
 
 class AdapterBase:
-    """A base for a class that holds an `EmbeddingClient` and an `AsyncEmbeddingClient`."""
+    """Base class for framework classes, with an `EmbeddingClient` and an `AsyncEmbeddingClient`."""
 
     if TYPE_CHECKING:
         blank_replacement: str | None
@@ -45,12 +45,12 @@ class AdapterBase:
         http_async_client: Any
 
         def _admission(self) -> tuple[Any, Any]:
-            """Give the framework's rate limiter as a sync and an async function; None for none."""
+            """Return the framework's rate limiter as a sync and an async function, or two Nones."""
             ...
 
     def _make_clients(self, config: EmbeddingConfig, cache: Any) -> None:
-        """Create a sync and an async client, which share a cache and a limiter."""
-        # Half of what importing a framework's class would take, and not needed before one is made.
+        """Create a sync and an async client that share a cache and a limiter."""
+        # Imported here: it takes half of an adapter's import time, and only instances need it.
         from ._client import AsyncEmbeddingClient, EmbeddingClient  # noqa: PLC0415
 
         self._client = EmbeddingClient(config, http_client=self.http_client, cache=cache)
@@ -61,7 +61,7 @@ class AdapterBase:
             limiter=self._client.limiter,
         )
 
-    # Gives a bar to show calls in, as a context.
+    # A context manager for a progress bar.
     _progress_bar = Bar
 
     def _embed(self, texts: Iterable[str], role: Role = "document", **options: Any) -> list[list[float]]:
@@ -72,7 +72,7 @@ class AdapterBase:
     async def _aembed(
         self, texts: Iterable[str], role: Role = "document", **options: Any
     ) -> list[list[float]]:
-        """Embed texts as `_embed` does, awaited."""
+        """Async version of `_embed`."""
         _, admit = self._admission()
         result = await self._async_client.embed(texts, role=role, admit=admit, **options)
         return result.embeddings
@@ -89,14 +89,14 @@ class AdapterBase:
     @classmethod
     def _mask(cls, options: dict[str, Any]) -> None:
         """
-        Wrap keys among the arguments, before anything can raise and a traceback print them.
+        Wrap keys among the arguments before anything can raise, so that no traceback prints them.
 
         Raises:
             ConfigurationError: If one setting is given under two names.
         """
         for name in filter(re.compile(_HOLDS_A_KEY).search, options):
             options[name] = wrapped(options[name])
-        fields: Mapping[str, Any] = cls.model_fields  # type: ignore[attr-defined] # of pydantic
+        fields: Mapping[str, Any] = cls.model_fields  # type: ignore[attr-defined] # from pydantic
         for field_name, field in fields.items():
             names = dict.fromkeys([*_aliases(field), field_name])
             given = [name for name in names if name in options]
@@ -111,12 +111,12 @@ class AdapterBase:
                 del options[name]
 
     def _settings_of_one_name(self) -> dict[str, Any]:
-        """Give the settings that every framework's class has under the core's own name."""
+        """Return the settings that have the same name in the core and in every framework class."""
         names = {field.name for field in dataclasses.fields(EmbeddingConfig)} - _OF_OTHER_NAMES
         return {name: getattr(self, name) for name in names}
 
     def _refusal(self, errors: Iterable[Mapping[str, Any]], options: dict[str, Any]) -> ConfigurationError:
-        """Put what pydantic found wrong with the arguments into words; no value is kept, it may be a key."""
+        """Convert pydantic's errors to a `ConfigurationError`; clear *options*, which may contain a key."""
         options.clear()
         wrong, unknown = [], []
         for error in errors:
@@ -128,16 +128,16 @@ class AdapterBase:
             else:
                 wrong.append(f"{name}: {error['msg']}{_unconverted(error)}")
         if unknown:
-            fields: Mapping[str, Any] = type(self).model_fields  # type: ignore[attr-defined] # of pydantic
+            fields: Mapping[str, Any] = type(self).model_fields  # type: ignore[attr-defined] # from pydantic
             known = [field.alias or name for name, field in fields.items()]
             wrong.append(unknown_settings(unknown, known))
         return ConfigurationError(f"{type(self).__name__}: {'; '.join(wrong)}")
 
-    # Type checkers keep the signatures of pydantic, which stands behind this class and is unknown here.
+    # Hidden from type checkers, which use pydantic's signatures, from the other base of the subclasses.
     if not TYPE_CHECKING:  # pragma: no branch
 
         def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-            """Give a copy, with some fields, by name, changed by *update* and checked again."""
+            """Return a copy, changed by *update* (field names, not aliases) and validated."""
             fields, update = type(self).model_fields.keys(), dict(update or {})
             self._mask(update)
             if unknown := update.keys() - fields:
@@ -148,12 +148,12 @@ class AdapterBase:
             return made
 
         def copy(self, **changes: Any) -> Self:
-            """Copy as ``model_copy`` does; pydantic's older method would keep the clients of the original."""
+            """Call ``model_copy``; pydantic's deprecated method would keep the clients of the original."""
             return self.model_copy(**changes)
 
         @classmethod
         def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
-            """Leave the settings out of the description, since each has one of its own."""
+            """Remove the settings from the class description, since each has its own description."""
             schema = super().__get_pydantic_json_schema__(core_schema, handler)
             described = handler.resolve_ref_schema(schema)
             if "description" in described:
@@ -161,7 +161,7 @@ class AdapterBase:
             return schema
 
         def __init_subclass__(cls, **options: Any) -> None:
-            """Keep texts out of the tracebacks of the public methods of a class that embed."""
+            """Keep texts out of the tracebacks of a subclass's public embedding methods."""
             super().__init_subclass__(**options)
             for name, method in list(vars(cls).items()):
                 if "embed" in name and not name.startswith("_") and isfunction(method):
@@ -169,7 +169,7 @@ class AdapterBase:
 
         @classmethod
         def __pydantic_init_subclass__(cls, **options: Any) -> None:
-            """Add its settings to what ``help`` shows of a class."""
+            """Append the settings to the class docstring, which ``help`` shows."""
             super().__pydantic_init_subclass__(**options)
             said = {name: field.description for name, field in cls.model_fields.items() if field.description}
             if cls.__doc__ is not None:
@@ -183,7 +183,7 @@ class AdapterBase:
 
     @property
     def max_input_tokens(self) -> int | None:
-        """Maximum number of tokens per text; None if it is not known of the model."""
+        """Maximum number of tokens per text; None if it is unknown."""
         return self._client.max_input_tokens
 
     @shows_no_texts
@@ -198,7 +198,7 @@ class AdapterBase:
 
     @property
     def limits(self) -> Limits:
-        """Estimates of the service's limits so far, from sync and async calls together."""
+        """Current estimates of the service's limits, from sync and async calls together."""
         return self._client.limits
 
     @property
@@ -210,15 +210,15 @@ class AdapterBase:
     @property
     def cache_namespace(self) -> str:
         """
-        Everything that affects document embeddings, as a prefix for caches that use only the text as a key.
+        Prefix for caches that use only the text as a key; identifies all settings that affect documents.
 
-        Letters, digits, ``_``, ``.`` and ``-``: the model, the dimensions, and a hash of all settings.
+        Contains the model, the dimensions and a hash, in letters, digits, ``_``, ``.`` and ``-``.
         """
         return self._client.cache_namespace("document")
 
     @property
     def query_cache_namespace(self) -> str:
-        """The same for queries, which ``query_instruction`` makes differ from documents."""
+        """Like `cache_namespace`, for queries; it also depends on ``query_instruction``."""
         return self._client.cache_namespace("query")
 
     def close(self) -> None:
@@ -226,7 +226,7 @@ class AdapterBase:
         self._client.close()
 
     async def aclose(self) -> None:
-        """Close all connections but those of other event loops, which end with them."""
+        """Close all connections except those of other event loops, which close with their loop."""
         await self._client.aclose()
         await self._async_client.aclose()
 
@@ -244,13 +244,13 @@ class AdapterBase:
 
 
 def _aliases(field: Any) -> list[str]:
-    """List the second names of a field of pydantic."""
+    """List the aliases of a pydantic field."""
     alias = field.validation_alias
     return list(getattr(alias, "choices", filter(None, [alias])))
 
 
 def _unconverted(error: Mapping[str, Any]) -> str:
-    """Show what was given where a number or a flag is wanted: a string that is one, or else the type."""
+    """Describe a value that is not a number or flag: a string if it can be converted, otherwise the type."""
     if error["type"] not in ("int_type", "float_type", "bool_type"):
         return ""
     cure = conversion(error["input"], is_flag=error["type"] == "bool_type")

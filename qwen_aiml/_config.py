@@ -1,4 +1,4 @@
-"""Every setting, with its default, its unit and its check. Reads the environment; no other I/O here."""
+"""All settings, with their defaults, units and validation. Reads the environment; no other I/O here."""
 
 from __future__ import annotations
 
@@ -24,39 +24,39 @@ if TYPE_CHECKING:
 DEFAULT_CONCURRENCY = 32
 DEFAULT_TIMEOUT = 60.0
 MOST_SECONDS = 1_000_000
-_TELLS_NOTHING = r"(?s).{0,7}|[a-z_]{1,15}|[0-9.]{1,15}"  # what is too short, or too plain, to be a key
+_TELLS_NOTHING = r"(?s).{0,7}|[a-z_]{1,15}|[0-9.]{1,15}"  # too short or too simple to be a key
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingConfig:
     """
-    The settings of a client, checked when they are given.
+    The settings of a client, validated on creation.
 
     Attributes:
         model: Model id or short name, such as ``text-embedding-v4``. Unknown models pass through unchecked.
 
-        dimensions: Dimensions of the vectors; None leaves them to the service (1024 for v4 and v3).
+        dimensions: Dimensions of the vectors; None uses the service's default (1024 for v4 and v3).
 
-        api_key: A string, a ``SecretStr`` of pydantic, or a function, sync or async, that is called before
-            each request and returns one of these. None takes the first of the environment variables
+        api_key: A string, a pydantic ``SecretStr``, or a sync or async function that is called before each
+            request and returns one of these. None reads the first of the environment variables
             AIMLAPI_API_KEY, AIML_API_KEY and AIMLAPI_KEY that is not blank.
 
-        base_url: URL of the service, with or without ``/v1``. None takes the first of AIMLAPI_BASE_URL,
-            AIMLAPI_API_BASE and AIML_API_BASE that is not blank, else ``https://api.aimlapi.com/v1``.
+        base_url: URL of the service, with or without ``/v1``. None reads the first of AIMLAPI_BASE_URL,
+            AIMLAPI_API_BASE and AIML_API_BASE that is not blank; if all are, it means
+            ``https://api.aimlapi.com/v1``.
 
-        batch_size: Texts per request, from 1 to the limit of the model (10 for v4 and v3); None means that
-            limit.
+        batch_size: Texts per request, from 1 to the model's limit (10 for v4 and v3); None means that limit.
 
         max_concurrency: Maximum number of requests in flight, 1 or more, for all threads of one client
-            together, and in each event loop. None means to start with 6 and to grow up to 32, adapting to the
-            rate limit of the service. A number is the starting point as well.
+            together, and for each event loop. None starts at 6 and grows up to 32, adapting to the service's
+            rate limit. A number is also the starting point.
 
-        requests_per_minute: Requests per minute, evenly spaced, above 0; None means as many as the service
-            accepts.
+        requests_per_minute: Maximum requests per minute, above 0, evenly spaced; None means as many as the
+            service accepts.
 
-        tokens_per_minute: Tokens per minute, evenly spaced, above 0; they are estimated from the length of
-            the texts, and corrected when the response reports what was billed. None means no limit.
+        tokens_per_minute: Maximum tokens per minute, above 0, evenly spaced; estimated from the length of the
+            texts, and corrected by the usage in the response. None means no limit.
 
         max_retries: Maximum number of retries per request; 0 disables retries.
 
@@ -65,38 +65,40 @@ class EmbeddingConfig:
 
         total_timeout: Seconds for one whole call, above 0; None means no limit.
 
-        query_instruction: Task description, in English, put before queries as ``Instruct: {task}`` and
-            ``Query:{query}`` on two lines, never before documents. None means none.
+        query_instruction: Task description, in English, prepended to queries as ``Instruct: {task}`` and
+            ``Query:{query}`` on two lines, never to documents. None means no instruction.
 
-        on_blank: What becomes of an empty or blank text: ``raise`` rejects it before anything is sent;
-            ``replace`` embeds *blank_replacement* in its place.
+        on_blank: How to handle an empty or blank text: ``raise`` rejects it before anything is sent;
+            ``replace`` embeds *blank_replacement* instead.
 
-        blank_replacement: The text that ``on_blank="replace"`` embeds in place of blank ones, else None.
+        blank_replacement: Text that ``on_blank="replace"`` embeds instead of blank ones; otherwise it must be
+            None.
 
-        on_too_long: What happens to a text that the service rejects as too long, or that is according to the
-            *tokenizer*: ``raise``; ``truncate`` embeds its beginning, as long as is accepted; ``split_mean``
-            embeds its pieces and returns their mean, weighted by length and normalised.
+        on_too_long: How to handle a text that is too long according to the service or the *tokenizer*:
+            ``raise`` raises an error; ``truncate`` embeds a beginning that fits; ``split_mean`` embeds its
+            pieces and returns their mean, weighted by length and normalised.
 
-        tokenizer: ``qwen`` counts tokens before anything is sent, with the extra ``tokenizer``; None leaves
-            the decision to the service.
+        tokenizer: ``qwen`` counts tokens before anything is sent, which requires the extra ``tokenizer``;
+            None leaves the token limit to the service.
 
-        encoding_format: Sent if given; None sends none. Responses of both forms are read in any case.
+        encoding_format: ``float`` or ``base64``, sent with each request; None omits it. Responses in either
+            format are accepted.
 
-        default_headers: Sent with each request; None means none.
+        default_headers: Additional headers for each request; None means no additional ones.
 
         transport: HTTP library. ``auto``: asyncio with httptools; httpx on Trio, behind a proxy, and
             while httpx is instrumented, recorded or mocked. ``httpx``: always httpx.
 
-        allow_http: Accept an unencrypted URL that is not a loopback address. None takes the environment
-            variable AIMLAPI_ALLOW_HTTP (``1``, ``true``, ``yes``), else False.
+        allow_http: Whether to accept an unencrypted URL that is not a loopback address. None reads the
+            environment variable AIMLAPI_ALLOW_HTTP (``1``, ``true``, ``yes``); if it is not set, False.
 
-        facts: What is known of the model, looked up by its name; `register_model` adds to it.
+        facts: Known properties of the model, looked up by name; `register_model` adds models.
 
     Raises:
-        ConfigurationError: If a setting is wrong, or no key is found.
+        ConfigurationError: If a setting is invalid, or no key is found.
 
     Source: variables, AI/ML API docs and SDKs. Prefix, Qwen's README of Qwen3-Embedding; that the hosted v4
-    reads it so is assumed (probe: prefix). ``encoding_format`` is not in AI/ML API's schema of these models;
+    supports it is assumed (probe: prefix). ``encoding_format`` is not in AI/ML API's schema of these models;
     ``float`` is the one value that Alibaba documents (probe: encoding).
     """
 
@@ -154,24 +156,24 @@ class EmbeddingConfig:
 
     @property
     def length(self) -> int | None:
-        """Dimensions of an embedding; None if they are not known."""
+        """Dimensions of an embedding; None if they are unknown."""
         return self.dimensions or self.facts.default_dimensions
 
     def instruction(self, role: Role) -> str | None:
-        """Give the task to put before each text; None for none."""
+        """Return the task to prepend to texts of a role; None if there is none."""
         return self.query_instruction if check_role(role) == "query" else None
 
     @property
     def rows(self) -> int:
-        """Texts in one request."""
+        """Texts per request."""
         return self.batch_size or DEFAULT_ROWS
 
     def rows_of(self, batch_size: int | None) -> int:
         """
-        Check the texts in one request of a single call; None takes the setting.
+        Return the texts per request of one call, validated; None means the setting.
 
         Raises:
-            ConfigurationError: If it is no number that the model takes.
+            ConfigurationError: If it is not a number that the model accepts.
         """
         return self.rows if batch_size is None else _batch_size(batch_size, self.facts)
 
@@ -182,22 +184,22 @@ class EmbeddingConfig:
 
     @property
     def silence(self) -> float:
-        """Seconds one network operation may take."""
+        """Maximum seconds per network operation."""
         return self.timeout or DEFAULT_TIMEOUT
 
     @property
     def endpoint(self) -> str:
-        """Where requests are posted."""
+        """URL that requests are posted to."""
         return f"{self.base_url}/embeddings"
 
     @property
     def secret(self) -> Secret:
         """
-        The key.
+        The API key.
 
         Raises:
-            ConfigurationError: If this is an unpickled copy and the environment holds no key, or if the key
-                is given by a function.
+            ConfigurationError: If this is an unpickled copy and the environment contains no key, or if the
+                key is returned by a function.
         """
         if isinstance(self.api_key, KeySource):
             raise ConfigurationError("api_key is a function, which is called before each request")
@@ -209,7 +211,7 @@ class EmbeddingConfig:
         return self.api_key
 
     def shown_key(self, kind: Callable[[str], Any]) -> Any:
-        """Return the key as another masked *kind* of string, or the function that gives it, masked too."""
+        """Return the key as *kind*, another masked string type, or the masked function that returns it."""
         return self.api_key if isinstance(self.api_key, KeySource) else kind(self.secret.reveal())
 
     def __copy__(self) -> EmbeddingConfig:
@@ -222,8 +224,8 @@ class EmbeddingConfig:
         return {name: value for name, value in vars(self).items() if name != "api_key"}
 
     def __setstate__(self, settings: dict[str, Any]) -> None:
-        # A missing key is not an error here: one raised while a pickle is read ends or hangs the worker
-        # processes of multiprocessing. It is raised by `secret`, at the first request.
+        # A missing key raises no error here, since an error during unpickling ends or hangs the worker
+        # processes of multiprocessing. `secret` raises it at the first request.
         try:
             key = find_key(Secret(""))
         except ConfigurationError:
@@ -232,7 +234,7 @@ class EmbeddingConfig:
 
 
 def conversion(value: object, *, is_flag: bool = False) -> str:
-    """Say how to convert a string, as from the environment, to a number or a flag; empty for other values."""
+    """Return advice on converting a string to a number or a flag; empty for other values."""
     if not isinstance(value, str):
         return ""
     if is_flag:
@@ -247,7 +249,7 @@ def _refuse(name: str, value: object, allowed: str, cure: str = "") -> Configura
     kind = type(value).__name__
     if isinstance(value, (int, float)) or re.fullmatch(_TELLS_NOTHING, str(value)):
         return ConfigurationError(f"{name} must be {allowed}, not {value!r} ({kind}){cure}")
-    # It may be a key in the wrong place.
+    # The value may be a misplaced key.
     return ConfigurationError(f"{name} must be {allowed}, not the value given ({kind}){cure}")
 
 
@@ -264,7 +266,7 @@ def _flag(name: str, value: object) -> bool:
 
 
 def whole(name: str, value: object, *, least: int) -> None:
-    """Refuse what is not a whole number, *least* or more."""
+    """Raise `ConfigurationError` unless a value is a whole number, *least* or more."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise _refuse(name, value, f"a whole number, {least} or more", conversion(value))
 
@@ -281,7 +283,7 @@ def _seconds(name: str, value: object) -> float:
 
 
 def above_zero(name: str, value: object) -> None:
-    """Refuse what is neither a number above 0 nor None."""
+    """Raise `ConfigurationError` unless a value is a number above 0 or None."""
     if value is not None:
         _number(name, value, most=sys.float_info.max, allowed="a number above 0, or None")
 
@@ -346,13 +348,13 @@ def _guarded(init: Callable[..., None]) -> Callable[..., None]:
         try:
             init(self, **settings)
         except ConfigurationError as error:
-            # What was given may be a key in the wrong place, so no frame keeps it.
+            # A value may be a misplaced key, so no frame keeps it.
             settings.clear()
             self.__dict__.clear()
-            raise error.with_traceback(None)  # noqa: B904 (it is the same)
+            raise error.with_traceback(None)  # noqa: B904 (the same error)
 
     return guarding
 
 
-# Around the generated one, whose argument would stand bare in a traceback that prints local variables.
+# Wraps the generated method, whose arguments would show in a traceback that prints local variables.
 EmbeddingConfig.__init__ = _guarded(EmbeddingConfig.__init__)  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""API keys: found, checked, and kept out of everything that prints, copies or stores objects."""
+"""API keys: found, validated, and kept out of everything that prints, copies or stores objects."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 KEYS_PAGE = "https://aimlapi.com/app/keys"
 
-# Source: all three spellings stand in AI/ML API's own docs and SDKs; the first is the most used.
+# Source: all three spellings appear in AI/ML API's own docs and SDKs; the first is the most used.
 KEY_VARIABLES = ("AIMLAPI_API_KEY", "AIML_API_KEY", "AIMLAPI_KEY")
 
-# What no key looks like, and what to do about it.
+# Patterns that no key matches, each with advice.
 _QUOTE = "[\"'`\u201c\u201d\u2018\u2019]"
 _WORDS = r"(?i:(my|your|insert|enter|the)?[-_ ]*(own|aiml|aimlapi)?[-_ ]*api[-_ ]*key([-_ ]*here)?)"
 _FLAWS = (
@@ -39,11 +39,11 @@ _FLAWS = (
     ),
 )
 
-TELLING = 8  # characters of a key in a row that can't be there by chance
+TELLING = 8  # consecutive characters of a key that can't occur by chance
 
 
 def covered(text: str, hidden: bytearray, label: str) -> str:
-    """Put a label in the place of each run of characters of *text* that is marked in *hidden*."""
+    """Replace each run of characters of *text* that is marked in *hidden* with a label."""
     shown, end = [], 0
     for run in re.finditer(b"\1+", hidden):
         shown += [text[end : run.start()], label]
@@ -52,9 +52,9 @@ def covered(text: str, hidden: bytearray, label: str) -> str:
 
 
 def hide(text: str, hidden: bytearray, secret: str, run: int) -> None:
-    """Mark in *hidden* whatever in *text* has so many characters in a row, an even number, of *secret*."""
-    # A run of 16 characters, wherever it begins, holds 8 whose position in the secret is a multiple of 8.
-    # Only around those that the text has as well are runs compared, so that a long secret takes little time.
+    """Mark in *hidden* all substrings of *run* characters, an even number, that *text* and *secret* share."""
+    # A run of 16 characters, wherever it begins, contains a block of 8 at a multiple of 8 in the secret.
+    # Comparing only runs around blocks that the text also contains keeps long secrets fast.
     half = run // 2
     blocks = {text[at : at + half] for at in range(len(text) - half + 1)}
     runs: set[str] = set()
@@ -68,7 +68,7 @@ def hide(text: str, hidden: bytearray, secret: str, run: int) -> None:
 
 class Masked:
     """
-    Something that does not show itself: a key, or what gives one.
+    A value that is not shown: a key, or a function that returns one.
 
     Its repr and str are masked, so tracebacks that print local variables do not show it; it can't be pickled.
     """
@@ -98,7 +98,7 @@ class Secret(Masked):
     """A masked string."""
 
     def reveal(self) -> str:
-        """Give the string itself."""
+        """Return the string itself."""
         value: str = self._value
         return value
 
@@ -106,32 +106,32 @@ class Secret(Masked):
         return bool(self._value)
 
     def flaw(self) -> str | None:
-        """Say why the string can't be a key, and what to do; None if it may be one."""
+        """Return why the string can't be a key and what to do; None if it may be one."""
         flaws = (flaw for pattern, flaw in _FLAWS if re.fullmatch(pattern, self._value, re.DOTALL))
         return next(flaws, None)
 
     def scrub(self, text: str) -> str:
-        """Mask whatever in *text* has 8 characters in a row of the string; a shorter string masks nothing."""
+        """Mask each substring of 8 or more characters that *text* shares with the string."""
         hidden = bytearray(len(text))
         hide(text, hidden, self._value, TELLING)
         return covered(text, hidden, "[key]")
 
 
 class KeySource(Masked):
-    """A masked function of the user's that gives the key, or an awaitable of it."""
+    """A masked user function that returns the key, or an awaitable of it."""
 
     def call(self) -> Any:
-        """Call the function; return an awaitable as it is, and anything else wrapped."""
+        """Call the function; return an awaitable unchanged, and anything else wrapped."""
         given = self._value()
         return given if isawaitable(given) else wrapped(given)
 
 
 class Unusable:
     """
-    Represents something given as a key that is not a string; the thing itself is not kept.
+    Placeholder for a value that is not a string but was given as a key; the value is not kept.
 
     Attributes:
-        kind: The name of its type.
+        kind: Name of the value's type.
     """
 
     def __init__(self, kind: str) -> None:
@@ -160,10 +160,10 @@ def find_key(secret: Secret | KeySource | Unusable) -> Secret | KeySource:
 
 def check_given_key(secret: Secret | KeySource | Unusable) -> Secret:
     """
-    Take the key that a function returned.
+    Return the key that a function returned, validated.
 
     Raises:
-        ConfigurationError: If it is none.
+        ConfigurationError: If it can't be a key.
     """
     if not isinstance(secret, Secret):
         kind = secret.kind if isinstance(secret, Unusable) else "a function"
@@ -176,7 +176,7 @@ def check_given_key(secret: Secret | KeySource | Unusable) -> Secret:
 
 
 def wrapped(given: Any) -> Secret | KeySource | Unusable:
-    """Wrap whatever was given as a key, so that from here on no frame's variables show it."""
+    """Wrap a value given as a key, so that no frame's variables show it from here on."""
     if hasattr(given, "get_secret_value"):  # pydantic's SecretStr
         given = given.get_secret_value()
     if isinstance(given, (Secret, KeySource, Unusable)):

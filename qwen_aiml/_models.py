@@ -2,7 +2,7 @@
 Properties of models, as data that users can extend. No I/O here.
 
 Source: Alibaba Cloud Model Studio, "Text embedding" (OpenAI-compatible and synchronous API pages), and AI/ML
-API's model pages and OpenAPI, as read in November 2026; none of it tried against the live service yet.
+API's model pages and OpenAPI, as read in November 2026; none of it verified against the live service yet.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class ModelFacts:
 
         dimensions: Dimensions that the model offers; empty means unknown, so not checked.
 
-        regional_dimensions: Those that the model offers in some regions only.
+        regional_dimensions: Dimensions that the model offers in some regions only.
 
         default_dimensions: Dimensions if none are requested; None means unknown, so not checked.
 
         max_rows: Maximum number of texts per request; None means unknown, so not checked.
 
-        max_tokens: Tokens one text may hold, named in errors; None means unknown.
+        max_tokens: Maximum number of tokens per text, named in errors; None means unknown.
 
         query_instruction: Whether the model was trained to read ``Instruct: ...`` before a query; None means
             unknown, so not checked.
@@ -63,16 +63,16 @@ def register_model(facts: ModelFacts) -> None:
 
 def model_facts(name: str) -> ModelFacts:
     """
-    Look up a model by name or alias; an unknown one passes through with nothing to check.
+    Look up a model by name or alias; an unknown one has nothing but its name.
 
     Args:
-        name: As the user wrote it, without surrounding white space.
+        name: Name as given by the user, without surrounding white space.
     """
     return _models.get(name.lower()) or ModelFacts(name=name)
 
 
 def known_models() -> list[str]:
-    """Name the models that are known, in the order in which they became so."""
+    """List the names of the registered models, in order of registration."""
     return list(dict.fromkeys(facts.name for facts in _models.values()))
 
 

@@ -1,4 +1,4 @@
-"""Where requests go, and with which headers. Reads the environment; no other I/O here."""
+"""Base URLs and headers, validated. Reads the environment; no other I/O here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ._errors import ConfigurationError
 
 DEFAULT_BASE_URL = "https://api.aimlapi.com/v1"
 
-# Source: all three spellings stand in AI/ML API's own docs and SDKs; the first is the most used.
+# Source: all three spellings appear in AI/ML API's own docs and SDKs; the first is the most used.
 URL_VARIABLES = ("AIMLAPI_BASE_URL", "AIMLAPI_API_BASE", "AIML_API_BASE")
 
 HTTP_VARIABLE = "AIMLAPI_ALLOW_HTTP"
@@ -34,16 +34,16 @@ _OWN_HEADERS = {
 
 
 def first_set(variables: tuple[str, ...]) -> str | None:
-    """Name the first of the environment *variables* that is not blank; None if all are."""
+    """Return the name of the first environment variable that is not blank; None if all are."""
     return next((name for name in variables if os.environ.get(name, "").strip()), None)
 
 
 def http_allowed() -> bool:
     """
-    Tell whether the environment accepts URLs without TLS.
+    Return whether the environment allows URLs without TLS.
 
     Raises:
-        ConfigurationError: If it says neither yes nor no.
+        ConfigurationError: If the variable is neither yes nor no.
     """
     value = os.environ.get(HTTP_VARIABLE, "").strip().lower()
     if value in (*_YES, *_NO):
@@ -55,12 +55,12 @@ def http_allowed() -> bool:
 
 def check_base_url(value: object, *, allow_http: bool) -> str:
     """
-    Take an address, or that of the environment, or the service's own.
+    Return the base URL, validated: the given one, that of the environment, or the default.
 
     Raises:
-        ConfigurationError: If it is none to which a key may be sent.
+        ConfigurationError: If it is invalid, or a key must not be sent to it.
     """
-    # No message shows the address: people paste keys and passwords into the wrong field.
+    # No message shows the URL: people paste keys and passwords into the wrong field.
     given = "base_url (api_base)"
     if value is None or (isinstance(value, str) and not value.strip()):
         variable = first_set(URL_VARIABLES)
@@ -81,7 +81,7 @@ def check_base_url(value: object, *, allow_http: bool) -> str:
             "whole and without quotation marks"
         )
     elif not host.isascii():
-        # Standards differ in what such a name is in ASCII, and the key would go to one host or another.
+        # Standards differ on the ASCII form of such a name, so the key could go to the wrong host.
         message = f"{given} must have a host name in ASCII; give an international one in its xn-- form"
     elif not is_host(host):
         message = f"{given} is not a URL such as {DEFAULT_BASE_URL}"
@@ -99,14 +99,14 @@ def check_base_url(value: object, *, allow_http: bool) -> str:
 
 
 def is_host(host: str) -> bool:
-    """Tell whether a host is a name or an address."""
+    """Return whether a host is a valid name or IP address."""
     if ":" not in host and not re.fullmatch(_DIGITS, host):
         return re.fullmatch(_HOST, host) is not None
     return is_address(host)
 
 
 def is_address(host: str) -> bool:
-    """Tell whether a host is an IP address."""
+    """Return whether a host is an IP address."""
     try:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -115,7 +115,7 @@ def is_address(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host is this machine."""
+    """Return whether a host is this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -124,10 +124,10 @@ def is_loopback(host: str) -> bool:
 
 def check_headers(value: object) -> dict[str, str] | None:
     """
-    Take headers, or none.
+    Return headers as a dictionary, validated; None if there are none.
 
     Raises:
-        ConfigurationError: If they can't be sent, or are not the user's to set.
+        ConfigurationError: If they can't be sent, or are reserved.
     """
     if value is None:
         return None
@@ -137,7 +137,7 @@ def check_headers(value: object) -> dict[str, str] | None:
         message = f"default_headers must be a mapping of names to strings, not {type(value).__name__}"
         raise ConfigurationError(message) from None
     for name, content in headers.items():
-        # Values may be secrets of a proxy, so no message shows them.
+        # Values may be secrets, such as a proxy's, so no message shows them.
         if not isinstance(name, str) or not isinstance(content, str):
             raise ConfigurationError(f"default_headers must map strings to strings; {name!r} does not")
         if name.lower() in _OWN_HEADERS:
