@@ -1,4 +1,4 @@
-"""What is said where a package is missing that only an extra installs."""
+"""Optional packages: import them, and name the extra that installs a missing one."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from .._errors import ConfigurationError
 
 def import_extra(package: str, extra: str, what: str) -> Any:
     """
-    Import a package that only some calls need.
+    Import an optional package.
 
     Args:
-        package: Its name in Python.
+        package: Import name of the package.
 
-        extra: What installs it.
+        extra: Extra that installs it.
 
-        what: What needs it, for the message.
+        what: Feature that needs it, for the message.
 
     Raises:
-        ConfigurationError: If it is not installed. If it is and can't be imported, that is raised as it is.
+        ConfigurationError: If it is not installed. Errors of an installed package are raised unchanged.
     """
     try:
         return import_module(package)
@@ -32,19 +32,19 @@ def import_extra(package: str, extra: str, what: str) -> Any:
 
 def refer_to_extra(error: ModuleNotFoundError, package: str, extra: str, what: str) -> NoReturn:
     """
-    Say which extra to install if it is its package that is missing, or so old that it lacks a module.
+    Raise an error that names the extra to install if its package is missing or too old.
 
     Args:
-        error: What an import raised; if it is about another module, it is raised as it is.
+        error: Exception from an import; it is raised unchanged if it is about another module.
 
-        package: The package's name in Python.
+        package: Import name of the package.
 
-        extra: What installs it.
+        extra: Extra that installs it.
 
-        what: What needs it, for the message.
+        what: Feature that needs it, for the message.
 
     Raises:
-        ModuleNotFoundError: In any case.
+        ModuleNotFoundError: Always.
     """
     if _is_of(package, error):
         raise ModuleNotFoundError(_advice(package, extra, what), name=error.name) from error
@@ -62,5 +62,5 @@ def _advice(package: str, extra: str, what: str) -> str:
 
 
 def install(extra: str) -> str:
-    """Say how to install an extra, from a package index or from the source tree."""
+    """Return the command to install an extra, from a package index or from the source tree."""
     return f'pip install "qwen-aiml[{extra}]" (in a clone of the repository: pip install ".[{extra}]")'

@@ -1,4 +1,4 @@
-"""What the frames of a traceback hold: of this project's, no texts once an error leaves it. No I/O here."""
+"""Removal of texts from this project's traceback frames, when an error leaves it. No I/O here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OWN = ("qwen_aiml", "langchain_qwen_aiml", "llama_index_qwen_aiml")
 
 
 def shows_no_texts(function: _Function) -> _Function:
-    """Clear this project's frames of all errors that a public function raises, sync or async."""
+    """Clear this project's frames from all errors that a public function, sync or async, raises."""
     if iscoroutinefunction(function):
 
         @wraps(function)
@@ -46,22 +46,22 @@ def shows_no_texts(function: _Function) -> _Function:
 
 def clear_frames(error: BaseException | None) -> None:
     """
-    Clear the local variables of this project's frames that have ended; None has none.
+    Clear the local variables of this project's finished frames; do nothing for None.
 
-    What reports errors, such as Sentry or rich, shows the variables of each frame. Files, lines and functions
-    stay, and so do the frames of the user's own code.
+    Error reporters, such as Sentry or rich, show the variables of each frame. Files, lines and functions are
+    kept, and so are the frames of user code.
     """
     for each in _related(error):
         at = each.__traceback__
         while at is not None:
             frame, at = at.tb_frame, at.tb_next
             if frame.f_globals.get("__name__", "").partition(".")[0] in _OWN:
-                with suppress(RuntimeError):  # it runs, or may go on
+                with suppress(RuntimeError):  # it is running or suspended
                     frame.clear()
 
 
 def _related(error: BaseException | None) -> Iterator[BaseException]:
-    """Go through an error, what caused it, and what it holds."""
+    """Yield an error, its causes and contexts, and the failures that it contains."""
     waiting = [error]
     seen: set[int] = set()
     while waiting:

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 _Value = TypeVar("_Value")
 
 
-class lazy_property(Generic[_Value]):  # noqa: N801 (as the decorators of the standard library are named)
+class lazy_property(Generic[_Value]):  # noqa: N801 (named like the standard library's decorators)
     """
     `functools.cached_property` without its lock, which Python 3.10 and 3.11 have.
 
-    That lock is the same for all instances, so a process that is forked while another thread holds it would
-    wait for it forever. Two threads may compute a value twice here.
+    That lock is shared by all instances, so a process forked while another thread holds it would wait for it
+    forever. Without it, two threads may both compute a value.
     """
 
     def __init__(self, function: Callable[[Any], _Value]) -> None:

@@ -1,4 +1,4 @@
-"""Worker threads, for functions that block."""
+"""Worker threads for blocking functions."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _Result = TypeVar("_Result")
 
 async def in_thread(function: Callable[[], _Result]) -> _Result:
     """
-    Call a function that may block, in a worker thread; when cancelled, let it go on there alone.
+    Call a function that may block in a worker thread; after cancellation it continues there.
 
-    It is called here if no thread can be started, as the interpreter ends.
+    If no thread can be started because the interpreter is shutting down, it is called directly.
     """
     outcome: list[Any] = []
 
@@ -28,10 +28,10 @@ async def in_thread(function: Callable[[], _Result]) -> _Result:
             outcome.extend((None, error))
 
     try:
-        # A limiter of its own, since the number of calls is bounded elsewhere.
+        # A separate limiter, since the number of calls is limited elsewhere.
         await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
     except RuntimeError:
-        if not outcome:  # pragma: no branch (never twice, whatever it was that raised)
+        if not outcome:  # pragma: no branch (never called twice, whatever raised)
             call()
     result, error = outcome
     if error is not None:

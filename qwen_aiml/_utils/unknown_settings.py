@@ -1,4 +1,4 @@
-"""Settings that are not there: what is meant, and what to do about those of other classes."""
+"""Unknown settings: which one was probably meant, and what to do about those of other classes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# One setting, as this package's classes and those that people come from call it.
+# Names of one setting in this package's classes and in those that users migrate from.
 _SAME = (
     ("model", "model_name", "model_id"),
     ("base_url", "api_base", "openai_api_base"),
@@ -25,7 +25,7 @@ _OF_OTHER_CLASSES = """
     openai_api_type openai_api_version openai_organization organization retry_max_seconds retry_min_seconds
     reuse_client tiktoken_enabled tiktoken_model_name
 """.split()  # noqa: SIM905 (a list would take 19 lines)
-# What to do about other names that people bring, where they are no settings.
+# Advice for other names that users try, where they are not settings.
 _CURES = {
     "cache": _OF_THE_CLIENT,
     "http_client": _OF_THE_CLIENT,
@@ -45,7 +45,7 @@ _CURES = {
 
 
 def unknown_settings(unknown: Iterable[str], known: Iterable[str]) -> str:
-    """Name settings that are not there, each with the one that is likely to be meant, or what to do."""
+    """Describe unknown settings, each with the one that was probably meant, or with advice."""
     from difflib import get_close_matches  # noqa: PLC0415 (only for errors)
 
     known, said = sorted(known), []
