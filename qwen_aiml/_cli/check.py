@@ -1,4 +1,4 @@
-"""Check what a program needs before it embeds: key, balance, model. One line each, one embedding at most."""
+"""The check command: key, balance and model. Prints one line each and embeds at most one text."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from .._transport.environment import proxy_for, tls_context
 from .._urls import URL_VARIABLES, first_set
 
 TEXT = "check"
-SECONDS = 60.0  # for the whole of a request
-UNIT_NORM = 1e-3  # how far from 1 a norm may be
+SECONDS = 60.0  # for the whole call
+UNIT_NORM = 1e-3  # maximum deviation of a norm from 1
 
 Outcome = Literal["ok", "failed", "unknown"]
 
 
 def check(*, model: str, dimensions: int | None = None, http_client: Any = None) -> int:
     """
-    Print what works with the key and URL of the environment.
+    Check the key and the URL of the environment, and print the results.
 
     Args:
-        model: Its id or short name.
+        model: Model id or short name.
 
         dimensions: Dimensions to request; None requests none.
 
-        http_client: An ``httpx.Client`` to send with; None makes what is needed.
+        http_client: An ``httpx.Client`` to send with; None creates what is needed.
 
     Returns:
-        0 if all is well, 1 if something failed.
+        0 if nothing failed, otherwise 1.
     """
     try:
         # Without retries, so that a lost response is not billed twice.
@@ -82,7 +82,7 @@ def _about(error: QwenAIMLError) -> str:
 
 def _balance(config: EmbeddingConfig, http_client: Any) -> int:
     """
-    Check key and balance, which costs nothing; 1 if one of them failed.
+    Check the key and the balance, which is free; return 1 if one of them failed, otherwise 0.
 
     Source: AI/ML API docs, ``GET /v2/billing``; behind a gateway there may be no such URL.
     """
@@ -108,7 +108,7 @@ def _balance(config: EmbeddingConfig, http_client: Any) -> int:
 
 
 def _get(url: str, config: EmbeddingConfig, http_client: Any) -> Response | None:
-    """Get with the key, as requests are posted: proxies, certificates, no redirects; None for no response."""
+    """Return the response to a GET with the key, or None; sent as requests are, without redirects."""
     import httpx  # noqa: PLC0415 (slow to import)
 
     headers = {"Authorization": f"Bearer {config.secret.reveal()}", "Accept": "application/json"}

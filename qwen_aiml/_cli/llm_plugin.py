@@ -1,4 +1,4 @@
-"""Models for ``llm`` (https://llm.datasette.io), which loads this by its entry point; nothing else does."""
+"""Models for ``llm`` (https://llm.datasette.io), which loads this module by its entry point."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class QwenModel(EmbeddingModel):
     """
     An embedding model for ``llm embed`` and ``llm embed-multi``.
 
-    The key is that of ``llm keys set aimlapi``, else of AIMLAPI_API_KEY. Lists are cut by ``llm``, 100 texts
-    at a time, which are sent as ten concurrent requests.
+    The key is that of ``llm keys set aimlapi``, otherwise of AIMLAPI_API_KEY. ``llm`` splits lists into
+    blocks of 100 texts, each of which is sent as ten concurrent requests.
     """
 
     needs_key = "aimlapi"
@@ -31,13 +31,13 @@ class QwenModel(EmbeddingModel):
         self.model_id = model_id
 
     def embed_batch(self, items: Iterable[str | bytes], *, key: str | None = None) -> Iterator[list[float]]:
-        """Embed texts; ``llm`` refuses what is none."""
+        """Embed texts; ``llm`` itself rejects binary items."""
         with EmbeddingClient(EmbeddingConfig(model=self.model_id, api_key=self.get_key(key))) as client:
             yield from client.embed(map(str, items)).embeddings
 
 
 @llm.hookimpl
 def register_embedding_models(register: Callable[..., object]) -> None:
-    """Register the models that are known, with their short names."""
+    """Register all known models with their short names."""
     for name in known_models():
         register(QwenModel(name), aliases=(name.rpartition("/")[2],))
