@@ -1,4 +1,4 @@
-"""Types of fields that need a JSON schema of their own."""
+"""Field types with a custom JSON schema."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 class ByteStoreCache:
     """
-    Keep embeddings in a ``ByteStore``, for the setting ``cache``.
+    A cache of embeddings in a ``ByteStore``, for the setting ``cache``.
 
     ```python
     from langchain_classic.storage import LocalFileStore
@@ -21,28 +21,28 @@ class ByteStoreCache:
     embeddings = QwenAIMLEmbeddings(cache=ByteStoreCache(LocalFileStore("./embeddings")))
     ```
 
-    As safe in threads and event loops as the store is; its errors come out as they are. Stores that have no
-    asynchronous methods of their own work on asyncio only, since LangChain lends them its threads.
+    It is as safe to use from several threads and event loops as the store, whose errors are raised unchanged.
+    Stores without native async methods work on asyncio only, since LangChain runs them in its own threads.
 
     Args:
-        store: Any store of bytes by strings. Keys are letters, digits, ``_``, ``.`` and ``-``.
+        store: Any ``ByteStore``. Keys consist of letters, digits, ``_``, ``.`` and ``-``.
     """
 
     def __init__(self, store: ByteStore) -> None:
         self._store = store
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Give what is stored under each key, in their order, None where there is nothing."""
+        """Return the entry of each key, in order; None if there is none."""
         return self._store.mget(keys)
 
     def set_many(self, entries: Mapping[str, bytes]) -> None:
-        """Store entries by key, over those that are there."""
+        """Store entries by key, replacing existing ones."""
         self._store.mset(list(entries.items()))
 
     async def aget_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Give what `get_many` gives, awaited."""
+        """Async version of `get_many`."""
         return await self._store.amget(keys)
 
     async def aset_many(self, entries: Mapping[str, bytes]) -> None:
-        """Store as `set_many` does, awaited."""
+        """Async version of `set_many`."""
         await self._store.amset(list(entries.items()))

@@ -1,4 +1,4 @@
-"""LangChain's own cache of embeddings, put together so that it is safe."""
+"""LangChain's ``CacheBackedEmbeddings``, with safe keys and entries."""
 
 from __future__ import annotations
 
@@ -25,23 +25,22 @@ def cache_backed_embeddings(
     query_embedding_cache: bool | ByteStore = False,
 ) -> CacheBackedEmbeddings:
     """
-    Make LangChain's ``CacheBackedEmbeddings``, as its ``from_bytes_store`` does, but safe.
+    Create LangChain's ``CacheBackedEmbeddings`` as ``from_bytes_store`` does, with safe keys and entries.
 
-    Documents go by ``cache_namespace`` and queries by ``query_cache_namespace``, so that one store may serve
-    any number of models, lengths and instructions, and both kinds of text. Keys are SHA-256; an entry that
-    can't be read is a miss. The setting ``cache`` does the same without another object, and keeps what is
-    done after each request.
+    Keys of documents begin with ``cache_namespace`` and those of queries with ``query_cache_namespace``, so
+    one store can serve any number of models, dimensions and instructions, and both kinds of text. Texts are
+    hashed with SHA-256; an unreadable entry is a miss. The setting ``cache`` does the same without another
+    object, and stores embeddings after each request.
 
     Args:
-        underlying_embeddings: What embeds the texts that are not in the store.
+        underlying_embeddings: Model that embeds the texts that are not in the store.
 
-        document_embedding_cache: Where embeddings of documents are kept.
+        document_embedding_cache: Store for embeddings of documents.
 
-        batch_size: Documents to embed between two updates of the store; None takes as many as are sent at
-            once, in all requests together.
+        batch_size: Documents to embed between two updates of the store; None means the maximum number of
+            texts in flight.
 
-        query_embedding_cache: Where embeddings of queries are kept: True for the same store, False for
-            nowhere.
+        query_embedding_cache: Store for embeddings of queries; True means the same store, False none.
 
     Raises:
         ModuleNotFoundError: If neither langchain-classic nor langchain 0.3 is installed.
@@ -56,7 +55,7 @@ def cache_backed_embeddings(
     model, documents, queries = underlying_embeddings, document_embedding_cache, query_embedding_cache
     if queries is True:
         queries = documents
-    # By identity, since a store that is empty may be false.
+    # Compared by identity, since an empty store may be falsy.
     query_store = None
     if queries is not False:
         query_store = store(queries, model.query_cache_namespace)
@@ -70,7 +69,7 @@ def cache_backed_embeddings(
 
 
 def _framework() -> Any:
-    # The module moved with langchain 1.0; what it is made of can be had from it in both places.
+    # The module moved in langchain 1.0; in both places it also contains EncoderBackedStore.
     for package in ("langchain_classic", "langchain"):
         try:
             return import_module(f"{package}.embeddings.cache")
@@ -82,7 +81,7 @@ def _framework() -> Any:
 
 
 def _key(namespace: str, text: str) -> str:
-    # As the framework's own encoder writes it, but that also takes what UTF-8 can't carry.
+    # The same as from the framework's own encoder, but lone surrogates are accepted.
     return namespace + sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -91,7 +90,7 @@ def _write(embedding: Sequence[float]) -> bytes:
 
 
 def _read(entry: bytes) -> list[float] | None:
-    """Read what `_write` or the framework has written; None, a miss, for what was cut off or damaged."""
+    """Parse an entry from `_write` or the framework; None, a miss, if it is truncated or damaged."""
     try:
         embedding = json.loads(entry)
     except ValueError:

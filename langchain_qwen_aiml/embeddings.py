@@ -1,4 +1,4 @@
-"""The LangChain class: declares fields, maps them to the core's settings, and forwards."""
+"""The LangChain class: declares fields, maps them to the core's settings, and forwards calls."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
         await embeddings.aembed_documents(["First text", "Second text"])
         ```
 
-    Safe in several threads and event loops at once. A pickle contains the settings, but not the API key: an
-    unpickled copy reads it from its environment.
+    Safe to use from several threads and event loops at once. A pickle contains the settings, but not the API
+    key: an unpickled copy reads it from its environment.
 
     Raises:
-        ConfigurationError: If an option is unknown, wrong or missing.
+        ConfigurationError: If an option is unknown, invalid or missing.
     """
 
     model_config = ConfigDict(
@@ -93,89 +93,92 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
     """Model id or short name, such as ``text-embedding-v4``. Unknown models pass through unchecked."""
 
     dimensions: int | None = None
-    """Dimensions of the vectors; None leaves them to the service (1024 for v4 and v3)."""
+    """Dimensions of the vectors; None uses the service's default (1024 for v4 and v3)."""
 
     aimlapi_api_key: ApiKey = Field(default=None, alias="api_key", exclude=True, repr=False)
-    """Also ``api_key``. A function, sync or async, is called before each request. None takes AIMLAPI_API_KEY,
-    AIML_API_KEY or AIMLAPI_KEY from the environment."""
+    """Also ``api_key``. A string, a ``SecretStr``, or a sync or async function that is called before each
+    request. None reads AIMLAPI_API_KEY, AIML_API_KEY or AIMLAPI_KEY from the environment."""
 
     aimlapi_api_base: str | None = Field(default=None, alias="base_url")
-    """Also ``base_url``. None takes AIMLAPI_BASE_URL, AIMLAPI_API_BASE or AIML_API_BASE from the environment,
-    else ``https://api.aimlapi.com/v1``."""
+    """Also ``base_url``. URL of the service. None reads AIMLAPI_BASE_URL, AIMLAPI_API_BASE or AIML_API_BASE
+    from the environment; if none is set, it means ``https://api.aimlapi.com/v1``."""
 
     chunk_size: int | None = Field(default=None, validation_alias=AliasChoices("chunk_size", "batch_size"))
     """Also ``batch_size``. Texts per request, 1 to 10 for v4 and v3; None means 10."""
 
     max_concurrency: int | None = None
-    """Maximum number of requests in flight, 1 or more, for all threads together, and in each event loop. None
-    means to start with 6 and to grow up to 32, adapting to the rate limit of the service."""
+    """Maximum number of requests in flight, 1 or more, for all threads together, and for each event loop.
+    None starts at 6 and grows up to 32, adapting to the service's rate limit."""
 
     requests_per_minute: float | None = None
-    """Requests per minute, evenly spaced; None means as many as the service accepts."""
+    """Maximum requests per minute, evenly spaced; None means as many as the service accepts."""
 
     tokens_per_minute: float | None = None
-    """Tokens per minute, evenly spaced, estimated from the texts; None means no limit."""
+    """Maximum tokens per minute, evenly spaced, estimated from the texts; None means no limit."""
 
     rate_limiter: RateLimiter = Field(default=None, exclude=True, repr=False)
-    """LangChain's limiter; it is called once per request, retries included."""
+    """A LangChain rate limiter; it is called before each request, retries included."""
 
     max_retries: int = 5
     """Maximum number of retries per request; 0 disables retries."""
 
     timeout: float | None = Field(default=None, validation_alias=AliasChoices("timeout", "request_timeout"))
-    """Also ``request_timeout``. Seconds per network operation (sending, waiting for data); None means 60."""
+    """Also ``request_timeout``. Seconds per network operation (sending or waiting for data); None means
+    60."""
 
     total_timeout: float | None = None
-    """Seconds for one whole call; None means no bound."""
+    """Seconds for one whole call; None means no limit."""
 
     query_instruction: str | None = None
-    """The task, in English, put before queries (v4 only), never before documents; None means none."""
+    """Task description, in English, prepended to queries (v4 only), never to documents; None means no
+    instruction."""
 
     cache: Any = Field(default=None, exclude=True, repr=False)
     """Where embeddings are looked up first and stored as soon as they arrive: the path of an SQLite file,
-    a `SQLiteCache`, a ``ByteStore`` of LangChain; None means no cache."""
+    a `SQLiteCache`, or a LangChain ``ByteStore``; None means no cache."""
 
     on_blank: Literal["raise", "replace"] = "raise"
-    """``raise`` rejects blank texts before anything is sent; ``replace`` embeds ``blank_replacement`` in
-    their place."""
+    """``raise`` rejects blank texts before anything is sent; ``replace`` embeds ``blank_replacement``
+    instead."""
 
     blank_replacement: str | None = None
-    """The text that ``on_blank="replace"`` embeds in place of blank ones; None without it."""
+    """Text that ``on_blank="replace"`` embeds instead of blank ones; otherwise it must be None."""
 
     on_too_long: Literal["raise", "truncate", "split_mean"] = "raise"
-    """What happens to a text with too many tokens: an error, its beginning, or the mean of its pieces."""
+    """How to handle a text with too many tokens: ``raise`` raises an error, ``truncate`` embeds a beginning
+    that fits, ``split_mean`` embeds its pieces and returns their mean."""
 
     tokenizer: Literal["qwen"] | None = None
-    """``qwen`` counts tokens before anything is sent, with the extra ``tokenizer``; None leaves it to the
-    service."""
+    """``qwen`` counts tokens before anything is sent, which requires the extra ``tokenizer``; None leaves the
+    token limit to the service."""
 
     encoding_format: Literal["float", "base64"] | None = None
-    """Sent if given; None sends none."""
+    """``float`` or ``base64``, sent with each request; None omits it."""
 
     show_progress_bar: bool = False
-    """Show a progress bar while documents are embedded, on the terminal or in the notebook, with the extra
-    ``progress``: texts, texts per second, tokens."""
+    """Show a progress bar while documents are embedded, in the terminal or notebook: texts, texts per second,
+    tokens. Requires the extra ``progress``."""
 
     default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
-    """Sent with each request."""
+    """Additional headers for each request; None means no additional ones."""
 
     transport: Literal["auto", "httpx"] = "auto"
-    """``httpx`` posts every request with httpx; ``auto`` does so only where it is needed, see the docs."""
+    """``httpx`` sends every request with httpx; ``auto`` does so only where it is needed, see the docs."""
 
     allow_http: bool | None = None
-    """Accept a ``base_url`` without TLS that is not a loopback address. None takes AIMLAPI_ALLOW_HTTP from
-    the environment, else False."""
+    """Whether to accept an unencrypted ``base_url`` that is not a loopback address. None reads
+    AIMLAPI_ALLOW_HTTP from the environment; if it is not set, False."""
 
     http_client: Any = Field(default=None, exclude=True, repr=False)
-    """Your own ``Client`` of httpx or httpx2 for the sync methods; never closed here, and not picklable."""
+    """A custom httpx or httpx2 ``Client`` for the sync methods; never closed here, and not picklable."""
 
     http_async_client: Any = Field(default=None, exclude=True, repr=False)
-    """Your own ``AsyncClient`` of httpx or httpx2 for the async methods."""
+    """A custom httpx or httpx2 ``AsyncClient`` for the async methods."""
 
     _client: EmbeddingClient = PrivateAttr()
     _async_client: AsyncEmbeddingClient = PrivateAttr()
 
-    # Type checkers keep the signature that pydantic derives from the fields.
+    # Hidden from type checkers, which use the signature that pydantic derives from the fields.
     if not TYPE_CHECKING:  # pragma: no branch
 
         def __init__(self, **options: Any) -> None:
@@ -209,13 +212,13 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
             chunk_size=config.batch_size,
             timeout=config.timeout,
         )
-        self._progress_bar(show=self.show_progress_bar)  # which may need to be installed
+        self._progress_bar(show=self.show_progress_bar)  # raises if the extra is missing
         stored = isinstance(self.cache, BaseStore)
         self._make_clients(config, ByteStoreCache(self.cache) if stored else self.cache)
 
     @property
     def api_key(self) -> Any:
-        """The key as a ``SecretStr``, or the function that gives it, masked."""
+        """The API key as a ``SecretStr``, or the function that returns it, masked."""
         return self.aimlapi_api_key
 
     @property
@@ -225,12 +228,12 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
 
     @property
     def batch_size(self) -> int | None:
-        """Texts in one request."""
+        """Texts per request."""
         return self.chunk_size
 
     @property
     def request_timeout(self) -> float | None:
-        """Seconds of silence allowed while sending or reading."""
+        """Seconds per network operation."""
         return self.timeout
 
     def _admission(self) -> tuple[Any, Any]:
@@ -242,22 +245,22 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
         """
         Embed documents: shape (texts, dimensions), row i for text i. See `EmbeddingClient.embed`.
 
-        *chunk_size* is that of this call, as in ``OpenAIEmbeddings``, at most the setting; None for that.
+        *chunk_size* is the texts per request of this call, at most the setting; None means the setting.
         """
         with self._progress_bar(show=self.show_progress_bar) as bar:
             return self._embed(texts, progress=bar.part(), batch_size=chunk_size)
 
     def embed_query(self, text: str) -> list[float]:
-        """Embed a query, with ``query_instruction`` before it if set. See `EmbeddingClient.embed`."""
+        """Embed a query, with ``query_instruction`` prepended if set. See `EmbeddingClient.embed`."""
         return self._embed_one(text, "query")
 
     async def aembed_documents(self, texts: list[str], chunk_size: int | None = None) -> list[list[float]]:
-        """Embed documents as `embed_documents` does, awaited; on asyncio or Trio."""
+        """Async version of `embed_documents`, for asyncio and Trio."""
         with self._progress_bar(show=self.show_progress_bar) as bar:
             return await self._aembed(texts, progress=bar.part(), batch_size=chunk_size)
 
     async def aembed_query(self, text: str) -> list[float]:
-        """Embed a query as `embed_query` does, awaited; on asyncio or Trio."""
+        """Async version of `embed_query`, for asyncio and Trio."""
         return await self._aembed_one(text, "query")
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -267,7 +270,7 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[Any, Any]:
-        # The core's clients, which travel along, refuse if they were given an HTTP client.
+        # The core's clients are pickled, too, and raise an error if they have a custom HTTP client.
         state = super().__getstate__()
         left_behind = {"aimlapi_api_key": None, "http_client": None, "http_async_client": None}
         return {**state, "__dict__": {**state["__dict__"], **left_behind}}

@@ -1,4 +1,4 @@
-"""Types of fields that need a name or a JSON schema of their own."""
+"""Field types with an alias or a custom JSON schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the framework adds to embedding: a span for each call, events for their handlers, dictionaries."""
+"""Integration with the framework: spans, events, dictionaries, copies."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-# What the framework sets on a model that exists, and what copies share.
+# Fields that the framework sets on existing models, and that copies share.
 OF_THE_FRAMEWORK = ("callback_manager", "embeddings_cache", "num_workers", "rate_limiter")
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def is_left_alone(model: BaseEmbedding) -> bool:
     """
-    Tell whether all that the framework would do with a batch is to make events that nobody sees.
+    Return whether the framework would only create events that no handler receives.
 
-    They take as long as it took to read the embeddings.
+    Creating them takes as long as parsing the embeddings.
     """
     return model.embeddings_cache is None and not model.callback_manager.handlers and not _is_dispatched()
 
@@ -44,19 +44,19 @@ def _is_dispatched() -> bool:
 
 
 def undecorated(method: _Method) -> _Method:
-    """Return a method of `BaseEmbedding` without its span: the framework decorates its overrides as well."""
+    """Return a method of `BaseEmbedding` without its span, since the framework also decorates overrides."""
     plain: _Method = unwrap(method)
     return plain
 
 
 def undecorate(kind: type[BaseEmbedding], *names: str) -> None:
-    """Take the spans from methods of a class that are only called by others that have one."""
+    """Remove the spans of methods that are only called by other methods with a span."""
     for name in names:
         setattr(kind, name, unwrap(getattr(kind, name)))
 
 
 class FrameworkBase(AdapterBase, BaseComponent):
-    """What the framework asks of a component: options, dictionaries, copies."""
+    """The framework's interface of a component: options, dictionaries, copies."""
 
     @classmethod
     def _mask(cls, options: dict[str, Any]) -> None:
@@ -66,15 +66,15 @@ class FrameworkBase(AdapterBase, BaseComponent):
         check_parts(options)
 
     def to_dict(self, **kwargs: Any) -> dict[str, Any]:
-        """Serialise what affects the vectors; not the key."""
-        # An emulator too, since pipelines find cached vectors by it.
+        """Serialise the settings that affect the vectors, without the API key."""
+        # Includes the emulator, since pipelines look up cached vectors by this dictionary.
         emulator = self._client._engine.emulator  # noqa: SLF001 (of this project)
         named = {} if emulator is None else {"emulator": emulator}
         return {**super().to_dict(**kwargs), **named}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
-        """Create a model from what `to_dict` gave; *kwargs* are further arguments, such as ``api_key``."""
+        """Create a model from the result of `to_dict`; *kwargs* are more arguments, such as ``api_key``."""
         return super().from_dict({name: data[name] for name in data.keys() - {"emulator"}}, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
@@ -86,7 +86,7 @@ class FrameworkBase(AdapterBase, BaseComponent):
 
 def check_parts(parts: Mapping[str, Any]) -> None:
     """
-    Refuse parts of the wrong type, which the framework would take, and fail at the first call.
+    Reject framework objects of the wrong type, which would otherwise only fail at the first call.
 
     Raises:
         ConfigurationError: If a rate limiter, cache or callback manager among *parts* can't be used.

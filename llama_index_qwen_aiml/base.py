@@ -1,4 +1,4 @@
-"""The LlamaIndex class: declares fields, maps them to the core's settings, and forwards."""
+"""The LlamaIndex class: declares fields, maps them to the core's settings, and forwards calls."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
     Settings.embed_model = QwenAIMLEmbedding(dimensions=1024)
     ```
 
-    Safe in several threads and event loops at once. ``to_dict`` holds what affects the vectors and nothing
-    else. A pickle contains the settings, but not the API key: an unpickled copy reads it from its
-    environment.
+    Safe to use from several threads and event loops at once. ``to_dict`` contains only the settings that
+    affect the vectors. A pickle contains the settings, but not the API key: an unpickled copy reads it from
+    its environment.
 
-    Lists of any length reach the core whole, which sends several requests at a time; where ``num_workers`` is
-    set, the framework cuts those of asynchronous calls, so that each of its own calls is one request.
+    Lists of any length are passed whole to the core, which sends several requests at a time. If
+    ``num_workers`` is set, the framework splits the lists of async calls, so that each part is one request.
 
     Raises:
-        ConfigurationError: If an option is unknown, wrong or missing.
+        ConfigurationError: If an option is unknown, invalid or missing.
     """
 
     model_config = ConfigDict(
@@ -52,93 +52,95 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
     unchecked."""
 
     dimensions: int | None = None
-    """Dimensions of the vectors; None leaves them to the service (1024 for v4 and v3)."""
+    """Dimensions of the vectors; None uses the service's default (1024 for v4 and v3)."""
 
     query_instruction: str | None = None
-    """The task, in English, put before queries (v4 only), never before texts; None means none."""
+    """Task description, in English, prepended to queries (v4 only), never to texts; None means no
+    instruction."""
 
     on_blank: Literal["raise", "replace"] = "raise"
-    """``raise`` rejects blank texts before anything is sent; ``replace`` embeds ``blank_replacement`` in
-    their place."""
+    """``raise`` rejects blank texts before anything is sent; ``replace`` embeds ``blank_replacement``
+    instead."""
 
     blank_replacement: str | None = None
-    """The text that ``on_blank="replace"`` embeds in place of blank ones; None without it."""
+    """Text that ``on_blank="replace"`` embeds instead of blank ones; otherwise it must be None."""
 
     on_too_long: Literal["raise", "truncate", "split_mean"] = "raise"
-    """What happens to a text with too many tokens: an error, its beginning, or the mean of its pieces."""
+    """How to handle a text with too many tokens: ``raise`` raises an error, ``truncate`` embeds a beginning
+    that fits, ``split_mean`` embeds its pieces and returns their mean."""
 
     tokenizer: Literal["qwen"] | None = None
-    """``qwen`` counts tokens before anything is sent, with the extra ``tokenizer``; None leaves it to the
-    service."""
+    """``qwen`` counts tokens before anything is sent, which requires the extra ``tokenizer``; None leaves the
+    token limit to the service."""
 
     api_base: str | None = None
-    """URL of the service. None takes AIMLAPI_BASE_URL, AIMLAPI_API_BASE or AIML_API_BASE from the
-    environment, else ``https://api.aimlapi.com/v1``."""
+    """URL of the service. None reads AIMLAPI_BASE_URL, AIMLAPI_API_BASE or AIML_API_BASE from the
+    environment; if none is set, it means ``https://api.aimlapi.com/v1``."""
 
     api_key: ApiKey = Field(default=None, exclude=True, repr=False)
-    """A function, sync or async, is called before each request. None takes AIMLAPI_API_KEY, AIML_API_KEY or
-    AIMLAPI_KEY from the environment."""
+    """A string, a ``SecretStr``, or a sync or async function that is called before each request. None reads
+    AIMLAPI_API_KEY, AIML_API_KEY or AIMLAPI_KEY from the environment."""
 
     embed_batch_size: int = Field(default=10, exclude=True)
     """Texts per request, 1 to 10 for v4 and v3."""
 
     max_concurrency: int | None = Field(default=None, exclude=True)
-    """Maximum number of requests in flight, 1 or more, for all threads together, and in each event loop. None
-    means to start with 6 and to grow up to 32, adapting to the rate limit of the service."""
+    """Maximum number of requests in flight, 1 or more, for all threads together, and for each event loop.
+    None starts at 6 and grows up to 32, adapting to the service's rate limit."""
 
     requests_per_minute: float | None = Field(default=None, exclude=True)
-    """Requests per minute, evenly spaced; None means as many as the service accepts."""
+    """Maximum requests per minute, evenly spaced; None means as many as the service accepts."""
 
     tokens_per_minute: float | None = Field(default=None, exclude=True)
-    """Tokens per minute, evenly spaced, estimated from the texts; None means no limit."""
+    """Maximum tokens per minute, evenly spaced, estimated from the texts; None means no limit."""
 
     max_retries: int = Field(default=5, exclude=True)
     """Maximum number of retries per request; 0 disables retries."""
 
     timeout: float | None = Field(default=None, exclude=True)
-    """Seconds per network operation (sending, or waiting for data); None means 60."""
+    """Seconds per network operation (sending or waiting for data); None means 60."""
 
     total_timeout: float | None = Field(default=None, exclude=True)
-    """Seconds for one whole call of the core; None means no bound."""
+    """Seconds for one whole call of the core; None means no limit."""
 
     encoding_format: Literal["float", "base64"] | None = Field(default=None, exclude=True)
-    """Sent if given; None sends none."""
+    """``float`` or ``base64``, sent with each request; None omits it."""
 
     default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
-    """Sent with each request."""
+    """Additional headers for each request; None means no additional ones."""
 
     transport: Literal["auto", "httpx"] = Field(default="auto", exclude=True)
-    """``httpx`` posts every request with httpx; ``auto`` does so only where it is needed, see the docs."""
+    """``httpx`` sends every request with httpx; ``auto`` does so only where it is needed, see the docs."""
 
     allow_http: bool | None = Field(default=None, exclude=True)
-    """Accept an ``api_base`` without TLS that is not a loopback address. None takes AIMLAPI_ALLOW_HTTP from
-    the environment, else False."""
+    """Whether to accept an unencrypted ``api_base`` that is not a loopback address. None reads
+    AIMLAPI_ALLOW_HTTP from the environment; if it is not set, False."""
 
     http_client: Any = Field(default=None, exclude=True, repr=False)
-    """Your own ``Client`` of httpx or httpx2 for the sync methods; never closed here, and not picklable."""
+    """A custom httpx or httpx2 ``Client`` for the sync methods; never closed here, and not picklable."""
 
     http_async_client: Any = Field(default=None, exclude=True, repr=False)
-    """Your own ``AsyncClient`` of httpx or httpx2 for the async methods."""
+    """A custom httpx or httpx2 ``AsyncClient`` for the async methods."""
 
     cache: Any = Field(default=None, exclude=True, repr=False)
     """Where embeddings are looked up first and stored as soon as they arrive: the path of an SQLite file,
-    a `SQLiteCache`, a ``BaseKVStore`` of LlamaIndex; None means no cache."""
+    a `SQLiteCache`, or a LlamaIndex ``BaseKVStore``; None means no cache."""
 
     num_workers: int | None = Field(default=None, exclude=True)
-    """Calls of the framework at once in its asynchronous batches; None leaves it to ``max_concurrency``."""
+    """Concurrent calls in the framework's async batches; None leaves it to ``max_concurrency``."""
 
     embeddings_cache: Any = Field(default=None, exclude=True, repr=False)
-    """The framework's cache, whose keys begin with ``cache_namespace`` here; ``cache`` stores more often."""
+    """The framework's cache; keys are prefixed with ``cache_namespace``. ``cache`` stores more often."""
 
     rate_limiter: Any = Field(default=None, exclude=True, repr=False)
-    """The framework's limiter; it is called once per request, retries included, with its tokens."""
+    """A LlamaIndex rate limiter; it is called before each request, retries included, with its tokens."""
 
     _client: EmbeddingClient = PrivateAttr()
     _async_client: AsyncEmbeddingClient = PrivateAttr()
     _limiter: Any = PrivateAttr(default=None)
     _bar: Any = PrivateAttr(default=None)
 
-    # Type checkers keep the signature that pydantic derives from the fields.
+    # Hidden from type checkers, which use the signature that pydantic derives from the fields.
     if not TYPE_CHECKING:  # pragma: no branch
 
         def __init__(self, **options: Any) -> None:
@@ -177,7 +179,7 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
 
     @classmethod
     def class_name(cls) -> str:
-        """Give the name under which the model is serialised."""
+        """Return the name under which the model is serialised."""
         return "QwenAIMLEmbedding"
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
@@ -216,7 +218,7 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
     async def aget_text_embedding_batch(
         self, texts: list[str], show_progress: bool = False, **kwargs: Any
     ) -> list[list[float]]:
-        """Embed texts as `get_text_embedding_batch` does, awaited."""
+        """Async version of `get_text_embedding_batch`."""
         texts = check_texts(texts, blank_replacement=self.blank_replacement)
         with self._progress_bar(show=show_progress, total=len(texts)) as bar:
             twin = self._twin(bar) if self.num_workers else self._for_batch(len(texts), bar)
@@ -229,28 +231,28 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
         return undecorated(BaseEmbedding.get_text_embedding)(self._twin(), text)
 
     async def aget_text_embedding(self, text: str) -> list[float]:
-        """Embed one text, awaited."""
+        """Async version of `get_text_embedding`."""
         return await undecorated(BaseEmbedding.aget_text_embedding)(self._twin(), text)
 
     def get_query_embedding(self, query: str) -> list[float]:
-        """Embed a query, with ``query_instruction`` before it if set. See `EmbeddingClient.embed`."""
+        """Embed a query, with ``query_instruction`` prepended if set. See `EmbeddingClient.embed`."""
         return undecorated(BaseEmbedding.get_query_embedding)(self._twin(query=True), query)
 
     async def aget_query_embedding(self, query: str) -> list[float]:
-        """Embed a query as `get_query_embedding` does, awaited."""
+        """Async version of `get_query_embedding`."""
         return await undecorated(BaseEmbedding.aget_query_embedding)(self._twin(query=True), query)
 
     def _for_batch(self, texts: int, bar: Any) -> Self:
-        """Give a twin for which the framework cuts lists where it must, and leaves them whole otherwise."""
-        # The framework's cache is filled once a call.
+        """Return a twin for which the framework splits lists only where it must."""
+        # The framework fills its cache once for each of these parts.
         size = max(1, texts) if self.embeddings_cache is None else self.texts_in_flight
         return self._twin(bar, embed_batch_size=size)
 
     def _twin(self, bar: Any = None, *, query: bool = False, **fields: Any) -> Self:
         """
-        Give a copy whose rate limiter and bar are asked and moved by the core, not by the framework.
+        Return a copy whose rate limiter and progress bar are used by the core, not by the framework.
 
-        The framework's cache goes by text alone, so in the copy it holds what this model makes, no other.
+        The framework's cache uses only the text as a key, so the copy sees only the entries of this model.
         """
         twin, cache = copy(self), self.embeddings_cache
         if cache is not None:
@@ -269,15 +271,15 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        # The framework leaves out what can't be pickled, and takes it from the object itself: hence a twin.
-        # The core's clients always travel along, and refuse if they were given an HTTP client.
+        # The framework removes what can't be pickled from the object itself, so it gets a copy. The core's
+        # clients are pickled, too, and raise an error if they have a custom HTTP client.
         twin = copy(self)
         twin.__dict__.update(api_key=None, http_client=None, http_async_client=None)
         clients = dict(twin.__pydantic_private__ or {})
         return {**super(QwenAIMLEmbedding, twin).__getstate__(), "__pydantic_private__": clients}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Not the framework's, which calls __init__ and so wants a key while the pickle is read.
+        # Not the framework's method, which calls __init__ and so requires a key during unpickling.
         BaseModel.__setstate__(self, state)
         for name, field in type(self).model_fields.items():
             self.__dict__.setdefault(name, field.get_default(call_default_factory=True))

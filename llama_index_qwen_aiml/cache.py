@@ -19,7 +19,7 @@ _FIELD = "entry"
 
 class KVStoreCache:
     """
-    Keep embeddings in a key-value store of LlamaIndex, for the setting ``cache``.
+    A cache of embeddings in a LlamaIndex key-value store, for the setting ``cache``.
 
     ```python
     from llama_index.core.storage.kvstore import SimpleKVStore
@@ -28,8 +28,9 @@ class KVStoreCache:
     embedding = QwenAIMLEmbedding(cache=KVStoreCache(SimpleKVStore()))
     ```
 
-    Entries are in the collection ``qwen_aiml_embeddings``, one read and one write each, as the interface has
-    it. As safe in threads and event loops, and as lasting, as the store is; its errors come out as they are.
+    Entries are in the collection ``qwen_aiml_embeddings``; each is read and written separately. It is as safe
+    to use from several threads and event loops, and as durable, as the store, whose errors are raised
+    unchanged.
 
     Args:
         store: Any key-value store.
@@ -39,20 +40,20 @@ class KVStoreCache:
         self._store = store
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Give what is stored under each key, in their order, None where there is nothing to be read."""
+        """Return the entry of each key, in order; None if there is none that can be read."""
         return [_read(self._store.get(key, collection=_COLLECTION)) for key in keys]
 
     def set_many(self, entries: Mapping[str, bytes]) -> None:
-        """Store entries by key, over those that are there."""
+        """Store entries by key, replacing existing ones."""
         for key, entry in entries.items():
             self._store.put(key, _write(entry), collection=_COLLECTION)
 
     async def aget_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Give what `get_many` gives, awaited."""
+        """Async version of `get_many`."""
         return [_read(await self._store.aget(key, collection=_COLLECTION)) for key in keys]
 
     async def aset_many(self, entries: Mapping[str, bytes]) -> None:
-        """Store as `set_many` does, awaited."""
+        """Async version of `set_many`."""
         for key, entry in entries.items():
             await self._store.aput(key, _write(entry), collection=_COLLECTION)
 
@@ -72,26 +73,26 @@ def _read(value: object) -> bytes | None:
 
 class NamespacedKVStore(BaseKVStore):
     """
-    Give a part of a key-value store of its own to one kind of embeddings.
+    A separate part of a key-value store, for one kind of embeddings.
 
-    The framework's ``embeddings_cache`` goes by text alone, so that models that share a store would get each
-    other's vectors. Here every key begins with the namespace, which any store can hold, while many are
-    particular about the names of collections.
+    The framework's ``embeddings_cache`` uses only the text as a key, so models that share a store would get
+    each other's vectors. Here every key begins with the namespace. Any store supports that, while many
+    restrict the names of collections.
 
     Args:
         store: The store to share.
 
-        namespace: Letters, digits, ``_``, ``.`` and ``-``; what differs in any way needs another one.
+        namespace: Letters, digits, ``_``, ``.`` and ``-``; embeddings that differ in any way need another.
 
     Raises:
-        ConfigurationError: If the namespace is empty or has another character.
+        ConfigurationError: If the namespace is empty or contains another character.
     """
 
     def __init__(self, store: BaseKVStore, namespace: str) -> None:
         if not re.fullmatch("[A-Za-z0-9_.-]+", namespace):
             raise ConfigurationError("namespace must be made of letters, digits, '_', '.' and '-'")
         self._store = store
-        # No namespace has a colon, so none begins with another one's prefix.
+        # No namespace contains a colon, so no key begins with the prefix of another namespace.
         self._prefix = f"{namespace}:"
 
     def put(self, key: str, val: dict[str, Any], collection: str = DEFAULT_COLLECTION) -> None:
@@ -121,27 +122,27 @@ class NamespacedKVStore(BaseKVStore):
         await self._store.aput_all(self._prefixed(kv_pairs), collection=collection, batch_size=batch_size)
 
     def get(self, key: str, collection: str = DEFAULT_COLLECTION) -> dict[str, Any] | None:
-        """Give a value, None where there is none."""
+        """Return a value; None if there is none."""
         return self._store.get(self._prefix + key, collection=collection)
 
     async def aget(self, key: str, collection: str = DEFAULT_COLLECTION) -> dict[str, Any] | None:
-        """Give a value, None where there is none."""
+        """Return a value; None if there is none."""
         return await self._store.aget(self._prefix + key, collection=collection)
 
     def get_all(self, collection: str = DEFAULT_COLLECTION) -> dict[str, dict[str, Any]]:
-        """Give all values of this namespace; the store reads those of the others as well."""
+        """Return all values of this namespace; the store reads those of the others as well."""
         return self._own(self._store.get_all(collection=collection))
 
     async def aget_all(self, collection: str = DEFAULT_COLLECTION) -> dict[str, dict[str, Any]]:
-        """Give all values of this namespace; the store reads those of the others as well."""
+        """Return all values of this namespace; the store reads those of the others as well."""
         return self._own(await self._store.aget_all(collection=collection))
 
     def delete(self, key: str, collection: str = DEFAULT_COLLECTION) -> bool:
-        """Delete a value, and say whether there was one."""
+        """Delete a value, and return whether there was one."""
         return self._store.delete(self._prefix + key, collection=collection)
 
     async def adelete(self, key: str, collection: str = DEFAULT_COLLECTION) -> bool:
-        """Delete a value, and say whether there was one."""
+        """Delete a value, and return whether there was one."""
         return await self._store.adelete(self._prefix + key, collection=collection)
 
     def _prefixed(self, pairs: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:

@@ -60,7 +60,7 @@ class EmbeddingConfig:
 
         max_retries: Maximum number of retries per request; 0 disables retries.
 
-        timeout: Seconds per network operation (sending, or waiting for data), above 0; connecting gets at
+        timeout: Seconds per network operation (sending or waiting for data), above 0; connecting gets at
             most 10. None means 60.
 
         total_timeout: Seconds for one whole call, above 0; None means no limit.
