@@ -1,4 +1,4 @@
-"""The Daft provider: one client in each process, a column of texts in, Arrow out."""
+"""The Daft provider: one client per process, which embeds columns of texts as Arrow arrays."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from qwen_aiml import ConfigurationError, EmbeddingConfig
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-# Texts in one of Daft's batches. It runs up to 64 batches at once, whose embeddings are in memory.
+# Texts per Daft batch. Daft runs up to 64 batches at once, with their embeddings in memory.
 ROWS = 320
 NOT_SENT = "not sent, since another request of the batch failed"
 
@@ -30,7 +30,7 @@ _ROW = daft.DataType.struct(
     {"embedding": daft.DataType.list(daft.DataType.float32()), "error": daft.DataType.string()}
 )
 
-# What a process has opened; tasks bring only pickles of the settings.
+# Open clients of this process; tasks bring only pickles of the settings.
 _opened: dict[Any, tuple[qwen_aiml.AsyncEmbeddingClient, Any]] = {}
 
 
@@ -43,26 +43,26 @@ class QwenAIMLProvider(Provider):
     column = embed_text(daft.col("text"), provider=provider, dimensions=512)
     ```
 
-    All tasks of a process that have the same settings share one client, and so its connections, its limits
-    and its cache. A pickle contains the settings, *cache* and *admit*, but not the API key: workers read it
+    All tasks of a process with the same settings share one client, and so its connections, its limiter and
+    its cache. A pickle contains the settings, *cache* and *admit*, but not the API key: workers read it
     from their environment.
 
     Args:
-        name: What Daft calls it, once ``daft.attach_provider`` has been called.
+        name: Name of the provider in Daft, after ``daft.attach_provider``.
 
         cache: Where embeddings are looked up first and stored as soon as they arrive: the path of an SQLite
             file, an object with the methods of `Cache`, or a function without arguments that creates one,
             called once in each process. None means no cache.
 
         admit: An async function that is awaited before each request, retries included, with its expected
-            tokens; the request is sent when it returns. None means none.
+            tokens; the request is sent when it returns. None means no custom rate limiter.
 
-        role: ``query`` puts ``query_instruction`` before each text; ``document`` does not.
+        role: ``query`` prepends ``query_instruction`` to each text; ``document`` does not.
 
-        settings: Those of `EmbeddingConfig`; ``requests_per_minute`` is for each process.
+        settings: Settings of `EmbeddingConfig`; ``requests_per_minute`` applies to each process separately.
 
     Raises:
-        ConfigurationError: If a setting is wrong, or no key is found.
+        ConfigurationError: If a setting is invalid, or no key is found.
     """
 
     def __init__(
@@ -80,25 +80,25 @@ class QwenAIMLProvider(Provider):
 
     @property
     def name(self) -> str:
-        """What Daft calls it."""
+        """Name of the provider in Daft."""
         return self._name
 
     def get_text_embedder(
         self, model: str | None = None, dimensions: int | None = None, **options: Any
     ) -> Embedder:
         """
-        Describe a column of embeddings; ``embed_text`` calls this.
+        Create the embedder of a column; ``embed_text`` calls this.
 
         Args:
-            model: In place of the provider's; None for that.
+            model: Overrides the provider's model; None keeps it.
 
-            dimensions: In place of the provider's; None for those.
+            dimensions: Override the provider's dimensions; None keeps them.
 
-            options: ``batch_size``, the texts in one batch of Daft, 320 by default; ``on_error``, what Daft
-                does about a failed batch, ``raise`` by default; others as settings of `EmbeddingConfig`.
+            options: ``batch_size``, the texts per Daft batch, 320 by default; ``on_error``, what Daft does
+                about a failed batch, ``raise`` by default; and settings of `EmbeddingConfig`.
 
         Raises:
-            ConfigurationError: If a setting is wrong.
+            ConfigurationError: If a setting is invalid.
         """
         rows, on_error = options.pop("batch_size", None), options.pop("on_error", "raise")
         options |= {"model": model} if model else {}
@@ -117,23 +117,25 @@ def embed(
     **options: Any,
 ) -> daft.Expression:
     """
-    Embed a column; a text that fails has its error beside it, and the query goes on.
+    Embed a column; a text that fails has its error next to it, and the query continues.
 
     Args:
         text: A column of strings.
 
-        provider: Its settings are used; None takes those of ``QwenAIMLProvider()``.
+        provider: Provider with the settings; None means ``QwenAIMLProvider()``.
 
-        model: As for `QwenAIMLProvider.get_text_embedder`, and so are the others.
-        dimensions: None for the provider's.
+        model: Overrides the provider's model; None keeps it.
+
+        dimensions: Override the provider's dimensions; None keeps them.
+
         options: ``batch_size`` and settings of `EmbeddingConfig`.
 
     Returns:
-        A struct of ``embedding``, a list of float32, and ``error``, a string of the type and the message.
+        A struct of ``embedding``, a list of float32, and ``error``, a string with its type and message.
         One of the two is null in each row.
 
     Raises:
-        ConfigurationError: If a setting is wrong; while the query runs, if a worker has no API key.
+        ConfigurationError: If a setting is invalid; while the query runs, if a worker has no API key.
     """
     embedder = (provider or QwenAIMLProvider()).get_text_embedder(model, dimensions, **options)
     udf = embedder.get_udf_options()
@@ -148,26 +150,28 @@ def embed(
 @dataclass(frozen=True)
 class Embedder(TextEmbedderDescriptor):
     """
-    Embeds the texts of one column, in whichever process it is unpickled.
+    Embeds the texts of one column, in any process that unpickles it.
 
-    It is what Daft calls a descriptor and the embedder as well, since all that is alive is the client.
+    It is both what Daft calls a descriptor and the embedder, since the client is the only live resource.
 
     Args:
         provider: The name of the provider, for metrics.
 
         config: The settings.
 
-        udf: How Daft runs it.
+        udf: Daft's options for running it.
 
-        role: As in `QwenAIMLProvider`, and so are the others.
-        cache: None means no cache.
-        admit: None means none.
+        role: As in `QwenAIMLProvider`.
+
+        cache: As in `QwenAIMLProvider`.
+
+        admit: As in `QwenAIMLProvider`.
 
     Attributes:
-        key: Names the client: the same for all columns with the same settings, in each process.
+        key: Identifies the client: equal for all columns with the same settings, in every process.
 
     Raises:
-        ConfigurationError: If *cache* or *admit* can't be pickled, or the dimensions are not known.
+        ConfigurationError: If *cache* or *admit* can't be pickled, or the dimensions are unknown.
     """
 
     provider: str
@@ -189,7 +193,7 @@ class Embedder(TextEmbedderDescriptor):
                 "function without arguments that creates it; let admit connect when it is first called"
             )
             raise ConfigurationError(message) from error
-        # Unpickled copies keep it, also where a pickle of theirs would have other bytes.
+        # Unpickled copies keep it, even if pickling them again would produce other bytes.
         object.__setattr__(self, "key", sha256(pickled).digest())
 
     def get_provider(self) -> str:
@@ -201,11 +205,11 @@ class Embedder(TextEmbedderDescriptor):
         return self.config.model
 
     def get_options(self) -> dict[str, Any]:
-        """Return what Daft is told of how to run it."""
+        """Return Daft's options for running it, as a dictionary."""
         return {"batch_size": self.udf.batch_size, "on_error": self.udf.on_error}
 
     def get_udf_options(self) -> UDFOptions:
-        """Return the same; the client retries, so that Daft need not."""
+        """Return Daft's options for running it; the client retries, so Daft does not."""
         return self.udf
 
     def get_dimensions(self) -> EmbeddingDimensions:
@@ -217,15 +221,15 @@ class Embedder(TextEmbedderDescriptor):
         return True
 
     def instantiate(self) -> Embedder:
-        """Return what embeds."""
+        """Return the embedder, which is this object."""
         return self
 
     async def embed_text(self, text: list[str]) -> Any:
         """
-        Embed texts: an Arrow array of fixed-size lists of float32, row i for text i.
+        Embed texts as an Arrow array of fixed-size lists of float32, row i for text i.
 
         Raises:
-            QwenAIMLError: As `AsyncEmbeddingClient.embed` does; indices count within this batch.
+            QwenAIMLError: As in `AsyncEmbeddingClient.embed`; indices are relative to this batch.
         """
         client, admit = self._open()
         result = await client.embed(text, role=self.role, admit=admit, packed=True)
@@ -249,7 +253,7 @@ class Embedder(TextEmbedderDescriptor):
                 return [(None, _reason(error))]
             invalid = set(error.indices)
             others = iter(await self.embed_each([t for at, t in enumerate(texts) if at not in invalid]))
-            # Each by itself, for an error of its own.
+            # One at a time, so that each has its own error.
             return [
                 (await self.embed_each([text]))[0] if at in invalid else next(others)
                 for at, text in enumerate(texts)
@@ -266,7 +270,7 @@ class Embedder(TextEmbedderDescriptor):
         return [(row, None) for row in result.embeddings]
 
     def _open(self) -> tuple[qwen_aiml.AsyncEmbeddingClient, Any]:
-        """Return the client of this process and its *admit*, the same for all that have the same settings."""
+        """Return this process's client and *admit*, the same for all embedders with the same settings."""
         of = (self.key, self.config.api_key)
         if of not in _opened:
             cache = self.cache() if callable(self.cache) else self.cache
@@ -274,7 +278,7 @@ class Embedder(TextEmbedderDescriptor):
         return _opened[of]
 
     def _record(self, usage: qwen_aiml.Usage) -> None:
-        """Add usage to Daft's metrics of this column."""
+        """Add usage to Daft's metrics for this column."""
         labels = {"model": self.config.model, "protocol": "embed", "provider": self.provider}
         for name in ("requests", "total_tokens", "credits_used", "cached"):
             if (count := getattr(usage, name)) is not None:
@@ -282,13 +286,13 @@ class Embedder(TextEmbedderDescriptor):
 
 
 def _numbers(rows: Sequence[Any]) -> pa.Array:
-    """Put the numbers of all rows one after the other."""
+    """Concatenate the values of all rows."""
     joined = b"".join(row for row in rows if row is not None)
     return pa.Array.from_buffers(pa.float32(), len(joined) // 4, [None, pa.py_buffer(joined)])
 
 
 def _struct(made: Sequence[tuple[Any, str | None]]) -> pa.Array:
-    """Put embeddings and errors side by side."""
+    """Combine embeddings and errors in a struct array."""
     rows = [row for row, _ in made]
     offsets = pa.array(accumulate((len(row or ()) for row in rows), initial=0), pa.int32())
     mask = pa.array([row is None for row in rows], pa.bool_())
@@ -298,5 +302,5 @@ def _struct(made: Sequence[tuple[Any, str | None]]) -> pa.Array:
 
 
 def _reason(error: qwen_aiml.QwenAIMLError) -> str:
-    # Without the index, which counts within a batch that users don't see.
+    # Without the index, which is relative to a batch that users don't see.
     return f"{type(error).__name__}: {error.args[0]}"
