@@ -1,7 +1,8 @@
 """
-The emulator as a fixture of pytest, ``qwen_aiml_emulator``; pytest loads this by itself.
+Pytest plugin with the emulator as a fixture, ``qwen_aiml_emulator``; pytest loads it automatically.
 
-A package of its own, since pytest does so in every project: nothing of ours is imported before a test asks.
+It is a separate package, since pytest loads it in every project: other packages of this project are imported
+only when a test uses the emulator.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _NAME = "qwen_aiml_emulator"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
+    """Register the marker."""
     config.addinivalue_line(
         "markers",
         f"{_NAME}(*, serve=False, **settings): run the test on the emulator of qwen-aiml, made with these "
@@ -31,33 +32,33 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """
-    Add the fixture where only the marker is, and start the event loop of synchronous calls.
+    Add the fixture to tests with only the marker, and start the event loop of synchronous calls.
 
-    The event loop needs a pair of sockets, so it comes before pytest-socket blocks them. There is no autouse
-    fixture: that would cost every test of every project some time.
+    The event loop needs a pair of sockets, so it starts before pytest-socket blocks them. An autouse fixture
+    would slow down every test of every project.
     """
     names: list[str] = getattr(item, "fixturenames", [])
     if _NAME not in names:
         if item.get_closest_marker(_NAME) is None:
             return
         _add_fixture(item, names)
-    from qwen_aiml._engine.runner import background_loop  # noqa: PLC0415 (most tests do without)
+    from qwen_aiml._engine.runner import background_loop  # noqa: PLC0415 (most tests do not need it)
 
     background_loop()
 
 
 def _add_fixture(item: Any, names: list[str]) -> None:
-    """Insert the fixture before all others of a test's own scope, as pytest does with autouse fixtures."""
-    known = item._fixtureinfo.name2fixturedefs  # noqa: SLF001 (it tells scopes, and nothing public does)
+    """Insert the fixture before all others of function scope, as pytest does with autouse fixtures."""
+    known = item._fixtureinfo.name2fixturedefs  # noqa: SLF001 (no public API has the scopes)
     wider = [name for name in names if name in known and known[name][-1].scope != "function"]
-    # A new list, since variants of one test share theirs.
+    # A new list, since the parametrized variants of a test share one.
     item.fixturenames = [*wider, _NAME, *(name for name in names if name not in wider)]
 
 
 @pytest.fixture
 def qwen_aiml_emulator(request: pytest.FixtureRequest) -> Iterator[Emulator]:
-    """An emulator that all embeddings of qwen-aiml go to in this test, in place of the service."""  # noqa: D401 (for pytest --fixtures)
-    from qwen_aiml.emulator import Emulator, intercept, serve  # noqa: PLC0415 (most tests do without)
+    """An emulator that receives all requests of qwen-aiml in this test, instead of the service."""  # noqa: D401 (for pytest --fixtures)
+    from qwen_aiml.emulator import Emulator, intercept, serve  # noqa: PLC0415 (most tests do not need it)
 
     with ExitStack() as stack:
         settings = _settings(request.node)
@@ -68,7 +69,7 @@ def qwen_aiml_emulator(request: pytest.FixtureRequest) -> Iterator[Emulator]:
 
 
 def _settings(node: pytest.Item) -> dict[str, Any]:
-    """Join what the markers of a test, its class and its module say; the closest has the last word."""
+    """Merge the settings of the markers of a test, its class and its module; the closest takes precedence."""
     settings: dict[str, Any] = {}
     for marker in reversed(list(node.iter_markers(_NAME))):
         if marker.args:
