@@ -1,4 +1,4 @@
-"""LangChain's stores as caches, and LangChain's own cache without its traps."""
+"""LangChain's stores as caches, and LangChain's own cache with safe keys and entries."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def classic(module: str) -> Any:
 
 
 class Model(Embeddings):
-    """Embeddings with what the helper asks of them; counts what it is asked to embed."""
+    """Embeddings with the attributes that the cache needs; records the texts to embed."""
 
     texts_in_flight = 4
 
@@ -46,29 +46,29 @@ class Model(Embeddings):
 
     @property
     def cache_namespace(self) -> str:
-        """Name what documents' vectors depend on."""
+        """Return the namespace of documents."""
         return namespace(SERVICE, f"{MODEL}-{self.size}", 2)
 
     @property
     def query_cache_namespace(self) -> str:
-        """Name what queries' vectors depend on."""
+        """Return the namespace of queries."""
         return namespace(SERVICE, f"{MODEL}-{self.size}", 2, role="query", instruction=self.task)
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Embed, or fail at a text that says so."""
+        """Embed, or fail if one of the texts is ``fail``."""
         self.calls.append(texts)
         if "fail" in texts:
             raise ConnectionError
         return [[self.size, float(len(text))] for text in texts]
 
     def embed_query(self, text: str) -> list[float]:
-        """Embed as something else than a document."""
+        """Embed differently from a document."""
         self.calls.append([text])
         return [-self.size, float(len(text))]
 
 
 def backed(model: Model, store: ByteStore, **options: Any) -> Any:
-    """Make what is tested."""
+    """Create the object under test."""
     classic("embeddings.cache")
     made: Any = cache_backed_embeddings
     return made(model, store, **options)
@@ -76,7 +76,7 @@ def backed(model: Model, store: ByteStore, **options: Any) -> Any:
 
 @pytest.fixture(params=["sync", "async"])
 def ways(request: pytest.FixtureRequest) -> Any:
-    """Give each way to embed documents and a query."""
+    """Return each way to embed documents and a query."""
     if request.param == "sync":
         return (lambda model, texts: model.embed_documents(texts)), (lambda m, text: m.embed_query(text))
     return (
@@ -87,7 +87,7 @@ def ways(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture(params=["memory", "files"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ByteStore:
-    """Give each store that comes with LangChain."""
+    """Return each store that comes with LangChain."""
     if request.param == "memory":
         return InMemoryByteStore()
     made: ByteStore = classic("storage").LocalFileStore(tmp_path)
@@ -95,7 +95,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ByteStore:
 
 
 def entries() -> dict[str, bytes]:
-    """Give entries as the core writes them."""
+    """Return entries as the core writes them."""
     packed = {}
     for text in ("a", "b"):
         key = cache_key(NAMESPACE, text)
@@ -106,7 +106,7 @@ def entries() -> dict[str, bytes]:
 
 
 def test_round_trip(store: ByteStore) -> None:
-    """Entries come back in the order of the keys, None where there is none."""
+    """Entries are returned in the order of the keys, None if there is none."""
     cache: Cache = ByteStoreCache(store)
     first, second = stored = entries()
     cache.set_many(stored)
@@ -117,7 +117,7 @@ def test_round_trip(store: ByteStore) -> None:
 
 
 def test_round_trip_async(store: ByteStore) -> None:
-    """The asynchronous twins do the same, on asyncio, whose threads LangChain lends to its stores."""
+    """The async methods do the same on asyncio, where LangChain runs its stores in threads."""
     cache = ByteStoreCache(store)
     first, second = stored = entries()
 
@@ -130,7 +130,7 @@ def test_round_trip_async(store: ByteStore) -> None:
 
 @pytest.mark.anyio
 async def test_native_async_store() -> None:
-    """A store with asynchronous methods of its own works on both event loops."""
+    """A store with native async methods works on both event loops."""
     cache = ByteStoreCache(InMemoryByteStore())
     await cache.aset_many(entries())
 
@@ -138,7 +138,7 @@ async def test_native_async_store() -> None:
 
 
 def test_cut_off_file(tmp_path: Path) -> None:
-    """A file that a killed process has left half written is a miss."""
+    """A file that a killed process left half-written is a miss."""
     cache = ByteStoreCache(classic("storage").LocalFileStore(tmp_path))
     first, _ = stored = entries()
     cache.set_many(stored)
@@ -148,7 +148,7 @@ def test_cut_off_file(tmp_path: Path) -> None:
 
 
 def test_paid_once(ways: Any, store: ByteStore) -> None:
-    """Documents are embedded once, a second object finds them, and nothing warns."""
+    """Documents are embedded once, a second object finds them, and there are no warnings."""
     documents, _ = ways
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -162,7 +162,7 @@ def test_paid_once(ways: Any, store: ByteStore) -> None:
 
 
 def test_models_do_not_mix(ways: Any, store: ByteStore) -> None:
-    """Models that differ share a store, and each gets its own vectors."""
+    """Different models share a store, and each gets its own vectors."""
     documents, _ = ways
     for size in (1.0, 2.0, 1.0):
         assert documents(backed(Model(size), store), ["a"]) == [[size, 1.0]]
@@ -170,7 +170,7 @@ def test_models_do_not_mix(ways: Any, store: ByteStore) -> None:
 
 @pytest.mark.parametrize("given", [True, "same", "other"])
 def test_queries_are_not_documents(ways: Any, store: ByteStore, given: Any) -> None:
-    """A query never gets a document's vector, nor one of another instruction, be the store the same."""
+    """A query never gets the vector of a document or another instruction, even from the same store."""
     documents, query = ways
     given = {"same": store, "other": InMemoryByteStore()}.get(given, given)
     model = Model()
@@ -187,7 +187,7 @@ def test_queries_are_not_documents(ways: Any, store: ByteStore, given: Any) -> N
 
 
 def test_queries_are_not_kept_unasked(ways: Any) -> None:
-    """As in LangChain, queries are kept where asked for only."""
+    """As in LangChain, queries are cached on request only."""
     _, query = ways
     model, store = Model(), InMemoryByteStore()
     for _ in range(2):
@@ -198,7 +198,7 @@ def test_queries_are_not_kept_unasked(ways: Any) -> None:
 
 
 def test_a_store_that_is_empty_and_false() -> None:
-    """A store that is false while it is empty is a store."""
+    """A store that is falsy while it is empty is used."""
 
     class Sized(InMemoryByteStore):
         def __len__(self) -> int:
@@ -211,7 +211,7 @@ def test_a_store_that_is_empty_and_false() -> None:
 
 @pytest.mark.parametrize(("batch_size", "calls"), [(None, [4, 4, 2]), (3, [3, 3, 3, 1])])
 def test_stored_as_it_goes(ways: Any, batch_size: int | None, calls: list[int]) -> None:
-    """What is done is stored after as many texts as are sent at once, and survives a later failure."""
+    """Embeddings are stored after each batch of the framework, and survive a later failure."""
     documents, _ = ways
     model, store = Model(), InMemoryByteStore()
     texts = [*map(str, range(9)), "fail"]
@@ -226,7 +226,7 @@ def test_stored_as_it_goes(ways: Any, batch_size: int | None, calls: list[int]) 
     "damaged", [b"", b"[1.0, 2.", b"[]", b"[0.0, 0.0]", b"{}", b"7", b'["a"]', b"[null]", b"[true]", b"\xff"]
 )
 def test_damaged_entries(ways: Any, damaged: bytes) -> None:
-    """An entry of the framework's form that is cut off or damaged is a miss, and mended."""
+    """A truncated or damaged entry in the framework's format is a miss, and is replaced."""
     documents, _ = ways
     store = InMemoryByteStore()
     made = backed(Model(), store)
@@ -239,7 +239,7 @@ def test_damaged_entries(ways: Any, damaged: bytes) -> None:
 
 
 def test_any_text(store: ByteStore) -> None:
-    """Texts that UTF-8 can't carry, and long ones, have keys of their own that every store takes."""
+    """Texts with lone surrogates, and long ones, have distinct keys that every store accepts."""
     model = Model()
     texts = ["\ud800", "\udfff", "\ufffd", "x" * 10_000, "../a", "a\nb"]
     for _ in range(2):
@@ -249,7 +249,7 @@ def test_any_text(store: ByteStore) -> None:
 
 
 def test_same_keys_as_by_hand() -> None:
-    """What was kept with the namespace and `from_bytes_store` is found again."""
+    """Entries from `from_bytes_store` with the same namespace are found."""
     cached = classic("embeddings").CacheBackedEmbeddings
     model, store = Model(), InMemoryByteStore()
     by_hand = cached.from_bytes_store(model, store, namespace=model.cache_namespace, key_encoder="sha256")
@@ -260,7 +260,7 @@ def test_same_keys_as_by_hand() -> None:
 
 
 def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the package that has the class, the error says what to install."""
+    """Without the package that contains the class, the error names what to install."""
     for name in ("langchain_classic", "langchain"):
         monkeypatch.setitem(sys.modules, f"{name}.embeddings.cache", None)
     made: Any = cache_backed_embeddings
@@ -270,7 +270,7 @@ def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_package_that_lacks_something(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If it is there and lacks a package of its own, that is what is said."""
+    """If the package is installed but one of its dependencies is missing, that error is raised."""
 
     def lacking(_: str) -> None:
         raise ModuleNotFoundError(name="other")

@@ -1,4 +1,4 @@
-"""What LangChain's suites do not ask: right vectors, names, secrets, copies, stores."""
+"""Beyond LangChain's own suites: correct vectors, names, secrets, copies, stores."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ TEXTS = [f"text number {at}" for at in range(37)]
 
 
 def make(emulator: Emulator | None = None, **options: Any) -> QwenAIMLEmbeddings:
-    """Make an object of the emulator, with short vectors."""
+    """Create an object connected to an emulator, with short vectors."""
     return QwenAIMLEmbeddings(**{"dimensions": 64, **(emulator or Emulator()).client_options(), **options})
 
 
 @pytest.fixture(scope="module")
 def expected() -> list[list[float]]:
-    """Embed each text in a request of its own."""
+    """Embed each text in a separate request."""
     return make(chunk_size=1).embed_documents(TEXTS)
 
 
 @pytest.fixture(params=["sync", "async"])
 def documents(request: pytest.FixtureRequest) -> Any:
-    """Give each way to embed documents."""
+    """Return each way to embed documents."""
     if request.param == "sync":
         return lambda model, texts: model.embed_documents(texts)
     return lambda model, texts: asyncio.run(model.aembed_documents(texts))
@@ -56,7 +56,7 @@ def documents(request: pytest.FixtureRequest) -> Any:
 
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_every_vector_is_the_right_one(documents: Any, shuffle: bool, expected: list[list[float]]) -> None:
-    """Of 37 texts each gets its own vector, also when the rows come out of order."""
+    """Each of 37 texts gets its own vector, even if the rows arrive out of order."""
     emulator = Emulator(shuffle=shuffle)
 
     assert expected == documents(make(emulator), TEXTS)
@@ -64,7 +64,7 @@ def test_every_vector_is_the_right_one(documents: Any, shuffle: bool, expected: 
 
 
 def test_bad_rows(documents: Any) -> None:
-    """A missing row never gets through."""
+    """A missing row is always detected."""
     emulator = Emulator()
     emulator.script(Fault(edit=lambda answer: {**answer, "data": answer["data"][1:]}))
 
@@ -73,7 +73,7 @@ def test_bad_rows(documents: Any) -> None:
 
 
 def test_errors_pass_unchanged(documents: Any) -> None:
-    """The core's errors come out as they are."""
+    """The core's errors are raised unchanged."""
     emulator = Emulator(api_keys=["another"])
     with pytest.raises(AuthenticationError):
         documents(make(emulator, api_key=KEY), TEXTS)
@@ -90,7 +90,7 @@ def test_errors_pass_unchanged(documents: Any) -> None:
 
 @pytest.mark.parametrize("shown", [True, False])
 def test_progress_bar(documents: Any, shown: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    """A bar shows the documents of a call, and never a query."""
+    """The progress bar counts the documents of a call, and is not shown for queries."""
     model = make(show_progress_bar=shown)
     model.embed_query("q")
     assert not capsys.readouterr().err
@@ -102,7 +102,7 @@ def test_progress_bar(documents: Any, shown: bool, capsys: pytest.CaptureFixture
 
 
 def test_query_that_is_none() -> None:
-    """A list in place of a query is told from a query that can't be embedded."""
+    """A list passed as a query raises an error that asks for one string."""
     query: Any = ["q"]
     with pytest.raises(InputError, match=r"the text is list, expected str\. What to do: give one"):
         make().embed_query(query)
@@ -111,7 +111,7 @@ def test_query_that_is_none() -> None:
 
 
 def test_blank_query() -> None:
-    """A blank query is refused as one text, not as one of several, or replaced."""
+    """A blank query is rejected as a single text, without an index, or replaced."""
     with pytest.raises(InputError, match="the text is blank"):
         make().embed_query(" ")
     emulator = Emulator()
@@ -125,7 +125,7 @@ def test_blank_query() -> None:
     [("embed_batch_size", "chunk_size"), ("api_base", "base_url"), ("dimension", "dimensions")],
 )
 def test_names_of_another_class(given: str, meant: str) -> None:
-    """Who knows a setting by the name that another class has for it is told this one's."""
+    """The error for another class's name of a setting suggests the name in this class."""
     options: dict[str, Any] = {given: 1}
     with pytest.raises(ConfigurationError) as caught:
         make(**options)
@@ -134,7 +134,7 @@ def test_names_of_another_class(given: str, meant: str) -> None:
 
 
 def test_progress_bar_without_tqdm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is missing is told when the object is made."""
+    """A missing package raises an error when the object is created."""
     monkeypatch.setitem(sys.modules, "tqdm", None)
     make(show_progress_bar=False)
 
@@ -143,7 +143,7 @@ def test_progress_bar_without_tqdm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_default_settings_send_many_at_once(documents: Any) -> None:
-    """With default settings 40 batches go out six at a time and more."""
+    """With default settings, 40 batches are sent with more than six in flight."""
     emulator = Emulator(latency=0.3)
     documents(make(emulator), [f"text {at}" for at in range(400)])
 
@@ -152,7 +152,7 @@ def test_default_settings_send_many_at_once(documents: Any) -> None:
 
 
 def test_queries() -> None:
-    """Only queries carry the instruction, sync and async; keywords are those of the interface."""
+    """Only queries have the instruction, sync and async; keyword names are those of the interface."""
     emulator = Emulator()
     model = make(emulator, query_instruction="Find the article")
     first = model.embed_query(text="rest")
@@ -165,7 +165,7 @@ def test_queries() -> None:
 
 
 def test_plain_lists() -> None:
-    """Results are lists of lists of floats, which frameworks write as JSON."""
+    """Results are lists of lists of floats, which frameworks serialise as JSON."""
     assert json.loads(json.dumps(make().embed_documents(["a"]))) == make().embed_documents(["a"])
 
 
@@ -190,7 +190,7 @@ def test_plain_lists() -> None:
     ids=str,
 )
 def test_names(options: dict[str, Any], attribute: str, expected: object) -> None:
-    """Fields go by LangChain's names and by those of the classes people come from."""
+    """Fields accept LangChain's names and those of the classes that users migrate from."""
     given = options if {"api_key", "aimlapi_api_key"} & options.keys() else {"api_key": KEY, **options}
 
     assert expected == getattr(QwenAIMLEmbeddings(**given), attribute)
@@ -220,7 +220,7 @@ def test_names(options: dict[str, Any], attribute: str, expected: object) -> Non
     ids=lambda value: str(value)[:40],
 )
 def test_refused(options: dict[str, Any], said: str) -> None:
-    """A wrong option is one of the project's errors, and shows no value that may be a key."""
+    """An invalid option raises one of the project's errors, which shows no value that may be a key."""
     with pytest.raises(ConfigurationError) as caught:
         QwenAIMLEmbeddings(**{"api_key": KEY, **options})
 
@@ -230,7 +230,7 @@ def test_refused(options: dict[str, Any], said: str) -> None:
 
 
 def test_fields_do_not_change() -> None:
-    """A field can't be changed afterwards, when it would no longer be checked; a changed copy can be made."""
+    """A field can't be changed later, since that would bypass validation; a changed copy can be created."""
     model = make()
     with pytest.raises(ConfigurationError, match=r"use model_copy") as caught:
         model.aimlapi_api_key = KEY
@@ -247,7 +247,7 @@ def test_fields_do_not_change() -> None:
 
 
 def test_key_of_a_copy() -> None:
-    """A key given to a copy is used, and hidden as the first one was."""
+    """A key given to a copy is used, and hidden like the original one."""
     model = QwenAIMLEmbeddings(api_key="first").model_copy(update={"aimlapi_api_key": KEY})
 
     assert model.aimlapi_api_key == SecretStr(KEY)
@@ -256,7 +256,7 @@ def test_key_of_a_copy() -> None:
 
 
 def test_key_is_hidden(caplog: pytest.LogCaptureFixture) -> None:
-    """The key shows in no repr, dict, JSON, trace of LangChain, log or error."""
+    """The key appears in no repr, dict, JSON, LangChain trace, log or error."""
     emulator = Emulator(api_keys=["another"])
     model = make(emulator, api_key=KEY, default_headers={"X-Proxy-Token": "hidden-too"})
     caplog.set_level(logging.DEBUG)
@@ -276,7 +276,7 @@ def test_key_is_hidden(caplog: pytest.LogCaptureFixture) -> None:
     "options", [{"dimensions": 3}, {"dimension": 3}, {"chunk_size": 0}, {"skip_empty": True}], ids=str
 )
 def test_key_is_hidden_when_refused(key: Any, options: dict[str, Any]) -> None:
-    """A traceback of a refused construction that prints local variables of ours does not show the key."""
+    """A traceback of a failed construction does not show the key in this project's local variables."""
     with pytest.raises(ConfigurationError) as caught:
         QwenAIMLEmbeddings(api_key=key, **options)
 
@@ -286,12 +286,12 @@ def test_key_is_hidden_when_refused(key: Any, options: dict[str, Any]) -> None:
 
 
 def test_older_copy() -> None:
-    """Pydantic's older method copies as model_copy does."""
+    """Pydantic's deprecated ``copy`` does the same as ``model_copy``."""
     assert len(make().copy(update={"dimensions": 128}).embed_query("a")) == 128
 
 
 def test_subclasses() -> None:
-    """A subclass may have fields of its own, and change them."""
+    """A subclass can add fields, and change them."""
 
     class Tagged(QwenAIMLEmbeddings):
         tag: str = "a"
@@ -303,7 +303,7 @@ def test_subclasses() -> None:
 
 
 def test_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pickle holds the settings and no key; the copy takes the key from its environment."""
+    """A pickle contains the settings and no key; the copy reads the key from its environment."""
     pickled = pickle.dumps(
         QwenAIMLEmbeddings(api_key=KEY, dimensions=64, query_instruction="Find", timeout=3)
     )
@@ -324,7 +324,7 @@ def test_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_own_clients_do_not_travel() -> None:
-    """A model with a client of the user's own can be copied but not pickled."""
+    """A model with a custom HTTP client can be copied but not pickled."""
     model = make()
 
     with pytest.raises(TypeError, match="can't be pickled"):
@@ -336,7 +336,7 @@ def test_own_clients_do_not_travel() -> None:
 
 
 def test_several_event_loops_and_threads(expected: list[list[float]]) -> None:
-    """One object serves two event loops in turn, and eight threads at once."""
+    """One object works in two event loops in turn, and in eight threads at once."""
     with (
         serve(Emulator()) as base_url,
         QwenAIMLEmbeddings(api_key=KEY, base_url=base_url, dimensions=64) as model,
@@ -350,7 +350,7 @@ def test_several_event_loops_and_threads(expected: list[list[float]]) -> None:
 
 @pytest.mark.anyio
 async def test_async_context(expected: list[list[float]]) -> None:
-    """The asynchronous methods work on asyncio and Trio, bounded over all calls together."""
+    """The async methods work on asyncio and Trio, with one limit for all calls together."""
     with serve(Emulator()) as base_url:
         async with QwenAIMLEmbeddings(api_key=KEY, base_url=base_url, dimensions=64) as model:
             assert await model.aembed_documents(TEXTS) == expected
@@ -364,7 +364,7 @@ async def test_async_context(expected: list[list[float]]) -> None:
 
 
 def test_usage() -> None:
-    """Usage of sync and async calls is added up; their limits are the same."""
+    """Usage is the sum of sync and async calls, which share their limits."""
     model = make()
     model.embed_query("Laura is a DJ.")
     asyncio.run(model.aembed_query("Laura is a DJ."))
@@ -375,7 +375,7 @@ def test_usage() -> None:
 
 
 def test_vector_store() -> None:
-    """LangChain's store in memory finds the nearest text, sync and async."""
+    """LangChain's in-memory store finds the nearest text, sync and async."""
     store = InMemoryVectorStore(make())
     store.add_texts(["the cat sat on the mat", "stocks fell sharply", "rain is expected tomorrow"])
     asyncio.run(store.aadd_texts(["a dog barked at night"]))
@@ -388,7 +388,7 @@ def test_vector_store() -> None:
 
 
 def test_headers_and_encoding() -> None:
-    """The user's headers and encoding_format are sent; nothing is sent that was not asked for."""
+    """Custom headers and encoding_format are sent; nothing is sent by default."""
     bodies = []
 
     def service(request: httpx.Request) -> httpx.Response:
@@ -416,7 +416,7 @@ def test_headers_and_encoding() -> None:
     ],
 )
 def test_two_names(first: str, second: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two names of one setting are refused together, unless one of them is None."""
+    """Two names of one setting can't be combined, unless one of them is None."""
     with pytest.raises(ConfigurationError) as caught:
         QwenAIMLEmbeddings(**{first: value, second: value})
 
@@ -442,7 +442,7 @@ def test_two_names(first: str, second: str, value: Any, monkeypatch: pytest.Monk
     ],
 )
 def test_numbers_as_strings(name: str, value: object, said: str) -> None:
-    """A number or flag from the environment is shown, with the cure; of others, maybe secrets, the type."""
+    """A number or flag given as a string is shown, with advice; of other values, only the type is."""
     options: dict[str, Any] = {name: value}
     with pytest.raises(ConfigurationError) as caught:
         QwenAIMLEmbeddings(api_key=KEY, **options)
@@ -452,7 +452,7 @@ def test_numbers_as_strings(name: str, value: object, said: str) -> None:
 
 
 def test_chunk_size_of_a_call() -> None:
-    """``embed_documents`` takes the argument of OpenAIEmbeddings, checked like the setting."""
+    """``embed_documents`` has the argument of OpenAIEmbeddings, validated like the setting."""
     emulator = Emulator()
     model = make(emulator)
     model.embed_documents(TEXTS[:10], chunk_size=5)
@@ -465,7 +465,7 @@ def test_chunk_size_of_a_call() -> None:
 
 
 def test_http_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Containers reach a service of their network without a change of the program."""
+    """The environment allows HTTP to a service in a container network, without a change of the program."""
     monkeypatch.setenv("AIMLAPI_BASE_URL", "http://emulator:8765/v1")
     with pytest.raises(ConfigurationError, match="AIMLAPI_ALLOW_HTTP=1"):
         QwenAIMLEmbeddings(api_key=KEY)
@@ -475,7 +475,7 @@ def test_http_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_second_names() -> None:
-    """What is given under a second name can be read under it, and not changed."""
+    """A setting given under a second name can be read under it, but not changed."""
     second: dict[str, Any] = {"base_url": "https://gateway.example", "batch_size": 3, "request_timeout": 7}
     model = QwenAIMLEmbeddings(api_key=KEY, **second)
 
@@ -483,7 +483,7 @@ def test_second_names() -> None:
     assert model.api_key.get_secret_value() == KEY
     assert (model.base_url, model.batch_size, model.request_timeout) == ("https://gateway.example/v1", 3, 7)
     with pytest.raises(AttributeError):
-        setattr(model, "batch_size", 5)  # noqa: B010 (type checkers know that it can't be)
+        setattr(model, "batch_size", 5)  # noqa: B010 (type checkers know that it is read-only)
     assert KEY not in repr(model)
 
 
@@ -501,7 +501,7 @@ def test_json_schema(by_alias: bool) -> None:
 
 
 def test_help() -> None:
-    """``help`` tells what each setting is, also of a class derived from it."""
+    """``help`` describes each setting, also for subclasses."""
 
     class Own(QwenAIMLEmbeddings):
         """A user's own."""
@@ -523,7 +523,7 @@ def test_help() -> None:
 
 
 def test_help_without_source() -> None:
-    """A class whose source is not there, as in frozen programs, has its own docstring alone."""
+    """A class without source, as in frozen programs, has only its own docstring."""
     found: dict[str, Any] = {"QwenAIMLEmbeddings": QwenAIMLEmbeddings, "__name__": "nowhere"}
     exec("class Own(QwenAIMLEmbeddings):\n    'Mine.'\n    label: str = 'x'\n    'Lost.'", found)  # noqa: S102 (our own)
 

@@ -1,4 +1,4 @@
-"""What LangChain users hand over to the core: a rate limiter, a cache, policies for texts."""
+"""Options that LangChain users pass to the core: a rate limiter, a cache, policies for texts."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ TEXTS = [f"text number {at}" for at in range(37)]
 
 
 class Counting(BaseRateLimiter):
-    """A limiter that lets all through and counts them."""
+    """A limiter that counts calls and never blocks."""
 
     def __init__(self) -> None:
         self.asked = self.awaited = 0
 
     def acquire(self, *, blocking: bool = True) -> bool:
-        """Count."""
+        """Count a sync call."""
         assert blocking
         self.asked += 1
         return True
 
     async def aacquire(self, *, blocking: bool = True) -> bool:
-        """Count, awaited."""
+        """Count an async call."""
         assert blocking
         self.awaited += 1
         return True
 
 
 def make(emulator: Emulator | None = None, **options: Any) -> QwenAIMLEmbeddings:
-    """Make an object of the emulator, with short vectors."""
+    """Create an object connected to an emulator, with short vectors."""
     return QwenAIMLEmbeddings(**{"dimensions": 64, **(emulator or Emulator()).client_options(), **options})
 
 
 def test_rate_limiter() -> None:
-    """LangChain's limiter is asked once per request, retries included, by its sync or async method."""
+    """LangChain's limiter is called once per request, retries included, by its sync or async method."""
     emulator, limiter = Emulator(), Counting()
     emulator.script(Fault(status=503), None, Fault(cut=5))
     model = make(emulator, rate_limiter=limiter)
@@ -61,7 +61,7 @@ def test_rate_limiter() -> None:
 
 
 def test_real_limiter() -> None:
-    """The framework's own limiter works, and one call after the other is let through."""
+    """The framework's own limiter works, and admits one request after another."""
     limiter = InMemoryRateLimiter(requests_per_second=1000, check_every_n_seconds=0.001, max_bucket_size=1)
     emulator = Emulator()
     make(emulator, rate_limiter=limiter).embed_documents(TEXTS)
@@ -70,7 +70,7 @@ def test_real_limiter() -> None:
 
 
 def test_what_is_no_limiter() -> None:
-    """What can't limit is refused when it is given, to a model or to a copy."""
+    """An invalid limiter is rejected immediately, by a model and by a copy."""
     said = "must be a BaseRateLimiter of langchain-core, not int"
     with pytest.raises(ConfigurationError, match=said):
         make(rate_limiter=10)
@@ -79,7 +79,7 @@ def test_what_is_no_limiter() -> None:
 
 
 def test_fixed_rates() -> None:
-    """Fixed rates reach the core, and hold for sync and async calls together."""
+    """Fixed rates reach the core, and apply to sync and async calls together."""
     model = make(requests_per_minute=600, tokens_per_minute=1e6)
 
     assert model._client.config.requests_per_minute == 600
@@ -89,7 +89,7 @@ def test_fixed_rates() -> None:
 
 @pytest.mark.parametrize("kind", ["path", "SQLiteCache", "ByteStore"])
 def test_cache(kind: str, tmp_path: Path) -> None:
-    """A path, an SQLite cache or a store of LangChain holds the embeddings of sync and async calls."""
+    """A path, an SQLite cache or a LangChain store caches the embeddings of sync and async calls."""
     path = tmp_path / "embeddings.db"
     cache: Any = {"path": path, "SQLiteCache": SQLiteCache(path), "ByteStore": InMemoryByteStore()}[kind]
     emulator = Emulator()
@@ -100,13 +100,13 @@ def test_cache(kind: str, tmp_path: Path) -> None:
         assert model.embed_documents(TEXTS) == first
         model.embed_query(TEXTS[0])
 
-    # A query is not taken for a document.
+    # A query does not get the entry of a document.
     assert emulator.request_count == 5
     assert model.cache is cache
 
 
 def test_copies_share_the_cache_and_the_limiter(tmp_path: Path) -> None:
-    """Copies keep to the same limiter, and look into the same cache."""
+    """Copies share the limiter and the cache."""
     emulator, limiter = Emulator(), Counting()
     model = make(emulator, cache=tmp_path / "embeddings.db", rate_limiter=limiter)
     model.embed_documents(TEXTS)
@@ -118,7 +118,7 @@ def test_copies_share_the_cache_and_the_limiter(tmp_path: Path) -> None:
 
 
 def test_pickle_takes_the_cache_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pickle takes the path of the cache, and each policy."""
+    """A pickle contains the path of the cache, and each policy."""
     monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
     model = QwenAIMLEmbeddings(
         cache=str(tmp_path / "embeddings.db"),
@@ -143,7 +143,7 @@ def test_policies() -> None:
 
 
 def test_cache_namespaces() -> None:
-    """The namespaces for the framework's own caches tell models and roles apart."""
+    """The namespaces for the framework's own caches differ between models and roles."""
     model, other = make(query_instruction="Find"), make(dimensions=128)
 
     assert len({model.cache_namespace, model.query_cache_namespace, other.cache_namespace}) == 3

@@ -1,4 +1,4 @@
-"""LangChain's own suites, unmodified, against the emulator in process and over a socket."""
+"""LangChain's own suites, unmodified, against the emulator in-process and over a socket."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class TestUnit(EmbeddingsUnitTests):
 
     @property
     def embeddings_class(self) -> type[Embeddings]:
-        """Name the class under test."""
+        """Return the class under test."""
         return QwenAIMLEmbeddings
 
     @property
     def embedding_model_params(self) -> dict[str, Any]:
-        """Give what it needs."""
+        """Return the arguments that it needs."""
         return {"model": "text-embedding-v4", "api_key": "test"}
 
     @property
     def init_from_env_params(self) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
-        """Give an environment and the attributes that must come of it."""
+        """Return an environment, and the resulting attributes."""
         return (
             {"AIMLAPI_API_KEY": "from-env", "AIMLAPI_API_BASE": "https://example.com/v1"},
             {"model": "text-embedding-v4"},
@@ -47,12 +47,12 @@ class TestInProcess(EmbeddingsIntegrationTests):
 
     @property
     def embeddings_class(self) -> type[Embeddings]:
-        """Name the class under test."""
+        """Return the class under test."""
         return QwenAIMLEmbeddings
 
     @property
     def embedding_model_params(self) -> dict[str, Any]:
-        """Give an emulator of its own."""
+        """Return the options of a new emulator."""
         return {"model": "text-embedding-v4", **Emulator().client_options()}
 
 
@@ -67,17 +67,17 @@ class TestServer(EmbeddingsIntegrationTests):
 
     @property
     def embeddings_class(self) -> type[Embeddings]:
-        """Name the class under test."""
+        """Return the class under test."""
         return QwenAIMLEmbeddings
 
     @property
     def embedding_model_params(self) -> dict[str, Any]:
-        """Point it at the server."""
+        """Return the options for the server."""
         return {"model": "text-embedding-v3", "api_key": "test", "base_url": self.base_url}
 
 
 def test_suites_are_whole() -> None:
-    """The suites bring the tests that they are known to bring; none is overridden."""
+    """The suites have at least the known number of tests; none is overridden."""
     for suite, least in ((TestUnit, 3), (TestInProcess, 5), (TestServer, 5)):
         names = [name for name, _ in inspect.getmembers(suite, inspect.isfunction)]
         assert sum(name.startswith("test_") for name in names) >= least
