@@ -1,4 +1,4 @@
-"""What LlamaIndex demands of a model: hooks, batches, events, caches, limiters, copies, pipelines."""
+"""LlamaIndex's requirements for a model: hooks, batches, events, caches, limiters, copies, pipelines."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ TEXTS = [f"text number {at}" for at in range(37)]
 
 
 def make(emulator: Emulator | None = None, **options: Any) -> QwenAIMLEmbedding:
-    """Make a model of the emulator, with short vectors."""
+    """Create a model connected to an emulator, with short vectors."""
     return QwenAIMLEmbedding(**{"dimensions": 64, **(emulator or Emulator()).client_options(), **options})
 
 
 @pytest.fixture(scope="module")
 def expected() -> list[list[float]]:
-    """Embed each text in a request of its own."""
+    """Embed each text in a separate request."""
     return make(embed_batch_size=1).get_text_embedding_batch(TEXTS)
 
 
@@ -77,7 +77,7 @@ WHOLE = ["batch", "async batch", "hook", "async hook"]
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("way", WAYS)
 def test_every_vector_is_the_right_one(way: str, shuffle: bool, expected: list[list[float]]) -> None:
-    """Of 37 texts each gets its own vector, also when the rows come out of order, whichever way in."""
+    """Each of 37 texts gets its own vector, by every method, even if the rows arrive out of order."""
     emulator = Emulator(shuffle=shuffle)
 
     assert expected == WAYS[way](make(emulator), TEXTS)
@@ -85,7 +85,7 @@ def test_every_vector_is_the_right_one(way: str, shuffle: bool, expected: list[l
 
 
 def test_every_hook_is_overridden() -> None:
-    """No hook is left to the framework, whose defaults block the loop or send one text a request."""
+    """All hooks are overridden, since the defaults block the loop or send one text per request."""
     hooks = [
         f"{a}_{b}"
         for a in ("_get", "_aget")
@@ -99,7 +99,7 @@ def test_every_hook_is_overridden() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WHOLE)
 def test_a_thousand_texts(way: str) -> None:
-    """A thousand texts in one call go out in requests of at most ten."""
+    """A thousand texts in one call are sent in requests of ten."""
     emulator = Emulator()
     WAYS[way](make(emulator), [f"text {at}" for at in range(1000)])
 
@@ -109,7 +109,7 @@ def test_a_thousand_texts(way: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [*WHOLE, "batch with progress", "async batch with progress"])
 def test_default_settings_send_many_at_once(way: str) -> None:
-    """With default settings 40 batches go out six at a time and more, with a progress bar too."""
+    """With default settings, 40 batches are sent with more than six in flight, with a progress bar too."""
     emulator = Emulator(latency=0.3)
     WAYS[way](make(emulator), [f"text {at}" for at in range(400)])
 
@@ -119,7 +119,7 @@ def test_default_settings_send_many_at_once(way: str) -> None:
 
 @pytest.mark.parametrize("way", WHOLE)
 def test_bad_rows(way: str) -> None:
-    """A missing row never gets through."""
+    """A missing row is always detected."""
     emulator = Emulator()
     emulator.script(Fault(edit=lambda answer: {**answer, "data": answer["data"][1:]}))
 
@@ -129,7 +129,7 @@ def test_bad_rows(way: str) -> None:
 
 @pytest.mark.parametrize("way", WHOLE)
 def test_errors_pass_unchanged(way: str) -> None:
-    """The core's errors come out as they are, with the indices of the list that was given."""
+    """The core's errors are raised unchanged, with the indices of the given list."""
     with pytest.raises(AuthenticationError):
         WAYS[way](make(Emulator(api_keys=["another"]), api_key=KEY), TEXTS)
 
@@ -148,7 +148,7 @@ def test_errors_pass_unchanged(way: str) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_nothing(way: str) -> None:
-    """No texts give no vectors and no request."""
+    """An empty list returns no vectors and sends no request."""
     emulator = Emulator()
 
     assert WAYS[way](make(emulator), []) == []
@@ -156,13 +156,13 @@ def test_nothing(way: str) -> None:
 
 
 def test_a_string_is_not_a_list() -> None:
-    """A string in place of a list is refused, not embedded letter by letter."""
+    """A string passed as a list is rejected, not embedded letter by letter."""
     with pytest.raises(InputError, match="put it in a list"):
         make().get_text_embedding_batch("abc")  # type: ignore[arg-type]
 
 
 def test_queries() -> None:
-    """Only queries carry the instruction, sync and async."""
+    """Only queries have the instruction, sync and async."""
     emulator = Emulator()
     model = make(emulator, query_instruction="Find the article")
     first = model.get_query_embedding("rest")
@@ -195,7 +195,7 @@ def test_queries() -> None:
     ids=lambda value: str(value)[:40],
 )
 def test_refused(options: dict[str, Any], said: str) -> None:
-    """A wrong option is one of the project's errors, and shows no value that may be a key."""
+    """An invalid option raises one of the project's errors, which shows no value that may be a key."""
     with pytest.raises(ConfigurationError) as caught:
         QwenAIMLEmbedding(**{"api_key": KEY, **options})
 
@@ -205,7 +205,7 @@ def test_refused(options: dict[str, Any], said: str) -> None:
 
 
 def test_fields_do_not_change() -> None:
-    """A setting can't be changed afterwards, unchecked; the framework's own fields can."""
+    """A setting can't be changed later, since that would bypass validation; the framework's fields can."""
     model = make()
     with pytest.raises(ConfigurationError, match="use model_copy"):
         model.embed_batch_size = 99999
@@ -219,7 +219,7 @@ def test_fields_do_not_change() -> None:
 
 
 def test_to_dict() -> None:
-    """to_dict holds what affects the vectors and nothing else."""
+    """``to_dict`` contains only the settings that affect the vectors."""
     model = make(embed_batch_size=5, timeout=3, num_workers=2, default_headers={"X": "y"}, max_retries=1)
     model = model.model_copy(update={"http_client": None, "http_async_client": None})
 
@@ -239,7 +239,7 @@ def test_to_dict() -> None:
 
 
 def test_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A serialised model comes back with the same vectors, and the key of the environment."""
+    """A deserialised model has the same settings, and the key of the environment."""
     model = make(model_name="text-embedding-v3", dimensions=512)
     monkeypatch.setenv("AIMLAPI_API_KEY", "of-the-environment")
 
@@ -253,7 +253,7 @@ def test_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_dump_and_validate() -> None:
-    """What model_dump gives makes the same model again; the name of another class is refused."""
+    """The result of model_dump recreates the same model; the name of another class is rejected."""
     model = make(query_instruction="Find")
     dumped = {**model.model_dump(), "api_key": KEY}
 
@@ -264,7 +264,7 @@ def test_dump_and_validate() -> None:
 
 
 def test_pipeline_cache_of_another_service() -> None:
-    """A pipeline's cache that was filled on one emulator does not serve another, nor the service."""
+    """A pipeline's cache that was filled with one emulator is not used for another."""
 
     class Toy:
         name = "toy"
@@ -282,7 +282,7 @@ def test_pipeline_cache_of_another_service() -> None:
 
 
 def test_pipeline_hash() -> None:
-    """What the pipeline's cache goes by changes with the vectors, and with nothing else."""
+    """The key in the pipeline's cache depends only on what affects the vectors."""
     nodes = [TextNode(text="a")]
 
     def hashed(**options: Any) -> str:
@@ -299,18 +299,18 @@ def test_pipeline_hash() -> None:
 
 
 class Limiter:
-    """The framework's interface, counting."""
+    """A limiter with the framework's interface, which counts calls."""
 
     def __init__(self) -> None:
         self.asked = 0
-        self.lock = threading.Lock()  # as the framework's limiters hold one, which can't be pickled
+        self.lock = threading.Lock()  # like the framework's limiters, which can't be pickled
 
     def acquire(self, num_tokens: int = 0) -> None:  # noqa: ARG002 (the framework's signature)
-        """Count a synchronous call."""
+        """Count a sync call."""
         self.asked += 1
 
     async def async_acquire(self, num_tokens: int = 0) -> None:  # noqa: ARG002
-        """Count an asynchronous call."""
+        """Count an async call."""
         self.asked += 1
 
 
@@ -319,7 +319,7 @@ class Limiter:
 )
 @pytest.mark.parametrize("way", ["batch", "async batch", "batch with progress", "one by one"])
 def test_rate_limiter(way: str, expected: list[list[float]]) -> None:
-    """The framework's limiter is asked once for each request."""
+    """The framework's limiter is called once per request."""
     emulator, limiter = Emulator(), Limiter()
 
     assert expected == WAYS[way](make(emulator, rate_limiter=limiter), TEXTS)
@@ -328,7 +328,7 @@ def test_rate_limiter(way: str, expected: list[list[float]]) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_num_workers(workers: int, expected: list[list[float]]) -> None:
-    """num_workers is the framework's, and never takes a request beyond ten texts."""
+    """``num_workers`` sets the framework's concurrency; requests still have at most ten texts."""
     emulator = Emulator(latency=0.5)
     model = make(emulator, num_workers=workers)
 
@@ -350,7 +350,7 @@ def test_embeddings_cache(way: str, expected: list[list[float]]) -> None:
 
 
 def test_cache_keeps_what_was_finished() -> None:
-    """With the framework's cache, a call that fails late loses no more than one round of requests."""
+    """With the framework's cache, a call that fails late loses at most the texts in flight."""
     emulator = Emulator()
     emulator.script(*[None] * 3, Fault(status=401))
     model = make(emulator, embeddings_cache=SimpleKVStore(), max_concurrency=1)
@@ -367,7 +367,7 @@ def test_cache_keeps_what_was_finished() -> None:
 
 @pytest.mark.parametrize("instruction", [None, "Find"])
 def test_cache_takes_no_query_for_a_text(instruction: str | None) -> None:
-    """The framework's cache saves the second request of a query, and never gives it a document's vector."""
+    """The framework's cache saves the second request for a query, and never returns a document's vector."""
     emulator = Emulator()
     model = make(emulator, embeddings_cache=SimpleKVStore(), query_instruction=instruction)
     document = model.get_text_embedding("rest")
@@ -381,7 +381,7 @@ def test_cache_takes_no_query_for_a_text(instruction: str | None) -> None:
 
 @pytest.mark.parametrize("way", ["batch", "async batch", "one by one", "async one by one"])
 def test_models_share_the_cache(way: str) -> None:
-    """Models that differ in what affects vectors share the framework's cache, and each gets its own."""
+    """Models with different vectors share the framework's cache, and each gets its own vectors."""
     emulator, store = Emulator(), SimpleKVStore()
     v4, v3 = "text-embedding-v4", "text-embedding-v3"
     for name, dimensions in [(v4, 512), (v4, 1024), (v3, 512)] * 2:
@@ -395,7 +395,7 @@ def test_models_share_the_cache(way: str) -> None:
 @pytest.mark.parametrize("way", ["batch with progress", "async batch with progress"])
 @pytest.mark.parametrize("fields", [{}, {"num_workers": 2}, {"embeddings_cache": SimpleKVStore()}], ids=list)
 def test_progress(way: str, fields: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    """One bar shows all texts of a call, however the framework cuts them, and what they cost."""
+    """One bar shows all texts of a call and their tokens, however the framework splits them."""
     emulator = Emulator()
     model = make(emulator, **fields, max_concurrency=1)
     WAYS[way](model, TEXTS)
@@ -411,7 +411,7 @@ def test_progress(way: str, fields: dict[str, Any], capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("way", ["batch with progress", "async batch with progress"])
 def test_progress_leaves_the_call_whole(way: str) -> None:
-    """A bar takes no concurrency from a call, and errors count from its first text."""
+    """A bar does not reduce concurrency, and indices in errors count from the first text of the call."""
     emulator = Emulator(latency=0.3)
     emulator.script(*[None] * 39, Fault(status=401))
     with pytest.raises(EmbeddingBatchError) as caught:
@@ -423,7 +423,7 @@ def test_progress_leaves_the_call_whole(way: str) -> None:
 
 @pytest.mark.parametrize("name", ["query", "text"])
 def test_what_is_no_text(name: str) -> None:
-    """A list in place of one text is told from a text that can't be embedded."""
+    """A list passed as a single text raises an error that asks for one string."""
     model = make()
     with pytest.raises(InputError, match=r"the text is list, expected str\. What to do: give one"):
         getattr(model, f"get_{name}_embedding")(["q"])
@@ -442,7 +442,7 @@ def test_what_is_no_text(name: str) -> None:
     ],
 )
 def test_names_of_another_class(given: str, meant: str) -> None:
-    """Who knows a setting by the name that another class has for it is told this one's."""
+    """The error for another class's name of a setting suggests the name in this class."""
     options: dict[str, Any] = {given: 1}
     with pytest.raises(ConfigurationError) as caught:
         make(**options)
@@ -453,7 +453,7 @@ def test_names_of_another_class(given: str, meant: str) -> None:
 @pytest.mark.parametrize("way", ["batch", "async batch"])
 @pytest.mark.parametrize("seen", [False, True])
 def test_events_cost_nothing_unseen(way: str, seen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An event, which copies every number, is made only where a handler is there to see it."""
+    """Events, which copy every number, are only created if there is a handler."""
 
     class Handler(BaseEventHandler):
         def handle(self, event: BaseEvent, **_: Any) -> None:
@@ -475,7 +475,7 @@ def test_events_cost_nothing_unseen(way: str, seen: bool, monkeypatch: pytest.Mo
 
 
 def test_events() -> None:
-    """Each call of the framework's batches makes one pair of events, with the texts and no key."""
+    """Each call creates one pair of events, which do not contain the key."""
     handler = LlamaDebugHandler(print_trace_on_end=False)
     model = make(callback_manager=CallbackManager([handler]), api_key=KEY)
     model.get_text_embedding_batch(TEXTS)
@@ -487,7 +487,7 @@ def test_events() -> None:
 
 
 def test_settings_and_index() -> None:
-    """Settings.embed_model feeds an index, which finds the nearest text, sync and async."""
+    """An index that uses Settings.embed_model finds the nearest text, sync and async."""
     before = Settings._embed_model
     Settings.embed_model = make()
     try:
@@ -508,10 +508,10 @@ def test_settings_and_index() -> None:
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_index_inside_a_running_loop() -> None:
     """
-    An index made inside a running event loop, as in a notebook, works more than once.
+    Creating an index inside a running event loop, as in a notebook, works more than once.
 
-    The framework closes the loops it makes for this without closing their asynchronous generators, so that
-    their sockets are left to the garbage collector, which warns.
+    The framework closes the loops it creates for this without closing their async generators, so their
+    sockets are left to the garbage collector, which warns.
     """
 
     async def notebook() -> None:
@@ -528,7 +528,7 @@ def test_index_inside_a_running_loop() -> None:
 
 
 def test_pipeline(expected: list[list[float]]) -> None:
-    """An ingestion pipeline gives each node its vector, sync and async."""
+    """An ingestion pipeline sets the vector of each node, sync and async."""
     ways: list[Callable[[IngestionPipeline, list[TextNode]], Any]] = [
         lambda pipeline, nodes: pipeline.run(nodes=nodes),
         lambda pipeline, nodes: asyncio.run(pipeline.arun(nodes=nodes)),
@@ -539,7 +539,7 @@ def test_pipeline(expected: list[list[float]]) -> None:
 
 
 def test_pickle() -> None:
-    """A pickle holds the settings and no key, and takes nothing from the model itself."""
+    """A pickle contains the settings and no key; pickling does not change the model."""
     limiter = Limiter()
     model = QwenAIMLEmbedding(
         api_key=KEY, dimensions=64, query_instruction="Find", timeout=3, rate_limiter=limiter
@@ -557,7 +557,7 @@ def test_pickle() -> None:
 
 
 def test_own_clients_do_not_travel() -> None:
-    """A model with a client of the user's own can be copied but not pickled."""
+    """A model with a custom HTTP client can be copied but not pickled."""
     limiter = Limiter()
     model = make(rate_limiter=limiter)
 
@@ -570,7 +570,7 @@ def test_own_clients_do_not_travel() -> None:
 
 
 def test_key_is_hidden(caplog: pytest.LogCaptureFixture) -> None:
-    """The key shows in no repr, dict, JSON, log or error."""
+    """The key appears in no repr, dict, JSON, log or error."""
     model = make(Emulator(api_keys=["another"]), api_key=KEY, default_headers={"X-Token": "hidden-too"})
     caplog.set_level(logging.DEBUG)
     with pytest.raises(AuthenticationError) as caught:
@@ -584,7 +584,7 @@ def test_key_is_hidden(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_several_event_loops_and_threads(expected: list[list[float]]) -> None:
-    """One object serves two event loops in turn, and eight threads at once."""
+    """One object works in two event loops in turn, and in eight threads at once."""
     with serve(Emulator()) as base_url:
         with QwenAIMLEmbedding(api_key=KEY, api_base=base_url, dimensions=64) as model:
             for _ in range(2):
@@ -595,7 +595,7 @@ def test_several_event_loops_and_threads(expected: list[list[float]]) -> None:
 
 
 def test_async_context() -> None:
-    """The model closes with its context, in the loop it was used in."""
+    """The model works as an async context manager, with sync calls inside."""
 
     async def main() -> Usage:
         async with make() as model:
@@ -607,7 +607,7 @@ def test_async_context() -> None:
 
 
 def test_address_and_key_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Key and address come from the environment, and the address is part of what affects the vectors."""
+    """Key and URL are read from the environment, and the URL is part of ``to_dict``."""
     monkeypatch.setenv("AIML_API_KEY", KEY)
     monkeypatch.setenv("AIMLAPI_BASE_URL", "https://gateway.example")
     model = QwenAIMLEmbedding(http_client=httpx.Client(transport=Emulator(api_keys=[KEY]).transport()))
@@ -617,7 +617,7 @@ def test_address_and_key_from_environment(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_model() -> None:
-    """``model`` is accepted and readable as ``model_name``; both together are refused."""
+    """``model`` is an alias of ``model_name``; both together are rejected."""
     model: dict[str, Any] = {"model": "text-embedding-v3"}
     embedding = QwenAIMLEmbedding(api_key=KEY, **model)
 

@@ -25,7 +25,7 @@ COLLECTION = "qwen_aiml_embeddings"
 
 
 def entries() -> dict[str, bytes]:
-    """Give entries as the core writes them."""
+    """Return entries as the core writes them."""
     packed = {}
     for text in ("a", "b"):
         key = cache_key(NAMESPACE, text)
@@ -36,7 +36,7 @@ def entries() -> dict[str, bytes]:
 
 
 class Model(BaseEmbedding):
-    """A model that uses the framework's cache; counts what it embeds."""
+    """A model that uses the framework's cache; records the texts that it embeds."""
 
     size: float = 1.0
     calls: list[str] = Field(default_factory=list)
@@ -54,14 +54,14 @@ class Model(BaseEmbedding):
 
 @pytest.fixture(params=["sync", "async"])
 def embed(request: pytest.FixtureRequest) -> Any:
-    """Give each way to embed texts."""
+    """Return each way to embed texts."""
     if request.param == "sync":
         return lambda model, texts: model.get_text_embedding_batch(texts)
     return lambda model, texts: asyncio.run(model.aget_text_embedding_batch(texts))
 
 
 def test_round_trip() -> None:
-    """Entries come back in the order of the keys, None where there is none."""
+    """Entries are returned in the order of the keys, None if there is none."""
     store = SimpleKVStore()
     cache: Cache = KVStoreCache(store)
     first, second = stored = entries()
@@ -75,7 +75,7 @@ def test_round_trip() -> None:
 
 @pytest.mark.anyio
 async def test_round_trip_async() -> None:
-    """The asynchronous twins do the same, on both event loops."""
+    """The async methods do the same, on both event loops."""
     cache = KVStoreCache(SimpleKVStore())
     first, second = stored = entries()
     await cache.aset_many(stored)
@@ -84,7 +84,7 @@ async def test_round_trip_async() -> None:
 
 
 def test_stored_as_json(tmp_path: Path) -> None:
-    """Entries survive where the store writes itself down."""
+    """Entries survive when the store is persisted as JSON."""
     path = str(tmp_path / "store.json")
     store, (key, _) = SimpleKVStore(), entries()
     KVStoreCache(store).set_many(entries())
@@ -109,7 +109,7 @@ def test_stored_as_json(tmp_path: Path) -> None:
     ids=str,
 )
 def test_damaged_entries(value: Any) -> None:
-    """What is not what was stored is a miss."""
+    """A malformed entry is a miss."""
     store = SimpleKVStore({COLLECTION: {"key": value}})
     cache = KVStoreCache(store)
 
@@ -118,7 +118,7 @@ def test_damaged_entries(value: Any) -> None:
 
 
 def test_cut_off_entry() -> None:
-    """An entry that is cut off is a miss, be it base64 all the same."""
+    """A truncated entry is a miss, even if it is valid base64."""
     store, (key, _) = SimpleKVStore(), entries()
     cache = KVStoreCache(store)
     cache.set_many(entries())
@@ -130,7 +130,7 @@ def test_cut_off_entry() -> None:
 
 
 def test_models_share_a_store(embed: Any) -> None:
-    """Models that differ share a store through the framework's cache, and each pays once for its own."""
+    """Different models share a store through the framework's cache, and each embeds its texts once."""
     store, calls = SimpleKVStore(), []
     for size in (1.0, 2.0, 1.0):
         cache = NamespacedKVStore(store, f"model-{size}")
@@ -143,7 +143,7 @@ def test_models_share_a_store(embed: Any) -> None:
 
 
 def test_only_its_own() -> None:
-    """A namespace reads, lists and deletes its own entries only, by the keys they were given."""
+    """A namespace reads, lists and deletes only its own entries, by their original keys."""
     store = SimpleKVStore()
     store.put("key", {"of": "nobody"})
     one, other = NamespacedKVStore(store, "a"), NamespacedKVStore(store, "a.a")
@@ -161,7 +161,7 @@ def test_only_its_own() -> None:
 
 @pytest.mark.anyio
 async def test_only_its_own_async() -> None:
-    """The asynchronous twins do the same, on both event loops."""
+    """The async methods do the same, on both event loops."""
     store = SimpleKVStore()
     one, other = NamespacedKVStore(store, "a"), NamespacedKVStore(store, "b")
     await one.aput("key", {"of": 1}, collection="c")
@@ -179,7 +179,7 @@ async def test_only_its_own_async() -> None:
 
 @pytest.mark.anyio
 async def test_batches_of_the_store() -> None:
-    """How many are written at once is left to the store, which may refuse."""
+    """The batch size for writing is passed to the store, which may reject it."""
     store = NamespacedKVStore(SimpleKVStore(), "a")
 
     with pytest.raises(NotImplementedError):
@@ -190,13 +190,13 @@ async def test_batches_of_the_store() -> None:
 
 @pytest.mark.parametrize("name", ["", "a:b", "a b", "é", "a\n"])
 def test_namespaces(name: str) -> None:
-    """A namespace that could run into another one is refused."""
+    """A namespace that could collide with another one is rejected."""
     with pytest.raises(ConfigurationError, match="namespace must be made of"):
         NamespacedKVStore(SimpleKVStore(), name)
 
 
 def test_pickle() -> None:
-    """Both pickle where the store does, as worker processes of a pipeline need."""
+    """Both can be pickled if the store can, as worker processes of a pipeline require."""
     store = SimpleKVStore()
     KVStoreCache(store).set_many(entries())
     NamespacedKVStore(store, "a").put("key", {"of": 1})

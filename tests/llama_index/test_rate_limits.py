@@ -1,4 +1,4 @@
-"""What LlamaIndex users hand over to the core: a rate limiter, a cache, policies for texts."""
+"""Options that LlamaIndex users pass to the core: a rate limiter, a cache, policies for texts."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ TEXTS = [f"text number {at}" for at in range(37)]
 
 
 class Counting:
-    """A limiter of the framework's form, that lets all through and counts requests and tokens."""
+    """A limiter with the framework's interface, which counts requests and tokens and never blocks."""
 
     def __init__(self) -> None:
         self.asked = self.awaited = self.tokens = 0
 
     def acquire(self, num_tokens: int = 0) -> None:
-        """Count."""
+        """Count a sync call."""
         self.asked += 1
         self.tokens += num_tokens
 
     async def async_acquire(self, num_tokens: int = 0) -> None:
-        """Count, awaited."""
+        """Count an async call."""
         self.awaited += 1
         self.tokens += num_tokens
 
 
 def make(emulator: Emulator | None = None, **options: Any) -> QwenAIMLEmbedding:
-    """Make a model of the emulator, with short vectors."""
+    """Create a model connected to an emulator, with short vectors."""
     return QwenAIMLEmbedding(**{"dimensions": 64, **(emulator or Emulator()).client_options(), **options})
 
 
@@ -65,7 +65,7 @@ WAYS: dict[str, tuple[int, Callable[[QwenAIMLEmbedding], Any]]] = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("options", [{}, {"num_workers": 2}, {"query_instruction": "Find"}], ids=str)
 def test_counted_once(way: str, options: dict[str, Any]) -> None:
-    """Whichever way in, the framework's limiter is asked once for each request, with its tokens."""
+    """By every method, the framework's limiter is called once per request, with its tokens."""
     emulator, limiter = Emulator(), Counting()
     expected, call = WAYS[way]
     call(make(emulator, rate_limiter=limiter, **options))
@@ -75,7 +75,7 @@ def test_counted_once(way: str, options: dict[str, Any]) -> None:
 
 
 def test_repetitions_are_counted() -> None:
-    """A request that is repeated is counted again."""
+    """The limiter is called again for each retry."""
     emulator, limiter = Emulator(), Counting()
     emulator.script(Fault(status=503), Fault(reset="before"))
     make(emulator, rate_limiter=limiter).get_text_embedding("a")
@@ -84,7 +84,7 @@ def test_repetitions_are_counted() -> None:
 
 
 def test_limiter_set_later() -> None:
-    """A limiter that is set on a model that exists counts as well."""
+    """A limiter that is set on an existing model is used."""
     emulator, limiter = Emulator(), Counting()
     model = make(emulator)
     model.rate_limiter = limiter
@@ -94,16 +94,16 @@ def test_limiter_set_later() -> None:
 
 
 class Falsy(Counting):
-    """A limiter that has a length of nought."""
+    """A limiter of length zero."""
 
     def __len__(self) -> int:
-        """Say that nobody waits."""
+        """Return zero."""
         return 0
 
 
 @pytest.mark.parametrize("way", ["batch", "async text"])
 def test_limiter_that_is_false(way: str) -> None:
-    """A limiter that is false counts as well."""
+    """A falsy limiter is used."""
     limiter = Falsy()
     expected, call = WAYS[way]
     call(make(rate_limiter=limiter))
@@ -121,7 +121,7 @@ def test_limiter_that_is_false(way: str) -> None:
     ],
 )
 def test_parts_of_the_wrong_type(name: str, value: Any, said: str) -> None:
-    """A part of the wrong type is refused when it is given: to a model, to a copy, or later."""
+    """A framework object of the wrong type is rejected by a model, by a copy, and when set later."""
     model = make()
     for given in (
         lambda: make(**{name: value}),
@@ -135,7 +135,7 @@ def test_parts_of_the_wrong_type(name: str, value: Any, said: str) -> None:
 
 
 def test_requests_go_out_together() -> None:
-    """With a limiter too, lists go out several requests at a time."""
+    """With a limiter too, lists are sent in several requests at a time."""
     emulator = Emulator(latency=1.0)
     make(emulator, rate_limiter=Counting()).get_text_embedding_batch(TEXTS)
 
@@ -144,7 +144,7 @@ def test_requests_go_out_together() -> None:
 
 @pytest.mark.parametrize("kind", ["path", "SQLiteCache", "KVStore"])
 def test_cache(kind: str, tmp_path: Path) -> None:
-    """A path, an SQLite cache or a store of LlamaIndex holds the embeddings of sync and async calls."""
+    """A path, an SQLite cache or a LlamaIndex store caches the embeddings of sync and async calls."""
     path = tmp_path / "embeddings.db"
     cache: Any = {"path": path, "SQLiteCache": SQLiteCache(path), "KVStore": SimpleKVStore()}[kind]
     emulator = Emulator()
@@ -156,14 +156,14 @@ def test_cache(kind: str, tmp_path: Path) -> None:
         assert model.get_text_embedding(TEXTS[0]) == first[0]
         model.get_query_embedding(TEXTS[0])
 
-    # A query is not taken for a document.
+    # A query does not get the entry of a document.
     assert emulator.request_count == 5
     assert "cache" not in model.to_dict()
 
 
 @pytest.mark.slow
 def test_pipeline_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The processes of an ingestion share a cache, so that running it again costs nothing."""
+    """The processes of an ingestion share a cache, so that running it again sends nothing."""
     monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
     expected = make(Emulator()).get_text_embedding_batch(TEXTS)
     emulator = Emulator(api_keys=[KEY])
@@ -180,7 +180,7 @@ def test_pipeline_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_copies_share_the_cache_and_the_limiter(tmp_path: Path) -> None:
-    """Copies keep to the same limiter, and look into the same cache."""
+    """Copies share the limiter and the cache."""
     emulator, limiter = Emulator(), Counting()
     model = make(emulator, cache=tmp_path / "embeddings.db", rate_limiter=limiter)
     model.get_text_embedding_batch(TEXTS)
@@ -192,7 +192,7 @@ def test_copies_share_the_cache_and_the_limiter(tmp_path: Path) -> None:
 
 
 def test_pickle_takes_the_cache_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pickle takes the path of the cache, and each policy."""
+    """A pickle contains the path of the cache, and each policy."""
     monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
     model = QwenAIMLEmbedding(
         cache=str(tmp_path / "embeddings.db"),
@@ -219,7 +219,7 @@ def test_policies() -> None:
 
 
 def test_fixed_rates() -> None:
-    """Fixed rates reach the core, and hold for sync and async calls together."""
+    """Fixed rates reach the core, and apply to sync and async calls together."""
     model = make(requests_per_minute=600, tokens_per_minute=1e6)
 
     assert model._client.config.requests_per_minute == 600

@@ -1,4 +1,4 @@
-"""The framework's instrumentation shows one span for each call."""
+"""The framework's instrumentation records one span per call."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 
 class Spans(BaseSpanHandler[SimpleSpan]):
-    """Notes the method of each span."""
+    """Records the method of each span."""
 
     _seen: list[str] = PrivateAttr(default_factory=list)
 
     def new_span(self, id_: str, *_: Any, **__: Any) -> SimpleSpan:
-        """Note it."""
+        """Record the method."""
         self._seen.append(id_.partition("-")[0].rpartition(".")[2])
         return SimpleSpan(id_=id_)
 
     def prepare_to_exit_span(self, id_: str, *_: Any, **__: Any) -> SimpleSpan | None:
-        """Let it end."""
+        """Return the open span."""
         return self.open_spans.get(id_)
 
     def prepare_to_drop_span(self, id_: str, *_: Any, **__: Any) -> SimpleSpan | None:
-        """Let it end."""
+        """Return the open span."""
         return self.open_spans.get(id_)
 
 
