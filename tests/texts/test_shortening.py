@@ -1,4 +1,4 @@
-"""What is sent instead of a text that is too long."""
+"""Replacements for texts that exceed the token limit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467\U0001f3fd"
 
-# Repeatable, and without a clock: the machine may be slow.
+# Repeatable, and without a deadline: the machine may be slow.
 repeatable = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
 fragments = st.one_of(
@@ -71,7 +71,7 @@ def words(text: str) -> str:
 @example("a" * 100_000, SAFE_BYTES)
 @repeatable
 def test_truncations(text: str, prefix_bytes: int) -> None:
-    """Beginnings get shorter and shorter, are sendable and not blank, and end after a bounded number."""
+    """Beginnings get ever shorter, can be sent, are not blank, and are limited in number."""
     tries = list(truncations(text, prefix_bytes=prefix_bytes))
 
     assert all(tried.strip() and text.lstrip().startswith(tried) for tried in tries)
@@ -85,7 +85,7 @@ def test_truncations(text: str, prefix_bytes: int) -> None:
 @pytest.mark.parametrize("prefix", [0, 50])
 @pytest.mark.parametrize("length", [SAFE_BYTES + 1, 9_000, 50_000, 1_000_000])
 def test_safe_stop(length: int, prefix: int) -> None:
-    """However long the text is, the length that fits but for rare characters is tried, and less after it."""
+    """However long the text is, the length that fits except for rare characters is among the attempts."""
     sizes = [size(text) for text in truncations("x" * length, prefix_bytes=prefix)]
 
     assert SAFE_BYTES - prefix in sizes
@@ -93,14 +93,14 @@ def test_safe_stop(length: int, prefix: int) -> None:
 
 
 def test_first_cut() -> None:
-    """A text of megabytes is cut at once to what could fit; a shorter one loses a quarter."""
+    """A text of megabytes is cut immediately to what could fit; a shorter one loses a quarter."""
     assert size(next(truncations("x" * 10_000_000))) == MOST_BYTES
     assert size(next(truncations("x" * 40_000))) == 30_000
     assert size(next(truncations("x" * 8_000))) == 4_000
 
 
 def test_white_space_first() -> None:
-    """White space at the start takes no room, and is no reason to cut what follows."""
+    """White space at the start is dropped, so that the text after it is not cut."""
     assert next(truncations("\n" * 100_000 + "the text")) == "the text"
 
 
@@ -123,7 +123,7 @@ def test_white_space_first() -> None:
     ids=ascii,
 )
 def test_cut(text: str, at: int, kept: str) -> None:
-    """Cuts are made at white space that is near, else between characters, else where they must be."""
+    """Cuts are at white space if it is near, otherwise between characters, otherwise exactly at the limit."""
     assert kept == text[: cut_at(text, at)]
 
 
@@ -133,7 +133,7 @@ def test_cut(text: str, at: int, kept: str) -> None:
 @example("a " * 3000, 2999)
 @repeatable
 def test_pieces(text: str, limit: int) -> None:
-    """No piece is too long, blank or unsendable; together they are the text, but for long white space."""
+    """No piece is too long or blank; together they are the text, except for long white space."""
     found = pieces(text, limit)
 
     assert all(piece.strip() for piece in found)
@@ -149,7 +149,7 @@ def test_pieces(text: str, limit: int) -> None:
 )
 @repeatable
 def test_whole_characters(characters: list[str]) -> None:
-    """What is seen as one character is not parted, whether or not there is white space."""
+    """User-perceived characters are not split, with or without white space."""
     text = "".join(characters)
     ends = {0}
     for character in characters:
@@ -165,7 +165,7 @@ def test_whole_characters(characters: list[str]) -> None:
 @given(checked, st.integers(64, 3000))
 @repeatable
 def test_even(text: str, limit: int) -> None:
-    """No piece is a mere rest: each has two fifths of the limit, less what a cut between characters takes."""
+    """Each piece has at least two fifths of the limit, minus the tolerance of a cut between characters."""
     found = pieces(text, limit)
     if "".join(found) == text and len(found) > 1:
         assert min(map(size, found)) >= limit * 2 // 5 - 4 * 12
@@ -188,7 +188,7 @@ def test_even(text: str, limit: int) -> None:
     ids=ascii,
 )
 def test_best_boundary(text: str, last: str) -> None:
-    """A paragraph's end is the best place to split at, then a sentence's, a word's, a character's."""
+    """The end of a paragraph is the best place to split, then of a sentence, a word, a character."""
     first, second = pieces(text, size(text) * 2 // 3)
 
     assert first.endswith(last)
@@ -209,7 +209,7 @@ def test_long_white_space() -> None:
 @example("a" * 300_000, 0)
 @repeatable
 def test_splits(text: str, prefix_bytes: int) -> None:
-    """A text is split into ever smaller pieces, each time the whole of it, a bounded number of times."""
+    """The whole text is split into ever smaller pieces, a limited number of times."""
     tries = list(splits(text, prefix_bytes=prefix_bytes))
 
     assert len(tries) <= 7
@@ -220,7 +220,7 @@ def test_splits(text: str, prefix_bytes: int) -> None:
 
 
 def test_splits_of_rare_characters() -> None:
-    """A text that is rejected though it is short is split all the same, soon so that each piece fits."""
+    """A short text that is rejected is split too, until each piece fits."""
     first, second, third, *_ = splits("\U0001d160" * 2047)
 
     assert size(first[0]) > size(second[0]) > SAFE_BYTES / 6
@@ -228,7 +228,7 @@ def test_splits_of_rare_characters() -> None:
 
 
 def test_no_room() -> None:
-    """Nothing is tried for a text of next to nothing, nor split where the prefix leaves no room."""
+    """Very short texts are not shortened, and nothing is split if the prefix leaves no room."""
     assert not list(truncations("a" * 127))
     assert not list(splits("a" * 127))
     assert list(splits("a" * 100_000, prefix_bytes=SAFE_BYTES)) == []
@@ -236,7 +236,7 @@ def test_no_room() -> None:
 
 @pytest.mark.slow
 def test_expansion() -> None:
-    """No character grows more than threefold in NFC, on which the safe length for rare ones rests."""
+    """NFC expands no character more than threefold, which the safe length for rare ones depends on."""
     characters = (chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
 
     assert max(size(unicodedata.normalize("NFC", one)) / size(one) for one in characters) == 3
@@ -256,7 +256,7 @@ weighted = st.integers(1, 5).flatmap(
 @given(weighted, st.randoms(use_true_random=False))
 @repeatable
 def test_mean(pairs: list[tuple[list[float], int]], random: Random) -> None:
-    """The mean has length 1 and the right direction, and the order of the pieces does not matter."""
+    """The mean has length 1 and the right direction, whatever the order of the pieces."""
     found = mean(*zip(*pairs, strict=True))
     total = sum(weight for _, weight in pairs)
     plain = [sum(embedding[at] * weight for embedding, weight in pairs) / total for at in range(len(found))]
@@ -271,14 +271,14 @@ def test_mean(pairs: list[tuple[list[float], int]], random: Random) -> None:
 @given(st.lists(st.floats(-1e300, 1e300), min_size=1).filter(lambda row: math.hypot(*row) > 1e-300))
 @repeatable
 def test_mean_of_one(embedding: list[float]) -> None:
-    """The mean of one embedding is itself, at length 1, whatever its weight."""
+    """The mean of one embedding is that embedding at length 1, whatever its weight."""
     length = math.hypot(*embedding)
 
     assert mean([embedding], [7]) == pytest.approx([number / length for number in embedding])
 
 
 def test_weights() -> None:
-    """A piece counts as much as its weight says."""
+    """Pieces contribute in proportion to their weights."""
     assert mean([[1.0, 0.0], [0.0, 1.0]], [3, 4]) == pytest.approx([0.6, 0.8])
     assert mean([[2.0, 0.0], [0.0, 2.0]], [30, 40]) == pytest.approx([0.6, 0.8])
 
@@ -294,6 +294,6 @@ def test_weights() -> None:
     ids=str,
 )
 def test_no_direction(embeddings: list[list[float]], said: str) -> None:
-    """What has no direction is an error, never an embedding."""
+    """A mean without a direction is an error, never an embedding."""
     with pytest.raises(ResponseFormatError, match=said):
         mean(embeddings, [1] * len(embeddings))

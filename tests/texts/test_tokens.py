@@ -1,4 +1,4 @@
-"""Counts and cuts by tokens: with the optional package where it is installed, and with a plain stand-in."""
+"""Counting and cutting by tokens, with the optional package if installed, and with a simple stand-in."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ checked = texts.filter(str.strip)
 
 
 def encode(text: str, **options: Any) -> list[int]:
-    """Make one token of up to four letters, and of anything else; as with the real one, no special ones."""
+    """Return one token per four letters or other character; like the real one, without special tokens."""
     assert options == {"allowed_special": set(), "disallowed_special": ()}
     return [0] * len(re.findall(r" ?\w{1,4}|.", text, re.DOTALL))
 
@@ -53,21 +53,21 @@ def tokens(request: pytest.FixtureRequest) -> Tokens:
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
-    """Let the tokenizer be loaded again, before and after."""
+    """Clear the loaded tokenizer, before and after the test."""
     load.cache_clear()
     yield
     load.cache_clear()
 
 
 def test_count(tokens: Tokens) -> None:
-    """What the service may add counts too."""
+    """Counts include the tokens that the service may add."""
     assert tokens.count("") == ADDED_TOKENS
     assert tokens.count("word") == 1 + ADDED_TOKENS
     assert tokens.count("word\n" * 100_000) == 200_000 + ADDED_TOKENS
 
 
 def test_chunks(tokens: Tokens) -> None:
-    """A long text counts as much as its words do, since chunks end between them."""
+    """The count of a long text is the sum of its words, since chunks end between them."""
     assert tokens.count(" word" * 100_000) == 100_000 + ADDED_TOKENS
 
 
@@ -76,7 +76,7 @@ def test_chunks(tokens: Tokens) -> None:
     "unit", ["words and      words", "end.\n\n      - item", "f(x) !=   'y'\n", "e\u0301  ü    "]
 )
 def test_exact_cuts(unit: str) -> None:
-    """Where there are spaces, counting in chunks changes no count."""
+    """In text with spaces, counting in chunks does not change the count."""
     text = unit * 3000
     whole = load()._encode(text, allowed_special=set(), disallowed_special=())
 
@@ -96,7 +96,7 @@ def test_exact_cuts(unit: str) -> None:
     ids=ascii,
 )
 def test_known_counts(text: str, expected: int) -> None:
-    """Counts are Qwen's: normalised, and without special tokens of the user's making."""
+    """Counts are Qwen's: normalised, and without special tokens from the text."""
     assert load().count(text) == expected + ADDED_TOKENS
 
 
@@ -106,7 +106,7 @@ def test_known_counts(text: str, expected: int) -> None:
     "unit", [" ", "\t", "\u3000", "a", "中", "!", "\n", " \t", "\u0301\u0323", "<|endoftext|>"]
 )
 def test_long_runs(unit: str) -> None:
-    """No run is too long for the package, or takes it more than linear time."""
+    """No run of characters is too long for the package, or takes more than linear time."""
     found = load().count(unit * (1_000_000 // len(unit) // (100 if unit == "\u0301\u0323" else 1)))
 
     assert 0 < found <= 3_000_000
@@ -118,7 +118,7 @@ def test_long_runs(unit: str) -> None:
 @example(" " * 50_000 + "a", 100)
 @repeatable
 def test_truncate(tokens: Tokens, text: str, limit: int) -> None:
-    """A text that is too long is cut to a beginning that is not; a text that fits is left alone."""
+    """A text that is too long is cut to a beginning that fits; a text that fits is unchanged."""
     found = tokens.truncate(text, limit)
 
     assert not found or tokens.count(found) <= limit
@@ -129,7 +129,7 @@ def test_truncate(tokens: Tokens, text: str, limit: int) -> None:
 
 
 def test_as_much_as_fits(tokens: Tokens) -> None:
-    """What is cut off is little more than what was too much."""
+    """Little more is cut off than necessary."""
     text = " word" * 20_000
 
     assert tokens.truncate(text, 8192) == text[1 : 5 * 8190]
@@ -139,7 +139,7 @@ def test_as_much_as_fits(tokens: Tokens) -> None:
 
 
 def test_shorter_but_more() -> None:
-    """Where the nice cut leaves more tokens than the exact one, the exact one is made."""
+    """If a cut at white space leaves too many tokens, the cut is at the exact position."""
 
     def whimsical(text: str, **_: Any) -> list[int]:
         return [0] * (1000 if text == "a" * 40 else len(text))
@@ -165,7 +165,7 @@ def test_pieces(tokens: Tokens, text: str, limit: int) -> None:
 
 
 def test_even_pieces(tokens: Tokens) -> None:
-    """Pieces are about as many as needed, of about the same size."""
+    """There are about as many pieces as needed, of similar size."""
     found = tokens.pieces("word " * 20_000, 8192)
 
     assert len(found) == 3
@@ -175,14 +175,14 @@ def test_even_pieces(tokens: Tokens) -> None:
 
 
 def test_too_long(tokens: Tokens) -> None:
-    """Only the texts above the limit are named, each with its count."""
+    """Only texts above the limit are returned, each with its count."""
     sent = ["word", " word" * 8190, " word" * 8191, "", "\U0001d160" * 9000, "中" * 910]
 
     assert tokens.too_long(sent, 8192) == {2: 8193, 4: tokens.count(sent[4])}
 
 
 def test_short_ones_are_not_counted() -> None:
-    """What has too few bytes to be too long is not counted."""
+    """Texts with too few bytes to be too long are not counted."""
     counted = []
 
     def record(text: str, **_: Any) -> list[int]:
@@ -206,7 +206,7 @@ def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("fresh")
 def test_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The vocabulary is Qwen 2.5's, and loaded once."""
+    """The vocabulary is that of Qwen 2.5, and is loaded once."""
     asked = []
 
     class Package:

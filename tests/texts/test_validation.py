@@ -1,4 +1,4 @@
-"""Which texts go out, and as what."""
+"""Validation of texts, and the form in which they are sent."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class Document:
-    """What holds a text in an attribute."""
+    """An object with its text in an attribute."""
 
     def __init__(self, attribute: str) -> None:
         setattr(self, attribute, "abc")
 
 
 class Table:
-    """What is iterated by the names of its columns, as in pandas."""
+    """An object that is iterated by column names, as in pandas."""
 
     columns = ("a",)
 
@@ -38,7 +38,7 @@ class Table:
     ids=["empty", "list", "tuple", "iterator", "dict", "spaces", "zero width"],
 )
 def test_accepted(texts: Any) -> None:
-    """Any iterable of strings is taken, and the strings are left alone."""
+    """Any iterable of strings is accepted, and the strings are unchanged."""
     texts = list(texts)
 
     assert texts == check_texts(iter(texts))
@@ -96,7 +96,7 @@ def test_accepted(texts: Any) -> None:
     ],
 )
 def test_refused(texts: Any, error: type[InputError], indices: tuple[int, ...], said: str) -> None:
-    """What can't be embedded is rejected at once, with every index."""
+    """Texts that can't be embedded are rejected immediately, with all their indices."""
     with pytest.raises(error) as caught:
         check_texts(texts)
 
@@ -110,19 +110,19 @@ def test_refused(texts: Any, error: type[InputError], indices: tuple[int, ...], 
     ids=lambda value: type(value).__name__,
 )
 def test_missing(missing: Any) -> None:
-    """What stands for a missing value, of pandas too, is to be left out, and made a string in no case."""
+    """The advice for missing values, including those of pandas, is to leave them out."""
     with pytest.raises(InputTypeError, match=r"What to do: leave out what is missing$"):
         check_texts(["a", missing])
 
 
 def test_later_texts() -> None:
-    """A stream says from where on nothing was sent."""
+    """In a stream, the error names the text from which on nothing was sent."""
     with pytest.raises(InputValueError, match=r"^nothing was sent from text 30 on: texts\[31\] is blank"):
         check_texts(["a", ""], first=30)
 
 
 def test_placeholder() -> None:
-    """A placeholder replaces blank texts where they stand; what is not a string is still rejected."""
+    """A placeholder replaces blank texts in their positions; other types are still rejected."""
     texts = ["", "a", " \t\n", "raise"]
 
     assert check_texts(texts, blank_replacement="(empty)") == ["(empty)", "a", "(empty)", "raise"]
@@ -134,7 +134,7 @@ def test_placeholder() -> None:
 
 
 def test_advice() -> None:
-    """The error for blank texts, and only that, tells of the placeholder."""
+    """The error for blank texts recommends the placeholder."""
     with pytest.raises(
         InputValueError, match="leave the blank ones out, or set on_blank='replace' and blank_replacement to"
     ):
@@ -156,7 +156,7 @@ def test_advice() -> None:
     ],
 )
 def test_advice_for_what_is_no_string(item: Any, advice: str) -> None:
-    """It says what to give instead."""
+    """The error says what to pass instead."""
     with pytest.raises(InputTypeError) as caught:
         check_texts(["a", item])
 
@@ -173,7 +173,7 @@ def test_advice_for_what_is_no_string(item: Any, advice: str) -> None:
     ],
 )
 def test_one_text(item: Any, said: str) -> None:
-    """Where one text is wanted, a string is, and nothing else."""
+    """A single text must be a string."""
     with pytest.raises(InputTypeError) as caught:
         check_text(item)
 
@@ -183,7 +183,7 @@ def test_one_text(item: Any, said: str) -> None:
 
 @pytest.mark.parametrize("blank", ["", " \n"])
 def test_one_blank_text(blank: str) -> None:
-    """Where one text is wanted, a blank one is refused without an index, unless it is to be replaced."""
+    """A single blank text is rejected without an index, unless it has a replacement."""
     with pytest.raises(InputValueError, match=r"the text is blank\. What to do: give another one"):
         check_text(blank)
 
@@ -191,7 +191,7 @@ def test_one_blank_text(blank: str) -> None:
 
 
 def test_roles() -> None:
-    """There are two roles, and a misspelt one is not taken for a document."""
+    """There are two roles, and an unknown one is rejected."""
     assert check_role("query") == "query"
     with pytest.raises(ConfigurationError, match="not 'passage'"):
         check_role("passage")  # type: ignore[arg-type]
@@ -203,7 +203,7 @@ def test_roles() -> None:
     ids=repr,
 )
 def test_left_alone(text: str) -> None:
-    """Text goes out as it came in."""
+    """Valid text is sent unchanged."""
     assert text == outgoing(text, None)
 
 
@@ -217,19 +217,19 @@ def test_left_alone(text: str) -> None:
     ],
 )
 def test_surrogates(text: str, expected: str) -> None:
-    """Split pairs are joined and lone surrogates replaced, since JSON can't carry them."""
+    """Split surrogate pairs are joined and lone surrogates replaced, since JSON can't contain them."""
     assert expected == outgoing(text, None)
     assert orjson.dumps(outgoing(text, None))
 
 
 class Kind(str, Enum):
-    """What prints as ``Kind.A``."""
+    """An enum whose member prints as ``Kind.A``."""
 
     A = "hello world"
 
 
 class Folded(str):
-    """What compares without regard to case."""
+    """A case-insensitive string."""
 
     __slots__ = ()
 
@@ -241,7 +241,7 @@ class Folded(str):
 
 
 def test_subclasses_of_str() -> None:
-    """What goes out is the string itself, whatever a subclass makes of it."""
+    """Subclasses are sent as plain strings."""
     assert outgoing(Kind.A, "Find") == "Instruct: Find\nQuery:hello world"
     assert {type(outgoing(text, None)) for text in (Kind.A, Folded("A"))} == {str}
 
@@ -252,7 +252,7 @@ def broken() -> Iterator[str]:
 
 
 def test_faults_of_a_generator() -> None:
-    """A generator that fails is not taken for a wrong type."""
+    """An exception from a generator is raised unchanged."""
     with pytest.raises(TypeError, match="of the generator's own"):
         check_texts(broken())
 
