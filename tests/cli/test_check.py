@@ -21,7 +21,7 @@ MODEL = "text-embedding-v4"
 
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    """Give a function that checks with an emulator, and returns the exit status and the outcome by name."""
+    """Return a function that runs the check on an emulator, and returns exit status and outcomes by name."""
     monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
 
     def run(emulator: Emulator, **options: Any) -> tuple[int, dict[str, tuple[str, str]]]:
@@ -35,7 +35,7 @@ def lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_all_is_well(lines: Any) -> None:
-    """With a right key each line is ok, and one text is billed, once."""
+    """With a valid key, each line is ok, and one text is billed, once."""
     emulator = Emulator(api_keys=[KEY], credits=20_140_000)
     status, said = lines(emulator, dimensions=64)
 
@@ -60,7 +60,7 @@ def test_all_is_well(lines: Any) -> None:
     ],
 )
 def test_what_fails(lines: Any, settings: Any, faults: list[Any], failed: str, detail: str) -> None:
-    """What fails is named, with the reason, and nothing is sent twice."""
+    """A failed check is named with the reason, and nothing is sent twice."""
     emulator = Emulator(**settings)
     emulator.script(*faults)
     status, said = lines(emulator)
@@ -90,7 +90,7 @@ def test_unknown_balance(lines: Any, fault: Fault, detail: str) -> None:
 
 
 def test_url_of_a_gateway(lines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind another URL than one that ends in /v1, no balance is asked for."""
+    """If the URL does not end in /v1, the balance is not requested."""
     monkeypatch.setenv("AIMLAPI_BASE_URL", "https://gateway.example/openai")
     emulator = Emulator()
     status, said = lines(emulator)
@@ -102,7 +102,7 @@ def test_url_of_a_gateway(lines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_odd_response(lines: Any) -> None:
-    """Vectors whose norm is not 1, a cost that is not reported and a model without a name are said to be."""
+    """A norm other than 1, an unknown cost and a missing model name are reported as such."""
     emulator = Emulator()
     emulator.script(None, Fault(edit=lambda body: {"data": [{**body["data"][0], "embedding": [3.0] * 1024}]}))
     status, said = lines(emulator)
@@ -117,7 +117,7 @@ def test_odd_response(lines: Any) -> None:
 def test_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str, outcome: int
 ) -> None:
-    """The command checks over a connection, with the key and the URL of the environment."""
+    """The command connects with the key and the URL of the environment."""
     monkeypatch.setenv("AIMLAPI_API_KEY", key)
     emulator = Emulator(api_keys=[KEY])
     with serve(emulator) as base_url:
@@ -129,7 +129,7 @@ def test_command(
 
 
 def test_module() -> None:
-    """It is run as a module; without a command it says which there are."""
+    """The package runs as a module; without a command, it prints the usage."""
     command = [sys.executable, "-m", "qwen_aiml"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)  # noqa: S603
 
@@ -140,7 +140,7 @@ def test_module() -> None:
 def test_certificates_that_can_not_be_read(
     lines: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    """What the environment names and can't be used is said, not raised."""
+    """An unreadable certificate file in the environment is reported, not raised."""
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
     with intercept(Emulator()):
         status, said = lines(Emulator(), http_client=None)

@@ -1,4 +1,4 @@
-"""The plugin of ``llm``: found by its entry point, in full batches, and each line once."""
+"""The plugin for ``llm``: its entry point, full batches, and no repeated requests."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Give a function that runs a command of ``llm`` and returns what it printed."""
-    cli = pytest.importorskip("llm.cli")  # here, since that takes a second
+    """Return a function that runs a command of ``llm`` and returns its output."""
+    cli = pytest.importorskip("llm.cli")  # here, since it takes a second
     testing = pytest.importorskip("click.testing")
     monkeypatch.setenv("LLM_USER_PATH", str(tmp_path / "llm"))
     (tmp_path / "llm").mkdir()
@@ -31,7 +31,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 
 def test_entry_point() -> None:
-    """It is found by the name under which llm looks."""
+    """The plugin is found by the name of the entry point group of ``llm``."""
     pytest.importorskip("llm")
     [found] = [each for each in entry_points(group="llm") if each.value.startswith("qwen_aiml")]
 
@@ -39,7 +39,7 @@ def test_entry_point() -> None:
 
 
 def test_embed_multi(run: Any, tmp_path: Path) -> None:
-    """A file of 2,000 lines takes 200 requests, and none the second time."""
+    """A file of 2,000 lines takes 200 requests the first time, and none the second time."""
     lines = tmp_path / "lines.csv"
     lines.write_text("id,text\n" + "".join(f"{at},line number {at}\n" for at in range(2_000)))
     command = ("embed-multi", "lines", str(lines), "-m", "qwen-text-embedding-v4")
