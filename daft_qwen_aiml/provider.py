@@ -50,7 +50,7 @@ class QwenAIMLProvider(Provider):
     Args:
         name: Name of the provider in Daft, after ``daft.attach_provider``.
 
-        cache: Where embeddings are looked up first and stored as soon as they arrive: the path of an SQLite
+        cache: Cache that is looked up first and updated as soon as embeddings arrive: the path of an SQLite
             file, an object with the methods of `Cache`, or a function without arguments that creates one,
             called once in each process. None means no cache.
 
@@ -152,7 +152,7 @@ class Embedder(TextEmbedderDescriptor):
     """
     Embeds the texts of one column, in any process that unpickles it.
 
-    It is both what Daft calls a descriptor and the embedder, since the client is the only live resource.
+    It is both Daft's descriptor and its embedder, since the client is the only live resource.
 
     Args:
         provider: The name of the provider, for metrics.

@@ -101,7 +101,7 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
 
     aimlapi_api_base: str | None = Field(default=None, alias="base_url")
     """Also ``base_url``. URL of the service. None reads AIMLAPI_BASE_URL, AIMLAPI_API_BASE or AIML_API_BASE
-    from the environment; if none is set, it means ``https://api.aimlapi.com/v1``."""
+    from the environment; the default is ``https://api.aimlapi.com/v1``."""
 
     chunk_size: int | None = Field(default=None, validation_alias=AliasChoices("chunk_size", "batch_size"))
     """Also ``batch_size``. Texts per request, 1 to 10 for v4 and v3; None means 10."""
@@ -134,7 +134,7 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
     instruction."""
 
     cache: Any = Field(default=None, exclude=True, repr=False)
-    """Where embeddings are looked up first and stored as soon as they arrive: the path of an SQLite file,
+    """Cache that is looked up first and updated as soon as embeddings arrive: the path of an SQLite file,
     a `SQLiteCache`, or a LangChain ``ByteStore``; None means no cache."""
 
     on_blank: Literal["raise", "replace"] = "raise"
@@ -160,14 +160,14 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
     tokens. Requires the extra ``progress``."""
 
     default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
-    """Additional headers for each request; None means no additional ones."""
+    """Additional headers for each request; None adds no headers."""
 
     transport: Literal["auto", "httpx"] = "auto"
     """``httpx`` sends every request with httpx; ``auto`` does so only where it is needed, see the docs."""
 
     allow_http: bool | None = None
     """Whether to accept an unencrypted ``base_url`` that is not a loopback address. None reads
-    AIMLAPI_ALLOW_HTTP from the environment; if it is not set, False."""
+    AIMLAPI_ALLOW_HTTP from the environment; the default is False."""
 
     http_client: Any = Field(default=None, exclude=True, repr=False)
     """A custom httpx or httpx2 ``Client`` for the sync methods; never closed here, and not picklable."""

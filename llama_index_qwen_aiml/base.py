@@ -75,7 +75,7 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
 
     api_base: str | None = None
     """URL of the service. None reads AIMLAPI_BASE_URL, AIMLAPI_API_BASE or AIML_API_BASE from the
-    environment; if none is set, it means ``https://api.aimlapi.com/v1``."""
+    environment; the default is ``https://api.aimlapi.com/v1``."""
 
     api_key: ApiKey = Field(default=None, exclude=True, repr=False)
     """A string, a ``SecretStr``, or a sync or async function that is called before each request. None reads
@@ -107,14 +107,14 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
     """``float`` or ``base64``, sent with each request; None omits it."""
 
     default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
-    """Additional headers for each request; None means no additional ones."""
+    """Additional headers for each request; None adds no headers."""
 
     transport: Literal["auto", "httpx"] = Field(default="auto", exclude=True)
     """``httpx`` sends every request with httpx; ``auto`` does so only where it is needed, see the docs."""
 
     allow_http: bool | None = Field(default=None, exclude=True)
     """Whether to accept an unencrypted ``api_base`` that is not a loopback address. None reads
-    AIMLAPI_ALLOW_HTTP from the environment; if it is not set, False."""
+    AIMLAPI_ALLOW_HTTP from the environment; the default is False."""
 
     http_client: Any = Field(default=None, exclude=True, repr=False)
     """A custom httpx or httpx2 ``Client`` for the sync methods; never closed here, and not picklable."""
@@ -123,7 +123,7 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
     """A custom httpx or httpx2 ``AsyncClient`` for the async methods."""
 
     cache: Any = Field(default=None, exclude=True, repr=False)
-    """Where embeddings are looked up first and stored as soon as they arrive: the path of an SQLite file,
+    """Cache that is looked up first and updated as soon as embeddings arrive: the path of an SQLite file,
     a `SQLiteCache`, or a LlamaIndex ``BaseKVStore``; None means no cache."""
 
     num_workers: int | None = Field(default=None, exclude=True)

@@ -133,7 +133,7 @@ class AdapterBase:
             wrong.append(unknown_settings(unknown, known))
         return ConfigurationError(f"{type(self).__name__}: {'; '.join(wrong)}")
 
-    # Hidden from type checkers, which use pydantic's signatures, from the other base of the subclasses.
+    # Hidden from type checkers, so that subclasses keep the signatures of pydantic, their other base.
     if not TYPE_CHECKING:  # pragma: no branch
 
         def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
@@ -210,9 +210,9 @@ class AdapterBase:
     @property
     def cache_namespace(self) -> str:
         """
-        Prefix for caches that use only the text as a key; identifies all settings that affect documents.
+        Prefix for caches that use only the text as a key; identifies what affects document embeddings.
 
-        Contains the model, the dimensions and a hash, in letters, digits, ``_``, ``.`` and ``-``.
+        Letters, digits, ``_``, ``.`` and ``-``: the model, the dimensions, and a hash of all settings.
         """
         return self._client.cache_namespace("document")
 

@@ -43,7 +43,7 @@ class EmbeddingConfig:
             AIMLAPI_API_KEY, AIML_API_KEY and AIMLAPI_KEY that is not blank.
 
         base_url: URL of the service, with or without ``/v1``. None reads the first of AIMLAPI_BASE_URL,
-            AIMLAPI_API_BASE and AIML_API_BASE that is not blank; if all are, it means
+            AIMLAPI_API_BASE and AIML_API_BASE that is not blank; the default is
             ``https://api.aimlapi.com/v1``.
 
         batch_size: Texts per request, from 1 to the model's limit (10 for v4 and v3); None means that limit.
@@ -84,13 +84,13 @@ class EmbeddingConfig:
         encoding_format: ``float`` or ``base64``, sent with each request; None omits it. Responses in either
             format are accepted.
 
-        default_headers: Additional headers for each request; None means no additional ones.
+        default_headers: Additional headers for each request; None adds no headers.
 
         transport: HTTP library. ``auto``: asyncio with httptools; httpx on Trio, behind a proxy, and
             while httpx is instrumented, recorded or mocked. ``httpx``: always httpx.
 
         allow_http: Whether to accept an unencrypted URL that is not a loopback address. None reads the
-            environment variable AIMLAPI_ALLOW_HTTP (``1``, ``true``, ``yes``); if it is not set, False.
+            environment variable AIMLAPI_ALLOW_HTTP (``1``, ``true``, ``yes``); the default is False.
 
         facts: Known properties of the model, looked up by name; `register_model` adds models.
 

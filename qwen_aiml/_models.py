@@ -63,7 +63,7 @@ def register_model(facts: ModelFacts) -> None:
 
 def model_facts(name: str) -> ModelFacts:
     """
-    Look up a model by name or alias; an unknown one has nothing but its name.
+    Look up a model by name or alias; an unknown one has only its name, and is not checked.
 
     Args:
         name: Name as given by the user, without surrounding white space.

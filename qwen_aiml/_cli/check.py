@@ -108,7 +108,7 @@ def _balance(config: EmbeddingConfig, http_client: Any) -> int:
 
 
 def _get(url: str, config: EmbeddingConfig, http_client: Any) -> Response | None:
-    """Return the response to a GET with the key, or None; sent as requests are, without redirects."""
+    """Send a GET with the key as requests are sent, without redirects; return None without a response."""
     import httpx  # noqa: PLC0415 (slow to import)
 
     headers = {"Authorization": f"Bearer {config.secret.reveal()}", "Accept": "application/json"}

@@ -42,7 +42,8 @@ class Tokens:
     Counts the tokens of texts, and cuts texts by tokens.
 
     Args:
-        encode: Called as ``encode(text, allowed_special=..., disallowed_special=...)``.
+        encode: The package's function, called as
+            ``encode(text, allowed_special=..., disallowed_special=...)``.
     """
 
     def __init__(self, encode: Callable[..., Sequence[int]]) -> None:

@@ -144,7 +144,7 @@ def iterate(texts: Iterable[str]) -> Iterator[str]:
         message = f"texts is one {type(texts).__name__}, expected a list of str"
         raise InputTypeError(advised(message, "put it in a list"))
     if isinstance(texts, Mapping) or hasattr(texts, "columns"):
-        # Iterating over them would yield their keys.
+        # Iterating over them would yield keys or column names.
         message = f"texts is {type(texts).__name__}, expected a list of str"
         raise InputTypeError(advised(message, "give its values, or one column"))
     try:

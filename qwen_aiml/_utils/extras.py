@@ -1,4 +1,4 @@
-"""Optional packages: import them, and name the extra that installs a missing one."""
+"""Importing optional packages, and naming the extra that installs a missing one."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ _OWN = ("qwen_aiml", "langchain_qwen_aiml", "llama_index_qwen_aiml")
 
 
 def shows_no_texts(function: _Function) -> _Function:
-    """Clear this project's frames from all errors that a public function, sync or async, raises."""
+    """Clear this project's frames in all errors that a public function, sync or async, raises."""
     if iscoroutinefunction(function):
 
         @wraps(function)

@@ -15,7 +15,7 @@ _Result = TypeVar("_Result")
 
 async def in_thread(function: Callable[[], _Result]) -> _Result:
     """
-    Call a function that may block in a worker thread; after cancellation it continues there.
+    Call a blocking function in a worker thread; after cancellation it continues there.
 
     If no thread can be started because the interpreter is shutting down, it is called directly.
     """

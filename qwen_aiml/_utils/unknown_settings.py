@@ -1,4 +1,4 @@
-"""Unknown settings: which one was probably meant, and what to do about those of other classes."""
+"""Errors for unknown settings: similar names, and advice on settings of other classes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OF_OTHER_CLASSES = """
     openai_api_type openai_api_version openai_organization organization retry_max_seconds retry_min_seconds
     reuse_client tiktoken_enabled tiktoken_model_name
 """.split()  # noqa: SIM905 (a list would take 19 lines)
-# Advice for other names that users try, where they are not settings.
+# Advice on other names that users try, for classes without such a setting.
 _CURES = {
     "cache": _OF_THE_CLIENT,
     "http_client": _OF_THE_CLIENT,

@@ -140,7 +140,7 @@ def test_module() -> None:
 def test_certificates_that_can_not_be_read(
     lines: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    """An unreadable certificate file in the environment is reported, not raised."""
+    """An unreadable certificate file named in the environment is reported, not raised."""
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
     with intercept(Emulator()):
         status, said = lines(Emulator(), http_client=None)

@@ -31,7 +31,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 
 def test_entry_point() -> None:
-    """The plugin is found by the name of the entry point group of ``llm``."""
+    """The plugin is found in the entry point group of ``llm``."""
     pytest.importorskip("llm")
     [found] = [each for each in entry_points(group="llm") if each.value.startswith("qwen_aiml")]
 

@@ -111,7 +111,7 @@ def test_query_that_is_none() -> None:
 
 
 def test_blank_query() -> None:
-    """A blank query is rejected as a single text, without an index, or replaced."""
+    """A blank query is rejected with a message for a single text, or replaced."""
     with pytest.raises(InputError, match="the text is blank"):
         make().embed_query(" ")
     emulator = Emulator()

@@ -37,7 +37,7 @@ checked = texts.filter(str.strip)
 
 
 def encode(text: str, **options: Any) -> list[int]:
-    """Return one token per four letters or other character; like the real one, without special tokens."""
+    """Return a token for up to four letters or any other character; like the real one, no special ones."""
     assert options == {"allowed_special": set(), "disallowed_special": ()}
     return [0] * len(re.findall(r" ?\w{1,4}|.", text, re.DOTALL))
 

@@ -183,7 +183,7 @@ def test_one_text(item: Any, said: str) -> None:
 
 @pytest.mark.parametrize("blank", ["", " \n"])
 def test_one_blank_text(blank: str) -> None:
-    """A single blank text is rejected without an index, unless it has a replacement."""
+    """A single blank text is rejected with a message for one text, unless it has a replacement."""
     with pytest.raises(InputValueError, match=r"the text is blank\. What to do: give another one"):
         check_text(blank)
 
