@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 
 # Names of arguments, here and in other packages' classes, whose values may be secret.
-_HOLDS_A_KEY = r"(?i)key|secret|passw|token$"
+_SENSITIVE = r"(?i)key|secret|passw|token$"
 # Fields of `EmbeddingConfig` that the framework classes do not have under the same name.
-_OF_OTHER_NAMES = {"model", "api_key", "base_url", "batch_size", "facts"}
+_RENAMED = {"model", "api_key", "base_url", "batch_size", "facts"}
 _SETTINGS = "\n\nSettings:"
 
 
@@ -94,7 +94,7 @@ class AdapterBase:
         Raises:
             ConfigurationError: If one setting is given under two names.
         """
-        for name in filter(re.compile(_HOLDS_A_KEY).search, options):
+        for name in filter(re.compile(_SENSITIVE).search, options):
             options[name] = wrapped(options[name])
         fields: Mapping[str, Any] = cls.model_fields  # type: ignore[attr-defined] # from pydantic
         for field_name, field in fields.items():
@@ -112,7 +112,7 @@ class AdapterBase:
 
     def _settings_of_one_name(self) -> dict[str, Any]:
         """Return the settings that have the same name in the core and in every framework class."""
-        names = {field.name for field in dataclasses.fields(EmbeddingConfig)} - _OF_OTHER_NAMES
+        names = {field.name for field in dataclasses.fields(EmbeddingConfig)} - _RENAMED
         return {name: getattr(self, name) for name in names}
 
     def _refusal(self, errors: Iterable[Mapping[str, Any]], options: dict[str, Any]) -> ConfigurationError:
@@ -143,9 +143,9 @@ class AdapterBase:
             if unknown := update.keys() - fields:
                 message = f"{unknown_settings(unknown, fields)}; copies go by field names"
                 raise ConfigurationError(f"{type(self).__name__}: {message}")
-            made = super().model_copy(update=update, deep=deep)
-            made._connect()  # noqa: SLF001 (of this class)
-            return made
+            copied = super().model_copy(update=update, deep=deep)
+            copied._connect()  # noqa: SLF001 (of this class)
+            return copied
 
         def copy(self, **changes: Any) -> Self:
             """Call ``model_copy``; pydantic's deprecated method would keep the clients of the original."""
@@ -171,9 +171,11 @@ class AdapterBase:
         def __pydantic_init_subclass__(cls, **options: Any) -> None:
             """Append the settings to the class docstring, which ``help`` shows."""
             super().__pydantic_init_subclass__(**options)
-            said = {name: field.description for name, field in cls.model_fields.items() if field.description}
+            descriptions = {
+                name: field.description for name, field in cls.model_fields.items() if field.description
+            }
             if cls.__doc__ is not None:
-                lines = (f"\n\n    {name}: {' '.join(text.split())}" for name, text in said.items())
+                lines = (f"\n\n    {name}: {' '.join(text.split())}" for name, text in descriptions.items())
                 cls.__doc__ = f"{cleandoc(cls.__doc__)}{_SETTINGS}{''.join(lines)}"
 
     @property

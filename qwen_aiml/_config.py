@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_CONCURRENCY = 32
 DEFAULT_TIMEOUT = 60.0
 MOST_SECONDS = 1_000_000
-_TELLS_NOTHING = r"(?s).{0,7}|[a-z_]{1,15}|[0-9.]{1,15}"  # too short or too simple to be a key
+_NOT_A_KEY = r"(?s).{0,7}|[a-z_]{1,15}|[0-9.]{1,15}"  # too short or too simple to be a key
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -247,7 +247,7 @@ def conversion(value: object, *, is_flag: bool = False) -> str:
 
 def _refuse(name: str, value: object, allowed: str, cure: str = "") -> ConfigurationError:
     kind = type(value).__name__
-    if isinstance(value, (int, float)) or re.fullmatch(_TELLS_NOTHING, str(value)):
+    if isinstance(value, (int, float)) or re.fullmatch(_NOT_A_KEY, str(value)):
         return ConfigurationError(f"{name} must be {allowed}, not {value!r} ({kind}){cure}")
     # The value may be a misplaced key.
     return ConfigurationError(f"{name} must be {allowed}, not the value given ({kind}){cure}")
