@@ -30,7 +30,7 @@ ADDED_TOKENS = 2
 # at most three. Source: Unicode's FAQ on normalisation.
 MOST_TOKENS_A_BYTE = 3
 
-_LEAST_CHUNK, _MOST_CHUNK = 2_000, 4_000  # characters
+_MIN_CHUNK, _MAX_CHUNK = 2_000, 4_000  # characters
 
 # No token spans the start of such a space, so cutting there does not change the count. Source: the package's
 # regular expression.
@@ -153,7 +153,7 @@ def _chunks(text: str) -> Iterator[tuple[int, int]]:
     """
     start = 0
     while start < len(text):
-        found = re.compile(_EXACT_CUT).search(text, start + _LEAST_CHUNK, start + _MOST_CHUNK)
-        end = found.start() if found else min(start + _MOST_CHUNK, len(text))
+        found = re.compile(_EXACT_CUT).search(text, start + _MIN_CHUNK, start + _MAX_CHUNK)
+        end = found.start() if found else min(start + _MAX_CHUNK, len(text))
         yield start, end
         start = end

@@ -200,10 +200,10 @@ def all_outgoing(texts: Iterable[str], instruction: str | None) -> list[str]:
     plain: Iterable[str] = map(str.__str__, texts)
     if instruction is not None:
         plain = (f"Instruct: {instruction}\nQuery:{text}" for text in plain)
-    return [text if text.isascii() else _without_halves(text) for text in plain]
+    return [text if text.isascii() else _without_surrogates(text) for text in plain]
 
 
-def _without_halves(text: str) -> str:
+def _without_surrogates(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
