@@ -48,12 +48,12 @@ def unknown_settings(unknown: Iterable[str], known: Iterable[str]) -> str:
     """Describe unknown settings, each with the one that was probably meant, or with advice."""
     from difflib import get_close_matches  # noqa: PLC0415 (only for errors)
 
-    known, said = sorted(known), []
+    known, parts = sorted(known), []
     for name in sorted(unknown):
         same = [other for names in _SAME if name in names for other in names if other in known]
         if not same and name in _CURES:
-            said.append(f"{name} ({_CURES[name]})")
+            parts.append(f"{name} ({_CURES[name]})")
             continue
         meant = [*same, *get_close_matches(name, known)]
-        said.append(f"{name} (did you mean {meant[0]}?)" if meant else name)
-    return f"unknown setting {', '.join(said)}"
+        parts.append(f"{name} (did you mean {meant[0]}?)" if meant else name)
+    return f"unknown setting {', '.join(parts)}"
