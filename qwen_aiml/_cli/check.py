@@ -40,13 +40,13 @@ def check(*, model: str, dimensions: int | None = None, http_client: Any = None)
     try:
         # Without retries, so that a lost response is not billed twice.
         config = EmbeddingConfig(model=model, dimensions=dimensions, max_retries=0, total_timeout=SECONDS)
-        _say("url", "ok", f"{config.base_url}, from {first_set(URL_VARIABLES) or 'the defaults'}")
+        _show("url", "ok", f"{config.base_url}, from {first_set(URL_VARIABLES) or 'the defaults'}")
         if _balance(config, http_client):
             return 1
         with EmbeddingClient(config, http_client=http_client) as client:
             _embed(client)
     except QwenAIMLError as error:
-        return _say(_about(error), "failed", f"{type(error).__name__}: {error}")
+        return _show(_about(error), "failed", f"{type(error).__name__}: {error}")
     return 0
 
 
@@ -55,19 +55,19 @@ def _embed(client: EmbeddingClient) -> None:
     result = client.embed([TEXT])
     seconds = time.perf_counter() - began
     row, usage, limits = result.embeddings[0], result.usage, client.limits
-    _say("model", "ok", f"{client.config.model}; the response names {result.model or 'none'}")
+    _show("model", "ok", f"{client.config.model}; the response names {result.model or 'none'}")
     norm = math.hypot(*row)
     shape = "unit length" if abs(norm - 1) < UNIT_NORM else f"length {norm:.4f}, not 1"
-    _say("dimensions", "ok", f"{len(row)}, {shape}")
-    _say("latency", "ok", f"{seconds:.2f} s for one text, connecting included")
+    _show("dimensions", "ok", f"{len(row)}, {shape}")
+    _show("latency", "ok", f"{seconds:.2f} s for one text, connecting included")
     costs = {"tokens": usage.total_tokens, "credits": usage.credits_used, "USD": usage.usd_spent}
-    said = [f"{'unknown' if cost is None else f'{cost:.12g}'} {unit}" for unit, cost in costs.items()]
-    _say("cost", "unknown" if None in costs.values() else "ok", ", ".join(said))
+    amounts = [f"{'unknown' if cost is None else f'{cost:.12g}'} {unit}" for unit, cost in costs.items()]
+    _show("cost", "unknown" if None in costs.values() else "ok", ", ".join(amounts))
     found = f"{limits.texts_per_request} texts per request, {limits.in_flight} requests in flight at first"
-    _say("limits", "ok", f"{found}; no rate limit met")
+    _show("limits", "ok", f"{found}; no rate limit met")
 
 
-def _say(name: str, outcome: Outcome, detail: str) -> int:
+def _show(name: str, outcome: Outcome, detail: str) -> int:
     print(f"{outcome:8}{name:12}{detail}")
     return int(outcome == "failed")
 
@@ -89,20 +89,20 @@ def _balance(config: EmbeddingConfig, http_client: Any) -> int:
     key = f"from {first_set(KEY_VARIABLES)}"
     base_url = config.base_url or ""
     if not base_url.endswith("/v1"):
-        return _say("balance", "unknown", "the URL does not end in /v1, so that of the balance is not known")
+        return _show("balance", "unknown", "the URL does not end in /v1, so that of the balance is not known")
     response = _get(f"{base_url.removesuffix('/v1')}/v2/billing", config, http_client)
     if response is None:
-        return _say("balance", "unknown", "no response")
+        return _show("balance", "unknown", "no response")
     if response.status == HTTPStatus.UNAUTHORIZED:
         error = error_of(response, [], config, config.secret)
-        return _say("key", "failed", f"{key}: {error}")
+        return _show("key", "failed", f"{key}: {error}")
     balance = response.json.get("current_balance") if isinstance(response.json, dict) else None
     if response.status != HTTPStatus.OK or not isinstance(balance, (int, float)):
-        return _say("balance", "unknown", f"HTTP {response.status} without a balance")
-    _say("key", "ok", f"{key}, accepted")
+        return _show("balance", "unknown", f"HTTP {response.status} without a balance")
+    _show("key", "ok", f"{key}, accepted")
     if balance > 0:
-        return _say("balance", "ok", f"{balance:.2f} USD")
-    return _say(
+        return _show("balance", "ok", f"{balance:.2f} USD")
+    return _show(
         "balance", "failed", f"{balance:.2f} USD. What to do: top up at https://aimlapi.com/app/billing"
     )
 
