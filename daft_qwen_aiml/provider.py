@@ -271,11 +271,11 @@ class Embedder(TextEmbedderDescriptor):
 
     def _open(self) -> tuple[qwen_aiml.AsyncEmbeddingClient, Any]:
         """Return this process's client and *admit*, the same for all embedders with the same settings."""
-        of = (self.key, self.config.api_key)
-        if of not in _opened:
+        key = (self.key, self.config.api_key)
+        if key not in _opened:
             cache = self.cache() if callable(self.cache) else self.cache
-            _opened.setdefault(of, (qwen_aiml.AsyncEmbeddingClient(self.config, cache=cache), self.admit))
-        return _opened[of]
+            _opened.setdefault(key, (qwen_aiml.AsyncEmbeddingClient(self.config, cache=cache), self.admit))
+        return _opened[key]
 
     def _record(self, usage: qwen_aiml.Usage) -> None:
         """Add usage to Daft's metrics for this column."""
@@ -291,12 +291,12 @@ def _numbers(rows: Sequence[Any]) -> pa.Array:
     return pa.Array.from_buffers(pa.float32(), len(joined) // 4, [None, pa.py_buffer(joined)])
 
 
-def _struct(made: Sequence[tuple[Any, str | None]]) -> pa.Array:
+def _struct(results: Sequence[tuple[Any, str | None]]) -> pa.Array:
     """Combine embeddings and errors in a struct array."""
-    rows = [row for row, _ in made]
+    rows = [row for row, _ in results]
     offsets = pa.array(accumulate((len(row or ()) for row in rows), initial=0), pa.int32())
     mask = pa.array([row is None for row in rows], pa.bool_())
-    errors = pa.array([error for _, error in made], pa.string())
+    errors = pa.array([error for _, error in results], pa.string())
     lists = pa.ListArray.from_arrays(offsets, _numbers(rows), mask=mask)
     return pa.StructArray.from_arrays([lists, errors], ["embedding", "error"])
 

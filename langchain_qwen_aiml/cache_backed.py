@@ -47,10 +47,10 @@ def cache_backed_embeddings(
     """
     framework = _framework()
 
-    def store(kept: ByteStore, namespace: str) -> BaseStore[str, list[float]]:
+    def store(byte_store: ByteStore, namespace: str) -> BaseStore[str, list[float]]:
         keys = partial(_key, namespace)
-        made: BaseStore[str, list[float]] = framework.EncoderBackedStore(kept, keys, _write, _read)
-        return made
+        encoded: BaseStore[str, list[float]] = framework.EncoderBackedStore(byte_store, keys, _write, _read)
+        return encoded
 
     model, documents, queries = underlying_embeddings, document_embedding_cache, query_embedding_cache
     if queries is True:
@@ -59,13 +59,13 @@ def cache_backed_embeddings(
     query_store = None
     if queries is not False:
         query_store = store(queries, model.query_cache_namespace)
-    made: CacheBackedEmbeddings = framework.CacheBackedEmbeddings(
+    cached: CacheBackedEmbeddings = framework.CacheBackedEmbeddings(
         model,
         store(documents, model.cache_namespace),
         batch_size=batch_size or model.texts_in_flight,
         query_embedding_store=query_store,
     )
-    return made
+    return cached
 
 
 def _framework() -> Any:
