@@ -27,9 +27,9 @@ def lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     def run(emulator: Emulator, **options: Any) -> tuple[int, dict[str, tuple[str, str]]]:
         http_client = emulator.client_options()["http_client"]
         status = check(**{"model": MODEL, "http_client": http_client, **options})
-        said = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
-        assert not [line for line in said if KEY in line[2]]
-        return status, {name: (outcome, detail) for outcome, name, detail in said}
+        rows = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
+        assert not [line for line in rows if KEY in line[2]]
+        return status, {name: (outcome, detail) for outcome, name, detail in rows}
 
     return run
 
@@ -37,14 +37,14 @@ def lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 def test_all_is_well(lines: Any) -> None:
     """With a valid key, each line is ok, and one text is billed, once."""
     emulator = Emulator(api_keys=[KEY], credits=20_140_000)
-    status, said = lines(emulator, dimensions=64)
+    status, outcomes = lines(emulator, dimensions=64)
 
     assert status == 0
-    assert {outcome for outcome, _ in said.values()} == {"ok"}
-    assert list(said) == ["url", "key", "balance", "model", "dimensions", "latency", "cost", "limits"]
-    assert said["balance"][1] == "10.07 USD"
-    assert said["dimensions"][1] == "64, unit length"
-    assert said["cost"][1] == "2 tokens, 1 credits, 5e-07 USD"
+    assert {outcome for outcome, _ in outcomes.values()} == {"ok"}
+    assert list(outcomes) == ["url", "key", "balance", "model", "dimensions", "latency", "cost", "limits"]
+    assert outcomes["balance"][1] == "10.07 USD"
+    assert outcomes["dimensions"][1] == "64, unit length"
+    assert outcomes["cost"][1] == "2 tokens, 1 credits, 5e-07 USD"
     assert sum(emulator.texts_billed.values()) == 1
 
 
@@ -63,11 +63,11 @@ def test_what_fails(lines: Any, settings: Any, faults: list[Any], failed: str, d
     """A failed check is named with the reason, and nothing is sent twice."""
     emulator = Emulator(**settings)
     emulator.script(*faults)
-    status, said = lines(emulator)
+    status, outcomes = lines(emulator)
 
     assert status == 1
-    assert [name for name, (outcome, _) in said.items() if outcome == "failed"] == [failed]
-    assert detail in said[failed][1]
+    assert [name for name, (outcome, _) in outcomes.items() if outcome == "failed"] == [failed]
+    assert detail in outcomes[failed][1]
     assert emulator.request_count == max(1, len(faults))
 
 
@@ -84,20 +84,20 @@ def test_unknown_balance(lines: Any, fault: Fault, detail: str) -> None:
     """A balance that can't be read is unknown, which is not an error: a gateway may have none."""
     emulator = Emulator()
     emulator.script(fault)
-    status, said = lines(emulator)
+    status, outcomes = lines(emulator)
 
-    assert (status, said["balance"], said["model"][0]) == (0, ("unknown", detail), "ok")
+    assert (status, outcomes["balance"], outcomes["model"][0]) == (0, ("unknown", detail), "ok")
 
 
 def test_url_of_a_gateway(lines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the URL does not end in /v1, the balance is not requested."""
     monkeypatch.setenv("AIMLAPI_BASE_URL", "https://gateway.example/openai")
     emulator = Emulator()
-    status, said = lines(emulator)
+    status, outcomes = lines(emulator)
 
     assert status == 1  # the emulator has no such path
-    assert said["balance"][0] == "unknown"
-    assert said["url"][1] == "https://gateway.example/openai, from AIMLAPI_BASE_URL"
+    assert outcomes["balance"][0] == "unknown"
+    assert outcomes["url"][1] == "https://gateway.example/openai, from AIMLAPI_BASE_URL"
     assert emulator.request_count == 1
 
 
@@ -105,12 +105,12 @@ def test_odd_response(lines: Any) -> None:
     """A norm other than 1, an unknown cost and a missing model name are reported as such."""
     emulator = Emulator()
     emulator.script(None, Fault(edit=lambda body: {"data": [{**body["data"][0], "embedding": [3.0] * 1024}]}))
-    status, said = lines(emulator)
+    status, outcomes = lines(emulator)
 
     assert status == 0
-    assert said["dimensions"][1] == "1024, length 96.0000, not 1"
-    assert said["cost"] == ("unknown", "unknown tokens, 1 credits, 5e-07 USD")
-    assert said["model"][1].endswith("names none")
+    assert outcomes["dimensions"][1] == "1024, length 96.0000, not 1"
+    assert outcomes["cost"] == ("unknown", "unknown tokens, 1 credits, 5e-07 USD")
+    assert outcomes["model"][1].endswith("names none")
 
 
 @pytest.mark.parametrize(("key", "outcome"), [(KEY, 0), ("wrong-key-of-another-account", 1), ("", 1)])
@@ -143,7 +143,7 @@ def test_certificates_that_can_not_be_read(
     """An unreadable certificate file named in the environment is reported, not raised."""
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
     with intercept(Emulator()):
-        status, said = lines(Emulator(), http_client=None)
+        status, outcomes = lines(Emulator(), http_client=None)
 
-    assert (status, said["settings"][0]) == (1, "failed")
-    assert "SSL_CERT_FILE" in said["settings"][1]
+    assert (status, outcomes["settings"][0]) == (1, "failed")
+    assert "SSL_CERT_FILE" in outcomes["settings"][1]

@@ -70,8 +70,8 @@ class Model(Embeddings):
 def backed(model: Model, store: ByteStore, **options: Any) -> Any:
     """Create the object under test."""
     classic("embeddings.cache")
-    made: Any = cache_backed_embeddings
-    return made(model, store, **options)
+    create: Any = cache_backed_embeddings
+    return create(model, store, **options)
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -90,8 +90,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ByteStore:
     """Return each store that comes with LangChain."""
     if request.param == "memory":
         return InMemoryByteStore()
-    made: ByteStore = classic("storage").LocalFileStore(tmp_path)
-    return made
+    files: ByteStore = classic("storage").LocalFileStore(tmp_path)
+    return files
 
 
 def entries() -> dict[str, bytes]:
@@ -174,11 +174,11 @@ def test_queries_are_not_documents(ways: Any, store: ByteStore, given: Any) -> N
     documents, query = ways
     given = {"same": store, "other": InMemoryByteStore()}.get(given, given)
     model = Model()
-    made = backed(model, store, query_embedding_cache=given)
+    embeddings = backed(model, store, query_embedding_cache=given)
 
-    assert documents(made, ["a"]) == [[1.0, 1.0]]
-    assert [query(made, "a") for _ in range(2)] == [[-1.0, 1.0]] * 2
-    assert documents(made, ["a"]) == [[1.0, 1.0]]
+    assert documents(embeddings, ["a"]) == [[1.0, 1.0]]
+    assert [query(embeddings, "a") for _ in range(2)] == [[-1.0, 1.0]] * 2
+    assert documents(embeddings, ["a"]) == [[1.0, 1.0]]
     assert model.calls == [["a"], ["a"]]
 
     other = Model(task="Find it")
@@ -229,12 +229,12 @@ def test_damaged_entries(ways: Any, damaged: bytes) -> None:
     """A truncated or damaged entry in the framework's format is a miss, and is replaced."""
     documents, _ = ways
     store = InMemoryByteStore()
-    made = backed(Model(), store)
-    documents(made, ["a"])
+    embeddings = backed(Model(), store)
+    documents(embeddings, ["a"])
     (key,) = store.yield_keys()
     store.mset([(str(key), damaged)])
 
-    assert documents(made, ["a"]) == [[1.0, 1.0]]
+    assert documents(embeddings, ["a"]) == [[1.0, 1.0]]
     assert [json.loads(entry) for entry in store.mget([str(key)]) if entry] == [[1.0, 1.0]]
 
 
@@ -263,10 +263,10 @@ def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the package that contains the class, the error names what to install."""
     for name in ("langchain_classic", "langchain"):
         monkeypatch.setitem(sys.modules, f"{name}.embeddings.cache", None)
-    made: Any = cache_backed_embeddings
+    create: Any = cache_backed_embeddings
 
     with pytest.raises(ModuleNotFoundError, match="pip install langchain-classic"):
-        made(Model(), InMemoryByteStore())
+        create(Model(), InMemoryByteStore())
 
 
 def test_package_that_lacks_something(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,8 +276,8 @@ def test_package_that_lacks_something(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ModuleNotFoundError(name="other")
 
     monkeypatch.setattr("langchain_qwen_aiml.cache_backed.import_module", lacking)
-    made: Any = cache_backed_embeddings
+    create: Any = cache_backed_embeddings
 
     with pytest.raises(ModuleNotFoundError) as caught:
-        made(Model(), InMemoryByteStore())
+        create(Model(), InMemoryByteStore())
     assert caught.value.name == "other"

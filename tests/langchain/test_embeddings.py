@@ -96,9 +96,9 @@ def test_progress_bar(documents: Any, shown: bool, capsys: pytest.CaptureFixture
     assert not capsys.readouterr().err
     documents(model, TEXTS)
 
-    said = capsys.readouterr()
-    assert not said.out
-    assert ("37/37" in said.err and "tokens" in said.err) is shown
+    captured = capsys.readouterr()
+    assert not captured.out
+    assert ("37/37" in captured.err and "tokens" in captured.err) is shown
 
 
 def test_query_that_is_none() -> None:
@@ -197,7 +197,7 @@ def test_names(options: dict[str, Any], attribute: str, expected: object) -> Non
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"dimension": 512}, "unknown setting dimension"),
         ({"embedding_ctx_length": None}, "unknown setting embedding_ctx_length (set on_too_long)"),
@@ -219,12 +219,12 @@ def test_names(options: dict[str, Any], attribute: str, expected: object) -> Non
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_refused(options: dict[str, Any], said: str) -> None:
+def test_refused(options: dict[str, Any], message: str) -> None:
     """An invalid option raises one of the project's errors, which shows no value that may be a key."""
     with pytest.raises(ConfigurationError) as caught:
         QwenAIMLEmbeddings(**{"api_key": KEY, **options})
 
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert KEY not in str(caught.value)
     assert not isinstance(caught.value, ValidationError)
 
@@ -329,10 +329,10 @@ def test_own_clients_do_not_travel() -> None:
 
     with pytest.raises(TypeError, match="can't be pickled"):
         pickle.dumps(model)
-    for made in (copy.copy(model), copy.deepcopy(model), model.model_copy(deep=True)):
-        assert made.http_client is model.http_client
-        assert made.embed_query("a") == model.embed_query("a")
-        assert asyncio.run(made.aembed_query("a")) == model.embed_query("a")
+    for copied in (copy.copy(model), copy.deepcopy(model), model.model_copy(deep=True)):
+        assert copied.http_client is model.http_client
+        assert copied.embed_query("a") == model.embed_query("a")
+        assert asyncio.run(copied.aembed_query("a")) == model.embed_query("a")
 
 
 def test_several_event_loops_and_threads(expected: list[list[float]]) -> None:
@@ -420,15 +420,15 @@ def test_two_names(first: str, second: str, value: Any, monkeypatch: pytest.Monk
     with pytest.raises(ConfigurationError) as caught:
         QwenAIMLEmbeddings(**{first: value, second: value})
 
-    said = f"QwenAIMLEmbeddings: {first} and {second} are the same setting; give one"
-    assert str(caught.value) == said
+    message = f"QwenAIMLEmbeddings: {first} and {second} are the same setting; give one"
+    assert str(caught.value) == message
     monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
     for unset in ([first], [second], [first, second]):
         QwenAIMLEmbeddings(**{first: value, second: value, **dict.fromkeys(unset)})
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         (
             "dimensions",
@@ -441,13 +441,13 @@ def test_two_names(first: str, second: str, value: Any, monkeypatch: pytest.Monk
         ("dimensions", 64.0, "dimensions: Input should be a valid integer, not float"),
     ],
 )
-def test_numbers_as_strings(name: str, value: object, said: str) -> None:
+def test_numbers_as_strings(name: str, value: object, message: str) -> None:
     """A number or flag given as a string is shown, with advice; of other values, only the type is."""
     options: dict[str, Any] = {name: value}
     with pytest.raises(ConfigurationError) as caught:
         QwenAIMLEmbeddings(api_key=KEY, **options)
 
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert KEY not in str(caught.value)
 
 
@@ -494,7 +494,7 @@ def test_json_schema(by_alias: bool) -> None:
 
     properties = schema["properties"]
     assert len(properties) == len(QwenAIMLEmbeddings.model_fields)
-    assert [name for name, said in properties.items() if not said.get("description")] == []
+    assert [name for name, field in properties.items() if not field.get("description")] == []
     assert properties["max_retries"]["description"].startswith("Maximum number of retries")
     assert "Settings:" not in schema["description"]
     assert json.dumps(schema)

@@ -71,10 +71,10 @@ def test_real_limiter() -> None:
 
 def test_what_is_no_limiter() -> None:
     """An invalid limiter is rejected immediately, by a model and by a copy."""
-    said = "must be a BaseRateLimiter of langchain-core, not int"
-    with pytest.raises(ConfigurationError, match=said):
+    message = "must be a BaseRateLimiter of langchain-core, not int"
+    with pytest.raises(ConfigurationError, match=message):
         make(rate_limiter=10)
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=message):
         make().model_copy(update={"rate_limiter": 10})
 
 
@@ -110,9 +110,9 @@ def test_copies_share_the_cache_and_the_limiter(tmp_path: Path) -> None:
     emulator, limiter = Emulator(), Counting()
     model = make(emulator, cache=tmp_path / "embeddings.db", rate_limiter=limiter)
     model.embed_documents(TEXTS)
-    for made in (copy.copy(model), copy.deepcopy(model), model.model_copy(update={"max_retries": 1})):
-        assert made.rate_limiter is limiter
-        made.embed_documents(TEXTS)
+    for copied in (copy.copy(model), copy.deepcopy(model), model.model_copy(update={"max_retries": 1})):
+        assert copied.rate_limiter is limiter
+        copied.embed_documents(TEXTS)
 
     assert emulator.request_count == limiter.asked == 4
 

@@ -175,7 +175,7 @@ def test_queries() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"dimensoins": 512}, "unknown setting dimensoins"),
         ({"text_type": None}, "unknown setting text_type (queries and documents have methods of their own)"),
@@ -194,12 +194,12 @@ def test_queries() -> None:
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_refused(options: dict[str, Any], said: str) -> None:
+def test_refused(options: dict[str, Any], message: str) -> None:
     """An invalid option raises one of the project's errors, which shows no value that may be a key."""
     with pytest.raises(ConfigurationError) as caught:
         QwenAIMLEmbedding(**{"api_key": KEY, **options})
 
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert KEY not in str(caught.value)
     assert not isinstance(caught.value, ValidationError)
 
@@ -400,11 +400,11 @@ def test_progress(way: str, fields: dict[str, Any], capsys: pytest.CaptureFixtur
     model = make(emulator, **fields, max_concurrency=1)
     WAYS[way](model, TEXTS)
 
-    said = capsys.readouterr()
-    assert not said.out
-    assert said.err.count(" 0/37 ") == 1
-    assert said.err.count("\n") == 1
-    last = said.err.splitlines()[-1]
+    captured = capsys.readouterr()
+    assert not captured.out
+    assert captured.err.count(" 0/37 ") == 1
+    assert captured.err.count("\n") == 1
+    last = captured.err.splitlines()[-1]
     assert "37/37" in last
     assert f"{model.usage.total_tokens} tokens" in last
 
@@ -457,21 +457,21 @@ def test_events_cost_nothing_unseen(way: str, seen: bool, monkeypatch: pytest.Mo
 
     class Handler(BaseEventHandler):
         def handle(self, event: BaseEvent, **_: Any) -> None:
-            told.append(event)
+            handled.append(event)
 
     def make_event(**kept: Any) -> EmbeddingEndEvent:
-        made.append(EmbeddingEndEvent(**kept))
-        return made[-1]
+        created.append(EmbeddingEndEvent(**kept))
+        return created[-1]
 
-    told: list[BaseEvent] = []
-    made: list[EmbeddingEndEvent] = []
+    handled: list[BaseEvent] = []
+    created: list[EmbeddingEndEvent] = []
     monkeypatch.setattr(base, "EmbeddingEndEvent", make_event)
     monkeypatch.setattr(base.dispatcher, "event_handlers", [Handler()] if seen else [])
     rows = WAYS[way](make(Emulator()), TEXTS)
 
     assert len(rows) == len(TEXTS)
-    assert len(made) == int(seen)
-    assert all(event in told for event in made)
+    assert len(created) == int(seen)
+    assert all(event in handled for event in created)
 
 
 def test_events() -> None:
@@ -563,10 +563,10 @@ def test_own_clients_do_not_travel() -> None:
 
     with pytest.raises(TypeError, match="can't be pickled"):
         pickle.dumps(model)
-    for made in (copy.copy(model), copy.deepcopy(model), model.model_copy(deep=True)):
-        assert made.http_client is model.http_client
-        assert made.rate_limiter is limiter
-        assert made.get_query_embedding("a") == model.get_query_embedding("a")
+    for copied in (copy.copy(model), copy.deepcopy(model), model.model_copy(deep=True)):
+        assert copied.http_client is model.http_client
+        assert copied.rate_limiter is limiter
+        assert copied.get_query_embedding("a") == model.get_query_embedding("a")
 
 
 def test_key_is_hidden(caplog: pytest.LogCaptureFixture) -> None:
@@ -632,6 +632,6 @@ def test_json_schema() -> None:
     properties = QwenAIMLEmbedding.model_json_schema()["properties"]
 
     assert properties.keys() >= QwenAIMLEmbedding.model_fields.keys()
-    undescribed = {name for name, said in properties.items() if not said.get("description")}
+    undescribed = {name for name, field in properties.items() if not field.get("description")}
     assert undescribed == {"callback_manager", "class_name"}  # the framework's own
     assert "    embed_batch_size: Texts per request" in (QwenAIMLEmbedding.__doc__ or "")

@@ -112,7 +112,7 @@ def test_limiter_that_is_false(way: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("rate_limiter", 60, "rate_limiter must have the methods acquire and async_acquire, not be int"),
         ("rate_limiter", "", "set requests_per_minute"),
@@ -120,7 +120,7 @@ def test_limiter_that_is_false(way: str) -> None:
         ("callback_manager", [], "must be a CallbackManager of LlamaIndex, not list. Handlers go into one"),
     ],
 )
-def test_parts_of_the_wrong_type(name: str, value: Any, said: str) -> None:
+def test_parts_of_the_wrong_type(name: str, value: Any, message: str) -> None:
     """A framework object of the wrong type is rejected by a model, by a copy, and when set later."""
     model = make()
     for given in (
@@ -130,7 +130,7 @@ def test_parts_of_the_wrong_type(name: str, value: Any, said: str) -> None:
     ):
         with pytest.raises(ConfigurationError) as caught:
             given()
-        assert said in str(caught.value)
+        assert message in str(caught.value)
     assert not isinstance(getattr(model, name), type(value))
 
 
@@ -184,9 +184,9 @@ def test_copies_share_the_cache_and_the_limiter(tmp_path: Path) -> None:
     emulator, limiter = Emulator(), Counting()
     model = make(emulator, cache=tmp_path / "embeddings.db", rate_limiter=limiter)
     model.get_text_embedding_batch(TEXTS)
-    for made in (copy.copy(model), copy.deepcopy(model), model.model_copy(update={"max_retries": 1})):
-        assert made.rate_limiter is limiter
-        made.get_text_embedding_batch(TEXTS)
+    for copied in (copy.copy(model), copy.deepcopy(model), model.model_copy(update={"max_retries": 1})):
+        assert copied.rate_limiter is limiter
+        copied.get_text_embedding_batch(TEXTS)
 
     assert emulator.request_count == limiter.asked == 4
 

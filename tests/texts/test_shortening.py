@@ -284,7 +284,7 @@ def test_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("embeddings", "said"),
+    ("embeddings", "message"),
     [
         ([[1.0, 0.0], [-1.0, 0.0]], "zero or not finite"),
         ([[5e-324, 0.0]], "zero or not finite"),
@@ -293,7 +293,7 @@ def test_weights() -> None:
     ],
     ids=str,
 )
-def test_no_direction(embeddings: list[list[float]], said: str) -> None:
+def test_no_direction(embeddings: list[list[float]], message: str) -> None:
     """A mean without a direction is an error, never an embedding."""
-    with pytest.raises(ResponseFormatError, match=said):
+    with pytest.raises(ResponseFormatError, match=message):
         mean(embeddings, [1] * len(embeddings))

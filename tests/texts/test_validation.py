@@ -45,7 +45,7 @@ def test_accepted(texts: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "error", "indices", "said"),
+    ("texts", "error", "indices", "message"),
     [
         ("abc", InputTypeError, (), "texts is one str, expected a list of str. What to do: put it in"),
         (b"abc", InputTypeError, (), "texts is one bytes, expected a list"),
@@ -95,13 +95,13 @@ def test_accepted(texts: Any) -> None:
         ),
     ],
 )
-def test_refused(texts: Any, error: type[InputError], indices: tuple[int, ...], said: str) -> None:
+def test_refused(texts: Any, error: type[InputError], indices: tuple[int, ...], message: str) -> None:
     """Texts that can't be embedded are rejected immediately, with all their indices."""
     with pytest.raises(error) as caught:
         check_texts(texts)
 
     assert indices == caught.value.indices
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -165,19 +165,19 @@ def test_advice_for_what_is_no_string(item: Any, advice: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("item", "said"),
+    ("item", "message"),
     [
         (["abc"], "expected str. What to do: give one string; embed_documents and get_text_emb"),
         (None, "the text is NoneType, expected str. What to do: give one string"),
         (Document("text"), "the text is Document, expected str. What to do: give its .text"),
     ],
 )
-def test_one_text(item: Any, said: str) -> None:
+def test_one_text(item: Any, message: str) -> None:
     """A single text must be a string."""
     with pytest.raises(InputTypeError) as caught:
         check_text(item)
 
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert caught.value.indices == (0,)
 
 
