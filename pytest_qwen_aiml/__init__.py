@@ -57,7 +57,7 @@ def _add_fixture(item: Any, names: list[str]) -> None:
 
 @pytest.fixture
 def qwen_aiml_emulator(request: pytest.FixtureRequest) -> Iterator[Emulator]:
-    """An emulator that receives all requests of qwen-aiml in this test, instead of the service."""  # noqa: D401 (for pytest --fixtures)
+    """An emulator that all embeddings of qwen-aiml go to in this test, instead of the service."""  # noqa: D401 (for pytest --fixtures)
     from qwen_aiml.emulator import Emulator, intercept, serve  # noqa: PLC0415 (most tests do not need it)
 
     with ExitStack() as stack:
