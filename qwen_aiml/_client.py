@@ -46,9 +46,9 @@ class _Client(Counting):
         limiter: Limiter | None = None,
     ) -> None:
         if config is not None and not isinstance(config, EmbeddingConfig):
-            made, config = type(config).__name__, None  # may be a key: not in this frame
+            type_name, config = type(config).__name__, None  # may be a key: not in this frame
             raise ConfigurationError(
-                f"config must be an EmbeddingConfig, not {made}; write EmbeddingConfig(...)"
+                f"config must be an EmbeddingConfig, not {type_name}; write EmbeddingConfig(...)"
             )
         self._engine = Engine(
             config or EmbeddingConfig(),

@@ -63,9 +63,9 @@ class QwenAIMLError(Exception):
     def __str__(self) -> str:
         if not self.attempts or not self.indices or self._is_of_any_text():
             return str(self.args[0])
-        tries = f", {self.attempts} attempts" if self.attempts > 1 else ""
+        attempts = f", {self.attempts} attempts" if self.attempts > 1 else ""
         first = f"none of {self._none_of} texts embedded; first failure: " if self._none_of else ""
-        return f"{self.args[0]} ({first}{name_texts(self.indices)}{tries})"
+        return f"{self.args[0]} ({first}{name_texts(self.indices)}{attempts})"
 
     def _is_of_any_text(self) -> bool:
         """Return whether any other text would cause the same error, so that naming these would mislead."""

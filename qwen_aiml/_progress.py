@@ -129,7 +129,7 @@ class Bar:
             return None
         last = Progress(0, 0, 0, Usage())
 
-        def tell(progress: Progress) -> None:
+        def update(progress: Progress) -> None:
             nonlocal last
             before, last = last, progress
             old, new = before.usage.total_tokens, progress.usage.total_tokens
@@ -138,7 +138,7 @@ class Bar:
             self._total = progress.total if self._total is None else self._total
             self._move(progress.done - before.done, progress.cached - before.cached, progress.waiting)
 
-        return tell
+        return update
 
     def _move(self, done: int, cached: int, waiting: float = 0.0) -> None:
         if not self._total:
@@ -154,12 +154,12 @@ class Bar:
             return
         self._cached += cached
         bar.initial = self._cached  # cached texts do not count towards the speed
-        said = [f"{self._cached:,} cached"] if self._cached else []
+        postfix = [f"{self._cached:,} cached"] if self._cached else []
         if self._tokens is not None:
-            said.append(f"{self._tokens:,} tokens")
+            postfix.append(f"{self._tokens:,} tokens")
         if waiting:
-            said.append(f"waiting {waiting:.0f} s")
-        bar.set_postfix_str(", ".join(said), refresh=bool(waiting))
+            postfix.append(f"waiting {waiting:.0f} s")
+        bar.set_postfix_str(", ".join(postfix), refresh=bool(waiting))
         bar.update(done)
 
     def __enter__(self) -> Self:
