@@ -1,1 +1,1 @@
-"""Requests and responses as bytes: written, read, validated; errors told apart. No I/O here."""
+"""Request encoding, response validation and error classification. No I/O here."""

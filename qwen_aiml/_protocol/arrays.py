@@ -1,4 +1,4 @@
-"""Embeddings as float32: a row of 1,024 numbers takes 4 KB, where a list of them takes 33. No I/O here."""
+"""Embeddings as float32 arrays: a row of 1,024 numbers takes 4 KB instead of 33 KB. No I/O here."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ if TYPE_CHECKING:
 
 def packed(embedding: Sequence[float]) -> array[float]:
     """
-    Give an embedding as float32.
+    Convert an embedding to a float32 array.
 
     Args:
-        embedding: Finite numbers, not all zero. What is packed already is given back.
+        embedding: Finite numbers, not all zero. An array is returned unchanged.
 
     Raises:
-        ResponseFormatError: If a number is beyond float32, which would make infinity of it, or all of them
-            are too small for it, which would make zeros of them.
+        ResponseFormatError: If a number is beyond the range of float32, or all of them would become zero.
     """
     if isinstance(embedding, array):
         return embedding
     numbers = array("f", embedding)
-    # A sum of float32 numbers can't overflow, so it is finite just when all of them are.
+    # A sum of float32 numbers can't overflow, so it is finite exactly when all of them are.
     if not math.isfinite(sum(numbers)) or not any(numbers):
         raise ResponseFormatError(
             "the service responded with success, but a row holds numbers beyond float32"
@@ -40,7 +39,7 @@ def packed(embedding: Sequence[float]) -> array[float]:
 
 def load_numpy() -> Any:
     """
-    Import NumPy, which only those need who ask for its arrays.
+    Import NumPy, which is an optional dependency.
 
     Raises:
         ConfigurationError: If it is not installed.
@@ -53,11 +52,11 @@ def matrix(rows: Sequence[Any], dimensions: int, numpy: Any) -> NDArray[np.float
     Copy packed rows into one array.
 
     Args:
-        rows: Packed, each as long as the others.
+        rows: Packed rows of equal length.
 
-        dimensions: Numbers in a row, should there be none.
+        dimensions: Numbers per row; used only if there are no rows.
 
-        numpy: The module.
+        numpy: The NumPy module.
 
     Returns:
         Shape (rows, dimensions), C-contiguous, writable.

@@ -1,4 +1,4 @@
-"""The request body, written as JSON; and how large its response may be. No I/O here."""
+"""The request body as JSON, and the maximum size of its response. No I/O here."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 def encode(texts: Sequence[str], config: EmbeddingConfig) -> bytes:
     """
-    Write a request body: exactly ``model``, ``input`` as strings, and what the user set.
+    Encode a request body: exactly ``model``, ``input`` as strings, and the options that the user set.
 
-    Source: AI/ML API's OpenAPI of the endpoint. It refuses null for an option that is not set, and token ids.
+    Source: AI/ML API's OpenAPI of the endpoint. It rejects null for an unset option, and token IDs.
     """
     body: dict[str, Any] = {"model": config.model, "input": list(texts)}
     if config.dimensions is not None:
@@ -28,8 +28,8 @@ def encode(texts: Sequence[str], config: EmbeddingConfig) -> bytes:
 
 def max_response_bytes(rows: int) -> int:
     """
-    Give how large the body of a response may be: 1 MiB for each of the *rows*, 16 MiB at least.
+    Return the maximum size of a response body in bytes: 1 MiB per row, at least 16 MiB.
 
-    A row of 2,048 numbers takes 45 kB, so what is larger is no response of the service.
+    A row of 2,048 numbers takes 45 kB, so a larger body is not from the service.
     """
     return max(16, rows) * 2**20

@@ -1,7 +1,7 @@
 """
-The response as plain data, and the embeddings read from it and validated. No I/O here.
+Responses as plain data, and the decoding and validation of their embeddings. No I/O here.
 
-Nothing in a response is trusted but ``index`` and ``embedding``, and those only after validation.
+Of a response, only ``index`` and ``embedding`` are trusted, and only after validation.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Response(Hidden, dict=True):
     Attributes:
         status: The HTTP status.
 
-        headers: By name in lower case.
+        headers: The headers, by lower-case name.
 
-        body: Decompressed.
+        body: The decompressed body.
 
-        packed: Whether embeddings are to be arrays of float32.
+        packed: Whether to decode embeddings into float32 arrays.
     """
 
     status: int
@@ -58,12 +58,12 @@ class Response(Hidden, dict=True):
 
     @property
     def is_success(self) -> bool:
-        """Whether the status is 2xx; AI/ML API documents 200; 201 is assumed (probe: status)."""
-        return 200 <= self.status < 300  # noqa: PLR2004 (what HTTP calls success)
+        """Whether the status is 2xx. AI/ML API documents 200; 201 is assumed (probe: status)."""
+        return 200 <= self.status < 300  # noqa: PLR2004 (HTTP's success statuses)
 
     @lazy_property
     def json(self) -> Any:
-        """The body, parsed once; None if it is no JSON."""
+        """The body, parsed once; None if it is not JSON."""
         try:
             return msgspec.json.decode(self.body)
         except _NO_JSON:
@@ -71,7 +71,7 @@ class Response(Hidden, dict=True):
 
     @lazy_property
     def success(self) -> Success | None:
-        """The body, parsed once; None if it is not what the service documents."""
+        """The body, parsed once; None if it does not have the documented shape."""
         if self.packed:
             from .simd import packed_success  # noqa: PLC0415 (rarely needed)
 
@@ -83,20 +83,20 @@ class Response(Hidden, dict=True):
             return None
 
     def said(self, name: str) -> Any:
-        """Give what the body says under a name, one of those of `Success` but ``data``; None for nothing."""
+        """Return the body's member *name*, a field of `Success` except ``data``; None if it is missing."""
         if self.success is not None:
             return getattr(self.success, name)
         return members(self.json).get(name)
 
     def said_text(self, name: str) -> str | None:
-        """Give the same if it is a string, else None."""
+        """Return the body's member *name* if it is a string; otherwise None."""
         value = self.said(name)
         return value if isinstance(value, str) else None
 
     @lazy_property
     def usage(self) -> Usage:
         """
-        What the body says of the cost of its request, valid or not; what it does not say is unknown.
+        The reported usage of the request, even if the response is malformed; None for missing values.
 
         Failed requests are not billed, malformed successes are. Source: AI/ML API docs, "API keys".
         """
@@ -115,7 +115,7 @@ class Response(Hidden, dict=True):
     @property
     def request_id(self) -> str | None:
         """
-        The id to quote to support, the best one there is; None if there is none.
+        The ID to quote to support, the most useful one available; None if there is none.
 
         Source: AI/ML API docs, "Request tracing and cost"; error responses observed.
         """
@@ -135,23 +135,23 @@ class Response(Hidden, dict=True):
 
     @property
     def outline(self) -> str:
-        """What can be said of a body without repeating any of it."""
+        """A description of the body that repeats none of it: media type and size."""
         kind = self.headers.get("content-type", "")
         return f"{kind if re.fullmatch(_MEDIA_TYPE, kind) else 'no content type'}, {len(self.body)} bytes"
 
 
 class Rows(Hidden):
     """
-    What one good response holds.
+    The content of one valid response.
 
     Attributes:
         embeddings: Shape (texts sent, dimensions), in the order of the texts.
 
-        model: The model's name as the service gives it, or None.
+        model: The model's name as reported by the service, or None.
 
-        request_id: The response's id, or None.
+        request_id: The response's ID, or None.
 
-        tokens: Tokens billed for all of them, or None.
+        tokens: Tokens billed for the request, or None.
     """
 
     embeddings: Sequence[Sequence[float]]
@@ -162,19 +162,19 @@ class Rows(Hidden):
 
 def decode(response: Response, expected: int, dimensions: int | None) -> Rows:
     """
-    Read the response to a request that succeeded.
+    Decode and validate the response to a successful request.
 
     Args:
-        response: One with a 2xx status.
+        response: A response with a 2xx status.
 
-        expected: Number of texts sent; one embedding each must come back.
+        expected: Number of texts sent; the response must have one embedding for each.
 
-        dimensions: Length each embedding must have; None if it is not known, and then all must be alike.
+        dimensions: Required dimensions; None if unknown, in which case all embeddings must have the same.
 
     Raises:
-        ResponseFormatError: If the body is not JSON, or does not hold exactly one valid embedding for each
-            index from 0 to *expected* - 1; if they are to be packed, one of float32. Rows without any index
-            are taken in the order given.
+        ResponseFormatError: If the body is not JSON, or does not contain exactly one valid embedding for each
+            index from 0 to *expected* - 1; a packed one must also fit float32. If no row has an index, the
+            rows are taken in the given order.
 
     Source: AI/ML API's OpenAPI (``CreateEmbeddingsResponseDTO``) and its one published recording. ``object``
     and ``model`` differ between the two, so neither is checked; ``usage``, ``meta`` and ``id`` are optional.
@@ -183,7 +183,7 @@ def decode(response: Response, expected: int, dimensions: int | None) -> Rows:
     if len(data) != expected:
         raise _invalid(f"{len(data)} rows for {expected} texts")
     if response.success is not None and list(map(_INDEX, data)) == list(range(expected)):
-        # As most are, and to look closer takes longer than all other checks.
+        # The common case: a closer look takes longer than all other checks.
         embeddings = list(map(_EMBEDDING, data))
     else:
         embeddings = [
@@ -206,7 +206,7 @@ def _invalid(problem: str) -> ResponseFormatError:
 def _data(response: Response) -> Sequence[Row | dict[str, Any]]:
     if response.success is not None:
         return response.success.data
-    # Whatever else may be meant by it is read with patience, or refused with the reason.
+    # Anything else is parsed leniently, or rejected with the reason.
     body = response.json
     if not isinstance(body, dict):
         raise _invalid(f"the body is not a JSON object ({response.outline})")
@@ -224,14 +224,14 @@ def _in_order(data: Sequence[Row | dict[str, Any]]) -> Sequence[Row | dict[str, 
     indices = [row.index if isinstance(row, Row) else row.get("index") for row in data]
     if all(index is None for index in indices):
         return data
-    # Exact types, since True equals 1 and is no index; 1.0 equals 1 and is one in JSON.
+    # Exact types, since True equals 1 but is not an index. 1.0 is one in JSON.
     if not all(type(index) in (int, float) for index in indices) or set(indices) != set(range(len(data))):
         raise _invalid(f"the rows' index values are not 0 to {len(data) - 1}, each once")
     return [row for _, row in sorted(zip(indices, data, strict=True), key=itemgetter(0))]
 
 
 def _invalid_row(embeddings: Sequence[Sequence[float]], length: int) -> ResponseFormatError:
-    """Say which is the first that is invalid, one of them being so, and why."""
+    """Return the error for the first invalid row; there must be one."""
     at = next(at for at, row in enumerate(embeddings) if len(row) != length or not any(row))
     row = embeddings[at]
     if not any(row):
@@ -272,7 +272,7 @@ def _from_base64(text: str, at: int) -> list[float]:
 def _count(value: Any) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    # Rates and totals are reckoned with it, so what no request can cost counts as unsaid.
+    # Rates and totals are computed from it, so an impossible value counts as missing.
     return value if type(value) is int and 0 <= value < MOST_COUNTED else None
 
 

@@ -1,7 +1,7 @@
 """
-Answers read into float32 without a list of numbers on the way, where simdjson is installed. No I/O here.
+Responses decoded straight into float32 arrays, if simdjson is installed. No I/O here.
 
-That takes less than half of what it takes to make a list first.
+This takes less than half the time of creating lists first.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from .schema import Row, Success
 
-MOST_BYTES = 4 * 2**20  # of a body; the memory it takes is kept, and is some ten times that
+MOST_BYTES = 4 * 2**20  # of a body; the parser keeps about ten times that in memory
 _SAID = [name for name in Success.__struct_fields__ if name != "data"]
 
 _of_thread = threading.local()
@@ -23,12 +23,12 @@ _of_thread = threading.local()
 
 def packed_success(body: bytes) -> Success | None:
     """
-    Read a body whose rows are sound, in order and alike, their embeddings as arrays of float32.
+    Decode a body with valid rows, in order and of equal length, into float32 arrays.
 
     Returns:
-        None for any other body, which is for others to read or to refuse; and if there is no simdjson.
+        None for any other body, which is left to the slower decoders, and if simdjson is not installed.
     """
-    # JSON begins with no byte order mark; simdjson would pass it over.
+    # JSON must not begin with a byte order mark; simdjson would skip it.
     if body.startswith(BOM_UTF8) or (modules := _modules()) is None:
         return None
     simdjson, numpy = modules
@@ -38,20 +38,20 @@ def packed_success(body: bytes) -> Success | None:
         indices = [row["index"] for row in data]
         doubles = numpy.stack([numpy.frombuffer(row["embedding"].as_buffer(of_type="d")) for row in data])
         others = {name: _plain(said.get(name)) for name in _SAID}
-        # Of two members with one name simdjson gives the first, all others the last.
+        # For duplicate names, simdjson returns the first member, all other decoders the last.
         is_unequivocal = all(len(set(members)) == len(members) for members in map(list, [said, *data]))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
         return None
-    # True equals 1 and is no index.
+    # True equals 1 but is not an index.
     in_order = set(map(type, indices)) == {int} and indices == list(range(len(indices)))
-    # Lists in lists would have been read like one.
+    # Nested lists would have been flattened.
     if not in_order or not is_unequivocal or not _has_only(1 + len(data), body):
         return None
     with numpy.errstate(over="ignore"):
         floats = doubles.astype(numpy.float32)
     if not numpy.isfinite(floats).all() or not floats.any(axis=1).all():
         return None
-    # Arrays do what is done with lists of numbers.
+    # Arrays support everything that is done with the lists.
     rows = [Row(cast("list[float]", array("f", row.tobytes())), at) for at, row in enumerate(floats)]
     return Success(data=rows, **others)
 
@@ -65,14 +65,14 @@ def _modules() -> tuple[Any, Any] | None:
 
 
 def _parser(simdjson: Any) -> Any:
-    """Give this thread's, since the memory of a new one would be asked for, and cleared, each time."""
+    """Return this thread's parser; a new one would allocate and clear its memory each time."""
     if not hasattr(_of_thread, "parser"):
         _of_thread.parser = simdjson.Parser(max_capacity=MOST_BYTES)
     return _of_thread.parser
 
 
 def _has_only(lists: int, body: bytes) -> bool:
-    """Tell whether no more than so many may begin; to search is a fifth of what to count takes."""
+    """Return whether *body* has at most *lists* opening brackets; counting takes five times as long."""
     at = -1
     for _ in range(lists):
         at = body.find(b"[", at + 1)

@@ -1,8 +1,8 @@
 """
-What an error response means: two envelopes of AI/ML API, Alibaba's, or none, told apart. No I/O here.
+Exceptions for error responses: in either envelope of AI/ML API, in Alibaba's, or in none. No I/O here.
 
-Source: AI/ML API docs, "Errors and messages"; responses observed from January to August 2026. No response of
-Alibaba's is known to have been seen through AI/ML API, so its envelope is read in case it comes through.
+Source: AI/ML API docs, "Errors and messages"; responses observed from January to August 2026. Alibaba's
+envelope has not been observed through AI/ML API; it is parsed in case it is passed on.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from .._keys import Secret
     from .response import Response
 
-# Not "quota": Alibaba's throttle says "Allocated quota exceeded" and passes by itself.
+# Not "quota": Alibaba's throttle says "Allocated quota exceeded", which is transient.
 _NO_CREDITS = r"(?i)credits|funds|\bbalance\b|subscription|free[- ]tier"
 _NO_CREDITS_KIND = "err_insufficent_credits"  # the service's spelling
 _TOO_LONG = r"(?i)Range of input length|token limit|too long|maximum context length"
 _DIMENSION = r"(?i)dimension for embedding"
-# Texts a request may hold, in the upstream's words, and in those of the gateway's schema if it had a bound.
+# The limit of texts per request, as worded by the upstream, or by the gateway's schema if it had a limit.
 _MOST_ROWS = (
     r"(?i)batch size is invalid, it should not be larger than (\d{1,6})|"
     r"Array must contain at most (\d{1,6}) element"
@@ -46,7 +46,7 @@ _OF_THE_REQUEST = r"(?i)\bdimensions?\b|\bmodel\b|\bencoding_format\b"
 # Source: Alibaba Cloud Model Studio, "Error codes": DataInspectionFailed.
 _INSPECTED = r"(?i)DataInspectionFailed|data_inspection_failed|inappropriate content"
 
-# Which status an error that comes with 200 should have had, where it names none; the first that applies.
+# The status for an error that comes with 200 and does not name one; the first match applies.
 _IN_SUCCESS = (
     (_NO_CREDITS, HTTPStatus.PAYMENT_REQUIRED),
     (r"(?i)api[ _-]?key|unauthori[sz]ed|authenticat", HTTPStatus.UNAUTHORIZED),
@@ -56,7 +56,7 @@ _LATER = "try again later, or raise max_retries to wait longer"
 
 _KINDS: dict[int, type[APIStatusError]] = {401: AuthenticationError, 429: RateLimitError}
 
-# Each is left out where the service's own message names that page.
+# Each is omitted if the service's own message names that page.
 _PAGES = ("; create one at https://aimlapi.com/app/keys", "top up at https://aimlapi.com/app/billing")
 
 _ADVICE: dict[type[APIStatusError] | int, str] = {
@@ -70,11 +70,11 @@ _ADVICE: dict[type[APIStatusError] | int, str] = {
 
 def is_retried(status: int) -> bool:
     """
-    Tell whether a request that got an error status is sent again: 408, 409, 429, and all from 500 but 511.
+    Return whether a request with an error status is retried: 408, 409, 429, and 500 and above except 511.
 
-    Source: openai's client (``_should_retry`` of its ``_base_client.py``), but for 511, with which a network
-    asks to sign in. AI/ML API documents retries for 429 and 5xx; that the others pass is assumed
-    (probe: none).
+    Source: openai's client (``_should_retry`` of its ``_base_client.py``), except for 511, with which a
+    network asks to sign in. AI/ML API documents retries for 429 and 5xx; that the others are transient is
+    assumed (probe: none).
     """
     if status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS):
         return True
@@ -85,23 +85,23 @@ def error_of(
     response: Response, texts: Sequence[str], config: EmbeddingConfig, secret: Secret
 ) -> APIStatusError | ResponseFormatError | None:
     """
-    Read the error that a response is, or that a 2xx holds in place of embeddings.
+    Return the error that a response reports, possibly with a 2xx status instead of embeddings.
 
     Args:
-        response: Any envelope, or a body that is not JSON; the status decides where the body says nothing.
+        response: A response in any envelope, or not in JSON; without details, the status decides.
 
-        texts: What was sent, to mask it should the service repeat it.
+        texts: The texts of the request, to mask them if the service repeats them.
 
-        config: Tells the model's facts for the advice.
+        config: The settings, for the advice.
 
-        secret: The key of the request, masked as well.
+        secret: The API key of the request, masked as well.
 
     Returns:
-        None if it holds none. Else an error whose message is the status, what the service said (300
-        characters at most), and what to do. Of one in a 2xx, what is about the key, the credits or the rate
-        is an error of that kind; anything else is malformed, and is sent again.
+        None if there is no error. Otherwise an error whose message contains the status, the service's message
+        (at most 300 characters) and what to do. In a 2xx, an error about the key, the credits or the rate has
+        that type; any other makes the response malformed, and is retried.
 
-    Source: of those in a 2xx, assumed (probe: none). Gateways such as OpenRouter's are known to send them.
+    Source: for errors in a 2xx, assumed (probe: none). Gateways such as OpenRouter's are known to send them.
     """
     in_success = response.is_success
     if in_success and (response.success or isinstance(members(response.json).get("data"), list)):
@@ -132,7 +132,7 @@ def error_of(
 
 
 def _status_in(body: Any, said: str) -> int:
-    """Find the HTTP status that an envelope names, or should; 200 if it may be any."""
+    """Return the HTTP status that an envelope names or implies; 200 if it does neither."""
     parts = _parts(body)
     for value in [part.get(name) for part in parts for name in ("status", "statusCode", "code")]:
         if type(value) is int and value in range(400, 600):
@@ -161,13 +161,13 @@ def _reason(kind: type[APIStatusError], status: int, said: str) -> Reason:
 
 
 def _parts(body: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Give the envelope and its ``error``; without members where it is no object."""
+    """Return the envelope and its ``error``; an empty dictionary for one that is not an object."""
     outer = members(body)
     return outer, members(outer.get("error"))
 
 
 def _message(body: Any) -> str:
-    """Find the sentence meant for people in whichever envelope this is."""
+    """Return the human-readable message of any envelope; empty if there is none."""
     outer, inner = _parts(body)
     for said in (outer.get("message"), inner.get("message"), outer.get("error"), outer.get("title")):
         if isinstance(said, list):
@@ -178,7 +178,7 @@ def _message(body: Any) -> str:
 
 
 def _issues(data: Any) -> list[str]:
-    """Read the validation issues of the current envelope: which field, and what is wrong with it."""
+    """Return the validation issues of the current envelope: each field, and what is wrong with it."""
     if not isinstance(data, list):
         return []
     return [
@@ -189,7 +189,7 @@ def _issues(data: Any) -> list[str]:
 
 
 def _plain(said: object) -> str:
-    # To print what is nested a thousand deep is more than Python can.
+    # Python can't print values nested a thousand levels deep.
     return str(said) if isinstance(said, (str, int)) else "..."
 
 
@@ -204,7 +204,7 @@ def _kind(status: int, said: str, body: Any) -> type[APIStatusError]:
 
 
 def page_advice(config: EmbeddingConfig) -> str:
-    """Say what to do where a web page came in place of the service's response."""
+    """Return the advice for a web page in place of the service's response."""
     return (
         f"a web page came, so look at base_url ({config.base_url}) and at what is between: "
         "a proxy, a firewall, or the sign-in page of a network"

@@ -1,4 +1,4 @@
-"""Embeddings as float32: what is packed, what float32 can't hold, and the matrix that is made of it."""
+"""Embeddings as float32: packed rows, numbers beyond its range, and the matrix of the rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEXTS = [f"{at} text" for at in range(10)]
 
 
 def test_packed() -> None:
-    """A row keeps its numbers, rounded to float32, and is not packed twice."""
+    """A row is rounded to float32, and a packed row is returned unchanged."""
     row = packed([0.1, 1, -2.5])
 
     assert row == array("f", [0.1, 1.0, -2.5])
@@ -34,7 +34,7 @@ def test_packed() -> None:
 
 
 def test_packed_in_numpy() -> None:
-    """NumPy takes a row without copying it."""
+    """NumPy uses a row without copying it."""
     row = packed([0.5, 1.0])
     taken = np.asarray(row)
     row[0] = 0.25
@@ -74,7 +74,7 @@ def test_too_small_for_float32() -> None:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_matrix(count: int) -> None:
-    """Packed rows become one array, which can be written to."""
+    """Packed rows are copied into one writable array."""
     rows = [packed([float(at), 1.0]) for at in range(count)]
     made = matrix(rows, 64, load_numpy())
 
@@ -86,12 +86,12 @@ def test_matrix(count: int) -> None:
 
 
 def test_empty_matrix() -> None:
-    """Without rows there is nothing but the length."""
+    """Without rows, the matrix has the given dimensions."""
     assert matrix([], 64, np).shape == (0, 64)
 
 
 def test_without_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without NumPy the error says how to install it."""
+    """Without NumPy, the error says how to install it."""
     monkeypatch.setitem(sys.modules, "numpy", None)
 
     with pytest.raises(ConfigurationError, match=r"numpy: pip install \"qwen-aiml\[numpy\]\""):
@@ -99,7 +99,7 @@ def test_without_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def embed(number: Callable[[str], float], store: FakeStore | None = None) -> tuple[Job, list[list[str]]]:
-    """Run a job, and return what it sent as well; *number* returns a text's second number."""
+    """Run a job; return it and the batches sent. *number* returns the second number of a text's embedding."""
 
     def respond(texts: list[str]) -> Response:
         data = [{"embedding": [1.0, number(text)]} for text in texts]
@@ -112,7 +112,7 @@ def embed(number: Callable[[str], float], store: FakeStore | None = None) -> tup
 
 @pytest.mark.parametrize("store", [None, FakeStore()])
 def test_a_packed_job(store: FakeStore | None) -> None:
-    """Rows are arrays, from the service and from the cache alike."""
+    """Rows are arrays, whether from the service or from the cache."""
     expected: list[Any] = [array("f", [1.0, len(text) / 3]) for text in TEXTS]
 
     job, sent = embed(lambda text: len(text) / 3, store)
@@ -123,7 +123,7 @@ def test_a_packed_job(store: FakeStore | None) -> None:
 
 @pytest.mark.parametrize("store", [None, FakeStore()])
 def test_what_float32_cannot_hold(store: FakeStore | None) -> None:
-    """A text with a number beyond float32 is found like any malformed row; the others are embedded."""
+    """A text whose row exceeds float32 is isolated like any malformed row; the others are embedded."""
     job, _ = embed(lambda text: 1e39 if text == TEXTS[6] else 0.5, store)
     with pytest.raises(EmbeddingBatchError) as caught:
         job.result()
@@ -135,14 +135,14 @@ def test_what_float32_cannot_hold(store: FakeStore | None) -> None:
 
 
 def test_a_transient_number_beyond_float32() -> None:
-    """It is requested again."""
+    """Texts whose rows exceed float32 only once are embedded after a retry."""
     numbers = iter([1e39] * 10)
 
     assert all(embed(lambda _: next(numbers, 0.5))[0].rows())
 
 
 def test_the_mean_of_pieces_is_packed() -> None:
-    """A text that is embedded in pieces gets a packed row as well."""
+    """A text that is embedded in pieces also gets a packed row."""
     job, _ = embed(lambda _: 0.5)
     anyio.run(job.keep, [0], Rows([[0.25, 0.5]], None, None), "split_mean:bytes")
 

@@ -1,4 +1,4 @@
-"""JSON out, JSON in."""
+"""Encoding of requests, decoding and validation of responses."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_encode(settings: dict[str, Any], expected: bytes) -> None:
 
 def test_published_response() -> None:
     """
-    The one real answer that AI/ML API has published is read to the last bit.
+    The only real response that AI/ML API has published is decoded exactly.
 
     Source: AI/ML API docs, page of Qwen Text Embedding v3, added on 2026-01-14; the request was
     "Laura is a DJ." with default dimensions. The hash is that of its 1024 numbers as little-endian float32.
@@ -70,7 +70,7 @@ def test_published_response() -> None:
 
 
 def test_base64() -> None:
-    """A base64 string of little-endian float32 is read like the list it stands for."""
+    """A base64 string of little-endian float32 is decoded like the list that it encodes."""
     published = orjson.loads(PUBLISHED.read_bytes())
     numbers = published["data"][0]["embedding"]
     packed = base64.b64encode(struct.pack("<1024f", *numbers)).decode()
@@ -91,12 +91,12 @@ def test_order_of_index(index: list[float]) -> None:
     "rows", [[{"embedding": [1.5]}, {"embedding": [2.5]}], [row(None, 1.5), row(None, 2.5)]]
 )
 def test_no_index(rows: list[dict[str, Any]]) -> None:
-    """Rows of which none has an index are taken in the order given."""
+    """If no row has an index, the rows are taken in the given order."""
     assert decode(answer({"data": rows}), 2, 1).embeddings == [[1.5], [2.5]]
 
 
 def test_whole_numbers_become_floats() -> None:
-    """JSON may print 0.0 as 0; users get floats all the same."""
+    """JSON may print 0.0 as 0, but users always get floats."""
     [embedding] = decode(answer({"data": [row(0, 1, 0, 0.5)]}), 1, 3).embeddings
 
     assert embedding == [1.0, 0.0, 0.5]
@@ -104,7 +104,7 @@ def test_whole_numbers_become_floats() -> None:
 
 
 def test_large_numbers() -> None:
-    """A sum that overflows is not taken for an infinite number."""
+    """Large numbers are valid even if their sum overflows."""
     assert decode(answer({"data": [row(0, 1e308, 1e308)]}), 1, 2).embeddings == [[1e308, 1e308]]
 
 
@@ -145,7 +145,7 @@ UNSOUND: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("body", "problem"), UNSOUND, ids=lambda value: str(value)[:50])
 def test_malformed(body: Any, problem: str) -> None:
-    """A response without one valid row for each text never gets through, and says where it is wrong."""
+    """A response without one valid row for each text is rejected, and the error says where it is wrong."""
     with pytest.raises(ResponseFormatError) as caught:
         decode(answer(body, **{"content-type": "text/html"}), 2, None)
 
@@ -154,7 +154,7 @@ def test_malformed(body: Any, problem: str) -> None:
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_not_finite(number: float) -> None:
-    """NaN and infinity, which only base64 can carry, never get through."""
+    """NaN and infinity, which only base64 can encode, are rejected."""
     packed = base64.b64encode(array("f", [1.0, number]).tobytes()).decode()
 
     with pytest.raises(ResponseFormatError, match="row 0 holds a number that is not finite"):
@@ -162,7 +162,7 @@ def test_not_finite(number: float) -> None:
 
 
 def test_length_asked_for() -> None:
-    """A row of other dimensions than requested never gets through, even if all rows agree."""
+    """Rows of other dimensions than requested are rejected, even if all have the same."""
     with pytest.raises(ResponseFormatError, match="row 0 has 2 dimensions instead of 3"):
         decode(answer({"data": [row(0, 1.0, 1.0), row(1, 1.0, 1.0)]}), 2, 3)
 
@@ -193,12 +193,12 @@ def test_length_asked_for() -> None:
     ],
 )
 def test_usage(extra: dict[str, Any], headers: dict[str, str], expected: Usage) -> None:
-    """What a response does not say of its cost is unknown, never 0."""
+    """Usage that a response does not report is unknown, never 0."""
     assert expected == answer({"data": [row(0, 1.0)], **extra}, **headers).usage
 
 
 def test_usage_of_no_json() -> None:
-    """What is no JSON object says nothing of its cost."""
+    """The usage of a response that is not a JSON object is unknown."""
     assert answer(b"<html>").usage == UNKNOWN
 
 
@@ -213,12 +213,12 @@ def test_usage_of_no_json() -> None:
     ],
 )
 def test_request_id(body: dict[str, Any], headers: dict[str, str], expected: str | None) -> None:
-    """Of several ids the one that support asks for is taken."""
+    """Of several IDs, the one that support asks for is used."""
     assert expected == decode(answer({"data": [row(0, 1.0)], **body}, **headers), 1, 1).request_id
 
 
 def test_adding_usage() -> None:
-    """Sums of what is not known are not known."""
+    """A sum with an unknown value is unknown."""
     assert Usage(1, 10, 2) + Usage(2, 5, None) == Usage(3, 15, None)
     assert Usage(cached=2) + Usage(1, 1, 1, cached=3) == Usage(1, 1, 1, 5)
     assert Usage(usd_spent=0.5) + Usage(usd_spent=0.25) == Usage(usd_spent=0.75)
@@ -226,14 +226,14 @@ def test_adding_usage() -> None:
 
 
 def test_numbers_beyond_measure() -> None:
-    """A whole number that no float holds is not finite, wherever JSON lets it pass."""
+    """An integer too large for a float is rejected as not finite."""
     body = b'{"data": [{"index": 0.0, "embedding": [1' + b"0" * 400 + b"]}]}"
     with pytest.raises(ResponseFormatError, match="row 0 holds a number that is not finite"):
         decode(answer(body), 1, None)
 
 
 def test_results_in_short() -> None:
-    """A result shows what it cost, not its numbers, since event loops like to print what they hold."""
+    """The repr of a result shows its usage but no embeddings, since event loops print results in logs."""
     result = EmbeddingResult([[0.25] * 1024] * 100, Usage(1, 2, 3), "m", ("id",) * 100)
 
     usage = "Usage(requests=1, total_tokens=2, credits_used=3, cached=0, usd_spent=0.0)"
@@ -241,14 +241,14 @@ def test_results_in_short() -> None:
 
 
 class Slow(dict[str, str]):
-    """Headers that are looked up only once that is allowed."""
+    """Headers whose look-up blocks until it is allowed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.asked, self.allowed = threading.Event(), threading.Event()
 
     def get(self, *_: object) -> Any:
-        """Wait."""
+        """Block until the look-up is allowed."""
         self.asked.set()
         self.allowed.wait(60)
 
@@ -256,7 +256,7 @@ class Slow(dict[str, str]):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on Windows")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_fork_while_a_thread_reads_a_response() -> None:
-    """A child process reads its own, and waits for no lock that a thread of the parent holds."""
+    """A forked child can read a response while a thread of the parent is reading one."""
     headers = Slow()
     thread = threading.Thread(target=lambda: Response(200, headers, b"{}").usage)
     thread.start()

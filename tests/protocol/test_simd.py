@@ -1,4 +1,4 @@
-"""Responses read into float32 by simdjson: the same as without it, or left to the slower readers."""
+"""Responses decoded into float32 by simdjson: the same as without it, or left to the slower decoders."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class StandIn:
-    """Does what is used of simdjson, for Pythons that it has no wheels for."""
+    """The used part of simdjson, for Python versions without wheels of it."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -35,18 +35,18 @@ class StandIn:
         return self.wrapped(self.value[name])
 
     def get(self, name: str) -> Any:
-        """Give a member, or None."""
+        """Return a member, or None."""
         return self.wrapped(self.value.get(name))
 
     def as_dict(self) -> Any:
-        """Give an object as it is."""
+        """Return the plain object."""
         return self.value
 
     def __iter__(self) -> Any:
         return map(self.wrapped, self.value)
 
     def as_buffer(self, *, of_type: str) -> array[float]:
-        """Give a list of numbers, and of lists of them."""
+        """Return a list of numbers, or of lists of them, as one flat array."""
         numbers = []
         for one in self.value:
             numbers += one if isinstance(one, list) else [one]
@@ -56,22 +56,22 @@ class StandIn:
 
     @classmethod
     def wrapped(cls, value: Any) -> Any:
-        """Wrap what is no plain value."""
+        """Wrap an object or a list."""
         return cls(value) if isinstance(value, (dict, list)) else value
 
     @classmethod
     def parse(cls, body: bytes) -> Any:
-        """Read JSON."""
+        """Parse JSON."""
         if b"NaN" in body:
             raise ValueError
         value = json.loads(body)
-        json.dumps(value, ensure_ascii=False).encode()  # raises for halves of a surrogate pair
+        json.dumps(value, ensure_ascii=False).encode()  # raises for lone surrogates
         return cls.wrapped(value)
 
 
 @pytest.fixture(params=["simdjson", "stand-in"], autouse=True)
 def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Read with simdjson, where it is, and with what stands in for it."""
+    """Use simdjson, if it is installed, and the stand-in."""
     _simd._modules.cache_clear()
     if request.param == "stand-in":
         module = SimpleNamespace(Parser=lambda **_: StandIn)
@@ -84,13 +84,13 @@ def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def body(*rows: Any, **others: Any) -> bytes:
-    """Write a body with such embeddings, in order."""
+    """Encode a body with these embeddings, in order."""
     data = [{"object": "embedding", "index": at, "embedding": row} for at, row in enumerate(rows)]
     return orjson.dumps({"object": "list", "data": data, **others})
 
 
 def outcome(text: bytes, *, fast: bool) -> Any:
-    """Tell what becomes of a body, one way or the other."""
+    """Return the result of decoding a body, with or without simdjson, or the message of the error."""
     answer = Response(200, {}, text, packed=fast)
     try:
         rows = decode(answer, 2, None)
@@ -100,7 +100,7 @@ def outcome(text: bytes, *, fast: bool) -> Any:
 
 
 def test_sound() -> None:
-    """Numbers are rounded to float32, whole ones are numbers too, and all else that is said is kept."""
+    """Numbers are rounded to float32, integers included, and the other members are kept."""
     usage, meta = {"total_tokens": 7}, {"usage": {"credits_used": 5}}
     success = packed_success(
         body([0.1, 1, -2.5e-3], [0, 3.5, 0.0], model="m", id="i", usage=usage, meta=meta)
@@ -114,7 +114,7 @@ def test_sound() -> None:
 
 
 def test_no_list_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing else reads the body, so no list of its numbers is made."""
+    """No other decoder reads the body, so no list of its numbers is created."""
     monkeypatch.setattr("qwen_aiml._protocol.response._SUCCESS", None)
     answer = Response(200, {}, body([0.5] * 1024, [0.25] * 1024, usage={"total_tokens": 7}), packed=True)
 
@@ -154,14 +154,14 @@ UNUSUAL = [
 
 @pytest.mark.parametrize("text", UNUSUAL)
 def test_unusual(text: bytes) -> None:
-    """What is not valid, in order and alike is left to others, and means what it means to them."""
+    """A body that is not valid, in order and uniform has the same outcome by way of the slower decoders."""
     assert packed_success(text) is None
     assert outcome(text, fast=True) == outcome(text, fast=False)
 
 
 @pytest.mark.parametrize("places", [{"row"}, {"rows"}, {"body"}, {"row", "rows", "body"}], ids=sorted)
 def test_members_with_one_name(places: set[str]) -> None:
-    """Of two members with one name the last counts, as for others."""
+    """Of members with the same name, the last one counts, as for the other decoders."""
     other_row = b'"index": 1, "embedding": [9.5], ' if "row" in places else b""
     other_rows = b'"data": [], ' if "rows" in places else b""
     other_model = b'"model": "a", ' if "body" in places else b""
@@ -173,7 +173,7 @@ def test_members_with_one_name(places: set[str]) -> None:
 
 
 def test_embeddings_with_one_name() -> None:
-    """Of two embeddings in one row the last counts, as for others."""
+    """Of two embeddings in one row, the last one counts, as for the other decoders."""
     text = b'{"data": [{"index": 0, "embedding": [9], "embedding": [0.5]}, {"index": 1, "embedding": [1]}]}'
 
     assert outcome(text, fast=True) == outcome(text, fast=False)
@@ -181,7 +181,7 @@ def test_embeddings_with_one_name() -> None:
 
 
 numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**70), 2**70)
-# Of characters that mean something in JSON, or are hard to write; to list all of Unicode takes seconds.
+# Characters with a meaning in JSON, or that are hard to encode; listing all of Unicode takes seconds.
 strings = st.lists(st.sampled_from('a1.[{"\\\x00é字\ud800'), max_size=3).map("".join)
 oddities = numbers | st.none() | st.booleans() | strings | st.lists(numbers, max_size=2)
 embeddings = st.lists(numbers, min_size=2, max_size=2) | st.lists(oddities, max_size=3)
@@ -195,7 +195,7 @@ rows = st.fixed_dictionaries({"embedding": embeddings}, optional={"index": indic
     st.dictionaries(st.sampled_from(["usage", "meta", "model", "id", "x"]), oddities | st.just({"a": [1]})),
 )
 def test_the_same_as_without(data: list[dict[str, Any]], numbered: bool, others: dict[str, Any]) -> None:
-    """Whatever comes, it is read and rejected as it is without simdjson."""
+    """Any body is accepted or rejected as it is without simdjson."""
     if numbered:
         data = [{**row, "index": at} for at, row in enumerate(data)]
     text = json.dumps({"data": data, **others}).encode()
@@ -204,7 +204,7 @@ def test_the_same_as_without(data: list[dict[str, Any]], numbered: bool, others:
 
 
 def test_without_simdjson(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who has no simdjson gets the same, by way of lists."""
+    """Without simdjson, the result is the same, by way of lists."""
     monkeypatch.setitem(sys.modules, "simdjson", None)
     _simd._modules.cache_clear()
     text = body([0.5, 0.1], [0.25, 3.5])
@@ -214,7 +214,7 @@ def test_without_simdjson(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bounded_memory(reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body far beyond what ten rows take is left to others, so that its memory is not kept."""
+    """A body much larger than ten rows is left to the slower decoders, so that its memory is not kept."""
     if reader == "stand-in":
         pytest.skip("knows no bound")
     text = body([0.5] * 4000, [0.25] * 4000)

@@ -1,4 +1,4 @@
-"""What an error response means."""
+"""Exceptions for error responses: type, message, advice and masking."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def error(status: int, body: Any, texts: tuple[str, ...] = ("some text",), **set
 
 
 def current(status: int, message: Any, data: Any = None, **more: Any) -> dict[str, Any]:
-    """Make the current envelope of AI/ML API, as observed from January to August 2026."""
+    """Return the current envelope of AI/ML API, as observed from January to August 2026."""
     inner = {"name": "SomeException", "message": message, **({"data": data} if data else {})}
     return {"title": "Some Title", "status": status, "message": message, "error": inner, **more}
 
 
 def legacy(status: int, message: str) -> dict[str, Any]:
-    """Make the older envelope of AI/ML API."""
+    """Return the older envelope of AI/ML API."""
     return {"requestId": "legacy-id", "statusCode": status, "path": "/v1/embeddings", "message": message}
 
 
 def upstream(message: str, code: str = "InvalidParameter") -> dict[str, Any]:
-    """Make the envelope of Alibaba."""
+    """Return the envelope of Alibaba."""
     return {"error": {"message": message, "type": code, "param": None, "code": code}, "request_id": "up-id"}
 
 
@@ -137,7 +137,7 @@ BAD_DIMENSION = "Value error, dimension for embedding v3 is invalid, its value s
     ],
 )
 def test_kinds(status: int, body: Any, kind: type[APIStatusError], said: str) -> None:
-    """Each envelope and each status becomes the error that says what to do."""
+    """Each envelope and each status is converted to the error that says what to do."""
     raised = error(status, body)
 
     assert type(raised) is kind
@@ -156,7 +156,7 @@ def test_kinds(status: int, body: Any, kind: type[APIStatusError], said: str) ->
     ],
 )
 def test_validation_issues(data: list[Any], said: str) -> None:
-    """The issues that the gateway lists are part of the message."""
+    """The validation issues that the gateway lists are part of the message."""
     raised = error(400, current(400, "Invalid payload provided", data))
 
     assert str(raised) == f"HTTP 400: {said}"
@@ -164,7 +164,7 @@ def test_validation_issues(data: list[Any], said: str) -> None:
 
 @pytest.mark.parametrize("depth", [900, 1010, 200_000])
 def test_nested_beyond_measure(depth: int) -> None:
-    """What Python can't read or print for its depth is left out; how deep that is depends on its version."""
+    """Values too deeply nested for Python are left out of the message; the limit depends on the version."""
     deep = b"[" * depth + b'"x"' + b"]" * depth
     said = str(error(429, b'{"message": ["slow down", ' + deep + b"]}"))
     assert said.startswith(("HTTP 429: slow down; ...", "HTTP 429: no message from the service"))
@@ -174,7 +174,7 @@ def test_nested_beyond_measure(depth: int) -> None:
 
 
 def test_unknown_model() -> None:
-    """Where the model is not found, and is none that is known, those are named."""
+    """If an unknown model is not found, the error lists the known models."""
     said = str(error(404, current(404, "Model x not found"), model="x"))
 
     assert "check the model (x; known models: alibaba/qwen-text-embedding-v4, alibaba/qwen-text-emb" in said
@@ -185,12 +185,12 @@ def test_unknown_model() -> None:
 )
 @pytest.mark.parametrize("said", ["No. See {}.", "No."])
 def test_page_is_named_once(status: int, page: str, said: str) -> None:
-    """The page that cures an error is named once, by the service or by us."""
+    """The page that resolves an error is named once, by the service or by us."""
     assert str(error(status, current(status, said.format(page)))).count(page) == 1
 
 
 def test_regional_dimension() -> None:
-    """A length that only some regions offer is explained where it is rejected."""
+    """Dimensions that only some regions offer are explained when they are rejected."""
     refused = upstream(BAD_DIMENSION)
 
     assert "in some regions only" in str(error(400, refused, model="text-embedding-v3", dimensions=64))
@@ -202,12 +202,12 @@ def test_regional_dimension() -> None:
     [(legacy(500, "x"), "legacy-id"), (upstream("x"), "from-header"), (b"", "from-header")],
 )
 def test_request_id(body: Any, expected: str) -> None:
-    """The id to quote to support is kept."""
+    """The error contains the ID to quote to support."""
     assert expected == error(500, body).request_id
 
 
 def test_masked() -> None:
-    """A service that repeats the key or a text does not put either into an error."""
+    """A key or a text that the service repeats is masked in the error."""
     raised = error(400, legacy(400, f"bad key {KEY} for input 'my diary' here"), texts=("my diary",))
 
     assert str(raised) == "HTTP 400: bad key [key] for input '[text]' here"
@@ -227,13 +227,13 @@ DIARY = "Dear diary, today my diagnosis was confirmed: stage II.\nI told nobody 
     ],
 )
 def test_runs_of_a_text_are_masked(echo: str, shown: str) -> None:
-    """Sixteen characters in a row from anywhere in a text are masked, with all that belongs to them."""
+    """A run of 16 or more consecutive characters of a text is masked as a whole."""
     assert str(error(400, legacy(400, echo), texts=("another text", DIARY))) == f"HTTP 400: {shown}"
 
 
 @pytest.mark.parametrize("query", ["my own secret illness and what follows", "my diary"])
 def test_query_without_its_instruction(query: str) -> None:
-    """A query is masked whether it comes back with its instruction or without."""
+    """A query is masked whether the service repeats it with its instruction or without."""
     sent = all_outgoing([query], "Find the article")
     said = legacy(400, f"bad input: '{query}', '{sent[0]}'")
     raised = error(400, said, texts=tuple(sent), query_instruction="Find the article")
@@ -244,7 +244,7 @@ def test_query_without_its_instruction(query: str) -> None:
 
 @pytest.mark.parametrize("cut", [KEY, KEY[1:], KEY[:-1], KEY[3:11], f"{KEY[:9]}***"])
 def test_parts_of_the_key_are_masked(cut: str) -> None:
-    """A key that is cut is masked as well."""
+    """A truncated key is masked as well."""
     shown = str(error(401, legacy(401, f"bad key {cut}. "), texts=()))
 
     assert shown.startswith(
@@ -253,14 +253,14 @@ def test_parts_of_the_key_are_masked(cut: str) -> None:
 
 
 def test_short_key() -> None:
-    """A key of a few letters masks nothing, which it would find in many a word."""
+    """A key of a few letters is not masked, since it would match in ordinary words."""
     assert "HTTP 429: Rate limit exceeded. What" in str(
         error(429, legacy(429, "Rate limit exceeded."), api_key="x")
     )
 
 
 def test_short_texts() -> None:
-    """A text of four letters is masked where it is a word of its own, one of three nowhere."""
+    """A text of four letters is masked where it is a separate word; one of three letters is not masked."""
     said = legacy(400, "bad input: cats, not scats or cat")
 
     assert str(error(400, said, texts=("cats", "cat"))) == "HTTP 400: bad input: [text], not scats or cat"
@@ -289,7 +289,7 @@ def test_short_texts() -> None:
 def test_masking_takes_linear_time(
     text: Callable[[int], str], said: Callable[[int], str], start: str
 ) -> None:
-    """Sixteen times the text takes about 16 times as long, not 256, if it repeats itself too."""
+    """Masking takes linear time: 16 times the text takes about 16 times as long, even if it is repetitive."""
 
     def seconds(size: int) -> float:
         body, texts = legacy(400, said(size)), (text(size),) * 10
@@ -303,14 +303,14 @@ def test_masking_takes_linear_time(
 
 @pytest.mark.parametrize("said", ["Slow down.", "Slow down. ", "Slow down"])
 def test_full_stops(said: str) -> None:
-    """What the service ends with a full stop gets no second one."""
+    """A message that ends with a full stop does not get a second one."""
     assert str(error(429, legacy(429, said))).startswith("HTTP 429: Slow down. What to do: ")
     assert str(error(429, legacy(429, "Slow down!"))).startswith("HTTP 429: Slow down! What to do: ")
 
 
 @pytest.mark.parametrize("status", [409, 501, 505, 525, 529, 530, 599])
 def test_advice_has_effect(status: int) -> None:
-    """Who is told to raise max_retries has a status that is sent again."""
+    """A status whose advice is to raise max_retries is retried."""
     raised = error(status, legacy(status, "no"))
 
     assert "raise max_retries" in str(raised)
@@ -344,7 +344,7 @@ def test_advice_has_effect(status: int) -> None:
     ],
 )
 def test_error_in_success(body: Any, kind: type[QwenAIMLError], transient: bool) -> None:
-    """An error that comes with status 200 is one of its kind, or else is sent again; it says what it is."""
+    """An error with status 200 has its own type or is retried, and its message gives the cause."""
     response = Response(200, {}, orjson.dumps(body))
     raised = error_of(response, ("some text",), CONFIG, CONFIG.secret)
 
@@ -368,14 +368,14 @@ def test_error_in_success(body: Any, kind: type[QwenAIMLError], transient: bool)
     ],
 )
 def test_no_error_in_success(body: bytes) -> None:
-    """What says nothing is left to the checks of the embeddings, and so is what holds any."""
+    """A body with `data`, or without an error message, is left to the validation of embeddings."""
     response = Response(200, {}, body)
 
     assert error_of(response, (), CONFIG, CONFIG.secret) is None
 
 
 def test_error_in_success_is_masked() -> None:
-    """The message is masked like any other."""
+    """The message of an error with status 200 is masked like any other."""
     response = Response(200, {}, orjson.dumps({"error": {"message": f"{KEY} can't embed my diary"}}))
     shown = str(error_of(response, ("my diary",), CONFIG, CONFIG.secret))
 
@@ -386,12 +386,12 @@ def test_error_in_success_is_masked() -> None:
 
 @pytest.mark.parametrize("text", ["a", "val", "invalid_"])
 def test_words_are_not_masked(text: str) -> None:
-    """A text that happens to be part of the message does not garble it."""
+    """A short text that is part of a word of the message is not masked."""
     assert str(error(400, legacy(400, "a value is invalid"), texts=(text,))) == "HTTP 400: a value is invalid"
 
 
 def test_advice_survives_masking() -> None:
-    """The advice goes by what the service said, even where that is masked."""
+    """The advice depends on the service's message before masking."""
     raised = error(400, upstream(TOO_LONG), texts=("Range of input length should",))
 
     assert "[text] be [1, 8192]" in str(raised)
@@ -409,7 +409,7 @@ def test_advice_survives_masking() -> None:
     ],
 )
 def test_echoes_are_masked(text: str, echo: str) -> None:
-    """A text that is repeated escaped, between other letters, cut or twice is masked too."""
+    """A text that is quoted escaped, between other letters, truncated or twice is masked too."""
     shown = str(error(400, legacy(400, f"bad input: {echo}"), texts=(text,)))
 
     assert "[text]" in shown
@@ -418,26 +418,26 @@ def test_echoes_are_masked(text: str, echo: str) -> None:
 
 
 def test_json_is_masked_from_its_first_letter() -> None:
-    """Of a text that is quoted as JSON nothing is left but the quotation marks."""
+    """A text that is quoted as JSON is masked completely, except for the quotation marks."""
     said = legacy(400, f"bad input: {json.dumps('naïve “quotes” and more')}")
 
     assert str(error(400, said, texts=("naïve “quotes” and more",))) == 'HTTP 400: bad input: "[text]"'
 
 
 def test_key_as_request_id() -> None:
-    """Not even as its own request id does the key come back."""
+    """A key that is returned as the request ID is masked."""
     assert error(400, {"requestId": KEY, "message": "x"}).request_id == "[key]"
 
 
 def test_cut() -> None:
-    """A long message is cut to 300 characters."""
+    """A long message is truncated to 300 characters."""
     raised = error(400, legacy(400, "x" * 1000))
 
     assert str(raised) == f"HTTP 400: {'x' * 299}…"
 
 
 def test_a_text_repeated_without_end() -> None:
-    """What repeats a text over and over is masked as a whole, and read up to a bound only."""
+    """A message that repeats a text many times is masked as a whole, and read only up to a limit."""
     text = "My diagnosis is confidential. " * 100
     shown = str(error(400, legacy(400, text * 100 + "END"), texts=(text,)))
 
@@ -445,7 +445,7 @@ def test_a_text_repeated_without_end() -> None:
 
 
 def test_masked_before_cut() -> None:
-    """No part of a key is left over by the cut."""
+    """A key is masked before the message is truncated, so that no part of it remains."""
     raised = error(400, legacy(400, "x" * 290 + KEY))
 
     assert KEY[:6] not in str(raised)
