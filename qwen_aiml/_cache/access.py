@@ -1,4 +1,4 @@
-"""The cache as one call uses it: looked up first, written after each response, each within a bound."""
+"""The cache as used by one call: a look-up first, a write after each response, both bounded in time."""
 
 from __future__ import annotations
 
@@ -20,12 +20,10 @@ logger = logging.getLogger("qwen_aiml")
 
 KEYS_PER_LOOKUP = 1000
 
-# Seconds that one write may take; that one may take after another took too long; from such a failure to the
-# next attempt; and that a write may go on once its call is cancelled.
-STORE_SECONDS = 30.0
-LATER_STORE_SECONDS = 1.0
-PAUSE_SECONDS = 60.0
-CANCELLED_SECONDS = 1.0
+STORE_SECONDS = 30.0  # maximum duration of a write
+LATER_STORE_SECONDS = 1.0  # the same, after a slow failure or the call's deadline
+PAUSE_SECONDS = 60.0  # from a slow failure to the next write
+CANCELLED_SECONDS = 1.0  # left for a write once its call is cancelled
 
 
 class CacheAccess:
@@ -33,13 +31,13 @@ class CacheAccess:
     Looks up and stores the embeddings of one call.
 
     Args:
-        load: Returns the entries of some keys, None where there is none.
+        load: Async function that returns the entry of each key, or None.
 
-        store: Stores entries by key.
+        store: Async function that stores entries by key.
 
-        namespace: Begins each key.
+        namespace: Prefix of each key.
 
-        seconds_left: How long the call may still take.
+        seconds_left: Function that returns the time left for the call.
     """
 
     def __init__(
@@ -59,12 +57,12 @@ class CacheAccess:
         self, texts: Sequence[str], dimensions: int | None, shortened: str = ""
     ) -> list[list[float] | None]:
         """
-        Look up the embeddings of some texts, `KEYS_PER_LOOKUP` at most.
+        Look up the embeddings of at most `KEYS_PER_LOOKUP` texts.
 
         Args:
-            texts: As they are sent.
+            texts: The texts as sent.
 
-            dimensions: Of the embeddings; None if it is not known, and then the first one tells.
+            dimensions: Required dimensions; None means those of the first hit.
 
             shortened: How they were shortened; see `cache_key`.
 
@@ -96,11 +94,11 @@ class CacheAccess:
         self, texts: Sequence[str], embeddings: Sequence[Sequence[float]], shortened: str = ""
     ) -> list[Sequence[float]]:
         """
-        Store the embeddings of some texts; if that fails, log it: what is billed goes to the caller anyway.
+        Store the embeddings of some texts. A failure is only logged: the embeddings are already billed.
 
         Returns:
-            The embeddings as a later look-up returns them, of float32 precision; as they are, where there
-            is no entry for one.
+            The embeddings as a later look-up returns them, rounded to float32; one that does not fit float32
+            is not stored, and is returned unchanged.
         """
         entries: dict[str, bytes] = {}
         rounded: list[Sequence[float]] = []
@@ -114,7 +112,7 @@ class CacheAccess:
         return rounded
 
     async def _stored(self, entries: Mapping[str, bytes]) -> None:
-        """Store, also while the call is being cancelled, but not endlessly; pause after a slow failure."""
+        """Store entries within a time limit, even if the call is cancelled; pause after a slow failure."""
         begun = anyio.current_time()
         if begun < self._blocked_until:
             return
@@ -127,9 +125,9 @@ class CacheAccess:
                     group.start_soon(_end_soon_after_cancellation, scope)
                     await self._store(entries)
             except asyncio.CancelledError as error:
-                await anyio.lowlevel.checkpoint_if_cancelled()  # raises it, unless other code did this
+                await anyio.lowlevel.checkpoint_if_cancelled()  # raises if this task was cancelled
                 self._failed(error, len(entries), begun)
-            except Exception as error:  # noqa: BLE001 (whatever a custom store raises)
+            except Exception as error:  # noqa: BLE001 (a custom store may raise anything)
                 self._failed(error, len(entries), begun)
             group.cancel_scope.cancel()
 
@@ -137,7 +135,7 @@ class CacheAccess:
         took = anyio.current_time() - begun
         level = logging.DEBUG if anyio.current_time() < self._blocked_until else logging.WARNING
         if took >= LATER_STORE_SECONDS / 2:
-            # Others may be waiting for the same lock, and the call would wait for it with each batch.
+            # The cache may be locked, and the call would wait for the lock after each batch.
             self._blocked_until = anyio.current_time() + PAUSE_SECONDS
         reason = error if isinstance(error, CacheError) else type(error).__name__
         logger.log(level, "%d embeddings could not be stored in the cache: %s", count, reason)

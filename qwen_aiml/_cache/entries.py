@@ -1,9 +1,9 @@
 """
-What a cache keeps of each text, and under which name. No I/O here.
+Format of cache keys and entries. No I/O here.
 
-An entry is magic and schema version, the count of its numbers, the numbers as little-endian float32, and a
-checksum of all that and of the entry's own key: what is damaged, cut off or stored under the wrong key is a
-miss, never a wrong vector.
+An entry consists of magic bytes with the schema version, the dimensions, the embedding as little-endian
+float32, and a checksum of all that and of the key. An entry that is damaged, truncated or stored under the
+wrong key is therefore a miss, never a wrong vector.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .._texts.validation import Role
 
-# Goes up when keys or entries change their meaning or form. What is stored under another one is never found.
+# Incremented when the meaning or format of keys or entries changes. Entries of other schemas are never found.
 SCHEMA = 1
 
 _HEADER = struct.Struct("<4sI")
@@ -38,26 +38,26 @@ def namespace(
     policies: Sequence[str] = (),
 ) -> str:
     """
-    Name what makes vectors of the same text differ: readable, and safe as a file's name.
+    Return the key prefix for all settings that affect vectors: readable, and safe as a file name.
 
     Args:
-        service: Address of the service.
+        service: URL of the service.
 
-        model: The id that is sent.
+        model: The model ID as sent.
 
-        dimensions: Length of the vectors; None leaves it to the service.
+        dimensions: Dimensions of the vectors; None means the service's default.
 
-        role: What the texts are embedded as.
+        role: Role in which the texts are embedded.
 
-        instruction: The task put before each text; None for none.
+        instruction: The task that precedes each text; None if there is none.
 
-        policies: What else changes a vector, each as a string of its own.
+        policies: Other settings that affect vectors, one string each.
 
     Returns:
-        Letters, digits, ``_``, ``.`` and ``-``, at most 90, such as
-        ``qwen-aiml-1.alibaba-qwen-text-embedding-v4.1024.`` and 16 hexadecimal digits, a hash of all of it.
+        At most 90 letters, digits, ``_``, ``.`` and ``-``, such as
+        ``qwen-aiml-1.alibaba-qwen-text-embedding-v4.1024.`` and 16 hexadecimal digits, a hash of everything.
     """
-    # JSON, since joined strings could be read in more than one way.
+    # JSON, since joined strings would be ambiguous.
     everything = json.dumps([SCHEMA, service, model, dimensions, role, instruction, list(policies)])
     digest = hashlib.sha256(everything.encode()).hexdigest()
     readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", model)[:48]
@@ -67,22 +67,22 @@ def namespace(
 
 def cache_key(namespace: str, text: str, shortened: str = "") -> str:
     """
-    Name the entry of one text.
+    Return the key of one text's entry.
 
     Args:
-        namespace: What `namespace` gives.
+        namespace: The key prefix; see `namespace`.
 
-        text: As it is sent.
+        text: The text as sent.
 
         shortened: How the text was shortened before it was sent; empty for a text embedded whole.
     """
-    # The length tells where the label ends and the text begins.
+    # The length shows where the label ends and the text begins.
     whole = f"{len(shortened)}:{shortened}{text}".encode("utf-8", "surrogatepass")
     return f"{namespace}.{hashlib.sha256(whole).hexdigest()}"
 
 
 def float32(embedding: Sequence[float]) -> list[float] | None:
-    """Give an embedding as an entry holds it; None if float32 can't: it is not finite then, or all zero."""
+    """Round an embedding to float32; return None if the result is not finite, or all zero."""
     form = struct.Struct(f"<{len(embedding)}f")
     try:
         numbers = form.unpack(form.pack(*embedding))
@@ -93,12 +93,12 @@ def float32(embedding: Sequence[float]) -> list[float] | None:
 
 def pack(key: str, numbers: Sequence[float]) -> bytes:
     """
-    Write an entry.
+    Encode an entry.
 
     Args:
-        key: What it will be stored under.
+        key: The key under which it will be stored.
 
-        numbers: What `float32` gives.
+        numbers: The embedding, rounded by `float32`.
     """
     body = _HEADER.pack(_MAGIC, len(numbers)) + struct.pack(f"<{len(numbers)}f", *numbers)
     return body + _checksum(key, body)
@@ -106,17 +106,17 @@ def pack(key: str, numbers: Sequence[float]) -> bytes:
 
 def unpack(key: str, entry: object, dimensions: int | None) -> list[float] | None:
     """
-    Read an entry.
+    Decode an entry.
 
     Args:
-        key: What it was stored under.
+        key: The key under which it was stored.
 
-        entry: Whatever the store gave.
+        entry: The value from the store, of any type.
 
-        dimensions: Length the embedding must have; None if it is not known.
+        dimensions: Required dimensions; None if unknown.
 
     Returns:
-        The embedding; None for anything but an undamaged entry of this key, this schema and this length.
+        The embedding; None unless the entry is intact, and of this key, schema and number of dimensions.
     """
     if not isinstance(entry, (bytes, bytearray, memoryview)):
         return None
@@ -138,5 +138,5 @@ def _checksum(key: str, body: bytes) -> bytes:
 
 
 def _is_sound(numbers: Sequence[float]) -> bool:
-    # A sum of float32 numbers can't overflow, so it is finite just when all of them are.
+    # A sum of float32 numbers can't overflow, so it is finite exactly when all of them are.
     return math.isfinite(sum(numbers)) and any(numbers)

@@ -1,4 +1,4 @@
-"""Which paths a cache file may have."""
+"""Validation of the paths of cache files."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ ELSEWHERE = "give another path"
 
 
 def check_path(path: str) -> None:
-    """Refuse what is no path of a file; no I/O."""
+    """Reject a value that is not the path of a file; no I/O."""
     if path in ("", ":memory:"):
         raise ConfigurationError("path must be that of a file: a cache in memory would end with its process")
     if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)", path):
-        # Not the URL itself, which may hold a password.
+        # Not the URL itself, which may contain a password.
         message = f"cache must be the path of a file, not a {scheme[0]}:// URL"
         advice = "give a ByteStore of LangChain, a BaseKVStore of LlamaIndex, or a store of your own"
         raise ConfigurationError(advised(message, advice))
 
 
 def check_folder(path: str) -> None:
-    """Refuse the absolute path of a folder, and one in a folder that is missing."""
+    """Reject an absolute path that is a folder, or whose folder is missing."""
     if os.path.isdir(path):  # noqa: PTH112 (a string)
         raise ConfigurationError(advised(f"the cache {path} is a folder", ELSEWHERE))
     folder = os.path.dirname(path)  # noqa: PTH120 (a string)

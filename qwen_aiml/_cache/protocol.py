@@ -1,4 +1,4 @@
-"""What a cache is: the protocol for users' own stores, and what they may give in place of one."""
+"""The protocol for custom caches, and the conversion of ``cache`` arguments."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 @runtime_checkable
 class Cache(Protocol):
     """
-    A store of embeddings, by keys that cover everything that affects a vector.
+    A store of embeddings whose keys cover everything that affects a vector.
 
-    Keys are ASCII of ``A-Z a-z 0-9 _ . -``, at most 150 characters; entries are opaque bytes, about
-    four for each dimension. Methods may be called concurrently, from several threads and event loops. An
-    entry that is stored only in part is detected by its checksum when it is read.
+    Keys are at most 150 characters of ``A-Z a-z 0-9 _ . -``. Entries are opaque, about four bytes per
+    dimension. Methods may be called concurrently, from several threads and event loops. A partially
+    stored entry is detected by its checksum when it is read.
     """
 
     def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        """Return the entry of each key, in their order; None where there is none."""
+        """Return the entry of each key, in order; None if there is none."""
         ...
 
     def set_many(self, entries: Mapping[str, bytes]) -> None:
@@ -30,20 +30,20 @@ class Cache(Protocol):
         ...
 
     async def aget_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        """Do as `get_many`, async."""
+        """Async version of `get_many`."""
         ...
 
     async def aset_many(self, entries: Mapping[str, bytes]) -> None:
-        """Do as `set_many`, async."""
+        """Async version of `set_many`."""
         ...
 
 
 def open_cache(given: Any) -> Cache | None:
     """
-    Take what users give as a cache.
+    Return the cache for a user's ``cache`` argument.
 
     Args:
-        given: The path of a file, anything that has the methods of `Cache`, or None.
+        given: The path of a file, an object with the methods of `Cache`, or None for no cache.
 
     Raises:
         ConfigurationError: If it is something else.

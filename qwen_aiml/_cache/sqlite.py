@@ -1,4 +1,4 @@
-"""A cache in one SQLite file, for any number of threads and processes at once."""
+"""A cache in one SQLite file, shared by any number of threads and processes."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ logger = logging.getLogger("qwen_aiml")
 # Seconds to wait while other threads and processes write.
 BUSY_SECONDS = 30.0
 
-# Marks the file as ours ("qwen" in ASCII), and says which table is in it.
+# The application ID ("qwen" in ASCII) and the schema version in the file.
 _APPLICATION_ID = 0x7177656E
 _VERSION = 2
 
-# SQLite may be built to take no more than 999 variables in one statement.
+# SQLite may be built with a limit of 999 variables per statement.
 _MOST_VARIABLES = 500
 
 _ADVICE = {
@@ -56,29 +56,29 @@ class SQLiteCache:
     embeddings = QwenAIMLEmbeddings(cache=SQLiteCache("embeddings.db"))
     ```
 
-    The file is made when it is first needed, in a folder that must exist, with mode 0600. A file that
-    cannot be written is opened read-only, and the first write logs a warning; later ones see whether it can
-    be by then. Entries are never evicted automatically; ``prune`` removes old ones, and ``size`` is the size
+    The file is created on first use, with mode 0600, in a folder that must exist. A file that cannot be
+    written is opened read-only: the first write logs a warning, and later ones check whether it has become
+    writable. Entries are never evicted automatically; ``prune`` removes old ones, and ``size`` is the size
     of the file in bytes.
 
-    Threads and processes of one machine may share it, also after a fork; whoever writes waits for the
-    others, up to 30 seconds. What is stored survives the end of the process, however sudden; after a loss
-    of power the last entries may be missing, and are embedded again. Do not put it on a network file
-    system: most lack the locks that SQLite needs.
+    Threads and processes on one machine may share the file, even after a fork. A writer waits up to 30
+    seconds for the others. Stored entries survive a crash of the process; after a power failure the latest
+    ones may be missing, and are embedded again. Do not put the file on a network file system: most lack
+    the locks that SQLite needs.
 
-    Copies and pickles take the path along, and open the file for themselves. ``close`` closes it; a later
-    call opens it again.
+    Copies and pickles keep the path and open the file separately. ``close`` closes it; a later call
+    reopens it.
 
     Args:
-        path: Of the file; ``~`` is the user's folder.
+        path: Path of the file; ``~`` is the user's home folder.
 
     Raises:
-        ConfigurationError: For a URL, for ``:memory:``, which no other process and no later one could read,
-            and for a folder that is missing. Within an event loop of asyncio, where to look would block, that
-            is found when the file is first needed.
+        ConfigurationError: For a URL, for ``:memory:``, which no other or later process could read, and for
+            a missing folder. In an asyncio event loop, where checking would block, a missing folder is an
+            error on first use.
     """
 
-    # Of the class, for the end of an object whose path was refused.
+    # On the class, for `__del__` of an object whose path was rejected.
     _connection: sqlite3.Connection | None = None
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -100,7 +100,7 @@ class SQLiteCache:
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """
-        Give what is stored under each key, in their order, None where there is nothing.
+        Return the entry of each key, in order; None if there is none.
 
         Raises:
             CacheError: If the file can't be opened or read.
@@ -110,16 +110,16 @@ class SQLiteCache:
             for start in range(0, len(keys), _MOST_VARIABLES):
                 some = keys[start : start + _MOST_VARIABLES]
                 marks = ",".join("?" * len(some))
-                # A cast, since damage can make a text of a value, and one that can't be decoded.
+                # A cast, since damage can turn a value into text, which may not be decodable.
                 query = f"SELECT key, CAST(value AS BLOB) FROM entries WHERE key IN ({marks})"  # noqa: S608
                 found.update(connection.execute(query, some))
         return [found.get(key) for key in keys]
 
     def set_many(self, entries: Mapping[str, bytes]) -> None:
         """
-        Store entries by key, over those that are there: all of them or, after an error, none.
+        Store entries by key, replacing existing ones: all of them or, after an error, none.
 
-        If the file can only be read, nothing is stored, and the first time a warning is logged.
+        If the file is read-only, nothing is stored, and a warning is logged the first time.
 
         Raises:
             CacheError: If the file can't be opened or written.
@@ -137,15 +137,15 @@ class SQLiteCache:
 
     def prune(self, *, older_than: timedelta | float) -> int:
         """
-        Remove the entries that were stored longer ago, and give their space back to the disk.
+        Remove entries older than a given age, and release their disk space.
 
-        Others who use the file wait meanwhile.
+        Other users of the file wait meanwhile.
 
         Args:
             older_than: A ``timedelta``, or seconds.
 
         Returns:
-            How many were removed.
+            Number of entries removed.
 
         Raises:
             ConfigurationError: If *older_than* is neither, or negative.
@@ -166,7 +166,7 @@ class SQLiteCache:
 
     @property
     def size(self) -> int:
-        """Bytes on the disk, with what SQLite has not merged into the file yet; 0 if there is no file."""
+        """Size on disk in bytes, including the write-ahead log; 0 if there is no file."""
         size = 0
         for path in (self._path, f"{self._path}-wal"):
             with suppress(FileNotFoundError):
@@ -174,17 +174,17 @@ class SQLiteCache:
         return size
 
     async def aget_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Give what `get_many` gives, awaited; on asyncio or Trio. Cancelling it does not wait for a lock."""
+        """Async version of `get_many`, for asyncio and Trio. Cancelling it does not wait for a lock."""
         return await in_thread(partial(self.get_many, keys))
 
     async def aset_many(self, entries: Mapping[str, bytes]) -> None:
-        """Store as `set_many` does, awaited; on asyncio or Trio. Cancelled, it goes on in its thread."""
+        """Async version of `set_many`, for asyncio and Trio. If cancelled, it continues in its thread."""
         await in_thread(partial(self.set_many, entries))
 
     def close(self) -> None:
-        """Close the file, once nobody uses it; a later call opens it again."""
+        """Close the file once it is no longer in use; a later call reopens it."""
         self._is_closing = True
-        # Whoever holds the lock may have to wait for another process, and closes the file in the end.
+        # A thread that has the lock may be waiting for another process, and closes the file afterwards.
         if self._lock.acquire(blocking=False):
             self._release()
 
@@ -195,7 +195,7 @@ class SQLiteCache:
         self.close()
 
     def __del__(self) -> None:
-        # Nothing is left to be stored, so there is nothing to warn of.
+        # Everything is already stored, so a file that was not closed needs no warning.
         self._disconnect()
 
     def __repr__(self) -> str:
@@ -206,15 +206,14 @@ class SQLiteCache:
         return self._path
 
     def __setstate__(self, path: str) -> None:
-        # A missing folder is no error here: one that is raised while a pickle is read hangs the workers of
-        # multiprocessing.
+        # A missing folder is not an error here: an exception during unpickling hangs multiprocessing workers.
         self._begin(path)
 
     @contextmanager
     def _connected(self, doing: str) -> Iterator[sqlite3.Connection]:
         until = monotonic() + BUSY_SECONDS
         try:
-            # All threads wait for the same time at most, not one after the other.
+            # One deadline, both for this object's other threads and for SQLite's lock.
             if not self._lock.acquire(timeout=BUSY_SECONDS):
                 raise sqlite3.OperationalError("busy")
             try:
@@ -229,23 +228,23 @@ class SQLiteCache:
                 yield self._connection
             finally:
                 self._release()
-        except (sqlite3.Error, ValueError) as error:  # a path that can't be one; SQLite's message, if damaged
+        except (sqlite3.Error, ValueError) as error:  # invalid path, or undecodable message of SQLite
             said = str(error) or "its message can't be decoded"  # Python 3.10
             advice = next((what for part, what in _ADVICE.items() if part in said), "try another path")
             message = f"the cache {self._path} can't be {doing}: {said}"
             raise CacheError(advised(message, advice)) from error
 
     def _release(self) -> None:
-        """Release the lock, and close the file first if that was asked for, or if it can only be read."""
-        # It may be writable the next time: a full disk or too many open files can pass.
+        """Release the lock, after closing the file if requested or if it is read-only."""
+        # It may be writable next time: a full disk or too many open files are transient.
         if self._is_closing or self._is_read_only:
             self._is_closing = False
             self._disconnect()
         self._lock.release()
 
     def _make_absolute(self) -> None:
-        # So that a process that changes its folder, or a copy in another, means the same file.
-        self._path = os.path.abspath(os.path.expanduser(self._path))  # noqa: PTH100, PTH111 (pathlib's looks links up)
+        # So that the path means the same file after a change of directory, and in a copy in another process.
+        self._path = os.path.abspath(os.path.expanduser(self._path))  # noqa: PTH100, PTH111 (pathlib's resolves links)
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -253,11 +252,11 @@ class SQLiteCache:
             self._connection = None
 
 
-_creating = threading.Lock()  # so that nobody opens a file between the two calls of its creator
+_creating = threading.Lock()  # so that no other thread opens a file between its creation and its closing
 
 
 def _identity(path: str) -> tuple[int, int] | None:
-    """Tell a file from another one at the same path; None if there is none."""
+    """Return the device and inode of a file; None if there is none."""
     try:
         file = os.stat(path)  # noqa: PTH116 (a string)
     except OSError:
@@ -266,24 +265,24 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 def _open(path: str) -> tuple[sqlite3.Connection, bool]:
-    """Open a file, made if need be; and tell whether it can only be read."""
-    # Only a file that is not there yet: to close one drops all locks that this process has on it, those of
-    # other objects' connections too. Source: SQLite, "How To Corrupt An SQLite Database File", 2.2.
-    with _creating, suppress(OSError):  # which SQLite will meet as well, and say more of
+    """Open a file, creating it if needed; return the connection, and whether it is read-only."""
+    # Only a file that does not exist: closing one drops all locks that this process has on it, including
+    # those of other connections. Source: SQLite, "How To Corrupt An SQLite Database File", 2.2.
+    with _creating, suppress(OSError):  # SQLite will report the error in more detail
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    # Not pathlib's, which raises if the folder may not be searched; SQLite says it as well, with the rest.
+    # Not pathlib's, which raises if the folder is not searchable; SQLite reports that as well.
     uri, is_file = Path(path).as_uri(), os.path.isfile(path)  # noqa: PTH113
     read_only = is_file and not os.access(path, os.W_OK)
     immutable = f"{uri}?mode=ro&immutable=1"
     if read_only and not all(map(os.path.exists, (f"{path}-wal", f"{path}-shm"))):
-        # SQLite would make those side files, and leave them; whoever may write the file could not write them.
+        # SQLite would create these files and leave them, not writable by users who may write the cache.
         return _connect(path, immutable, read_only=True), True
     try:
         return _connect(path, uri, read_only=read_only), read_only
     except sqlite3.OperationalError as error:
         if not is_file or "locked" in str(error):
             raise
-    # SQLite wants side files of a file that others may write, and here it can't make them.
+    # SQLite needs side files of a file that others may write, and can't create them here.
     try:
         return _connect(path, f"{uri}?mode=ro", read_only=True), True
     except sqlite3.OperationalError:
@@ -303,7 +302,7 @@ def _connect(path: str, uri: str, *, read_only: bool) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection, path: str, *, read_only: bool) -> None:
-    # A foreign file is left as it is, so this comes before anything that writes.
+    # Before any write, so that a file of another program is not changed.
     with connection:
         connection.execute("BEGIN")
         ours = _is_ours(connection, path)
@@ -315,7 +314,7 @@ def _prepare(connection: sqlite3.Connection, path: str, *, read_only: bool) -> N
         _switch_to_wal(connection)
         with connection:
             connection.execute("BEGIN IMMEDIATE")
-            if not _is_ours(connection, path):  # no other process was faster
+            if not _is_ours(connection, path):  # no other process has created it meanwhile
                 connection.execute(
                     "CREATE TABLE entries (key TEXT PRIMARY KEY, value BLOB, stored INTEGER NOT NULL)"
                 )
@@ -325,7 +324,7 @@ def _prepare(connection: sqlite3.Connection, path: str, *, read_only: bool) -> N
 
 
 def _is_ours(connection: sqlite3.Connection, path: str) -> bool:
-    """Tell whether the file is a cache; False if it is empty and can become one."""
+    """Return whether the file is a cache; False if it is empty and can become one."""
     (made_by,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -339,13 +338,13 @@ def _is_ours(connection: sqlite3.Connection, path: str) -> bool:
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """Let readers and a writer work at once; the file remembers it."""
+    """Let readers and a writer work concurrently; the mode is stored in the file."""
     give_up = monotonic() + BUSY_SECONDS
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as error:
-            # Two processes that make the same file: SQLite refuses one of them at once instead of waiting.
+            # If two processes create the same file, SQLite rejects one immediately instead of waiting.
             if "locked" not in str(error) or monotonic() > give_up:
                 raise
             sleep(0.01)
@@ -353,9 +352,9 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
             return
 
 
-# SQLite keeps track, within a process, of the locks it holds on a file. A fork copies that, but not the locks
-# themselves, so that even a new connection of the child would go without. Hence none is open while a process
-# forks. Source: SQLite, "How To Corrupt An SQLite Database File", 2.6, and its os_unix.c.
+# SQLite records the locks that a process has on a file. A fork copies the record, but not the locks, so that
+# even a new connection of the child would be without them. No connection is therefore open during a fork.
+# Source: SQLite, "How To Corrupt An SQLite Database File", 2.6, and its os_unix.c.
 _alive: WeakSet[SQLiteCache] = WeakSet()
 _registry = threading.Lock()
 _held: list[SQLiteCache] = []

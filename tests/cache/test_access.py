@@ -1,4 +1,4 @@
-"""The cache as one call uses it: what a slow or broken store costs, and what a cancelled write leaves."""
+"""The cache as used by one call: slow and broken stores, deadlines and cancelled writes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def access(store: Any, seconds_left: Callable[[], float] = lambda: math.inf) -> 
 
 
 def run(function: Callable[[], Awaitable[None]], backend: str = "trio") -> float:
-    """Run, and return how many seconds that took."""
+    """Run a coroutine function, and return the seconds that it took."""
     harness = Harness(backend=backend)
     began = harness.now()
     harness.run(function)
@@ -35,26 +35,26 @@ def run(function: Callable[[], Awaitable[None]], backend: str = "trio") -> float
 
 
 class Returns:
-    """A cache that returns the same at each look-up, or raises it."""
+    """A cache whose look-ups all return the same value, or raise it if it is an exception."""
 
     def __init__(self, entries: Any) -> None:
         self._entries = entries
 
     async def load(self, _: Any) -> Any:
-        """Look up."""
+        """Return the value, or raise it."""
         if isinstance(self._entries, Exception):
             raise self._entries
         return self._entries
 
     async def store(self, _: Mapping[str, bytes]) -> None:
-        """Store."""
+        """Do nothing, or raise the exception."""
         if isinstance(self._entries, Exception):
             raise self._entries
 
 
 @BOTH
 def test_round_trip(backend: str) -> None:
-    """What is stored is found again; numbers beyond float32 are not stored, and returned as they are."""
+    """Stored embeddings are found again; those beyond float32 are not stored, and are returned unchanged."""
 
     async def main() -> None:
         cache = access(FakeStore())
@@ -68,7 +68,7 @@ def test_round_trip(backend: str) -> None:
 
 @pytest.mark.parametrize("entries", [None, 7, b"ab", "ab", {"a": 1, "b": 2}, [], [None], [None] * 3])
 def test_entries_of_the_wrong_shape(entries: Any) -> None:
-    """A look-up that does not return a list of an entry for each key can't be relied on."""
+    """A look-up that does not return a list with one entry per key is an error."""
 
     async def main() -> None:
         with pytest.raises(CacheError, match="did not return an entry or None for each key"):
@@ -78,7 +78,7 @@ def test_entries_of_the_wrong_shape(entries: Any) -> None:
 
 
 def test_damaged_entries() -> None:
-    """An entry that can't be read is a miss."""
+    """A damaged entry is a miss."""
 
     async def main() -> None:
         assert await access(Returns((b"damaged", "text"))).load(TEXTS, None) == [None, None]
@@ -95,7 +95,7 @@ def test_damaged_entries() -> None:
     ],
 )
 def test_look_up_that_raises(error: Exception, said: str) -> None:
-    """What a look-up raises is a CacheError."""
+    """An exception in a look-up is raised as a CacheError."""
 
     async def main() -> None:
         with pytest.raises(CacheError, match=said):
@@ -109,7 +109,7 @@ def test_look_up_that_raises(error: Exception, said: str) -> None:
 def test_write_that_raises(
     error: Exception, reason: str, backend: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is logged, costs nothing, and is attempted again for the next batch."""
+    """A failed write is logged, loses no embedding, and does not prevent the next write."""
 
     async def main() -> None:
         cache = access(Returns(error))
@@ -122,7 +122,7 @@ def test_write_that_raises(
 
 
 def test_write_that_hangs(caplog: pytest.LogCaptureFixture) -> None:
-    """It takes 30 s once; nothing is stored for a minute; from then on it takes a second at most."""
+    """The first write that hangs ends after 30 s, later ones after 1 s, each with a pause of 60 s."""
     caplog.set_level("DEBUG", logger="qwen_aiml")
     store = FakeStore(before_store=anyio.sleep_forever)
 
@@ -142,7 +142,7 @@ def test_write_that_hangs(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_writes_that_hang_at_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Several workers that write at once give one warning, and the rest are logged at DEBUG."""
+    """Concurrent writes that hang log one warning; the others are logged at DEBUG."""
     caplog.set_level("DEBUG", logger="qwen_aiml")
     store = FakeStore(before_store=anyio.sleep_forever)
 
@@ -157,7 +157,7 @@ def test_writes_that_hang_at_once(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_write_that_fails_slowly() -> None:
-    """A write that fails after half a second or more pauses the cache as well."""
+    """A write that fails after 0.5 s or more pauses the cache as well."""
 
     async def fail() -> None:
         await anyio.sleep(0.5)
@@ -176,7 +176,7 @@ def test_write_that_fails_slowly() -> None:
 
 @pytest.mark.parametrize(("takes", "kept"), [(0.9, 2), (1.1, 0)])
 def test_write_of_a_call_that_is_cancelled(takes: float, kept: int) -> None:
-    """It has another second from the cancellation on, and the cancellation is seen then."""
+    """A write continues for up to 1 s after its call is cancelled; then the cancellation takes effect."""
 
     async def before_store() -> None:
         await anyio.sleep(2 + takes)
@@ -196,7 +196,7 @@ def test_write_of_a_call_that_is_cancelled(takes: float, kept: int) -> None:
 @BOTH
 @pytest.mark.parametrize("ends", [True, False])
 def test_write_of_a_cancelled_task(ends: bool, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So it is on both event loops; one that does not end is abandoned."""
+    """A write may finish after cancellation, on both event loops; one that hangs is abandoned."""
     monkeypatch.setattr("qwen_aiml._cache.access.CANCELLED_SECONDS", 30.0 if ends else 0.01)
     store = FakeStore()
     events: dict[str, anyio.Event] = {}
@@ -230,7 +230,7 @@ def test_write_of_a_cancelled_task(ends: bool, backend: str, monkeypatch: pytest
 def test_failed_write_of_a_call_that_is_cancelled(
     store: Any, reason: str, backend: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is logged as any other, on both event loops."""
+    """A write that fails after its call is cancelled is logged like any other, on both event loops."""
     monkeypatch.setattr("qwen_aiml._cache.access.CANCELLED_SECONDS", 0.01)
 
     async def main() -> None:
@@ -244,7 +244,7 @@ def test_failed_write_of_a_call_that_is_cancelled(
 
 @pytest.mark.parametrize(("left", "takes"), [(0.0, 1.0), (0.5, 1.0), (5.0, 5.0), (100.0, 30.0)])
 def test_deadline_of_a_write(left: float, takes: float) -> None:
-    """It ends with the deadline of the call, but has a second in any case."""
+    """A write ends at the deadline of the call, but has at least 1 s."""
     store = FakeStore(before_store=anyio.sleep_forever)
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""What is stored of a text, and under which key: nothing that is damaged or mixed up gets out."""
+"""Cache keys and entries: damaged or mixed-up entries are never returned."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ EMBEDDING = [0.1, -0.25, 3e-39, 1e30]
 
 
 def stored(key: str, numbers: Sequence[float], magic: bytes = b"qwe\x01", count: int | None = None) -> bytes:
-    """Write an entry, its checksum right, without asking whether it makes sense."""
+    """Encode an entry with a correct checksum, without validating the embedding."""
     body = struct.pack("<4sI", magic, len(numbers) if count is None else count)
     body += struct.pack(f"<{len(numbers)}f", *numbers)
     return body + hashlib.sha256(key.encode() + body).digest()[:8]
 
 
 def rounded(numbers: Sequence[float]) -> list[float]:
-    """Round to float32."""
+    """Round numbers to float32."""
     return list(struct.unpack(f"<{len(numbers)}f", struct.pack(f"<{len(numbers)}f", *numbers)))
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 @pytest.mark.parametrize("dimensions", [None, 4])
 def test_round_trip(kind: Any, dimensions: int | None) -> None:
-    """An embedding comes back as its float32 numbers, in whatever kind of bytes a store gives."""
+    """An embedding is returned as float32, for any bytes-like type that a store returns."""
     entry = pack(KEY, EMBEDDING)
 
     assert rounded(EMBEDDING) == unpack(KEY, kind(entry), dimensions)
@@ -46,7 +46,7 @@ def test_round_trip(kind: Any, dimensions: int | None) -> None:
 
 
 def test_float32_is_stored_whole() -> None:
-    """What came out once goes in and out unchanged from then on."""
+    """An embedding that was read once is stored and read unchanged from then on."""
     once = rounded(EMBEDDING)
     entry = pack(KEY, once)
 
@@ -54,7 +54,7 @@ def test_float32_is_stored_whole() -> None:
 
 
 def test_form_of_an_entry() -> None:
-    """The form of entries stays, so that what is stored today is read tomorrow."""
+    """The format of entries is stable, so that existing caches stay readable."""
     entry = pack(KEY, [0.5, -2.0])
 
     assert entry.hex() == "71776501" + "02000000" + "0000003f" + "000000c0" + "6d4b5ba4e6287e63"
@@ -65,18 +65,18 @@ def test_form_of_an_entry() -> None:
     "embedding", [[], [0.0, -0.0], [1e-60], [math.nan, 1.0], [math.inf, -math.inf], [1.0, 3.5e38]], ids=str
 )
 def test_what_float32_cannot_hold(embedding: list[float]) -> None:
-    """What would be zero or not finite as float32 is not stored, and not read."""
+    """An embedding that would be all zero or not finite as float32 is not stored."""
     assert float32(embedding) is None
 
 
 @pytest.mark.parametrize("numbers", [[], [0.0, -0.0], [math.nan, 1.0], [math.inf, -math.inf]], ids=str)
 def test_malformed_entries(numbers: list[float]) -> None:
-    """An entry that holds no valid embedding is a miss, even when its checksum is right."""
+    """An entry without a valid embedding is a miss, even if its checksum is correct."""
     assert unpack(KEY, stored(KEY, numbers), None) is None
 
 
 def test_damage() -> None:
-    """An entry with any one bit changed, or of any other length, is a miss."""
+    """An entry with one bit flipped, or of a different length, is a miss."""
     entry = pack(KEY, EMBEDDING)
 
     for at in range(len(entry) * 8):
@@ -105,7 +105,7 @@ def test_damage() -> None:
     ids=["another key", "a shorter key", "version", "less", "more", "text", "None", "dict", "list", "number"],
 )
 def test_not_the_entry(entry: object) -> None:
-    """What belongs to another key or schema, or is no entry at all, is a miss."""
+    """An entry of another key or schema, or a value that is not an entry, is a miss."""
     assert unpack(KEY, entry, None) is None
 
 
@@ -117,9 +117,9 @@ def test_another_length(dimensions: int) -> None:
 
 def test_literal_names() -> None:
     """
-    Names are the same on every platform and Python.
+    Names are the same on every platform and Python version.
 
-    If this fails, either undo the change or raise SCHEMA: everything users have stored is lost to them.
+    If this fails, either undo the change or increment SCHEMA, which invalidates the caches of all users.
     """
     name = namespace(SERVICE, MODEL, 1024, role="query", instruction="Find it", policies=["one"])
 
@@ -148,7 +148,7 @@ NAMES: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
 
 
 def test_namespaces_differ() -> None:
-    """Each setting that changes vectors changes the namespace, also where only letters' case differs."""
+    """Settings that affect vectors have different namespaces, even on case-insensitive file systems."""
     names = [namespace(*args, **options) for args, options in NAMES]
 
     assert all(one.lower() != other.lower() for one, other in combinations(names, 2))
@@ -156,7 +156,7 @@ def test_namespaces_differ() -> None:
 
 @pytest.mark.parametrize("model", [MODEL, "../..\\é\ud800\n", "m" * 1000, "", "模型"], ids=ascii)
 def test_safe_names(model: str) -> None:
-    """Whatever the model is called, names are short and can be files' names."""
+    """Names are short and valid as file names, whatever the model is called."""
     name = namespace(SERVICE, model, 1024)
 
     assert re.fullmatch("[A-Za-z0-9_.-]{1,90}", name)
@@ -164,12 +164,12 @@ def test_safe_names(model: str) -> None:
 
 
 def test_readable_names() -> None:
-    """A namespace shows the model and the length, or that the length is the service's own."""
+    """A namespace contains the model and the dimensions, or 'default' for those of the service."""
     assert namespace(SERVICE, MODEL, None).startswith("qwen-aiml-1.alibaba-qwen-text-embedding-v4.default.")
 
 
 def test_keys_differ() -> None:
-    """Texts, ways to shorten them and namespaces never run into each other."""
+    """Different texts, ways to shorten them, or namespaces never have the same key."""
     texts = ["", "a", "a ", "A", "1:a", ":a", "0:a", "\ud83e\udd9c", "🦜", "\ud800", "\ufffd", "é", "e\u0301"]
     keys = [cache_key(name, text, how) for name in ("n", "n.") for text in texts for how in ("", "a", "1:")]
 
@@ -177,35 +177,35 @@ def test_keys_differ() -> None:
 
 
 def test_whole_texts_need_no_label() -> None:
-    """A text embedded whole has the key of an empty label."""
+    """A text that was not shortened has the key of an empty label."""
     assert cache_key("n", "a") == cache_key("n", "a", "")
 
 
 class Kept:
-    """A cache in memory, as a user may write one."""
+    """A custom cache in memory."""
 
     def __init__(self) -> None:
         self.entries: dict[str, bytes] = {}
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Read."""
+        """Return the entries."""
         return [self.entries.get(key) for key in keys]
 
     def set_many(self, entries: Mapping[str, bytes]) -> None:
-        """Write."""
+        """Store the entries."""
         self.entries.update(entries)
 
     async def aget_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Read."""
+        """Return the entries."""
         return self.get_many(keys)
 
     async def aset_many(self, entries: Mapping[str, bytes]) -> None:
-        """Write."""
+        """Store the entries."""
         self.set_many(entries)
 
 
 def test_protocol() -> None:
-    """Whatever has the four methods is a cache; a dictionary is not."""
+    """An object with the four methods is a cache; a dictionary is not."""
     cache: Cache = Kept()
 
     assert isinstance(cache, Cache)

@@ -1,4 +1,4 @@
-"""A cache whose file another process keeps locked: it is waited for once, and within every deadline."""
+"""A cache file locked by another process: a call waits for it once, within every deadline."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TEXTS = [f"text {at}" for at in range(40)]
-LONG = 30.0  # seconds in which whatever does not hang has ended
+LONG = 30.0  # seconds after which a test counts as hanging
 
 
 def config(**settings: Any) -> EmbeddingConfig:
@@ -48,7 +48,7 @@ def async_client(path: Path, **settings: Any) -> AsyncEmbeddingClient:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Give the file of a cache that holds one entry."""
+    """Return the path of a cache file with one entry."""
     path = tmp_path / "embeddings.db"
     with sync_client(path) as client:
         client.embed(["stored before"])
@@ -65,7 +65,7 @@ def locked(path: Path, how: str = "IMMEDIATE") -> Iterator[None]:
 
 @contextmanager
 def unreadable(path: Path) -> Iterator[None]:
-    """Hold the lock of a file so that nobody can read it, as while it is being made."""
+    """Hold the lock of a file so that it can't be read, as during its creation."""
     path.unlink(missing_ok=True)
     with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -75,7 +75,7 @@ def unreadable(path: Path) -> Iterator[None]:
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every wait for the lock end soon by itself."""
+    """Let every wait for the lock time out soon."""
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.3)
     monkeypatch.setattr(access, "STORE_SECONDS", 0.3)
     monkeypatch.setattr(access, "LATER_STORE_SECONDS", 0.2)
@@ -83,13 +83,13 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no wait for the lock end by itself within a test."""
+    """Let no wait for the lock time out within a test."""
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 4 * LONG)
     monkeypatch.setattr(access, "STORE_SECONDS", 4 * LONG)
 
 
 def bounded(function: Callable[[], Any]) -> Any:
-    """Return what a function returns, raise what it raises, and fail if it hangs."""
+    """Call a function, and fail if it hangs."""
     found: list[Any] = []
 
     def call() -> None:
@@ -116,7 +116,7 @@ def run(function: Callable[[], Awaitable[Any]], backend: str = "asyncio") -> Any
 @pytest.mark.parametrize("how", ["IMMEDIATE", "EXCLUSIVE"])
 @pytest.mark.parametrize("kind", ["sync", "asyncio", "trio"])
 def test_one_wait(kind: str, how: str, path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """After one wait and one warning the call goes on without storing, and gives all embeddings."""
+    """After one wait and one warning, the call continues without storing, and returns all embeddings."""
 
     async def main() -> int:
         async with async_client(path) as client:
@@ -137,7 +137,7 @@ def test_one_wait(kind: str, how: str, path: Path, caplog: pytest.LogCaptureFixt
 
 @pytest.mark.usefixtures("soon")
 def test_unreadable(path: Path) -> None:
-    """A file that can't even be read ends the call after one wait, before any request."""
+    """A file that can't be read ends the call after one wait, before any request."""
     with unreadable(path), sync_client(path) as client, pytest.raises(CacheError, match="locked"):
         bounded(lambda: client.embed(TEXTS))
     assert client.usage.requests == 0
@@ -146,7 +146,7 @@ def test_unreadable(path: Path) -> None:
 @pytest.mark.usefixtures("late")
 @pytest.mark.parametrize("kind", ["sync", "asyncio", "trio"])
 def test_deadline_of_a_look_up(kind: str, path: Path) -> None:
-    """The deadline of a call ends its wait for the lock, and closing does not wait for it either."""
+    """The deadline of a call ends its wait for the lock, and closing does not wait for the lock."""
 
     async def main() -> None:
         async with async_client(path, total_timeout=0.3) as client:
@@ -163,7 +163,7 @@ def test_deadline_of_a_look_up(kind: str, path: Path) -> None:
 @pytest.mark.usefixtures("late")
 @pytest.mark.parametrize("kind", ["sync", "asyncio", "trio"])
 def test_deadline_of_a_store(kind: str, path: Path) -> None:
-    """The same, while what came is stored: it is in the error."""
+    """The deadline also ends a write that waits for the lock; the error contains the embeddings received."""
 
     async def main() -> None:
         async with async_client(path, total_timeout=0.5) as client:
@@ -181,7 +181,7 @@ def test_deadline_of_a_store(kind: str, path: Path) -> None:
 @pytest.mark.usefixtures("late")
 @pytest.mark.parametrize("lock", [locked, unreadable])
 def test_cancelled(lock: Callable[[Path], Any], path: Path) -> None:
-    """asyncio's `wait_for` ends the wait for the lock, and closing does not wait for it either."""  # noqa: D403
+    """asyncio's `wait_for` ends the wait for the lock, and closing does not wait for the lock."""  # noqa: D403
 
     async def main() -> None:
         async with async_client(path) as client:
@@ -193,7 +193,7 @@ def test_cancelled(lock: Callable[[Path], Any], path: Path) -> None:
 
 @pytest.mark.usefixtures("late")
 def test_closed_meanwhile(path: Path) -> None:
-    """Closing a client in another thread does not wait for what it stores."""
+    """Closing a client in another thread does not wait for its writes."""
     with locked(path):
         client = sync_client(path, total_timeout=1.0)
         failed = threading.Event()

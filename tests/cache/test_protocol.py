@@ -1,4 +1,4 @@
-"""What may be given as a cache."""
+"""Values of the `cache` argument."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("kind", [str, lambda path: path])
 def test_path(kind: Any, tmp_path: Path) -> None:
-    """A path is that of an SQLite file."""
+    """A path opens a SQLite file."""
     cache = open_cache(kind(tmp_path / "embeddings.db"))
     assert isinstance(cache, SQLiteCache)
     cache.close()
 
 
 def test_cache(tmp_path: Path) -> None:
-    """A cache is taken as it is, and so is None."""
+    """A cache is used unchanged, and None means no cache."""
     with SQLiteCache(tmp_path / "embeddings.db") as cache:
         assert open_cache(cache) is cache
     assert open_cache(None) is None
@@ -30,6 +30,6 @@ def test_cache(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", ["", 7, True, {}, object()])
 def test_anything_else(given: Any) -> None:
-    """Anything else is rejected, with what would do."""
+    """Any other value is rejected, with the accepted ones in the message."""
     with pytest.raises(ConfigurationError, match=f"aget_many and aset_many, not {type(given).__name__}$"):
         open_cache(given)

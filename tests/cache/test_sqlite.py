@@ -1,4 +1,4 @@
-"""The cache in a file: shared by threads and processes, forked, killed, damaged, rejected."""
+"""The SQLite cache: threads, processes, forks, crashes, damaged files, read-only files."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no f
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Give the path of a file that is not there yet."""
+    """Return the path of a file that does not exist yet."""
     return tmp_path / "embeddings.db"
 
 
 @pytest.fixture
 def cache(path: Path) -> Iterator[SQLiteCache]:
-    """Give a cache of that file."""
+    """Return a cache in that file."""
     with SQLiteCache(path) as cache:
         yield cache
 
 
 def database(path: Path) -> closing[sqlite3.Connection]:
-    """Look at the file from outside; nothing waits for a lock."""
+    """Connect to the file directly, without waiting for locks."""
     return closing(sqlite3.connect(path, timeout=0, isolation_level=None))
 
 
 def start(program: str, *arguments: object) -> subprocess.Popen[str]:
-    """Start a program in a process of its own, where the packages under test are found."""
+    """Start a program in a separate process that can import the packages under test."""
     return subprocess.Popen(  # noqa: S603 (our own program)
         [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)],
         stdin=subprocess.PIPE,
@@ -66,7 +66,7 @@ def start(program: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    """Wait for a program that must succeed, and give what it printed; bounded."""
+    """Wait up to a minute for a program, check that it succeeded, and return its output."""
     try:
         out, err = process.communicate(timeout=60)
     except subprocess.TimeoutExpired:
@@ -77,7 +77,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def test_order(cache: SQLiteCache) -> None:
-    """Entries come back in the order of the keys, None where there is none, as often as asked for."""
+    """Entries are returned in the order of the keys, with None for missing ones; keys may repeat."""
     assert isinstance(cache, Cache)
     assert cache.get_many([]) == []
     assert cache.get_many(["a"]) == [None]
@@ -88,7 +88,7 @@ def test_order(cache: SQLiteCache) -> None:
 
 
 def test_replacing(cache: SQLiteCache) -> None:
-    """A later entry takes the place of an earlier one."""
+    """A later entry replaces an earlier one."""
     cache.set_many({"a": b"1", "b": b"2"})
     cache.set_many({"a": b"3"})
 
@@ -96,7 +96,7 @@ def test_replacing(cache: SQLiteCache) -> None:
 
 
 def test_many_keys(cache: SQLiteCache) -> None:
-    """Any number of keys can be asked for, also where SQLite takes few variables."""
+    """Any number of keys can be looked up, even if SQLite supports few variables."""
     entries = {f"key-{at}": b"%d" % at for at in range(2100)}
     cache.set_many(entries)
     assert cache._connection is not None
@@ -108,7 +108,7 @@ def test_many_keys(cache: SQLiteCache) -> None:
 
 @pytest.mark.anyio
 async def test_async(cache: SQLiteCache) -> None:
-    """The asynchronous twins do the same, also many at once."""
+    """The async methods do the same, even concurrently."""
 
     async def work(name: int) -> None:
         await cache.aset_many({f"{name}": b"%d" % name})
@@ -121,7 +121,7 @@ async def test_async(cache: SQLiteCache) -> None:
 
 
 def test_opens_late_and_again(path: Path) -> None:
-    """The file is made when it is needed; after it was closed it opens again."""
+    """The file is created on first use, and reopened after it was closed."""
     cache = SQLiteCache(path)
     cache.close()
     assert not path.exists()
@@ -134,7 +134,7 @@ def test_opens_late_and_again(path: Path) -> None:
 
 
 def test_nothing_stays_open(path: Path) -> None:
-    """Once closed or dropped, nothing is open: SQLite has put its side files away, and nothing warns."""
+    """A closed or deleted cache leaves nothing open: SQLite has removed its side files, and nothing warns."""
     with SQLiteCache(path) as closed:
         closed.set_many({"a": b"1"})
         assert len(list(path.parent.iterdir())) == 3
@@ -148,7 +148,7 @@ def test_nothing_stays_open(path: Path) -> None:
 
 
 def test_wal(cache: SQLiteCache, path: Path) -> None:
-    """Readers are not kept waiting by a writer, and a commit costs no flush to the disk."""
+    """A writer does not block readers, and a commit does not flush to disk."""
     cache.set_many({"a": b"1"})
     assert cache._connection is not None
     assert cache._connection.execute("PRAGMA synchronous").fetchone() == (1,)
@@ -161,7 +161,7 @@ def test_wal(cache: SQLiteCache, path: Path) -> None:
 
 @pytest.mark.parametrize("copied", [lambda c: pickle.loads(pickle.dumps(c)), copy.copy, copy.deepcopy])
 def test_copies(copied: Callable[[SQLiteCache], SQLiteCache], cache: SQLiteCache, path: Path) -> None:
-    """Copies and pickles are of the same file, and do not share the connection."""
+    """Copies and pickles use the same file through their own connections."""
     cache.set_many({"a": b"1"})
 
     with copied(cache) as other:
@@ -171,7 +171,7 @@ def test_copies(copied: Callable[[SQLiteCache], SQLiteCache], cache: SQLiteCache
 
 
 def test_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A relative path means the folder in which the object was made."""
+    """A relative path is relative to the folder in which the object was created."""
     monkeypatch.chdir(tmp_path)
     with SQLiteCache("a.db") as cache:
         monkeypatch.chdir(tmp_path.parent)
@@ -181,7 +181,7 @@ def test_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_threads(cache: SQLiteCache) -> None:
-    """Many threads on one object neither fail nor see another's entries."""
+    """Threads that share an object neither fail nor get each other's entries."""
 
     def work(name: int) -> None:
         for at in range(30):
@@ -196,7 +196,7 @@ def test_threads(cache: SQLiteCache) -> None:
 
 
 def test_processes(cache: SQLiteCache, path: Path) -> None:
-    """Processes that make, write and read one file at once wait for each other rather than fail."""
+    """Processes that create, write and read one file concurrently wait for each other instead of failing."""
     program = """
     import sys
     from qwen_aiml._cache.sqlite import SQLiteCache
@@ -221,7 +221,7 @@ def test_processes(cache: SQLiteCache, path: Path) -> None:
 
 
 def test_objects_of_one_process(cache: SQLiteCache, path: Path) -> None:
-    """A second object on the file does not make another process believe that nobody else uses it."""
+    """A second object on a file does not release the first one's locks; other processes see all entries."""
     read = """
         import sqlite3
         import sys
@@ -242,7 +242,7 @@ def test_objects_of_one_process(cache: SQLiteCache, path: Path) -> None:
 
 
 def test_killed(path: Path) -> None:
-    """A writer that is killed loses nothing that it had stored, and leaves a file that can be used."""
+    """A killed writer loses no stored entry, and leaves a usable file."""
     program = """
     import sys
     from itertools import count
@@ -314,7 +314,7 @@ other.close()
 
 @forks
 def test_fork(path: Path) -> None:
-    """Parent and child both go on after a fork, each with a connection of its own, threads or not."""
+    """Parent and child both continue after a fork with their own connections, even with running threads."""
     assert finish(start(FORK, path)).split() == ["0", "10"]
 
     with database(path) as file:
@@ -322,7 +322,7 @@ def test_fork(path: Path) -> None:
 
 
 def test_damage(cache: SQLiteCache, path: Path) -> None:
-    """What is damaged in the file is a miss, whatever SQLite takes it for; the others are not affected."""
+    """A damaged value is a miss, whatever its SQLite type; other entries are not affected."""
     entry = pack("a", [0.5, -2.0])
     cache.set_many(dict.fromkeys(["a", "cut", "text", "number", "nothing", "mixed up"], entry))
     with database(path) as file:
@@ -337,19 +337,19 @@ def test_damage(cache: SQLiteCache, path: Path) -> None:
 
 
 def make_foreign(path: Path) -> None:
-    """Make a database of another program."""
+    """Create a database of another program."""
     with database(path) as file:
         file.execute("CREATE TABLE theirs (a)")
 
 
 def make_other_id(path: Path) -> None:
-    """Make an empty database that another program has marked."""
+    """Create an empty database with the application ID of another program."""
     with database(path) as file:
         file.execute("PRAGMA application_id = 7")
 
 
 def make_other_version(path: Path) -> None:
-    """Make a cache of another version."""
+    """Create a cache of another version."""
     with SQLiteCache(path) as cache:
         cache.set_many({"a": b"1"})
     with database(path) as file:
@@ -357,7 +357,7 @@ def make_other_version(path: Path) -> None:
 
 
 def make_damaged(path: Path) -> None:
-    """Make a cache whose schema names a table in bytes that are no text."""
+    """Create a cache whose schema contains a table name that is not valid UTF-8."""
     make_other_version(path)
     path.write_bytes(path.read_bytes().replace(b"tableentries", b"tableentri\xffs"))
 
@@ -375,7 +375,7 @@ def make_damaged(path: Path) -> None:
     ids=["foreign", "other id", "newer", "no database", "damaged", "folder"],
 )
 def test_refused(make: Callable[[Path], object], message: str, cache: SQLiteCache, path: Path) -> None:
-    """A file that is no cache is rejected, with its path and what to do, and left as it is."""
+    """A file that is not a cache is rejected, with its path and what to do, and is not changed."""
     make(path)
     before = path.read_bytes() if path.is_file() else None
 
@@ -388,7 +388,7 @@ def test_refused(make: Callable[[Path], object], message: str, cache: SQLiteCach
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    """A folder that is not there is not made; the error says so when the object is made."""
+    """A missing folder is not created; the constructor raises."""
     with pytest.raises(
         ConfigurationError, match=r"the folder of the cache .* is missing\. What to do: create /"
     ):
@@ -398,7 +398,7 @@ def test_missing_folder(tmp_path: Path) -> None:
 
 
 def test_missing_folder_in_an_event_loop(tmp_path: Path) -> None:
-    """Where to look would block, it is found at the first use; and so is that of an unpickled copy."""
+    """In an event loop, and for an unpickled copy, a missing folder is an error on first use."""
 
     async def make() -> SQLiteCache:
         return SQLiteCache(tmp_path / "no" / "embeddings.db")
@@ -415,14 +415,14 @@ def test_missing_folder_in_an_event_loop(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", [":memory:", ""])
 def test_in_memory(path: str) -> None:
-    """What would end with its process is no cache."""
+    """A cache in memory is rejected, since it would end with its process."""
     with pytest.raises(ConfigurationError, match="path must be that of a file"):
         SQLiteCache(path)
 
 
 @pytest.mark.parametrize("make", [SQLiteCache, open_cache])
 def test_url(make: Callable[[str], object]) -> None:
-    """A URL is told from a path, and not shown, since it may hold a password."""
+    """A URL is rejected, and not shown, since it may contain a password."""
     with pytest.raises(
         ConfigurationError, match=r"not a redis:// URL\. What to do: give a ByteStore"
     ) as caught:
@@ -431,7 +431,7 @@ def test_url(make: Callable[[str], object]) -> None:
 
 
 def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path may begin with the user's folder."""
+    """`~` in a path is expanded to the home folder."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     with SQLiteCache("~/a.db") as cache:
@@ -442,7 +442,7 @@ def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
 def test_mode(cache: SQLiteCache, path: Path) -> None:
-    """A new file, and those beside it, are for this user alone; those of an old one stay."""
+    """A new file and its side files are accessible only to the user; the mode of an existing file is kept."""
     cache.set_many({"a": b"1"})
     assert {file.stat().st_mode & 0o777 for file in path.parent.iterdir()} == {0o600}
     cache.close()
@@ -454,7 +454,7 @@ def test_mode(cache: SQLiteCache, path: Path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="Windows deletes no open file")
 @pytest.mark.parametrize("other", [None, b"2"])
 def test_deleted(other: bytes | None, cache: SQLiteCache, path: Path) -> None:
-    """A file that is deleted, or replaced, under an open object is created again, or read again."""
+    """A file that is deleted while open is created again, and one that is replaced is reopened."""
     cache.set_many({"a": b"1"})
     for file in path.parent.iterdir():
         file.unlink()
@@ -469,7 +469,7 @@ def test_deleted(other: bytes | None, cache: SQLiteCache, path: Path) -> None:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Give a folder, and be a user whom its modes bind."""
+    """Return a new folder, and run as a user to whom file modes apply."""
     if not hasattr(os, "setresuid"):
         pytest.skip("this system has no such modes")
     folder = Path(tempfile.mkdtemp())
@@ -501,7 +501,7 @@ def both_read_only(path: Path) -> None:
 
 @pytest.mark.parametrize("protect", [read_only_file, read_only_folder, both_read_only])
 def test_read_only(protect: Callable[[Path], None], folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What can't be written is read, and the log says once that nothing is stored."""
+    """A read-only file is read, and one warning says that nothing is stored."""
     path = folder / "embeddings.db"
     with SQLiteCache(path) as cache:
         cache.set_many({"a": b"1"})
@@ -520,7 +520,7 @@ def test_read_only(protect: Callable[[Path], None], folder: Path, caplog: pytest
 
 @pytest.mark.parametrize("protect", [read_only_file, read_only_folder, both_read_only])
 def test_read_only_for_a_time(protect: Callable[[Path], None], folder: Path) -> None:
-    """What can be written again is written again, by the same object."""
+    """The same object writes again once the file is writable."""
     path = folder / "embeddings.db"
     with SQLiteCache(path) as cache:
         cache.set_many({"a": b"1"})
@@ -535,7 +535,7 @@ def test_read_only_for_a_time(protect: Callable[[Path], None], folder: Path) -> 
 
 
 def test_read_only_while_others_write(folder: Path) -> None:
-    """Who may only read finds what others have just written, and leaves no file that they can't write."""
+    """A read-only user sees the latest entries of others, and leaves no file that they can't write."""
     path = folder / "embeddings.db"
     with SQLiteCache(path) as writer:
         writer.set_many({"a": b"1"})
@@ -550,7 +550,7 @@ def test_read_only_while_others_write(folder: Path) -> None:
 
 
 def test_read_only_and_empty(folder: Path) -> None:
-    """An empty file that can't be written is no cache, and can't become one."""
+    """An empty read-only file is rejected, since it can't become a cache."""
     path = folder / "embeddings.db"
     path.touch()
     both_read_only(path)
@@ -559,7 +559,7 @@ def test_read_only_and_empty(folder: Path) -> None:
 
 
 def test_folder_of_others(folder: Path) -> None:
-    """A file in a folder that may not be searched is an error of this project, with what to do."""
+    """A file in an unsearchable folder raises a CacheError that says what to do."""
     path = folder / "embeddings.db"
     folder.chmod(0)
     with pytest.raises(CacheError, match=r"unable to open database file\. What to do: create its folder"):
@@ -568,13 +568,13 @@ def test_folder_of_others(folder: Path) -> None:
 
 @pytest.mark.parametrize(("name", "said"), [("a\0b", "null"), ("n" * 300, "unable")], ids=["null", "long"])
 def test_no_path(name: str, said: str, tmp_path: Path) -> None:
-    """So is a path that no file can have."""
+    """An invalid path raises a CacheError that says what to do."""
     with pytest.raises(CacheError, match=rf"can't be read: .*{said}.*\. What to do: "):
         SQLiteCache(f"{tmp_path}/{name}").get_many(["a"])
 
 
 def test_prune(cache: SQLiteCache, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was stored longer ago is removed, and its space given back; storing again makes it new."""
+    """Older entries are removed and their space is released; storing an entry again resets its age."""
     assert cache.size == 0
     monkeypatch.setattr(_sqlite, "time", lambda: 1000.0)
     cache.set_many({f"key {at}": bytes(5000) for at in range(100)})
@@ -591,7 +591,7 @@ def test_prune(cache: SQLiteCache, path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("older_than", [-1, float("nan"), True, "30 days", None])
 def test_prune_what(older_than: Any, cache: SQLiteCache) -> None:
-    """What is no time is refused."""
+    """An invalid age is rejected."""
     with pytest.raises(ConfigurationError, match="older_than must be a timedelta or a number of seconds"):
         cache.prune(older_than=older_than)
 
@@ -608,7 +608,7 @@ def test_prune_what(older_than: Any, cache: SQLiteCache) -> None:
     ids=["read-only", "full"],
 )
 def test_cannot_write(limit: str, message: str, cache: SQLiteCache) -> None:
-    """What can't be written is an error that says what to do; nothing of it is stored, the rest is kept."""
+    """A failed write raises an error that says what to do; it stores nothing and keeps existing entries."""
     cache.set_many({"a": b"1"})
     assert cache._connection is not None
     cache._connection.execute(limit)
@@ -619,7 +619,7 @@ def test_cannot_write(limit: str, message: str, cache: SQLiteCache) -> None:
 
 
 def test_unknown_failure(cache: SQLiteCache, path: Path) -> None:
-    """Whatever else SQLite says is passed on as an error of this project."""
+    """Any other SQLite error is raised as a CacheError."""
     cache.set_many({"a": b"1"})
     with database(path) as file:
         file.execute("DROP TABLE entries")
@@ -629,7 +629,7 @@ def test_unknown_failure(cache: SQLiteCache, path: Path) -> None:
 
 
 def test_waiting_for_others(cache: SQLiteCache, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who has waited long enough for another process gives up, and can try again."""
+    """A writer that waits too long for another process gets an error, and may retry."""
     monkeypatch.setattr(_sqlite, "BUSY_SECONDS", 0.05)
     cache.set_many({"a": b"1"})
 
@@ -642,7 +642,7 @@ def test_waiting_for_others(cache: SQLiteCache, path: Path, monkeypatch: pytest.
 
 
 def test_made_at_once(cache: SQLiteCache, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While another process makes the file a cache, which SQLite does not wait for, this one retries."""
+    """Creation is retried while another process creates the cache, which SQLite does not wait for."""
     with database(path) as other:
         other.execute("BEGIN IMMEDIATE")
         monkeypatch.setattr(_sqlite, "sleep", lambda _: other.execute("COMMIT"))
@@ -652,7 +652,7 @@ def test_made_at_once(cache: SQLiteCache, path: Path, monkeypatch: pytest.Monkey
 
 
 def test_never_made(cache: SQLiteCache, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who has waited long enough for a file to become a cache gives up."""
+    """Creation fails if another process keeps the file locked for too long."""
     monkeypatch.setattr(_sqlite, "BUSY_SECONDS", 0.05)
     with database(path) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -661,7 +661,7 @@ def test_never_made(cache: SQLiteCache, path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_another_was_faster(cache: SQLiteCache, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that another process makes a cache in the meantime is taken as it is."""
+    """A cache that another process has created in the meantime is used."""
     switch = _sqlite._switch_to_wal
 
     def meanwhile(connection: sqlite3.Connection) -> None:
@@ -676,7 +676,7 @@ def test_another_was_faster(cache: SQLiteCache, path: Path, monkeypatch: pytest.
 
 @forks
 def test_nobody_is_locked_out(cache: SQLiteCache) -> None:
-    """A fork waits for what other threads are at, and lets them go on."""
+    """A fork waits for the operations of other threads, and lets them continue afterwards."""
     begun, done = threading.Event(), []
 
     def work() -> None:
@@ -697,7 +697,7 @@ def test_nobody_is_locked_out(cache: SQLiteCache) -> None:
 
 
 def test_another_thread_is_at_it_for_long(cache: SQLiteCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that waits too long for another one gets an error."""
+    """A thread that waits too long for another thread gets an error."""
     monkeypatch.setattr(_sqlite, "BUSY_SECONDS", 0.01)
     with cache._lock, pytest.raises(CacheError, match="busy"):
         cache.get_many(["a"])
