@@ -1,1 +1,1 @@
-"""Posting a request body: over asyncio, or over httpx and httpx2; which of them is used."""
+"""Transports that post request bodies over asyncio, httpx or httpx2, and their selection."""

@@ -1,4 +1,4 @@
-"""HTTP/1.1 over asyncio, parsed by httptools; names, addresses, TLS and buffering are the event loop's."""
+"""HTTP/1.1 over asyncio, parsed by httptools. The event loop does name look-up, TLS and buffering."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from .._protocol.response import Response
     from .base import Post
 
-_LOOK_AGAIN = 0.1  # seconds unused after which the loop gets to see whether the server has closed it
+_LOOK_AGAIN = 0.1  # seconds idle after which the loop checks whether the server has closed a connection
 _BUFFER_SIZE = 256 * 1024
 _MAX_HEAD = 64 * 1024
 
 
 class AsyncioTransport:
-    """Posts over connections of one asyncio event loop, the one that runs when it posts."""
+    """Posts over asyncio connections; each instance is for one event loop."""
 
     def __init__(self, config: EmbeddingConfig) -> None:
         self._timeout = config.silence
         self._idle: list[_Connection] = []
         self._is_closed = False
-        self._is_wary = False  # since the server has closed a connection that was used again
-        # Of all connections, since reading fills and empties it in one step; on Windows the system fills it.
+        self._is_wary = False  # true once the server has closed a reused connection
+        # Shared by all connections, as it is filled and emptied in one step; on Windows the system fills it.
         self._buffer = None if sys.platform == "win32" else bytearray(_BUFFER_SIZE)
         parts = urlsplit(config.endpoint)
         self._host = parts.hostname or ""
@@ -48,11 +48,11 @@ class AsyncioTransport:
         self._head = "\r\n".join(lines).encode()
 
     async def post(self, request: Post) -> Response:
-        """Post, and read the response; see `Transport.post`."""
+        """Post a request and return its response; see `Transport.post`."""
         used = await self._take()
         connection = used or await self._connect()
         try:
-            # The key is in no local variable, which a traceback could show.
+            # The key is not in a local variable, which a traceback could show.
             return await connection.send(
                 request,
                 b"%b\r\nAuthorization: Bearer %b\r\nContent-Length: %d\r\n\r\n%b"
@@ -68,18 +68,18 @@ class AsyncioTransport:
                 connection.abort()
 
     async def aclose(self) -> None:
-        """Close the connections, those in use as soon as their response is there; keep none any more."""
+        """Close idle connections now, and those in use once their response has arrived."""
         self._is_closed = True
         while self._idle:
             self._idle.pop().abort()
-        # The event loop closes the sockets in its next round.
+        # The event loop closes the sockets in its next iteration.
         await asyncio.sleep(0)
 
     async def _take(self) -> _Connection | None:
         loop = asyncio.get_running_loop()
         while self._idle:
             if self._is_wary or loop.time() - self._idle[-1].used_at > _LOOK_AGAIN:
-                # It may be closed by now: the loop looks at its sockets, then makes the calls due.
+                # The server may have closed it: the loop polls its sockets, then runs the callbacks.
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
             connection = self._idle.pop() if self._idle else None
@@ -98,12 +98,12 @@ class AsyncioTransport:
                 if not is_address(self._host):
                     failures.check_lookup(loop)
                     found = await loop.getaddrinfo(**where, type=socket.SOCK_STREAM)
-                    # Source: RFC 8305, section 5. uvloop tries one address after the other, and asyncio's own
-                    # race fails with eager tasks (seen in Python 3.12.1 and 3.13.0).
+                    # Source: RFC 8305, section 5. uvloop tries addresses one after the other, and
+                    # asyncio's own race fails with eager tasks (observed in Python 3.12.1 and 3.13.0).
                     where = {"sock": await start_connection(found, happy_eyeballs_delay=0.25)}
                 await loop.create_connection(lambda: connection, **where)
                 if tls is not None:
-                    # A step of its own, since a handshake that `create_connection` begins can't be aborted.
+                    # A separate step, since a handshake started by `create_connection` can't be aborted.
                     await connection.start_tls(tls, self._host)
                 return connection
         except BaseException as error:
@@ -127,7 +127,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._outcome: asyncio.Future[Response] | None = None
         self._timeout = timeout
         self._deadline = self.used_at = 0.0
-        # When it fires, it looks whether the deadline has moved, so that few requests need to set it.
+        # When it fires, it checks whether the deadline has moved, so that few requests need to set it.
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -142,7 +142,7 @@ class _Connection(asyncio.BufferedProtocol):
     def send(self, request: Post, data: bytes) -> asyncio.Future[Response]:
         self._outcome = self._loop.create_future()
         if not self._is_open:
-            # It was closed between connecting and here, and nothing will tell so again.
+            # It was closed after connecting, which is not reported a second time.
             self._outcome.set_exception(TransportFailure("connection", failures.CLOSED))
             return self._outcome
         self._reader = _Reader(request.max_bytes)
@@ -163,7 +163,7 @@ class _Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
         self._is_open = True
-        # Writing is paused until all is sent, which gives the response a timeout of its own.
+        # Writing is paused until everything is sent, so that the response has its own timeout.
         transport.set_write_buffer_limits(high=1, low=0)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 (the loop's signature)
@@ -172,7 +172,7 @@ class _Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         reader = self._reader
         if reader is None:
-            # Nobody asked for it, so nobody knows what the next response would belong to.
+            # Unsolicited data: the next response could not be matched to its request.
             self._is_open = False
             return
         self._extend(self._timeout)
@@ -225,7 +225,7 @@ class _Connection(asyncio.BufferedProtocol):
 
 
 class _Reader:
-    """Reads one response. An exception in what httptools calls would come back as another."""
+    """Reads one response. Callbacks do not raise, since httptools would replace the exception."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -233,20 +233,20 @@ class _Reader:
         self._body: Body | None = None
         self._is_complete = self.is_reusable = False
         self.failure: TransportFailure | None = None
-        self._left = _MAX_HEAD  # bytes that may come
+        self._left = _MAX_HEAD  # bytes still allowed
         self._parser: Any = httptools.HttpResponseParser(self)
-        # Folded headers, bare line feeds and padded chunk sizes, as h11 takes them. A body's end stays clear.
+        # Folded headers, bare line feeds and padded chunk sizes, as in h11. Framing stays unambiguous.
         self._parser.set_dangerous_leniencies(
             lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
         )
 
     def feed(self, data: memoryview) -> bool:
-        """Take in what was received; tell whether nothing more is to be read."""
+        """Process received data; return whether reading is finished."""
         self._left -= len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            # What follows a complete response is no part of it. The parser's words may repeat what came.
+            # Data after a complete response is not part of it. The parser's message may quote data.
             self._fail(failures.NOT_HTTP)
         is_enough = self._body is not None and self._body.is_enough
         if self._left < 0 and not is_enough:
@@ -254,14 +254,14 @@ class _Reader:
         return self._is_complete or is_enough or self.failure is not None
 
     def end(self) -> TransportFailure | None:
-        """Say what is missing, now that the connection was closed; None if nothing is."""
+        """Return the failure if the connection was closed too early; None if nothing is missing."""
         if self._body is None:
             return TransportFailure("connection", failures.CLOSED)
         is_chunked = "chunked" in self._headers.get("transfer-encoding", "").lower()
         return failures.cut_body(self._body.size) if is_chunked or "content-length" in self._headers else None
 
     def conclude(self, failure: TransportFailure | None) -> Response:
-        # It holds this object, and both would keep the body until garbage is collected.
+        # It refers to this object, and the cycle would keep the body until garbage collection.
         self._parser = None
         if self._body is None:
             raise failure or TransportFailure("connection", failures.CLOSED)
@@ -273,7 +273,7 @@ class _Reader:
             self.failure = self.failure or TransportFailure("connection", detail)
 
     def on_message_begin(self) -> None:
-        self.is_reusable = False  # something follows a complete response
+        self.is_reusable = False  # data follows a complete response
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._body is None:
@@ -284,7 +284,7 @@ class _Reader:
         status: int = self._parser.get_status_code()
         if self._body is None and status >= 200:  # noqa: PLR2004 (below that are interim responses)
             self._body = Body(status, self._headers, self._max_bytes)
-            # Chunks of one byte take six, and with trailers no more than that.
+            # A chunk of one byte takes six bytes. Trailers count towards this limit, too.
             self._left += 6 * self._max_bytes
 
     def on_body(self, data: bytes) -> None:

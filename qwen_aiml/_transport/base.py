@@ -1,4 +1,4 @@
-"""The transport interface: a request body in; a response, or a `TransportFailure`, out."""
+"""The transport interface: from a request body to a response or a `TransportFailure`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .._protocol.response import Response
 
 CONNECT_TIMEOUT = 10.0
-KEEP_ALIVE = 4.0  # seconds that a connection is kept unused; after five many servers close it
+KEEP_ALIVE = 4.0  # seconds that an idle connection is kept; many servers close it after five
 
 FailureKind = Literal["connection", "timeout", "certificate", "local", "loop", "proxy", "refused"]
 
@@ -26,11 +26,11 @@ class Post(Hidden):
     One request to post to the endpoint.
 
     Attributes:
-        body: JSON.
+        body: The JSON body.
 
-        max_bytes: Bytes of the response body to read, decompressed; the rest is not read.
+        max_bytes: Maximum bytes of the response body to read, decompressed; the rest is not read.
 
-        secret: The key, which each attempt looks up; empty before the first.
+        secret: The API key, which each attempt looks up; empty before the first.
     """
 
     body: bytes
@@ -40,13 +40,13 @@ class Post(Hidden):
 
 class TransportFailure(Exception):  # noqa: N818 (never raised to users, who get a `TransportError`)
     """
-    No response came.
+    No response was received.
 
     Attributes:
-        kind: What failed; ``certificate``, ``local`` (a request that can't be sent) and ``refused`` (by a
+        kind: The cause; ``certificate``, ``local`` (a request that can't be sent) and ``refused`` (by a
             proxy) are not transient.
 
-        detail: What happened, for people; it holds no key, but may quote what came.
+        detail: A human-readable description, without the key; it may quote received data.
     """
 
     def __init__(self, kind: FailureKind, detail: str) -> None:
@@ -56,38 +56,40 @@ class TransportFailure(Exception):  # noqa: N818 (never raised to users, who get
 
 
 class Transport(Protocol):
-    """Posts requests, any number at a time; cancelling one closes its connection."""
+    """Posts any number of requests concurrently; cancelling one closes its connection."""
 
     async def post(self, request: Post) -> Response:
         """
-        Post, with the key and the configured headers, and read the response; redirects are not followed.
+        Post a request with the key and the configured headers, and return its response.
+
+        Redirects are not followed.
 
         Raises:
-            TransportFailure: If no response came. A response whose status came is returned, whatever becomes
-                of its body, unless the status is 2xx.
+            TransportFailure: If no response was received. Once a status is received, the response is
+                returned even if its body is incomplete, unless the status is 2xx.
         """
         ...
 
     async def aclose(self) -> None:
-        """Close the connections, those in use as soon as their response is there."""
+        """Close idle connections now, and those in use once their response has arrived."""
         ...
 
 
 async def close_all(each: Iterable[Any]) -> None:
     """
-    Close transports or clients, one after the other, whatever the closing of one of them raises.
+    Close transports or clients one after the other, even if closing one of them raises.
 
     Raises:
-        BaseException: What the last one raised that did, once all are closed.
+        BaseException: The last exception that was raised, once all are closed.
     """
-    # An event loop that ends cancels what it still runs, and would leave the other sockets open.
+    # An event loop that ends cancels its tasks, which would leave the other sockets open.
     async with AsyncExitStack() as stack:
         for one in each:
             stack.push_async_callback(one.aclose)
 
 
 def headers_of(config: EmbeddingConfig, **more: str) -> dict[str, str]:
-    """Return the headers of each request, the user's over *more* and ours, without the key and the length."""
+    """Return the headers of a request without key and length; the user's override *more* and ours."""
     given = config.default_headers or {}
     replaced = {name.lower() for name in given}
     ours = {

@@ -1,4 +1,4 @@
-"""The body of a response: collected, unpacked and bounded, the same for every transport. No I/O here."""
+"""Response bodies for all transports: collected, decompressed and limited in size. No I/O here."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from .base import TransportFailure
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# What the gzip of a body may take beyond what it holds: its header, and blocks that hold nothing.
+# Bytes by which a gzip stream may exceed its content: its header, and empty blocks.
 _MAX_GZIP_OVERHEAD = 64 * 1024
 _KNOWN_CODINGS = ("br", "compress", "deflate", "gzip", "identity", "x-compress", "x-gzip", "zstd")
 
 
 class Body:
     """
-    Collects the chunks of a response body, and unpacks gzip.
+    Collects the chunks of a response body, and decompresses gzip.
 
     Args:
         status: The HTTP status.
 
-        headers: The response's, by names in lower case.
+        headers: The response's headers, by lower-case name.
 
-        max_bytes: Bytes to keep, decompressed; a longer body is cut there.
+        max_bytes: Maximum bytes to keep, decompressed; a longer body is truncated.
 
     Attributes:
-        is_enough: Whether reading more would change nothing; true from the start of a body whose coding is
+        is_enough: Whether reading more would change nothing; true from the start if the content encoding is
             not supported.
 
         size: Bytes collected, decompressed.
@@ -47,12 +47,12 @@ class Body:
         self._gzip: Any = zlib.decompressobj(16 + zlib.MAX_WBITS) if coding in ("gzip", "x-gzip") else None
         if self._gzip is None and coding not in ("", "identity"):
             names = [name.strip() for name in coding.split(",")]
-            # A name that nobody knows is not repeated.
+            # An unknown name is not quoted, since it could be anything.
             known = ", ".join(name if name in _KNOWN_CODINGS else "unknown" for name in names[:4])
             self._stop(f"the response body has an unsupported content encoding ({known})")
 
     def feed(self, chunk: bytes) -> bool:
-        """Take a chunk as it came; tell whether that is enough."""
+        """Add a chunk as received; return whether reading can end."""
         if self.is_enough:
             return True
         if self._gzip is not None:
@@ -64,10 +64,10 @@ class Body:
 
     def response(self, failure: TransportFailure | None = None) -> Response:
         """
-        Give the response; its status counts first, and only a 2xx needs a whole body.
+        Return the response; only one with a 2xx status needs a complete body.
 
         Args:
-            failure: What ended the body early, if anything did.
+            failure: The failure that ended the body early; None if there was none.
 
         Raises:
             TransportFailure: If the status is 2xx and the body can't be read.
@@ -88,7 +88,7 @@ class Body:
             self._stop("the response body is not valid gzip")
             return b""
         if gzip.unused_data:
-            # Bytes after the end belong to nothing.
+            # Bytes after the end are ignored.
             self.is_enough = True
         elif not gzip.eof and self._raw_size > self._max_bytes + _MAX_GZIP_OVERHEAD:
             self._stop("the gzip stream of the response body is longer than its content")

@@ -1,4 +1,4 @@
-"""What the environment says of the way to a URL: its proxy, and the certificates to trust."""
+"""Proxies and CA certificates, as configured in the environment."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _FILE, _FOLDER, _KEY_LOG = "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"
 
 def proxy_for(url: str) -> str | None:
     """
-    Give the URL of the proxy to reach *url* through, unchecked; None if there is none.
+    Return the URL of the proxy for *url*, not validated; None if there is none.
 
-    Loopback addresses are reached directly: a proxy would see the key in the clear.
+    Loopback addresses bypass the proxy, which would see the key in plain text.
     """
     parts = urlsplit(url)
     host = (parts.hostname or "").lower()
@@ -28,7 +28,7 @@ def proxy_for(url: str) -> str | None:
         return None
     from urllib.request import getproxies  # noqa: PLC0415 (slow to import)
 
-    # On Windows and macOS, where the environment names none, the system's settings.
+    # If the environment names none, these are the system's settings on Windows and macOS.
     proxies = getproxies()
     proxy = (proxies.get(parts.scheme) or proxies.get("all") or "").strip()
     port = parts.port or DEFAULT_PORTS.get(parts.scheme)
@@ -38,7 +38,7 @@ def proxy_for(url: str) -> str | None:
 
 
 def proxy_variable(url: str) -> str:
-    """Name the environment variable that gives the proxy of *url*, for messages."""
+    """Return the name of the environment variable that sets the proxy of *url*, for messages."""
     scheme = urlsplit(url).scheme
     for name in (f"{scheme}_proxy", "all_proxy"):
         for variable in (name, name.upper()):
@@ -49,10 +49,10 @@ def proxy_variable(url: str) -> str:
 
 def _is_excepted(host: str, port: int | None, exceptions: str) -> bool:
     """
-    Tell whether NO_PROXY names a host.
+    Return whether NO_PROXY names a host.
 
     Entries are ``*``, names (with or without a leading dot, and with their subdomains), addresses and
-    networks, each with or without a port; what is none of these is ignored, as curl and Go do.
+    networks, each with or without a port. Other entries are ignored, as in curl and Go.
     """
     for given in exceptions.lower().split(","):
         entry = given.strip().rpartition("://")[2]
@@ -82,24 +82,24 @@ def _matches(host: str, entry: str) -> bool:
 
 def tls_context() -> ssl.SSLContext:
     """
-    Give the context for new connections, which is cached.
+    Return the TLS context for new connections, which is cached.
 
-    It is made again when the environment names other certificates.
+    A new one is created when the environment names other certificates.
 
     Raises:
         ConfigurationError: If the certificates that the environment names can't be read.
     """
-    # The class is part of the key, since `truststore.inject_into_ssl` replaces it.
+    # The class is part of the cache key, since `truststore.inject_into_ssl` replaces it.
     return _tls_context(ssl.SSLContext, os.environ.get(_FILE), os.environ.get(_FOLDER))
 
 
 @cache
 def _tls_context(_: type[ssl.SSLContext], file: str | None, folder: str | None) -> ssl.SSLContext:
-    # Reading the CA certificates takes some 25 ms, so all connections share one context.
+    # Reading the CA certificates takes about 25 ms, so all connections share one context.
     try:
         if folder and not file:
             if not any(map(os.path.isdir, folder.split(os.pathsep))):
-                # OpenSSL would take it without a word, and then trust nobody.
+                # OpenSSL would accept it silently, and then trust no certificate.
                 raise FileNotFoundError("no such directory")
             return ssl.create_default_context(capath=folder)
         if not file:

@@ -1,7 +1,7 @@
 """
-What errors of the network mean, in words, and what to do; the same for every transport.
+Descriptions of network errors and advice, shared by all transports.
 
-The errors of httpx and httpx2 are told by the names of their classes, since neither is imported here.
+The exceptions of httpx and httpx2 are recognized by class name, since neither is imported here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .environment import proxy_variable
 if TYPE_CHECKING:
     from .base import FailureKind
 
-# What comes out of a client raw, though it means the connection; `ssl.SSLError` is an OSError.
+# Connection errors that clients may raise without wrapping them; `ssl.SSLError` is an OSError.
 RAW = (OSError, anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError)
 
 CLOSED = "the connection was closed without a response"
@@ -29,7 +29,7 @@ LONG_HEAD = "the headers are longer than 64 KiB"
 TOO_LONG = "what comes with the response body is longer than the body may be"
 NOT_HTTP = "the response is not HTTP"
 
-# What asyncio says of a user's client that an earlier or another loop of asyncio has used.
+# asyncio's messages about an HTTP client with connections of another event loop, or of one that has ended.
 _OTHER_LOOP = r"Event loop is closed|different (event )?loop"
 
 
@@ -49,7 +49,7 @@ _ADVICE: dict[FailureKind, str] = {
 
 
 def advice(kind: FailureKind, url: str) -> str:
-    """Say what to do where requests to *url* fail in some way."""
+    """Return the advice for a failure of requests to *url*."""
     host = urlsplit(url).hostname
     return _ADVICE.get(kind) or (
         f"check the proxy that {proxy_variable(url)} names: that it runs, lets {host} through, and gets user "
@@ -58,7 +58,7 @@ def advice(kind: FailureKind, url: str) -> str:
 
 
 def no_connection(error: Exception) -> TransportFailure:
-    """Say why there is no connection; a RuntimeError says that names can't be looked up at an exit."""
+    """Convert an error while connecting; a RuntimeError is a failed name look-up at interpreter exit."""
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return TransportFailure("certificate", f"its certificate can't be verified ({error})")
     if isinstance(error, ssl.SSLError):
@@ -68,17 +68,17 @@ def no_connection(error: Exception) -> TransportFailure:
 
 
 def no_response(error: Exception) -> TransportFailure:
-    """Say why no response came over a connection."""
+    """Convert an error of a connection without a response."""
     return TransportFailure("connection", f"the connection was lost ({_words(error)})")
 
 
 def no_response_in_time(timeout: float) -> TransportFailure:
-    """Say that nothing came for *timeout* seconds."""
+    """Return the failure for *timeout* seconds without data."""
     return TransportFailure("timeout", f"no response within {timeout:.3g} s")
 
 
 def cut_body(size: int) -> TransportFailure:
-    """Say that a body ended too early."""
+    """Return the failure for a body that ended after *size* bytes."""
     return TransportFailure(
         "connection", f"the connection was closed after {size} bytes of the response body"
     )
@@ -86,12 +86,13 @@ def cut_body(size: int) -> TransportFailure:
 
 def check_lookup(loop: asyncio.AbstractEventLoop) -> None:
     """
-    Check that names can be looked up: asyncio takes nothing for its executor once the main thread has ended.
+    Check that names can be looked up.
 
-    Asked all the same, it makes an executor that it can't close any more (Python 3.12).
+    Once the main thread has ended, asyncio can't use its executor for look-ups, but would create one that it
+    can't close (Python 3.12).
 
     Raises:
-        RuntimeError: If it can't.
+        RuntimeError: If names can't be looked up.
     """
     is_asyncio = getattr(type(loop), "getaddrinfo", None) is asyncio.BaseEventLoop.getaddrinfo
     if is_asyncio and not threading.main_thread().is_alive():
@@ -103,7 +104,7 @@ def _words(error: Exception) -> str:
 
 
 def names_of(error: BaseException) -> list[str]:
-    """Name the classes of an error."""
+    """Return the names of an exception's class and its bases."""
     return [base.__name__ for base in type(error).__mro__]
 
 
@@ -111,22 +112,22 @@ def httpx_failure(
     error: Exception, timeout: float, *, proxied: bool = False, size: int | None = None
 ) -> TransportFailure | None:
     """
-    Say why no response came through httpx.
+    Convert an exception of an httpx client to a `TransportFailure`.
 
     Args:
-        error: What a client raised.
+        error: The exception that the client raised.
 
-        timeout: Seconds that an operation was allowed.
+        timeout: Seconds allowed for one network operation.
 
-        proxied: Whether it went through a proxy of the environment's.
+        proxied: Whether the request went through a proxy from the environment.
 
-        size: Bytes of the body that had come, decompressed; None if no status had.
+        size: Bytes of the body received, decompressed; None if no status was received.
 
     Returns:
-        None if the error has nothing to do with the network.
+        None if the exception is unrelated to the network.
     """
     names = names_of(error)
-    # As the interpreter ends, what looks up names takes no more.
+    # At interpreter exit, the executor for name look-ups accepts no more work.
     is_end = isinstance(error, RuntimeError) and "shutdown" in str(error)
     if "ProxyError" in names or "SOCKSError" in names:
         return _proxy_failure(error)
@@ -136,7 +137,7 @@ def httpx_failure(
         return None
     broken: FailureKind = "proxy" if proxied else "connection"
     if "LocalProtocolError" in names:
-        return TransportFailure("local", type(error).__name__)  # its text may hold a header
+        return TransportFailure("local", type(error).__name__)  # its message may contain a header
     if "ConnectTimeout" in names:
         limit = min(timeout, CONNECT_TIMEOUT)
         told = TransportFailure("connection", f"no connection within {limit:.3g} s")
@@ -147,7 +148,7 @@ def httpx_failure(
     elif size is not None:
         told = cut_body(size)
     elif "RemoteProtocolError" in names:
-        # Not its text, which may repeat what came.
+        # Not its message, which may quote received data.
         told = TransportFailure("connection", CLOSED if "disconnect" in str(error) else NOT_HTTP)
     else:
         told = no_response(first_cause(error))
@@ -156,16 +157,16 @@ def httpx_failure(
 
 def _proxy_failure(error: Exception) -> TransportFailure:
     kind, text = type(error).__name__, str(error)
-    if kind == "SOCKSError":  # of socksio, which httpcore does not reword
+    if kind == "SOCKSError":  # of socksio, which httpcore does not wrap
         return TransportFailure("proxy", text)
-    # What the proxy responded with; it begins with the status.
+    # The proxy's response, which begins with the status.
     return TransportFailure("refused" if text.startswith("4") else "proxy", f"{kind}: {text}")
 
 
 def first_cause(error: BaseException) -> Exception:
-    """Give what the system said, which httpcore and anyio reword."""
+    """Return the original system error, which httpcore and anyio wrap."""
     while True:
-        # Of a host's several addresses the first. What httpcore hides, with "from None", is the context.
+        # For several addresses, the first error. What httpcore hides with "from None" is the context.
         hidden = error.__context__ if error.__suppress_context__ else None
         cause = next(iter(getattr(error, "exceptions", ())), error.__cause__ or hidden)
         if not isinstance(cause, Exception):

@@ -1,7 +1,7 @@
 """
-httpx and httpx2, neither of which is imported here: which of them a client comes from, and which is watched.
+Detection of httpx and httpx2, without importing them: the library of a client, and whether one is patched.
 
-Instrumentation, recorders and mocks replace functions of theirs, and would miss what does not call these.
+Instrumentation, recorders and mocks patch functions of these libraries, and would miss other requests.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from typing import Any
 
 from .._errors import ConfigurationError
 
-_CORES = {"httpx": "httpcore", "httpx2": "httpcore2"}  # by library, what it connects with
+_CORES = {"httpx": "httpcore", "httpx2": "httpcore2"}  # each library and its connection layer
 
-# Where they put themselves between a program and the network: Sentry, ddtrace and Elastic APM at `send`, New
-# Relic at `_send_single_request`, respx and pook at `_transport_for_url` or in httpcore, OpenTelemetry,
-# Logfire, vcrpy and pytest-httpx at the transports.
+# What they patch: Sentry, ddtrace and Elastic APM `send`, New Relic `_send_single_request`, respx and pook
+# `_transport_for_url` or httpcore, OpenTelemetry, Logfire, vcrpy and pytest-httpx the transports.
 _CLIENT = ("send", "_send_single_request", "_transport_for_url")
 _LIBRARY = (
     ("Client", _CLIENT),
@@ -34,7 +33,7 @@ _CORE = (
 
 
 def library_of(client: Any, kind: str) -> Any:
-    """Give the module, httpx or httpx2, whose class *kind* an object is an instance of; None if neither's."""
+    """Return the module (httpx or httpx2) of which an object is a *kind* instance; None if neither."""
     for base in type(client).__mro__:
         name = base.__module__.partition(".")[0]
         if name in _CORES and base.__name__ == kind:
@@ -44,7 +43,7 @@ def library_of(client: Any, kind: str) -> Any:
 
 def check_client(given: Any, *, sync: bool) -> None:
     """
-    Accept an HTTP client of httpx or httpx2, or None.
+    Check that an object is an HTTP client of httpx or httpx2, or None.
 
     Raises:
         ConfigurationError: If it is anything else, or of the wrong kind.
@@ -57,9 +56,9 @@ def check_client(given: Any, *, sync: bool) -> None:
 
 def watched_library() -> str | None:
     """
-    Name the library that somebody watches, and would miss what does not pass through; None if nobody does.
+    Return the name of the library that is patched; None if neither is.
 
-    httpx goes before httpx2 if both are watched; neither is imported.
+    httpx takes precedence over httpx2 if both are patched. Neither is imported.
     """
     for library, core in _CORES.items():
         if _is_watched(library, _LIBRARY) or _is_watched(core, _CORE):
@@ -75,12 +74,12 @@ def _is_watched(name: str, places: tuple[tuple[str, tuple[str, ...]], ...]) -> b
     for kind_name, function_names in places:
         kind = getattr(module, kind_name, None)
         if kind is None:
-            # Another thread is importing it just now.
+            # Another thread is still importing it.
             return False
         for function_name in function_names:
             function = getattr(kind, function_name, None)
-            # The exact type and the file of the code: wrappers copy the name and the module of what they
-            # wrap, and those of wrapt pass for functions with `isinstance`.
+            # The exact type and the file of the code: wrappers copy the name and module of the original,
+            # and those of wrapt pass `isinstance` checks for functions.
             if type(function) is not FunctionType or not function.__code__.co_filename.startswith(folder):
                 return True
     return False

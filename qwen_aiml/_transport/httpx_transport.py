@@ -1,7 +1,7 @@
 """
-Posting through httpx or httpx2, whose classes have the same names: this module imports neither by itself.
+Transports over httpx or httpx2, whose classes have the same names; the library is imported when needed.
 
-For the user's own clients, for proxies, for Trio, and for whoever watches httpx.
+Used for the user's HTTP clients, proxies, Trio, and instrumentation and mocks of httpx.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 
 class _Clients:
     """
-    What the transports for clients of both kinds share: making clients, and requests for them.
+    Base class of the transports for sync and async clients: creates clients, and requests for them.
 
     Args:
         config: The settings.
 
-        given: The user's own client, which is used as it is and never closed; None makes what is needed.
+        given: The user's HTTP client, which is never closed; None to create clients as needed.
 
-        library: The library of clients to make.
+        library: The library of the clients to create.
 
-        kind: Their class.
+        kind: Name of their class.
     """
 
     def __init__(self, config: EmbeddingConfig, given: Any, library: str, kind: str) -> None:
@@ -55,22 +55,22 @@ class _Clients:
         self._timeout = self._library.Timeout(config.silence, connect=connect, pool=None)
 
     def _make(self) -> Any:
-        """Make a client, for any number of connections."""
-        # Without TLS nothing needs the certificates, which take a while to read.
+        """Create a client for any number of connections."""
+        # Without TLS, skip the certificates, which are slow to load.
         plain = self._config.endpoint.startswith("http:") and self._proxy is None
         limits = self._library.Limits(keepalive_expiry=KEEP_ALIVE)
         verify = False if plain else tls_context()
         variable, host = proxy_variable(self._config.endpoint), urlsplit(self._config.endpoint).hostname
         try:
-            _ = urlsplit(self._proxy or "").port  # which httpx takes unchecked
-            # Not with what the environment says, which was read before: httpx 0.28 fails on parts of it.
+            _ = urlsplit(self._proxy or "").port  # which httpx does not validate
+            # Without the environment, which was read already: httpx 0.28 fails on some of its values.
             return getattr(self._library, self._kind)(
                 verify=verify, limits=limits, proxy=self._proxy, trust_env=False
             )
         except ImportError:
             message = f"a SOCKS proxy ({variable}) needs another package: pip install 'httpx[socks]'"
         except (ValueError, self._library.InvalidURL):
-            # Not the error's text: the URL of a proxy may hold a password.
+            # Not the exception's message, since the URL of a proxy may contain a password.
             message = f"{variable} in the environment can't be used; write it like http://proxy.example:3128"
         raise ConfigurationError(f"{message}. To bypass the proxy, add {host} to NO_PROXY")
 
@@ -80,12 +80,12 @@ class _Clients:
         sent = client.build_request(
             "POST", self._config.endpoint, content=request.body, headers=self._headers, timeout=self._timeout
         )
-        # The key is in no local variable, which a traceback could show.
+        # The key is not in a local variable, which a traceback could show.
         sent.headers["Authorization"] = f"Bearer {request.secret.reveal()}"
         return sent
 
     def _failed(self, error: Exception, size: int | None = None) -> TransportFailure | Any:
-        """Say what an error means: a failure, or a response, for whose status a hook of the user's raised."""
+        """Convert an exception to a failure, or to the response if a user's hook raised for its status."""
         response = getattr(error, "response", None)
         if response is not None and size is None and "HTTPStatusError" in names_of(error):
             return response
@@ -97,28 +97,28 @@ class _Clients:
 
 class HTTPXTransport(_Clients):
     """
-    Posts through asynchronous clients, on asyncio and Trio.
+    Posts through async clients, on asyncio and Trio.
 
     Args:
         config: The settings.
 
-        given: The user's own ``AsyncClient``, of either library; None makes what is needed.
+        given: The user's ``AsyncClient``, of either library; None to create clients as needed.
 
-        library: The library to use where none is given.
+        library: The library of the clients to create.
     """
 
     def __init__(self, config: EmbeddingConfig, given: Any = None, *, library: str = "httpx") -> None:
         super().__init__(config, given, library, "AsyncClient")
-        # One client for each connection: many requests in the pool of one take quadratic time in httpx.
+        # One client per connection: httpx takes quadratic time for many requests in one pool.
         self._idle: list[Any] = []
         self._is_closed = False
 
     async def post(self, request: Post) -> Response:
         """
-        Post, and read the response.
+        Post a request and return its response.
 
         Raises:
-            TransportFailure: If no response came, or a 2xx without a whole body.
+            TransportFailure: If no response was received, or a 2xx without a complete body.
         """
         client = self._given or (self._idle.pop() if self._idle else self._make())
         connecting = _Connecting()
@@ -137,7 +137,7 @@ class HTTPXTransport(_Clients):
         return response
 
     async def aclose(self) -> None:
-        """Close the connections, those in use as soon as their response is there; keep none any more."""
+        """Close idle connections now, and those in use once their response has arrived."""
         self._is_closed = True
         idle, self._idle = self._idle, []
         await close_all(idle)
@@ -147,10 +147,10 @@ class HTTPXTransport(_Clients):
         sent.extensions["trace"] = connecting.trace
         try:
             response = await client.send(sent, auth=None, stream=True, follow_redirects=False)
-        except Exception as error:  # noqa: BLE001 (raised again unless it is known)
+        except Exception as error:  # noqa: BLE001 (re-raised unless it is known)
             response = self._failed(error)
         if isinstance(response, Exception):
-            # Raised out here, where no traceback leads into httpx, whose variables hold the headers.
+            # Raised here, so that no traceback leads into httpx, whose variables contain the headers.
             raise response
         return await self._read(response, request)
 
@@ -161,11 +161,11 @@ class HTTPXTransport(_Clients):
         try:
             with anyio.CancelScope() as enough:
                 if not body.is_enough:
-                    # Not left by a break, which would leave generators of httpx behind: Trio warns of those.
+                    # Not a `break`, which would leave unfinished generators of httpx; Trio warns about them.
                     async for chunk in response.aiter_raw():
                         if body.feed(chunk):
                             enough.cancel()
-        except Exception as error:  # noqa: BLE001 (raised again unless it is known)
+        except Exception as error:  # noqa: BLE001 (re-raised unless it is known)
             problem = self._failed(error, body.size)
         finally:
             with anyio.CancelScope(shield=True), suppress(*RAW):
@@ -174,20 +174,20 @@ class HTTPXTransport(_Clients):
 
 
 class _Connecting:
-    """A connection until it carries a request: httpcore forgets it if the TLS handshake is cancelled."""
+    """A connection before its first request: httpcore leaks it if the TLS handshake is cancelled."""
 
     def __init__(self) -> None:
         self._stream: Any = None
 
     async def trace(self, event: str, info: Mapping[str, Any]) -> None:
-        """Follow what httpcore tells of its connection."""
+        """Track the connection through trace events of httpcore."""
         if event.endswith("connect_tcp.complete"):
             self._stream = info["return_value"]
         elif event.startswith(("http11.", "http2.")):
             self._stream = None
 
     async def aclose(self) -> None:
-        """Close it, if it is there."""
+        """Close the connection, if there is one."""
         if self._stream is not None:
             with suppress(Exception):
                 await self._stream.aclose()
@@ -195,14 +195,14 @@ class _Connecting:
 
 class ThreadedHTTPXTransport(_Clients):
     """
-    Posts through one synchronous client, in worker threads, which cancellation abandons.
+    Posts through one sync client, in worker threads that are abandoned on cancellation.
 
     Args:
         config: The settings.
 
-        given: The user's own ``Client``, of either library; None makes one.
+        given: The user's ``Client``, of either library; None to create one.
 
-        library: The library to use where none is given.
+        library: The library of the clients to create.
     """
 
     def __init__(self, config: EmbeddingConfig, given: Any = None, *, library: str = "httpx") -> None:
@@ -213,10 +213,10 @@ class ThreadedHTTPXTransport(_Clients):
 
     async def post(self, request: Post) -> Response:
         """
-        Post, and read the response.
+        Post a request and return its response.
 
         Raises:
-            TransportFailure: If no response came, or a 2xx without a whole body.
+            TransportFailure: If no response was received, or a 2xx without a complete body.
         """
         if self._given is None and self._own is None:
             self._own = self._make()
@@ -228,7 +228,7 @@ class ThreadedHTTPXTransport(_Clients):
             self._close_unused()
 
     async def aclose(self) -> None:
-        """Close the connections of our own client, once no request uses it."""
+        """Close our own client once no request uses it."""
         self._is_closed = True
         self._close_unused()
 
@@ -241,7 +241,7 @@ class ThreadedHTTPXTransport(_Clients):
         sent = self._request(client, request)
         try:
             response = client.send(sent, auth=None, stream=True, follow_redirects=False)
-        except Exception as error:  # noqa: BLE001 (raised again unless it is known)
+        except Exception as error:  # noqa: BLE001 (re-raised unless it is known)
             response = self._failed(error)
         if isinstance(response, Exception):
             raise response
@@ -256,7 +256,7 @@ class ThreadedHTTPXTransport(_Clients):
                 for chunk in response.iter_raw():
                     if body.feed(chunk):
                         break
-        except Exception as error:  # noqa: BLE001 (raised again unless it is known)
+        except Exception as error:  # noqa: BLE001 (re-raised unless it is known)
             problem = self._failed(error, body.size)
         finally:
             with suppress(*RAW):
@@ -265,7 +265,7 @@ class ThreadedHTTPXTransport(_Clients):
 
 
 def _read_before(response: Any, request: Post) -> Response:
-    """Return a response that an event hook of the user's has read, or a mock has returned whole."""
+    """Return a response that was read by a user's event hook, or returned complete by a mock."""
     try:
         body: bytes = response.content
     except RuntimeError:  # read in parts, or closed, by a hook

@@ -1,4 +1,4 @@
-"""Asking a user's function for the key of a request."""
+"""API keys from a user's function."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 async def ask(source: KeySource) -> Secret:
     """
-    Ask for the key, in a worker thread, as the function may block; what it returns is awaited if it can be.
+    Call the function in a worker thread, since it may block, and await its result if it is awaitable.
 
     Raises:
-        ConfigurationError: If the function raises, or returns what is no key. The message does not show what
-            it raised or returned, which may hold a key.
+        ConfigurationError: If the function raises, or does not return a key. The message contains neither the
+            returned value nor the text of the exception, which may contain a key.
     """
     try:
         given = await in_thread(source.call)
         if inspect.isawaitable(given):
             given = wrapped(await given)
-    except Exception as error:  # noqa: BLE001 (whatever a user's function raises)
+    except Exception as error:  # noqa: BLE001 (a user's function may raise anything)
         raised_at = traceback.extract_tb(error.__traceback__, limit=-1)[0]
         failure = f"{type(error).__name__} ({raised_at.filename}, line {raised_at.lineno})"
     else:
         return check_given_key(given)
-    # Out here, where the error of the function is no context of this one: a traceback would show it.
+    # Raised here, so that the function's exception is not its context, which a traceback would show.
     raise ConfigurationError(f"the api_key function raised {failure}; no request was sent")

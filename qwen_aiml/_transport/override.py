@@ -1,4 +1,4 @@
-"""What answers instead of the service in the whole process, while something does. No I/O here."""
+"""A process-wide override that replaces the service, such as the emulator. No I/O here."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ if TYPE_CHECKING:
     from .._config import EmbeddingConfig
 
 
-# Returns the settings and the HTTP client to use instead of some settings, and of all other clients; its
-# second argument tells whether a `Client` is needed, or an `AsyncClient`. None if the service answers.
+# Returns the settings and the HTTP client to use instead of the given settings and any client. The second
+# argument is whether to return a `Client` or an `AsyncClient`. None if there is no override.
 everywhere: Callable[[EmbeddingConfig, bool], tuple[EmbeddingConfig, Any]] | None = None
 
 
 def meant(config: EmbeddingConfig, given: Any, *, sync: bool) -> tuple[EmbeddingConfig, Any]:
-    """Give the settings and the client to send with: those given, unless everything goes elsewhere."""
+    """Return the settings and client to use: those given, unless an override replaces them."""
     if (answer := everywhere) is None or service_of(given) is not None:
         return config, given
     return answer(config, sync)
 
 
 def service_of(given: Any) -> str | None:
-    """Name the stand-in that an HTTP client leads to, whose vectors are not the service's; None if none."""
+    """Return the name of the stand-in for the service that an HTTP client uses; None if there is none."""
     name: str | None = getattr(given, "qwen_aiml_service", None)
     return name

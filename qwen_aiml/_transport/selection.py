@@ -1,4 +1,4 @@
-"""Which transport posts a request; decided here and nowhere else, for each request."""
+"""Selection of the transport, for each request and only here."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 class SelectedTransport:
     """
-    Posts through the transport that is meant, in one event loop.
+    Posts through the selected transport, in one event loop.
 
-    The first of these that applies: an override of the whole process; the user's own client; httpx or httpx2
-    where it is watched; httpx on Trio, where the setting ``transport`` says so, or where the environment
-    names a proxy; asyncio.
+    The first of these that applies: a process-wide override; the user's HTTP client; httpx or httpx2 if it is
+    patched by instrumentation or a mock; httpx on Trio, with ``transport="httpx"``, or with a proxy in the
+    environment; asyncio.
 
     Args:
         config: The settings.
 
-        given: The user's own client, of httpx or httpx2; None if there is none.
+        given: The user's HTTP client, of httpx or httpx2; None if there is none.
 
-        sync: Whether synchronous callers are served: *given* is then a ``Client``, else an ``AsyncClient``.
+        sync: Whether callers are sync: *given* is a ``Client`` if they are, otherwise an ``AsyncClient``.
 
     Attributes:
         is_closed: Whether `aclose` was called.
@@ -41,20 +41,20 @@ class SelectedTransport:
         self._config = config
         self._given = given
         self._sync = sync
-        # As httpx does, the environment is read once.
+        # The environment is read once, as httpx does.
         self._needs_httpx = config.transport == "httpx" or proxy_for(config.endpoint) is not None
         self._transports: dict[tuple[str, bool], Transport] = {}
         self.is_closed = False
 
     async def post(self, request: Post) -> Response:
         """
-        Post, and read the response.
+        Post a request and return its response.
 
         Raises:
-            TransportFailure: If no response came, or a 2xx without a whole body.
+            TransportFailure: If no response was received, or a 2xx without a complete body.
 
             ConfigurationError: If the environment names a proxy or certificates that can't be used, or if the
-                function that is to give the key does not.
+                ``api_key`` function does not return a key.
         """
         config, client = meant(self._config, self._given, sync=self._sync)
         transport = self._select(config, client)
@@ -62,15 +62,15 @@ class SelectedTransport:
         return await transport.post(request)
 
     async def aclose(self) -> None:
-        """Close the connections, those in use as soon as their response is there; keep none any more."""
+        """Close idle connections now, and those in use once their response has arrived."""
         self.is_closed = True
         await close_all(self._transports.values())
 
     def _select(self, config: EmbeddingConfig, client: Any) -> Transport:
         if client is not None:
-            # Not kept, since its connections are the client's.
+            # Not cached, since the connections belong to the client.
             return _made("", config, client, sync=self._sync)
-        # What watches a synchronous caller may watch no more than the synchronous classes.
+        # Instrumentation for a sync caller may patch only the sync classes.
         library, sync = watched_library(), self._sync
         if library is None:
             library = "httpx" if self._needs_httpx or not _runs_asyncio() else "asyncio"
@@ -81,7 +81,7 @@ class SelectedTransport:
 
 
 def _made(library: str, config: EmbeddingConfig, client: Any, *, sync: bool) -> Transport:
-    # Imported when it is needed: httpx, TLS and certificates take a while.
+    # Imported when needed: httpx, TLS and certificates are slow to load.
     if library == "asyncio":
         from .asyncio_transport import AsyncioTransport  # noqa: PLC0415
 
@@ -93,5 +93,5 @@ def _made(library: str, config: EmbeddingConfig, client: Any, *, sync: bool) -> 
 
 
 def _runs_asyncio() -> bool:
-    """Tell whether a task of asyncio runs here; Trio may be a guest of its event loop."""
+    """Return whether an asyncio task is running; Trio may be a guest in an asyncio event loop."""
     return asyncio._get_running_loop() is not None and asyncio.current_task() is not None  # noqa: SLF001 (documented)

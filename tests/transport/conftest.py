@@ -1,4 +1,4 @@
-"""A scripted server on this machine, the transports by name, and a look at what is left behind."""
+"""A scripted local server, the transports by name, and a check for leaked sockets."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ CERTIFICATE = Path(__file__).parent.parent / "matrix" / "self_signed.pem"
 
 class Server:
     """
-    Answers the requests of at most a hundred connections, each with the next of its answers.
+    Accepts at most a hundred connections, and responds to each request with the next scripted response.
 
     Attributes:
-        url: Where it listens.
+        url: Its URL.
 
-        connections: How many there were.
+        connections: Number of connections accepted.
 
-        requests: What came, in order.
+        requests: The requests received, in order.
 
-        left: Answers not given yet; where none is left, the server is silent.
+        left: Responses not sent yet; without any, the server is silent.
     """
 
     def __init__(self, answers: tuple[Any, ...], tls: ssl.SSLContext | None, always: Any) -> None:
@@ -58,7 +58,7 @@ class Server:
         self._thread.start()
 
     def close(self) -> None:
-        """End it."""
+        """Stop the server."""
         self.closing.set()
         self._thread.join(20)
         self._listener.close()
@@ -124,7 +124,7 @@ def _serving(*answers: Any, tls: bool = False, always: Any = None) -> Iterator[S
 
 @pytest.fixture
 def serving() -> Any:
-    """Give what serves the answers it is called with, as a context manager."""
+    """Return a context manager for a server with the given responses."""
     return _serving
 
 
@@ -138,7 +138,7 @@ def _closing(data: bytes) -> Any:
 
 @pytest.fixture
 def closing() -> Any:
-    """Give what makes an answer after which the connection is closed."""
+    """Return a factory of responses after which the connection is closed."""
     return _closing
 
 
@@ -154,7 +154,7 @@ def _resetting(data: bytes) -> Any:
 
 @pytest.fixture
 def resetting() -> Any:
-    """Give what makes an answer after which the connection is reset."""
+    """Return a factory of responses after which the connection is reset."""
     return _resetting
 
 
@@ -172,7 +172,7 @@ def _endless(data: bytes, again: bytes) -> Any:
 
 @pytest.fixture
 def endless() -> Any:
-    """Give what makes an answer that goes on, with the same again and again."""
+    """Return a factory of endless responses, which repeat the same bytes."""
     return _endless
 
 
@@ -182,7 +182,7 @@ def _config(url: str, **settings: Any) -> EmbeddingConfig:
 
 @pytest.fixture
 def config() -> Any:
-    """Give what makes settings for a URL."""
+    """Return a factory of settings for a URL."""
     return _config
 
 
@@ -190,7 +190,7 @@ def _long(kind: str) -> Any:
     return pytest.param(kind, marks=pytest.mark.long)
 
 
-# The others differ in the library, or in who made the client.
+# The others differ only in the library, or in who created the client.
 KINDS = [
     "asyncio",
     "httpx async",
@@ -202,7 +202,7 @@ KINDS = [
 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest, anyio_backend_name: str) -> str:
-    """Name each transport in turn, where it runs."""
+    """Return the name of each transport that runs on this backend."""
     name = str(request.param)
     if name == "asyncio" and anyio_backend_name != "asyncio":
         pytest.skip("asyncio only")
@@ -226,12 +226,12 @@ def _transports(kind: str, config: EmbeddingConfig) -> Iterator[Transport]:
         assert not client.is_closed
         if color == "sync":
             client.close()
-        # One of the other kind is closed by `transporting`.
+        # An async client is closed by `transporting`.
 
 
 @pytest.fixture
 def transporting(kind: str) -> Any:
-    """Give what makes the transport for settings, and closes it: an asynchronous context manager."""
+    """Return an async context manager that creates the transport for settings, and closes it."""
     return lambda config: _Transporting(kind, config)
 
 
@@ -256,7 +256,7 @@ class _Transporting:
 
 @pytest.fixture
 def nothing_left(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Check that no socket to a server is left open, and that nothing was logged as an error."""
+    """Check that no socket is left open, and that no error was logged."""
     before = _open_sockets()
     yield
     for _ in range(100):
@@ -275,11 +275,11 @@ def _open_sockets() -> int:
 def _is_open_socket(number: int) -> bool:
     try:
         handle = os.dup(number)
-    except OSError:  # that of the listing itself
+    except OSError:  # the descriptor of the listing itself
         return False
     try:
         with socket.socket(fileno=handle) as each:
             return each.family != socket.AF_UNIX
-    except OSError:  # no socket
+    except OSError:  # not a socket
         os.close(handle)
         return False

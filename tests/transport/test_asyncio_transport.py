@@ -1,4 +1,4 @@
-"""What is the asyncio transport's alone: its connections, their timers, event loops of every kind."""
+"""Specifics of the asyncio transport: connections, their timers, and kinds of event loops."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 
 
 async def test_unused_for_long(serving: Any, config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that was not used for some seconds is closed, by its timer or by the next request."""
+    """A connection that is idle for some seconds is closed, by its timer or by the next request."""
     with serving(OK, OK) as server:
         transport = AsyncioTransport(config(server.url, timeout=1.0))
         monkeypatch.setattr(asyncio_transport, "KEEP_ALIVE", 0.0)
@@ -55,7 +55,7 @@ async def test_unused_for_long(serving: Any, config: Any, monkeypatch: pytest.Mo
 
 
 async def test_closed_while_the_loop_was_blocked(serving: Any, config: Any) -> None:
-    """What the server closed while nothing could run is not used again."""
+    """A connection that the server closed while the event loop was blocked is not reused."""
 
     def close_later(connection: Any, _: Any) -> None:
         connection.sendall(OK)
@@ -73,7 +73,7 @@ async def test_closed_while_the_loop_was_blocked(serving: Any, config: Any) -> N
 
 
 async def test_closed_after_each_response(serving: Any, config: Any) -> None:
-    """A server that closes each connection after its response, unannounced, costs one request."""
+    """A server that closes each connection after its response, unannounced, fails at most one request."""
 
     def close(connection: Any, _: Any) -> None:
         connection.sendall(OK)
@@ -87,14 +87,14 @@ async def test_closed_after_each_response(serving: Any, config: Any) -> None:
                 await transport.post(POST)
             except TransportFailure:
                 failed += 1
-            time.sleep(0.02)  # noqa: ASYNC251 (so that the loop does not see it by itself)
+            time.sleep(0.02)  # noqa: ASYNC251 (so that the loop does not notice it)
         await transport.aclose()
 
     assert failed <= 1
 
 
 async def test_eager_tasks(serving: Any, config: Any) -> None:
-    """A host name is connected to where tasks are eager, which asyncio's race of addresses does not bear."""
+    """Connecting to a host name works with eager tasks, with which asyncio's own race of addresses fails."""
     if not hasattr(asyncio, "eager_task_factory"):
         pytest.skip("Python has no eager tasks before 3.12")
     loop = asyncio.get_running_loop()
@@ -111,7 +111,7 @@ async def test_eager_tasks(serving: Any, config: Any) -> None:
 
 
 async def test_unasked(serving: Any, config: Any) -> None:
-    """A connection on which something came that nobody asked for is not used again."""
+    """A connection with unsolicited data is not reused."""
 
     def more(connection: Any, _: Any) -> None:
         connection.sendall(OK)
@@ -129,7 +129,7 @@ async def test_unasked(serving: Any, config: Any) -> None:
 
 
 async def test_timeout_of_each_request(serving: Any, config: Any) -> None:
-    """Each request has its own time, also after the connection was unused for longer than that."""
+    """Each request has its own timeout, even after the connection was idle for longer than that."""
 
     def slow(connection: Any, _: Any) -> None:
         time.sleep(0.5)
@@ -138,7 +138,7 @@ async def test_timeout_of_each_request(serving: Any, config: Any) -> None:
     with serving(OK, slow, OK) as server:
         transport = AsyncioTransport(config(server.url, timeout=1.5))
         await transport.post(POST)
-        await anyio.sleep(1.6)  # its time ends, and that of the unused connection does not
+        await anyio.sleep(1.6)  # longer than the timeout, shorter than the keep-alive
         await transport.post(POST)
         await transport.post(POST)
         with pytest.raises(TransportFailure, match=r"no response within 1.5 s"):
@@ -149,7 +149,7 @@ async def test_timeout_of_each_request(serving: Any, config: Any) -> None:
 
 
 async def test_slowly_sent(serving: Any, config: Any) -> None:
-    """A long request is sent as the server takes it; a response that comes before ends the connection."""
+    """A long request is sent as the server reads it; a response before its end closes the connection."""
     body = b"x" * 8_000_000
 
     def hurry(connection: Any, _: Any) -> None:
@@ -169,7 +169,7 @@ async def test_slowly_sent(serving: Any, config: Any) -> None:
 
 
 async def test_closed_at_once(config: Any) -> None:
-    """A connection that is closed as soon as it is there fails its request."""
+    """A connection that is closed as soon as it is open fails its request."""
     transport = AsyncioTransport(config("http://127.0.0.1:1"))
     connection = asyncio_transport._Connection(asyncio.get_running_loop(), bytearray(10), 5.0)
     with pytest.raises(TransportFailure, match="closed without a response"):
@@ -179,7 +179,7 @@ async def test_closed_at_once(config: Any) -> None:
 
 
 async def test_closed_in_use(serving: Any, config: Any) -> None:
-    """Closing lets a request end, and keeps its connection no longer."""
+    """Closing lets a request finish, and does not keep its connection."""
 
     def slow(connection: Any, _: Any) -> None:
         time.sleep(0.2)
@@ -195,7 +195,7 @@ async def test_closed_in_use(serving: Any, config: Any) -> None:
 
 
 async def test_cancelled(serving: Any, config: Any) -> None:
-    """The connection of a cancelled request is closed: its response would be taken for that of the next."""
+    """A cancelled request closes its connection; otherwise the next request would get its response."""
 
     def slow(connection: Any, _: Any) -> None:
         time.sleep(0.3)
@@ -213,7 +213,7 @@ async def test_cancelled(serving: Any, config: Any) -> None:
 
 
 async def test_unreadable(serving: Any, config: Any) -> None:
-    """A connection over which a body came that can't be read is not used again."""
+    """A connection with an unreadable body is not reused."""
     cut = gzip.compress(b"{}")[:-9]
     head = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(cut)
     with serving(head + cut) as server:
@@ -225,7 +225,7 @@ async def test_unreadable(serving: Any, config: Any) -> None:
 
 
 async def test_no_connection_in_time(config: Any) -> None:
-    """Connecting, the TLS handshake included, is bounded."""
+    """Connecting, including the TLS handshake, has a timeout."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         transport = AsyncioTransport(config(f"https://127.0.0.1:{listener.getsockname()[1]}", timeout=0.2))
         with pytest.raises(TransportFailure, match=r"no connection within 0.2 s") as caught:
@@ -237,7 +237,7 @@ async def test_no_connection_in_time(config: Any) -> None:
 @pytest.mark.parametrize("is_eager", [False, True], ids=["", "eager tasks"])
 @pytest.mark.parametrize("first", ["refuses", "is silent"])
 async def test_several_addresses(serving: Any, config: Any, first: str, is_eager: bool) -> None:
-    """Of a host's addresses one that refuses does no harm, nor does one that never answers."""
+    """A host is reached even if its first address refuses connections or never responds."""
     kind: Any = type(asyncio.get_running_loop())
     factory = getattr(asyncio, "eager_task_factory", None)
     if is_eager and (factory is None or "uvloop" in kind.__module__):
@@ -247,7 +247,7 @@ async def test_several_addresses(serving: Any, config: Any, first: str, is_eager
         other.bind(("127.0.0.1", 0))
         if first == "is silent":
             other.listen(0)
-            for _ in range(2):  # once these wait to be accepted, no other connection gets an answer
+            for _ in range(2):  # with these in the backlog, the system ignores others
                 waiting = sockets.enter_context(socket.socket())
                 waiting.setblocking(False)
                 waiting.connect_ex(other.getsockname())
@@ -276,7 +276,7 @@ async def test_several_addresses(serving: Any, config: Any, first: str, is_eager
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_in_a_thread(serving: Any, config: Any) -> None:
-    """It works in a loop of another thread, and one that is closed without a word does no harm."""
+    """The transport works in a loop of another thread, even if the loop is closed before the transport."""
     with serving(OK) as server:
         bodies = []
 
@@ -294,7 +294,7 @@ async def test_in_a_thread(serving: Any, config: Any) -> None:
 
 
 async def test_key_in_no_variable(serving: Any, config: Any) -> None:
-    """No frame of a traceback shows the key in its variables."""
+    """No local variable in a traceback contains the key."""
     with serving() as server:
         transport = AsyncioTransport(config(server.url, timeout=0.2))
         with pytest.raises(TransportFailure) as caught:
@@ -310,7 +310,7 @@ async def test_key_in_no_variable(serving: Any, config: Any) -> None:
 
 
 async def test_key_that_changes(serving: Any, config: Any) -> None:
-    """Each request has a key of its own."""
+    """Each request uses its own key."""
     with serving(OK, OK) as server:
         transport = AsyncioTransport(config(server.url))
         await transport.post(POST)
@@ -342,7 +342,7 @@ async def test_response_to_a_cancelled_request() -> None:
 
 
 async def test_cancelled_before_a_connection_is_used_again(serving: Any, config: Any) -> None:
-    """A request that is cancelled while the loop looks at an idle connection does not leave it open."""
+    """A request that is cancelled while it checks an idle connection does not leak the connection."""
     with serving(OK) as server:
         transport = AsyncioTransport(config(server.url))
         await transport.post(POST)
@@ -359,7 +359,7 @@ async def test_cancelled_before_a_connection_is_used_again(serving: Any, config:
 
 
 async def test_names_as_the_interpreter_ends(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once the main thread has ended, asyncio is not asked for a name, for it could not end its threads."""
+    """Once the main thread has ended, asyncio looks up no names, since it could not end its threads."""
     transport = AsyncioTransport(config("http://localhost:9/v1"))
     monkeypatch.setattr(threading, "main_thread", threading.Thread)  # one that does not run
     with pytest.raises(TransportFailure) as caught:

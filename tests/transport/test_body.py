@@ -1,4 +1,4 @@
-"""Bodies of responses: collected, unpacked, and bounded."""
+"""Response bodies: collected, decompressed and limited in size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from qwen_aiml._transport.body import Body
 
 
 def test_bytes_after_the_gzip() -> None:
-    """Bytes after the end of a gzip are dropped, and reading ends, in the same chunk or a later one."""
+    """Bytes after the end of a gzip stream are dropped and end the reading, in any chunk."""
     packed = gzip.compress(b"{}")
     one, two = (Body(200, {"content-encoding": "gzip"}, 100) for _ in range(2))
 

@@ -1,4 +1,4 @@
-"""HTTP/1.1 and bodies without a network: what is written, and responses in pieces of every size."""
+"""HTTP/1.1 and bodies without a network: request heads, and responses in pieces of any size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ZIPPED = gzip.compress(BODY, mtime=0)
 
 
 def read(data: bytes, size: int = 100_000) -> tuple[ResponseReader, Any]:
-    """Feed *data* in pieces of a *size*, as long as more is wanted, and then its end."""
+    """Feed *data* in pieces of *size* bytes until the reader is finished, otherwise up to its end."""
     reader = ResponseReader(1000)
     for at in range(0, len(data), size):
         if reader.feed(memoryview(data[at : at + size])):
@@ -46,7 +46,7 @@ def read(data: bytes, size: int = 100_000) -> tuple[ResponseReader, Any]:
     ],
 )
 def test_responses(data: bytes, size: int, reusable: bool) -> None:
-    """A response is read whole, by its length, its chunks or its end, however it comes in pieces."""
+    """A response is read completely, by length, chunks or end of connection, in pieces of any size."""
     reader, response = read(data, size)
 
     assert (response.status, response.body, response.headers["x-id"]) == (200, BODY, "a")
@@ -66,7 +66,7 @@ def test_responses(data: bytes, size: int, reusable: bool) -> None:
     ],
 )
 def test_sloppy_responses(data: bytes, size: int) -> None:
-    """Folded headers, control characters, bare line feeds and padded chunk sizes cost no response."""
+    """Folded headers, control characters, bare line feeds and padded chunk sizes are accepted."""
     reader, response = read(data, size)
 
     assert (response.status, response.body, response.headers["x-id"]) == (200, BODY, "a")
@@ -93,13 +93,13 @@ def test_sloppy_responses(data: bytes, size: int) -> None:
     ],
 )
 def test_failures(data: bytes, said: str, size: int) -> None:
-    """Heads and trailers are bounded, and what is not HTTP is a failure."""
+    """Heads and trailers are limited in size, and a response that is not HTTP is a failure."""
     with pytest.raises(TransportFailure, match=said):
         read(data, size)
 
 
 def test_many_small_chunks() -> None:
-    """What surrounds chunks does not count as headers."""
+    """The framing of chunks does not count towards the limit of headers."""
     reader = ResponseReader(100_000)
 
     assert reader.feed(memoryview(CHUNKED + b"1\r\nx\r\n" * 50_000 + b"0\r\n\r\n"))
@@ -108,7 +108,7 @@ def test_many_small_chunks() -> None:
 
 
 def test_status_without_a_body() -> None:
-    """The status of a head that is too long counts."""
+    """The status of a response is used even if its head is too long."""
     assert read(b"HTTP/1.1 401 No\r\n" + b"x-long: %b\r\n\r\n" % (b"x" * 100_000), 1_000_000)[1].status == 401
 
 
@@ -122,7 +122,7 @@ def test_status_without_a_body() -> None:
     ],
 )
 def test_request_heads(base_url: str, host: str, path: str, config: Any) -> None:
-    """The host is named as HTTP wants it, and the path is escaped; the user's headers replace ours."""
+    """The Host header is correct, the path is escaped, and the user's headers replace ours."""
     head = AsyncioTransport(config(base_url, default_headers={"user-agent": "mine", "X-Trace": "1"}))._head
     first, *lines = head.decode().split("\r\n")
 
@@ -133,7 +133,7 @@ def test_request_heads(base_url: str, host: str, path: str, config: Any) -> None
 
 
 def test_gzip_without_content() -> None:
-    """A gzip of endless blocks that hold nothing ends the reading."""
+    """A gzip stream of endless empty blocks ends the reading."""
     body = Body(200, {"content-encoding": "gzip"}, 1000)
     begin = gzip.compress(b"", 0, mtime=0)[:10]
     assert not body.feed(begin)
@@ -146,7 +146,7 @@ def test_gzip_without_content() -> None:
 
 
 def test_after_gzip() -> None:
-    """Bytes after the end of the gzip are neither kept nor waited for."""
+    """Bytes after the end of the gzip stream are neither kept nor waited for."""
     body = Body(200, {"content-encoding": "gzip"}, 1000)
     assert not body.feed(ZIPPED)
     assert not body.feed(b"")
@@ -162,5 +162,5 @@ def test_after_gzip() -> None:
 
 
 def test_empty_body() -> None:
-    """An empty body is no gzip, and no problem."""
+    """An empty body is accepted, even if the headers say gzip."""
     assert Body(200, {"content-encoding": "gzip"}, 10).response().body == b""

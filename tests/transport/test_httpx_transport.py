@@ -1,4 +1,4 @@
-"""What is httpx's alone: users' hooks, errors that leak, threads that are abandoned, words for errors."""
+"""Specifics of the httpx transports: users' clients and hooks, unwrapped errors, closing, messages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BAD = b"HTTP/1.1 404 No\r\ncontent-length: 2\r\n\r\n{}"
 
 
 class Given:
-    """A user's client of either kind, with a hook on responses."""
+    """A user's sync or async client, with a response hook."""
 
     def __init__(self, library: str, sync: bool, hook: Any = None, **options: Any) -> None:
         module = importlib.import_module(library)
@@ -45,11 +45,11 @@ class Given:
         self.http = (module.Client if sync else module.AsyncClient)(**hooks, **options)
 
     def transport(self, config: Any) -> Any:
-        """Post through it."""
+        """Return a transport over the client."""
         return (ThreadedHTTPXTransport if self.sync else HTTPXTransport)(config, self.http)
 
     async def close(self) -> None:
-        """Close it."""
+        """Close the client."""
         if self.sync:
             self.http.close()
         else:
@@ -58,13 +58,13 @@ class Given:
 
 @pytest.fixture(params=["httpx", "httpx2"])
 def library(request: pytest.FixtureRequest) -> str:
-    """Name each library."""
+    """Return the name of each library."""
     pytest.importorskip(request.param)
     return str(request.param)
 
 
 async def test_socks() -> None:
-    """What socksio raises is a failure of the proxy."""
+    """An exception of socksio is a failure of the proxy."""
 
     class SOCKSError(Exception):
         pass
@@ -77,7 +77,7 @@ async def test_socks() -> None:
 
 @pytest.mark.parametrize("sync", [True, False])
 async def test_hooks(library: str, sync: bool, serving: Any, config: Any) -> None:
-    """A response that a hook has read is taken as it is, and one that it objects to has its status."""
+    """A response that a hook reads or closes is returned, and so is one for whose status it raises."""
     with serving(OK, BAD, OK) as server:
         for hook, expected in (
             (lambda response: response.read() if sync else response.aread(), (200, b"{}")),
@@ -92,7 +92,7 @@ async def test_hooks(library: str, sync: bool, serving: Any, config: Any) -> Non
 
 @pytest.mark.parametrize("sync", [True, False])
 async def test_errors_of_users(library: str, sync: bool, serving: Any, config: Any) -> None:
-    """An error of a hook's own comes through, also while a body is read; so does a client that was closed."""
+    """An exception of a hook or of a custom stream is raised unchanged; a closed client is an error."""
 
     def fail(_: Any) -> None:
         raise ZeroDivisionError
@@ -126,7 +126,7 @@ async def test_errors_of_users(library: str, sync: bool, serving: Any, config: A
 
 @pytest.mark.parametrize("sync", [True, False])
 async def test_corrupt_record(library: str, sync: bool, serving: Any, config: Any) -> None:
-    """A TLS record that can't be read is a failure of the connection."""
+    """A corrupt TLS record is a failure of the connection."""
 
     def corrupt(connection: Any, _: Any) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n" + b"x" * 1000)
@@ -154,7 +154,7 @@ POST_LONG = Post(b"{}", 1_000_000, SECRET)
 
 @pytest.mark.parametrize("kind", [HTTPXTransport, ThreadedHTTPXTransport])
 async def test_closed_in_use(kind: Any, serving: Any, config: Any) -> None:
-    """Closing lets a request end, and keeps its connection no longer."""
+    """Closing lets a request finish, and does not keep its connection."""
 
     def slow(connection: Any, _: Any) -> None:
         time.sleep(0.3)
@@ -170,7 +170,7 @@ async def test_closed_in_use(kind: Any, serving: Any, config: Any) -> None:
 
 
 async def test_interrupted_closing(config: Any) -> None:
-    """All connections are closed, also where closing one is interrupted."""
+    """All connections are closed, even if closing one is interrupted."""
     transport = HTTPXTransport(config("http://127.0.0.1:1"))
     closed = []
 
@@ -210,7 +210,7 @@ async def test_interrupted_closing(config: Any) -> None:
     ids=repr,
 )
 def test_words(error: Exception, kind: str, detail: str) -> None:
-    """What httpx raises is told in words, without what may hold the key."""
+    """Exceptions of httpx are described without text that may contain the key."""
     told = failure(error, 60.0)
 
     assert told is not None
@@ -218,7 +218,7 @@ def test_words(error: Exception, kind: str, detail: str) -> None:
 
 
 def test_first_cause() -> None:
-    """Of a host with several addresses the first one's error is told."""
+    """For a host with several addresses, the error of the first is reported."""
     first = ConnectionRefusedError(111, "Connection refused")
     several, cause = OSError("All connection attempts failed"), OSError("several")
     cause.exceptions = (first, OSError("other"))  # type: ignore[attr-defined]
@@ -227,10 +227,10 @@ def test_first_cause() -> None:
     assert first_cause(several) is first
 
 
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # asyncio's, of what its loop has left
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # from asyncio, about what its loop left open
 @pytest.mark.parametrize("size", [2, 200_000])
 def test_another_event_loop(library: str, size: int, serving: Any, config: Any) -> None:
-    """A client with connections of an event loop that has ended gets an error that says so."""
+    """A client with connections of an ended event loop fails with an error that says so."""
     answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size + b" " * size
 
     async def post(transport: HTTPXTransport) -> None:

@@ -1,4 +1,4 @@
-"""Proxies of the environment: which URL goes through which, and values that can't be used."""
+"""Proxies in the environment: which URLs use them, and invalid values."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ URL = "https://api.aimlapi.com/v1/embeddings"
     ],
 )
 def test_proxies(variable: str, url: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy is used for URLs of its scheme, but not for this machine."""
+    """A proxy is used for URLs of its scheme, but not for loopback addresses."""
     monkeypatch.setenv(variable, "127.0.0.1:9\n")
 
     assert (proxy_for(url) is not None) == expected
@@ -57,7 +57,7 @@ def test_proxies(variable: str, url: str, expected: bool, monkeypatch: pytest.Mo
     ],
 )
 def test_exceptions(exceptions: str, url: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What NO_PROXY names goes past the proxy; what can't be read in it is ignored."""
+    """Hosts in NO_PROXY bypass the proxy; invalid entries are ignored."""
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", exceptions)
 
@@ -78,7 +78,7 @@ def test_exceptions(exceptions: str, url: str, expected: bool, monkeypatch: pyte
 async def test_unusable(
     value: str, said: str, sync: bool, config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy that can't be used is named by its variable, without its password."""
+    """The error about an invalid proxy names the variable, and does not show the password."""
     monkeypatch.setenv("HTTPS_PROXY", value)
     with pytest.raises(ConfigurationError, match=said) as caught:
         await SelectedTransport(config("https://service.example"), sync=sync).post(Post(b"{}", 1000))
@@ -91,7 +91,7 @@ async def test_unusable(
 async def test_refusing(
     status: int, kind: str, config: Any, serving: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy that refuses is told from one that fails."""
+    """A proxy that rejects a request is distinguished from one that fails."""
 
     def answer(connection: Any, _: Any) -> None:
         connection.sendall(b"HTTP/1.1 %d No\r\ncontent-length: 0\r\n\r\n" % status)
@@ -107,7 +107,7 @@ async def test_refusing(
 
 
 async def test_not_there(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is not there is told too."""
+    """A proxy that can't be reached is a failure of the proxy."""
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
     selected = SelectedTransport(config("https://service.example"), sync=False)
     with pytest.raises(TransportFailure, match=r"no connection") as caught:
@@ -118,7 +118,7 @@ async def test_not_there(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Messages name the variable, or else the system's settings."""
+    """Messages name the variable, or the system's settings if there is none."""
     assert proxy_variable(URL) == "the proxy of the system's settings"
     monkeypatch.setenv("ALL_PROXY", "x")
     assert proxy_variable(URL) == "ALL_PROXY"

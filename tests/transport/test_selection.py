@@ -1,4 +1,4 @@
-"""Which transport is used: overrides, users' clients, watchers of httpx and httpx2, proxies, event loops."""
+"""Selection of the transport: overrides, users' clients, patched libraries, proxies, event loops."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def chosen(config: Any, given: Any = None, *, sync: bool = False) -> Any:
 
 @pytest.fixture(params=[True, False], ids=["sync", "async"])
 def sync(request: pytest.FixtureRequest) -> bool:
-    """Serve callers of both kinds."""
+    """Serve sync and async callers."""
     return bool(request.param)
 
 
 async def test_default(config: Any, sync: bool, anyio_backend_name: str) -> None:
-    """Nobody watches httpx, so asyncio posts; Trio posts through httpx."""
+    """By default, the asyncio transport is used on asyncio, and httpx on Trio."""
     settings = config(URL)
     selected = SelectedTransport(settings, sync=sync)
     transport = selected._select(settings, None)
@@ -53,7 +53,7 @@ async def test_default(config: Any, sync: bool, anyio_backend_name: str) -> None
 
 
 async def test_setting(sync: bool) -> None:
-    """The setting leads to httpx."""
+    """The setting `transport="httpx"` selects httpx."""
     settings = EmbeddingConfig(api_key="sk-test-0123456789", base_url=URL, transport="httpx")
     transport = chosen(settings, sync=sync)
     assert type(transport) is HTTPXTransport
@@ -61,13 +61,13 @@ async def test_setting(sync: bool) -> None:
 
 
 async def test_proxy(config: Any, sync: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So does a proxy in the environment of whoever opens connections."""
+    """A proxy in the environment selects httpx."""
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     assert type(chosen(config(URL), sync=sync)) is HTTPXTransport
 
 
 async def test_override(config: Any, sync: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An override answers instead of everything else but its own clients."""
+    """An override replaces everything except clients of a stand-in."""
 
     def handle(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, content=request.headers["authorization"])
@@ -91,7 +91,7 @@ async def test_override(config: Any, sync: bool, monkeypatch: pytest.MonkeyPatch
 
 
 def test_clients_accepted() -> None:
-    """Clients of either library are accepted, subclasses too, and nothing else."""
+    """Only clients of either library are accepted, including subclasses."""
     openai = pytest.importorskip("openai", minversion="2")
     for made in (httpx.Client(), httpx2.Client(), openai.DefaultHttpxClient()):
         check_client(made, sync=True)
@@ -108,7 +108,7 @@ def test_clients_accepted() -> None:
 
 
 async def test_clients_of_users(config: Any, serving: Any) -> None:
-    """They post, and stay open."""
+    """Users' clients are used, and stay open."""
     openai = pytest.importorskip("openai")
     with serving(OK, OK, OK, OK) as server:
         for made in (httpx2.Client(), openai.DefaultHttpxClient()):
@@ -126,7 +126,7 @@ async def test_clients_of_users(config: Any, serving: Any) -> None:
 
 
 async def watching(config: Any, library: str) -> None:
-    """Check that each kind of caller passes through what is watched."""
+    """Check that sync and async callers use the patched library."""
     assert watched_library() == library
     for sync, kind in ((True, ThreadedHTTPXTransport), (False, HTTPXTransport)):
         transport = chosen(config(URL), sync=sync)
@@ -135,7 +135,7 @@ async def watching(config: Any, library: str) -> None:
 
 
 async def test_respx(config: Any) -> None:
-    """The mock of respx answers."""
+    """A mock of respx receives the requests."""
     assert watched_library() is None
     for using in ("httpcore", "httpx"):
         with respx.mock(using=using) as mock:
@@ -149,7 +149,7 @@ async def test_respx(config: Any) -> None:
 
 
 async def test_pytest_httpx(config: Any, request: pytest.FixtureRequest) -> None:
-    """So does that of pytest-httpx."""
+    """A mock of pytest-httpx receives the requests."""
     mock = request.getfixturevalue("httpx_mock")
     mock.add_response(url=f"{URL}/embeddings", content=b"mocked", is_reusable=True)
     await watching(config, "httpx")
@@ -160,7 +160,7 @@ async def test_pytest_httpx(config: Any, request: pytest.FixtureRequest) -> None
 
 
 async def test_pytest_httpx2(config: Any, request: pytest.FixtureRequest) -> None:
-    """And that of pytest-httpx2."""
+    """A mock of pytest-httpx2 receives the requests."""
     pytest.importorskip("pytest_httpx2")
     mock = request.getfixturevalue("httpx2_mock")
     mock.post(f"{URL}/embeddings").respond(content=b"mocked")
@@ -172,7 +172,7 @@ async def test_pytest_httpx2(config: Any, request: pytest.FixtureRequest) -> Non
 
 
 async def test_vcrpy(config: Any, sync: bool, serving: Any, tmp_path: Path) -> None:
-    """A recorder of vcrpy records, and gives what it recorded."""
+    """A cassette of vcrpy records the requests, and replays them."""
     path = str(tmp_path / "cassette.yaml")
     with serving(OK) as server, vcr.use_cassette(path):
         await watching(config, "httpx")
@@ -189,7 +189,7 @@ async def test_vcrpy(config: Any, sync: bool, serving: Any, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("library", ["httpx", "httpx2"])
 async def test_opentelemetry(config: Any, library: str) -> None:
-    """OpenTelemetry's wrappers pass for functions, and are seen; so they are when they come and go."""
+    """OpenTelemetry's wrappers, which pass `isinstance` checks for functions, are detected until removed."""
     module = pytest.importorskip("opentelemetry.instrumentation.httpx")
     name = "HTTPXClientInstrumentor" if library == "httpx" else "HTTPX2ClientInstrumentor"
     if not hasattr(module, name):
@@ -206,17 +206,17 @@ async def test_opentelemetry(config: Any, library: str) -> None:
 
 @pytest.mark.parametrize("library", ["httpx", "httpx2"])
 async def test_sentry(config: Any, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So are Sentry's functions."""
+    """Sentry's patched functions are detected."""
     module = sys.modules[library]
     for kind in (module.Client, module.AsyncClient):
-        monkeypatch.setattr(kind, "send", kind.send)  # put back afterwards
+        monkeypatch.setattr(kind, "send", kind.send)  # restored afterwards
     integration = pytest.importorskip(f"sentry_sdk.integrations.{library}")
     getattr(integration, f"{library.capitalize()}Integration").setup_once()
     await watching(config, library)
 
 
 async def test_replaced_classes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A class that was replaced counts as well; what is missing, or not imported, does not."""
+    """A replaced class counts as a patch; a missing one, or a library that is not imported, does not."""
     assert watched_library() is None
     with monkeypatch.context() as patch:
         patch.setattr(httpx, "Client", SimpleNamespace(send=None))
@@ -231,7 +231,7 @@ async def test_replaced_classes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_closing(config: Any) -> None:
-    """All transports are closed, also where one of them can't be."""
+    """All transports are closed, even if closing one of them fails."""
     selected = SelectedTransport(config(URL), sync=False)
 
     async def fail() -> None:

@@ -1,4 +1,4 @@
-"""The TLS context, and closing with the event loop."""
+"""The TLS context, and the certificates it trusts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ CERTIFICATE = Path(__file__).parent.parent / "matrix" / "self_signed.pem"
 
 @pytest.fixture(autouse=True)
 def no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Begin with the default."""
+    """Start with the default certificates."""
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     monkeypatch.delenv("SSL_CERT_DIR", raising=False)
 
 
 def test_default() -> None:
-    """The certificates are read once."""
+    """The default certificates are read once."""
     context = tls_context()
 
     assert context is tls_context()
@@ -31,7 +31,7 @@ def test_default() -> None:
 
 
 def test_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment may name a folder; a file goes before it."""
+    """The environment may name a folder; a file takes precedence."""
     monkeypatch.setenv("SSL_CERT_DIR", f"/nonexistent{os.pathsep}{tmp_path}")
     assert tls_context().get_ca_certs() == []
 
@@ -44,14 +44,14 @@ def test_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [("SSL_CERT_FILE", "/nonexistent.pem"), ("SSL_CERT_FILE", __file__), ("SSL_CERT_DIR", "/nonexistent")],
 )
 def test_unreadable(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What can't be read is named by its variable."""
+    """The error about unreadable certificates names the variable."""
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=f"{name} in the environment can't be used"):
         tls_context()
 
 
 def test_key_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log of keys that can't be written is not taken for certificates that can't be read."""
+    """An unwritable key log is not reported as unreadable certificates."""
     certificate = tmp_path / "certificate.pem"
     certificate.write_bytes(CERTIFICATE.read_bytes())
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
@@ -61,7 +61,7 @@ def test_key_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_truststore() -> None:
-    """A class that takes the place of `ssl.SSLContext` is used from then on."""
+    """A class that replaces `ssl.SSLContext` is used from then on."""
     truststore = pytest.importorskip("truststore")
     plain = tls_context()
     truststore.inject_into_ssl()

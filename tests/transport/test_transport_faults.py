@@ -1,4 +1,4 @@
-"""What each transport makes of responses good and bad: over real sockets, on asyncio and Trio."""
+"""Valid and faulty responses for each transport: over real sockets, on asyncio and Trio."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def gzipped(packed: bytes, status: bytes = b"200 OK", coding: bytes = b"gzip") -
 
 
 async def test_kept(serving: Any, config: Any, transporting: Any) -> None:
-    """Requests one after the other share a connection, and say what they should."""
+    """Sequential requests share a connection, and contain the right headers and body."""
     with serving(OK, OK, gzipped(ZIPPED)) as server:
         settings = config(server.url, default_headers={"X-Trace": "1"})
         async with transporting(settings) as transport:
@@ -58,7 +58,7 @@ async def test_kept(serving: Any, config: Any, transporting: Any) -> None:
 
 
 async def test_statuses(serving: Any, config: Any, transporting: Any) -> None:
-    """Errors and redirects are responses, interim responses are not."""
+    """Errors and redirects are returned as responses; interim responses are skipped."""
     moved = b"HTTP/1.1 307 Moved\r\nLocation: /elsewhere\r\nX-A: b\r\nx-a: c\r\n" + LENGTH % 0
     hints = b"HTTP/1.1 100 Continue\r\nx-hint: h\r\n\r\nHTTP/1.1 103 Early Hints\r\nx-hint: h\r\n\r\n"
     with serving(moved, hints + OK, b"HTTP/1.1 204 None\r\n\r\n") as server:
@@ -73,7 +73,7 @@ async def test_statuses(serving: Any, config: Any, transporting: Any) -> None:
 
 
 async def test_until_closed(serving: Any, config: Any, closing: Any, transporting: Any) -> None:
-    """A body without a length ends as its connection is closed."""
+    """A body without a length ends when the connection is closed."""
     with serving(closing(HEAD + b"\r\n{}"), OK) as server:
         async with transporting(config(server.url)) as transport:
             assert (await transport.post(POST)).body == b"{}"
@@ -105,7 +105,7 @@ async def test_unreadable_bodies(  # noqa: PLR0913, PLR0917 (fixtures)
     resetting: Any,
     transporting: Any,
 ) -> None:
-    """A status counts, whatever becomes of its body; but success needs a body."""
+    """An error status is returned even if its body is unreadable; a 2xx status needs a complete body."""
     end = closing if how == "closed" else resetting
     with serving(end(data), end(data.replace(b"200 OK", b"401 No"))) as server:
         async with transporting(config(server.url)) as transport:
@@ -122,7 +122,7 @@ async def test_unreadable_bodies(  # noqa: PLR0913, PLR0917 (fixtures)
 
 @pytest.mark.parametrize("status", [b"200 OK", b"403 No"])
 async def test_silence_in_a_body(status: bytes, serving: Any, config: Any, transporting: Any) -> None:
-    """So it is with a timeout."""
+    """An error status is returned even if its body times out; with a 2xx status, the timeout is raised."""
     with serving(b"HTTP/1.1 " + status + b"\r\n" + LENGTH % 5 + b"{}") as server:
         # Long enough for the status to arrive on a busy machine.
         seconds = 0.3 if status == b"200 OK" else 1.5
@@ -149,7 +149,7 @@ async def test_silence_in_a_body(status: bytes, serving: Any, config: Any, trans
 async def test_no_response(
     data: bytes, said: str, serving: Any, config: Any, closing: Any, transporting: Any
 ) -> None:
-    """What is no response is told, without repeating any of it."""
+    """Data that is not a response is reported without quoting it."""
     with serving(closing(data)) as server:
         async with transporting(config(server.url)) as transport:
             with pytest.raises(TransportFailure, match=said) as caught:
@@ -161,7 +161,7 @@ async def test_no_response(
 
 
 async def test_reset(serving: Any, config: Any, resetting: Any, transporting: Any) -> None:
-    """A reset is told as the system tells it."""
+    """A reset is a failure of the connection."""
     with serving(resetting(b"")) as server:
         async with transporting(config(server.url)) as transport:
             with pytest.raises(TransportFailure, match=r"lost|closed without") as caught:
@@ -171,7 +171,7 @@ async def test_reset(serving: Any, config: Any, resetting: Any, transporting: An
 
 
 async def test_silence(serving: Any, config: Any, transporting: Any) -> None:
-    """Silence is bounded."""
+    """A server that stays silent causes a timeout."""
     with serving() as server:
         async with transporting(config(server.url, timeout=0.2)) as transport:
             with pytest.raises(TransportFailure, match=r"no response within 0.2 s") as caught:
@@ -181,7 +181,7 @@ async def test_silence(serving: Any, config: Any, transporting: Any) -> None:
 
 
 async def test_nobody_there(config: Any, transporting: Any) -> None:
-    """Nobody listening is told as the system tells it."""
+    """A refused connection is reported with the error of the system."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     async with transporting(config(f"http://127.0.0.1:{port}")) as transport:
@@ -192,7 +192,7 @@ async def test_nobody_there(config: Any, transporting: Any) -> None:
 
 
 async def test_unknown_host(config: Any, transporting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So is a name that nobody knows."""
+    """An unknown host name is reported with the error of the system."""
 
     def unknown(*_: object, **__: object) -> Any:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -206,7 +206,7 @@ async def test_unknown_host(config: Any, transporting: Any, monkeypatch: pytest.
 
 
 async def test_untrusted(serving: Any, config: Any, transporting: Any) -> None:
-    """A certificate that nobody vouches for is refused before anything is sent."""
+    """An untrusted certificate is rejected before anything is sent."""
     with serving(OK, tls=True) as server:
         async with transporting(config(server.url)) as transport:
             with pytest.raises(TransportFailure, match=r"self.signed") as caught:
@@ -219,7 +219,7 @@ async def test_untrusted(serving: Any, config: Any, transporting: Any) -> None:
 async def test_trusted(
     serving: Any, config: Any, transporting: Any, monkeypatch: pytest.MonkeyPatch, request: Any
 ) -> None:
-    """TLS is spoken with whom the environment's certificates vouch for, over one connection."""
+    """A server whose certificate the environment trusts is used over TLS, with one connection."""
     monkeypatch.setenv("SSL_CERT_FILE", str(request.path.parent.parent / "matrix" / "self_signed.pem"))
     long = HEAD + LENGTH % 500_000 + b"x" * 500_000
     with serving(OK, long, tls=True) as server:
@@ -231,7 +231,7 @@ async def test_trusted(
 
 
 async def test_https_where_http_is_spoken(config: Any, transporting: Any) -> None:
-    """What fails in TLS is told from what is not reached."""
+    """A failed TLS handshake is distinguished from a failed connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener, anyio.CancelScope():
 
         def banner() -> None:
@@ -251,7 +251,7 @@ async def test_https_where_http_is_spoken(config: Any, transporting: Any) -> Non
 
 @cache
 def bomb() -> bytes:
-    """Pack 16 MiB of zeros twice, as `gzip, gzip` does."""
+    """Compress 16 MiB of zeros twice, as `gzip, gzip` does."""
     inner = zlib.compressobj(9, wbits=31)
     once = b"".join([*(inner.compress(bytes(1 << 20)) for _ in range(16)), inner.flush()])
     return gzip.compress(once, mtime=0)
@@ -259,7 +259,7 @@ def bomb() -> bytes:
 
 @pytest.mark.parametrize("coding", [b"gzip", b"gzip, gzip", b"br", b"deflate, gzip"])
 async def test_bombs(coding: bytes, serving: Any, config: Any, transporting: Any) -> None:
-    """No body takes much more memory than it may have, however it is packed."""
+    """No body takes much more memory than its limit, however it is compressed."""
     data = gzip.decompress(bomb()) if coding == b"gzip" else bomb()
     with serving(gzipped(data, coding=coding), OK) as server:
         async with transporting(config(server.url)) as transport:
@@ -280,7 +280,7 @@ async def test_bombs(coding: bytes, serving: Any, config: Any, transporting: Any
 
 @pytest.mark.parametrize("chunked", [True, False])
 async def test_too_long(chunked: bool, serving: Any, config: Any, endless: Any, transporting: Any) -> None:
-    """A body that is too long is cut, and its connection dropped."""
+    """A body that is too long is truncated, and its connection is closed."""
     framing = b"transfer-encoding: chunked\r\n\r\n" if chunked else b"\r\n"
     piece = b"x" * 65536
     with serving(endless(HEAD + framing, b"10000\r\n%b\r\n" % piece if chunked else piece), OK) as server:
@@ -292,7 +292,7 @@ async def test_too_long(chunked: bool, serving: Any, config: Any, endless: Any, 
 
 
 async def test_endless_after_gzip(serving: Any, config: Any, endless: Any, transporting: Any) -> None:
-    """Bytes after the end of the gzip are not waited for."""
+    """Bytes after the end of the gzip stream are not waited for."""
     head = HEAD + b"content-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n"
     chunk = b"%x\r\n%b\r\n" % (len(ZIPPED), ZIPPED)
     with serving(endless(head + chunk, b"10000\r\n" + bytes(65536) + b"\r\n")) as server:
@@ -304,7 +304,7 @@ async def test_endless_after_gzip(serving: Any, config: Any, endless: Any, trans
 async def test_after_the_response(
     after: bytes, kind: str, serving: Any, config: Any, transporting: Any
 ) -> None:
-    """What follows a complete response is no part of it, and ends the connection."""
+    """Data after a complete response is not part of it, and closes the connection."""
     if kind != "asyncio":
         pytest.skip("httpcore gives what it has read already to the next request")
     with serving(OK + after, OK) as server:
@@ -318,9 +318,9 @@ async def test_after_the_response(
 
 @pytest.mark.parametrize("state", ["connecting", "handshake", "waiting", "reading"])
 async def test_cancelled(state: str, serving: Any, config: Any, transporting: Any, request: Any) -> None:
-    """Cancellation leaves no connection behind, whatever it waits for."""
+    """Cancellation leaks no connection, in any state of the request."""
     if state == "connecting":
-        # A full queue of connections: the system answers no more of them.
+        # A full backlog: the system does not respond to more connections.
         listener = socket.create_server(("127.0.0.1", 0), backlog=0)
         fill = [socket.socket() for _ in range(4)]
         for each in fill:
@@ -341,7 +341,7 @@ async def test_cancelled(state: str, serving: Any, config: Any, transporting: An
                     await transport.post(POST)
                 if "given" in request.node.name and "sync" in request.node.name:
                     connection, _ = listener.accept()
-                    connection.close()  # the user's own thread goes on until here
+                    connection.close()  # the abandoned thread ends here
         assert scope.cancelled_caught
         return
     answers = () if state == "waiting" else (HEAD + LENGTH % 5 + b"{}",)
@@ -354,7 +354,7 @@ async def test_cancelled(state: str, serving: Any, config: Any, transporting: An
 
 
 async def test_cancelled_before(serving: Any, config: Any, transporting: Any) -> None:
-    """A request that is cancelled before it begins sends nothing, and the next one goes out."""
+    """A request that is cancelled before it starts sends nothing, and does not affect the next one."""
     with serving(OK) as server:
         async with transporting(config(server.url)) as transport:
             with anyio.CancelScope() as scope:
@@ -364,7 +364,7 @@ async def test_cancelled_before(serving: Any, config: Any, transporting: Any) ->
 
 
 async def test_many(serving: Any, config: Any, transporting: Any) -> None:
-    """Requests at once have a connection each, which the next ones find."""
+    """Concurrent requests each have a connection, which later requests reuse."""
     with serving(*[OK] * 40) as server:
         async with transporting(config(server.url)) as transport:
             for _ in range(4):
