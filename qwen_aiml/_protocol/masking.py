@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
     from .._keys import Secret
 
-MOST_CHARACTERS = 300
-LEAST_MASKED = 4
-TELLING = 16  # characters that can't match by chance
-MOST_MASKED = 4_000  # characters of a message that are read
+MAX_CHARACTERS = 300
+MIN_MASKED = 4
+MIN_RUN = 16  # characters that can't match by chance
+MAX_READ = 4_000  # characters of a message that are read
 
 
-def masked(said: str, texts: Sequence[str], instruction: str | None, secret: Secret) -> str:
+def masked(message: str, texts: Sequence[str], instruction: str | None, secret: Secret) -> str:
     """
     Mask the API key and the texts in a message that may quote the request.
 
     Args:
-        said: The message of the service or of httpx.
+        message: The message of the service or of httpx.
 
         texts: The texts of the request.
 
@@ -36,18 +36,18 @@ def masked(said: str, texts: Sequence[str], instruction: str | None, secret: Sec
         At most 300 characters. Any 16 consecutive characters of a text are masked, whether quoted as sent, as
         JSON or as a Python literal, and any 8 of the key. A text of 4 to 15 characters is masked as a whole.
     """
-    said = secret.scrub(said[:MOST_MASKED])
-    hidden = bytearray(len(said))
+    message = secret.scrub(message[:MAX_READ])
+    hidden = bytearray(len(message))
     forms = _forms(texts, instruction)
     for form in forms:
-        if LEAST_MASKED <= len(form) < TELLING:
+        if MIN_MASKED <= len(form) < MIN_RUN:
             # Shorter forms reveal nothing and would match in ordinary sentences.
             word = re.escape(form)
-            for found in re.finditer(rf"(?<!\w){word}(?!\w)" if form.isascii() else word, said):
+            for found in re.finditer(rf"(?<!\w){word}(?!\w)" if form.isascii() else word, message):
                 hidden[found.start() : found.end()] = b"\1" * len(form)
-        hide(said, hidden, form, TELLING)
-    said = covered(said, hidden, "[text]")
-    return said if len(said) <= MOST_CHARACTERS else f"{said[: MOST_CHARACTERS - 1]}…"
+        hide(message, hidden, form, MIN_RUN)
+    message = covered(message, hidden, "[text]")
+    return message if len(message) <= MAX_CHARACTERS else f"{message[: MAX_CHARACTERS - 1]}…"
 
 
 def _forms(texts: Sequence[str], instruction: str | None) -> set[str]:

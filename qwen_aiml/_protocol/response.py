@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-MOST_COUNTED = 2**53
+MAX_COUNT = 2**53
 
 _DECIMAL = r"[0-9]{1,15}(\.[0-9]{1,15})?"
 _MEDIA_TYPE = r"[a-z]{1,20}/[a-z0-9.+-]{1,40}(; ?charset=[A-Za-z0-9-]{1,20})?"
@@ -82,15 +82,15 @@ class Response(Hidden, dict=True):
         except _NO_JSON:
             return None
 
-    def said(self, name: str) -> Any:
+    def member(self, name: str) -> Any:
         """Return the body's member *name*, a field of `Success` except ``data``; None if it is missing."""
         if self.success is not None:
             return getattr(self.success, name)
         return members(self.json).get(name)
 
-    def said_text(self, name: str) -> str | None:
+    def text_member(self, name: str) -> str | None:
         """Return the body's member *name* if it is a string; otherwise None."""
-        value = self.said(name)
+        value = self.member(name)
         return value if isinstance(value, str) else None
 
     @lazy_property
@@ -102,7 +102,7 @@ class Response(Hidden, dict=True):
         """
         if not self.is_success:
             return Usage(requests=1)
-        billed, charged = members(self.said("usage")), members(members(self.said("meta")).get("usage"))
+        billed, charged = members(self.member("usage")), members(members(self.member("meta")).get("usage"))
         credits_used, usd_spent = _count(charged.get("credits_used")), _dollars(charged.get("usd_spent"))
         header = self.headers.get("x-aimlapi-credits-used")
         if credits_used is None and header and re.fullmatch("[0-9]{1,18}", header):
@@ -120,11 +120,11 @@ class Response(Hidden, dict=True):
         Source: AI/ML API docs, "Request tracing and cost"; error responses observed.
         """
         return (
-            self.said_text("requestId")
+            self.text_member("requestId")
             or self.headers.get("x-request-id")
             or self.headers.get("x-inference-id")
-            or self.said_text("request_id")
-            or self.said_text("id")
+            or self.text_member("request_id")
+            or self.text_member("id")
             or None
         )
 
@@ -196,7 +196,7 @@ def decode(response: Response, expected: int, dimensions: int | None) -> Rows:
     if response.packed:
         embeddings = list(map(packed, embeddings))
     tokens = response.usage.total_tokens
-    return Rows(embeddings, response.said_text("model"), response.request_id, tokens)
+    return Rows(embeddings, response.text_member("model"), response.request_id, tokens)
 
 
 def _invalid(problem: str) -> ResponseFormatError:
@@ -212,8 +212,8 @@ def _data(response: Response) -> Sequence[Row | dict[str, Any]]:
         raise _invalid(f"the body is not a JSON object ({response.outline})")
     data = body.get("data")
     if not isinstance(data, list):
-        said = " and holds an error" if body.get("error") else ""
-        raise _invalid(f"the body has no list `data`{said}")
+        suffix = " and holds an error" if body.get("error") else ""
+        raise _invalid(f"the body has no list `data`{suffix}")
     return data
 
 
@@ -273,10 +273,10 @@ def _count(value: Any) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     # Rates and totals are computed from it, so an impossible value counts as missing.
-    return value if type(value) is int and 0 <= value < MOST_COUNTED else None
+    return value if type(value) is int and 0 <= value < MAX_COUNT else None
 
 
 def _dollars(value: Any) -> float | None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < MOST_COUNTED:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < MAX_COUNT:
         return None
     return float(value)

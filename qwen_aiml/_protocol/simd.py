@@ -16,7 +16,7 @@ from typing import Any, cast
 from .schema import Row, Success
 
 MOST_BYTES = 4 * 2**20  # of a body; the parser keeps about ten times that in memory
-_SAID = [name for name in Success.__struct_fields__ if name != "data"]
+_OTHER_FIELDS = [name for name in Success.__struct_fields__ if name != "data"]
 
 _of_thread = threading.local()
 
@@ -33,19 +33,19 @@ def packed_success(body: bytes) -> Success | None:
         return None
     simdjson, numpy = modules
     try:
-        said = _parser(simdjson).parse(body)
-        data = list(said["data"])
+        document = _parser(simdjson).parse(body)
+        data = list(document["data"])
         indices = [row["index"] for row in data]
         doubles = numpy.stack([numpy.frombuffer(row["embedding"].as_buffer(of_type="d")) for row in data])
-        others = {name: _plain(said.get(name)) for name in _SAID}
+        others = {name: _plain(document.get(name)) for name in _OTHER_FIELDS}
         # For duplicate names, simdjson returns the first member, all other decoders the last.
-        is_unequivocal = all(len(set(members)) == len(members) for members in map(list, [said, *data]))
+        has_unique_names = all(len(set(members)) == len(members) for members in map(list, [document, *data]))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
         return None
     # True equals 1 but is not an index.
     in_order = set(map(type, indices)) == {int} and indices == list(range(len(indices)))
     # Nested lists would have been flattened.
-    if not in_order or not is_unequivocal or not _has_only(1 + len(data), body):
+    if not in_order or not has_unique_names or not _has_only(1 + len(data), body):
         return None
     with numpy.errstate(over="ignore"):
         floats = doubles.astype(numpy.float32)

@@ -107,42 +107,42 @@ def error_of(
     if in_success and (response.success or isinstance(members(response.json).get("data"), list)):
         return None
     body = response.json
-    said = _message(body)
-    if in_success and not said:
+    message = _message(body)
+    if in_success and not message:
         return None
-    status = _status_in(body, said) if in_success else response.status
-    kind = _kind(status, said, body)
-    quoted = said or f"no message from the service ({response.outline})"
+    status = _status_in(body, message) if in_success else response.status
+    kind = _kind(status, message, body)
+    quoted = message or f"no message from the service ({response.outline})"
     shown = masked(quoted, texts, config.query_instruction, secret)
     if in_success and kind is APIStatusError and status != HTTPStatus.FORBIDDEN:
-        message = f"HTTP {response.status}, but the body holds an error: {shown}"
-        return ResponseFormatError(advised(message, _LATER))
-    advice = _advice(kind, response, said, config, status)
+        summary = f"HTTP {response.status}, but the body holds an error: {shown}"
+        return ResponseFormatError(advised(summary, _LATER))
+    advice = _advice(kind, response, message, config, status)
     for part in _PAGES:
-        if part[part.index("https:") :] in said:
+        if part[part.index("https:") :] in message:
             advice = advice.replace(part, "")
-    most_rows = re.search(_MOST_ROWS, said) if status == HTTPStatus.BAD_REQUEST else None
+    most_rows = re.search(_MOST_ROWS, message) if status == HTTPStatus.BAD_REQUEST else None
     return kind(
         advised(f"HTTP {response.status}: {shown}", advice),
         status_code=response.status,
         request_id=secret.scrub(response.request_id or "") or None,
-        reason=_reason(kind, status, said),
+        reason=_reason(kind, status, message),
         max_rows=int(most_rows[1] or most_rows[2]) if most_rows else None,
     )
 
 
-def _status_in(body: Any, said: str) -> int:
+def _status_in(body: Any, message: str) -> int:
     """Return the HTTP status that an envelope names or implies; 200 if it does neither."""
     parts = _parts(body)
     for value in [part.get(name) for part in parts for name in ("status", "statusCode", "code")]:
         if type(value) is int and value in range(400, 600):
             return value
     names = [part.get(name) for part in parts for name in ("code", "type")]
-    everything = " ".join([said, *(name for name in names if isinstance(name, str))])
+    everything = " ".join([message, *(name for name in names if isinstance(name, str))])
     return next((status for pattern, status in _IN_SUCCESS if re.search(pattern, everything)), 200)
 
 
-def _reason(kind: type[APIStatusError], status: int, said: str) -> Reason:
+def _reason(kind: type[APIStatusError], status: int, message: str) -> Reason:
     if kind is RateLimitError:
         return "rate"
     if kind is not APIStatusError or status == HTTPStatus.FORBIDDEN:
@@ -156,7 +156,7 @@ def _reason(kind: type[APIStatusError], status: int, said: str) -> Reason:
             (_INSPECTED, "content"),
             (_OF_THE_REQUEST, "request"),
         )
-        return next((reason for pattern, reason in rules if re.search(pattern, said)), "text")
+        return next((reason for pattern, reason in rules if re.search(pattern, message)), "text")
     return "service" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "request"
 
 
@@ -169,11 +169,11 @@ def _parts(body: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 def _message(body: Any) -> str:
     """Return the human-readable message of any envelope; empty if there is none."""
     outer, inner = _parts(body)
-    for said in (outer.get("message"), inner.get("message"), outer.get("error"), outer.get("title")):
-        if isinstance(said, list):
-            said = "; ".join(map(_plain, said))  # noqa: PLW2901 (one shape from here on)
-        if isinstance(said, str) and said.strip():
-            return "; ".join([said.strip(), *_issues(inner.get("data"))])
+    for found in (outer.get("message"), inner.get("message"), outer.get("error"), outer.get("title")):
+        if isinstance(found, list):
+            found = "; ".join(map(_plain, found))  # noqa: PLW2901 (one shape from here on)
+        if isinstance(found, str) and found.strip():
+            return "; ".join([found.strip(), *_issues(inner.get("data"))])
     return ""
 
 
@@ -188,17 +188,17 @@ def _issues(data: Any) -> list[str]:
     ]
 
 
-def _plain(said: object) -> str:
+def _plain(value: object) -> str:
     # Python can't print values nested a thousand levels deep.
-    return str(said) if isinstance(said, (str, int)) else "..."
+    return str(value) if isinstance(value, (str, int)) else "..."
 
 
-def _kind(status: int, said: str, body: Any) -> type[APIStatusError]:
+def _kind(status: int, message: str, body: Any) -> type[APIStatusError]:
     _, inner = _parts(body)
     kind = members(inner.get("data")).get("kind")
     if kind == _NO_CREDITS_KIND or status == HTTPStatus.PAYMENT_REQUIRED:
         return InsufficientCreditsError
-    if status in (HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS) and re.search(_NO_CREDITS, said):
+    if status in (HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS) and re.search(_NO_CREDITS, message):
         return InsufficientCreditsError
     return _KINDS.get(status, APIStatusError)
 
@@ -212,7 +212,7 @@ def page_advice(config: EmbeddingConfig) -> str:
 
 
 def _advice(
-    kind: type[APIStatusError], response: Response, said: str, config: EmbeddingConfig, status: int
+    kind: type[APIStatusError], response: Response, message: str, config: EmbeddingConfig, status: int
 ) -> str:
     facts = config.facts
     address = f"base_url ({config.base_url}; the service's own is {DEFAULT_BASE_URL})"
@@ -232,11 +232,11 @@ def _advice(
         (status == HTTPStatus.NOT_FOUND, f"check {model} and {address}"),
         (status == HTTPStatus.METHOD_NOT_ALLOWED, f"check {address}"),
         (
-            re.search(_TOO_LONG, said),
+            re.search(_TOO_LONG, message),
             f"shorten or split the text that has more than {facts.max_tokens} tokens, or set on_too_long",
         ),
         (
-            re.search(_DIMENSION, said) and config.dimensions in facts.regional_dimensions,
+            re.search(_DIMENSION, message) and config.dimensions in facts.regional_dimensions,
             f"{config.model} offers {config.dimensions} dimensions in some regions only; ask for more",
         ),
     )

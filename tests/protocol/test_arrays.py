@@ -76,13 +76,13 @@ def test_too_small_for_float32() -> None:
 def test_matrix(count: int) -> None:
     """Packed rows are copied into one writable array."""
     rows = [packed([float(at), 1.0]) for at in range(count)]
-    made = matrix(rows, 64, load_numpy())
+    result = matrix(rows, 64, load_numpy())
 
-    assert made.tolist() == [[float(at), 1.0] for at in range(count)]
-    assert made.dtype == np.float32
-    assert made.flags.c_contiguous
-    assert made.flags.writeable
-    assert made.shape == (count, 2)
+    assert result.tolist() == [[float(at), 1.0] for at in range(count)]
+    assert result.dtype == np.float32
+    assert result.flags.c_contiguous
+    assert result.flags.writeable
+    assert result.shape == (count, 2)
 
 
 def test_empty_matrix() -> None:

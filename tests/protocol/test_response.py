@@ -108,7 +108,7 @@ def test_large_numbers() -> None:
     assert decode(answer({"data": [row(0, 1e308, 1e308)]}), 1, 2).embeddings == [[1e308, 1e308]]
 
 
-UNSOUND: list[tuple[Any, str]] = [
+MALFORMED: list[tuple[Any, str]] = [
     (b"", "not a JSON object (text/html, 0 bytes)"),
     (b"<html>busy</html>", "not a JSON object"),
     (b'{"data": [{"index": 0, "embed', "not a JSON object"),
@@ -143,7 +143,7 @@ UNSOUND: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("body", "problem"), UNSOUND, ids=lambda value: str(value)[:50])
+@pytest.mark.parametrize(("body", "problem"), MALFORMED, ids=lambda value: str(value)[:50])
 def test_malformed(body: Any, problem: str) -> None:
     """A response without one valid row for each text is rejected, and the error says where it is wrong."""
     with pytest.raises(ResponseFormatError) as caught:

@@ -146,7 +146,7 @@ def test_kinds(status: int, body: Any, kind: type[APIStatusError], said: str) ->
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         ([{"path": ["input", 0], "message": "Required"}], "Invalid payload provided; input.0: Required"),
         (
@@ -155,38 +155,38 @@ def test_kinds(status: int, body: Any, kind: type[APIStatusError], said: str) ->
         ),
     ],
 )
-def test_validation_issues(data: list[Any], said: str) -> None:
+def test_validation_issues(data: list[Any], message: str) -> None:
     """The validation issues that the gateway lists are part of the message."""
     raised = error(400, current(400, "Invalid payload provided", data))
 
-    assert str(raised) == f"HTTP 400: {said}"
+    assert str(raised) == f"HTTP 400: {message}"
 
 
 @pytest.mark.parametrize("depth", [900, 1010, 200_000])
 def test_nested_beyond_measure(depth: int) -> None:
     """Values too deeply nested for Python are left out of the message; the limit depends on the version."""
     deep = b"[" * depth + b'"x"' + b"]" * depth
-    said = str(error(429, b'{"message": ["slow down", ' + deep + b"]}"))
-    assert said.startswith(("HTTP 429: slow down; ...", "HTTP 429: no message from the service"))
+    message = str(error(429, b'{"message": ["slow down", ' + deep + b"]}"))
+    assert message.startswith(("HTTP 429: slow down; ...", "HTTP 429: no message from the service"))
     issues = b'{"error": {"message": "no", "data": [{"path": [' + deep + b'], "message": ' + deep + b"}]}}"
-    said = str(error(400, issues))
-    assert said.startswith(("HTTP 400: no; ...: ...", "HTTP 400: no message from the service"))
+    message = str(error(400, issues))
+    assert message.startswith(("HTTP 400: no; ...: ...", "HTTP 400: no message from the service"))
 
 
 def test_unknown_model() -> None:
     """If an unknown model is not found, the error lists the known models."""
-    said = str(error(404, current(404, "Model x not found"), model="x"))
+    shown = str(error(404, current(404, "Model x not found"), model="x"))
 
-    assert "check the model (x; known models: alibaba/qwen-text-embedding-v4, alibaba/qwen-text-emb" in said
+    assert "check the model (x; known models: alibaba/qwen-text-embedding-v4, alibaba/qwen-text-emb" in shown
 
 
 @pytest.mark.parametrize(
     ("status", "page"), [(401, "https://aimlapi.com/app/keys"), (402, "https://aimlapi.com/app/billing")]
 )
-@pytest.mark.parametrize("said", ["No. See {}.", "No."])
-def test_page_is_named_once(status: int, page: str, said: str) -> None:
+@pytest.mark.parametrize("message", ["No. See {}.", "No."])
+def test_page_is_named_once(status: int, page: str, message: str) -> None:
     """The page that resolves an error is named once, by the service or by us."""
-    assert str(error(status, current(status, said.format(page)))).count(page) == 1
+    assert str(error(status, current(status, message.format(page)))).count(page) == 1
 
 
 def test_regional_dimension() -> None:
@@ -235,8 +235,8 @@ def test_runs_of_a_text_are_masked(echo: str, shown: str) -> None:
 def test_query_without_its_instruction(query: str) -> None:
     """A query is masked whether the service repeats it with its instruction or without."""
     sent = all_outgoing([query], "Find the article")
-    said = legacy(400, f"bad input: '{query}', '{sent[0]}'")
-    raised = error(400, said, texts=tuple(sent), query_instruction="Find the article")
+    body = legacy(400, f"bad input: '{query}', '{sent[0]}'")
+    raised = error(400, body, texts=tuple(sent), query_instruction="Find the article")
 
     assert query not in str(raised)
     assert "[text]" in str(raised)
@@ -261,14 +261,14 @@ def test_short_key() -> None:
 
 def test_short_texts() -> None:
     """A text of four letters is masked where it is a separate word; one of three letters is not masked."""
-    said = legacy(400, "bad input: cats, not scats or cat")
+    body = legacy(400, "bad input: cats, not scats or cat")
 
-    assert str(error(400, said, texts=("cats", "cat"))) == "HTTP 400: bad input: [text], not scats or cat"
+    assert str(error(400, body, texts=("cats", "cat"))) == "HTTP 400: bad input: [text], not scats or cat"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("text", "said", "start"),
+    ("text", "message", "start"),
     [
         (lambda size: "a" * 25 * size, lambda size: "a" * size, "[text]"),
         (lambda size: "a" * 125 * size, lambda size: ("b" + "a" * 15) * (size // 16), "baaaaaaaaaaaaaaab"),
@@ -287,12 +287,12 @@ def test_short_texts() -> None:
     ],
 )
 def test_masking_takes_linear_time(
-    text: Callable[[int], str], said: Callable[[int], str], start: str
+    text: Callable[[int], str], message: Callable[[int], str], start: str
 ) -> None:
     """Masking takes linear time: 16 times the text takes about 16 times as long, even if it is repetitive."""
 
     def seconds(size: int) -> float:
-        body, texts = legacy(400, said(size)), (text(size),) * 10
+        body, texts = legacy(400, message(size)), (text(size),) * 10
         begun = time.process_time()
         assert str(error(400, body, texts=texts)).startswith(f"HTTP 400: {start}")
         return time.process_time() - begun
@@ -301,10 +301,10 @@ def test_masking_takes_linear_time(
     assert min(seconds(4000) for _ in range(3)) < 64 * min(seconds(250) for _ in range(3))
 
 
-@pytest.mark.parametrize("said", ["Slow down.", "Slow down. ", "Slow down"])
-def test_full_stops(said: str) -> None:
+@pytest.mark.parametrize("message", ["Slow down.", "Slow down. ", "Slow down"])
+def test_full_stops(message: str) -> None:
     """A message that ends with a full stop does not get a second one."""
-    assert str(error(429, legacy(429, said))).startswith("HTTP 429: Slow down. What to do: ")
+    assert str(error(429, legacy(429, message))).startswith("HTTP 429: Slow down. What to do: ")
     assert str(error(429, legacy(429, "Slow down!"))).startswith("HTTP 429: Slow down! What to do: ")
 
 
@@ -419,9 +419,9 @@ def test_echoes_are_masked(text: str, echo: str) -> None:
 
 def test_json_is_masked_from_its_first_letter() -> None:
     """A text that is quoted as JSON is masked completely, except for the quotation marks."""
-    said = legacy(400, f"bad input: {json.dumps('naïve “quotes” and more')}")
+    body = legacy(400, f"bad input: {json.dumps('naïve “quotes” and more')}")
 
-    assert str(error(400, said, texts=("naïve “quotes” and more",))) == 'HTTP 400: bad input: "[text]"'
+    assert str(error(400, body, texts=("naïve “quotes” and more",))) == 'HTTP 400: bad input: "[text]"'
 
 
 def test_key_as_request_id() -> None:
