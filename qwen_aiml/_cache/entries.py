@@ -88,7 +88,7 @@ def float32(embedding: Sequence[float]) -> list[float] | None:
         numbers = form.unpack(form.pack(*embedding))
     except OverflowError:
         return None
-    return list(numbers) if _is_sound(numbers) else None
+    return list(numbers) if _is_valid(numbers) else None
 
 
 def pack(key: str, numbers: Sequence[float]) -> bytes:
@@ -128,7 +128,7 @@ def unpack(key: str, entry: object, dimensions: int | None) -> list[float] | Non
     if magic != _MAGIC or len(body) != _HEADER.size + 4 * count or dimensions not in (None, count):
         return None
     embedding = struct.unpack_from(f"<{count}f", body, _HEADER.size)
-    return list(embedding) if _is_sound(embedding) else None
+    return list(embedding) if _is_valid(embedding) else None
 
 
 def _checksum(key: str, body: bytes) -> bytes:
@@ -137,6 +137,6 @@ def _checksum(key: str, body: bytes) -> bytes:
     return digest.digest()[:_CHECKSUM_BYTES]
 
 
-def _is_sound(numbers: Sequence[float]) -> bool:
+def _is_valid(numbers: Sequence[float]) -> bool:
     # A sum of float32 numbers can't overflow, so it is finite exactly when all of them are.
     return math.isfinite(sum(numbers)) and any(numbers)

@@ -109,9 +109,9 @@ class SQLiteCache:
         with self._connected("read") as connection:
             for start in range(0, len(keys), _MOST_VARIABLES):
                 some = keys[start : start + _MOST_VARIABLES]
-                marks = ",".join("?" * len(some))
+                placeholders = ",".join("?" * len(some))
                 # A cast, since damage can turn a value into text, which may not be decodable.
-                query = f"SELECT key, CAST(value AS BLOB) FROM entries WHERE key IN ({marks})"  # noqa: S608
+                query = f"SELECT key, CAST(value AS BLOB) FROM entries WHERE key IN ({placeholders})"  # noqa: S608
                 found.update(connection.execute(query, some))
         return [found.get(key) for key in keys]
 
@@ -211,7 +211,7 @@ class SQLiteCache:
 
     @contextmanager
     def _connected(self, doing: str) -> Iterator[sqlite3.Connection]:
-        until = monotonic() + BUSY_SECONDS
+        deadline = monotonic() + BUSY_SECONDS
         try:
             # One deadline, both for this object's other threads and for SQLite's lock.
             if not self._lock.acquire(timeout=BUSY_SECONDS):
@@ -223,15 +223,15 @@ class SQLiteCache:
                     self._make_absolute()
                     self._connection, self._is_read_only = _open(self._path)
                     self._file = _identity(self._path)
-                milliseconds = max(0, int(1000 * (until - monotonic())))
+                milliseconds = max(0, int(1000 * (deadline - monotonic())))
                 self._connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
                 yield self._connection
             finally:
                 self._release()
         except (sqlite3.Error, ValueError) as error:  # invalid path, or undecodable message of SQLite
-            said = str(error) or "its message can't be decoded"  # Python 3.10
-            advice = next((what for part, what in _ADVICE.items() if part in said), "try another path")
-            message = f"the cache {self._path} can't be {doing}: {said}"
+            reason = str(error) or "its message can't be decoded"  # Python 3.10
+            advice = next((what for part, what in _ADVICE.items() if part in reason), "try another path")
+            message = f"the cache {self._path} can't be {doing}: {reason}"
             raise CacheError(advised(message, advice)) from error
 
     def _release(self) -> None:
@@ -325,13 +325,13 @@ def _prepare(connection: sqlite3.Connection, path: str, *, read_only: bool) -> N
 
 def _is_ours(connection: sqlite3.Connection, path: str) -> bool:
     """Return whether the file is a cache; False if it is empty and can become one."""
-    (made_by,) = connection.execute("PRAGMA application_id").fetchone()
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if (made_by, version, tables) == (0, 0, 0):
+    if (application_id, version, tables) == (0, 0, 0):
         return False
-    if made_by != _APPLICATION_ID or version != _VERSION:
-        kind = "another version of this project" if made_by == _APPLICATION_ID else "another program"
+    if application_id != _APPLICATION_ID or version != _VERSION:
+        kind = "another version of this project" if application_id == _APPLICATION_ID else "another program"
         message = f"the cache {path} is a database of {kind}, and was left as it is"
         raise CacheError(advised(message, ELSEWHERE))
     return True
@@ -339,13 +339,13 @@ def _is_ours(connection: sqlite3.Connection, path: str) -> bool:
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
     """Let readers and a writer work concurrently; the mode is stored in the file."""
-    give_up = monotonic() + BUSY_SECONDS
+    deadline = monotonic() + BUSY_SECONDS
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as error:
             # If two processes create the same file, SQLite rejects one immediately instead of waiting.
-            if "locked" not in str(error) or monotonic() > give_up:
+            if "locked" not in str(error) or monotonic() > deadline:
                 raise
             sleep(0.01)
         else:

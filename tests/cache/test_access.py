@@ -87,18 +87,18 @@ def test_damaged_entries() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (OSError("of its own"), r"^the cache can't be read \(OSError\); nothing was sent$"),
         (TimeoutError(), r"^the cache can't be read \(TimeoutError\); nothing was sent$"),
         (CacheError("locked"), r"^locked$"),
     ],
 )
-def test_look_up_that_raises(error: Exception, said: str) -> None:
+def test_look_up_that_raises(error: Exception, message: str) -> None:
     """An exception in a look-up is raised as a CacheError."""
 
     async def main() -> None:
-        with pytest.raises(CacheError, match=said):
+        with pytest.raises(CacheError, match=message):
             await access(Returns(error)).load(TEXTS, None)
 
     run(main)

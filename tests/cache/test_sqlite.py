@@ -255,10 +255,10 @@ def test_killed(path: Path) -> None:
     """
     with start(program, path) as process:
         assert process.stdout is not None
-        said = "".join(process.stdout.readline() for _ in range(50))
+        output = "".join(process.stdout.readline() for _ in range(50))
         process.kill()
-        said += process.stdout.read()
-    last = said.count("\n") - 1
+        output += process.stdout.read()
+    last = output.count("\n") - 1
     assert last >= 49
 
     with SQLiteCache(path) as cache:
@@ -275,7 +275,7 @@ FORK = """
 import os, sys, threading, warnings
 from qwen_aiml._cache.sqlite import SQLiteCache
 
-warnings.simplefilter("ignore")  # newer Pythons warn of any fork beside threads
+warnings.simplefilter("ignore")  # newer Python versions warn about a fork with threads running
 path = sys.argv[1]
 cache, other = SQLiteCache(path), SQLiteCache(path)
 other.set_many({"other": b"1"})
@@ -566,10 +566,10 @@ def test_folder_of_others(folder: Path) -> None:
         SQLiteCache(path).get_many(["a"])
 
 
-@pytest.mark.parametrize(("name", "said"), [("a\0b", "null"), ("n" * 300, "unable")], ids=["null", "long"])
-def test_no_path(name: str, said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "message"), [("a\0b", "null"), ("n" * 300, "unable")], ids=["null", "long"])
+def test_no_path(name: str, message: str, tmp_path: Path) -> None:
     """An invalid path raises a CacheError that says what to do."""
-    with pytest.raises(CacheError, match=rf"can't be read: .*{said}.*\. What to do: "):
+    with pytest.raises(CacheError, match=rf"can't be read: .*{message}.*\. What to do: "):
         SQLiteCache(f"{tmp_path}/{name}").get_many(["a"])
 
 
