@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .._protocol.response import Response
     from .base import Post
 
-_LOOK_AGAIN = 0.1  # seconds idle after which the loop checks whether the server has closed a connection
+_POLL_AFTER = 0.1  # seconds idle after which the loop checks whether the server has closed a connection
 _BUFFER_SIZE = 256 * 1024
 _MAX_HEAD = 64 * 1024
 
@@ -78,7 +78,7 @@ class AsyncioTransport:
     async def _take(self) -> _Connection | None:
         loop = asyncio.get_running_loop()
         while self._idle:
-            if self._is_wary or loop.time() - self._idle[-1].used_at > _LOOK_AGAIN:
+            if self._is_wary or loop.time() - self._idle[-1].used_at > _POLL_AFTER:
                 # The server may have closed it: the loop polls its sockets, then runs the callbacks.
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)

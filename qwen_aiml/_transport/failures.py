@@ -140,19 +140,19 @@ def httpx_failure(
         return TransportFailure("local", type(error).__name__)  # its message may contain a header
     if "ConnectTimeout" in names:
         limit = min(timeout, CONNECT_TIMEOUT)
-        told = TransportFailure("connection", f"no connection within {limit:.3g} s")
+        failure = TransportFailure("connection", f"no connection within {limit:.3g} s")
     elif "TimeoutException" in names:
-        told = no_response_in_time(timeout)
+        failure = no_response_in_time(timeout)
     elif "ConnectError" in names or is_end:
-        told = no_connection(first_cause(error))
+        failure = no_connection(first_cause(error))
     elif size is not None:
-        told = cut_body(size)
+        failure = cut_body(size)
     elif "RemoteProtocolError" in names:
         # Not its message, which may quote received data.
-        told = TransportFailure("connection", CLOSED if "disconnect" in str(error) else NOT_HTTP)
+        failure = TransportFailure("connection", CLOSED if "disconnect" in str(error) else NOT_HTTP)
     else:
-        told = no_response(first_cause(error))
-    return TransportFailure(broken, told.detail) if told.kind == "connection" else told
+        failure = no_response(first_cause(error))
+    return TransportFailure(broken, failure.detail) if failure.kind == "connection" else failure
 
 
 def _proxy_failure(error: Exception) -> TransportFailure:

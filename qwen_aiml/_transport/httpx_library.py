@@ -50,8 +50,8 @@ def check_client(given: Any, *, sync: bool) -> None:
     """
     kind, name = ("Client", "http_client") if sync else ("AsyncClient", "http_async_client")
     if given is not None and library_of(given, kind) is None:
-        made = f"{type(given).__module__}.{type(given).__qualname__}"
-        raise ConfigurationError(f"{name} must be an httpx.{kind} or httpx2.{kind}, not {made}")
+        actual = f"{type(given).__module__}.{type(given).__qualname__}"
+        raise ConfigurationError(f"{name} must be an httpx.{kind} or httpx2.{kind}, not {actual}")
 
 
 def watched_library() -> str | None:

@@ -54,7 +54,7 @@ class _Clients:
         connect = min(config.silence, CONNECT_TIMEOUT)
         self._timeout = self._library.Timeout(config.silence, connect=connect, pool=None)
 
-    def _make(self) -> Any:
+    def _create_client(self) -> Any:
         """Create a client for any number of connections."""
         # Without TLS, skip the certificates, which are slow to load.
         plain = self._config.endpoint.startswith("http:") and self._proxy is None
@@ -120,7 +120,7 @@ class HTTPXTransport(_Clients):
         Raises:
             TransportFailure: If no response was received, or a 2xx without a complete body.
         """
-        client = self._given or (self._idle.pop() if self._idle else self._make())
+        client = self._given or (self._idle.pop() if self._idle else self._create_client())
         connecting = _Connecting()
         keep = False
         try:
@@ -219,7 +219,7 @@ class ThreadedHTTPXTransport(_Clients):
             TransportFailure: If no response was received, or a 2xx without a complete body.
         """
         if self._given is None and self._own is None:
-            self._own = self._make()
+            self._own = self._create_client()
         self._in_flight += 1
         try:
             return await in_thread(partial(self._exchange, self._given or self._own, request))

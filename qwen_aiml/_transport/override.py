@@ -17,9 +17,9 @@ everywhere: Callable[[EmbeddingConfig, bool], tuple[EmbeddingConfig, Any]] | Non
 
 def meant(config: EmbeddingConfig, given: Any, *, sync: bool) -> tuple[EmbeddingConfig, Any]:
     """Return the settings and client to use: those given, unless an override replaces them."""
-    if (answer := everywhere) is None or service_of(given) is not None:
+    if (override := everywhere) is None or service_of(given) is not None:
         return config, given
-    return answer(config, sync)
+    return override(config, sync)
 
 
 def service_of(given: Any) -> str | None:

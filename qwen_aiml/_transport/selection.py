@@ -69,18 +69,18 @@ class SelectedTransport:
     def _select(self, config: EmbeddingConfig, client: Any) -> Transport:
         if client is not None:
             # Not cached, since the connections belong to the client.
-            return _made("", config, client, sync=self._sync)
+            return _create("", config, client, sync=self._sync)
         # Instrumentation for a sync caller may patch only the sync classes.
         library, sync = watched_library(), self._sync
         if library is None:
             library = "httpx" if self._needs_httpx or not _runs_asyncio() else "asyncio"
             sync = False
         if (library, sync) not in self._transports:
-            self._transports[library, sync] = _made(library, config, None, sync=sync)
+            self._transports[library, sync] = _create(library, config, None, sync=sync)
         return self._transports[library, sync]
 
 
-def _made(library: str, config: EmbeddingConfig, client: Any, *, sync: bool) -> Transport:
+def _create(library: str, config: EmbeddingConfig, client: Any, *, sync: bool) -> Transport:
     # Imported when needed: httpx, TLS and certificates are slow to load.
     if library == "asyncio":
         from .asyncio_transport import AsyncioTransport  # noqa: PLC0415
@@ -88,8 +88,8 @@ def _made(library: str, config: EmbeddingConfig, client: Any, *, sync: bool) -> 
         return AsyncioTransport(config)
     from .httpx_transport import HTTPXTransport, ThreadedHTTPXTransport  # noqa: PLC0415
 
-    made = ThreadedHTTPXTransport if sync else HTTPXTransport
-    return made(config, client, library=library)
+    transport_class = ThreadedHTTPXTransport if sync else HTTPXTransport
+    return transport_class(config, client, library=library)
 
 
 def _runs_asyncio() -> bool:

@@ -85,21 +85,21 @@ class Server:
                 self._answer(connection)
 
     def _answer(self, connection: Any) -> None:
-        came, end = b"", time.monotonic() + 30
+        pending, end = b"", time.monotonic() + 30
         while not self.closing.is_set() and time.monotonic() < end:
             with suppress(TimeoutError):
                 received = connection.recv(65536)
                 if not received:
                     return
-                came += received
-            if came and self._always is not None:
+                pending += received
+            if pending and self._always is not None:
                 self._always(connection, self.closing)
                 return
-            head, _, body = came.partition(b"\r\n\r\n")
+            head, _, body = pending.partition(b"\r\n\r\n")
             length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
             if length and len(body) >= int(length) and self.left:
-                self.requests.append(came)
-                came = b""
+                self.requests.append(pending)
+                pending = b""
                 answer = self.left.pop(0)
                 connection.settimeout(5)
                 if callable(answer):
@@ -216,15 +216,15 @@ def _transports(kind: str, config: EmbeddingConfig) -> Iterator[Transport]:
     if kind == "asyncio":
         yield AsyncioTransport(config)
         return
-    library, color, *given = kind.split()
+    library, mode, *given = kind.split()
     module = importlib.import_module(library)
     client: Any = None
     if given:
-        client = module.Client() if color == "sync" else module.AsyncClient()
-    yield (ThreadedHTTPXTransport if color == "sync" else HTTPXTransport)(config, client, library=library)
+        client = module.Client() if mode == "sync" else module.AsyncClient()
+    yield (ThreadedHTTPXTransport if mode == "sync" else HTTPXTransport)(config, client, library=library)
     if client is not None:
         assert not client.is_closed
-        if color == "sync":
+        if mode == "sync":
             client.close()
         # An async client is closed by `transporting`.
 

@@ -75,7 +75,7 @@ def test_sloppy_responses(data: bytes, size: int) -> None:
 
 @pytest.mark.parametrize("size", [1000, 1_000_000])
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (HEAD + b"x-again: and again\r\n" * 10_000, "headers are longer than 64 KiB"),
         (HEAD + b"x-long: " + b"x" * 200_000, "headers are longer than 64 KiB"),
@@ -92,9 +92,9 @@ def test_sloppy_responses(data: bytes, size: int) -> None:
         (HEAD + b"transfer-encoding: Chunked\r\n\r\n" + CHUNKS[:20], "closed after .* bytes"),
     ],
 )
-def test_failures(data: bytes, said: str, size: int) -> None:
+def test_failures(data: bytes, message: str, size: int) -> None:
     """Heads and trailers are limited in size, and a response that is not HTTP is a failure."""
-    with pytest.raises(TransportFailure, match=said):
+    with pytest.raises(TransportFailure, match=message):
         read(data, size)
 
 

@@ -69,10 +69,10 @@ async def test_socks() -> None:
     class SOCKSError(Exception):
         pass
 
-    told = failure(SOCKSError("Malformed reply"), 5.0, proxied=True)
+    result = failure(SOCKSError("Malformed reply"), 5.0, proxied=True)
 
-    assert told is not None
-    assert (told.kind, told.detail) == ("proxy", "Malformed reply")
+    assert result is not None
+    assert (result.kind, result.detail) == ("proxy", "Malformed reply")
 
 
 @pytest.mark.parametrize("sync", [True, False])
@@ -211,10 +211,10 @@ async def test_interrupted_closing(config: Any) -> None:
 )
 def test_words(error: Exception, kind: str, detail: str) -> None:
     """Exceptions of httpx are described without text that may contain the key."""
-    told = failure(error, 60.0)
+    result = failure(error, 60.0)
 
-    assert told is not None
-    assert (told.kind, told.detail) == (kind, detail)
+    assert result is not None
+    assert (result.kind, result.detail) == (kind, detail)
 
 
 def test_first_cause() -> None:

@@ -66,7 +66,7 @@ def test_exceptions(exceptions: str, url: str, expected: bool, monkeypatch: pyte
 
 @pytest.mark.parametrize("sync", [True, False])
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         ("http://user:hidden@proxy.example:port", "HTTPS_PROXY in the environment can't be used"),
         ("http://user:hidden@proxy.example:99999", "HTTPS_PROXY in the environment can't be used"),
@@ -76,11 +76,11 @@ def test_exceptions(exceptions: str, url: str, expected: bool, monkeypatch: pyte
     ],
 )
 async def test_unusable(
-    value: str, said: str, sync: bool, config: Any, monkeypatch: pytest.MonkeyPatch
+    value: str, message: str, sync: bool, config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error about an invalid proxy names the variable, and does not show the password."""
     monkeypatch.setenv("HTTPS_PROXY", value)
-    with pytest.raises(ConfigurationError, match=said) as caught:
+    with pytest.raises(ConfigurationError, match=message) as caught:
         await SelectedTransport(config("https://service.example"), sync=sync).post(Post(b"{}", 1000))
 
     assert "hid" not in str(caught.value)

@@ -93,11 +93,11 @@ async def test_override(config: Any, sync: bool, monkeypatch: pytest.MonkeyPatch
 def test_clients_accepted() -> None:
     """Only clients of either library are accepted, including subclasses."""
     openai = pytest.importorskip("openai", minversion="2")
-    for made in (httpx.Client(), httpx2.Client(), openai.DefaultHttpxClient()):
-        check_client(made, sync=True)
+    for client in (httpx.Client(), httpx2.Client(), openai.DefaultHttpxClient()):
+        check_client(client, sync=True)
         with pytest.raises(ConfigurationError, match=r"http_async_client must be an httpx.AsyncClient or"):
-            check_client(made, sync=False)
-        made.close()
+            check_client(client, sync=False)
+        client.close()
     for kind in (httpx.AsyncClient, httpx2.AsyncClient, openai.DefaultAsyncHttpxClient):
         check_client(kind(), sync=False)
     check_client(None, sync=True)
@@ -111,18 +111,18 @@ async def test_clients_of_users(config: Any, serving: Any) -> None:
     """Users' clients are used, and stay open."""
     openai = pytest.importorskip("openai")
     with serving(OK, OK, OK, OK) as server:
-        for made in (httpx2.Client(), openai.DefaultHttpxClient()):
-            selected = SelectedTransport(config(server.url), made, sync=True)
+        for client in (httpx2.Client(), openai.DefaultHttpxClient()):
+            selected = SelectedTransport(config(server.url), client, sync=True)
             assert (await selected.post(POST)).body == b"{}"
             await selected.aclose()
-            assert not made.is_closed
-            made.close()
-        for made in (httpx2.AsyncClient(), openai.DefaultAsyncHttpxClient()):
-            selected = SelectedTransport(config(server.url), made, sync=False)
+            assert not client.is_closed
+            client.close()
+        for client in (httpx2.AsyncClient(), openai.DefaultAsyncHttpxClient()):
+            selected = SelectedTransport(config(server.url), client, sync=False)
             assert (await selected.post(POST)).body == b"{}"
             await selected.aclose()
-            assert not made.is_closed
-            await made.aclose()
+            assert not client.is_closed
+            await client.aclose()
 
 
 async def watching(config: Any, library: str) -> None:

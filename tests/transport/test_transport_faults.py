@@ -94,11 +94,11 @@ CUT = [
 ]
 
 
-@pytest.mark.parametrize(("how", "data", "said"), CUT)
+@pytest.mark.parametrize(("how", "data", "message"), CUT)
 async def test_unreadable_bodies(  # noqa: PLR0913, PLR0917 (fixtures)
     how: str,
     data: bytes,
-    said: str,
+    message: str,
     serving: Any,
     config: Any,
     closing: Any,
@@ -109,7 +109,7 @@ async def test_unreadable_bodies(  # noqa: PLR0913, PLR0917 (fixtures)
     end = closing if how == "closed" else resetting
     with serving(end(data), end(data.replace(b"200 OK", b"401 No"))) as server:
         async with transporting(config(server.url)) as transport:
-            with pytest.raises(TransportFailure, match=said) as caught:
+            with pytest.raises(TransportFailure, match=message) as caught:
                 await transport.post(POST)
         async with transporting(config(server.url)) as transport:
             response = await transport.post(POST)
@@ -137,7 +137,7 @@ async def test_silence_in_a_body(status: bytes, serving: Any, config: Any, trans
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b"", "closed without a response"),
         (b"HTTP/1.1 2", "closed without a response|response is not HTTP"),
@@ -147,12 +147,12 @@ async def test_silence_in_a_body(status: bytes, serving: Any, config: Any, trans
     ],
 )
 async def test_no_response(
-    data: bytes, said: str, serving: Any, config: Any, closing: Any, transporting: Any
+    data: bytes, message: str, serving: Any, config: Any, closing: Any, transporting: Any
 ) -> None:
     """Data that is not a response is reported without quoting it."""
     with serving(closing(data)) as server:
         async with transporting(config(server.url)) as transport:
-            with pytest.raises(TransportFailure, match=said) as caught:
+            with pytest.raises(TransportFailure, match=message) as caught:
                 await transport.post(POST)
 
     assert caught.value.kind == "connection"
