@@ -48,7 +48,7 @@ print(len(embedding))
 # %% [markdown]
 # ## Embed many texts
 #
-# Lists of any length are sent ten texts a request, many requests at a time.
+# Lists of any length are sent in concurrent requests of ten texts.
 
 # %%
 embeddings = embed_model.get_text_embedding_batch([f"text {number}" for number in range(25)])
@@ -58,7 +58,7 @@ print(embed_model.usage)
 # %% [markdown]
 # ## Queries and documents
 #
-# Qwen advises to put a task before queries, and nothing before documents.
+# Qwen recommends a task description before queries, and nothing before documents.
 
 # %%
 with_task = QwenAIMLEmbedding(
