@@ -54,7 +54,7 @@ IN_CHART = [
 ]
 SEQUENTIAL = [way for way in LABELS if way.startswith("langchain-") or way == "openai-like-sync"]
 SCALED = (
-    "* sends requests one after another; fewer texts were run, and CPU and wall time scaled up accordingly."
+    "* sends requests one after another; it embedded fewer texts, and its CPU and wall time are scaled up."
 )
 BASE64 = (
     "The `openai` package, and clients built on it, request base64, which this server supports. It is not "
@@ -176,7 +176,7 @@ def goodput_table(taken: dict[str, Any]) -> Table:
         requests = point["texts"] // BATCH
         rows.append([f"{point['rate']} per second", str(requests), f"{ideal(point):.0f}", *cells])
     columns = ["limit", "requests", "ideal s", *(LABELS[way] for way in ways)]
-    notes = "Wall time over ideal (requests / limit), and the share of requests that was rejected."
+    notes = "Wall time divided by the ideal (requests / limit), and the share of requests rejected."
     return Table("Goodput: undisclosed limits in requests per second", columns, rows, notes)
 
 
@@ -192,9 +192,9 @@ def section(results: dict[str, Any]) -> str:
     taken = results["main"]
     intro = (
         f"{_words(taken['points'][0])}. Measured against a lightweight local server, one process per run. "
-        "*CPU*: client CPU time. *Ideal*: latency x number of request waves at full concurrency. *Memory*: "
-        "peak increase during the call. *baseten*: Baseten's client, written in Rust. *bare*: sockets, "
-        f"threads and orjson, without validation or retries. {_taken(taken)}"
+        "*CPU*: client CPU time. *Ideal*: latency times number of request waves at full concurrency. "
+        "*Memory*: peak increase during the call. *baseten*: Baseten's client, written in Rust. *bare*: "
+        f"sockets, threads and orjson, without validation or retries. {_taken(taken)}"
     )
     table = main_table(taken).markdown()
     return "\n\n".join([f"{START}\n## 4,000 texts", fill(intro, 110), f"{table}\n{END}"])
@@ -202,7 +202,8 @@ def section(results: dict[str, Any]) -> str:
 
 def document(results: dict[str, Any]) -> str:
     """Write results.md."""
-    parts = ["# Benchmarks\n\nMade by `make bench` from results.json; don't edit.\n"]
+    about = "Time and memory of embedding clients, and requests rejected, as measured by `make bench`."
+    parts = [f"# Benchmarks\n\n{about} Generated from results.json; do not edit.\n"]
     for name, table in TABLES.items():
         if name in results:
             made, taken = table(results[name]), results[name]
@@ -219,7 +220,7 @@ def chart(results: dict[str, Any]) -> str:
         if seconds := scaled(point, way, "wall"):
             few = "*" if point["ways"][way]["texts"] < point["texts"] else ""
             rows.append((LABELS[way] + few, way.startswith("ours"), seconds))
-    note = "* one request at a time; fewer texts were run, and the time scaled up"
+    note = "* one request at a time; measured with fewer texts, time scaled up"
     return bars(_words(point), "wall-clock seconds", note, rows)
 
 
@@ -250,7 +251,7 @@ def _taken(taken: dict[str, Any]) -> str:
     box = taken["machine"]
     rounds = "one round" if taken["rounds"] == 1 else f"medians of {taken['rounds']} rounds"
     return (
-        f"Taken {taken['date']}, {rounds}: {box['processor']}, {box['cores']} cores, {box['system']}, "
+        f"Measured on {taken['date']}, {rounds}: {box['processor']}, {box['cores']} cores, {box['system']}, "
         f"Python {box['python']}."
     )
 
