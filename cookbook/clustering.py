@@ -2,7 +2,7 @@
 # # Near-duplicate detection and clustering
 #
 # Remove copies, edited copies and translations from a collection of texts, and
-# find out which topics it has.
+# find its topics.
 #
 # You choose a similarity threshold from labelled pairs, measure precision and
 # recall on held-out texts, cluster 300 texts in ten languages by topic, and
@@ -46,7 +46,7 @@ english, spanish = (
 
 
 def edited(text: str) -> str:
-    """Copy a text carelessly: small letters, no marks, the third word lost."""
+    """Copy a text carelessly: lower case, no punctuation, one word missing."""
     words = re.findall(r"\w+", text.lower())
     return " ".join(words[:2] + words[3:])
 
@@ -68,7 +68,7 @@ pile[-1], english[copied[-1]]
 
 # %% [markdown]
 # The client sends identical texts once per call. Finding the other duplicates
-# takes vectors.
+# requires vectors.
 #
 # ## A threshold from examples
 #
@@ -83,14 +83,14 @@ pile[-1], english[copied[-1]]
 
 # %%
 def pairs(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give each pair's cosine, and whether both are the same saying."""
+    """Return each pair's cosine, and whether both are the same saying."""
     first, second = np.triu_indices(len(chosen), k=1)
     cosines = (matrix[chosen] @ matrix[chosen].T)[first, second]
     return cosines, sayings[chosen][first] == sayings[chosen][second]
 
 
 def best_threshold(cosines: np.ndarray, same: np.ndarray) -> float:
-    """Find the cosine from which on a pair should count as the same."""
+    """Find the lowest cosine at which a pair should count as the same."""
     order = np.argsort(-cosines)
     hits = np.cumsum(same[order])
     precision, recall = hits / np.arange(1, len(hits) + 1), hits / hits[-1]
@@ -143,8 +143,8 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# Where grey and colour overlap, no threshold separates them. The test on the
-# held-out half, by kind of pair:
+# Where grey and colour overlap, no threshold separates the pairs. The results
+# on the held-out half, by kind of pair:
 
 # %%
 found = cosines >= threshold
@@ -220,7 +220,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 declaration = json.loads(Path("data/udhr.json").read_text(encoding="utf-8"))
-# The stand-in knows these.
+# The stand-in model supports these.
 chosen = "en es fr de ru tr ar zh-Hans ja ko".split()
 texts = [
     article["text"]

@@ -4,7 +4,7 @@
 # Embed a corpus that does not fit into one call: Daft reads Parquet files,
 # embeds a column and writes Parquet files.
 #
-# This page shows a job that can be killed and started again, its throughput and
+# This page shows a job that can be killed and restarted, its throughput and
 # memory, and an estimate for a million texts and more.
 
 # %%
@@ -15,11 +15,11 @@ import os
 import subprocess
 import sys
 
-os.environ["DAFT_ANALYTICS_ENABLED"] = "0"  # else importing Daft reports it
+os.environ["DAFT_ANALYTICS_ENABLED"] = "0"  # or importing Daft reports it
 os.environ["DAFT_PROGRESS_BAR"] = "0"
 HAS_KEY = bool(os.environ.get("AIMLAPI_API_KEY"))
-COUNT = 500 if HAS_KEY else 50_000  # with a key, begin with few: they cost
-if not HAS_KEY:  # in a process of its own, whose memory is not measured
+COUNT = 500 if HAS_KEY else 50_000  # with a key, start small: texts cost money
+if not HAS_KEY:  # in a separate process, whose memory is not measured
     command = "-m qwen_aiml.emulator --port 0 --latency 0.1"
     emulator = subprocess.Popen(  # noqa: S603 (our own program)
         [sys.executable, *command.split()], stdout=subprocess.PIPE, text=True
@@ -39,8 +39,8 @@ print("Vectors:", VECTORS)
 # %% [markdown]
 # ## The corpus
 #
-# A table of an id and a text, in eight files. Daft reads files side by side and
-# gives rows in any order: the id says which row is which.
+# A table with an id and a text per row, in eight files. Daft reads files in
+# parallel and returns rows in any order; the id identifies each row.
 
 # %%
 from pathlib import Path
@@ -64,9 +64,9 @@ print(f"{len(table):,} texts")
 # `embed_text` is Daft's; the provider is this package's. The cache makes the
 # job resumable, and `overwrite` keeps a second run from adding rows.
 #
-# A column more, `second`, notes when each row was embedded, and `batch_size=50`
-# has Daft take them as they come. Leave both out of yours: they draw the
-# picture.
+# The extra column `second` records when each row was embedded, and
+# `batch_size=50` makes these times finer. Omit both from your job: they only
+# serve the plot below.
 
 # %%
 import time
@@ -76,7 +76,7 @@ from daft.functions import embed_text
 
 from daft_qwen_aiml import QwenAIMLProvider
 
-# Floats hardly shrink in Parquet. Daft expects that they do, and would hold
+# Floats hardly compress in Parquet. Daft assumes that they do, and would hold
 # more in memory.
 daft.set_execution_config(
     parquet_inflation_factor=1.0, parquet_target_row_group_size=32 << 20
@@ -86,12 +86,12 @@ began = time.monotonic()
 
 @daft.func.batch(return_dtype=daft.DataType.float64())
 def seconds(embeddings: daft.Series) -> list[float]:
-    """Note the time since the start beside each row."""
+    """Return the time since the start for each row."""
     return [time.monotonic() - began] * len(embeddings)
 
 
 def job() -> daft.DataFrame:
-    """Embed the folder of texts into another one."""
+    """Embed the texts of one folder, and write them to another."""
     provider = QwenAIMLProvider(
         dimensions=64, cache=str(folder / "embeddings.db")
     )
@@ -103,7 +103,7 @@ def job() -> daft.DataFrame:
 
 
 # %% [markdown]
-# A thread notes the memory of this process while the job runs.
+# A thread records the memory of this process while the job runs.
 
 # %%
 from threading import Event, Thread
@@ -115,7 +115,7 @@ done = Event()
 
 
 def watch() -> None:
-    """Note the memory of this process, in megabytes, four times a second."""
+    """Record the memory of this process, in MB, four times per second."""
     process = psutil.Process()
     while not done.wait(0.25):
         used = process.memory_info().rss / 1e6
@@ -132,8 +132,8 @@ watcher.join()
 # %% [markdown]
 # ## What was written
 #
-# Each id once, with an embedding of the same dimensions. Usage is in Daft's
-# metrics of the operator `embed_text`.
+# The output has each id once, with an embedding of the requested dimensions.
+# Usage is in Daft's metrics of the operator `embed_text`.
 
 # %%
 written = daft.read_parquet(f"{folder}/embedded/*.parquet")
@@ -143,7 +143,7 @@ print(written.schema()["embedding"].dtype)
 
 
 def counted(df: daft.DataFrame) -> dict[str, float]:
-    """Read what a job has counted: requests, tokens, texts from the cache."""
+    """Return a job's metrics: requests, tokens, texts from the cache."""
     assert df.metrics is not None
     operators = df.metrics.to_pydict()["stats"]
     counts = dict(count for operator in operators for count in operator)
@@ -158,8 +158,8 @@ assert usage["requests"] == COUNT / 10
 # %% [markdown]
 # ## Throughput and memory
 #
-# Daft runs up to 64 batches at once (of 320 texts if you don't say otherwise),
-# and holds their embeddings and what the Parquet writers have collected. Memory
+# Daft runs up to 64 batches at once (of 320 texts by default), and holds their
+# embeddings and the rows that the Parquet writers have collected. Memory
 # depends on those, not on the number of texts; files are written at the end.
 
 # %%
@@ -183,13 +183,13 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# The throughput is that of the emulator on this machine. With the service, the
-# limit of your account decides.
+# The throughput is that of the emulator on this machine. With the service, it
+# depends on the limit of your account.
 #
 # ## Run it again
 #
-# A job that was killed is started again as it was: what was embedded comes from
-# the cache. This one had finished, so nothing is sent or billed.
+# To resume a job that was killed, run it again unchanged: texts that were
+# embedded come from the cache. This one had finished, so nothing is sent.
 
 # %%
 again = counted(job())
@@ -200,8 +200,8 @@ assert again["cached"] == COUNT
 # ## A million texts, and more
 #
 # At 10 texts per request. The limit is an example: the service publishes none.
-# With a price of your own, the last column has the money; tokens per text are
-# those of the texts above, so replace them with those of a sample of yours.
+# If you set a price, the last column shows the cost. It uses the tokens per
+# text of the texts above: replace them with those of a sample of your texts.
 
 # %%
 PER_SECOND = 50  # requests; an example

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # CrewAI: knowledge with your embeddings
 #
-# Embed the knowledge of a crew with `EmbeddingClient`: CrewAI takes an
-# embedding function as a small class. Agents with this knowledge retrieve what
-# is relevant to their task. The search itself needs no chat model, so this page
+# Embed the knowledge of a crew with `EmbeddingClient`: CrewAI accepts a small
+# class as its embedding function. Agents with this knowledge retrieve what is
+# relevant to their task. The search itself needs no chat model, so this page
 # uses none.
 
 # %%
@@ -20,7 +20,7 @@ VECTORS = "Qwen" if HAS_KEY else "stand-in model, not Qwen"
 print("Vectors:", VECTORS)
 
 folder = TemporaryDirectory(ignore_cleanup_errors=True)
-os.environ["CREWAI_STORAGE_DIR"] = folder.name  # else in the user's home
+os.environ["CREWAI_STORAGE_DIR"] = folder.name  # by default in the user's home
 os.environ["CREWAI_DISABLE_TELEMETRY"] = "true"
 
 # %%
@@ -51,7 +51,7 @@ class QwenFunction(CustomEmbeddingFunction):
 
     @staticmethod
     def name() -> str:
-        """Name the function, for collections that are opened again."""
+        """Return the name that a collection stores, for reopening it."""
         return "qwen-aiml"
 
     def __call__(self, input: list[str]) -> list[list[float]]:

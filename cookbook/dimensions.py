@@ -30,8 +30,8 @@ print("Vectors:", VECTORS)
 # ## Two sets with known answers
 #
 # - **Sayings**: 298 Spanish sayings; for each, find the same one among the 298
-#   in English. They are short and alike.
-# - **Questions**: 30 questions in everyday English, one an article of the
+#   in English. They are short and similar.
+# - **Questions**: 30 questions in everyday English, one per article of the
 #   Declaration; find the article among all thirty, in English and in four other
 #   languages.
 
@@ -105,7 +105,7 @@ from langchain_qwen_aiml import QwenAIMLEmbeddings
 
 
 def vectors(embeddings: QwenAIMLEmbeddings, texts: list[str]) -> np.ndarray:
-    """Embed documents, and check their length."""
+    """Embed documents, and check that the vectors have unit length."""
     rows = np.array(embeddings.embed_documents(texts), dtype=np.float32)
     assert rows.shape == (len(texts), embeddings.dimensions)
     assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-3)
@@ -113,7 +113,7 @@ def vectors(embeddings: QwenAIMLEmbeddings, texts: list[str]) -> np.ndarray:
 
 
 def ranks(queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
-    """Say at which rank, from 1, query n finds document n."""
+    """Return the rank, from 1, at which query n finds document n."""
     scores = queries @ documents.T
     better: np.ndarray = np.sum(scores > scores.diagonal()[:, None], axis=1)
     return better + 1
@@ -161,7 +161,7 @@ import time
 
 
 def milliseconds(length: int, rows: int = 20_000) -> float:
-    """Time the comparison of one query with all rows: the best of thirty."""
+    """Time the comparison of one query with all rows: best of thirty."""
     rng = np.random.default_rng(0)
     documents = rng.standard_normal((rows, length), dtype=np.float32)
     query = rng.standard_normal(length, dtype=np.float32)
@@ -276,4 +276,4 @@ for name, instruction in INSTRUCTIONS.items():
 # - Choose the fewest dimensions whose recall does not differ measurably from
 #   that of 1024, the default. Size and time are proportional to the dimensions.
 # - Other dimensions, or another model, require a new index. An instruction does
-#   not: it only changes queries.
+#   not, since it only changes queries.

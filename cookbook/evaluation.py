@@ -104,7 +104,7 @@ def scores(search: Search, answers: Answers = relevant) -> np.ndarray:
     """Score each question by each metric: 24 rows, 3 columns."""
     rows = []
     for question, ids in answers.items():
-        found = search(question)[:K] or [""]  # nothing found scores 0
+        found = search(question)[:K] or [""]  # no result scores 0
         results = [
             one.compute(expected_ids=ids, retrieved_ids=found)
             for one in scorers
@@ -192,8 +192,8 @@ assert embedding.usage.requests == 0
 # %% [markdown]
 # ## BM25, and hybrid search
 #
-# BM25 ranks by common words, so it only finds texts in the language of the
-# question. Reciprocal rank fusion adds 1 / (60 + rank) of both lists.
+# BM25 ranks by shared words, so it only finds texts in the language of the
+# question. Reciprocal rank fusion adds up 1 / (60 + rank) in both lists.
 
 # %%
 import re
@@ -212,7 +212,7 @@ bm25 = BM25Okapi([words(text) for text in texts.values()])
 
 
 def by_words(question: str) -> list[str]:
-    """Search by words."""
+    """Search with BM25."""
     found = bm25.get_scores(words(question))
     best = found.argsort(kind="stable")[::-1][:30]
     return [ids[place] for place in best if found[place] > 0]

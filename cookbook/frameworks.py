@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Chroma, Haystack, DSPy
 #
-# For LangChain and LlamaIndex this package has classes. Other frameworks take a
+# Use this package with other frameworks than LangChain and LlamaIndex, through a
 # function or a small class around `EmbeddingClient`. This page shows them for
 # Chroma's embedding functions, Haystack and DSPy; [CrewAI](crewai_knowledge.py)
 # has its own page. The client handles batching, retries and rate limits in all
@@ -39,8 +39,7 @@ QUESTION = "Wie lange darf ich ein Buch behalten?"
 #
 # `__call__` embeds documents and `embed_query` embeds queries, so that a query
 # instruction takes effect. A collection stores the name and the configuration
-# of its function, never the key, so it has the same settings when it is
-# reopened.
+# of its function, but never the key, and has the same settings when reopened.
 
 # %%
 from typing import Any
@@ -67,16 +66,16 @@ class QwenFunction(EmbeddingFunction[Documents]):
 
     @staticmethod
     def name() -> str:
-        """Name the function, for collections that are opened again."""
+        """Return the name that a collection stores, for reopening it."""
         return "qwen-aiml"
 
     def get_config(self) -> dict[str, Any]:
-        """Give what a collection stores."""
+        """Return the settings that a collection stores."""
         return {"dimensions": self.dimensions}
 
     @staticmethod
     def build_from_config(config: dict[str, Any]) -> "QwenFunction":
-        """Make the function of a collection that is opened again."""
+        """Create the function when a collection is reopened."""
         return QwenFunction(**config)
 
 

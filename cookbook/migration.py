@@ -3,8 +3,8 @@
 #
 # What to change in code that uses `AimlapiEmbeddings`, `OpenAIEmbeddings`,
 # `OpenAIEmbedding`, `OpenAILikeEmbedding` or `DashScopeEmbeddings`, what these
-# classes send, as recorded by the emulator, and a check that tells from a few
-# texts of your index whether you can keep it or must rebuild it.
+# classes send, as recorded by the emulator, and a check with a few texts of
+# your index that shows whether you can keep it or must rebuild it.
 #
 # LangChain, to `QwenAIMLEmbeddings`:
 #
@@ -66,7 +66,7 @@ vocabulary = (
     Path(llama_index.core.__file__).parent / "_static" / "tiktoken_cache"
 )
 os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(vocabulary))
-logging.disable(logging.WARNING)  # of its vocabulary, which is not Qwen's
+logging.disable(logging.WARNING)  # about its vocabulary, which is not Qwen's
 
 MODEL = "alibaba/qwen-text-embedding-v4"
 BASE_URL = "https://api.aimlapi.com/v1"
@@ -76,7 +76,7 @@ texts = [f"Line {number}\nand the next one" for number in range(100)]
 def measure(
     name: str, embed: Callable[[dict[str, Any]], list[list[float]]]
 ) -> Emulator:
-    """Embed the texts on a fresh emulator, and print what it saw."""
+    """Embed the texts on a new emulator, and print what it received."""
     emulator = Emulator(latency=0.05)
     started = time.perf_counter()
     try:
@@ -98,7 +98,7 @@ def measure(
 def openai_embeddings(
     **settings: Any,
 ) -> Callable[[dict[str, Any]], list[list[float]]]:
-    """Give a function that embeds with LangChain's class for OpenAI."""
+    """Return a function that embeds with LangChain's class for OpenAI."""
     return lambda to: OpenAIEmbeddings(
         model=MODEL, base_url=BASE_URL, **settings, **to
     ).embed_documents(texts)
@@ -285,7 +285,7 @@ import numpy as np
 def lowest_agreement(
     stored: dict[str, list[float]], embeddings: QwenAIMLEmbeddings
 ) -> float:
-    """Return the lowest cosine of old and new vectors; 0 if lengths differ."""
+    """Return the lowest cosine of old and new vectors; 0 if sizes differ."""
     new, old = (
         np.array(embeddings.embed_documents(list(stored))),
         np.array(list(stored.values())),
@@ -301,7 +301,7 @@ def lowest_agreement(
 
 
 # %% [markdown]
-# The check is tried on four indexes of ten articles of the Universal
+# This cell runs the check on four indexes of ten articles of the Universal
 # Declaration of Human Rights, some of which contain line breaks. With an API
 # key the service embeds them, at negligible cost.
 

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # joblib, Dask, Spark
 #
-# Embed a table with the usual tools of data jobs: joblib processes, partitions
+# Embed a table with common tools for data jobs: joblib processes, partitions
 # of a Dask DataFrame, a `pandas_udf` of Spark. One client already keeps many
 # requests in flight, so one process is often enough: use these tools if your
 # data is distributed anyway.
@@ -41,7 +41,7 @@ table = pd.DataFrame({"text": [f"line {number}" for number in range(80)]})
 #
 # Each task embeds a block of rows with one client and closes it at the end; a
 # client per row would reconnect each time. Limits apply per process, so divide
-# yours by the number of processes.
+# your limit by the number of processes.
 
 # %%
 from joblib import Parallel, delayed
@@ -52,7 +52,7 @@ WORKERS = 2
 
 
 def embed(texts: list[str]) -> np.ndarray:
-    """Embed a block of texts: a row each."""
+    """Embed a block of texts, one row per text."""
     config = EmbeddingConfig(
         dimensions=256,
         max_concurrency=8 // WORKERS,
@@ -111,7 +111,7 @@ from pyspark.sql.functions import pandas_udf
 os.environ |= {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
 settings = SparkConf().setMaster("local[2]").setAppName("embed")
 settings.set("spark.ui.enabled", "false")
-# A session as on any cluster, but for Java's log, which is not shown here.
+# A session as on any cluster, except that Java's log is not shown here.
 gateway = launch_gateway(settings, popen_kwargs={"stderr": subprocess.DEVNULL})
 spark = SparkSession(SparkContext(conf=settings, gateway=gateway))
 

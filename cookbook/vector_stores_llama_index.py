@@ -62,7 +62,7 @@ corpus = json.loads(Path("data/udhr.json").read_text(encoding="utf-8"))
 
 
 def make_nodes() -> list[TextNode]:
-    """Make a node of each article."""
+    """Create a node for each article."""
     return [
         TextNode(
             id_=f"{language['code']}-{article['number']}",
@@ -96,7 +96,7 @@ print(f"{len(ids)} nodes")
 def retrieve(
     index: BaseIndex[Any], k: int, *conditions: MetadataFilter
 ) -> list[NodeWithScore]:
-    """Give the nearest nodes of those that fulfil all conditions."""
+    """Return the nearest nodes among those that meet all conditions."""
     filters = MetadataFilters(filters=list(conditions)) if conditions else None
     return index.as_retriever(similarity_top_k=k, filters=filters).retrieve(
         QUERY
@@ -112,7 +112,7 @@ def show(found: list[NodeWithScore]) -> None:
 
 
 def found_ids(found: list[NodeWithScore]) -> set[str]:
-    """Give the ids of the nodes found."""
+    """Return the ids of the nodes found."""
     return {hit.node_id for hit in found}
 
 
@@ -167,7 +167,7 @@ from llama_index.vector_stores.chroma import ChromaVectorStore
 
 
 def chroma(embedding: QwenAIMLEmbedding) -> VectorStoreIndex:
-    """Open the collection, new or old."""
+    """Open the collection, or create it."""
     collection = chromadb.PersistentClient(
         str(folder / "chroma")
     ).get_or_create_collection("udhr")
@@ -207,13 +207,13 @@ client = QdrantClient(path=str(folder / "qdrant"))
 
 
 def qdrant(embedding: QwenAIMLEmbedding) -> VectorStoreIndex:
-    """Open the collection, new or old."""
+    """Open the collection, or create it."""
     store = QdrantVectorStore("udhr", client=client)
     return VectorStoreIndex.from_vector_store(store, embed_model=embedding)
 
 
 def uuid_of(name: str) -> str:
-    """Make a UUID of a name."""
+    """Derive a UUID from a name."""
     return str(uuid5(NAMESPACE_URL, name))
 
 
@@ -250,13 +250,13 @@ import logging
 import lancedb
 from llama_index.vector_stores.lancedb import LanceDBVectorStore
 
-# It says that the table is new, and calls what LanceDB will drop.
+# It warns about a new table, and uses deprecated functions of LanceDB.
 logging.getLogger("llama_index.vector_stores.lancedb").setLevel("ERROR")
 warnings.filterwarnings("ignore", message=r"table_names\(\) is deprecated")
 
 
 def lance(embedding: QwenAIMLEmbedding) -> VectorStoreIndex:
-    """Open the table, new or old."""
+    """Open the table, or create it."""
     store = LanceDBVectorStore(str(folder / "lance"), "udhr", mode="create")
     return VectorStoreIndex.from_vector_store(store, embed_model=embedding)
 
@@ -331,7 +331,7 @@ tables: list[PGVectorStore] = []
 
 
 def pgvector(embedding: QwenAIMLEmbedding) -> VectorStoreIndex:
-    """Open the table, new or old."""
+    """Open the table, or create it."""
     store = PGVectorStore.from_params(
         connection_string=url.replace("postgresql:", "postgresql+psycopg2:"),
         async_connection_string=url.replace(
@@ -346,7 +346,7 @@ def pgvector(embedding: QwenAIMLEmbedding) -> VectorStoreIndex:
 
 if url:
     index = pgvector(embedding)
-    index.vector_store.clear()  # a server may hold another run's
+    index.vector_store.clear()  # a server may still have those of another run
     index.insert_nodes(make_nodes())
     show(retrieve(index, 4))
     print("Only Spanish, only before article 20:")

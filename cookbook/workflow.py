@@ -43,13 +43,13 @@ print(embedding.usage)
 # %% [markdown]
 # ## The steps
 #
-# A step is a method. Its annotations say which event it takes and which it
-# gives; that is how the steps are connected. `num_workers` says how many of a
-# step run at once.
+# A step is a method. The annotations of its parameter and return value name the
+# events that it takes and returns, which connects the steps. `num_workers` is
+# the number of calls of a step that run at once.
 #
-# Use `aretrieve`, not `retrieve`, which would stop all other steps while it
-# waits. No `retry_policy` is needed for embeddings: the class retries what is
-# transient, and a second layer would multiply the attempts.
+# Use `aretrieve`, not `retrieve`, which would block all other steps while it
+# waits. No `retry_policy` is needed for embeddings: the class retries transient
+# failures, and a second layer would multiply the attempts.
 
 # %%
 from workflows import Context, Workflow, step
@@ -63,14 +63,14 @@ class Question(Event):
 
 
 class Fact(Event):
-    """What was found for one part."""
+    """The fact found for one part."""
 
     question: str
     text: str
 
 
 class Found(Event):
-    """Progress, for whoever watches."""
+    """Progress, for readers of the event stream."""
 
     question: str
 
@@ -137,8 +137,8 @@ if not HAS_KEY:
     assert found == [0, 2, 1, 4]
 
 # %% [markdown]
-# Each question was one request, and they were in flight together. However large
-# `num_workers` is, `max_concurrency` of the class bounds that.
+# Each question took one request, and all were in flight together. However large
+# `num_workers` is, `max_concurrency` of the class limits that number.
 
 # %%
 requests = embedding.usage.requests - before
@@ -151,6 +151,6 @@ assert requests == len(answers)
 # %% [markdown]
 # ## Next
 #
-# - In place of `put_together`, a chat model can write one answer from all
+# - Instead of `put_together`, a chat model can write one answer from all
 #   facts: see [RAG with citations](rag.py).
-# - `FunctionAgent` is such a workflow, made for tools: see [agents](agents.py).
+# - `FunctionAgent` is such a workflow for tools: see [agents](agents.py).
