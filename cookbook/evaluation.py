@@ -399,7 +399,7 @@ if not HAS_KEY:
     assert interval(results["fused"], results["vectors"], "mrr")[0] < 0
 
 # %% [markdown]
-# ## Where it fails
+# ## Questions that fail
 #
 # The questions with the lowest recall are more instructive than a mean.
 

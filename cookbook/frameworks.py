@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Chroma, Haystack, DSPy
 #
-# Use this package with other frameworks than LangChain and LlamaIndex, through a
-# function or a small class around `EmbeddingClient`. This page shows them for
+# Use this package with other frameworks than LangChain and LlamaIndex, through
+# a function or a small class around `EmbeddingClient`. This page shows them for
 # Chroma's embedding functions, Haystack and DSPy; [CrewAI](crewai_knowledge.py)
 # has its own page. The client handles batching, retries and rate limits in all
 # of them.

@@ -187,7 +187,7 @@ program = folder / "job.py"
 _ = program.write_text("\n\n".join(parts), encoding="utf-8")
 
 # %% [markdown]
-# ## Killed half-way
+# ## Kill the jobs half-way
 #
 # Each job is started as a program and killed, without a chance to clean up, as
 # soon as its cache file and journal reach half a megabyte, well before the end.

@@ -21,7 +21,7 @@ VECTORS = "Qwen" if HAS_KEY else "stand-in model, not Qwen"
 print("Vectors:", VECTORS)
 
 # %% [markdown]
-# ## How long is long
+# ## How long is 8,192 tokens?
 #
 # The service accepts 8,192 tokens per text. How many characters that is depends
 # on the script. This cell counts the Universal Declaration of Human Rights, the

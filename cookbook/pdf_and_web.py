@@ -86,7 +86,7 @@ Thread(target=server.serve_forever, daemon=True).start()
 site = f"http://127.0.0.1:{server.server_port}"
 
 # %% [markdown]
-# ## Read
+# ## Read the PDF and the pages
 #
 # Each page of the PDF becomes a document, with its page number. A page without
 # text is usually a scan that needs OCR first, so it raises an error here.
@@ -154,7 +154,7 @@ usage = embeddings.usage
 print(f"{len(passages)} passages, {usage.requests} request(s)")
 
 # %% [markdown]
-# ## Ask
+# ## Ask questions
 
 # %%
 import re

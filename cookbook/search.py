@@ -237,7 +237,7 @@ print(f"{'by chance':22}{1 / 30:34.2f}")
 # These figures say nothing about Qwen unless the page is run with an API key.
 # According to Alibaba, text-embedding-v4 supports more than 100 languages.
 #
-# ## A map
+# ## A map of all texts
 #
 # t-SNE projects 1,024 dimensions to two: close vectors stay close, but
 # distances between clusters mean little. Each point is an article in one
