@@ -18,11 +18,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Serve until interrupted.
 
     Args:
-        arguments: Those of the command line; None: the process's own.
+        arguments: Command-line arguments. None: those of the process.
 
     Returns:
         The exit status: 0 when interrupted, 1 if a package is missing, 2 if
-        an argument is wrong or the address cannot be listened on.
+        an argument is invalid or it cannot listen on the address.
     """
     parser = argparse.ArgumentParser(
         prog="python -m qwen_aiml.emulator",
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         emulator = Emulator(**settings)
     except ModuleNotFoundError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - it is what the command is for
+        print(error, file=sys.stderr)  # noqa: T201 - a command prints
         return 1
     except ValueError as error:
         parser.error(str(error))
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:  # noqa: PLR2004 - what fits in TCP's two bytes
+    if not text.isdecimal() or int(text) > 65535:  # noqa: PLR2004 - the highest TCP port
         raise argparse.ArgumentTypeError(f"{text} is not one of 0 to 65535")
     return int(text)
 

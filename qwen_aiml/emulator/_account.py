@@ -1,7 +1,7 @@
 """
-An account with the service: what it may do at once, what it has left, what it was billed.
+An account with the service: API keys, limits, credits and billing.
 
-All of it may be used from any thread. No I/O and no waiting here.
+Everything is thread-safe. This module does no I/O and never waits.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _WINDOW = 1.0  # seconds over which the rate is counted
 
 class _Bucket:
     """
-    A token bucket, full at first.
+    A token bucket, initially full.
 
     Args:
-        rate: Tokens a second that flow in.
+        rate: Tokens added per second.
 
-        burst: Tokens that it holds.
+        burst: Capacity in tokens.
 
-        now: Reading of the clock.
+        now: The current time.
     """
 
     def __init__(self, rate: float, burst: int, now: float) -> None:
@@ -40,10 +40,10 @@ class _Bucket:
         self._tokens, self._filled_at = float(burst), now
 
     def take(self, now: float) -> bool:
-        """Take a token, if there is one."""
+        """Take a token; return whether there was one."""
         self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
         self._filled_at = now
-        # Tenths of a second add up to a little less than a second.
+        # In floating point, ten additions of 0.1 give slightly less than 1.
         if self._tokens < 1 - 1e-9:
             return False
         self._tokens -= 1
@@ -52,25 +52,25 @@ class _Bucket:
 
 class Account:
     """
-    What stands between a request and the models.
+    The checks between a request and the models.
 
     Args:
-        api_keys: The keys that are known. None: all that are not blank.
+        api_keys: Valid API keys. None: every key that is not blank is valid.
 
-        credits: The balance, in whole credits. None: endless.
+        credits: The balance, in whole credits. None: no limit.
 
-        rate_limit: Requests a second that reach the models. None: no limit.
+        rate_limit: Requests per second that reach the models. None: no limit.
 
-        burst: Requests that a token bucket holds, which the rate refills.
-            None: no bucket, the rate is counted over any second.
+        burst: Size of a token bucket that `rate_limit` refills, in requests.
+            None: no bucket; the rate is counted over any second.
 
-        concurrency_limit: Requests that the models process at once. None: no
-            limit.
+        concurrency_limit: Requests that the models process concurrently.
+            None: no limit.
 
-        retry_after: Seconds that a request beyond those limits is told to
-            wait. None: it is told nothing.
+        retry_after: Seconds in the ``retry-after`` header of requests beyond
+            those limits. None: no such header.
 
-        clock: Seconds that only grow; the rate goes by it.
+        clock: Returns monotonic seconds, for the rate limit.
 
         upstream: The models.
 
@@ -90,7 +90,7 @@ class Account:
         clock: Callable[[], float],
         upstream: _service.Upstream,
     ) -> None:
-        """Set up an account that was billed nothing yet."""
+        """Create an account that has not been billed yet."""
         if isinstance(api_keys, str) or (
             api_keys is not None and not all(key.strip() for key in api_keys or [""])
         ):
@@ -124,21 +124,21 @@ class Account:
 
     @property
     def credits(self) -> int | None:
-        """The credits left; None if they are endless."""
+        """The credits left; None if they are not limited."""
         return self._credits
 
     @property
     def texts_billed(self) -> Counter[str]:
-        """How often each text was billed, a copy."""
+        """How often each text was billed (a copy)."""
         with self._lock:
             return self._billed.copy()
 
     def process(self, request: Request, in_flight: ExitStack) -> Answer:
         """
-        Answer *request* as the service does, and bill it if it is embedded.
+        Respond to *request* as the service does, and bill it if it is embedded.
 
-        If it reaches the models, it takes one of the places there until
-        *in_flight* is closed.
+        A request that reaches the models counts towards the concurrency limit
+        until *in_flight* is closed.
         """
         mount = self._upstream.mount
         if (request.method, request.path) == ("GET", mount + _service.BALANCE_PATH):
@@ -162,7 +162,7 @@ class Account:
 
     def _hold(self, cost: int) -> bool:
         """
-        Take *cost* from the balance, if it covers it; give it back if negative.
+        Deduct *cost* if the balance covers it; a negative cost is a refund.
 
         Source: AI/ML API docs, "API key usage": a hold, rolled back when the
         request fails.
@@ -176,7 +176,7 @@ class Account:
             return True
 
     def _admit(self) -> bool:
-        """Say whether one more request is within the limits, and count it against them if it is."""
+        """Count one more request if it is within the limits; return whether it is."""
         with self._lock:
             if self._processing >= self._concurrency_limit or not self._is_within_rate(self._clock()):
                 return False

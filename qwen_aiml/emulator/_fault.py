@@ -90,7 +90,7 @@ class Fault:
             raise ValueError(problem)
 
     def _conflict(self) -> str:
-        """Say which settings contradict each other; empty if none do."""
+        """Describe the first conflict between settings; empty if there is none."""
         framing = {"content-length", "transfer-encoding"} | ({"content-encoding"} if self.gzip else set())
         computed = {name.lower() for name in self.headers} & framing
         answers = any(setting is not None for setting in (self.status, self.body, self.cut, self.edit))

@@ -1,4 +1,4 @@
-"""What a transport or the server does about a request: a fault and an answer, put together."""
+"""A response combined with a fault: instructions for a transport or the server."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Reply:
     """
-    What happens on a connection, in this order.
+    The events on a connection, in this order.
 
     Args:
         latency: Seconds to wait, or infinity. Then the connection is reset if
             *answer* is None.
 
-        answer: Its status and headers are sent, then its body.
+        answer: The response whose status and headers are sent, then its body.
 
-        drip: Seconds before each byte; 0 sends as fast as can be.
+        drip: Seconds before each byte; 0: no delay.
 
-        sent: How many bytes of the body are sent. If not all, the connection
-            ends then.
+        sent: Number of bytes of the body to send. If that is not all of it,
+            the connection ends after them.
 
-        resets: Whether it ends with a reset.
+        resets: Whether the connection ends with a reset.
     """
 
     latency: float
@@ -38,20 +38,20 @@ class Reply:
 
     @property
     def is_plain(self) -> bool:
-        """Whether an answer is sent, whole and at once."""
+        """Whether a complete response is sent without delay between its bytes."""
         return self.answer is not None and not (self.drip or self.resets or self.sent < len(self.answer.body))
 
 
 def reply(fault: Fault, answer: Answer | None, latency: float) -> Reply:
     """
-    Say what becomes of *answer*, which is None if it was not made.
+    Combine *answer* with *fault*.
 
     Args:
-        fault: What goes wrong.
+        fault: The fault to inject.
 
-        answer: What would be sent if nothing did.
+        answer: The response; None if the request was not processed.
 
-        latency: Seconds to wait, whatever the fault adds.
+        latency: Seconds to wait, to which the fault's latency is added.
     """
     size = 0 if answer is None else len(answer.body)
     if fault.reset == "during":

@@ -1,9 +1,9 @@
 """
-What the service answers to a request: the gateway's checks, then the upstream's.
+The service's response to a request: the gateway's checks, then the upstream's.
 
-A pure function of the request: no I/O, no clock, no state. Accounts (keys,
-credits, rates) are the emulator's. The gateway's schema lets much through
-that the upstream then refuses, whole batches at a time.
+A pure function of the request: no I/O, no clock, no state. Keys, credits and
+rate limits are in `_account`. The gateway's schema accepts much that the
+upstream then rejects, a whole batch at a time.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ Region = Literal["international", "mainland"]
 PATH = "/v1/embeddings"
 BALANCE_PATH = "/v2/billing"
 
-# Names a request may use, and what the upstream calls the model.
-# Source: AI/ML API docs, pages of the two models; the shorter names are in the gateway's live catalogue as
-# its staff listed it in its NocoBase plugin, and are taken for aliases (assumed; probe: price).
+# Model names in requests, and the upstream's names for them.
+# Source: AI/ML API docs, pages of the two models. The shorter names are in the gateway's live catalogue, as
+# its staff listed it in its NocoBase plugin; that they are aliases is assumed (probe: price).
 MODELS = {
     "alibaba/qwen-text-embedding-v4": "text-embedding-v4",
     "alibaba/qwen-text-embedding-v3": "text-embedding-v3",
@@ -42,7 +42,7 @@ MODELS = {
 }
 # Source: AI/ML API's OpenAPI: the gateway checks the range, for v3 as for v4.
 _LEAST, _MOST, _DEFAULT = 64, 2048, 1024
-# Source: Alibaba Cloud Model Studio, "Text embedding", its international and its Chinese edition.
+# Source: Alibaba Cloud Model Studio, "Text embedding", international and Chinese editions.
 _ALL = frozenset({64, 128, 256, 512, 768, 1024, 1536, 2048})
 _DIMENSIONS: dict[tuple[str, Region], frozenset[int]] = {
     ("text-embedding-v4", "international"): _ALL,
@@ -53,14 +53,14 @@ _DIMENSIONS: dict[tuple[str, Region], frozenset[int]] = {
 # Source: Alibaba Cloud Model Studio, "Text embedding".
 MOST_ROWS = 10
 _MOST_TOKENS = 8192
-# Credits a hundred tokens cost. AI/ML API's price is not published: this is Alibaba's, $0.07 a million,
-# at 2,000,000 credits a dollar, and agrees with the one published answer (4 tokens, 1 credit).
+# Credits per hundred tokens. AI/ML API's price is not published. This is Alibaba's, $0.07 per million tokens,
+# at 2,000,000 credits per dollar; it agrees with the one published response (4 tokens, 1 credit).
 _CREDITS_A_HUNDRED = 14
 
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """A request that met the gateway's schema."""
+    """A request that passed the gateway's checks."""
 
     request: Request
     model: str
@@ -70,27 +70,27 @@ class Call:
 
     @property
     def tokens(self) -> int:
-        """How many tokens it is billed for."""
+        """The number of tokens billed."""
         return sum(map(estimate_tokens, self.texts))
 
     @property
     def cost(self) -> int:
-        """What it costs, in whole credits."""
+        """The cost, in whole credits."""
         return -(-self.tokens * _CREDITS_A_HUNDRED // 100)
 
 
 def estimate_tokens(text: str) -> int:
     """
-    Estimate the tokens of *text*: one for every four bytes of UTF-8 begun.
+    Estimate the tokens of *text*: one per four bytes of UTF-8, rounded up.
 
-    The service counts with its model's vocabulary, which is not here. Source:
-    assumed (probe: tokens); it agrees with the published answer ("Laura is a DJ.": 4).
+    The service counts with its model's vocabulary, which is not included here.
+    Source: assumed (probe: tokens); it agrees with the published response ("Laura is a DJ.": 4).
     """
     return -(-len(text.encode()) // 4)
 
 
 def read(body: bytes) -> Any:
-    """Parse *body*, None if it is no JSON."""
+    """Parse *body*; None if it is not JSON."""
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -102,18 +102,18 @@ def gateway(request: Request, *, api_keys: Collection[str] | None, mount: str) -
     Check *request* as the gateway does: route, key, JSON, model, schema.
 
     Args:
-        request: What came in.
+        request: The request.
 
-        api_keys: The keys that are known; None: all that are not blank.
+        api_keys: Valid API keys. None: every key that is not blank is valid.
 
-        mount: What is before the service's own path.
+        mount: The URL path before the service's own.
 
     Returns:
-        The call to hand to the upstream, or the refusal.
+        The call to pass to the upstream, or an error response.
 
-    Source: AI/ML API's OpenAPI and observed errors. The order, the texts of
-    404 and those for unreadable bodies are NestJS's and Express's (assumed;
-    probe: model).
+    Source: AI/ML API's OpenAPI and observed errors. The order of the checks,
+    and the messages of 404 and of unreadable bodies, are those of NestJS and
+    Express (assumed; probe: model).
     """
     asked, _, _ = request.path.partition("?")
     if (request.method, asked) != ("POST", mount + PATH):
@@ -124,7 +124,7 @@ def gateway(request: Request, *, api_keys: Collection[str] | None, mount: str) -
     if (refusal := key_refusal(request, api_keys)) is not None:
         return refusal
     content: Any = {}
-    # Express reads no body of another type, takes an empty one for an empty object, and knows no bare values.
+    # Express ignores bodies of other types, treats an empty body as an empty object, and rejects bare values.
     if (
         request.body
         and request.headers.get("content-type", "").partition(";")[0].strip() == "application/json"
@@ -138,7 +138,7 @@ def gateway(request: Request, *, api_keys: Collection[str] | None, mount: str) -
 
 
 def key_refusal(request: Request, api_keys: Collection[str] | None) -> Answer | None:
-    """Give what a request gets whose key is missing or unknown; None if its key is known."""
+    """Return the error response for a missing or invalid API key; None if the key is valid."""
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         return _answers.refusal(request, 401, "UnauthorizedException", _answers.NO_KEY)
@@ -149,9 +149,9 @@ def key_refusal(request: Request, api_keys: Collection[str] | None) -> Answer | 
 
 def _against_schema(request: Request, content: dict[str, Any]) -> Call | Answer:
     """
-    Check *content* against the model's schema; unknown keys are dropped.
+    Check *content* against the model's schema; unknown keys are ignored.
 
-    Source: AI/ML API's OpenAPI; issues have the words of zod 3, of which one
+    Source: AI/ML API's OpenAPI; issues have zod 3's messages, of which one
     kind was observed. That the model is looked up first is assumed
     (probe: model).
     """
@@ -194,7 +194,7 @@ def _wrong_type(expected: str, value: object, path: list[str | int]) -> dict[str
 
 
 def _input_issues(value: object) -> list[dict[str, Any]]:
-    """Check ``input``: a string or a list of strings, not empty; how long or how many is not asked."""
+    """Check that ``input`` is a string or a list of strings, not empty; maximum sizes are not checked."""
     path: list[str | int] = ["input"]
     if value == "":
         least = {"code": "too_small", "minimum": 1, "type": "string", "inclusive": True, "exact": False}
@@ -221,7 +221,7 @@ def _input_issues(value: object) -> list[dict[str, Any]]:
 
 
 def _dimensions_issues(value: object) -> list[dict[str, Any]]:
-    """Check ``dimensions``: whole, in range, never null; which of them a model knows is not asked."""
+    """Check that ``dimensions`` is an integer in range, regardless of the values that the model supports."""
     path: list[str | int] = ["dimensions"]
     if not isinstance(value, int | float) or isinstance(value, bool):
         return [_wrong_type("number", value, path)]
@@ -241,26 +241,27 @@ def _dimensions_issues(value: object) -> list[dict[str, Any]]:
 @dataclass(frozen=True, kw_only=True)
 class Upstream:
     """
-    Alibaba's service, which refuses all of a call or gives a vector for each text.
+    Alibaba's service, which rejects a whole call or returns a vector for each text.
 
     Args:
-        region: Which edition of it answers.
+        region: The edition of the service.
 
-        max_rows: The most texts of a call.
+        max_rows: Maximum number of texts per call.
 
-        refuses: Says of a text whether its content is refused, and with it
-            the whole call. None: no content is.
+        refuses: Returns whether the content of a text is rejected, and with
+            it the whole call. None: no text is rejected.
 
-        refusal_status: The status of such a refusal. 400 comes in the
-            upstream's envelope; any other in the gateway's, as documented
-            for it: "partner errors" are said to show as 500.
+        refusal_status: The status of such a rejection. 400 has the upstream's
+            envelope; any other has the gateway's documented one, since
+            "partner errors" are documented to show as 500.
 
-        shuffle: Whether rows come in an order other than that of their index.
+        shuffle: Whether to send rows in an order other than that of their
+            index.
 
-        base64: Whether ``encoding_format`` is obeyed. Alibaba documents
-            lists only, and what the gateway makes of it is not known.
+        base64: Whether to respect ``encoding_format``. Alibaba documents
+            lists only; how the gateway treats it is not known.
 
-        semantic: What makes the vectors; None: they are lexical.
+        semantic: The source of the vectors. None: they are lexical.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -278,7 +279,7 @@ class Upstream:
     semantic: Semantic | None
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Reject settings out of range."""
         if self.region not in get_args(Region):
             raise ValueError(f'region must be "international" or "mainland", not {self.region!r}')
         if self.max_rows < 1:
@@ -288,14 +289,14 @@ class Upstream:
 
     @property
     def mount(self) -> str:
-        """What is before the service's own paths: the name of the vectors, if they are not lexical."""
+        """The URL path before the service's own: the name of the vectors, empty for lexical ones."""
         return "" if self.semantic is None else f"/{self.semantic.name}"
 
     def answer(self, call: Call) -> Answer:
         """
-        Answer *call*.
+        Create the response to *call*.
 
-        Source: the shape of a good answer is that of the one published.
+        Source: a successful response has the format of the published one.
         """
         refusal = self._refusal(call)
         if refusal is not None:
@@ -326,11 +327,11 @@ class Upstream:
 
     def _refusal(self, call: Call) -> Answer | None:
         """
-        Give what the upstream refuses *call* with, if it does.
+        Return the upstream's error response to *call*; None if it is accepted.
 
         Source: Alibaba Cloud Model Studio, "Error codes",
-        ``data_inspection_failed``, for refused content; that embeddings get
-        it, and through the gateway, is assumed (probe: none).
+        ``data_inspection_failed``, for rejected content; that it applies to
+        embeddings, and through the gateway, is assumed (probe: none).
         """
         problem = self._problem(call)
         if problem is not None:
@@ -344,11 +345,11 @@ class Upstream:
 
     def _problem(self, call: Call) -> str | None:
         """
-        Say what parameter of *call* the upstream refuses, in its words and spelling.
+        Return the upstream's message, in its own spelling, for an invalid *call*; None if it is valid.
 
         Source: logs of several public projects. Assumed: the order of the
-        checks, that a blank row gets the text of a too long one (whose range
-        begins at 1), and the list of lengths given for v3.
+        checks, that a blank text gets the message for a too long one (whose
+        range begins at 1), and the list of dimensions reported for v3.
         """
         if len(call.texts) > self.max_rows:
             limit = f"it should not be larger than {self.max_rows}.: input.contents"
@@ -363,7 +364,7 @@ class Upstream:
 
 
 def _written(vector: array[float], *, base64: bool) -> list[float] | str:
-    """Write *vector* as JSON numbers, or as base64 of its little-endian float32 numbers."""
+    """Encode *vector* as JSON numbers, or as base64 of little-endian float32 values."""
     if not base64:
         return vector.tolist()
     return b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

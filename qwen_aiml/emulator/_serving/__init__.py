@@ -1,1 +1,1 @@
-"""How requests reach an emulator: through httpx in the process, or over HTTP."""
+"""Access to an emulator: through httpx in the process, or over HTTP."""

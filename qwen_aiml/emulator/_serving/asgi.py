@@ -1,4 +1,4 @@
-"""The emulator as an ASGI application on uvicorn. The only module of it that imports uvicorn."""
+"""The emulator as an ASGI application on uvicorn. The emulator's only module that imports uvicorn."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
 
-_GRACE = 1  # seconds, for requests broken off to notice
-_MOMENT = 0.05  # seconds, for what is on its way
+_GRACE = 1  # seconds, for aborted requests to finish
+_MOMENT = 0.05  # seconds, for data in transit
 
 
 class _Protocol(H11Protocol):
-    """Hands each connection's transport to the application: ASGI has no word for breaking it."""
+    """Passes each connection's transport to the application, as ASGI has no message for aborting one."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # Else a body waits 40 ms for its head to be confirmed, on each connection that is kept. asyncio sets
-        # this only where the listener was made with the number of the protocol.
+        # Otherwise Nagle's algorithm delays each body on a kept-alive connection by 40 ms, until its head is
+        # acknowledged. asyncio sets this only if the listener was created with an explicit protocol number.
         _socket(transport).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.app_state = {"transport": transport}
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server for an emulator, silent, that does not wait for clients when it stops."""
+    """A uvicorn server for an emulator that logs nothing and does not wait for clients when it stops."""
 
     def __init__(self, emulator: Emulator) -> None:
-        """Set up a server that is not running yet."""
+        """Create a server that is not running yet."""
         config = uvicorn.Config(
             _application(emulator),
             http=_Protocol,
@@ -55,7 +55,7 @@ class Server(uvicorn.Server):
             loop="asyncio",
             log_config=None,
             access_log=False,
-            # The answers' headers are the emulator's, the same as in the process.
+            # The response headers are the emulator's own, the same as in the process.
             server_header=False,
             date_header=False,
             timeout_graceful_shutdown=_GRACE,
@@ -63,10 +63,10 @@ class Server(uvicorn.Server):
         super().__init__(config)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Break off what is in flight, then stop as uvicorn does."""
+        """Abort the requests in flight, then stop as uvicorn does."""
         for server in self.servers:
             server.close()
-        await anyio.sleep(_MOMENT)  # those accepted just now get to be among the connections
+        await anyio.sleep(_MOMENT)  # until connections accepted just now are listed
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         await super().shutdown(sockets)
@@ -98,16 +98,16 @@ def _application(emulator: Emulator) -> Callable[[_Message, _Receive, _Send], Aw
 
 
 async def _waited(seconds: float, receive: _Receive) -> bool:
-    """Wait *seconds*, for ever if infinite, and say whether the client waited too."""
+    """Wait *seconds*, forever if infinite; return whether the client stayed connected."""
     if not seconds:
         return True
     with anyio.move_on_after(seconds) as scope:
-        await receive()  # all of the request is read: what comes next is its client's leaving
+        await receive()  # the whole request was read, so the next message is the disconnect
     return scope.cancelled_caught
 
 
 async def _send(reply: Reply, transport: asyncio.Transport, receive: _Receive, send: _Send) -> None:
-    """Send *reply*, for which the time has come."""
+    """Send *reply*, after its latency."""
     answer = reply.answer
     if answer is None:
         _reset(transport)
@@ -121,15 +121,15 @@ async def _send(reply: Reply, transport: asyncio.Transport, receive: _Receive, s
         _reset(transport)
     else:
         transport.close()
-    await receive()  # until uvicorn has noticed
+    await receive()  # wait until uvicorn has noticed
 
 
 async def _written(reply: Reply, answer: Answer, transport: asyncio.Transport, receive: _Receive) -> bool:
     """
-    Write what is sent of *answer*, and say whether the client is still there.
+    Write as much of *answer* as *reply* sends; return whether the client is still connected.
 
-    It goes past uvicorn, which sends heads whole and minds its framing; so
-    this is the last answer on its connection.
+    This bypasses uvicorn, which sends heads whole and enforces correct
+    framing, so it must be the last response on its connection.
     """
     lines = [b"HTTP/1.1 %d %s" % (answer.status, responses.get(answer.status, "").encode())]
     lines += [b"%s: %s" % header for header in _encoded(answer)]
@@ -141,7 +141,7 @@ async def _written(reply: Reply, answer: Answer, transport: asyncio.Transport, r
         transport.write(sent[start : start + size])
     if not reply.resets:
         return True
-    # A reset forgets what is still on its way.
+    # A reset discards data that has not been delivered yet.
     is_there = await _waited(_MOMENT, receive)
     while is_there and transport.get_write_buffer_size():
         is_there = await _waited(_MOMENT, receive)
@@ -153,7 +153,7 @@ def _encoded(answer: Answer) -> list[tuple[bytes, bytes]]:
 
 
 def _reset(transport: asyncio.Transport) -> None:
-    # A reset, where a plain close would be an end: the socket is told to forget what is not sent.
+    # With a linger time of 0, closing the socket discards unsent data and sends a reset instead of an end.
     _socket(transport).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
 

@@ -1,4 +1,4 @@
-"""Asking an emulator on an event loop, which goes on while vectors are made that take long."""
+"""Calling an emulator from an event loop, without blocking it while a slow model embeds."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 class Handler(Protocol):
-    """What transports and servers need of an emulator."""
+    """The part of an emulator that transports and servers use."""
 
     @property
     def vectors(self) -> str:
-        """The name of its vectors."""
+        """The name of the embedding model."""
         ...
 
     def answering(self, request: Request) -> AbstractContextManager[Reply]:
-        """Decide what *request* gets; it is in flight until this is left."""
+        """Decide how to respond to *request*, which is in flight until the context is left."""
         ...
 
 
 async def entered(emulator: Handler, request: Request, in_flight: ExitStack) -> Reply:
-    """Decide what *request* gets; it is in flight until *in_flight* is closed."""
+    """Decide how to respond to *request*, which is in flight until *in_flight* is closed."""
     enter = partial(in_flight.enter_context, emulator.answering(request))
     return enter() if emulator.vectors == LEXICAL else await to_thread.run_sync(enter)

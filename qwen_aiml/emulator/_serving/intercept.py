@@ -1,4 +1,4 @@
-"""The emulator in place of the service, for a whole process, whoever makes the clients."""
+"""The emulator in place of the service, for all clients of a process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .._emulator import Emulator
 
-# Where a process that is started meanwhile would send, which is out of the emulator's reach.
+# The base URL for processes started meanwhile, which cannot reach this emulator.
 # Source: RFC 2606, 2: no such name is ever resolved.
 _NOWHERE = "https://this-emulator-is-in-another-process.invalid/v1"
 
@@ -28,16 +28,16 @@ def intercept(emulator: Emulator, *, base_url: str | None = None) -> Iterator[Em
     """
     Redirect every client of this process to *emulator*, until the context is left.
 
-    This includes clients created before, and those with a URL, an API key or an ``http_client`` of their own,
-    but not those with another emulator's options. No network is used. The environment has the emulator's key
-    in place of yours, and a URL that does not resolve, so that processes started meanwhile reach no service
-    either; a forked process has a copy of the emulator.
+    This includes clients created before, and those with their own URL, API key or ``http_client``, but not
+    those with another emulator's options. No network is used. Environment variables are set to the emulator's
+    key instead of yours, and to a URL that does not resolve, so that processes started meanwhile do not reach
+    the service either. A forked process has a copy of the emulator.
 
     Args:
         emulator: The emulator.
 
-        base_url: What `serve` returned for this emulator, so that processes started meanwhile reach it. None:
-            they reach nothing.
+        base_url: The URL that `serve` returned for this emulator, for processes started meanwhile. None:
+            their requests fail.
 
     Returns:
         The same emulator.
@@ -48,8 +48,8 @@ def intercept(emulator: Emulator, *, base_url: str | None = None) -> Iterator[Em
     replaced = {Secret((before[name] or "").strip()) for name in KEY_VARIABLES}
 
     def answer(config: EmbeddingConfig, sync: bool) -> tuple[EmbeddingConfig, Any]:  # noqa: FBT001 (a callback)
-        # Keys of the service are not shown to the emulator, which gets its own instead. A function that gives
-        # keys is not called: those are of the service, or of a gateway to it.
+        # The emulator gets its own key instead of the service's. A function that returns API keys is not
+        # called, as its keys are for the service or for a gateway to it.
         is_replaced = config.api_key in replaced or isinstance(config.api_key, KeySource)
         config = replace(config, api_key=key if is_replaced else config.api_key, base_url=DEFAULT_BASE_URL)
         return config, options["http_client" if sync else "http_async_client"]

@@ -1,4 +1,4 @@
-"""The emulator behind a real socket: what starts and stops it. uvicorn is asked for only then."""
+"""Starting and stopping the emulator as an HTTP server. uvicorn is imported only then."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ def serve(emulator: Emulator, host: str = "127.0.0.1", port: int = 0) -> Iterato
     Args:
         emulator: The emulator.
 
-        host: The address to listen on: an IPv4 one, or a name of one.
+        host: The IPv4 address to listen on, or a name that resolves to one.
 
         port: The port to listen on; 0 picks a free one.
 
     Returns:
         The base URL, such as ``http://127.0.0.1:8080/v1``, or
-        ``http://127.0.0.1:8080/usem3/v1`` with other than lexical vectors.
+        ``http://127.0.0.1:8080/usem3/v1`` if vectors are not lexical.
 
     Raises:
         ModuleNotFoundError: If uvicorn is not installed.
 
-        OSError: If it cannot listen there.
+        OSError: If it cannot listen on that address.
     """
     try:
         from . import asgi  # noqa: PLC0415 - imports uvicorn, which only servers need
     except ModuleNotFoundError as error:
         refer_to_extra(error, "uvicorn", "emulator", "the emulator's server")
-    # Listens from here on: requests sent before the thread is ready are queued.
+    # It listens from here on: requests sent before the thread is ready are queued.
     with closing(socket.create_server((host, port), backlog=2048)) as listener:
         server = asgi.Server(emulator)
         thread = Thread(target=server.run, args=([listener],), name="qwen-aiml-emulator", daemon=True)

@@ -1,8 +1,8 @@
 """
-The emulator behind httpx transports: no socket, no thread. The only module of it that imports httpx.
+The emulator as httpx transports: no socket, no thread. The emulator's only module that imports httpx.
 
-What a real connection would do to httpx is done here by raising what httpx
-would raise, in httpx's words. Status and headers always come at once.
+Connection failures are simulated by raising httpx's own exceptions with its
+messages. Status and headers always arrive together.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
     from .._reply import Reply
     from .entered import Handler
 
-# The core asks a client for this name: whether two services are one decides what may share a cache.
+# The core reads this attribute of an HTTP client: only clients of the same service share cache entries.
 _SERVICE = "qwen_aiml_service"
-_FOR_EVER = 1e8  # seconds, three years: `time.sleep` takes no infinity
+_FOR_EVER = 1e8  # seconds, three years: `time.sleep` does not accept infinity
 
 
 def clients(emulator: Handler, mount: str) -> dict[str, Any]:
-    """Give a client of each kind whose requests go to *emulator*; *mount* tells it from others."""
+    """Create a sync and an async client for *emulator*; *mount* distinguishes its vectors from others."""
     made: dict[str, Any] = {
         "http_client": httpx.Client(transport=sync_transport(emulator, mount)),
         "http_async_client": httpx.AsyncClient(transport=async_transport(emulator, mount)),
     }
     for client in made.values():
-        # Its requests name the service's own address, so nothing else tells its vectors from the service's.
+        # Its requests have the service's own URL, so only this distinguishes its vectors from the service's.
         setattr(client, _SERVICE, f"emulator{mount}")
     return made
 
 
 def sync_transport(emulator: Handler, mount: str = "") -> httpx.MockTransport:
-    """Give a transport that waits with `time.sleep`; *mount* is put before paths that lack it."""
+    """Create a transport that waits with `time.sleep`; *mount* is prepended to paths that lack it."""
 
     def handle(request: httpx.Request) -> httpx.Response:
         with ExitStack() as in_flight:
@@ -55,7 +55,7 @@ def sync_transport(emulator: Handler, mount: str = "") -> httpx.MockTransport:
 
 
 def async_transport(emulator: Handler, mount: str = "") -> httpx.MockTransport:
-    """Give the same as `sync_transport`, waiting with `anyio.sleep`."""
+    """Create a transport like that of `sync_transport` that waits with `anyio.sleep`."""
 
     async def handle(request: httpx.Request) -> httpx.Response:
         with ExitStack() as in_flight:
@@ -77,13 +77,13 @@ def _received(request: httpx.Request, mount: str) -> Request:
 
 
 def _patience(request: httpx.Request) -> float:
-    """Say how many seconds of silence *request* allows."""
+    """Return the read timeout of *request* in seconds."""
     seconds = request.extensions.get("timeout", {}).get("read")
     return _FOR_EVER if seconds is None else float(seconds)
 
 
 def _outcome(request: httpx.Request, reply: Reply, patience: float, in_flight: ExitStack) -> httpx.Response:
-    """Give what *reply* comes to, after the wait; its request is in flight until the body is closed."""
+    """Return the response for *reply*, or raise, after the wait; it is in flight until its body is closed."""
     if reply.latency > patience:
         raise httpx.ReadTimeout("The read operation timed out", request=request)
     if reply.answer is None:
@@ -94,7 +94,7 @@ def _outcome(request: httpx.Request, reply: Reply, patience: float, in_flight: E
 
 
 def _chunks(request: httpx.Request, reply: Reply, answer: Answer, patience: float) -> Iterator[bytes]:
-    """Give the body as far as it comes, then raise if that was not all; each chunk is waited for."""
+    """Yield the part of the body that is sent, then raise if that is not all; a pause precedes each chunk."""
     sent = answer.body[: reply.sent]
     if reply.drip > patience and sent:
         yield b""
@@ -112,7 +112,7 @@ def _chunks(request: httpx.Request, reply: Reply, answer: Answer, patience: floa
 
 
 class _Body(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """A body whose *chunks* come one every *pause* seconds, and that ends what is *in_flight* when closed."""
+    """A body that yields one of *chunks* every *pause* seconds, and closes *in_flight* when it is closed."""
 
     def __init__(self, chunks: Iterator[bytes], pause: float, in_flight: ExitStack) -> None:
         self._chunks = chunks

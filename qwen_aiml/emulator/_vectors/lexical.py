@@ -1,12 +1,12 @@
 """
-Texts to vectors that know which words they share, and nothing else.
+Lexical vectors: texts are similar if they have words in common.
 
-Lexical, not semantic: a text is hashed by its words and by the two and three
-letter pieces of them, so a question finds the sentence that uses its words in
-any script, but "car" does not find "automobile". The same text gives the same
-vector on every platform and Python: sums are whole numbers, so no order of
-adding shows in them. Only characters newer than Unicode 13 may differ between
-Python versions, which disagree on what those are.
+A text's words and character bigrams and trigrams are hashed, so a question
+finds the sentence that uses its words, in any script, but "car" does not find
+"automobile". The same text has the same vector on every platform and Python
+version: sums are integers, so they do not depend on the order of addition.
+Only for characters newer than Unicode 13 may Python versions differ, as their
+Unicode data does.
 
 No I/O here.
 """
@@ -24,26 +24,26 @@ from math import isqrt, sqrt
 from operator import add, mul, sub
 
 LONGEST = 2048
-# Where each block of positions begins: at every documented length, so that each prefix is whole blocks.
+# Block boundaries: every documented number of dimensions, so that each prefix consists of whole blocks.
 _BLOCKS = (0, 64, 128, 256, 512, 768, 1024, 1536, LONGEST)
 _WIDTHS = [end - start for start, end in pairwise(_BLOCKS)]
-# A feature touches two positions of every block: one 32-byte digest, two bytes a position.
+# A feature changes two positions of every block, two bytes of one 32-byte digest for each.
 _TOUCHES = 2
 _DIGEST = struct.Struct(f"<{_TOUCHES * len(_WIDTHS)}H")
-# About the square root of each block's width, so that every position carries the same energy on average.
+# Roughly proportional to the square root of each block's width, so that all positions have similar energy.
 _SCALES = [isqrt(width * 25 // 64) for width in _WIDTHS]
-# Weights of features are multiples of 16; the base all texts share is odd and below that, so that no value of
-# a vector is ever zero, as none is in the published answer.
-_WORD = 2  # a whole word weighs as much as two of its pieces
+# Weights of features are multiples of 16. The base that all texts share is odd and below 16, so that no value
+# is ever zero, as in the published response.
+_WORD = 2  # a whole word weighs as much as two of its n-grams
 
 
 class _Folding(dict[int, str | None]):
-    """What `str.translate` does with each character, worked out when it is first met."""
+    """A table for `str.translate` that computes the replacement of a character on first use."""
 
     def __missing__(self, code: int) -> str | None:
         category = unicodedata.category(chr(code))
         kept: str | None = chr(code)
-        if category == "Cf":  # joiners and marks of direction, inside words
+        if category == "Cf":  # joiners and direction marks, inside words
             kept = None
         elif category[0] in "PZ" or category == "Cc":
             kept = " "
@@ -58,7 +58,7 @@ _FOLDING = _Folding()
 
 @lru_cache(maxsize=2**15)
 def _positions(space: bytes, feature: str) -> tuple[int, ...]:
-    """Say which positions *feature* touches, block after block; those it lowers are counted from the end."""
+    """Return the positions that *feature* changes, by block; those counted from the end are decremented."""
     digest = blake2b(feature.encode(), digest_size=_DIGEST.size, person=space).digest()
     numbers = iter(_DIGEST.unpack(digest))
     touched = (
@@ -71,13 +71,13 @@ def _positions(space: bytes, feature: str) -> tuple[int, ...]:
 
 @lru_cache(maxsize=32)
 def _base(space: bytes, dimensions: int) -> list[int]:
-    """Give *dimensions* small odd numbers that all vectors of a model have in common, and as many zeros."""
+    """Return *dimensions* small odd numbers, the base of all vectors of a model, and as many zeros."""
     numbers = shake_256(space).digest(dimensions)
     return [(number % 8 | 1) - (number & 1) * 8 for number in numbers] + [0] * dimensions
 
 
 def _features(text: str) -> Counter[str]:
-    """Count the words of *text*, a space on either side of each, and the pieces of two and three letters."""
+    """Count the words of *text*, with a space on both sides, and its character bigrams and trigrams."""
     folded = unicodedata.normalize("NFKC", text).casefold().translate(_FOLDING)
     words = folded.split()
     line = f" {' '.join(words)} "
@@ -88,25 +88,25 @@ def _features(text: str) -> Counter[str]:
 
 def embed(text: str, dimensions: int, space: str) -> array[float]:
     """
-    Give the vector of *text*: *dimensions* float32 numbers, of length one.
+    Return the vector of *text*: *dimensions* float32 numbers, normalised.
 
-    A shorter vector is the start of the longer one, scaled to length one. It
-    is never zero, whatever the text.
+    A vector with fewer dimensions is a prefix of a longer one, normalised. No
+    text has a zero vector.
 
     Args:
-        text: Any text that UTF-8 can hold, blank ones too.
+        text: Any text that UTF-8 can encode, including a blank one.
 
-        dimensions: One of the lengths v4 knows, 64 to 2,048.
+        dimensions: Dimensions that v4 supports, 64 to 2,048.
 
         space: The name of the model's space, at most 16 bytes. Vectors of
-            different spaces have nothing to do with each other.
+            different spaces are unrelated.
     """
     seed = space.encode()
     blocks = _BLOCKS.index(dimensions)
-    # What is added fills the first half, what is taken away the second, from its end.
+    # The first half contains increments, the second half decrements in reverse order.
     sums = _base(seed, dimensions).copy()
     for feature, count in _features(text).items():
-        weight = 16 * isqrt(count * 16) * (_WORD if len(feature) > 3 else 1)  # noqa: PLR2004 - longer than a piece
+        weight = 16 * isqrt(count * 16) * (_WORD if len(feature) > 3 else 1)  # noqa: PLR2004 - longer than a trigram
         for position in _positions(seed, feature)[: blocks * _TOUCHES]:
             sums[position] += weight
     values = list(map(sub, sums, sums[: dimensions - 1 : -1]))

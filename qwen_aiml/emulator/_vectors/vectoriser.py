@@ -1,4 +1,4 @@
-"""What users implement to give an emulator a model of their own."""
+"""The protocol for a custom embedding model of the emulator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ class Vectoriser(Protocol):
 
     Its vectors may have up to 2,048 dimensions; the emulator maps them to the
     dimensions of the service.
-
     """
 
     @property
