@@ -1,11 +1,11 @@
 """
-What one library does in each situation, in a process of its own.
+Observe one library in each situation, in a separate process.
 
     python benchmarks/behave.py langchain-openai '{"right": "http://127.0.0.1:8000/v1", "eleven": ...}'
 
-Each situation has a server of its own, and "right" is one that answers as it should. Prints one line of JSON:
-by situation, what came of the call. No name but that of this machine can be looked up, so that nothing hangs
-on what else can be reached; names that a library asks for all the same are told.
+Each situation has its own server; "right" is one that responds correctly. Prints one line of JSON: the
+outcome of the call in each situation. Only local host names can be resolved, so that results do not depend on
+the network; other names that a library tries to resolve are reported.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ FLOATS = 64
 Rows = Sequence[Sequence[float]]
 FEW = 10
 TEXTS = [f"text number {number}" for number in range(100)]
-BAD = "text number 42"  # which the server refuses in one situation
+BAD = "text number 42"  # rejected by the server in one situation
 
 
 class Way:
     """
-    A library, set up as its documentation says for a service that speaks OpenAI's protocol.
+    A library, configured as documented for a service with OpenAI's protocol.
 
     Args:
         model: The object that embeds.
 
         embed: Embeds texts.
 
-        aembed: The same, awaited.
+        aembed: Async version of *embed*.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Way:
 
 
 def ours_langchain(url: str, **options: Any) -> Way:
-    """Make QwenAIMLEmbeddings."""
+    """Create QwenAIMLEmbeddings."""
     from langchain_qwen_aiml import QwenAIMLEmbeddings
 
     model = QwenAIMLEmbeddings(base_url=url, dimensions=FLOATS, **options)
@@ -61,7 +61,7 @@ def ours_langchain(url: str, **options: Any) -> Way:
 
 
 def ours_llama_index(url: str, **options: Any) -> Way:
-    """Make QwenAIMLEmbedding."""
+    """Create QwenAIMLEmbedding."""
     from llama_index_qwen_aiml import QwenAIMLEmbedding
 
     model = QwenAIMLEmbedding(api_base=url, dimensions=FLOATS, **options)
@@ -69,7 +69,7 @@ def ours_llama_index(url: str, **options: Any) -> Way:
 
 
 def langchain_openai(url: str, **options: Any) -> Way:
-    """Make OpenAIEmbeddings, told to send strings unless *options* say otherwise: else it sends token ids."""
+    """Create OpenAIEmbeddings, set to send strings instead of token ids unless *options* override that."""
     from langchain_openai import OpenAIEmbeddings
 
     options = {"check_embedding_ctx_length": False, **options}
@@ -78,7 +78,7 @@ def langchain_openai(url: str, **options: Any) -> Way:
 
 
 def langchain_aimlapi(url: str, **options: Any) -> Way:
-    """Make AimlapiEmbeddings."""
+    """Create AimlapiEmbeddings."""
     from langchain_aimlapi import AimlapiEmbeddings
 
     model = AimlapiEmbeddings(model=MODEL, base_url=url, dimensions=FLOATS, **options)
@@ -86,7 +86,7 @@ def langchain_aimlapi(url: str, **options: Any) -> Way:
 
 
 def openai_like(url: str, **options: Any) -> Way:
-    """Make LlamaIndex's OpenAILikeEmbedding."""
+    """Create LlamaIndex's OpenAILikeEmbedding."""
     from llama_index.embeddings.openai_like import OpenAILikeEmbedding
 
     model = OpenAILikeEmbedding(model_name=MODEL, api_base=url, dimensions=FLOATS, **options)
@@ -94,7 +94,7 @@ def openai_like(url: str, **options: Any) -> Way:
 
 
 def openai(url: str, **options: Any) -> Way:
-    """Make OpenAI's own client, which sends what one call is given as one request."""
+    """Create OpenAI's own client, which sends the texts of a call as one request."""
     from openai import AsyncOpenAI, OpenAI
 
     client, aclient = OpenAI(base_url=url, **options), AsyncOpenAI(base_url=url, **options)
@@ -118,9 +118,9 @@ WAYS: dict[str, Callable[..., Way]] = {
     "openai-like": openai_like,
     "openai": openai,
 }
-# What makes a library send ten texts a request, where it can.
+# Settings for ten texts per request, where a library has them.
 TEN = {"langchain-openai": {"chunk_size": 10}, "openai-like": {"embed_batch_size": 10}}
-# What undoes what the functions above set beyond model, address and length.
+# Settings that undo those of the functions above, except model, URL and dimensions.
 PLAIN = {"langchain-openai": {"check_embedding_ctx_length": True}}
 KEYS = ("AIMLAPI_API_KEY", "AIML_API_KEY", "AIMLAPI_KEY", "OPENAI_API_KEY")
 
@@ -132,7 +132,7 @@ def _same(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def _attempted(call: Callable[[], Rows]) -> dict[str, Any]:
-    """Tell what came of a call, rows or an error, and how many seconds it took."""
+    """Return the outcome of a call, rows or an error, and its duration in seconds."""
     start = time.perf_counter()
     told: dict[str, Any]
     try:
@@ -142,7 +142,7 @@ def _attempted(call: Callable[[], Rows]) -> dict[str, Any]:
             "lengths": sorted({len(row) for row in rows}),
             "not_finite": sum(not all(map(math.isfinite, row)) for row in rows),
         }
-    except Exception as error:  # noqa: BLE001 (whatever it is, it is told)
+    except Exception as error:  # noqa: BLE001 (any error is reported)
         kept = getattr(error, "embeddings", None) or []
         told = {
             "error": type(error).__name__,
@@ -154,12 +154,12 @@ def _attempted(call: Callable[[], Rows]) -> dict[str, Any]:
 
 class Situations:
     """
-    Each situation, by the name of the method, as a call of the library.
+    The situations: each method, named after one, calls the library.
 
     Args:
-        name: Which library.
+        name: The library.
 
-        right: Address of a server that answers as it should, for rows to compare with.
+        right: URL of a server that responds correctly, for reference rows.
     """
 
     def __init__(self, name: str, right: str) -> None:
@@ -172,7 +172,7 @@ class Situations:
         return self._make(url, api_key=KEY, **options)
 
     def _compared(self, url: str) -> dict[str, Any]:
-        """Embed ten texts, and compare each row with that of its text alone."""
+        """Embed ten texts, and compare each row with the one for its text alone."""
         way, alone = self._way(url, **self._ten), self._way(self._right)
         rows: list[Sequence[float]] = []
 
@@ -187,40 +187,40 @@ class Situations:
         return told
 
     def plain(self, url: str) -> dict[str, Any]:
-        """Embed a text with nothing set but the model, the length, the address and the key."""
+        """Embed a text with only the model, dimensions, URL and API key set."""
         return _attempted(lambda: self._way(url, **self._plain).embed(TEXTS[:1]))
 
     def eleven(self, url: str) -> dict[str, Any]:
-        """Embed 11 texts with the settings as they come."""
+        """Embed 11 texts with default settings."""
         way = self._way(url)
         return _attempted(lambda: way.embed(TEXTS[:11]))
 
     def hundred(self, url: str) -> dict[str, Any]:
-        """Embed 100 texts, ten a request where that can be set."""
+        """Embed 100 texts, ten per request where configurable."""
         way = self._way(url, **self._ten)
         return _attempted(lambda: way.embed(TEXTS))
 
     def hundred_async(self, url: str) -> dict[str, Any]:
-        """Embed 100 texts, ten a request where that can be set, awaited."""
+        """Embed 100 texts with the async method, ten per request where configurable."""
         way = self._way(url, **self._ten)
         return _attempted(lambda: asyncio.run(way.aembed(TEXTS)))
 
     def repeated(self, url: str) -> dict[str, Any]:
-        """Embed ten texts that are the same."""
+        """Embed the same text ten times."""
         way = self._way(url, **self._ten)
         return _attempted(lambda: way.embed([TEXTS[0]] * FEW))
 
     def unchanged(self, url: str) -> dict[str, Any]:
-        """Embed a text of several lines."""
+        """Embed a text with a line break and a tab."""
         way = self._way(url)
         return _attempted(lambda: way.embed(["one line\n\tanother"]))
 
     def no_key(self, url: str) -> dict[str, Any]:
-        """Embed a text where no key is given, in the code or in the environment."""
+        """Embed a text without an API key, in code or in the environment."""
         return _attempted(lambda: self._make(url).embed(TEXTS[:1]))
 
     def other_key(self, url: str) -> dict[str, Any]:
-        """Embed a text where only OpenAI's key is in the environment; the server accepts just that."""
+        """Embed a text with only OpenAI's API key in the environment; the server accepts no other."""
         os.environ["OPENAI_API_KEY"] = "sk-of-openai"
         try:
             return _attempted(lambda: self._make(url).embed(TEXTS[:1]))
@@ -228,43 +228,43 @@ class Situations:
             del os.environ["OPENAI_API_KEY"]
 
     def shuffled(self, url: str) -> dict[str, Any]:
-        """Embed ten texts where rows come in another order than that of their index."""
+        """Embed ten texts; rows are not in the order of their index."""
         return self._compared(url)
 
     def missing(self, url: str) -> dict[str, Any]:
-        """Embed ten texts where the first answer lacks the fourth row."""
+        """Embed ten texts; the first response lacks the fourth row."""
         return self._compared(url)
 
     def nan(self, url: str) -> dict[str, Any]:
-        """Embed ten texts where the first answer has NaN in a row."""
+        """Embed ten texts; the first response has NaN in a row."""
         return self._compared(url)
 
     def short(self, url: str) -> dict[str, Any]:
-        """Embed ten texts where a row of the first answer has 8 numbers instead of 64."""
+        """Embed ten texts; a row of the first response has 8 dimensions instead of 64."""
         return self._compared(url)
 
     def busy(self, url: str) -> dict[str, Any]:
-        """Embed ten texts where the first request gets 429 with ``Retry-After: 2``."""
+        """Embed ten texts; the first request gets 429 with ``Retry-After: 2``."""
         way = self._way(url, **self._ten)
         return _attempted(lambda: way.embed(TEXTS[:FEW]))
 
     def html(self, url: str) -> dict[str, Any]:
-        """Embed ten texts where the first answer is 200 with a page of a proxy."""
+        """Embed ten texts; the first response is 200 with an HTML page of a proxy."""
         way = self._way(url, **self._ten)
         return _attempted(lambda: way.embed(TEXTS[:FEW]))
 
     def down(self, url: str) -> dict[str, Any]:
-        """Embed one text where each request gets 500."""
+        """Embed one text; each request gets 500."""
         way = self._way(url)
         return _attempted(lambda: way.embed(TEXTS[:1]))
 
     def refused(self, url: str) -> dict[str, Any]:
-        """Embed 100 texts, ten a request where that can be set, of which one is refused."""
+        """Embed 100 texts, ten per request where configurable; one is rejected."""
         way = self._way(url, **self._ten)
         return _attempted(lambda: way.embed(TEXTS))
 
     def loops(self, url: str) -> dict[str, Any]:
-        """Embed a text in three event loops, one after the other, with one object."""
+        """Embed a text in three event loops, one after another, with one object."""
         way = self._way(url)
 
         def call() -> Rows:
@@ -273,12 +273,12 @@ class Situations:
         return _attempted(call)
 
     def shown(self, url: str) -> dict[str, Any]:
-        """Look for the key in what is printed of the object, and in its pickle."""
+        """Look for the API key in the object's ``repr``, ``str`` and pickle."""
         model = self._way(url).model
         told: dict[str, Any] = {"in_repr": KEY in repr(model), "in_str": KEY in str(model)}
         try:
             told["in_pickle"] = KEY.encode() in pickle.dumps(model)
-        except Exception as error:  # noqa: BLE001 (whatever it is, it is told)
+        except Exception as error:  # noqa: BLE001 (any error is reported)
             told["pickle"] = type(error).__name__
         return told
 
@@ -289,7 +289,7 @@ def situations() -> list[str]:
 
 
 def main() -> None:
-    """Go through the situations that the command line has servers for."""
+    """Run the situations that the command line has servers for."""
     asked: list[str] = []
     look_up = socket.getaddrinfo
 

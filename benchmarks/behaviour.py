@@ -1,11 +1,11 @@
 """
-What libraries do when something is odd: how they cut lists, what becomes of answers that are late or wrong.
+Compare how libraries batch texts and handle failures and malformed responses.
 
     python3 -m benchmarks.behaviour         # all of them, in some minutes; writes behaviour.json
-    python3 -m benchmarks.behaviour openai  # one of them; the others keep what was found before
+    python3 -m benchmarks.behaviour openai  # one of them; keeps the previous results of the others
 
-Each library runs in its own environment, in one process, against the emulator, which has a server for each
-situation. The figures say what was sent and billed; what came of the call is told by behave.py.
+Each library runs in its own environment, in one process, against emulators: one server per situation. The
+servers report what was sent and billed; behave.py reports the outcome of each call.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from qwen_aiml.emulator import Emulator
 
 RESULTS = ROOT / "benchmarks" / "behaviour.json"
-SECONDS = 600  # for one library; the slowest waits for minutes, since it tries so often
-# By way: its environment, and what its versions are told of.
+SECONDS = 600  # for one library; the slowest waits for minutes, since it retries so often
+# The environment of each way, and the packages whose versions are reported.
 LIBRARIES = {
     "ours-langchain": ("ours", ("qwen-aiml", "langchain-core")),
     "ours-llama-index": ("ours", ("qwen-aiml", "llama-index-core")),
@@ -50,7 +50,7 @@ NAMES = {
 
 
 def _edited(answer: dict[str, Any], change: Callable[[list[Any], int], None]) -> dict[str, Any]:
-    """Change the fourth row, or the last one if there are fewer."""
+    """Change the fourth row, or the last one if there are fewer than four."""
     change(answer["data"], min(3, len(answer["data"]) - 1))
     return answer
 
@@ -68,7 +68,7 @@ def _missing(rows: list[Any], at: int) -> None:
 
 
 def emulators() -> dict[str, Emulator]:
-    """Make an emulator for each situation."""
+    """Create an emulator for each situation."""
     from qwen_aiml.emulator import Emulator, Fault
 
     made = {name: Emulator(api_keys=[behave.KEY]) for name in behave.situations()}
@@ -93,17 +93,17 @@ def emulators() -> dict[str, Emulator]:
 
 def watched(python: Path | str, way: str, env: dict[str, str] | None = None) -> dict[str, Any]:
     """
-    Let one library go through all situations.
+    Run one library in all situations.
 
     Args:
         python: The interpreter of its environment.
 
         way: Its name in behave.py.
 
-        env: The environment's variables; None takes this process's.
+        env: Environment variables. None: those of this process.
 
     Returns:
-        By situation, what came of the call and what the server saw.
+        For each situation, the outcome of the call and the server's counts.
     """
     from qwen_aiml.emulator import Emulator, serve
 
@@ -134,17 +134,17 @@ def watched(python: Path | str, way: str, env: dict[str, str] | None = None) -> 
 
 
 def taken() -> dict[str, Any]:
-    """Read what was found last."""
+    """Read the latest results."""
     results: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
     return results
 
 
 def markdown(results: dict[str, Any]) -> str:
     """
-    Write what was found as a table: a row for each situation, a column for each library.
+    Format results as a table: one row per situation, one column per library.
 
     Args:
-        results: What `taken` reads.
+        results: The results, as read by `taken`.
     """
     ways = results["ways"]
     lines = [["", *(NAMES[way] for way in ways)], ["---"] * (1 + len(ways))]
@@ -260,10 +260,10 @@ ROWS: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
 
 def main() -> None:
     """
-    Make the environments, go on in the one that has the emulator, run, print and write.
+    Create the environments, re-run in the one with the emulator, then run, print and write.
 
     Raises:
-        SystemExit: If a library is named that is not known.
+        SystemExit: If a library's name is unknown.
     """
     ways = sys.argv[1:] or list(LIBRARIES)
     if unknown := set(ways) - LIBRARIES.keys():

@@ -1,5 +1,5 @@
 """
-A bar chart as SVG, on white, so that it can be read wherever it is shown.
+A bar chart as SVG, on white, so that it is legible in light and dark themes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 WIDTH, LABELS, PANEL, ROW, TOP, BOTTOM = 720, 230, 420, 30, 56, 62
-# Contrast with white: text 15.8, our bars 5.2, other bars 4.6; WCAG AA asks for 4.5 and 3.
+# Contrast with white: text 15.8, our bars 5.2, other bars 4.6; WCAG AA requires 4.5 and 3.
 PAPER, INK, OURS, PEERS, GRID = "#ffffff", "#1f2328", "#0969da", "#6e7781", "#d0d7de"
 
 
@@ -21,11 +21,11 @@ def bars(title: str, unit: str, note: str, rows: Sequence[tuple[str, bool, float
     Draw horizontal bars on a logarithmic axis.
 
     Args:
-        title: Stands above all.
+        title: The title, at the top.
 
-        unit: What the axis counts.
+        unit: The unit of the axis.
 
-        note: Stands below all.
+        note: A note, at the bottom.
 
         rows: A label, whether it is ours, and a number above 0.
 

@@ -1,7 +1,7 @@
 """
-An environment for each library that is compared, so that none decides what versions another gets.
+A separate environment for each library, so that their dependencies do not constrain each other.
 
-They live in `.venv-bench/` and are made again only when what they are made from changes.
+They are in `.venv-bench/`, and are rebuilt only when their requirements change.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ REQUIREMENTS = {
 
 def environment(name: str) -> Path:
     """
-    Make an environment, or take the one that was made from the same requirements.
+    Create an environment, or reuse the one created from the same requirements.
 
     Returns:
         Its interpreter.
 
     Raises:
-        subprocess.CalledProcessError: If it can't be made.
+        subprocess.CalledProcessError: If it cannot be created.
     """
     folder = HOME / name
     python, stamp = folder / "bin" / "python", folder / "made-from"
@@ -59,7 +59,7 @@ def environment(name: str) -> Path:
 
 def versions(name: str) -> dict[str, str]:
     """
-    Tell the versions of everything in an environment.
+    Return the versions of all packages in an environment.
     """
     script = (
         "import json; from importlib.metadata import distributions as all;"

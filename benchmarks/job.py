@@ -1,12 +1,12 @@
 """
-One way to embed texts, measured in a process of its own.
+Measure one way to embed texts, in a separate process.
 
     python benchmarks/job.py ours-core-sync --url http://127.0.0.1:8000/v1 --texts 4000
 
-Imports, the making of the client and a first call with one text come before, since some libraries import
-half of themselves then; only the second call is measured. Prints one line of JSON: `wall` and `cpu` in
-seconds, `cpu` of all threads of this process, user and system; `memory` in MB, how far the call drove the
-resident memory above what the process held before, its result included, where Linux tells that (else null).
+Only the second call is measured: imports, creating the client and a first call with one text come before,
+since some libraries import many of their modules then. Prints one line of JSON: `wall` and `cpu` in seconds,
+`cpu` being user and system time of all threads of this process; `memory` in MB, the peak increase in resident
+memory during the call, including its result, on Linux (elsewhere null).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from urllib.parse import urlsplit
 
 MODEL = "text-embedding-v4"
 KEY = "sk-benchmark"
-BATCH = 10  # texts a request, for all
-RETRIES = 1000  # for peers, so that under a rate limit they end late rather than fail; ours keeps its default
+BATCH = 10  # texts per request, for all
+RETRIES = 1000  # for peers, so that under a rate limit they finish late rather than fail; not for ours
 TIMEOUT = 60
-IN_FLIGHT = 32  # for those that find no number by themselves, where none is given
+IN_FLIGHT = 32  # the default for those that do not choose a number themselves
 
 Rows = Sequence[Sequence[float]]
-Embed = Callable[[list[str]], Any]  # gives Rows, or is a coroutine function that does
+Embed = Callable[[list[str]], Any]  # returns Rows, or is a coroutine function that does
 
 
 def _ours_config(url: str, floats: int, in_flight: int | None) -> Any:
@@ -43,7 +43,7 @@ def _ours_config(url: str, floats: int, in_flight: int | None) -> Any:
 
 
 def ours_core_sync(url: str, floats: int, in_flight: int | None) -> Embed:
-    """Make the core's client."""
+    """Create the core's client."""
     from qwen_aiml import EmbeddingClient
 
     client = EmbeddingClient(_ours_config(url, floats, in_flight))
@@ -51,7 +51,7 @@ def ours_core_sync(url: str, floats: int, in_flight: int | None) -> Embed:
 
 
 def ours_core_async(url: str, floats: int, in_flight: int | None) -> Embed:
-    """Make the core's asynchronous client."""
+    """Create the core's async client."""
     return _ours_async(_ours_config(url, floats, in_flight))
 
 
@@ -67,7 +67,7 @@ def _ours_async(config: Any, http_client: Any = None) -> Embed:
 
 
 def ours_array_sync(url: str, floats: int, in_flight: int | None) -> Embed:
-    """Make the core's client, its rows taken as one array of float32."""
+    """Create the core's client, returning one float32 array."""
     from qwen_aiml import EmbeddingClient
 
     embed: Embed = EmbeddingClient(_ours_config(url, floats, in_flight)).embed_array
@@ -75,7 +75,7 @@ def ours_array_sync(url: str, floats: int, in_flight: int | None) -> Embed:
 
 
 def ours_array_async(url: str, floats: int, in_flight: int | None) -> Embed:
-    """Make the same, awaited."""
+    """Create the core's async client, returning one float32 array."""
     from qwen_aiml import AsyncEmbeddingClient
 
     embed: Embed = AsyncEmbeddingClient(_ours_config(url, floats, in_flight)).embed_array
@@ -83,14 +83,14 @@ def ours_array_async(url: str, floats: int, in_flight: int | None) -> Embed:
 
 
 def ours_httpx_async(url: str, floats: int, in_flight: int | None) -> Embed:
-    """Make the core's asynchronous client, over httpx."""
+    """Create the core's async client, over httpx."""
     from dataclasses import replace
 
     return _ours_async(replace(_ours_config(url, floats, in_flight), transport="httpx"))
 
 
 def ours_client_sync(url: str, floats: int, in_flight: int | None) -> Embed:
-    """Make the core's client, with a user's client of httpx."""
+    """Create the core's client, with a custom `httpx.Client`."""
     import httpx
 
     from qwen_aiml import EmbeddingClient
@@ -100,14 +100,14 @@ def ours_client_sync(url: str, floats: int, in_flight: int | None) -> Embed:
 
 
 def ours_client_async(url: str, floats: int, in_flight: int | None) -> Embed:
-    """Make the core's asynchronous client, with a user's client of httpx."""
+    """Create the core's async client, with a custom `httpx.AsyncClient`."""
     import httpx
 
     return _ours_async(_ours_config(url, floats, in_flight), httpx.AsyncClient())
 
 
 def ours_client2_async(url: str, floats: int, in_flight: int | None) -> Embed:
-    """Make the core's asynchronous client, with a user's client of httpx2."""
+    """Create the core's async client, with a custom `httpx2.AsyncClient`."""
     import httpx2
 
     return _ours_async(_ours_config(url, floats, in_flight), httpx2.AsyncClient())
@@ -120,13 +120,13 @@ def _ours_langchain(url: str, floats: int, in_flight: int | None) -> Any:
 
 
 def ours_langchain_sync(url: str, floats: int, in_flight: int | None) -> Embed:
-    """Make LangChain's embed_documents."""
+    """Return LangChain's embed_documents."""
     embed: Embed = _ours_langchain(url, floats, in_flight).embed_documents
     return embed
 
 
 def ours_langchain_async(url: str, floats: int, in_flight: int | None) -> Embed:
-    """Make LangChain's aembed_documents."""
+    """Return LangChain's aembed_documents."""
     embed: Embed = _ours_langchain(url, floats, in_flight).aembed_documents
     return embed
 
@@ -138,13 +138,13 @@ def _ours_llama_index(url: str, floats: int, in_flight: int | None) -> Any:
 
 
 def ours_llama_index_sync(url: str, floats: int, in_flight: int | None) -> Embed:
-    """Make LlamaIndex's get_text_embedding_batch."""
+    """Return LlamaIndex's get_text_embedding_batch."""
     embed: Embed = _ours_llama_index(url, floats, in_flight).get_text_embedding_batch
     return embed
 
 
 def ours_llama_index_async(url: str, floats: int, in_flight: int | None) -> Embed:
-    """Make LlamaIndex's aget_text_embedding_batch."""
+    """Return LlamaIndex's aget_text_embedding_batch."""
     embed: Embed = _ours_llama_index(url, floats, in_flight).aget_text_embedding_batch
     return embed
 
@@ -164,25 +164,25 @@ def _langchain_openai(url: str, floats: int) -> Any:
 
 
 def langchain_openai_sync(url: str, floats: int, _: int | None) -> Embed:
-    """Make OpenAIEmbeddings, which sends one request after the other."""
+    """Create OpenAIEmbeddings, which sends one request after another."""
     embed: Embed = _langchain_openai(url, floats).embed_documents
     return embed
 
 
 def langchain_openai_async(url: str, floats: int, _: int | None) -> Embed:
-    """Make the same, awaited, one request after the other too."""
+    """Create OpenAIEmbeddings for async, which also sends one request after another."""
     embed: Embed = _langchain_openai(url, floats).aembed_documents
     return embed
 
 
 def langchain_aimlapi_sync(url: str, floats: int, _: int | None) -> Embed:
-    """Make AimlapiEmbeddings, which sends one text a request, one by one, whatever its chunk_size."""
+    """Create AimlapiEmbeddings, which sends one text per request, sequentially, ignoring chunk_size."""
     embed: Embed = _langchain_aimlapi(url, floats).embed_documents
     return embed
 
 
 def langchain_aimlapi_async(url: str, floats: int, _: int | None) -> Embed:
-    """Make the same, awaited, one after the other too."""
+    """Create AimlapiEmbeddings for async, which also sends one request after another."""
     embed: Embed = _langchain_aimlapi(url, floats).aembed_documents
     return embed
 
@@ -208,24 +208,24 @@ def _openai_like(url: str, floats: int, in_flight: int | None) -> Any:
 
 
 def openai_like_sync(url: str, floats: int, in_flight: int | None) -> Embed:
-    """Make LlamaIndex's OpenAILikeEmbedding, which sends one by one: workers are for async."""
+    """Create LlamaIndex's OpenAILikeEmbedding, which sends sequentially: workers are for async."""
     embed: Embed = _openai_like(url, floats, in_flight).get_text_embedding_batch
     return embed
 
 
 def openai_like_async(url: str, floats: int, in_flight: int | None) -> Embed:
-    """Make the same, with its workers."""
+    """Create LlamaIndex's OpenAILikeEmbedding for async, with workers."""
     embed: Embed = _openai_like(url, floats, in_flight).aget_text_embedding_batch
     return embed
 
 
 def openai_async(url: str, floats: int, in_flight: int | None) -> Embed:
-    """Make OpenAI's own client, with the batches and the bound that it leaves to the caller."""
+    """Create OpenAI's own client, with batching and a concurrency limit, which it leaves to the caller."""
     return _openai(url, floats, in_flight)
 
 
 def openai_async_lists(url: str, floats: int, in_flight: int | None) -> Embed:
-    """Make the same for a service that knows no base64, as most that are shaped like OpenAI's."""
+    """Create OpenAI's own client for a service without base64, like most with OpenAI's protocol."""
     return _openai(url, floats, in_flight, encoding_format="float")
 
 
@@ -257,19 +257,19 @@ def _baseten(url: str, floats: int, in_flight: int | None) -> Callable[[list[str
     preference = RequestProcessingPreference(
         max_concurrent_requests=in_flight or IN_FLIGHT,
         batch_size=BATCH,
-        max_retries=6,  # the most it takes
+        max_retries=6,  # the maximum it accepts
     )
     return lambda texts: client.embed(input=texts, model=MODEL, dimensions=floats, preference=preference)
 
 
 def baseten(url: str, floats: int, in_flight: int | None) -> Embed:
-    """Make Baseten's client in Rust, its rows taken as lists."""
+    """Create Baseten's client, written in Rust, returning lists."""
     embed = _baseten(url, floats, in_flight)
     return lambda texts: [item.embedding for item in embed(texts).data]
 
 
 def baseten_numpy(url: str, floats: int, in_flight: int | None) -> Embed:
-    """Make the same, its rows taken as one array of float32."""
+    """Create Baseten's client, returning one float32 array."""
     embed = _baseten(url, floats, in_flight)
 
     def rows(texts: list[str]) -> Rows:
@@ -281,9 +281,9 @@ def baseten_numpy(url: str, floats: int, in_flight: int | None) -> Embed:
 
 def bare(url: str, floats: int, in_flight: int | None) -> Embed:
     """
-    Take sockets and threads of the standard library, and orjson: the least that Python can do.
+    Use only sockets, threads and orjson, as a lower bound for Python.
 
-    Nothing is checked or tried again; any answer but the right one breaks it.
+    Nothing is validated or retried; any unexpected response breaks it.
     """
     import orjson
 
@@ -369,7 +369,7 @@ WAYS: dict[str, Callable[[str, int, int | None], Embed]] = {
 
 
 def _resident(field: str) -> float | None:
-    """Read VmRSS, what is resident, or VmHWM, the most that was, in MB."""
+    """Read VmRSS, the resident memory, or VmHWM, its peak, in MB."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith(field):
@@ -378,7 +378,7 @@ def _resident(field: str) -> float | None:
 
 
 def _forget_peak() -> None:
-    """Let VmHWM begin anew: ru_maxrss would still hold what imports, or the parent before exec, once used."""
+    """Reset VmHWM. ru_maxrss cannot be reset: it includes imports, and the parent process before exec."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
@@ -388,12 +388,12 @@ def measure(embed: Embed, texts: list[str], floats: int) -> dict[str, float | No
     Embed one text, then all of them.
 
     Raises:
-        ValueError: If not one row of the right length came back for each text.
+        ValueError: If there is not exactly one row of the right dimensions per text.
     """
     call = embed
     if inspect.iscoroutinefunction(embed):
-        loop = asyncio.new_event_loop()  # one for both calls, on which asynchronous clients insist
-        call = lambda some: loop.run_until_complete(embed(some))  # noqa: E731 (a def would be a second type)
+        loop = asyncio.new_event_loop()  # one for both calls, as async clients require
+        call = lambda some: loop.run_until_complete(embed(some))  # noqa: E731 (a def would have another type)
     call(texts[:1])
     gc.collect()
     _forget_peak()
@@ -407,7 +407,7 @@ def measure(embed: Embed, texts: list[str], floats: int) -> dict[str, float | No
 
 
 def main() -> None:
-    """Read the options, measure, print."""
+    """Parse the options, measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

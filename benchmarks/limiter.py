@@ -1,10 +1,10 @@
 """
-How the limiter copes with limits that it does not know, in simulation.
+Simulate the limiter under limits that it does not know.
 
     python -m benchmarks.limiter
 
-Prints the median and the worst time over the ideal, and the median share of requests rejected, of three runs
-of each scenario. No constant of the limiter was chosen by those that are held out.
+Prints, for three runs of each scenario, the median and the worst ratio of time to the ideal, and the median
+share of requests rejected. The held-out scenarios were not used to choose the limiter's constants.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SIZE, TOKENS = 300, 100  # of each request
 
 
 class Adapter:
-    """The limiter, as the simulator calls it."""
+    """The limiter with the interface that the simulator expects."""
 
     def __init__(self) -> None:
         self.limiter = Limiter(32)
@@ -59,14 +59,14 @@ class Adapter:
 
 
 def make() -> Adapter:
-    """Make a limiter for one run."""
+    """Create a limiter for one run."""
     return Adapter()
 
 
 def _rates(
     jobs: Mapping[int, int], latencies: Iterable[float], bursts: Sequence[int], phases: Sequence[float]
 ) -> dict[str, Scenario]:
-    """Combine rates per second, each with the requests of its job, and latencies, for all kinds of limits."""
+    """Combine rates per second, each with the requests of its job, with latencies and all kinds of limits."""
     found = {}
     for (rate, requests), latency in product(jobs.items(), latencies):
         services: dict[str, Callable[[], Service]] = {f"sliding {rate}/s": partial(SlidingWindow, rate)}
@@ -122,7 +122,7 @@ def _spurious(shares: Iterable[float], rate: int, latency: float) -> dict[str, S
 
 
 def scenarios() -> dict[str, Scenario]:
-    """Return the scenarios that the limiter's constants were chosen by, by name."""
+    """Return the scenarios that were used to choose the limiter's constants, by name."""
     return {
         **_rates({5: 100, 50: 500, 500: 3000}, (0.02, 0.1, 0.3, 1.0), (1, 2, 10, 50), (0.0, 0.6)),
         **_minutes({60: 150, 300: 900}, 20.0, 0.1),
@@ -142,7 +142,7 @@ def held_out() -> dict[str, Scenario]:
 
 
 def special() -> dict[str, Scenario]:
-    """Return scenarios with requirements of their own, by name."""
+    """Return the scenarios with specific requirements, by name."""
     found = {
         f"bucket {rate}/s, holds {burst}, {latency} s": Scenario(
             service=partial(TokenBucket, rate, burst), requests=requests, latency=latency
@@ -160,7 +160,7 @@ def special() -> dict[str, Scenario]:
 
 
 def line(name: str, results: Sequence[Result]) -> str:
-    """Put the results of one scenario into a line of the table."""
+    """Format the results of one scenario as a line of the table."""
     ratios = [result.ratio for result in results]
     refused = median(result.refused for result in results)
     unfinished = "" if all(result.finished for result in results) else "  unfinished"
@@ -168,7 +168,7 @@ def line(name: str, results: Sequence[Result]) -> str:
 
 
 def summary(found: Mapping[str, Sequence[Result]]) -> str:
-    """Put the results of all scenarios into one line."""
+    """Summarise the results of all scenarios in one line."""
     ratios = [median(result.ratio for result in results) for results in found.values()]
     refused = mean(median(result.refused for result in results) for results in found.values())
     everything = [result for results in found.values() for result in results]

@@ -1,5 +1,5 @@
 """
-What results.json says, as tables, as a chart and as a section of docs/speed.md.
+Format results.json as tables, as a chart and as a section of docs/speed.md.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ ARRAYS = (
 @dataclass(frozen=True)
 class Table:
     """
-    Rows of text under a heading, with a line on what they mean.
+    Rows of text under a heading, with notes.
     """
 
     heading: str
@@ -78,7 +78,7 @@ class Table:
     notes: str
 
     def text(self) -> str:
-        """Align it for a terminal."""
+        """Format the table for a terminal."""
         lines = [self.columns, *self.rows]
         widths = [max(len(line[at]) for line in lines) for at in range(len(self.columns))]
         return "\n".join(
@@ -93,7 +93,7 @@ class Table:
         )
 
     def markdown(self) -> str:
-        """Write it as Markdown, without the heading."""
+        """Format the table as Markdown, without the heading."""
         lines = [self.columns, ["---", *("---:" for _ in self.columns[1:])], *self.rows]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         notes = re.sub(r"^\*", r"\\*", self.notes)
@@ -101,16 +101,16 @@ class Table:
 
 
 def ideal(point: dict[str, Any]) -> float:
-    """Give the least wall time, in seconds: by the requests in flight, or by the rate."""
+    """Return the minimum wall time in seconds, given by the rate or else by the requests in flight."""
     requests = point["texts"] / BATCH
     if point["rate"]:
         return float(requests / point["rate"])
-    # Full waves, since a last one that is not full takes as long.
+    # Rounded up, since an incomplete last wave takes as long as a full one.
     return float(ceil(requests / point["in_flight"]) * point["latency"])
 
 
 def scaled(point: dict[str, Any], way: str, name: str) -> float | None:
-    """Take a number of a way as if it had embedded all texts; None if it failed or was not run."""
+    """Return a way's figure, scaled up to all texts; None if the way failed or was not run."""
     found = point["ways"].get(way, {})
     if "failed" in found or name not in found:
         return None
@@ -129,7 +129,7 @@ def main_table(taken: dict[str, Any]) -> Table:
             continue
         cpu, wall = scaled(point, way, "cpu"), scaled(point, way, "wall")
         memory = "-" if few or found["memory"] is None else f"{found['memory']:.0f}"
-        # Like is compared with like: arrays take less than lists.
+        # Compare arrays with arrays, since lists cost more.
         rust = "baseten-numpy" if way.startswith(("ours-array", "baseten-numpy")) else "baseten"
         ratios = [_ratio(cpu, scaled(point, base, "cpu")) for base in (rust, "bare")]
         rows.append([label, f"{cpu:.2f}", *ratios, f"{wall:.2f}", _ratio(wall, ideal(point)), memory])
@@ -188,7 +188,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
 
 
 def section(results: dict[str, Any]) -> str:
-    """Write the section of docs/speed.md, markers included."""
+    """Format the section of docs/speed.md, including its markers."""
     taken = results["main"]
     intro = (
         f"{_words(taken['points'][0])}. Measured against a lightweight local server, one process per run. "
@@ -201,7 +201,7 @@ def section(results: dict[str, Any]) -> str:
 
 
 def document(results: dict[str, Any]) -> str:
-    """Write results.md."""
+    """Format results.md."""
     about = "Time and memory of embedding clients, and requests rejected, as measured by `make bench`."
     parts = [f"# Benchmarks\n\n{about} Generated from results.json; do not edit.\n"]
     for name, table in TABLES.items():
@@ -225,13 +225,13 @@ def chart(results: dict[str, Any]) -> str:
 
 
 def in_page(text: str, results: dict[str, Any]) -> str:
-    """Put the section between its markers."""
+    """Replace the section between the markers."""
     before, _, rest = text.partition(START)
     return before + section(results) + rest.partition(END)[2]
 
 
 def write(results: dict[str, Any]) -> None:
-    """Write what is made from the results."""
+    """Write the files generated from the results."""
     here, page = ROOT / "benchmarks", ROOT / "docs" / "speed.md"
     (here / "results.md").write_text(document(results), encoding="utf-8")
     if "main" in results:

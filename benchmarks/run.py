@@ -1,11 +1,12 @@
 """
-Run ours and the peers against a local server, in turn, several times, and tell medians and ratios.
+Run our clients and their peers against a local server, in turn, several times; report medians and ratios.
 
     python -m benchmarks.run    # all sets
     python -m benchmarks.run --set main --ways ours-core-sync bare --texts 500 --rounds 1
 
-Every run is a process of its own (job.py); the server is another. With --ways or --texts it is a trial, which
-only prints; else each set is written to results.json when it is done, and the README and the rest from that.
+Each run is a separate process (job.py), and so is the server. With --ways or --texts, results are only
+printed. Otherwise each finished set is written to results.json, from which results.md, the chart and
+docs/speed.md are generated.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.json"
 RUN_SECONDS = 180  # for one run; the slowest takes a fifth of that
-GOODPUT_TIMES = 3  # the ideal time, after which a run under a rate limit is broken off
+GOODPUT_TIMES = 3  # times the ideal time, after which a run under a rate limit is aborted
 
-# Which of .venv-bench each way runs in, by how its name begins, and what to tell the version of there.
+# By prefix of a way's name: its environment in .venv-bench, and the packages whose versions are reported.
 PEERS = {
     "ours": (
         "ours",
@@ -58,7 +59,7 @@ PEERS = {
     "baseten": ("baseten", ["baseten-performance-client"]),
     "bare": ("bare", ["orjson"]),
 }
-# Texts for those that send one request after the other: so few that a run takes seconds; see scaled.
+# Texts for ways that send one request after another: few, so that a run takes seconds; see report.scaled.
 FEW = {way: 100 if way.startswith("langchain-aimlapi") else 400 for way in report.SEQUENTIAL}
 SWEPT = ["ours-core-sync", "ours-langchain-async", "baseten", "bare"]
 LIMITED = ["ours-core-sync", "ours-core-async", "openai-async", "langchain-openai-async", "baseten"]
@@ -67,16 +68,16 @@ LIMITED = ["ours-core-sync", "ours-core-async", "openai-async", "langchain-opena
 @dataclass(frozen=True)
 class Point:
     """
-    What one comparison is made under.
+    The conditions of one comparison.
 
     Attributes:
-        texts, floats: As job.py takes them.
+        texts, floats: Options of job.py.
 
-        in_flight: The same; None leaves it to what is measured.
+        in_flight: Option of job.py. None: the client's default.
 
-        latency: Seconds.
+        latency: Seconds per request.
 
-        rate: Requests a second that the server takes; None for all.
+        rate: Requests per second that the server accepts. None: no limit.
     """
 
     texts: int = 4000
@@ -95,14 +96,14 @@ SETS: dict[str, tuple[list[str], list[Point]]] = {
             MAIN,
             *(replace(MAIN, latency=latency) for latency in (0, 0.02)),
             *(replace(MAIN, floats=floats) for floats in (64, 2048)),
-            # One at a time takes 40 s for all the texts of the main point.
+            # One at a time, all texts of the main point would take 40 s.
             *(replace(MAIN, in_flight=most, texts=400 if most == 1 else MAIN.texts) for most in (1, 8, 128)),
             *(replace(MAIN, texts=texts) for texts in (1000, 10_000, 100_000)),
             replace(MAIN, texts=200_000, in_flight=128),
         ],
     ),
-    # Short rows, so that limits and not processors decide; ten seconds or more, and 300 requests. As many in
-    # flight as each takes by itself; where that can be too few, enough.
+    # Short rows, so that limits matter and not processors; at least ten seconds and 300 requests. Each client
+    # uses its default concurrency, except where that may be too low.
     "goodput": (
         LIMITED,
         [
@@ -115,14 +116,14 @@ SETS: dict[str, tuple[list[str], list[Point]]] = {
 
 
 def clean() -> dict[str, str]:
-    """Give the environment of this process without what would change a run: proxies, paths, keys."""
+    """Return the environment variables of this process, without proxies and PYTHONPATH."""
     unwanted = ("_proxy", "pythonpath")
     return {name: value for name, value in os.environ.items() if not name.lower().endswith(unwanted)}
 
 
 @contextmanager
 def served(point: Point, python: str | Path = sys.executable) -> Iterator[str]:
-    """Run the server in a process of its own, and give its address."""
+    """Run the server in a separate process, and yield its URL."""
     words = [python, HERE / "server.py", "--latency", point.latency, "--floats", point.floats]
     words += [] if point.rate is None else ["--rate", point.rate]
     server = subprocess.Popen(
@@ -142,7 +143,7 @@ def served(point: Point, python: str | Path = sys.executable) -> Iterator[str]:
 
 
 def counts(url: str) -> dict[str, int]:
-    """Ask the server how many requests came since this was asked last, and how many were refused."""
+    """Get the server's counts of requests and rejections since the last call."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(url, timeout=10) as answer:
         found: dict[str, int] = json.load(answer)
@@ -150,7 +151,7 @@ def counts(url: str) -> dict[str, int]:
 
 
 def once(python: str | Path, way: str, url: str, point: Point, seconds: float) -> dict[str, Any]:
-    """Run one way once; what it measured and the share of requests refused, or why it failed."""
+    """Run one way once; return its figures and the share of requests rejected, or why it failed."""
     counts(url)
     words = [python, HERE / "job.py", way, "--url", url, "--texts", point.texts]
     words += ["--floats", point.floats]
@@ -175,10 +176,11 @@ def once(python: str | Path, way: str, url: str, point: Point, seconds: float) -
 
 def compare(ways: Sequence[str], point: Point, rounds: int) -> dict[str, Any]:
     """
-    Run all ways in turn, so many times.
+    Run all ways in turn, in each of *rounds* rounds.
 
     Returns:
-        The point, and for each way the medians and the texts of a run; a way that fails is not run again.
+        The point, and for each way the medians and the number of texts per run. A way that fails is not run
+        again.
     """
     seconds = RUN_SECONDS if point.rate is None else GOODPUT_TIMES * report.ideal(asdict(point)) + 10
     runs: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
@@ -195,7 +197,7 @@ def compare(ways: Sequence[str], point: Point, rounds: int) -> dict[str, Any]:
 
 
 def medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Take the median of each number, or the failure if there was one."""
+    """Return the median of each figure, or the failure if there was one."""
     if "failed" in runs[-1]:
         return runs[-1]
     known = {name: [run[name] for run in runs if run[name] is not None] for name in runs[0]}
@@ -203,17 +205,17 @@ def medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def python_of(way: str) -> Path:
-    """Give the interpreter that a way runs with."""
+    """Return the interpreter that runs a way."""
     return environment(peer(way)[0])
 
 
 def peer(way: str) -> tuple[str, list[str]]:
-    """Find a way's environment and the packages it is about."""
+    """Return a way's environment and the packages whose versions are reported."""
     return next(found for start, found in PEERS.items() if way.startswith(start))
 
 
 def machine() -> dict[str, str]:
-    """Describe what this runs on."""
+    """Describe this machine."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
@@ -226,7 +228,7 @@ def machine() -> dict[str, str]:
 
 
 def told(ways: Sequence[str]) -> dict[str, str]:
-    """Give the versions of what was compared."""
+    """Return the versions of the packages compared, by environment."""
     found = {}
     for name, packages in dict(peer(way) for way in ways).items():
         all_of = versions(name)
@@ -235,7 +237,7 @@ def told(ways: Sequence[str]) -> dict[str, str]:
 
 
 def main() -> None:
-    """Read the options, run, print and write."""
+    """Parse the options, run, print and write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,13 +1,12 @@
 """
-A server that costs less than any client: it parses the least it can and answers with rows made beforehand.
+A server that uses less CPU than any client: it parses as little as possible and sends precomputed rows.
 
     python benchmarks/server.py --latency 0.1 --floats 1024
 
-Rows are numbers or, where that is asked for, base64. It prints its address, and serves until its standard
-input ends, an hour at the most. The latency is added to what each request takes. A limit of requests a second
-refuses what is above it with 429, in any second, within 20 ms as the emulator does, and without saying how
-long to wait. A GET answers with how many requests came, and how many were refused, since the last one; it
-resets both counts and the limit.
+Rows are numbers or, if requested, base64. It prints its URL, and serves until its standard input is closed,
+for up to an hour. The latency is added to the processing time of each request. With a rate limit, requests
+beyond it in any second get 429, within 20 ms as from the emulator, without Retry-After. A GET returns the
+counts of requests and rejections since the last GET, and resets the counts and the limit.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from functools import cache
 
 import orjson
 
-DISTINCT = 64  # rows made beforehand
+DISTINCT = 64  # precomputed rows
 REFUSAL_SECONDS = 0.02
-MOST_SECONDS = 3600  # that the server lives, should nobody end it
+MOST_SECONDS = 3600  # lifetime of the server if nothing stops it
 
 
 @cache
 def _rows(floats: int, form: str) -> list[bytes]:
-    """Write rows as the service does, floats in full, with a place for the index."""
+    """Encode the part of each row after its index; numbers have full precision, as the service sends them."""
     numbers = random.Random(1)  # noqa: S311 (no secret)
     rows = ([numbers.gauss(0, 0.03) for _ in range(floats)] for _ in range(DISTINCT))
     return [b',"embedding":' + orjson.dumps(_base64(row) if form == "base64" else row) + b"}" for row in rows]
@@ -46,7 +45,7 @@ def _base64(row: list[float]) -> str:
 
 @cache
 def _body(count: int, floats: int, form: str = "float") -> bytes:
-    """Write the whole answer for so many texts."""
+    """Encode the complete response for *count* texts."""
     rows = _rows(floats, form)
     data = b",".join(b'{"object":"embedding","index":%d' % at + rows[at % DISTINCT] for at in range(count))
     usage = b'"usage":{"prompt_tokens":%d,"total_tokens":%d}' % (5 * count, 5 * count)
@@ -60,14 +59,14 @@ def _head(status: int, length: int) -> bytes:
 
 class Service:
     """
-    What all connections share.
+    The state shared by all connections.
 
     Args:
-        latency: Seconds each request takes.
+        latency: Seconds per request.
 
-        floats: Length of the rows; a request that names dimensions gets those.
+        floats: Default dimensions of rows, for requests that do not specify any.
 
-        rate: Requests accepted in any second; None for all.
+        rate: Requests accepted in any second. None: no limit.
     """
 
     def __init__(self, latency: float, floats: int, rate: int | None) -> None:
@@ -76,7 +75,7 @@ class Service:
         self.recent: deque[float] = deque()
 
     def answer(self, body: bytes) -> tuple[float, bytes]:
-        """Give the seconds to take, and the whole answer, headers included."""
+        """Return the delay in seconds and the complete response, including headers."""
         self.requests += 1
         if self.rate is not None and not self._admit(time.monotonic()):
             self.refused += 1
@@ -88,7 +87,7 @@ class Service:
         return self.latency, _body(count, asked.get("dimensions", self.floats), form)
 
     def counts(self) -> bytes:
-        """Give the counts as an answer, and reset them and the limit."""
+        """Return the counts as a response, and reset them and the limit."""
         said = json.dumps({"requests": self.requests, "refused": self.refused}).encode()
         self.requests = self.refused = 0
         self.recent.clear()
@@ -104,19 +103,19 @@ class Service:
 
 
 class Connection(asyncio.Protocol):
-    """One connection, on which requests come one after the other."""
+    """One connection, which receives requests one after another."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
         self.received = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep where to write."""
+        """Store the transport."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Answer each request that is complete."""
+        """Respond to each complete request."""
         self.received += data
         while (end := self.received.find(b"\r\n\r\n")) >= 0:
             head = bytes(self.received[:end]).lower()
@@ -138,14 +137,14 @@ class Connection(asyncio.Protocol):
 
 
 async def serve(service: Service) -> None:
-    """Serve until standard input ends, or the time is up."""
+    """Serve until standard input is closed, or the time is up."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(service), "127.0.0.1", 0, backlog=512)
     port = server.sockets[0].getsockname()[1]
-    _body(10, service.floats)  # before anybody waits for it
+    _body(10, service.floats)  # fills the cache before the first request
     print(f"http://127.0.0.1:{port}/v1", flush=True)
     ended = asyncio.Event()
-    # A daemon, and no reader of sys.stdin, whose lock would stand in the way of the end.
+    # A daemon thread that reads the file descriptor: the lock of sys.stdin would block the exit.
     threading.Thread(target=_await_end, args=(loop, ended), daemon=True).start()
     with suppress(asyncio.TimeoutError):
         await asyncio.wait_for(ended.wait(), MOST_SECONDS)
@@ -155,12 +154,12 @@ async def serve(service: Service) -> None:
 def _await_end(loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
     while os.read(0, 1024):
         pass
-    with suppress(RuntimeError):  # the loop has ended by itself
+    with suppress(RuntimeError):  # the loop is already closed
         loop.call_soon_threadsafe(ended.set)
 
 
 def main() -> None:
-    """Read the options and serve."""
+    """Parse the options and serve."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,9 +1,9 @@
 """
 Discrete-event simulation of clients whose limiter does not know the service's limits.
 
-Nothing sleeps: each run has its own clock. Timers are up to a millisecond late, requests take some
-milliseconds to arrive, and latencies vary by a tenth. Requests that are rejected twice back off as the
-client's do.
+Nothing sleeps: each run has its own clock. Timers are up to a millisecond late, requests take a few
+milliseconds to arrive, and latencies vary by 10 %. A request backs off as in the client from its second
+rejection on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from qwen_aiml._engine.retry import throttled_backoff
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-ARRIVAL = 0.02  # seconds, or the latency if that is less, of which a request takes a part to arrive
+ARRIVAL = 0.02  # seconds; a request takes a fraction of this, or of the latency if that is less, to arrive
 
 
 class Controller(Protocol):
@@ -50,27 +50,27 @@ class Service(Protocol):
         """Return the Retry-After of a rejection."""
 
     def ideal(self, requests: int) -> float:
-        """Return the seconds until that many can be admitted."""
+        """Return the minimum seconds until that many requests are admitted."""
 
 
 class Unlimited:
-    """A service without limits; the others differ in what they override."""
+    """A service without limits, and the base class of the others."""
 
     def admits(self, now: float, in_flight: int) -> bool:  # noqa: ARG002 - no limits
         """Admit every request."""
         return True
 
     def advice(self, now: float) -> float | None:  # noqa: ARG002 - the same at all times
-        """Return nothing."""
+        """Return None."""
         return None
 
     def ideal(self, requests: int) -> float:  # noqa: ARG002 - no limits
-        """Return no time at all."""
+        """Return 0."""
         return 0.0
 
 
 class TokenBucket(Unlimited):
-    """Requests cost one token; *rate* tokens a second flow in, and at most *burst* are held."""
+    """Each request takes a token; *rate* tokens are added per second, up to *burst*."""
 
     def __init__(self, rate: float, burst: float) -> None:
         self._rate, self._burst = rate, burst
@@ -85,7 +85,7 @@ class TokenBucket(Unlimited):
         return admitted
 
     def ideal(self, requests: int) -> float:
-        """Return the seconds until all tokens have flowed in."""
+        """Return the seconds until enough tokens have been added."""
         return max(0.0, requests - self._burst) / self._rate
 
 
@@ -97,7 +97,7 @@ class SlidingWindow(Unlimited):
         self._admitted: deque[float] = deque()
 
     def admits(self, now: float, in_flight: int) -> bool:  # noqa: ARG002 - the rate decides
-        """Admit a request if the last period has room."""
+        """Admit a request if fewer than the quota were admitted within the last period."""
         while self._admitted and self._admitted[0] <= now - self._period:
             self._admitted.popleft()
         if len(self._admitted) >= self._quota:
@@ -106,19 +106,19 @@ class SlidingWindow(Unlimited):
         return True
 
     def ideal(self, requests: int) -> float:
-        """Return the periods that must pass before the last quota is used."""
+        """Return the duration of the periods that must pass before the last quota."""
         return (math.ceil(requests / self._quota) - 1) * self._period
 
 
 class FixedWindow(Unlimited):
-    """At most *quota* requests in each *period* of a clock that is *phase* seconds into one at the start."""
+    """At most *quota* requests in each *period*; the first period began *phase* seconds before the start."""
 
     def __init__(self, quota: int, period: float = 1.0, phase: float = 0.0, *, advises: bool = False) -> None:
         self._quota, self._period, self._phase, self._advises = quota, period, phase, advises
         self._window, self._used = -1, 0
 
     def admits(self, now: float, in_flight: int) -> bool:  # noqa: ARG002 - the rate decides
-        """Admit a request if the present period has room."""
+        """Admit a request if the quota of the current period is not used up."""
         window = math.floor((now + self._phase) / self._period)
         if window != self._window:
             self._window, self._used = window, 0
@@ -133,7 +133,7 @@ class FixedWindow(Unlimited):
         return max(1, math.ceil((self._window + 1) * self._period - (now + self._phase)))
 
     def ideal(self, requests: int) -> float:
-        """Return the periods that must pass, the first of which has begun."""
+        """Return the duration of the periods that must pass, the first of which has begun."""
         return max(0.0, (math.ceil(requests / self._quota) - 1) * self._period - self._phase)
 
 
@@ -170,21 +170,21 @@ class Scenario:
     A service and a job for it.
 
     Attributes:
-        service: Makes a service with unused quotas.
+        service: Creates a service with unused quotas.
 
         requests: Accepted requests that each client needs.
 
-        latency: Seconds of an accepted request.
+        latency: Seconds per accepted request.
 
-        refusal: Seconds of a rejected one; None for 20 ms or the latency, whichever is less.
+        refusal: Seconds per rejected one. None: 20 ms or the latency, whichever is less.
 
         spurious: Share of requests rejected without reason.
 
-        clients: How many share the service.
+        clients: Number of clients that share the service.
 
-        most: Ceiling of requests in flight for each.
+        most: Maximum number of requests in flight per client.
 
-        useful: How many the service takes at a time, for the ideal; None if it has no such limit.
+        useful: The service's concurrency limit, for the ideal. None: no limit.
     """
 
     service: Callable[[], Service]
@@ -198,7 +198,7 @@ class Scenario:
 
     @property
     def ideal(self) -> float:
-        """Seconds that a client which knows all limits would take."""
+        """Seconds that a client with knowledge of all limits would take."""
         requests = self.requests * self.clients
         in_flight = min(self.most * self.clients, self.useful or math.inf)
         return max(self.service().ideal(requests) + self.latency, requests * self.latency / in_flight)
@@ -206,7 +206,7 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome of a run: time over ideal, share of requests rejected, whether all were accepted."""
+    """The outcome of a run: time over ideal, share of rejections, whether all were accepted, seconds."""
 
     ratio: float
     refused: float
@@ -217,7 +217,7 @@ class Result:
 @dataclass
 class _Client:
     controller: Controller
-    waiting: deque[int]  # how often each request that waits was rejected
+    waiting: deque[int]  # the number of rejections of each waiting request
     ask_at: float = 0.0
     in_flight: int = 0
     last_arrival: float = 0.0
@@ -231,7 +231,7 @@ class _Event:
     handle: Any = field(compare=False)
     sent: float = field(compare=False)
     kind: str = field(compare=False)  # arrives, accepted, refused, again
-    rejections: int = field(compare=False)  # of the request, before
+    rejections: int = field(compare=False)  # of the request so far
     advised: float | None = field(compare=False, default=None)
 
 
@@ -240,11 +240,11 @@ class Simulation:
     One run of a scenario.
 
     Args:
-        scenario: What is simulated.
+        scenario: The scenario to simulate.
 
-        make: Makes a limiter for each client.
+        make: Creates a limiter for each client.
 
-        seed: Of all chance.
+        seed: Seed of the random generator.
     """
 
     def __init__(self, scenario: Scenario, make: Callable[[], Controller], seed: int) -> None:
@@ -258,7 +258,7 @@ class Simulation:
         self._processing = self._sent = self._refused = self._done = 0
 
     def run(self) -> Result:
-        """Run until all requests are accepted, or six times the ideal and a minute are over."""
+        """Run until all requests are accepted, or for a minute more than six times the ideal."""
         ideal = self._scenario.ideal
         needed = self._scenario.requests * self._scenario.clients
         while self._done < needed and self._now <= 6 * ideal + 60:
