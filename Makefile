@@ -1,6 +1,6 @@
-# Needs Python 3.10 or newer, make and git. Targets are nox sessions, run from an environment of its own, .venv-nox.
-# Another interpreter: make test PYTHON=python3.12. Only some versions: make tests PYTHONS='3.10 3.14'.
-# Only some pages: make cookbook PAGES='search clustering'. Only some tests: make quick ARGS='tests/core -k retry'.
+# Needs Python 3.10 or newer, make and git. Targets are nox sessions, run from a separate environment, .venv-nox.
+# Another interpreter: make test PYTHON=python3.12. Some Python versions: make tests PYTHONS='3.10 3.14'.
+# Some pages: make cookbook PAGES='search clustering'. Some tests: make quick ARGS='tests/core -k retry'.
 
 PYTHON ?= python3
 PYTHONS ?=
@@ -104,7 +104,7 @@ clean: ## remove what these targets created
 python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "This needs Python 3.10 or newer, and $(PYTHON) is %d.%d: try make PYTHON=python3.12." % sys.version_info[:2])'
 
-# uv has no wheel for every platform; without it, nox makes environments with virtualenv and pip.
+# uv does not have wheels for every platform; without it, nox creates environments with virtualenv and pip.
 .venv-nox/made: Makefile
 	@$(MAKE) --no-print-directory python
 	@$(PYTHON) -m venv --clear .venv-nox

@@ -1,9 +1,9 @@
 """
-What the build adds to the metadata: the project's URLs, and the README with absolute links.
+Metadata added by the build: the project's URLs, and the README with absolute links.
 
 The URLs of the repository and the documentation are set in pyproject.toml, in
-`tool.hatch.metadata.hooks.custom`, and nowhere else. While the repository's is empty there are none, and the
-README's links stay relative.
+`tool.hatch.metadata.hooks.custom`, and nowhere else. While the repository's URL is empty, the metadata has no
+URLs, and the README's links stay relative.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RELATIVE_LINK = re.compile(r"(!?)(\[[^\]]*\])\((?![a-z]+:|#)([^)\s]+)\)")
 
 
 def project_urls(repository: str, documentation: str) -> dict[str, str]:
-    """List the URLs that package indexes show."""
+    """Return the URLs that package indexes show."""
     if not repository:
         return {}
     return {
@@ -30,7 +30,7 @@ def project_urls(repository: str, documentation: str) -> dict[str, str]:
 
 
 def absolute(readme: str, repository: str) -> str:
-    """Make relative links absolute, those of pictures to the files themselves."""
+    """Make relative links absolute; those of images point to the raw files."""
     if not repository:
         return readme
     return RELATIVE_LINK.sub(

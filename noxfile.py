@@ -1,7 +1,7 @@
 """
-The checks, each in an environment of its own; `make` lists what they are called.
+The checks, each in its own environment; `make` lists them.
 
-Most are rows of a table. With `-- ARGUMENTS`, a session's last command gets these as well.
+Most sessions are rows of a table. `-- ARGUMENTS` are appended to a session's last command.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import nox
 
 nox.needs_version = ">=2026.10"  # --parallel
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.download_python = "never"  # what is tested is what the machine has
+nox.options.download_python = "never"  # only installed Pythons are tested
 nox.options.error_on_missing_interpreters = False  # in CI too: summary.py says which were missing
 nox.options.reuse_venv = "yes"
 nox.options.allow_parallel = True
@@ -36,19 +36,19 @@ EMPTY = sorted(path.parent for path in Path("distributions").glob("*/pyproject.t
 INSTALL_LINE = re.compile(r"^# %pip install -q ((?:.*\\\n#)*.*)$", re.MULTILINE)
 PAGES = {page.stem: INSTALL_LINE.findall(page.read_text("utf-8")) for page in Path("cookbook").glob("*.py")}
 PYTEST = "python -m pytest"
-EVERY_BRANCH = "-m 'not (long or once or slow)'"  # is reached by these
-PARALLEL = "-n 3 --dist worksteal"  # more than two cores, since tests wait a lot
-PARALLEL_MATRIX = "-n 2 --dist worksteal"  # of the matrix, two sessions run at once
+EVERY_BRANCH = "-m 'not (long or once or slow)'"  # these tests cover every branch
+PARALLEL = "-n 3 --dist worksteal"  # more workers than two cores, since tests wait a lot
+PARALLEL_MATRIX = "-n 2 --dist worksteal"  # two sessions of the matrix run concurrently
 
-# The last, since uv leaves it to the first import to compile a module.
+# PYTHONDONTWRITEBYTECODE because uv does not compile modules; they are compiled on first import.
 for variable in ("PYTHONPATH", "PYTEST_ADDOPTS", "PYTHONDONTWRITEBYTECODE"):
     os.environ.pop(variable, None)
 os.environ["PYTHONIOENCODING"] = "utf-8"
-os.environ["COVERAGE_FILE"] = str(ROOT / ".nox" / "coverage-data")  # and a suffix for each process
-os.environ["DAFT_ANALYTICS_ENABLED"] = "0"  # or its import contacts another host
+os.environ["COVERAGE_FILE"] = str(ROOT / ".nox" / "coverage-data")  # plus a suffix for each process
+os.environ["DAFT_ANALYTICS_ENABLED"] = "0"  # otherwise importing it contacts another host
 os.environ["NO_MKDOCS_2_WARNING"] = "1"
 
-# pyenv's own commands find only the versions that are switched on.
+# pyenv's shims find only the versions that are activated.
 PYENV = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
 os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], *map(str, sorted(PYENV.glob("versions/*/bin")))])
 SUPPORTED = nox.project.python_versions(PROJECT)
@@ -56,12 +56,12 @@ OWN = f"3.{sys.version_info.minor}"
 FOUND = [version for version in SUPPORTED if version == OWN or shutil.which(f"python{version}")] or [OWN]
 OLDEST, NEWEST = FOUND[0], FOUND[-1]
 FOR_LOWEST = min(set(FOUND) & {"3.10", "3.11", "3.12"}, default="3.12")  # no wheels for newer Pythons
-FOR_COOKBOOK = max(set(FOUND) & {"3.11", "3.12", "3.13"}, default="3.13")  # needed by some vector stores
+FOR_COOKBOOK = max(set(FOUND) & {"3.11", "3.12", "3.13"}, default="3.13")  # required by some vector stores
 FOR_WHEEL = FOUND[-2:][0]
 
 
 def environment(session: nox.Session, *installs: str) -> None:
-    """Install what a session needs, unless its environment was made from the same files and arguments."""
+    """Install a session's packages, unless its environment was created from the same files and arguments."""
     files = [Path(name).read_bytes() for name in ("pyproject.toml", LOWEST)]
     made_from = hashlib.sha256(repr([*files, installs]).encode()).hexdigest()
     stamp = Path(session.virtualenv.location, "made-from")
@@ -76,23 +76,23 @@ def environment(session: nox.Session, *installs: str) -> None:
 
 
 def run(session: nox.Session, *commands: str) -> None:
-    """Run commands, and keep the counts of pytest and what a store does for summary.py and page.py."""
+    """Run commands; save pytest's reports for summary.py, and the results of vector stores for page.py."""
     for number, command in enumerate(commands, 1):
         words = shlex.split(command)
-        if "pytest" in words:  # xunit1, the old form, has room for what a test says of itself
+        if "pytest" in words:  # xunit1, the old format, supports properties of tests
             words += [f"--junitxml={REPORTS / session.name}-{number}.xml", "-o", "junit_family=xunit1"]
             session.env["QWEN_AIML_STORES_RESULTS"] = str(REPORTS / session.name / "results.json")
         session.run(*words, *(session.posargs if number == len(commands) else ()))
 
 
 def built(name: str, suffix: str = ".whl") -> str:
-    """Find what `dist` built."""
+    """Return the path of a file that `dist` built."""
     (found,) = ROOT.glob(f"dist/{name.replace('-', '_')}-*{suffix}")
     return str(found)
 
 
 def add(name: str, python: str, tags: str, installs: list[str], *commands: str) -> None:
-    """Add a session that only installs, in one step each, and runs commands."""
+    """Add a session that performs the *installs*, one after another, and runs *commands*."""
 
     def session_of_table(session: nox.Session) -> None:
         environment(session, *installs)
@@ -109,7 +109,7 @@ OLD_TESTS = [f"-e .[{EXTRAS}] --group tests-base -c {LOWEST}", f"--no-deps -r {L
 OLD_STORES = [f"{STORES}-base {FRAMEWORKS}", f"--no-deps {PINS['langchain-tests']}"]
 COOKBOOK = f"-e .[{EXTRAS}] --group cookbook"
 DISTRIBUTED = ["-e .[daft,emulator,langchain,llama-index] --group distributed"]
-HEAVY = "-k 'crewai or parallel'"  # pages that would hold the packages of the others back
+HEAVY = "-k 'crewai or parallel'"  # pages that require old versions of packages that others use
 COVERAGE = [
     "coverage erase",
     f"coverage run -m pytest {PARALLEL} -m 'not (long or slow)'",
@@ -119,7 +119,7 @@ COVERAGE = [
 add("coverage", NEWEST, "test", TESTS, *COVERAGE)  # first, as it takes longest
 add("lint", NEWEST, "test", ["--group lint"], "ruff check", "ruff format --check")
 add("format", NEWEST, "", ["--group lint"], "ruff check --fix", "ruff format")
-add("types", OLDEST, "test", [f"{TESTS[0]} --group types"], "mypy")  # where what is newer is an error
+add("types", OLDEST, "test", [f"{TESTS[0]} --group types"], "mypy")  # where newer features are errors
 add("selected", NEWEST, "", TESTS, PYTEST)
 add("probe", NEWEST, "", TESTS, "python tests/recorded/probe.py")
 add("fuzz", NEWEST, "", ["-e .[simdjson] --group fuzz"], "python tests/long/fuzz_answers.py -timeout=20")
@@ -141,7 +141,7 @@ add("distributed", FOR_COOKBOOK, "", DISTRIBUTED, f"{PYTEST} tests/distributed")
 
 @nox.session(python=NEWEST, tags=["test"])
 def dist(session: nox.Session) -> None:
-    """Build the sdist, the wheel from it, and the empty distributions into dist/; check what they hold."""
+    """Build the sdist, the wheel from it, and the empty distributions into dist/; check their contents."""
     environment(session, "--group build")
     shutil.rmtree("dist", ignore_errors=True)
     session.run("python", "-m", "build", "--no-isolation")
@@ -153,7 +153,7 @@ def dist(session: nox.Session) -> None:
 
 @nox.session(python=NEWEST, tags=["test"], requires=["dist"], reuse_venv=False)
 def wheel(session: nox.Session) -> None:
-    """Import the wheels away from the sources: the core, each framework by its own name, all packages."""
+    """Import the wheels outside the source tree: the core, each adapter, all packages."""
     core, check = built("qwen-aiml"), str(ROOT / ".ci" / "check_wheel.py")
     session.chdir(session.create_tmp())
     for installs, packages in (
@@ -168,7 +168,7 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session(python=FOR_WHEEL, tags=["matrix"], requires=["dist"], reuse_venv=False, name="wheel-tests")
 def wheel_tests(session: nox.Session) -> None:
-    """Run the tests of the sdist on the wheel, far from the sources."""
+    """Run the tests of the sdist on the wheel, outside the source tree."""
     session.install(f"{built('qwen-aiml')}[{EXTRAS}]", "--group", "tests")
     with tempfile.TemporaryDirectory() as away:
         shutil.unpack_archive(built("qwen-aiml", ".tar.gz"), away)
@@ -182,7 +182,7 @@ def wheel_tests(session: nox.Session) -> None:
 @nox.session(name="cookbook-installs", python=FOR_COOKBOOK, requires=["dist"], reuse_venv=False)
 @nox.parametrize("page", names := sorted(page for page in PAGES if PAGES[page]), ids=names)
 def cookbook_installs(session: nox.Session, page: str) -> None:
-    """Install a page's own line, with the wheel for the index's, and run the page alone."""
+    """Run a page's own install line, with our wheel instead of the published package, and then the page."""
     packages = shlex.split(PAGES[page][0].replace("\\\n#", ""))
     session.install(*(re.sub(r"^qwen-aiml(?=\[)", built("qwen-aiml"), package) for package in packages))
     away = Path(session.create_tmp())

@@ -1,5 +1,5 @@
 """
-Check what the wheels in dist/ hold: ours every module of its packages, the others no file.
+Check the wheels in dist/: ours must contain every module of its packages, the others no file.
 
     python .ci/check_dist.py
 """
@@ -16,7 +16,7 @@ def held(wheel: Path) -> set[str]:
     List a wheel's files, without its metadata.
 
     Args:
-        wheel: Where it is.
+        wheel: Path of the wheel.
     """
     with zipfile.ZipFile(wheel) as archive:
         return {name for name in archive.namelist() if ".dist-info/" not in name}
@@ -24,10 +24,10 @@ def held(wheel: Path) -> set[str]:
 
 def main() -> int:
     """
-    Print what should not be so.
+    Print the problems found.
 
     Returns:
-        The exit code: 1 if there is anything.
+        The exit code: 1 if there are problems.
     """
     packages = [path.parent for path in ROOT.glob("*_qwen_aiml/__init__.py")] + [ROOT / "qwen_aiml"]
     modules = {path.relative_to(ROOT).as_posix() for package in packages for path in package.rglob("*.py")}

@@ -1,5 +1,5 @@
 """
-Check that packages are imported from where they were installed, and that those of a framework embed.
+Check that packages are imported from site-packages, and that the framework adapters embed.
 
     python .ci/check_wheel.py qwen_aiml langchain_qwen_aiml
 """
@@ -13,10 +13,10 @@ CLASSES = {"langchain_qwen_aiml": "QwenAIMLEmbeddings", "llama_index_qwen_aiml":
 
 def main(packages: list[str]) -> None:
     """
-    Import them, and embed a query with each class there is for a framework.
+    Import packages, and embed a query with the classes of the framework adapters.
 
     Args:
-        packages: Their names.
+        packages: Names of the packages.
     """
     for name in packages:
         package = import_module(name)
@@ -26,7 +26,7 @@ def main(packages: list[str]) -> None:
             emulator = import_module("qwen_aiml.emulator").Emulator()
             embeddings = getattr(package, CLASSES[name])(**emulator.client_options(), dimensions=64)
             query = getattr(embeddings, "embed_query", None) or embeddings.get_query_embedding
-            if len(query("a")) != 64:  # noqa: PLR2004 - as asked for
+            if len(query("a")) != 64:  # noqa: PLR2004 - the dimensions requested
                 sys.exit(f"{name} does not embed")
 
 

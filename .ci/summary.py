@@ -1,5 +1,5 @@
 """
-Add up what the sessions reported; the last line is "N passed, N failed".
+Summarise the reports of all sessions; the last line is "N passed, N failed".
 
     python .ci/summary.py .nox/reports
 
@@ -16,10 +16,10 @@ from xml.etree import ElementTree as ET
 
 def main(folder: Path) -> int:
     """
-    Print what was skipped and why, the sessions that failed, and the counts.
+    Print the reasons for skipped tests, the sessions that failed, and the counts.
 
     Args:
-        folder: Where the reports are.
+        folder: Folder with the reports.
 
     Returns:
         The exit code.
