@@ -1,7 +1,7 @@
 """
-Lists every message of the packages, read from their source: of errors, of advice and of the log.
+Lists every message in the packages' source code: errors, advice and log messages.
 
-An expression in a message becomes a placeholder: ``<name>`` for a variable or an attribute, else ``<...>``.
+An expression in a message becomes a placeholder: ``<name>`` for a variable or attribute, otherwise ``<...>``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("qwen_aiml", "daft_qwen_aiml", "langchain_qwen_aiml", "llama_index_qwen_aiml", "pytest_qwen_aiml")
 UNKNOWN = "<...>"
 
-# What a call means, by the name of what is called. Helpers put words around what they are given.
+# The errors that a call creates, by the name of the callable. Helpers add text to their arguments.
 ERRORS = {
     "ConfigurationError": ("ConfigurationError",),
     "InputTypeError": ("InputTypeError",),
@@ -36,7 +36,7 @@ ERRORS = {
     "kind": ("APIStatusError",),
     "error": ("InputTypeError", "InputValueError"),
 }
-DETAILS = {"TransportFailure": 1, "_stop": 0}  # and which argument says what happened
+DETAILS = {"TransportFailure": 1, "_stop": 0}  # the position of the argument with the description
 ADVICE = "_ADVICE"
 PARTS = ("flaw", "_instead_of", "unknown_settings")  # functions that return a part of a message
 LEVELS = ("debug", "info", "warning")
@@ -53,7 +53,7 @@ def sources() -> list[tuple[Path, ast.Module]]:
 
 
 def errors() -> dict[str, list[str]]:
-    """List the messages of each class of errors, without those of the emulator's arguments."""
+    """List the messages of each error class, except those about the emulator's arguments."""
     found: dict[str, list[str]] = {}
     for path, module in sources():
         if "emulator" in path.parts:
@@ -71,7 +71,7 @@ def emulator() -> list[str]:
 
 
 def details() -> list[str]:
-    """List what a `TransportError` may say happened."""
+    """List the descriptions of failures in `TransportError`."""
     return sorted(
         {
             text
@@ -85,7 +85,7 @@ def details() -> list[str]:
 
 
 def advice() -> list[str]:
-    """List what messages say after "What to do:"."""
+    """List the advice that follows "What to do:" in messages."""
     found = set()
     for _, module in sources():
         for node in module.body:
@@ -105,7 +105,7 @@ def advice() -> list[str]:
 
 
 def parts() -> list[str]:
-    """List what functions word that describe one value."""
+    """List the parts of messages that functions return to describe one value."""
     return sorted(
         {
             text
@@ -121,7 +121,7 @@ def parts() -> list[str]:
 
 
 def logged() -> dict[str, list[str]]:
-    """List what goes to the log, by level."""
+    """List the log messages by level."""
     found: dict[str, list[str]] = {}
     for _, module in sources():
         for function, call in _calls(module):
@@ -137,7 +137,7 @@ def logged() -> dict[str, list[str]]:
 
 
 def page() -> str:
-    """Write the page's lists."""
+    """Format the page's lists."""
     lists = {
         **errors(),
         "Details of TransportError": details(),
@@ -154,12 +154,12 @@ def _listed(texts: Iterable[str]) -> str:
 
 
 def _raised(module: ast.Module) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Find the calls that make an error of ours, and those of helpers that return one."""
+    """Find the calls that create one of our errors, and those of helpers that return one."""
     for function, call in _calls(module):
         name, at = _name(call.func), 0
         names = ERRORS.get(name, ())
         if name == "__init__" and _name(getattr(call.func, "value", None)) == "":
-            # Of the one class that words its message itself.
+            # The one class that composes its message itself.
             names = (
                 ("EmbeddingBatchError",)
                 if len(call.args) == 1 and isinstance(call.args[0], (ast.JoinedStr, ast.Name))
@@ -183,7 +183,7 @@ def _raised(module: ast.Module) -> Iterator[tuple[tuple[str, ...], str]]:
 
 
 def _calls(module: ast.Module) -> Iterator[tuple[ast.AST, ast.Call]]:
-    """Give every call with the function that it is in."""
+    """Yield every call with its enclosing function."""
 
     def within(node: ast.AST, function: ast.AST) -> Iterator[tuple[ast.AST, ast.Call]]:
         for child in ast.iter_child_nodes(node):
@@ -195,8 +195,8 @@ def _calls(module: ast.Module) -> Iterator[tuple[ast.AST, ast.Call]]:
     yield from within(module, module)
 
 
-def _texts(node: ast.expr, function: ast.AST, module: ast.Module) -> list[str]:  # noqa: PLR0911 (one a kind)
-    """Give the texts that an expression may have."""
+def _texts(node: ast.expr, function: ast.AST, module: ast.Module) -> list[str]:  # noqa: PLR0911 (one per kind)
+    """Return the possible texts of an expression."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return [node.value]
     if isinstance(node, ast.JoinedStr):
@@ -238,7 +238,7 @@ def _texts(node: ast.expr, function: ast.AST, module: ast.Module) -> list[str]: 
 
 
 def _ends(node: ast.expr, function: ast.AST, module: ast.Module) -> list[str]:
-    """Give the texts that a part of a message may have, if it has only few and constant ones."""
+    """Return the possible texts of a part of a message, if they are few and constant."""
     if isinstance(node, ast.Call) and _name(node.func) == "_advice" and _returned(node, module):
         return _texts(node, function, module)
     if isinstance(node, ast.Name) and node.id in constants():
@@ -253,7 +253,7 @@ def _ends(node: ast.expr, function: ast.AST, module: ast.Module) -> list[str]:
 
 @cache
 def constants() -> dict[str, str]:
-    """Read the strings that modules name in capitals, which messages repeat."""
+    """Read the modules' string constants that messages contain."""
     found = {}
     for _, module in sources():
         for node in module.body:
@@ -265,7 +265,7 @@ def constants() -> dict[str, str]:
 
 
 def _returned(call: ast.Call, module: ast.Module) -> list[ast.expr]:
-    """Give what a function of the same module may return."""
+    """Return the expressions that a function of the same module may return."""
     return [
         item.value
         for function in module.body
