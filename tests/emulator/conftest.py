@@ -1,4 +1,4 @@
-"""Ways to call an emulator, used by all its tests."""
+"""Fixtures that call an emulator."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEADERS = {"authorization": "Bearer key"}
 
 @pytest.fixture
 def body() -> Callable[..., dict[str, Any]]:
-    """Give a function that makes a request's JSON."""
+    """Return a function that creates a request's JSON."""
 
     def make(*texts: str, **more: object) -> dict[str, Any]:
         return {"model": V4, "input": list(texts or ["Laura is a DJ."]), "dimensions": 64, **more}
@@ -31,7 +31,7 @@ def body() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def post() -> Callable[..., httpx.Response]:
-    """Give a function that calls an emulator through its sync transport."""
+    """Return a function that sends a request to an emulator through its sync transport."""
 
     def send(
         emulator: Emulator, body: object = None, timeout: float | None = 5, **headers: str
@@ -51,7 +51,7 @@ def post() -> Callable[..., httpx.Response]:
 def send(
     request: pytest.FixtureRequest, body: Callable[..., Any]
 ) -> Callable[..., Awaitable[httpx.Response]]:
-    """Give a function that sends a request with a sync or an async client."""
+    """Return a function that sends a request with a sync or an async client."""
 
     async def post(emulator: Emulator, timeout: float | None = 5) -> httpx.Response:
         client = emulator.client_options()[request.param]
@@ -69,19 +69,19 @@ def send(
 
 @pytest.fixture
 def emulator() -> Emulator:
-    """Give an emulator that knows one key and has some credits."""
+    """Return an emulator with one valid API key and some credits."""
     return Emulator(api_keys=["key"], credits=100_000)
 
 
 @pytest.fixture
 def url(emulator: Emulator) -> Iterator[str]:
-    """Serve the emulator and give its base URL."""
+    """Serve the emulator and yield its base URL."""
     with serve(emulator) as url:
         yield url
 
 
 @pytest.fixture
 def client(url: str) -> Iterator[httpx.Client]:
-    """Give an HTTP client of the served emulator."""
+    """Yield an HTTP client for the served emulator."""
     with httpx.Client(base_url=url, headers=HEADERS, timeout=10, trust_env=False) as client:
         yield client

@@ -1,4 +1,4 @@
-"""How the body of an answer arrives in the process: whole, cut, reset, byte by byte, compressed."""
+"""Response bodies in the process: whole, cut, reset, byte by byte, compressed."""
 
 # ruff: noqa: SIM300 - expected == actual, in all tests
 
@@ -25,7 +25,7 @@ HEADERS = {"authorization": "Bearer key"}
 
 @pytest.fixture(params=["sync", "async"])
 def receive(request: pytest.FixtureRequest, body: Callable[..., Any]) -> Receive:
-    """Give a function that sends a request of either kind, and gives a body's chunks and how it ended."""
+    """Return a function that sends a sync or async request and returns the body's chunks and its error."""
 
     async def chunks(emulator: Emulator, patience: float = 5) -> tuple[list[bytes], Exception | None]:
         more: Any = {"json": body(), "headers": HEADERS, "timeout": patience}
@@ -43,7 +43,7 @@ def receive(request: pytest.FixtureRequest, body: Callable[..., Any]) -> Receive
                     async_client.stream("POST", URL, **more) as response,
                 ):
                     async for chunk in response.aiter_raw():
-                        received.append(chunk)  # noqa: PERF401 - those before an error are kept
+                        received.append(chunk)  # noqa: PERF401 - chunks before an error are kept
         except httpx.TransportError as error:
             return received, error
         return received, None
@@ -54,7 +54,7 @@ def receive(request: pytest.FixtureRequest, body: Callable[..., Any]) -> Receive
 @pytest.mark.anyio
 @pytest.mark.parametrize(("asked", "sent"), [(0, 0), (100, 100), (10**9, -1)])
 async def test_cut(send: Send, asked: int, sent: int) -> None:
-    """A cut body, of which at least a byte is missing, is what httpx makes of a short one."""
+    """A cut body lacks at least one byte, and raises httpx's error for an incomplete body."""
     emulator = Emulator(credits=10)
     size = len((await send(emulator)).content)
     emulator.script(Fault(cut=asked))
@@ -68,7 +68,7 @@ async def test_cut(send: Send, asked: int, sent: int) -> None:
 
 @pytest.mark.anyio
 async def test_nothing_to_cut(send: Send) -> None:
-    """A body that an edit has emptied cannot be cut, and arrives."""
+    """A body that an edit has emptied is not cut, and arrives."""
     emulator = Emulator()
     emulator.script(Fault(edit=lambda _: b"", cut=5))
 
@@ -77,7 +77,7 @@ async def test_nothing_to_cut(send: Send) -> None:
 
 @pytest.mark.anyio
 async def test_reset_during(receive: Receive) -> None:
-    """A reset during the answer is a read error after half of the body."""
+    """A reset during the response is a read error after half of the body."""
     emulator = Emulator()
     emulator.script(Fault(reset="during", status=200, body=b"abcdefg"))
     chunks, error = await receive(emulator)
@@ -90,7 +90,7 @@ async def test_reset_during(receive: Receive) -> None:
 
 @pytest.mark.anyio
 async def test_drip(receive: Receive) -> None:
-    """A body drips byte by byte, each after its pause, where silence may be no longer than that."""
+    """A body drips byte by byte, with a pause before each; the read timeout applies to each byte."""
     emulator = Emulator()
     emulator.script(Fault(drip=0.02, status=200, body=b"abcd"))
     started = time.monotonic()
@@ -109,7 +109,7 @@ async def test_drip(receive: Receive) -> None:
     ],
 )
 async def test_drip_that_ends_early(receive: Receive, fault: Fault, error: type[Exception]) -> None:
-    """What is cut or reset drips as far as it comes."""
+    """A dripping body that is cut or reset drips up to that point."""
     emulator = Emulator()
     emulator.script(fault)
     chunks, raised = await receive(emulator)
@@ -119,7 +119,7 @@ async def test_drip_that_ends_early(receive: Receive, fault: Fault, error: type[
 
 @pytest.mark.anyio
 async def test_drip_slower_than_patience(receive: Receive) -> None:
-    """A client that waits less than a byte takes gets httpx's timeout, though the headers have come."""
+    """A read timeout shorter than the pause between bytes raises httpx's timeout, even after the headers."""
     emulator = Emulator()
     emulator.script(Fault(drip=30))
     chunks, error = await receive(emulator, patience=0.05)
@@ -129,7 +129,7 @@ async def test_drip_slower_than_patience(receive: Receive) -> None:
 
 @pytest.mark.anyio
 async def test_drip_without_a_body(send: Send) -> None:
-    """An answer without a body has nothing to drip but its headers, which come at once."""
+    """A response without a body does not drip: headers arrive together."""
     emulator = Emulator()
     emulator.script(Fault(drip=30, status=204))
 
@@ -138,7 +138,7 @@ async def test_drip_without_a_body(send: Send) -> None:
 
 @pytest.mark.anyio
 async def test_drip_is_in_flight(body: Callable[..., Any]) -> None:
-    """An answer is being processed until its body is read, or its client has left."""
+    """A request is in flight until the response body is read or closed."""
     emulator = Emulator(concurrency_limit=1)
     emulator.script(Fault(drip=0.01))
     more: Any = {"json": body(), "headers": HEADERS}
@@ -161,7 +161,7 @@ async def test_drip_is_in_flight(body: Callable[..., Any]) -> None:
     ],
 )
 async def test_gzip(send: Send, settings: dict[str, Any], status: int) -> None:
-    """A compressed answer is the plain one to who reads it, whatever else was done to it."""
+    """A compressed response decodes to the plain one, whatever the fault's other settings."""
     emulator = Emulator()
     emulator.script(Fault(**settings), Fault(**settings, gzip=True))
     plain, compressed = await send(emulator), await send(emulator)
@@ -174,7 +174,7 @@ async def test_gzip(send: Send, settings: dict[str, Any], status: int) -> None:
 
 @pytest.mark.anyio
 async def test_refusals_are_compressed(send: Send) -> None:
-    """A refusal is compressed as any answer is."""
+    """A rejection is compressed like any other response."""
     emulator = Emulator(credits=0)
     emulator.script(Fault(gzip=True))
     response = await send(emulator)
@@ -184,7 +184,7 @@ async def test_refusals_are_compressed(send: Send) -> None:
 
 @pytest.mark.anyio
 async def test_gzip_cut(receive: Receive) -> None:
-    """What is cut of a compressed answer is its compressed body."""
+    """A cut applies to the compressed body."""
     emulator = Emulator()
     emulator.script(Fault(gzip=True, cut=20, status=200, body=b"a" * 1000))
     chunks, error = await receive(emulator)
@@ -197,7 +197,7 @@ async def test_gzip_cut(receive: Receive) -> None:
 
 @pytest.mark.anyio
 async def test_bomb(send: Send) -> None:
-    """A small compressed answer can be a large one."""
+    """A small compressed response can expand to a large one."""
     emulator = Emulator()
     emulator.script(Fault(gzip=True, status=200, body=bytes(1_000_000)))
     response = await send(emulator)

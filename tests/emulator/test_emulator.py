@@ -1,4 +1,4 @@
-"""The emulated account: credits, rates, what it remembers, what can be set."""
+"""The emulated account: credits, rate limits, recorded requests, settings."""
 
 # ruff: noqa: SIM300 - expected == actual, in all tests
 
@@ -24,7 +24,7 @@ V4 = "alibaba/qwen-text-embedding-v4"
 
 
 def test_surface() -> None:
-    """All that is exported is there."""
+    """All exported names exist."""
     names = ["Emulator", "Fault", "ReceivedRequest", "Vectoriser", "intercept", "serve"]
     assert names == sorted(qwen_aiml.emulator.__all__)
     assert all(hasattr(qwen_aiml.emulator, name) for name in qwen_aiml.emulator.__all__)
@@ -52,13 +52,13 @@ def test_surface() -> None:
     ],
 )
 def test_bad_settings(arguments: dict[str, Any], problem: str) -> None:
-    """Settings out of range are refused when the emulator is made, by name."""
+    """Settings out of range raise ValueError on creation, naming the setting."""
     with pytest.raises(ValueError, match=problem):
         Emulator(**arguments)
 
 
 def test_credits(post: Post, body: Callable[..., Any]) -> None:
-    """Requests are billed until the balance is too low: 403, and a cheaper request still passes."""
+    """Requests are billed until the balance is too low, then get 403; a cheaper request still succeeds."""
     emulator = Emulator(credits=3)
 
     assert [200, 403, 200] == [post(emulator, body("a" * size)).status_code for size in (50, 50, 4)]
@@ -66,7 +66,7 @@ def test_credits(post: Post, body: Callable[..., Any]) -> None:
 
 
 def test_no_credits(post: Post) -> None:
-    """Being out of credits has the documented message, and the kind with the service's own spelling."""
+    """The error for missing credits has the documented message, and the kind in the service's spelling."""
     response = post(Emulator(credits=0))
 
     assert "You've run out of credits." in response.json()["message"]
@@ -76,7 +76,7 @@ def test_no_credits(post: Post) -> None:
 
 @pytest.mark.parametrize("change", [{"dimensions": 100}, {"dimensions": 63}, {"model": "x"}])
 def test_failures_are_not_billed(post: Post, body: Callable[..., Any], change: dict[str, Any]) -> None:
-    """What is refused, by the gateway or the upstream, costs nothing."""
+    """Requests rejected by the gateway or the upstream are not billed."""
     emulator = Emulator(credits=100)
     post(emulator, body() | change)
 
@@ -84,7 +84,7 @@ def test_failures_are_not_billed(post: Post, body: Callable[..., Any], change: d
 
 
 def test_rate_limit(post: Post) -> None:
-    """Beyond the rate it is 429 in the upstream's words, without advice, unbilled, for a second."""
+    """Requests beyond the rate get the upstream's 429, without retry-after, and are not billed."""
     now = 100.0
     emulator = Emulator(rate_limit=2, credits=100, clock=lambda: now)
 
@@ -107,7 +107,7 @@ def test_rate_limit(post: Post) -> None:
 
 
 def test_burst(post: Post) -> None:
-    """A token bucket admits a burst, then requests at its rate, and never holds more than the burst."""
+    """A token bucket admits a burst, then requests at its rate, and never fills beyond the burst."""
     now = 100.0
     emulator = Emulator(rate_limit=10, burst=3, clock=lambda: now)
 
@@ -126,14 +126,14 @@ def test_burst(post: Post) -> None:
     ("seconds", "header"), [(None, None), (0, "0"), (2.0, "2"), (1e7, "10000000"), (0.25, "0.25")]
 )
 def test_retry_after(post: Post, seconds: float | None, header: str | None) -> None:
-    """The 429 of a limit names the seconds it was told to, in plain digits, or none."""
+    """A 429 for a limit has the given retry-after in decimal notation, or none."""
     emulator = Emulator(rate_limit=1, retry_after=seconds, clock=lambda: 0.0)
 
     assert [None, header] == [post(emulator).headers.get("retry-after") for _ in range(2)]
 
 
 def test_rejected_count(post: Post) -> None:
-    """All requests answered 429 are counted, whichever way they came to it, and no others."""
+    """All responses with status 429 are counted, from limits and faults, and no others."""
     emulator = Emulator(rate_limit=1, clock=lambda: 0.0)
     emulator.script(None, None, Fault(status=429), Fault(status=503))
     statuses = [post(emulator).status_code for _ in range(4)]
@@ -142,7 +142,7 @@ def test_rejected_count(post: Post) -> None:
 
 
 def test_concurrency_limit(post: Post) -> None:
-    """No more requests than the limit are processed at once; those beyond leave rate and balance alone."""
+    """Concurrent requests beyond the limit are rejected, and affect neither the rate nor the balance."""
     emulator = Emulator(concurrency_limit=2, rate_limit=3, credits=100, clock=lambda: 0.0)
     together, done = threading.Barrier(3, timeout=10), threading.Event()
 
@@ -165,7 +165,7 @@ def test_concurrency_limit(post: Post) -> None:
 
 
 def test_only_what_is_processed_takes_a_place(post: Post) -> None:
-    """Requests that do not reach the models are not counted as processed at once."""
+    """Requests that do not reach the models do not count towards the concurrency limit."""
     emulator = Emulator(concurrency_limit=1, api_keys=["key"])
     statuses = []
 
@@ -179,7 +179,7 @@ def test_only_what_is_processed_takes_a_place(post: Post) -> None:
 
 
 def test_texts_billed(post: Post, body: Callable[..., Any]) -> None:
-    """A text counts once for each row that was embedded and charged, whatever was sent then."""
+    """A text counts once per row embedded and billed, even if a fault changes the response."""
     emulator = Emulator(refuses=lambda text: text == "bad")
     emulator.script(
         None,
@@ -197,7 +197,7 @@ def test_texts_billed(post: Post, body: Callable[..., Any]) -> None:
 
 
 def test_texts_billed_is_a_copy(post: Post) -> None:
-    """Changing what was given changes nothing in the emulator."""
+    """Changing the returned counter does not change the emulator."""
     emulator = Emulator()
     post(emulator)
     emulator.texts_billed.clear()
@@ -206,7 +206,7 @@ def test_texts_billed_is_a_copy(post: Post) -> None:
 
 
 def test_refused_requests_leave_the_rate_alone(post: Post) -> None:
-    """Only what reaches the models counts against the rate."""
+    """Only requests that reach the models count against the rate limit."""
     emulator = Emulator(rate_limit=1, api_keys=["key"], clock=lambda: 0.0)
     post(emulator, authorization="Bearer wrong")
 
@@ -214,7 +214,7 @@ def test_refused_requests_leave_the_rate_alone(post: Post) -> None:
 
 
 def test_requests(post: Post, body: Callable[..., Any]) -> None:
-    """What was asked is remembered, with how it was answered, and without the key."""
+    """Requests are recorded with the status of their responses, and without the API key."""
     emulator = Emulator()
     post(emulator, body("a", "b"), authorization="Bearer sesame", x_client_request_id="job-1")
     post(emulator, body(input="c", model="x"))
@@ -237,7 +237,7 @@ def test_requests(post: Post, body: Callable[..., Any]) -> None:
 
 
 def test_requests_are_bounded(post: Post, body: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the last so many requests are remembered; all are counted."""
+    """Only the latest requests are recorded, up to a maximum; all are counted."""
     monkeypatch.setattr("qwen_aiml.emulator._emulator._REMEMBERED", 3)
     emulator = Emulator()
     for number in range(5):
@@ -248,7 +248,7 @@ def test_requests_are_bounded(post: Post, body: Callable[..., Any], monkeypatch:
 
 
 def test_peak_in_flight(post: Post) -> None:
-    """The peak is the most requests that were being answered at once, and stays."""
+    """The peak is the highest number of requests in flight, and does not decrease."""
     emulator = Emulator()
     together = threading.Barrier(3, timeout=10)
 
@@ -266,7 +266,7 @@ def test_peak_in_flight(post: Post) -> None:
 
 @pytest.mark.anyio
 async def test_transports(body: Callable[..., Any]) -> None:
-    """A transport of each kind can be given to a client of one's own."""
+    """The sync and async transports work with custom HTTP clients."""
     emulator = Emulator()
     headers = {"authorization": "Bearer key"}
     with httpx.Client(transport=emulator.transport()) as client:
@@ -279,7 +279,7 @@ async def test_transports(body: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize(("keys", "key"), [(None, "emulator"), (["first", "second"], "first")])
 def test_client_options(keys: list[str] | None, key: str, body: Callable[..., Any]) -> None:
-    """The options are an accepted key and a client of each kind, that says what it speaks to."""
+    """The options are a valid API key, and a sync and an async client that identify the service."""
     options = Emulator(api_keys=keys).client_options()
 
     assert ["emulator"] * 2 == [

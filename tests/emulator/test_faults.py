@@ -1,4 +1,4 @@
-"""What goes wrong in the process is what would go wrong over a network."""
+"""Faults in the process behave like those over a network."""
 
 # ruff: noqa: SIM300 - expected == actual, in all tests
 
@@ -25,7 +25,7 @@ URL = "https://api.aimlapi.com/v1/embeddings"
 
 @pytest.mark.anyio
 async def test_script_order(send: Send) -> None:
-    """Faults come one a request, in order; None and an empty script are normal."""
+    """Each request takes the next fault, in order; None or an empty script means a normal response."""
     emulator = Emulator()
     emulator.script(Fault(status=500), None)
     emulator.script(Fault(status=503))
@@ -52,7 +52,7 @@ async def test_script_order(send: Send) -> None:
     ],
 )
 async def test_status(send: Send, status: int, name: str, message: str) -> None:
-    """A status comes with the body documented for it, unprocessed."""
+    """A status is sent with the body documented for it; the request is not processed."""
     emulator = Emulator(credits=10)
     emulator.script(Fault(status=status))
     response = await send(emulator)
@@ -66,7 +66,7 @@ async def test_status(send: Send, status: int, name: str, message: str) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("status", [520, 521, 522, 523, 524])
 async def test_proxy_status(send: Send, status: int) -> None:
-    """The proxy's statuses come as a page."""
+    """The proxy's statuses are sent as an HTML page."""
     emulator = Emulator()
     emulator.script(Fault(status=status))
     response = await send(emulator)
@@ -77,7 +77,7 @@ async def test_proxy_status(send: Send, status: int) -> None:
 
 @pytest.mark.anyio
 async def test_own_answer(send: Send) -> None:
-    """Headers and a body of one's own replace the documented ones."""
+    """Custom headers and a custom body replace the documented ones."""
     emulator = Emulator()
     emulator.script(
         Fault(status=429, headers={"Retry-After": "7", "Content-Type": "text/plain"}, body=b"slow")
@@ -95,7 +95,7 @@ async def test_own_answer(send: Send) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize(("status", "content"), [(201, None), (200, b""), (204, None)])
 async def test_other_success(send: Send, status: int, content: bytes | None) -> None:
-    """A 2xx is processed and billed; only its status and body are others."""
+    """A request with another 2xx status is processed and billed; only status and body are replaced."""
     emulator = Emulator(credits=10)
     emulator.script(Fault(status=status, body=content))
     response = await send(emulator)
@@ -108,7 +108,7 @@ async def test_other_success(send: Send, status: int, content: bytes | None) -> 
 @pytest.mark.anyio
 @pytest.mark.parametrize("status", [304, 302])
 async def test_not_success(send: Send, status: int) -> None:
-    """A 3xx is unbilled; 304 has no body."""
+    """A 3xx is not billed; 304 has no body."""
     emulator = Emulator(credits=10)
     emulator.script(Fault(status=status, headers={"location": "https://elsewhere.test"}))
     response = await send(emulator)
@@ -119,7 +119,7 @@ async def test_not_success(send: Send, status: int) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize(("when", "left", "status"), [("before", 10, None), ("after", 9, 200)])
 async def test_reset(send: Send, when: Any, left: int, status: int | None) -> None:
-    """A reset is a read error; the request was billed if it came after it was processed."""
+    """A reset is a read error; the request is billed if the reset comes after processing."""
     emulator = Emulator(credits=10)
     emulator.script(Fault(reset=when))
     with pytest.raises(httpx.ReadError, match="reset by peer") as raised:
@@ -132,7 +132,7 @@ async def test_reset(send: Send, when: Any, left: int, status: int | None) -> No
 @pytest.mark.anyio
 @pytest.mark.parametrize(("when", "billed"), [("before", 0), ("during", 1), ("after", 1)])
 async def test_lost_answers_are_billed(send: Send, when: Any, billed: int) -> None:
-    """A text whose answer was lost is billed as any other, unless its request was reset before."""
+    """A text whose response was lost is billed, unless the reset came before processing."""
     emulator = Emulator()
     emulator.script(Fault(reset=when))
     with pytest.raises(httpx.ReadError, match="reset by peer"):
@@ -143,7 +143,7 @@ async def test_lost_answers_are_billed(send: Send, when: Any, billed: int) -> No
 
 @pytest.mark.anyio
 async def test_redirect(send: Send) -> None:
-    """A redirect names where to, and is neither processed nor billed."""
+    """A redirect has the given location, and is neither processed nor billed."""
     emulator = Emulator()
     emulator.script(Fault(status=307, headers={"location": "http://elsewhere.test/v1/embeddings"}))
     response = await send(emulator)
@@ -157,7 +157,7 @@ async def test_redirect(send: Send) -> None:
 
 @pytest.mark.anyio
 async def test_edit(send: Send) -> None:
-    """An edit makes what is sent of what would be: NaN and infinity too, or bytes as they are."""
+    """An edit replaces the response's content with a dict, including NaN and infinity, or with bytes."""
     emulator = Emulator()
     emulator.script(
         Fault(edit=lambda answer: answer | {"data": [math.nan, -math.inf, None]}),
@@ -172,7 +172,7 @@ async def test_edit(send: Send) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("fault", [Fault(edit=lambda _: {}), Fault(status=201, body=b"{}")])
 async def test_refusals_stand(send: Send, fault: Fault) -> None:
-    """A fault that changes a good answer leaves a refusal alone."""
+    """A fault that changes a successful response does not change a rejection."""
     emulator = Emulator(credits=0)
     emulator.script(fault)
 
@@ -181,7 +181,7 @@ async def test_refusals_stand(send: Send, fault: Fault) -> None:
 
 @pytest.mark.anyio
 async def test_latency(send: Send) -> None:
-    """An answer takes the emulator's latency and its fault's on top, where silence may last for ever."""
+    """A response takes the emulator's latency plus the fault's, also without a read timeout."""
     emulator = Emulator(latency=0.05)
     emulator.script(Fault(latency=0.1, status=500))
     started = time.monotonic()
@@ -202,7 +202,7 @@ async def test_latency_of_a_rejection(send: Send) -> None:
 
 @pytest.mark.anyio
 async def test_timeout(send: Send) -> None:
-    """A client that waits less than the answer takes gets httpx's timeout, as soon as its patience ends."""
+    """A read timeout shorter than the latency raises httpx's timeout after that time."""
     emulator = Emulator(latency=30, credits=10)
     started = time.monotonic()
     with pytest.raises(httpx.ReadTimeout):
@@ -214,7 +214,7 @@ async def test_timeout(send: Send) -> None:
 
 @pytest.mark.anyio
 async def test_hang(send: Send) -> None:
-    """A request that hangs is billed, and its client gets httpx's timeout when its patience ends."""
+    """A request that hangs is billed, and its client gets httpx's timeout."""
     emulator = Emulator()
     emulator.script(Fault(hang=True))
     with pytest.raises(httpx.ReadTimeout):
@@ -228,7 +228,7 @@ async def test_hang(send: Send) -> None:
 
 @pytest.mark.anyio
 async def test_hang_without_timeout(body: Callable[..., Any]) -> None:
-    """A task that hangs with no timeout waits until it is cancelled, and takes a place until then."""
+    """A task that hangs without a timeout waits until cancelled, and counts towards the limit until then."""
     emulator = Emulator(concurrency_limit=1)
     emulator.script(Fault(hang=True))
     statuses = []
@@ -254,7 +254,7 @@ async def test_hang_without_timeout(body: Callable[..., Any]) -> None:
 
 
 def test_hang_of_a_thread(post: Callable[..., httpx.Response], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that hangs with no timeout waits for years, not for a time that cannot be waited."""
+    """A thread that hangs without a timeout sleeps for years, within the limit of `time.sleep`."""
     waits: list[float] = []
     monkeypatch.setattr("qwen_aiml.emulator._serving.transports.time.sleep", waits.append)
     emulator = Emulator()
@@ -298,6 +298,6 @@ def test_hang_of_a_thread(post: Callable[..., httpx.Response], monkeypatch: pyte
     ],
 )
 def test_bad_faults(settings: dict[str, Any], problem: str) -> None:
-    """What cannot be done is refused when the fault is made, with the reason."""
+    """Impossible combinations raise ValueError on creation, with the reason."""
     with pytest.raises(ValueError, match=problem):
         Fault(**settings)

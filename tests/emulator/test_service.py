@@ -1,4 +1,4 @@
-"""The contract, request by request: what the gateway refuses, what the upstream refuses, how answers look."""
+"""The service's contract: rejections by the gateway, rejections by the upstream, and the response format."""
 
 # ruff: noqa: SIM300 - expected == actual, in all tests
 
@@ -39,13 +39,13 @@ DIMENSION = (
 
 
 def issues(response: httpx.Response) -> list[Any]:
-    """Give the path, code and message of each thing a gateway's 400 complains of."""
+    """Return the path, code and message of each issue in a gateway's 400."""
     assert (400, "Invalid payload provided") == (response.status_code, response.json()["message"])
     return [(issue["path"], issue["code"], issue["message"]) for issue in response.json()["error"]["data"]]
 
 
 def test_shape(post: Post, body: Callable[..., Any]) -> None:
-    """An answer has the keys, in the order, of the one published answer, and its usage and cost."""
+    """A response has the keys of the published response, in its order, with usage and cost."""
     answer = post(Emulator(), body("Laura is a DJ.")).json()
 
     [row] = answer.pop("data")
@@ -61,7 +61,7 @@ def test_shape(post: Post, body: Callable[..., Any]) -> None:
 
 
 def test_numbers(post: Post, body: Callable[..., Any]) -> None:
-    """Numbers are exactly float32, printed as the shortest text that is the same double."""
+    """Numbers are exact float32 values, printed as the shortest text that parses to the same double."""
     text = post(Emulator(), body(dimensions=2048)).text
     printed = text[text.index("[", 10) + 1 : text.index("]")].split(",")
     values = [float(number) for number in printed]
@@ -72,7 +72,7 @@ def test_numbers(post: Post, body: Callable[..., Any]) -> None:
 
 
 def test_headers(post: Post) -> None:
-    """An answer's headers are those documented, and say what it cost as the body does."""
+    """A response has the documented headers, with the same cost as the body."""
     response = post(Emulator(), x_client_request_id="job:7")
 
     assert re.fullmatch(r"[\w-]{21}", response.headers.pop("x-inference-id"))
@@ -87,7 +87,7 @@ def test_headers(post: Post) -> None:
 
 
 def test_cost_is_rounded_up(post: Post, body: Callable[..., Any]) -> None:
-    """Credits are whole, rounded up for the request, and dollars follow from them."""
+    """Credits are integers, rounded up per request, and dollars are computed from them."""
     response = post(Emulator(), body(*["a" * 4 * 8192] * 10))
 
     assert 81920 == response.json()["usage"]["total_tokens"]
@@ -97,14 +97,14 @@ def test_cost_is_rounded_up(post: Post, body: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("sent", ["", "a b", "a/b", "x" * 129])
 def test_client_request_id_dropped(post: Post, sent: str) -> None:
-    """A client's id that is not 1 to 128 letters, digits and . _ : - is not echoed, and is no error."""
+    """A client request id that is not 1 to 128 letters, digits and . _ : - is ignored."""
     response = post(Emulator(), x_client_request_id=sent)
 
     assert (200, False) == (response.status_code, "x-client-request-id" in response.headers)
 
 
 def test_deterministic(post: Post, body: Callable[..., Any]) -> None:
-    """The same body gets the same answer, ids included, whatever its key; another body gets other ids."""
+    """The same body gets the same response, including ids, with any API key; another body gets other ids."""
     first, second = post(Emulator()), post(Emulator(), authorization="Bearer another")
     other = post(Emulator(), body("else"))
 
@@ -123,7 +123,7 @@ def test_deterministic(post: Post, body: Callable[..., Any]) -> None:
     ],
 )
 def test_models(post: Post, body: Callable[..., Any], model: str, upstream: str) -> None:
-    """Each name and its alias is known; an answer gives the upstream's name; v3 and v4 differ."""
+    """Each model name and its alias are valid; responses have the upstream's name; v3 and v4 differ."""
     answer = post(Emulator(), body(model=model, dimensions=512)).json()
     vectors = {
         name: post(Emulator(), body(model=f"alibaba/{name}", dimensions=512)).json()["data"]
@@ -136,7 +136,7 @@ def test_models(post: Post, body: Callable[..., Any], model: str, upstream: str)
 
 @pytest.mark.parametrize("text", ["Laura", ["Laura"]])
 def test_input_forms(post: Post, body: Callable[..., Any], text: object) -> None:
-    """A bare string is a list of one; dimensions are 1,024 if not said, and 512.0 is 512."""
+    """A bare string is a list of one; dimensions default to 1,024, and 512.0 is 512."""
     default = {"model": V4, "input": text}
 
     assert 1024 == len(post(Emulator(), default).json()["data"][0]["embedding"])
@@ -144,7 +144,7 @@ def test_input_forms(post: Post, body: Callable[..., Any], text: object) -> None
 
 
 def test_unknown_keys_are_dropped(post: Post, body: Callable[..., Any]) -> None:
-    """Keys the schema does not have change nothing and are no error."""
+    """Keys that are not in the schema are ignored."""
     plain = post(Emulator(), body())
     extra = post(Emulator(), body(text_type="query", instruct="x", user="u", encoding_format="base64"))
 
@@ -152,7 +152,7 @@ def test_unknown_keys_are_dropped(post: Post, body: Callable[..., Any]) -> None:
 
 
 def test_base64(post: Post, body: Callable[..., Any]) -> None:
-    """Told so, the emulator answers base64 of little-endian float32 to who asks for it, and only then."""
+    """With base64 enabled, only requests for it get base64 of little-endian float32."""
     listed = post(Emulator(base64=True), body()).json()["data"][0]["embedding"]
     packed = post(Emulator(base64=True), body(encoding_format="base64")).json()["data"][0]["embedding"]
 
@@ -160,7 +160,7 @@ def test_base64(post: Post, body: Callable[..., Any]) -> None:
 
 
 def test_shuffle(post: Post, body: Callable[..., Any]) -> None:
-    """Shuffled rows are all in another place than their index says, and carry the right vectors."""
+    """No shuffled row is in the place of its index, and each has the right vector."""
     straight = post(Emulator(), body("a", "b", "c")).json()["data"]
     shuffled = post(Emulator(shuffle=True), body("a", "b", "c")).json()["data"]
 
@@ -179,7 +179,7 @@ def test_shuffle(post: Post, body: Callable[..., Any]) -> None:
     ],
 )
 def test_unauthorized(post: Post, authorization: str, message: str) -> None:
-    """Without a key, or with an unknown one, it is 401 in the gateway's envelope."""
+    """A missing or invalid API key gets 401 in the gateway's envelope."""
     response = post(Emulator(api_keys=["key"]), authorization=authorization)
 
     assert (401, "application/problem+json; charset=utf-8") == (
@@ -199,7 +199,7 @@ def test_unauthorized(post: Post, authorization: str, message: str) -> None:
 
 @pytest.mark.parametrize("keys", [None, ["other", "key"]])
 def test_authorized(post: Post, keys: list[str] | None) -> None:
-    """A key that is known passes; all that are not blank are, unless keys were given."""
+    """A valid API key is accepted; without a list of keys, every key that is not blank is valid."""
     assert 200 == post(Emulator(api_keys=keys), authorization="bearer key").status_code
 
 
@@ -208,7 +208,7 @@ def test_authorized(post: Post, keys: list[str] | None) -> None:
     [("POST", "/v1/embedding"), ("POST", "/v2/embeddings?a=b"), ("GET", "/v1/embeddings"), ("POST", "/")],
 )
 def test_unknown_route(method: str, path: str) -> None:
-    """Another path or method is 404, key or not, and the body says which path."""
+    """Another path or method gets 404, even without an API key, and the body names the path."""
     with Emulator().client_options()["http_client"] as client:
         response = client.request(method, URL.replace("/v1/embeddings", path))
 
@@ -221,7 +221,7 @@ def test_unknown_route(method: str, path: str) -> None:
 
 
 def test_query_is_no_part_of_the_route(body: Callable[..., Any]) -> None:
-    """A query string does not hide the route."""
+    """A query string does not affect the route."""
     with Emulator().client_options()["http_client"] as client:
         response = client.post(URL + "?a=b", json=body(), headers={"authorization": "Bearer key"})
 
@@ -229,7 +229,7 @@ def test_query_is_no_part_of_the_route(body: Callable[..., Any]) -> None:
 
 
 def test_unknown_model(post: Post, body: Callable[..., Any]) -> None:
-    """A model that is not there is 404."""
+    """An unknown model gets 404."""
     response = post(Emulator(), body(model="openai/text-embedding-3-small"))
 
     assert (404, "NotFoundException") == (response.status_code, response.json()["error"]["name"])
@@ -238,7 +238,7 @@ def test_unknown_model(post: Post, body: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("content", [b"{", b"null", b'"a"', b"7", b"\xff", b'{"a":NaN}', b'{"a":"\\ud800"}'])
 def test_unreadable(post: Post, content: bytes) -> None:
-    """What is not JSON, or no object or array, is 400 without a list of issues."""
+    """A body that is not JSON, or not an object or array, gets 400 without a list of issues."""
     response = post(Emulator(), content)
 
     assert (400, "Unexpected token in JSON") == (response.status_code, response.json()["message"])
@@ -250,7 +250,7 @@ def test_unreadable(post: Post, content: bytes) -> None:
     [(b"", "application/json"), (b"{}", "application/json"), (b'{"model":"x"}', "text/plain")],
 )
 def test_no_content(post: Post, content: bytes, content_type: str) -> None:
-    """No body, an empty one, or one of another type lacks its model."""
+    """No body, an empty object and a body of another type are reported as missing the model."""
     response = post(Emulator(), content, content_type=content_type)
 
     assert [(["model"], "invalid_type", "Required")] == issues(response)
@@ -292,7 +292,7 @@ BOUNDS = {
     ],
 )
 def test_schema(post: Post, body: Callable[..., Any], change: dict[str, Any], expected: list[Any]) -> None:
-    """What the gateway's schema refuses is 400 with an issue for each fault, in the words of zod."""
+    """A body that violates the gateway's schema gets 400 with an issue per violation, in zod's format."""
     found = issues(post(Emulator(), body() | change))
 
     assert expected == [
@@ -301,13 +301,13 @@ def test_schema(post: Post, body: Callable[..., Any], change: dict[str, Any], ex
 
 
 def test_missing_input_and_array(post: Post) -> None:
-    """A missing input is an issue, and so is a body that is an array."""
+    """A missing input and a body that is an array are reported as issues."""
     assert [REQUIRED] == issues(post(Emulator(), {"model": V4}))
     assert [([], "invalid_type", "Expected object, received array")] == issues(post(Emulator(), []))
 
 
 def test_token_ids_name_the_row(post: Post, body: Callable[..., Any]) -> None:
-    """Token ids are refused, saying for each form of input what was wrong where."""
+    """Token ids are rejected, with the issues for each form of input."""
     [issue] = post(Emulator(), body(input=["a", 7])).json()["error"]["data"]
 
     assert [[["input"]], [["input", 1]]] == [
@@ -330,7 +330,7 @@ def test_token_ids_name_the_row(post: Post, body: Callable[..., Any]) -> None:
     ],
 )
 def test_upstream_refuses(post: Post, body: Callable[..., Any], change: dict[str, Any], message: str) -> None:
-    """What passes the schema and not the upstream is 400 in the upstream's envelope and words."""
+    """A request that passes the schema but not the upstream gets the upstream's 400."""
     response = post(Emulator(), body() | change)
 
     request_id = response.json()["id"]
@@ -341,14 +341,14 @@ def test_upstream_refuses(post: Post, body: Callable[..., Any], change: dict[str
 
 @pytest.mark.parametrize(("rows", "status"), [(3, 200), (4, 400)])
 def test_max_rows(post: Post, body: Callable[..., Any], rows: int, status: int) -> None:
-    """The most rows are as many as was said, and the refusal of more says how many."""
+    """The maximum number of rows can be set, and the rejection of more names it."""
     response = post(Emulator(max_rows=3), body(*["a"] * rows))
 
     assert (status, status == 400) == (response.status_code, "not be larger than 3." in response.text)
 
 
 def test_refused_content(post: Post, body: Callable[..., Any]) -> None:
-    """One text of refused content is a 400 for all, in the upstream's envelope and words."""
+    """One text with rejected content is a 400 for the whole request, from the upstream."""
     emulator = Emulator(refuses=lambda text: "bad" in text, credits=10)
     response = post(emulator, body("a", "so bad", "b"))
 
@@ -362,7 +362,7 @@ def test_refused_content(post: Post, body: Callable[..., Any]) -> None:
 
 
 def test_refused_content_unexplained(post: Post, body: Callable[..., Any]) -> None:
-    """Content may be refused with another status, in the gateway's words for it, which do not say why."""
+    """Content may be rejected with another status, with the gateway's message, which gives no reason."""
     emulator = Emulator(refuses=lambda text: text == "bad", refusal_status=500, credits=10)
     response = post(emulator, body("a", "bad"))
 
@@ -371,7 +371,7 @@ def test_refused_content_unexplained(post: Post, body: Callable[..., Any]) -> No
 
 
 def test_parameters_before_content(post: Post, body: Callable[..., Any]) -> None:
-    """A wrong parameter is found before any content is looked at."""
+    """Parameters are checked before content."""
     response = post(Emulator(refuses=lambda _: True), body("a", dimensions=100))
 
     assert "InvalidParameter" == response.json()["error"]["code"]
@@ -380,7 +380,7 @@ def test_parameters_before_content(post: Post, body: Callable[..., Any]) -> None
 @pytest.mark.parametrize("dimensions", [64, 128, 256, 512, 768, 1024, 1536, 2048])
 @pytest.mark.parametrize("region", ["international", "mainland"])
 def test_dimensions(post: Post, body: Callable[..., Any], region: Any, dimensions: int) -> None:
-    """v4 takes its eight lengths in each region; v3 takes three abroad, and six in China."""
+    """v4 supports eight dimensions in each region; v3 supports three internationally, and six in China."""
     emulator = Emulator(region=region)
     v4 = post(emulator, body(dimensions=dimensions))
     v3 = post(emulator, body(dimensions=dimensions, model="alibaba/qwen-text-embedding-v3"))

@@ -1,4 +1,4 @@
-"""What the emulator's vectors promise."""
+"""Properties of the emulator's lexical vectors."""
 
 # ruff: noqa: SIM300 - expected == actual, in all tests
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 LENGTHS = (64, 128, 256, 512, 768, 1024, 1536, 2048)
-# Of each language: what is asked, the sentence that answers it, and others.
+# For each language: a question, the sentence that answers it, and others.
 FAQ = {
     "English": (
         "How do I reset my password?",
@@ -52,14 +52,14 @@ FAQ = {
 
 
 def cosine(one: Sequence[float], other: Sequence[float]) -> float:
-    """Give the cosine of two vectors of length one."""
+    """Return the cosine similarity of two normalised vectors."""
     return math.fsum(map(mul, one, other))
 
 
 @pytest.mark.parametrize("dimensions", [64, 512, 1024])
 @pytest.mark.parametrize("language", FAQ)
 def test_query_finds_its_answer(language: str, dimensions: int) -> None:
-    """A query is nearer to the sentence that shares its words than to any other, by 0.1."""
+    """The similarity of a query to the sentence with its words is at least 0.1 higher than to any other."""
     query, answer, *others = (embed(text, dimensions, "v4") for text in FAQ[language])
 
     assert cosine(query, answer) > 0.1 + max(cosine(query, other) for other in others)
@@ -67,7 +67,7 @@ def test_query_finds_its_answer(language: str, dimensions: int) -> None:
 
 @pytest.mark.parametrize("dimensions", LENGTHS)
 def test_unit_length(dimensions: int) -> None:
-    """A vector has the length asked for, and is as near to length one as float32 allows."""
+    """A vector has the requested dimensions, and is normalised up to float32's precision."""
     vector = embed("Laura is a DJ.", dimensions, "v4")
 
     assert (dimensions, "f") == (len(vector), vector.typecode)
@@ -76,7 +76,7 @@ def test_unit_length(dimensions: int) -> None:
 
 @pytest.mark.parametrize("dimensions", LENGTHS)
 def test_shorter_is_prefix(dimensions: int) -> None:
-    """A shorter vector is the start of the longest, scaled to length one."""
+    """A shorter vector is a prefix of the longest, normalised."""
     prefix = embed("Laura is a DJ.", 2048, "v4")[:dimensions]
     length = math.sqrt(cosine(prefix, prefix))
 
@@ -87,7 +87,7 @@ def test_shorter_is_prefix(dimensions: int) -> None:
 
 @pytest.mark.parametrize("text", ["", " ", "?!", "\n", "😀", "a", "\u200d", "e" * 100_000])
 def test_never_zero(text: str) -> None:
-    """No text, however odd, gives a vector with a zero in it."""
+    """No vector contains a zero, even of unusual texts."""
     vector = embed(text, 64, "v4")
 
     assert 0.0 not in vector
@@ -106,32 +106,32 @@ def test_never_zero(text: str) -> None:
     ],
 )
 def test_folding(one: str, other: str) -> None:
-    """Case, compatibility forms, joiners, punctuation and white space do not count."""
+    """Case, compatibility forms, joiners, punctuation and white space are ignored."""
     assert embed(one, 64, "v4") == embed(other, 64, "v4")
 
 
 @pytest.mark.parametrize(("one", "other"), [("C++", "C"), ("😀", "😡"), ("कि", "की"), ("ab", "ba")])
 def test_distinct(one: str, other: str) -> None:
-    """Symbols, vowel signs and the order of letters do count."""
+    """Symbols, vowel signs and the order of letters are significant."""
     assert embed(one, 64, "v4") != embed(other, 64, "v4")
 
 
 def test_spaces_differ() -> None:
-    """The same text in two models' spaces gives vectors that have nothing in common."""
+    """The vectors of a text in two models' spaces are nearly orthogonal."""
     v3, v4 = (embed("Laura is a DJ.", 1024, space) for space in ("v3", "v4"))
 
     assert abs(cosine(v3, v4)) < 0.15
 
 
 def test_repetition_is_sublinear() -> None:
-    """A word said often does not drown the others."""
+    """A repeated word does not outweigh the others."""
     vector = embed("apple apple apple apple apple apple pear", 1024, "v4")
 
     assert cosine(vector, embed("pear", 1024, "v4")) > 0.2
 
 
 def test_same_everywhere() -> None:
-    """The vectors are those of every other platform and Python: recordings hold them."""
+    """Vectors are the same on every platform and Python version, as recordings require."""
     texts = [text for faq in FAQ.values() for text in faq]
     packed = b"".join(struct.pack("<2048f", *embed(text, 2048, "v4")) for text in texts)
 
