@@ -1,4 +1,4 @@
-"""What the tests of Daft share; where it is not installed, they are left out."""
+"""Fixtures for the tests of Daft, which are not collected if it is not installed."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ collect_ignore = [] if find_spec("daft") else OF_DAFT
 
 @pytest.fixture
 def emulator() -> Emulator:
-    """Give an emulator that tells what it was asked."""
+    """Return an emulator, which records its requests."""
     return Emulator()
 
 
 @pytest.fixture
 def url(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Serve the emulator; the environment has a key and its URL."""
+    """Serve the emulator, with an API key and its URL in the environment."""
     with serve(emulator) as base_url:
         monkeypatch.setenv("AIMLAPI_API_KEY", "sk-test-0123456789abcdef")
         monkeypatch.setenv("AIMLAPI_BASE_URL", base_url)
@@ -35,7 +35,7 @@ def url(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture
 def in_namespaces() -> tuple[str, ...]:
-    """Give what starts a program with a network of its own, where all of its processes end with it."""
+    """Return a command prefix that isolates a program's network and ends all its processes with it."""
     pytest.importorskip("ray")
     try:
         subprocess.run([*NAMESPACES, "true"], check=True)  # noqa: S603 (a constant)

@@ -1,10 +1,10 @@
 """
-A job that is killed and started again: texts from Parquet to Parquet, by Daft.
+A Daft job from Parquet to Parquet, which the tests kill and restart.
 
     python job.py TEXTS EMBEDDED CACHE
 
-With RAY_ADDRESS in the environment it runs on that cluster, else in this process. CACHE is the URL of a Redis
-or PostgreSQL server, or a path. Key and URL of the service are in the environment too.
+With RAY_ADDRESS in the environment it runs on that cluster, otherwise in this process. CACHE is the URL of a
+Redis or PostgreSQL server, or a path. The service's API key and URL are in the environment too.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def main(texts: str, embedded: str, cache: str) -> None:
     Embed a folder of Parquet files into another one.
 
     Args:
-        texts: The folder with the columns ``id`` and ``text``.
+        texts: Folder with the columns ``id`` and ``text``.
 
-        embedded: The folder that is written, over what is there.
+        embedded: Output folder; existing files are overwritten.
 
         cache: A path, or the URL of a Redis or PostgreSQL server.
     """
     if "RAY_ADDRESS" in os.environ:
         daft.set_runner_ray(os.environ["RAY_ADDRESS"], noop_if_initialized=True)
 
-    # Imports are inside, since they are needed on workers only.
+    # Imported locally, since only workers need these.
     def redis_cache() -> Any:
         from langchain_community.storage import RedisStore  # noqa: PLC0415
 
@@ -51,7 +51,7 @@ def main(texts: str, embedded: str, cache: str) -> None:
     stores: dict[str, Any] = {"redis": redis_cache, "postgresql": postgres_cache}
     store = stores.get(cache.partition("://")[0], cache)
 
-    # Floats do not shrink in Parquet, so that what is in memory is no more than a file.
+    # Floats are not compressed in Parquet, so rows take as much memory as in a file.
     daft.set_execution_config(parquet_inflation_factor=1.0, parquet_target_row_group_size=32 << 20)
     df = daft.read_parquet(f"{texts}/*.parquet")
     provider = QwenAIMLProvider(dimensions=64, cache=store)

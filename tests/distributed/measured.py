@@ -1,5 +1,5 @@
 """
-Embed a folder of Parquet files in one way; print the CPU time per text, and the memory added at its peak.
+Embed a folder of Parquet files in one way; print the CPU time per text and the peak increase in memory.
 
     python measured.py client|daft|daft-errors|daft-written FOLDER COUNT
 """
@@ -24,7 +24,7 @@ PAGE = resource.getpagesize()
 
 
 def memory() -> int:
-    """Return the bytes in memory."""
+    """Return the resident memory in bytes."""
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * PAGE
 
 
@@ -35,7 +35,7 @@ def cpu() -> float:
 
 
 async def by_client(texts: list[str]) -> int:
-    """Embed with the client alone; count the rows."""
+    """Embed with the client alone; return the number of rows."""
     count = 0
     async with AsyncEmbeddingClient(EmbeddingConfig()) as client, client.embed_iter(texts) as rows:
         async for _ in rows:
@@ -44,7 +44,7 @@ async def by_client(texts: list[str]) -> int:
 
 
 def by_daft(df: daft.DataFrame, way: str, folder: str) -> int:
-    """Embed with Daft, and write the rows or drop them; count them."""
+    """Embed with Daft, and write or discard the rows; return their number."""
     provider = QwenAIMLProvider()
     column = (embed if way == "daft-errors" else embed_text)(df["text"], provider=provider)
     df = df.with_column("embedding", column)

@@ -1,10 +1,10 @@
 """
-Embed on a Ray cluster of two nodes; kill a worker, and the driver twice; start again; print what was billed.
+Embed on a Ray cluster of two nodes; kill a worker, and the driver twice; restart; print the texts billed.
 
     unshare -rn -pf --kill-child --mount-proc python ray_job.py FOLDER COUNT
 
-It runs in a network and a process namespace of its own, so that Ray listens on this machine alone, and all of
-its processes end with this one. FOLDER has the texts, and gets all that is written.
+It runs in separate network and process namespaces, so that Ray listens on this machine only, and all of its
+processes end with this one. FOLDER contains the texts; all output is written there.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ ENVIRONMENT = {
     "DAFT_ANALYTICS_ENABLED": "0",
     "PYTHONPATH": os.pathsep.join(filter(None, [*sys.path, str(HERE)])),
     "RAY_ADDRESS": "127.0.0.1:6399",
-    "RAY_AUTH_MODE": "disabled",  # of a cluster that only this namespace reaches
+    "RAY_AUTH_MODE": "disabled",  # only this namespace can reach the cluster
     "RAY_raylet_start_wait_time_s": "60",
 }
 
 
 def start(nodes: list[list[str]], log: IO[bytes]) -> None:
-    """Start nodes; again if one of Ray's agents misses the 15 seconds it has, as on a busy machine."""
+    """Start nodes; retry if one of Ray's agents exceeds its 15 seconds, as on a busy machine."""
     for _ in range(ATTEMPTS):
         commands = [[*RAY, "start", *NODE, *node] for node in nodes]
         done = (subprocess.run(command, check=False, stdout=log, stderr=log) for command in commands)
@@ -52,7 +52,7 @@ def start(nodes: list[list[str]], log: IO[bytes]) -> None:
 
 
 def workers() -> list[int]:
-    """List the processes of Daft that embed, by what Ray calls them."""
+    """Return the ids of Daft's embedding processes, which are found by Ray's titles for them."""
     found: list[int] = []
     give_up = time.monotonic() + 30
     while not found and time.monotonic() < give_up:
@@ -65,7 +65,7 @@ def workers() -> list[int]:
 
 
 def wait_for(emulator: Emulator, requests: int, job: subprocess.Popen[bytes]) -> bool:
-    """Wait until so many requests were made, or the job has ended; tell whether it has not."""
+    """Wait for a number of requests or the end of the job; return whether the job is still running."""
     give_up = time.monotonic() + PATIENCE
     while emulator.request_count < requests and job.poll() is None and time.monotonic() < give_up:
         time.sleep(0.01)
@@ -74,16 +74,16 @@ def wait_for(emulator: Emulator, requests: int, job: subprocess.Popen[bytes]) ->
 
 def main(folder: str, count: int) -> None:
     """
-    Run it, and print the requests before each kill, and the texts billed, in JSON.
+    Run the job; print the requests before each kill and the texts billed as JSON.
 
     Args:
-        folder: Where the texts are.
+        folder: Folder with the texts.
 
-        count: How many there are.
+        count: Number of texts.
     """
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)  # noqa: S607
     os.environ.update(ENVIRONMENT)
-    sockets = tempfile.mkdtemp(prefix="ray-")  # their paths may have 107 characters
+    sockets = tempfile.mkdtemp(prefix="ray-")  # paths of sockets are limited to 107 characters
     log = (Path(folder) / "log").open("wb")
     emulator = Emulator(latency=0.1)
     subprocess.Popen(["redis-server", *REDIS, "--dir", folder], stdout=log)  # noqa: S607
@@ -118,12 +118,12 @@ def main(folder: str, count: int) -> None:
         }
         print(json.dumps({**report, "texts": len(billed), "billed": billed.total()}), flush=True)
         shutil.rmtree(sockets, ignore_errors=True)
-        os._exit(0)  # and all others with it
+        os._exit(0)  # ends all processes of the namespace
 
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1], int(sys.argv[2]))
-    except BaseException:  # noqa: BLE001 (whatever it is, the process must end)
+    except BaseException:  # noqa: BLE001 (the process must end after any error)
         traceback.print_exc()
     os._exit(1)

@@ -1,9 +1,9 @@
 """
-Run programs on a Ray node whose processes have no API key; print how each ended, in JSON.
+Run programs on a Ray node whose processes have no API key; print exit codes and output as JSON.
 
     unshare -rn -pf --kill-child --mount-proc python ray_keys.py FOLDER PROGRAM...
 
-Programs run in FOLDER, where the driver has the key; they begin with what gives it to the workers, or not.
+Programs run in FOLDER. Only the driver has the API key; some programs pass it on to the workers.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from qwen_aiml.emulator import Emulator, serve
 
 def main(folder: str, programs: list[str]) -> None:
     """
-    Run them one after the other.
+    Run programs one after another.
 
     Args:
-        folder: Where they run, and where the log is.
+        folder: Working directory, which also contains the log.
 
-        programs: Their source.
+        programs: Source code of the programs.
     """
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)  # noqa: S607
     key = {"AIMLAPI_API_KEY": ray_job.ENVIRONMENT.pop("AIMLAPI_API_KEY")}
@@ -56,7 +56,7 @@ def main(folder: str, programs: list[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1], sys.argv[2:])
-    except BaseException:  # noqa: BLE001 (whatever it is, the process must end, and all others with it)
+    except BaseException:  # noqa: BLE001 (the process must end after any error, which ends all others)
         traceback.print_exc()
         os._exit(1)
     os._exit(0)

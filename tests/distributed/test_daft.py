@@ -1,4 +1,4 @@
-"""Columns of texts in Daft: what is sent, what comes back, and what travels to workers."""
+"""Columns of texts in Daft: requests, results, and pickling for workers."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ RIGHT = [lexical.embed(text, 64, "embedding-v4").tolist() for text in TEXTS]
 
 @pytest.fixture(autouse=True)
 def opened(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
-    """Give what the process has opened, which is nothing yet."""
+    """Replace the process's open clients with an empty dict, and return it."""
     monkeypatch.setattr(provider, "_opened", {})
     return provider._opened
 
 
 @pytest.fixture(autouse=True)
 def in_a_session() -> Iterator[None]:
-    """Keep attached providers from the other tests."""
+    """Isolate attached providers from other tests."""
     with daft.session():
         yield
 
@@ -50,28 +50,28 @@ def frame(texts: list[Any] = TEXTS) -> daft.DataFrame:
 
 
 def embedded(texts: list[Any] = TEXTS, **options: Any) -> list[Any]:
-    """Embed texts with ``embed_text``; sorted, since batches come as they complete."""
+    """Embed texts with ``embed_text``; rows are sorted, since batches complete in any order."""
     df = frame(texts)
     made = df.select("at", embed_text(df["text"], **options)).sort("at").to_pydict()["text"]
     return [row.tolist() for row in made]
 
 
 def structs(texts: list[Any], **options: Any) -> list[Any]:
-    """Embed texts with ``embed``; give the embedding and the error of each."""
+    """Embed texts with ``embed``; return the embedding and the error of each."""
     df = frame(texts)
     made = df.select("at", embed(df["text"], **options)).sort("at").to_pydict()["text"]
     return [(row["embedding"], row["error"]) for row in made]
 
 
 def metrics(df: daft.DataFrame) -> dict[str, float]:
-    """Add up what Daft counted in all its operators."""
+    """Return the metrics of all of Daft's operators."""
     assert df.metrics is not None
     counted = [name_and_stat for operator in df.metrics.to_pydict()["stats"] for name_and_stat in operator]
     return {name: stat["value"] for name, stat in counted}
 
 
 def test_embed_text(emulator: Emulator) -> None:
-    """Row i is the embedding of text i, as Daft's embedding of float32, ten texts to a request."""
+    """Row i is the embedding of text i, of Daft's type for float32 embeddings; a request has ten texts."""
     df = frame()
     df = df.with_column("embedding", embed_text(df["text"], provider=QwenAIMLProvider(), dimensions=64))
 
@@ -81,7 +81,7 @@ def test_embed_text(emulator: Emulator) -> None:
 
 
 def test_attached() -> None:
-    """Once it is attached, its name stands for it, and the column may have a model and dimensions."""
+    """An attached provider is found by name, and the column can set a model and dimensions."""
     daft.attach_provider(QwenAIMLProvider("mine", dimensions=128))
 
     assert embedded(provider="mine", model="text-embedding-v3", dimensions=512) != RIGHT
@@ -90,13 +90,13 @@ def test_attached() -> None:
 
 
 def test_daft_batches(emulator: Emulator) -> None:
-    """``batch_size`` is how many texts come at once; what is sent goes by the provider's."""
+    """The column's ``batch_size`` is the texts per call; the provider's is the texts per request."""
     assert embedded(provider=QwenAIMLProvider(dimensions=64, batch_size=4), batch_size=6) == RIGHT
     assert emulator.request_count == 4 * 2 + 1
 
 
 def test_no_texts(emulator: Emulator) -> None:
-    """A table without rows stays one."""
+    """A table without rows stays empty."""
     df = frame()
     df = df.where(df["at"].is_null())
     provided = embed_text(df["text"], provider=QwenAIMLProvider())
@@ -107,7 +107,7 @@ def test_no_texts(emulator: Emulator) -> None:
 
 
 def test_query(emulator: Emulator) -> None:
-    """A provider for queries puts the instruction before each text."""
+    """A provider for queries adds the instruction before each text."""
     queries = QwenAIMLProvider(role="query", query_instruction="Find it", dimensions=64)
     embedded(["text"], provider=queries)
 
@@ -126,7 +126,7 @@ def test_metrics(tmp_path: Path) -> None:
 
 
 def test_unreported_usage(emulator: Emulator) -> None:
-    """Tokens that a response does not report are left out."""
+    """Tokens that a response does not report are omitted."""
     emulator.script(Fault(edit=lambda body: {**body, "usage": None, "meta": None}))
     df = frame(["a"])
     counted = metrics(df.select(embed_text(df["text"], provider=QwenAIMLProvider())).collect())
@@ -159,7 +159,7 @@ def test_errors_beside_the_rows(tmp_path: Path) -> None:
 
 
 def test_all_failed() -> None:
-    """If no text of a batch is embedded, each has the error."""
+    """If no text of a batch is embedded, each gets the error."""
     with serve(Emulator(api_keys=["another"])) as url:
         rows = structs(TEXTS, base_url=url)
 
@@ -168,7 +168,7 @@ def test_all_failed() -> None:
 
 
 def test_not_sent(emulator: Emulator) -> None:
-    """Texts embedded before the key was rejected have their embeddings; the others say why not."""
+    """Texts embedded before the API key was rejected get their embeddings; the others get an error."""
     emulator.script(None, Fault(status=401))
     rows = structs(TEXTS, max_concurrency=1)
 
@@ -179,7 +179,7 @@ def test_not_sent(emulator: Emulator) -> None:
 
 
 def test_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pickle holds no key; where the column is embedded, the environment has it, or the query fails."""
+    """A pickle does not contain the API key; without one in the worker's environment, the query fails."""
     embedder = QwenAIMLProvider(api_key=KEY, dimensions=64).get_text_embedder()
     data = daft.pickle.dumps(embedder)
     monkeypatch.delenv("AIMLAPI_API_KEY")
@@ -195,18 +195,18 @@ def test_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Travelled(QwenAIMLProvider):
-    """A provider of one embedder, as a worker has it."""
+    """A provider that returns an unpickled embedder, as on a worker."""
 
     def __init__(self, embedder: provider.Embedder) -> None:
         self.embedder = embedder
 
     def get_text_embedder(self, *_: Any, **__: Any) -> provider.Embedder:
-        """Give it."""
+        """Return the embedder."""
         return self.embedder
 
 
 def test_one_client(opened: dict[Any, Any]) -> None:
-    """Columns of the same settings share a client, and another key or another setting makes one more."""
+    """Columns with the same settings share a client; another API key or setting creates a new one."""
     for _ in range(2):
         embedded(provider=QwenAIMLProvider(dimensions=64), batch_size=5)
         structs(TEXTS, dimensions=64, batch_size=5)
@@ -218,7 +218,7 @@ def test_one_client(opened: dict[Any, Any]) -> None:
 
 
 def test_made_cache(tmp_path: Path, emulator: Emulator) -> None:
-    """A function that creates a cache is called once in a process."""
+    """A function that creates a cache is called once per process."""
 
     def make() -> SQLiteCache:
         with (tmp_path / "calls").open("a") as calls:
@@ -246,7 +246,7 @@ def test_admit(emulator: Emulator) -> None:
 
 
 def test_not_picklable() -> None:
-    """What can't travel to workers is refused before the query runs, with what to give in its place."""
+    """A setting that cannot be pickled for workers is rejected before the query runs, with advice."""
 
     class Store:
         def __reduce__(self) -> Any:
@@ -257,13 +257,13 @@ def test_not_picklable() -> None:
 
 
 def test_unknown_dimensions() -> None:
-    """A model that is not known needs dimensions, which are part of the column's type."""
+    """An unknown model needs dimensions, which are part of the column's type."""
     with pytest.raises(ConfigurationError, match="dimensions of mine are not known"):
         embedded(provider=QwenAIMLProvider(model="mine"))
 
 
 def test_described() -> None:
-    """Daft is told the name, the model, and to leave retries to the client; none shows key or cache."""
+    """The embedder reports its name and model, and disables Daft's retries; its repr hides key and cache."""
     mine = QwenAIMLProvider("mine", api_key=KEY, cache="secret.db").get_text_embedder(on_error="ignore")
 
     assert mine.get_provider() == "mine"

@@ -1,4 +1,4 @@
-"""Jobs of Daft that are killed and started again with their cache: each row once, few billed twice."""
+"""Daft jobs that are killed and restarted with a cache: each row is written once, few are billed twice."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PATIENCE = 600  # seconds
 
 
 def write_texts(folder: Path, count: int) -> None:
-    """Write eight files, so that each of two nodes has some."""
+    """Write eight files, so that each of two nodes gets some."""
     (folder / "texts").mkdir()
     for part in range(8):
         ids = list(range(part, count, 8))
@@ -42,7 +42,7 @@ def write_texts(folder: Path, count: int) -> None:
 
 
 def check_rows(folder: Path, count: int) -> None:
-    """Each id once, with its own embedding; looked at in full for some."""
+    """Check that each id exists once, and for a sample that it has its own embedding."""
     table = pq.read_table(folder / "embedded", columns=["id"])
     assert sorted(table["id"].to_pylist()) == list(range(count))
     df = daft.read_parquet(f"{folder / 'embedded'}/*.parquet")
@@ -61,7 +61,7 @@ def check_rows(folder: Path, count: int) -> None:
     ],
 )
 def test_on_one_machine(count: int, store: str, tmp_path: Path, tell: Callable[[str], None]) -> None:
-    """A job that is killed twice and started again bills twice only what was in flight or being stored."""
+    """After two kills and restarts, only texts that were in flight or being stored are billed twice."""
     cache = str(tmp_path / "embeddings.db")
     if store == "postgres":
         pytest.importorskip("llama_index.storage.kvstore.postgres")
@@ -93,7 +93,7 @@ def test_on_one_machine(count: int, store: str, tmp_path: Path, tell: Callable[[
     assert len(billed) == count
     again = billed.total() - count
     tell(f"{count} texts, {store}, killed twice: {again} billed twice, {emulator.request_count} requests")
-    # Several batches of Daft at once: while one is stored, which takes a database longer, others are sent.
+    # Daft has several batches in progress: while one is stored, which is slow in a database, others are sent.
     assert again <= 2 * MOST_IN_FLIGHT * (2 if store == "postgres" else 1)
 
 
@@ -101,7 +101,7 @@ def test_on_one_machine(count: int, store: str, tmp_path: Path, tell: Callable[[
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 @pytest.mark.parametrize("counts", [(20_000, 100_000, 200_000)])
 def test_what_it_costs(counts: tuple[int, ...], tmp_path: Path, tell: Callable[[str], None]) -> None:
-    """Every row comes out; CPU time per text is that of the client; twice the texts need no more memory."""
+    """Every row is returned; CPU time per text is close to the client's; memory is bounded."""
     server = [sys.executable, str(HERE.parents[1] / "benchmarks" / "server.py"), "--latency", "0.1"]
     with subprocess.Popen(server, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as served:  # noqa: S603
         assert served.stdout is not None
@@ -123,10 +123,10 @@ def test_what_it_costs(counts: tuple[int, ...], tmp_path: Path, tell: Callable[[
                 peaks.setdefault(way, []).append(report["mb"])
                 times.setdefault(way, []).append(report["us"])
 
-    # The least of each, since other programs only add to what a text takes.
+    # The minimum of each, since other programs can only increase the time.
     assert min(times["daft"]) <= 1.15 * min(times["client"])
     for way in ("daft", "daft-errors", "daft-written"):
-        # Not the first count: 64 batches of 320 are in flight, which is all of it.
+        # The first count is too small to compare: all its texts, 64 batches of 320, are in flight.
         assert peaks[way][2] <= 1.25 * peaks[way][1]
 
 
@@ -136,7 +136,7 @@ def test_what_it_costs(counts: tuple[int, ...], tmp_path: Path, tell: Callable[[
 )
 @pytest.mark.skipif(not shutil.which("redis-server"), reason="redis-server is not installed")
 def test_on_a_cluster(in_namespaces: tuple[str, ...], tmp_path: Path, tell: Callable[[str], None]) -> None:
-    """After a worker, and the driver twice, are killed and the job is run again, each row is there once."""
+    """After a worker is killed, and the driver twice, each row exists once when the restarted job ends."""
     count = 20_000
     write_texts(tmp_path, count)
     program = [*in_namespaces, sys.executable, str(HERE / "ray_job.py"), str(tmp_path), str(count)]
@@ -147,5 +147,5 @@ def test_on_a_cluster(in_namespaces: tuple[str, ...], tmp_path: Path, tell: Call
     tell(f"{count} texts on two nodes, a worker and the driver killed: {report}")
     assert report["code"] == 0, (tmp_path / "log").read_text(errors="replace")[-3000:]
     assert report["texts"] == count
-    assert report["billed"] - count <= 5 * MOST_IN_FLIGHT  # of the worker; of both, each time the driver was
+    assert report["billed"] - count <= 5 * MOST_IN_FLIGHT  # one worker killed, plus both with each driver
     check_rows(tmp_path, count)

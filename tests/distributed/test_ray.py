@@ -1,4 +1,4 @@
-"""What docs/how-to/daft.md says of Ray: its lines for Ray Data, and workers that have no API key."""
+"""The code for Ray in docs/how-to/daft.md, with Daft and Ray Data, with and without API keys on workers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SECONDS = 1800
 
 @pytest.mark.long
 def test_keys_of_workers(in_namespaces: tuple[str, ...], tmp_path: Path) -> None:
-    """The page's lines embed each row if workers have a key; else the user sees which variable is missing."""
+    """The page's code embeds each row if workers have an API key; otherwise the error names the variable."""
     (tmp_path / "texts").mkdir()
     table = pa.table({"text": [f"text {at}" for at in range(COUNT)]})
     pq.write_table(table, tmp_path / "texts" / "all.parquet")

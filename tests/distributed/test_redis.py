@@ -1,4 +1,4 @@
-"""What docs/how-to/daft.md says of Redis, tried on a server: one rate for all processes, one cache."""
+"""The code for Redis in docs/how-to/daft.md, on a real server: one rate and one cache for all processes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BLOCKS = [part.partition("```")[0] for part in PAGE.split("```python\n")[1:]]
 (CACHE,) = (block.partition("provider = ")[0] for block in BLOCKS if "def redis_cache" in block)
 PER_SECOND = 10
 WORKERS = 4
-REQUESTS = 8  # of each worker
+REQUESTS = 8  # per worker
 WORKER = """
 import sys
 from qwen_aiml import AsyncEmbeddingClient, EmbeddingConfig
@@ -57,7 +57,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[str]:
-    """Start a server on this machine, and end it; give its URL."""
+    """Start a local server, yield its URL, and stop it."""
     port = free_port()
     options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", str(tmp_path)]
     with subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL) as server:  # noqa: S603, S607
@@ -82,7 +82,7 @@ def ask(url: str, command: str) -> Any:
 
 
 def start(url: str, redis: str, name: str, requests: int, per_second: float) -> subprocess.Popen[bytes]:
-    """Start a worker, where the packages under test are found."""
+    """Start a worker that can import the packages under test."""
     environment = {
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         "AIMLAPI_API_KEY": "k",
@@ -96,7 +96,7 @@ def start(url: str, redis: str, name: str, requests: int, per_second: float) -> 
 
 @pytest.mark.parametrize("killed", [False, True])
 def test_one_rate(redis: str, killed: bool) -> None:
-    """Workers never exceed the rate together; each request has its own moment, also when one worker dies."""
+    """Workers together never exceed the rate; each request reserves its own slot, even if a worker dies."""
     emulator = Emulator(rate_limit=PER_SECOND, burst=PER_SECOND)
     seconds, rest = ask(redis, "TIME")
     begun = int(seconds) * 1_000_000 + int(rest)
@@ -122,7 +122,7 @@ def test_one_rate(redis: str, killed: bool) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("way", ["share", "redis"])
 def test_full_rate(way: str, redis: str, tell: Callable[[str], None]) -> None:
-    """Of four workers, with a share each or one rate in Redis, less than 1 % of the requests are refused."""
+    """With a share of the rate per worker, or one rate in Redis, less than 1 % of requests are rejected."""
     rate, requests = 50, 300
     emulator = Emulator(rate_limit=rate, burst=rate, latency=0.1)
     with serve(emulator) as url:
@@ -144,7 +144,7 @@ def test_full_rate(way: str, redis: str, tell: Callable[[str], None]) -> None:
 
 
 def test_reservation_travels(redis: str) -> None:
-    """It is pickled without its connection, also after it has one."""
+    """A reservation is pickled without its connection, even after it has been used."""
     names: dict[str, Any] = {}
     exec(compile(RESERVATION, "daft.md", "exec"), names)  # noqa: S102 (our own text)
     shared = names["Reservation"](redis, 1000)
@@ -166,7 +166,7 @@ def test_reservation_travels(redis: str) -> None:
 )
 @pytest.mark.filterwarnings("ignore:`langchain-community` is being sunset:DeprecationWarning")
 def test_shared_cache(redis: str) -> None:
-    """What one client has embedded, another one finds."""
+    """A client finds the embeddings that another one cached."""
     names: dict[str, Any] = {}
     exec(compile(CACHE.replace("redis://127.0.0.1:6379", redis), "daft.md", "exec"), names)  # noqa: S102
     texts = [f"text {number}" for number in range(25)]

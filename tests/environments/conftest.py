@@ -1,4 +1,4 @@
-"""Programs in processes of their own, which embed with a server of this process; bounded in time."""
+"""Programs in separate processes, which embed with a server in this process, with a time limit."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     Run: TypeAlias = Callable[..., str]
 
-SECONDS = 60.0  # a program that takes longer hangs
+SECONDS = 60.0  # a program that takes longer is considered hung
 
-# What each program begins with.
+# The first lines of each program.
 BEGINNING = """
 from qwen_aiml import AsyncEmbeddingClient, EmbeddingClient, EmbeddingConfig
 
@@ -32,13 +32,13 @@ TEXTS = [f"text {number}" for number in range(37)]
 
 @pytest.fixture
 def emulator() -> Emulator:
-    """Give the account that the programs use."""
+    """Return the emulator that the programs use."""
     return Emulator()
 
 
 @pytest.fixture
 def address(emulator: Emulator) -> Iterator[str]:
-    """Serve it on this machine."""
+    """Serve the emulator on this machine, and yield its URL."""
     with serve(emulator) as base_url:
         yield base_url
 
@@ -46,14 +46,14 @@ def address(emulator: Emulator) -> Iterator[str]:
 @pytest.fixture
 def run(address: str) -> Run:
     """
-    Give a function that runs a program, and returns what it printed.
+    Return a function that runs a program and returns its output.
 
-    It takes the program, options of Python, and environment variables. The program must end well, and print
-    no error. Whatever it has started ends with it.
+    It takes the program, options of Python, and environment variables. The program must exit with 0, and not
+    write to stderr. Its child processes are killed when it ends.
     """
 
     def run(program: str, *options: str, **environment: str) -> str:
-        # Not coverage's: it would follow the program through forks and greenlets.
+        # Without coverage's variables, as it would trace the program through forks and greenlets.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
         process = subprocess.Popen(  # noqa: S603 (our own program)
             [sys.executable, *options, "-c", BEGINNING + textwrap.dedent(program)],

@@ -1,4 +1,4 @@
-"""Calls while the interpreter ends, and clients that nobody closes."""
+"""Calls while the interpreter exits, and clients that are never closed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def embed(config, texts):
     return asyncio.run(client.embed(texts))
 """
 
-# Each client stays open.
+# No client is closed.
 CALL = """
 import dataclasses, os
 from qwen_aiml import QwenAIMLError
@@ -69,13 +69,13 @@ atexit.register(call)
 
 
 class Proxy(BaseHTTPRequestHandler):
-    """Forwards to this machine, whatever host it is asked for; `port` is set in a class of its own."""
+    """A proxy that forwards requests for any host to this machine; subclasses set `port`."""
 
     protocol_version = "HTTP/1.1"
     port: int
 
     def do_POST(self) -> None:
-        """Forward."""
+        """Forward a request."""
         body = self.rfile.read(int(self.headers["content-length"]))
         server = HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
@@ -96,7 +96,7 @@ class Proxy(BaseHTTPRequestHandler):
 
 @contextmanager
 def proxy(address: str) -> Iterator[str]:
-    """Run a proxy that leads to a server of this machine."""
+    """Run a proxy that forwards to a local server."""
     handler = type("Handler", (Proxy,), {"port": urlsplit(address).port, "timeout": 10})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -124,7 +124,7 @@ def proxy(address: str) -> Iterator[str]:
 def test_as_the_interpreter_ends(
     run: Callable[..., str], address: str, kind: str, when: str, earlier: bool
 ) -> None:
-    """Calls work, and the end of the program is silent; asyncio alone can't look up names any more."""
+    """Calls work while the interpreter exits, without output; only name lookups with asyncio fail."""
     name = address.replace("127.0.0.1", "localhost")
     with proxy(address) as url:
         ways = [(address, "", 1), (address, "", 37), (name, "", 37), ("http://service.example/v1", url, 37)]
@@ -185,7 +185,7 @@ LEFT = {
 @pytest.mark.parametrize("transport", ["auto", "httpx"])
 @pytest.mark.parametrize("kind", DROPPING)
 def test_dropped(run: Callable[..., str], kind: str, transport: str) -> None:
-    """A client that is dropped without being closed leaves no socket, and says nothing."""
+    """A client that is garbage-collected without being closed leaves no socket open, and logs nothing."""
     setting = f"CONFIG = EmbeddingConfig(dimensions=64, transport={transport!r})"
     waiting = """
 gc.collect()
@@ -202,6 +202,6 @@ print(len(sockets()))
 @pytest.mark.parametrize("transport", ["auto", "httpx"])
 @pytest.mark.parametrize("kind", LEFT)
 def test_left_open(run: Callable[..., str], kind: str, transport: str) -> None:
-    """A program may end with a client open, and says nothing of it."""
+    """A program can exit with a client open, without any output."""
     setting = f"CONFIG = EmbeddingConfig(dimensions=64, transport={transport!r})"
     assert run(f"import asyncio\n{setting}\n{LEFT[kind]}", "-W", "error") == "37\n"

@@ -1,4 +1,4 @@
-"""Event loops that are not plain asyncio, or not used as usual; and what watches for calls that block."""
+"""Event loops other than asyncio's, unusual uses of asyncio, and detectors of blocking calls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_uvloop(run: Callable[..., str]) -> None:
-    """The asynchronous client works on uvloop, for one event loop after the other."""
+    """The async client works on uvloop, in one event loop after another."""
     pytest.importorskip("uvloop")
     printed = run(
         """
@@ -38,7 +38,7 @@ def test_uvloop(run: Callable[..., str]) -> None:
 
 
 def test_debug_mode(run: Callable[..., str]) -> None:
-    """Both clients work in asyncio's debug mode, which unittest's asynchronous test cases have as well."""
+    """Both clients work in asyncio's debug mode, which unittest's async test cases also use."""
     printed = run(
         """
         import io, unittest
@@ -61,7 +61,7 @@ def test_debug_mode(run: Callable[..., str]) -> None:
 
 
 def test_policy_of_uvloop(run: Callable[..., str]) -> None:
-    """Synchronous calls work where uvloop makes all event loops, also inside one of them."""
+    """Sync calls work with uvloop's event loop policy, including inside one of its loops."""
     pytest.importorskip("uvloop")
     printed = run(
         """
@@ -83,7 +83,7 @@ def test_policy_of_uvloop(run: Callable[..., str]) -> None:
 
 
 def test_nest_asyncio(run: Callable[..., str]) -> None:
-    """Calls work in an event loop that was made to run inside itself, as notebooks do."""
+    """Calls work in an event loop that nest_asyncio has made re-entrant, as in notebooks."""
     pytest.importorskip("nest_asyncio")
     printed = run(
         """
@@ -108,7 +108,7 @@ def test_nest_asyncio(run: Callable[..., str]) -> None:
 
 
 def test_nest_asyncio_without_closing(run: Callable[..., str]) -> None:
-    """Loops that nest_asyncio runs end without a traceback, also where clients are never closed."""
+    """Event loops patched by nest_asyncio end without a traceback, even if clients are never closed."""
     pytest.importorskip("nest_asyncio")
     printed = run(
         """
@@ -141,7 +141,7 @@ def test_nest_asyncio_without_closing(run: Callable[..., str]) -> None:
 
 
 def test_trio_as_a_guest(run: Callable[..., str]) -> None:
-    """The asynchronous client works on Trio, also where Trio is a guest of an event loop of asyncio."""
+    """The async client works on Trio in guest mode, inside asyncio's event loop."""
     printed = run(
         """
         import asyncio
@@ -168,7 +168,7 @@ def test_trio_as_a_guest(run: Callable[..., str]) -> None:
 
 
 def test_loop_closed_without_clean_up(run: Callable[..., str]) -> None:
-    """A loop that is closed with connections open holds up neither the next one nor the end."""
+    """A loop that is closed with open connections blocks neither the next loop nor the exit."""
     printed = run(
         """
         import asyncio, gc
@@ -187,7 +187,7 @@ def test_loop_closed_without_clean_up(run: Callable[..., str]) -> None:
 
 
 def test_blockbuster(run: Callable[..., str], tmp_path: Path) -> None:
-    """An asynchronous client with a cache blocks its event loop nowhere, also if it is made there."""
+    """An async client with a cache never blocks its event loop, even if it is created there."""
     pytest.importorskip("blockbuster")
     printed = run(
         f"""
@@ -210,7 +210,7 @@ def test_blockbuster(run: Callable[..., str], tmp_path: Path) -> None:
 
 
 def test_frozen_time(run: Callable[..., str], emulator: Emulator) -> None:
-    """A retry is waited for although a test has stopped the clock; asyncio's own has to go on."""
+    """Retries work while a test has frozen time, provided that asyncio's own clock keeps running."""
     pytest.importorskip("freezegun")
     faults = [Fault(status=503, headers={"retry-after": "0.05"}), Fault(status=429), Fault(reset="before")]
     emulator.script(*faults, None, *faults)

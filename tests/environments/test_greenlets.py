@@ -1,4 +1,4 @@
-"""gevent and eventlet, which put their own in the place of threads and sockets."""
+"""gevent and eventlet, which replace threads and sockets."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def emulator() -> Emulator:
-    """Give an account whose answers take so long that calls side by side overlap."""
+    """Return an emulator whose responses take long enough for concurrent calls to overlap."""
     return Emulator(latency=0.2)
 
 
 def test_gevent(run: Callable[..., str], emulator: Emulator) -> None:
-    """Ten synchronous calls in greenlets stay concurrent."""
+    """Ten sync calls in gevent's greenlets run concurrently."""
     pytest.importorskip("gevent")
     printed = run(
         """
@@ -41,7 +41,7 @@ def test_gevent(run: Callable[..., str], emulator: Emulator) -> None:
 
 
 def test_eventlet(run: Callable[..., str], emulator: Emulator) -> None:
-    """The same with eventlet."""
+    """Ten sync calls in eventlet's green threads run concurrently."""
     pytest.importorskip("eventlet")
     printed = run(
         """

@@ -1,4 +1,4 @@
-"""Processes that share an object, by fork, by pickle, or through what starts processes for others."""
+"""Processes that share an object: by fork, by pickle, or through joblib."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this
     "method", [pytest.param("fork", marks=needs_fork), pytest.param("forkserver", marks=needs_fork), "spawn"]
 )
 def test_pool(run: Callable[..., str], method: str, tmp_path: Path) -> None:
-    """A client that was used before goes to the processes of a pool, which can all use it at once."""
+    """A client that has been used can be passed to the processes of a pool, which use it concurrently."""
     program = tmp_path / "program.py"
     program.write_text(
         """
@@ -49,7 +49,7 @@ if __name__ == "__main__":
 
 @needs_fork
 def test_prefork(run: Callable[..., str]) -> None:
-    """A server's 12 children, forked while its threads embed, use the object it made, and so does it."""
+    """Twelve children, forked while the parent's threads embed, can use its client, and so can the parent."""
     printed = run(
         """
         import os, sys, threading, warnings
@@ -91,7 +91,7 @@ def test_prefork(run: Callable[..., str]) -> None:
 
 @needs_fork
 def test_prefork_async(run: Callable[..., str]) -> None:
-    """Each child runs the asynchronous client in an event loop of its own."""
+    """Each forked child can use the async client in its own event loop."""
     printed = run(
         """
         import asyncio, os
@@ -118,7 +118,7 @@ def test_prefork_async(run: Callable[..., str]) -> None:
 @needs_fork
 @pytest.mark.parametrize("how", ["next", "close", "drop", "progress"])
 def test_fork_in_the_middle(run: Callable[..., str], how: str) -> None:
-    """What was begun before a fork goes on in the parent, and ends in the child, at once or with an error."""
+    """A call begun before a fork continues in the parent; in the child it ends, silently or with an error."""
     printed = run(
         f"""
         import gc, os, signal, warnings
@@ -163,7 +163,7 @@ def test_fork_in_the_middle(run: Callable[..., str], how: str) -> None:
 
 @pytest.mark.parametrize("backend", ["loky", "threading"])
 def test_joblib(run: Callable[..., str], backend: str) -> None:
-    """An object goes to the processes and threads of joblib."""
+    """An object can be passed to the processes and threads of joblib."""
     pytest.importorskip("joblib")
     printed = run(
         f"""

@@ -1,4 +1,4 @@
-"""Servers and clusters that start processes by themselves, or serve an object; those that are installed."""
+"""Servers and clusters that start processes or serve an object; tests are skipped if one is not installed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.once, pytest.mark.slow]
 
 @pytest.mark.long
 def test_gunicorn(run: Callable[..., str], tmp_path: Path) -> None:
-    """Workers of `--preload` share an object that was used before they were forked."""
+    """With `--preload`, workers share an object that was used before the fork."""
     pytest.importorskip("gunicorn")
     (tmp_path / "application.py").write_text(
         """
@@ -59,8 +59,8 @@ def application(environ, start_response):
 
 @pytest.mark.long
 def test_dask(run: Callable[..., str], tmp_path: Path) -> None:
-    """Dask sends an object to its processes."""
-    pytest.importorskip("distributed.client")  # our folder of tests has the name of the package
+    """Dask can send an object to its processes."""
+    pytest.importorskip("distributed.client")  # not "distributed", which is also a folder of our tests
     (tmp_path / "program.py").write_text(
         """
 import logging
@@ -128,7 +128,7 @@ def embed(texts):
 
 
 def test_langserve(run: Callable[..., str]) -> None:
-    """LangServe serves an object as a runnable, synchronously and in batches."""
+    """LangServe can serve an object as a runnable, for single inputs and batches."""
     pytest.importorskip("langserve")
     printed = run(
         """

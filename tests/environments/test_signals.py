@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment of a synchronous call."""
+"""Ctrl-C at any time during a sync call."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def emulator() -> Emulator:
-    """Give an account whose responses take a moment, so that most interrupts come while one is awaited."""
+    """Return an emulator with some latency, so that most interrupts occur while waiting for a response."""
     return Emulator(latency=0.01)
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="only there can one thread interrupt another")
 @pytest.mark.parametrize("transport", ["auto", pytest.param("httpx", marks=pytest.mark.long)])
 def test_interrupts(run: Callable[..., str], transport: str) -> None:
-    """After 30 of them nothing counts as in flight or waiting, and the client works."""
+    """After 30 interrupts, no request counts as in flight or waiting, and the client still works."""
     printed = run(
         f"""
         import dataclasses, logging, random, signal, sys, threading, time
