@@ -1,4 +1,4 @@
-"""What the long tests share: real waits, and all ways to embed."""
+"""Fixtures for the long tests: real waits, and all ways to embed."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ WAYS: list[Way] = [client, async_client, langchain, langchain_async, llama_index
 
 @pytest.fixture(params=WAYS, ids=[way.__name__ for way in WAYS])
 def way(request: pytest.FixtureRequest) -> Way:
-    """Give each way to embed: the core's clients and both adapters, synchronous and asynchronous."""
+    """Return each way to embed: the core's clients and both adapters, sync and async."""
     chosen: Way = request.param
     return chosen
 
 
 @pytest.fixture(autouse=True)
 def no_waiting() -> None:
-    """Keep the real waits in this folder."""
+    """Override the fixture that disables waits."""

@@ -1,9 +1,9 @@
 """
-Feed changed answers to what reads them, guided by coverage: ``make fuzz``, ``make fuzz SECONDS=600``.
+Fuzz the response parser, guided by coverage: ``make fuzz``, ``make fuzz SECONDS=600``.
 
-Only a ResponseFormatError may come out of reading a success, and an error answer always gives one error; and
-simdjson, if it reads a success at all, reads the same. What breaks that is printed and kept, as a file that
-is an argument of this program to see it again.
+Parsing a success may only raise ResponseFormatError, an error response always yields one error, and simdjson,
+if it can parse a success, gives the same result. A failing input is printed and saved to a file; pass that
+file as an argument to reproduce the failure.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ with atheris.instrument_imports(include=["qwen_aiml._protocol"]):
 PUBLISHED = Path(__file__).parent.parent / "protocol" / "published_response.json"
 KEY = "sk-0123456789abcdef"
 CONFIG = EmbeddingConfig(api_key=KEY)
-HEAD = 8  # bytes that say what surrounds a body
+HEAD = 8  # bytes that determine everything except the body
 TEXTS = ["Laura is a DJ.", "a text that is long enough to be told when only a part of it is repeated", "字"]
 
 
 def check(data: bytes) -> None:
-    """Read an answer whose status, count, length and headers are in its first bytes."""
+    """Parse a response whose first bytes encode the status, row count, dimensions and headers."""
     if len(data) < HEAD:
         return
     status, expected, dimensions = 100 + data[0] * 4, data[1] % 4 + 1, data[2] % 6
@@ -64,7 +64,7 @@ def check(data: bytes) -> None:
 
 
 def seeds() -> list[bytes]:
-    """Give answers to begin with: the one that is published, and those of an emulator."""
+    """Return the initial responses: the published one and some of an emulator."""
     options = Emulator(credits=3, refuses=lambda text: "bad" in text, shuffle=True).client_options()
     url = f"{CONFIG.base_url}/embeddings"
     bodies = [PUBLISHED.read_bytes()]
@@ -92,7 +92,7 @@ def seeds() -> list[bytes]:
 
 def main() -> None:
     """
-    Fuzz, or read the files that are given.
+    Fuzz, or parse the given files.
 
     The arguments are those of libFuzzer, such as ``-max_total_time=60``.
     """

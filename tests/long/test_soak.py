@@ -1,4 +1,4 @@
-"""20,000 texts while one request in five meets a fault: all vectors right, and nothing billed in vain."""
+"""20,000 texts with faults in 20 % of requests: all vectors are right, and nothing is billed needlessly."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ pytestmark = pytest.mark.long
 
 TEXTS = [f"text {number}" for number in range(20_000)]
 SHARE = 0.2
-TIMEOUT = 5.0  # seconds of silence, which a hang costs
-MOST_RETRIES = 12  # a row of faults as long as that has a chance of one in a million
-MOST_MIB = 250  # more than before; the vectors alone are 40, and the emulator remembers requests
+TIMEOUT = 5.0  # seconds, the cost of a hang
+MOST_RETRIES = 12  # the chance of so many faults in a row is about one in a million
+MOST_MIB = 250  # increase in memory; the vectors alone take 40, and the emulator records requests
 
 
 def without_a_row(answer: dict[str, Any]) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def same_index(answer: dict[str, Any]) -> dict[str, Any]:
     return {**answer, "data": [{**row, "index": 0} for row in answer["data"]]}
 
 
-# Those that embed, and bill, what the client then has to ask for again.
+# Faults after which texts are billed, but the client must send them again.
 LOST = {
     "reset during": Fault(reset="during"),
     "reset after": Fault(reset="after"),
@@ -68,7 +68,7 @@ FAILURES = LOSSES | set(map(id, NOT_BILLED.values()))
 
 
 def sockets() -> int:
-    """Count the sockets that this process has open, where the system tells."""
+    """Return the number of open sockets of this process; 0 if the system does not report it."""
     folder = Path("/proc/self/fd")
     links = (
         [str(entry.readlink()) for entry in folder.iterdir() if entry.is_symlink()] if folder.exists() else []
@@ -77,19 +77,19 @@ def sockets() -> int:
 
 
 def resident() -> float:
-    """Give the memory that this process takes, in MiB, where the system tells."""
+    """Return the resident memory of this process in MiB; 0 if the system does not report it."""
     status = Path("/proc/self/status")
     found = re.search(r"VmRSS:\s+(\d+) kB", status.read_text() if status.exists() else "")
     return int(found[1]) / 1024 if found else 0.0
 
 
 def test_soak(way: Way, tell: Callable[[str], None]) -> None:
-    """Every text gets its vector, and is billed again only where a billed answer was lost."""
+    """Every text gets its vector, and is billed again only if a billed response was lost."""
     random = Random(20261122)  # noqa: S311 (no secret)
     script = [random.choice(FAULTS) if random.random() < SHARE else None for _ in range(20_000)]
     emulator = Emulator()
     emulator.script(*script)
-    background_loop()  # which a process keeps, with a pair of sockets
+    background_loop()  # stays open, with a pair of sockets
     gc.collect()
     threads, open_sockets, memory = set(threading.enumerate()), sockets(), resident()
     with serve(emulator) as url:

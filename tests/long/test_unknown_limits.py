@@ -1,7 +1,7 @@
 """
-Limits that the service does not publish, over real sockets: what is rejected, and how long texts take.
+Undisclosed limits, over real sockets: the share of requests rejected and the time taken.
 
-Times are printed and not tested, since they depend on the machine; the simulator tests them.
+Times are printed but not tested, since they depend on the machine; the simulator tests them.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.long
 
 RUNS = 3
-LATENCY = {5: 0.1, 50: 0.1, 500: 0.05}  # by rate; with 0.1 s, 32 in flight are 320 a second
+LATENCY = {5: 0.1, 50: 0.1, 500: 0.05}  # by rate; with 0.1 s, 32 in flight are at most 320 per second
 REQUESTS = {5: 60, 50: 300, 500: 2000}
-BUCKETS = [(5, 1), (50, 1), (50, 10), (500, 1), (500, 100)]  # rate, and what it holds
+BUCKETS = [(5, 1), (50, 1), (50, 10), (500, 1), (500, 100)]  # rate and burst
 
 
 def embed(texts: list[str], config: EmbeddingConfig) -> int:
@@ -74,7 +74,7 @@ def emulate(pipe: Connection, settings: dict[str, Any], faults: list[Fault | Non
 
 @contextmanager
 def emulated(*faults: Fault | None, **settings: Any) -> Iterator[tuple[str, Callable[[], tuple[int, int]]]]:
-    """Serve an emulator in a process of its own, and return its URL and what asks for its counts."""
+    """Serve an emulator in a separate process; yield its URL and a function that returns its counts."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=emulate, args=(there, settings, list(faults)), daemon=True)
@@ -101,7 +101,7 @@ def emulated(*faults: Fault | None, **settings: Any) -> Iterator[tuple[str, Call
 def run(
     call: Call, requests: int, *faults: Fault | None, rows: int = 1, clients: int = 1, **settings: Any
 ) -> tuple[float, float]:
-    """Embed with each client at once, and return the seconds until all end and the share rejected."""
+    """Embed with all clients concurrently; return the seconds until all end and the share rejected."""
     texts = [f"text {number}" for number in range(requests * rows)]
     with (
         emulated(*faults, **settings) as (url, counts),
@@ -118,7 +118,7 @@ def run(
 
 
 def bucket(call: Call, rate: int, burst: int, requests: int, clients: int = 1) -> tuple[float, float]:
-    """Return the time over the ideal and the share rejected; one text a request costs the emulator least."""
+    """Return the time over the ideal and the share rejected, with one text per request to save CPU."""
     latency = LATENCY[rate]
     seconds, share = run(call, requests, clients=clients, latency=latency, rate_limit=rate, burst=burst)
     return seconds / ((requests * clients - burst) / rate + latency), share
@@ -131,17 +131,17 @@ def medians(runs: list[tuple[float, float]]) -> tuple[float, float]:
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize(("rate", "burst"), BUCKETS)
 def test_bucket(call: Call, rate: int, burst: int, tell: Callable[[str], None]) -> None:
-    """All texts are embedded, and few requests rejected, whatever a bucket holds."""
+    """All texts are embedded, and few requests are rejected, whatever the burst of a bucket."""
     ratio, share = medians([bucket(call, rate, burst, REQUESTS[rate]) for _ in range(RUNS)])
     tell(f"{call.__name__}, {rate}/s, holds {burst}: {ratio:.2f} of the ideal time, {share:.1%} rejected")
 
-    # At 5 a second the first requests alone, of which all but one are rejected, are a tenth.
+    # At 5 per second, the first requests, all but one of which are rejected, are already a tenth.
     assert share <= (0.35 if rate == 5 else 0.15)
 
 
 @pytest.mark.parametrize("call", CALLS)
 def test_one_retry_after(call: Call, tell: Callable[[str], None]) -> None:
-    """One early 429 that says to wait a second costs one request."""
+    """One early 429 with a Retry-After of one second costs one request."""
     fault = Fault(status=429, headers={"Retry-After": "1"})
     seconds, share = medians([run(call, 200, None, None, fault, rows=10, latency=0.1) for _ in range(RUNS)])
     tell(f"{call.__name__}, one Retry-After of 1 s: {seconds:.2f} s")
@@ -151,7 +151,7 @@ def test_one_retry_after(call: Call, tell: Callable[[str], None]) -> None:
 
 @pytest.mark.parametrize("clients", [2, 4])
 def test_clients_on_one_bucket(clients: int, tell: Callable[[str], None]) -> None:
-    """Of clients that share a bucket few requests are rejected."""
+    """Few requests are rejected when clients share a bucket."""
     ratio, share = medians([bucket(embed, 50, 10, 300, clients) for _ in range(RUNS)])
     tell(f"{clients} clients, 50/s: {ratio:.2f} of the ideal time, {share:.1%} rejected")
 

@@ -1,9 +1,9 @@
 """
-The cookbook's pages, run as notebooks without a key and without a network.
+The cookbook's pages, run as notebooks without an API key and without a network.
 
-Each page runs in a kernel of its own, in the folder of the notebooks, as for
-somebody who opens the notebook there. With QWEN_AIML_WRITE_NOTEBOOKS set, what
-the page shows is written to cookbook/notebooks.
+Each page runs in its own kernel, in the folder of the notebooks, as if a user
+had opened it there. If QWEN_AIML_WRITE_NOTEBOOKS is set, the notebook with its
+output is written to cookbook/notebooks.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ import postgres
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "cookbook" / "notebooks"
-SECONDS = 240  # per page, ten times what most pages take
+SECONDS = 240  # per page, ten times as long as most pages take
 WRITE = "QWEN_AIML_WRITE_NOTEBOOKS"
 
 SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "cookbook").glob("*.py")}
 PAGES = {name: SOURCES[name] for name in sorted(SOURCES) if re.search("^# %%", SOURCES[name], re.MULTILINE)}
 
-# Pages that need packages of the group cookbook-heavy, and one of these.
+# Pages that need the group cookbook-heavy, each with one of its packages.
 HEAVY = {"crewai_knowledge": "crewai", "parallel": "pyspark"}
 
-# The one cell that only the notebook has.
+# The one cell that is only in the notebook.
 HOME_CELL = """import os
 
 if os.path.basename(os.getcwd()) == "notebooks":
     os.chdir("..")  # what the page reads is in the folder above"""
 
-# A page's install line, which its environment makes needless here: `make cookbook-installs` tries it.
+# A page's install line, not needed in this environment; `make cookbook-installs` tests it.
 INSTALL = re.compile(r"^%pip (?:.*\\\n)*.*\n", re.MULTILINE)
 
-# What differs from machine to machine, or from run to run.
+# Text that varies between machines or runs.
 PATHS = (str(ROOT), str(Path.home()), tempfile.gettempdir(), sys.prefix)
 NOT_TO_SHOW = "|".join([*(re.escape(path) + r"\b" for path in PATHS), "0x[0-9a-f]{9,}"])
 
 
 def notebook_of(source: str) -> NotebookNode:
-    """Convert a page to a notebook, with stable cell ids and the cell that finds the page's files."""
+    """Convert a page to a notebook, with stable cell ids and the cell that locates the page's files."""
     notebook = jupytext.reads(source, fmt="py:percent")
     first = next(index for index, cell in enumerate(notebook.cells) if cell.cell_type == "code")
     notebook.cells.insert(first, new_code_cell(HOME_CELL, metadata={"tags": ["notebook-only"]}))
@@ -66,7 +66,7 @@ def notebook_of(source: str) -> NotebookNode:
 
 
 def smaller(png: str) -> str:
-    """Reduce a picture, in base64, to 256 colours without metadata: plots hardly have more."""
+    """Reduce a base64-encoded picture to 256 colours, which is enough for plots, without metadata."""
     with Image.open(io.BytesIO(base64.b64decode(png))) as picture:
         opaque = Image.new("RGB", picture.size, "white")
         opaque.paste(picture, mask=picture.getchannel("A") if "A" in picture.getbands() else None)
@@ -76,7 +76,7 @@ def smaller(png: str) -> str:
 
 
 def write(notebook: NotebookNode, path: Path) -> None:
-    """Write a notebook so that it changes only if what a reader sees does."""
+    """Write a notebook so that the file changes only if its visible content does."""
     notebook.metadata = NotebookNode(
         kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"},
         language_info={"name": "python"},
@@ -93,14 +93,14 @@ def write(notebook: NotebookNode, path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def postgres_url() -> str:
-    """Give the URL of a server, which ends with the tests."""
+    """Return the URL of a server that stops after the tests."""
     url: str = postgres.postgres_url()
     return url
 
 
 @pytest.fixture
 def blocked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, postgres_url: str) -> Path:
-    """Set the kernel's environment: no key, nothing of the user's, no network; return the log of attempts."""
+    """Set the kernel's environment: no API key, no user configuration, no network; return the network log."""
     monkeypatch.setenv("POSTGRES_URL", postgres_url)
     for name in os.environ:
         if re.search("KEY|TOKEN|^AIML|_PROXY$", name.upper()):
@@ -109,7 +109,7 @@ def blocked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, postgres_url: str) 
     monkeypatch.setenv("OFFLINE_LOG", str(log))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "offline"), prepend=os.pathsep)
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
-    for library in ("OMP", "OPENBLAS"):  # the same order of sums draws the same pictures
+    for library in ("OMP", "OPENBLAS"):  # a fixed order of sums makes pictures reproducible
         monkeypatch.setenv(f"{library}_NUM_THREADS", "1")
     return log
 
@@ -120,7 +120,7 @@ def test_page(name: str, blocked: Path) -> None:
     if find_spec(HEAVY.get(name, "pytest")) is None:
         pytest.skip(f"needs {HEAVY[name]}, of the group cookbook-heavy")
     notebook = notebook_of(PAGES[name])
-    setup = notebook.cells[2]  # after the title and the cell that finds the page's files
+    setup = notebook.cells[2]  # after the title and the cell that locates the page's files
     whole, setup.source = setup.source, INSTALL.sub("", setup.source)
     assert setup.source != whole
     client = NotebookClient(

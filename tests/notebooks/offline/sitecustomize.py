@@ -1,8 +1,8 @@
 """
-Keep this Python, and each that it starts, on this machine: Python imports a module of this name by itself.
+Block network access in this Python and its child processes; Python imports this module at startup.
 
-What asks for another host gets an error, and is written down in the file that
-OFFLINE_LOG names, since many libraries would hide that error.
+Contacting another host raises an error. It is also logged to the file named in
+OFFLINE_LOG, since many libraries would hide the error.
 """
 
 import os
@@ -17,7 +17,7 @@ HERE = {"", "localhost", socket.gethostname().lower()}
 
 def is_here(host: object) -> bool:
     """
-    Say whether a host is this machine.
+    Return whether a host is this machine.
     """
     if host is None:
         return True
@@ -31,7 +31,7 @@ def is_here(host: object) -> bool:
 
 def guard(event: str, arguments: tuple[Any, ...]) -> None:
     """
-    Refuse what would leave this machine.
+    Block an audit event that would contact another host.
 
     Raises:
         OSError: If it would.
