@@ -1,4 +1,4 @@
-"""What the fault matrix stands on: one server whose account changes, all ways in, a look at what is left."""
+"""Fixtures of the fault matrix: one server with changing accounts, all ways to embed, checks for leaks."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ if TYPE_CHECKING:
     from qwen_aiml.emulator._reply import Reply
 
 KEY = "sk-test-0123456789abcdef"
-MARK = "confidential"  # stands in every text
+MARK = "confidential"  # contained in every text
 DIMENSIONS = 64
 NOW = datetime(2026, 1, 1, 12, 0, 0, 980_000, tzinfo=timezone.utc)
 
 
 class Service(Emulator):
     """
-    An emulator whose account and faults are changed from test to test, behind the same server.
+    An emulator whose account and faults change between tests, behind the same server.
 
     Attributes:
-        account: What answers.
+        account: The emulator that responds.
 
-        given: The fault of each request of that account, in order.
+        given: The fault of each request to that account, in order.
     """
 
     account: Emulator
@@ -69,14 +69,14 @@ class Service(Emulator):
         choose: Callable[[Sequence[str]], Fault | None] = lambda _: None,
     ) -> None:
         """
-        Answer from another account.
+        Respond from another account.
 
         Args:
-            account: A new one.
+            account: A new account.
 
-            faults: What happens to its first requests.
+            faults: Faults for its first requests.
 
-            choose: What happens to those after them, by their texts.
+            choose: Returns the fault for a later request, given its texts.
         """
         self.account = account
         self.given: list[Fault | None] = []
@@ -85,7 +85,7 @@ class Service(Emulator):
 
     @contextmanager
     def answering(self, request: Request) -> Iterator[Reply]:
-        """Answer as the account does."""
+        """Respond as the account does."""
         fault = self._faults.popleft() if self._faults else self._choose(orjson.loads(request.body)["input"])
         self.given.append(fault)
         self.account.script(fault)
@@ -96,18 +96,18 @@ class Service(Emulator):
 @pytest.fixture(scope="module")
 def _served() -> Iterator[tuple[Service, str]]:
     service = Service()
-    runner.Running(anyio.lowlevel.checkpoint).run()  # so that its thread is there before
+    runner.Running(anyio.lowlevel.checkpoint).run()  # starts the background thread before threads are counted
     gc.collect()
-    gc.freeze()  # so that looking for what is left is quick
+    gc.freeze()  # makes the search for leaks fast
     with pytest.MonkeyPatch.context() as patch, serve(service) as address:
-        patch.setattr(lexical, "embed", cache(lexical.embed))  # the same few texts, thousands of times
+        patch.setattr(lexical, "embed", cache(lexical.embed))  # the same few texts are embedded many times
         yield service, address
     gc.unfreeze()
 
 
 @pytest.fixture
 def service(_served: tuple[Service, str], monkeypatch: pytest.MonkeyPatch) -> Service:
-    """Give the service, with a new account, whose address and key are in the environment."""
+    """Return the service with a new account, and set its URL and API key in the environment."""
     service, address = _served
     monkeypatch.setenv("AIMLAPI_BASE_URL", address)
     monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
@@ -117,7 +117,7 @@ def service(_served: tuple[Service, str], monkeypatch: pytest.MonkeyPatch) -> Se
 
 @pytest.fixture(scope="session")
 def vector() -> Callable[[str], list[float]]:
-    """Give the embedding of a text, got in a request of its own and without a connection."""
+    """Return a function that returns the embedding of one text, without a connection."""
     http_client = httpx.Client(transport=Emulator().transport())
     config = EmbeddingConfig(api_key=KEY, dimensions=DIMENSIONS)
 
@@ -130,7 +130,7 @@ def vector() -> Callable[[str], list[float]]:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Wait only where the service asks for it, and give the seconds it was found to ask for."""
+    """Disable waits except those requested by the service, and return the seconds requested."""
     asked: list[float] = []
     refused, backoff = limiter.Limiter.refused, retry.backoff
 
@@ -149,7 +149,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
             refused(self, start, now, advised, jitter)
 
     class Frozen:
-        """Stands for `datetime`, where the client asks what time it is."""
+        """A replacement for `datetime`, with a fixed current time."""
 
         now = staticmethod(lambda _: NOW)
 
@@ -163,17 +163,16 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 @dataclass(kw_only=True)
 class Outcome:
     """
-    What came of a call.
+    The outcome of a call.
 
     Attributes:
-        embeddings: What it gave, or None.
+        embeddings: The result, or None.
 
-        error: What it raised, or None.
+        error: The exception raised, or None.
 
-        usage: What it cost, as the object that was called tells.
+        usage: The usage reported by the object.
 
-        again: What another call of the same object gave, once nothing went wrong any more; None if there was
-            none.
+        again: The result of another call of the same object, after the faults; None if there was no other.
     """
 
     embeddings: list[list[float]] | None = None
@@ -183,7 +182,7 @@ class Outcome:
 
 
 def own_threads() -> set[threading.Thread]:
-    """List the threads that run, but for those that are kept for the next function that blocks."""
+    """Return the running threads, except idle worker threads of anyio and Trio."""
     return {
         thread
         for thread in threading.enumerate()
@@ -192,7 +191,7 @@ def own_threads() -> set[threading.Thread]:
 
 
 def users_client(transport: str, kind: str) -> Any:
-    """Make a client as a user would, if that is the transport; in any case something for `with`."""
+    """Create a custom HTTP client if the transport is one, otherwise an empty context manager."""
     library, _, is_client = transport.partition("-")
     return (
         getattr(importlib.import_module(library), kind)(verify=certificates()) if is_client else nullcontext()
@@ -201,20 +200,20 @@ def users_client(transport: str, kind: str) -> Any:
 
 @cache
 def certificates() -> ssl.SSLContext:
-    """Read them, once."""
+    """Load the certificates once."""
     return ssl.create_default_context()
 
 
 def made(way: str, settings: Mapping[str, Any], http_client: Any) -> tuple[Any, Callable[[Any], Any]]:
     """
-    Make an object to call, and give its method that embeds a list of texts.
+    Create an object, and return it with its method that embeds a list of texts.
 
     Args:
-        way: Its name, without that of a transport.
+        way: Name of the way, without the transport.
 
-        settings: Of the object.
+        settings: Settings of the object.
 
-        http_client: A client of the user's; None for none.
+        http_client: A custom HTTP client, or None.
     """
     framework, _, is_async = way.partition("-")
     if framework != "core" and http_client is not None:
@@ -241,10 +240,10 @@ def ask(
     _served: tuple[Service, str], service: Service, caplog: pytest.LogCaptureFixture
 ) -> Iterator[Callable[..., Outcome]]:
     """
-    Give a function that calls the project in one of its ways; look afterwards at what is left behind.
+    Return a function that embeds in one way; afterwards, check for leaks.
 
-    It takes the name of the way, and after a slash that of a transport if it is not the default; settings,
-    texts, and the texts of another call; None for no other call.
+    It takes the name of the way, with a slash and the transport if that is not the default; settings; texts;
+    and the texts of another call, or None.
     """
     caplog.set_level(logging.DEBUG, logger="qwen_aiml")
     threads = own_threads()
@@ -268,7 +267,7 @@ def ask(
             settings["transport"] = "httpx"
         if "-" not in way:
             if transport.endswith("-client"):
-                # A thread that is abandoned keeps a request in flight for so long.
+                # An abandoned thread keeps its request in flight for that long.
                 settings["timeout"] = min(settings.get("timeout", 1.0), 1.0)
             with users_client(transport, "Client") as client:
                 model, embed = made(way, settings, client)
@@ -300,7 +299,7 @@ def ask(
 
 
 def assert_nothing_is_open(accounts: Sequence[Emulator], port: int | None) -> None:
-    """See that no request is in flight and no connection is open, once abandoned threads have ended."""
+    """Check that no request is in flight and no connection is open after abandoned threads have ended."""
     until = time.monotonic() + 10
     while any(account._in_flight for account in accounts) and time.monotonic() < until:
         time.sleep(0.001)
@@ -312,7 +311,7 @@ def assert_nothing_is_open(accounts: Sequence[Emulator], port: int | None) -> No
 
 
 def _is_client(held: object, port: int | None) -> bool:
-    """Tell an open connection to a server, which may be another than the emulator's, from that one's end."""
+    """Return whether an object is the client's end of an open connection; *port* is the emulator's."""
     if not issubclass(type(held), socket.socket):
         return False
     connection = cast("socket.socket", held)
@@ -325,12 +324,12 @@ def _is_client(held: object, port: int | None) -> bool:
 
 class Peer:
     """
-    A listener that says the same to whoever connects; bounded in number and in time.
+    A listener that sends the same bytes on a limited number of connections, with timeouts.
 
     Attributes:
-        port: Where it listens.
+        port: The port it listens on.
 
-        received: What it was sent, connection by connection.
+        received: The bytes received, by connection.
     """
 
     def __init__(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
@@ -340,7 +339,7 @@ class Peer:
         self._tls = tls
 
     def serve(self, said: bytes, connections: int) -> None:
-        """Answer some *connections*."""
+        """Accept *connections* connections, and respond to each."""
         self._listener.settimeout(10)
         for _ in range(connections):
             connection, _ = self._listener.accept()
@@ -360,7 +359,7 @@ class Peer:
             return b""
 
     def has_more(self) -> bool:
-        """Tell whether yet another connection was made."""
+        """Return whether there was another connection."""
         self._listener.setblocking(False)
         try:
             self._listener.accept()[0].close()
@@ -371,7 +370,7 @@ class Peer:
 
 @pytest.fixture
 def peer() -> Callable[..., Any]:
-    """Give a context in which a `Peer` listens, and takes as many connections as are said."""
+    """Return a context manager in which a `Peer` listens and accepts a number of connections."""
 
     @contextmanager
     def listening(

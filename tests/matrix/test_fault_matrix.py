@@ -1,5 +1,5 @@
 """
-Every way to fail that we know, met by every way into the project, over real sockets.
+Every known failure, with every way to embed, over real sockets.
 
 docs/reference/failure-modes.md shows the table; `failure_table` generates it from the rows here.
 """
@@ -47,59 +47,60 @@ pytestmark = pytest.mark.once
 
 KEY = "sk-test-0123456789abcdef"
 TEXTS = tuple(f"confidential {at:02d}" for at in range(23))  # three requests
-FEW = TEXTS[:13]  # two
+FEW = TEXTS[:13]  # two requests
 TEN = TEXTS[:10]
 POISON = TEXTS[9]
-LONG = "confidential " * 3000  # more tokens than are taken
+LONG = "confidential " * 3000  # exceeds the token limit
 AGAIN = [f"confidential, again {at}" for at in range(10)]
 FIRST_WAY = "core-async"
 WAYS = ("core", "core-async", "langchain", "langchain-async", "llamaindex", "llamaindex-async")
-ON_TRIO = ("core-async-trio", "langchain-async-trio")  # LlamaIndex's asynchronous batches need asyncio
+ON_TRIO = ("core-async-trio", "langchain-async-trio")  # LlamaIndex's async batches need asyncio
 TRANSPORTS = (
     "",
     "/httpx",
     "/httpx-client",
     "/httpx2-client",
-)  # the default, the setting, clients of a user's
-ONE = {"max_concurrency": 1}  # so that it is known which requests came before a fault
+)  # the default, the setting, custom HTTP clients
+ONE = {"max_concurrency": 1}  # so that the requests before a fault are known
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """
-    A fault, and what must come of it.
+    A fault and its expected outcome.
 
     Attributes:
-        faults: What happens to the first requests.
+        faults: Faults for the first requests.
 
-        choose: What happens to all others, by their texts.
+        choose: Returns the fault for any other request, given its texts.
 
         account: Settings of the emulator.
 
-        settings: Settings of the project.
+        settings: Settings of the object under test.
 
-        texts: What is to be embedded.
+        texts: The texts to embed.
 
-        sent: The same texts as the service must see them; None: as they are.
+        sent: The texts as the service must receive them. None: unchanged.
 
-        requests: How many there must be, repeated ones included.
+        requests: The expected number of requests, including retries.
 
-        harmless: Whether the faulty answers are good ones all the same.
+        harmless: Whether the faulty responses are nevertheless valid.
 
-        unpriced: Whether they do not tell what they cost.
+        unpriced: Whether they do not report their usage.
 
-        error: The error; None: all texts are embedded.
+        error: The expected error. None: all texts are embedded.
 
-        facts: Attributes the error has.
+        facts: Expected attributes of the error.
 
-        failed: The texts it must name.
+        failed: Indices of the texts that the error must name.
 
-        missing: The texts that have no embedding then; None: those that failed. If these are not all, the
-            error is in an `EmbeddingBatchError`.
+        missing: Indices of the texts without an embedding. None: those that failed. If these are not all
+            texts, the error is in an `EmbeddingBatchError`.
 
-        asks: Seconds that the service asks to wait; None: it does not.
+        asks: Seconds that the service requests to wait. None: it does not.
 
-        again: Requests of another call, of ten texts, when all is well again; None: it is not made.
+        again: The expected number of requests of another call, with ten texts and no faults. None: no other
+            call.
     """
 
     faults: Sequence[Fault | None] = ()
@@ -125,15 +126,16 @@ class Row:
     A row of the table in docs/reference/failure-modes.md.
 
     Attributes:
-        name: Begins the ids of its tests.
+        name: Prefix of the ids of its tests.
 
-        fault: What goes wrong, for people.
+        fault: Description of the failure.
 
-        happens: What comes of it, for people.
+        happens: Description of the behaviour.
 
-        cases: By the end of their ids, empty if there is one; none if the row has a test of its own below.
+        cases: The cases by suffix of their ids, empty if there is only one. No cases: the row has its own
+            test below.
 
-        trio: Whether it is tried on Trio as well.
+        trio: Whether to test it on Trio as well.
     """
 
     name: str
@@ -144,43 +146,43 @@ class Row:
 
 
 def once(fault: Fault, **more: Any) -> dict[str, Case]:
-    """Expect that one request more mends it."""
+    """Expect success after one more request."""
     return each({"": fault}, **more)
 
 
 def each(faults: Mapping[str, Fault], **more: Any) -> dict[str, Case]:
-    """Expect that one request more mends each."""
+    """Expect success after one more request for each fault."""
     return {name: Case(faults=[fault], requests=3, **more) for name, fault in faults.items()}
 
 
 def fine(faults: Mapping[str, Fault]) -> dict[str, Case]:
-    """Expect that each is taken as the good answer that it is."""
+    """Expect that each response is accepted as valid."""
     return {name: Case(faults=[fault] * 2, requests=2, harmless=True) for name, fault in faults.items()}
 
 
 def said(body: bytes, status: int = 200, **headers: str) -> Fault:
-    """Answer with a body."""
+    """Respond with a body."""
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
     return Fault(status=status, body=body, headers=headers)
 
 
 def rows(change: Callable[[list[Any]], Any]) -> Fault:
-    """Change the rows of a good answer."""
+    """Change the rows of a valid response."""
     return Fault(edit=lambda content: content | {"data": change(content["data"])})
 
 
 def row(**values: Any) -> Fault:
-    """Change the first row of a good answer."""
+    """Change the first row of a valid response."""
     return rows(lambda data: [data[0] | values, *data[1:]])
 
 
 def numbers(change: Callable[[list[float]], Any]) -> Fault:
-    """Change the first embedding of a good answer."""
+    """Change the first embedding of a valid response."""
     return rows(lambda data: [data[0] | {"embedding": change(data[0]["embedding"])}, *data[1:]])
 
 
 def resized(change: Callable[[list[float]], Any]) -> Fault:
-    """Change all embeddings of a good answer."""
+    """Change all embeddings of a valid response."""
     return rows(lambda data: [row | {"embedding": change(row["embedding"])} for row in data])
 
 
@@ -189,12 +191,12 @@ def without_index(data: list[Any]) -> list[Any]:
 
 
 def poisoned(fault: Fault) -> Callable[[Sequence[str]], Fault | None]:
-    """Let a fault happen to each request that holds one of the texts."""
+    """Inject a fault into each request that contains the poisonous text."""
     return lambda texts: fault if POISON in texts else None
 
 
 def poison(requests: int = 7, error: type[QwenAIMLError] = APIStatusError, **more: Any) -> Case:
-    """Expect that the text is found, and all others are embedded."""
+    """Expect that the text is isolated, and all others are embedded."""
     return Case(requests=requests, error=error, **{"failed": [9], **more})
 
 
@@ -203,7 +205,7 @@ def always(fault: Fault) -> Callable[[Sequence[str]], Fault | None]:
 
 
 def refusing(*failed: int, requests: int) -> Case:
-    """Expect that all these texts are found."""
+    """Expect that all these texts are isolated."""
     texts = {TEXTS[at] for at in failed}
     return poison(requests, account={"refuses": texts.__contains__}, failed=failed)
 
@@ -213,7 +215,7 @@ def refused(status: int) -> dict[str, Any]:
 
 
 def final(error: type[QwenAIMLError], *faults: Fault, facts: Mapping[str, Any] | None = None) -> Case:
-    """Expect that the first fault of a call ends it."""
+    """Expect that a call ends after these faults, without successful requests."""
     return Case(
         faults=faults,
         texts=TEXTS,
@@ -227,12 +229,12 @@ def final(error: type[QwenAIMLError], *faults: Fault, facts: Mapping[str, Any] |
 
 
 def at_once(error: type[QwenAIMLError], fault: Fault, **facts: Any) -> Case:
-    """Expect that a fault ends the call though tries are left."""
+    """Expect that a fault ends the call although retries are left."""
     return replace(final(error, fault, facts=facts), settings=ONE)
 
 
 def late(error: type[QwenAIMLError], fault: Fault, **settings: Any) -> Case:
-    """Expect that a fault after a good request leaves what that one brought."""
+    """Expect that the embeddings of a successful request before the fault are kept."""
     return Case(
         faults=[None, fault],
         texts=TEXTS,
@@ -246,7 +248,7 @@ def late(error: type[QwenAIMLError], fault: Fault, **settings: Any) -> Case:
 
 
 def bomb() -> bytes:
-    """Give a few megabytes that become 270 when they are decompressed."""
+    """Return a few megabytes that decompress to 270."""
     packer = zlib.compressobj(wbits=31)
     filling = bytes(2**16) + shake_256().digest(600)
     start, block = (packer.compress(filling) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
@@ -256,7 +258,7 @@ def bomb() -> bytes:
 RETRIED = (408, 409, 429, 500, 501, 502, 503, 504, 505, *range(520, 531))
 ASKED = {
     "seconds": {"retry-after": "0.02"},
-    "date": {"retry-after": "Thu, 01 Jan 2026 12:00:01 GMT"},  # 0.02 s from now, by the clock of these tests
+    "date": {"retry-after": "Thu, 01 Jan 2026 12:00:01 GMT"},  # 0.02 s from now, by these tests' clock
     "milliseconds": {"retry-after-ms": "20"},
 }
 
@@ -403,7 +405,7 @@ TABLE = (
                 APIStatusError, said(b'{"message": "No such scope"}', 403), reason="account"
             ),
             "404": at_once(APIStatusError, Fault(status=404), status_code=404),
-            # Of a 2xx that does not say what was billed, that stays unknown.
+            # A 2xx that does not report its usage leaves the total unknown.
             "200-credits": replace(
                 at_once(
                     InsufficientCreditsError, said(b'{"error": {"message": "You have run out of credits"}}')
@@ -461,7 +463,7 @@ TABLE = (
         "the same",
         once(said(b"{}", content_encoding="gzip")),
     ),
-    # The end is missing, too: who reads that far finds a lost answer, not one that does not tell its price.
+    # The body is also cut: a client that reads that far sees a lost response, whose usage is not unknown.
     Row(
         "oversized",
         "Body of more than 16 MiB",
@@ -535,7 +537,7 @@ TABLE = (
                     "nan": numbers(lambda values: [math.nan, *values[1:]]),
                     "infinity": numbers(lambda values: [math.inf, *values[1:]]),
                 },
-                unpriced=True,  # no JSON, so nothing of it can be read
+                unpriced=True,  # not JSON, so its usage cannot be read
             ),
         },
     ),
@@ -733,17 +735,17 @@ has_httpx2 = find_spec("httpx2") is not None
 
 def in_ways(name: str, *values: Any, trio: bool = False) -> Iterator[Any]:
     """
-    Give parameters of a test: *values*, and a way with its transport.
+    Yield parameters of a test: *values*, then a way with its transport.
 
-    One way is always taken. `make soak` takes all; a run of all tests takes two more for each test, so chosen
-    that each way meets each transport in some rows.
+    `make soak` runs all ways. Other runs use the first way and one more, and both on Trio if *trio*, chosen
+    so that each way is combined with each transport in some rows.
 
     Args:
-        name: Begins the ids.
+        name: Prefix of the ids.
 
-        values: Come before the way.
+        values: Parameters before the way.
 
-        trio: Whether ways on Trio are among them.
+        trio: Whether to include the ways on Trio.
     """
     ways = (*WAYS, *(ON_TRIO if trio else ()))
     others = [(way, transport) for way, transport in product(ways, TRANSPORTS) if way != FIRST_WAY]
@@ -759,7 +761,7 @@ def in_ways(name: str, *values: Any, trio: bool = False) -> Iterator[Any]:
 
 
 def across(name: str, *variants: str) -> pytest.MarkDecorator:
-    """Run a row's own test in its ways, with each variant if there are any."""
+    """Parametrize a row's own test with ways, and with variants if there are any."""
     own_tests.add(name)
     if not variants:
         return pytest.mark.parametrize("way", list(in_ways(name)))
@@ -768,20 +770,20 @@ def across(name: str, *variants: str) -> pytest.MarkDecorator:
 
 
 def failure_table() -> str:
-    """Write the table for docs/reference/failure-modes.md."""
+    """Format the table for docs/reference/failure-modes.md."""
     lines = [f"| {row.fault} | {row.happens} | `{row.name}` |" for row in TABLE]
     return "\n".join(["| failure | behaviour | test |", "| --- | --- | --- |", *lines])
 
 
 def test_page_has_the_table() -> None:
-    """The page shows the table as it is tested."""
+    """The page contains the table that is tested."""
     page = Path(__file__).parents[2] / "docs" / "reference" / "failure-modes.md"
 
     assert f"\n\n{failure_table()}\n\n" in page.read_text(encoding="utf-8")
 
 
 def test_every_row_is_tested() -> None:
-    """A row has cases, or a test of its own."""
+    """Every row has cases or its own test."""
     assert {row.name for row in TABLE if not row.cases} == own_tests
 
 
@@ -790,7 +792,7 @@ def tokens(texts: Iterable[str]) -> int:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Give an error and all that it holds."""
+    """Yield an error, its causes and the failures it contains."""
     while error is not None:
         yield error
         if isinstance(error, EmbeddingBatchError):
@@ -799,13 +801,13 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def check(case: Case, way: str, service: Any, ask: Any, vector: Any) -> None:
-    """Let a fault happen, and see what comes of it."""
+    """Inject the faults of a case, and check the outcome."""
     account = Emulator(**case.account)
     service.use(account, case.faults, case.choose)
     faults = service.given
     outcome = ask(way, case.settings, list(case.texts), None if case.again is None else AGAIN)
 
-    # Every text that can have one has its own embedding, and errors say which have none, and why.
+    # Every text that can be embedded has its own embedding, and errors name the others with a reason.
     sent = case.texts if case.sent is None else case.sent
     missing = case.failed if case.missing is None else case.missing
     rows = [None if at in missing else vector(text) for at, text in enumerate(sent)]
@@ -829,7 +831,7 @@ def check(case: Case, way: str, service: Any, ask: Any, vector: Any) -> None:
         assert KEY not in f"{error} {error!r}"
         assert "confidential" not in f"{error} {error!r}"
 
-    # Nothing is sent in vain, and nothing is paid twice but what a fault has lost.
+    # No request is unnecessary, and no text is billed twice unless a fault lost its response.
     processed = [
         (request.texts, fault)
         for request, fault in zip(account.requests, faults, strict=True)
@@ -857,7 +859,7 @@ CASES = [
 
 @pytest.mark.parametrize(("case", "way"), CASES)
 def test_fault(case: Case, way: str, service: Any, ask: Any, vector: Any, no_waiting: list[float]) -> None:
-    """What the table says holds."""
+    """The behaviour of each failure is that of the table."""
     check(case, way, service, ask, vector)
 
     if case.asks is not None:
@@ -866,7 +868,7 @@ def test_fault(case: Case, way: str, service: Any, ask: Any, vector: Any, no_wai
 
 @across("bomb")
 def test_bomb(way: str, service: Any, ask: Any, vector: Any) -> None:
-    """A bomb is neither unpacked in memory nor read to its end, which would be found missing."""
+    """A decompression bomb is not expanded in memory or read to its end, which is cut off."""
     fault = said(bomb(), content_encoding="gzip")
     [case] = once(replace(fault, cut=len(bomb()) - 1), unpriced=True).values()
     tracemalloc.start()
@@ -881,7 +883,7 @@ def test_bomb(way: str, service: Any, ask: Any, vector: Any) -> None:
 
 @across("nobody")
 def test_nobody_listens(way: str, ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A refused connection is retried, and the error says where."""
+    """A refused connection is retried, and the error names the URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
     monkeypatch.setenv("AIMLAPI_BASE_URL", address)
@@ -895,7 +897,7 @@ def test_nobody_listens(way: str, ask: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
 @across("not-http")
 def test_not_http(way: str, ask: Any, peer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer that is not HTTP is none."""
+    """A response that is not HTTP is a transport error."""
     with peer(b"SSH-2.0-OpenSSH_9.9\r\n", connections=3) as other:
         monkeypatch.setenv("AIMLAPI_BASE_URL", f"http://127.0.0.1:{other.port}/v1")
         outcome = ask(way, ONE | {"max_retries": 2}, TEXTS)
@@ -908,7 +910,7 @@ def test_not_http(way: str, ask: Any, peer: Any, monkeypatch: pytest.MonkeyPatch
 
 @across("certificate")
 def test_certificate(way: str, ask: Any, peer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that can't prove who it is gets nothing, and is not retried."""
+    """A server with an invalid certificate receives nothing, and the request is not retried."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(Path(__file__).parent / "self_signed.pem")
     with peer(connections=1, tls=tls) as other:
@@ -924,7 +926,7 @@ def test_certificate(way: str, ask: Any, peer: Any, monkeypatch: pytest.MonkeyPa
 
 @across("redirect", "301", "302", "303", "307", "308")
 def test_redirect(variant: str, way: str, service: Any, ask: Any, peer: Any, vector: Any) -> None:
-    """A redirect is an error, and nobody knocks where it leads."""
+    """A redirect is an error, and is not followed."""
     with peer() as other:
         location = {"location": f"http://127.0.0.1:{other.port}/v1/embeddings"}
         fault = Fault(status=int(variant), headers=location)
@@ -936,7 +938,7 @@ def test_redirect(variant: str, way: str, service: Any, ask: Any, peer: Any, vec
 
 @across("too-long-truncate")
 def test_truncated(way: str, service: Any, ask: Any, vector: Any) -> None:
-    """A text that is too long gets the embedding of its beginning, which is the one thing sent more."""
+    """A text that is too long gets the embedding of its beginning, which takes one more request."""
     account = service.account
     outcome = ask(way, {"on_too_long": "truncate"}, [*TEXTS[:9], LONG], AGAIN)
     [beginning] = account.requests[-1].texts
@@ -977,7 +979,7 @@ INPUTS: dict[str, tuple[Any, type[QwenAIMLError], tuple[int, ...]]] = {
 
 @across("input", *INPUTS)
 def test_input(variant: str, way: str, service: Any, ask: Any, vector: Any) -> None:
-    """What can't be embedded is refused whole, by index, before anything is sent."""
+    """Invalid input raises an error with all indices before any request is sent."""
     texts, error, indices = INPUTS[variant]
     account = service.account
     outcome = ask(way, {}, texts, AGAIN)
