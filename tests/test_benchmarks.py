@@ -1,4 +1,4 @@
-"""The benchmarks: a server that is right, ways that run, tables that say what was measured."""
+"""The benchmarks: a correct server, ways that run, tables that match the measurements."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MAIN = {**TAKEN, "points": [{**POINT, "ways": WAYS}]}
 
 @pytest.fixture
 def limited(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Serve three requests a second, with short rows and no latency."""
+    """Serve with a limit of three requests per second, short rows and no latency; yield the URL."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     with run.served(run.Point(latency=0, floats=4, rate=3)) as url:
         yield url
@@ -48,7 +48,7 @@ def limited(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.mark.once
 def test_server(limited: str) -> None:
-    """It gives a row a text, in the form asked for, refuses what is above its rate, counts, starts over."""
+    """The server sends a row per text in the requested format, rejects excess requests, and counts both."""
     connection = http.client.HTTPConnection(urlsplit(limited).netloc, timeout=10)
     statuses = []
     base64 = {"input": ["a"], "encoding_format": "base64"}
@@ -71,7 +71,7 @@ FEW = ("ours-core-sync", "ours-client2-async", "ours-llama-index-async", "bare")
 @pytest.mark.slow
 @pytest.mark.parametrize("ways", [FEW, pytest.param((*OURS, "bare"), marks=pytest.mark.long)], ids=len)
 def test_ways(ways: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each way of ours, and the bare one, runs in a process of its own and gives its numbers."""
+    """Each of our ways, and the bare one, runs in a separate process and reports its figures."""
     path = os.pathsep.join(filter(None, sys.path))
     monkeypatch.setattr(run, "clean", lambda: {**os.environ, "PYTHONPATH": path})
     point = run.Point(texts=40, floats=64, in_flight=4, latency=0.01)
@@ -86,14 +86,14 @@ def test_ways(ways: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.once
 def test_failures() -> None:
-    """A run that fails, or that takes too long, is told as such."""
+    """A run that fails or takes too long is reported as failed."""
     with run.served(run.Point(latency=2)) as url:
         assert run.once(sys.executable, "bare", url, run.Point(), 1) == {"failed": "not done in 1 s"}
         assert "failed" in run.once(sys.executable, "no-way", url, run.Point(), 30)
 
 
 def test_measure_checks_rows() -> None:
-    """Numbers are given only for one row of the right length a text."""
+    """A measurement without exactly one row of the right dimensions per text is an error."""
     with pytest.raises(ValueError, match="2 texts gave 1 rows"):
         job.measure(lambda _: [[1.0]], ["a", "b"], 1)
     with pytest.raises(ValueError, match="rows not of 2 floats"):
@@ -101,13 +101,13 @@ def test_measure_checks_rows() -> None:
 
 
 def test_same_ways() -> None:
-    """What can be run, what has a label and what has an environment are the same."""
+    """The ways that can be run are those that have a label and an environment."""
     assert list(job.WAYS) == list(report.LABELS)
     assert {run.peer(way)[0] for way in job.WAYS} == environments.REQUIREMENTS.keys()
 
 
 def test_medians() -> None:
-    """Each number has its own median; a failure stands for the whole; a number that no run has is None."""
+    """Each figure has its own median, None if no run has it; a failure replaces all figures."""
     runs = [{"wall": wall, "memory": None} for wall in (3.0, 1.0, 2.0)]
 
     assert run.medians(runs) == {"wall": 2.0, "memory": None}
@@ -115,7 +115,7 @@ def test_medians() -> None:
 
 
 def test_main_table() -> None:
-    """Ratios are to baseten, to the bare way and to the ideal; few texts are multiplied, and marked."""
+    """Ratios are to baseten, the bare way and the ideal; figures for fewer texts are scaled and marked."""
     table = report.main_table(MAIN)
 
     assert table.rows == [
@@ -130,7 +130,7 @@ def test_main_table() -> None:
 
 
 def test_other_tables() -> None:
-    """The sweep gives pairs, and goodput the time over the ideal and the share refused."""
+    """The sweep table shows CPU and wall time, the goodput table time over ideal and the share rejected."""
     ways = {way: WAYS[way] for way in ("ours-core-sync", "openai-async", "baseten")}
     swept = report.sweep_table({**TAKEN, "points": [{**POINT, "latency": 0, "ways": ways}]})
     limited = report.goodput_table({**TAKEN, "points": [{**POINT, "rate": 400, "ways": ways}]})
@@ -140,7 +140,7 @@ def test_other_tables() -> None:
 
 
 def test_chart() -> None:
-    """The chart has six bars on a logarithmic axis, and ours has a colour of its own."""
+    """The chart has six bars on a logarithmic axis, and ours has a separate colour."""
     drawn = chart.bars("title", "seconds", "note", [("ours", True, 1.5), ("other", False, 150.0)])
     widths = [float(width) for width in re.findall(r'width="([\d.]+)" height="22"', drawn)]
 
@@ -153,7 +153,7 @@ def test_chart() -> None:
 
 
 def test_chart_can_be_read() -> None:
-    """Text has at least the contrast 4.5 to its background, and bars 3, as WCAG AA asks for."""
+    """Text has a contrast of at least 4.5 to its background, and bars 3, as WCAG AA requires."""
 
     def luminance(colour: str) -> float:
         parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
@@ -170,7 +170,7 @@ def test_chart_can_be_read() -> None:
 
 
 def test_page_is_what_was_measured() -> None:
-    """The section of docs/speed.md, the document and the chart are what results.json gives."""
+    """The section of docs/speed.md, results.md and the chart match results.json."""
     results = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
     page = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
 
@@ -183,7 +183,7 @@ def test_page_is_what_was_measured() -> None:
 @pytest.mark.once
 @pytest.mark.slow
 def test_behaviour_of_ours() -> None:
-    """Ours go through all situations as the comparison says, each in a process of its own."""
+    """Our classes behave in all situations as the comparison says, each in a separate process."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     ways = ["ours-langchain", "ours-llama-index"]
     with ThreadPoolExecutor() as pool:
@@ -193,7 +193,7 @@ def test_behaviour_of_ours() -> None:
 
         assert list(found) == behave.situations() == list(taken)
         for name, _, said in behaviour.ROWS:
-            differs = name in {"hundred", "hundred_async", "busy", "down"}  # in seconds, or how many at once
+            differs = name in {"hundred", "hundred_async", "busy", "down"}  # in seconds or concurrency
             assert differs or said(found[name]) == said(taken[name]), name
         assert found["hundred"]["requests"] == found["hundred_async"]["requests"] == 10
         assert found["busy"]["seconds"] >= 2
@@ -201,7 +201,7 @@ def test_behaviour_of_ours() -> None:
 
 
 def test_behaviour_is_complete() -> None:
-    """Each library is known in all places, was taken in all situations, and each situation has its row."""
+    """Each library is in all tables, with results for all situations, and each situation has its row."""
     taken = behaviour.taken()
 
     assert list(behave.WAYS) == list(behaviour.LIBRARIES) == list(behaviour.NAMES)
@@ -239,7 +239,7 @@ def test_behaviour_is_complete() -> None:
     ],
 )
 def test_behaviour_in_words(row: str, found: dict[str, Any], said: str) -> None:
-    """What was found is told in few words, and what goes wrong without an error in bold."""
+    """Results are described in a few words; failures without an error are in bold."""
     (words,) = [words for name, _, words in behaviour.ROWS if name == row]
 
     assert words(found) == said

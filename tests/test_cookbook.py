@@ -1,4 +1,4 @@
-"""The cookbook's pages, their notebooks and their index, without running any: `make cookbook` does that."""
+"""The cookbook's pages, their notebooks and their index, without running them; `make cookbook` does that."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ each_page = pytest.mark.parametrize("name", PAGES)
 
 
 def cells(notebook: Any) -> list[tuple[str, str]]:
-    """Read the kind and the source of each cell."""
+    """Return the type and the source of each cell."""
     return [(cell["cell_type"], "".join(cell["source"])) for cell in notebook["cells"]]
 
 
 def test_every_page_is_shown() -> None:
-    """Each page has a notebook and a line in the index, and nothing else has."""
+    """Each page has a notebook and a line in the index, and there are no others."""
     listed = LINE.findall(INDEX)
 
     assert sorted(listed) == [(name, name) for name in sorted(PAGES)]
@@ -41,7 +41,7 @@ def test_every_page_is_shown() -> None:
 
 @each_page
 def test_notebook_is_of_this_page(name: str) -> None:
-    """A notebook has its page's cells, and one that finds the page's files: run `make notebooks`."""
+    """A notebook has its page's cells, plus one that locates the page's files: run `make notebooks`."""
     path = COOKBOOK / "notebooks" / f"{name}.ipynb"
     notebook = json.loads(path.read_text(encoding="utf-8"))
     page = cells(jupytext.reads(PAGES[name], fmt="py:percent"))
@@ -55,7 +55,7 @@ def test_notebook_is_of_this_page(name: str) -> None:
 
 @each_page
 def test_page_can_be_copied(name: str) -> None:
-    """A page is plain Python, imports no file beside it, and first says what to install."""
+    """A page is plain Python, does not import neighbouring files, and begins with its install line."""
     title, setup = PAGES[name].split("\n# %%\n", 2)[:2]
     tree = ast.parse(PAGES[name])  # no magic, and no await outside a function
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
@@ -69,7 +69,7 @@ def test_page_can_be_copied(name: str) -> None:
 
 @each_page
 def test_page_names_its_data(name: str) -> None:
-    """A page that reads a file of the folder data names it in its first cell."""
+    """A page that reads a file in the folder data names it in its first cell."""
     title = PAGES[name].partition("\n# %%\n")[0]
     read = {file.name for file in (COOKBOOK / "data").glob("*.json") if f'{file.name}"' in PAGES[name]}
 
@@ -78,7 +78,7 @@ def test_page_names_its_data(name: str) -> None:
 
 @each_page
 def test_page_says_whose_vectors(name: str) -> None:
-    """Each picture's page has a title that says whether the vectors are Qwen's."""
+    """The title of each picture says whether the vectors are Qwen's."""
     pictures = PAGES[name].count("plt.show()")
 
     assert len(re.findall(r"_title\(\s*f\".*\(\{VECTORS\}\)\"", PAGES[name])) >= pictures

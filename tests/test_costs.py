@@ -1,4 +1,4 @@
-"""What the client itself costs, in function calls."""
+"""The client's own overhead, in function calls."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-MOST_A_REQUEST = 450  # 337 when this was written; more where the rate limiter makes each of them wait
-MOST_TO_READ = 100  # 83 when this was written, on Python 3.10 91; usage takes some 25 of them
+MOST_A_REQUEST = 450  # 337 when this was written; more if the rate limiter delays each request
+MOST_TO_READ = 100  # 83 when this was written, 91 on Python 3.10; about 25 of them are for usage
 
 FLOATS = ",".join(["0.0123456789"] * 1024)
 ROWS = ",".join(f'{{"object":"embedding","index":{at},"embedding":[{FLOATS}]}}' for at in range(10))
@@ -28,7 +28,7 @@ ANSWER = Response(200, {"content-type": "application/json"}, BODY)
 
 
 def calls(function: Callable[[], Any]) -> int:
-    """Count the calls of functions, in Python or in C, that a call makes; a busy machine makes it more."""
+    """Return the number of function calls, in Python and C; the minimum, as a busy machine adds calls."""
     counted: list[int] = []
     for _ in range(3):
         profile = cProfile.Profile()
@@ -39,7 +39,7 @@ def calls(function: Callable[[], Any]) -> int:
 
 @pytest.fixture
 def embed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
-    """Give a function that embeds so many texts with a client whose transport has responses at hand."""
+    """Return a function that embeds a number of texts through a transport with a fixed response."""
 
     async def post(*_: Any) -> Response:
         return Response(ANSWER.status, ANSWER.headers, ANSWER.body)
@@ -52,26 +52,26 @@ def embed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
     def embed(texts: int) -> None:
         loop.run_until_complete(client.embed([f"text {at}" for at in range(texts)]))
 
-    embed(10)  # imports what is needed
+    embed(10)  # triggers imports
     yield embed
     loop.run_until_complete(client.aclose())
     loop.close()
 
 
 def test_a_request(embed: Callable[[int], None]) -> None:
-    """A request of ten texts, from the texts to their embeddings, takes a few hundred calls."""
+    """A request with ten texts, from the texts to their embeddings, takes a few hundred function calls."""
     each = (calls(lambda: embed(400)) - calls(lambda: embed(200))) / 20
 
     assert each <= MOST_A_REQUEST
 
 
 def test_no_request_costs_more_than_another(embed: Callable[[int], None]) -> None:
-    """However many texts there are, each costs the same."""
+    """The overhead per request does not depend on the number of texts."""
     assert calls(lambda: embed(5000)) / 500 <= 1.2 * calls(lambda: embed(500)) / 50
 
 
 def test_reading() -> None:
-    """To read an answer takes no call for each number, nor for each byte."""
+    """Reading a response does not take a function call per number or byte."""
     head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(BODY)
 
     def read() -> None:

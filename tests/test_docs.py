@@ -1,4 +1,4 @@
-"""The documentation: each of its programs run, what is made for the site, and the pages ready to submit."""
+"""The documentation: its programs, the generated pages of the site, and the pages to submit to others."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ spec.loader.exec_module(hooks)
 
 @pytest.fixture(autouse=True)
 def no_waiting() -> None:
-    """Wait between tries, as a reader's program does."""
+    """Override the fixture that disables waits, so that programs run as for a reader."""
 
 
 def programs(page: Path) -> Iterator[tuple[str, str | None]]:
-    """Give each Python block of a page, and the text block that directly follows it, if one does."""
+    """Yield each Python block of a page with the text block that directly follows it, if any."""
     text = page.read_text(encoding="utf-8")
     blocks = list(FENCE.finditer(text))
     for block, following in zip_longest(blocks, blocks[1:]):
@@ -61,7 +61,7 @@ def programs(page: Path) -> Iterator[tuple[str, str | None]]:
 
 
 def test_all_programs_are_found() -> None:
-    """No Python block escapes, however its fence is written; and the pages have many."""
+    """All Python blocks are found, whatever the form of their fence, and the pages have many."""
     found = {name: len(list(programs(page))) for name, page in zip(NAMES, PAGES, strict=True)}
     written = {
         name: len(PYTHON.findall(page.read_text(encoding="utf-8")))
@@ -75,7 +75,7 @@ def test_all_programs_are_found() -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "submissions" not in page.parts])
 def test_programs_fit(page: Path) -> None:
-    """Code is at most 80 columns wide, which fit its column on the site."""
+    """Code is at most 80 columns wide, which fits on the site."""
     lines = [line for program, _ in programs(page) for line in program.splitlines()]
 
     assert [line for line in lines if len(line) > 80] == []
@@ -91,7 +91,7 @@ def test_programs_fit(page: Path) -> None:
 def test_programs(
     page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """The blocks of a page run one after the other, with nothing set but the key, and print what it says."""
+    """The blocks of a page run in sequence with only the API key set, and print the output shown."""
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "docs"}
     with serve(Emulator()) as base_url:
@@ -105,10 +105,10 @@ def test_programs(
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_links_in_form(page: Path) -> None:
-    """Links to other hosts are whole addresses with TLS; whether they lead somewhere is not asked here."""
+    """Links to other hosts are complete https URLs; whether they work is not tested here."""
     for link in LINK.findall(page.read_text(encoding="utf-8")):
         address = urlsplit(link.rstrip(").,:;"))
-        # A name without a dot is that of a container.
+        # A name without a dot is a container's.
         host = address.hostname or "."
         local = host == "127.0.0.1" or "." not in host or host.endswith(".example")
         assert local or address.scheme == "https", link
@@ -116,13 +116,13 @@ def test_links_in_form(page: Path) -> None:
 
 
 def cell(kind: str, source: str, *outputs: dict[str, Any], tags: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Make a cell of a notebook, its source in lines as Jupyter writes it."""
+    """Create a notebook cell with its source as a list of lines, as Jupyter writes it."""
     made = {"cell_type": kind, "source": source.splitlines(keepends=True), "metadata": {"tags": list(tags)}}
     return made if kind == "markdown" else {**made, "outputs": list(outputs)}
 
 
 def shown(**data: str) -> dict[str, Any]:
-    """Make an output by its kinds, with ``_`` for ``/``."""
+    """Create an output from its MIME types, with ``_`` for ``/``."""
     return {
         "output_type": "display_data",
         "data": {kind.replace("_", "/"): value for kind, value in data.items()},
@@ -130,7 +130,7 @@ def shown(**data: str) -> dict[str, Any]:
 
 
 def test_how_to_page() -> None:
-    """A notebook becomes a page: its title, its programs, what they printed, its pictures beside it."""
+    """A notebook is converted to a page with its title, programs and output, and separate pictures."""
     picture = base64.b64encode(b"picture").decode()
     notebook = {
         "cells": [
@@ -175,14 +175,14 @@ def test_how_to_page() -> None:
 
 
 def test_pictures_have_texts() -> None:
-    """Each picture of the cookbook has a text that says what it shows, and no other has."""
+    """Each picture of the cookbook has an alternative text, and there are no other texts."""
     pictures = {Path(name).stem for name, content in hooks.made_files().items() if name.endswith(".png")}
 
     assert pictures == hooks.PICTURE_TEXTS.keys()
 
 
 def test_unfit_notebooks() -> None:
-    """A notebook with an error in it, or without a title, is refused."""
+    """A notebook that contains an error, or has no title, raises ValueError."""
     for cells, said in (
         ([cell("markdown", "# Title"), cell("code", "a", ERROR)], "holds an error: KeyError"),
         ([cell("code", "a")], "does not begin with a title"),
@@ -193,7 +193,7 @@ def test_unfit_notebooks() -> None:
 
 
 def test_how_to_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Pages come in the order of the index, others after them by name, in the list and the navigation."""
+    """The list and the navigation have pages in the order of the index, then other pages by name."""
     folder = tmp_path / "notebooks"
     folder.mkdir()
     for name in ("b", "a", "rag", "z"):
@@ -233,7 +233,7 @@ def test_how_to_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ids=["open", "set"],
 )
 def test_site_urls(repository: str, documentation: str, expected: dict[str, str]) -> None:
-    """The site links the repository, and knows its own address, as soon as pyproject.toml has them."""
+    """The site has the URLs of the repository and of itself if they are set in pyproject.toml."""
     pyproject = (DOCS.parent / "pyproject.toml").read_text(encoding="utf-8")
     for name, value in (("repository", repository), ("documentation", documentation)):
         pyproject, count = re.subn(f'^{name} = ".*?"', f'{name} = "{value}"', pyproject, flags=re.MULTILINE)
@@ -243,7 +243,7 @@ def test_site_urls(repository: str, documentation: str, expected: dict[str, str]
 
 
 def test_tables_on_phones() -> None:
-    """Each cell of a wide table but the first of its row has the name of its column."""
+    """Each cell of a wide table except the first of its row has the name of its column."""
     rows = "<tr><th></th><th><b>A</b></th></tr><tr><td>1</td><td>2</td></tr><tr><td>3</td><td>4</td></tr>"
     made = hooks.on_page_content(
         f'<div class="compare"><table>{rows}</table></div><table>{rows}</table>', None
@@ -254,7 +254,7 @@ def test_tables_on_phones() -> None:
 
 
 def test_made_parts() -> None:
-    """Each part that a page asks for can be made, and no other is."""
+    """Each generated part that a page contains exists, and other names are errors."""
     asked = {name for page in PAGES for name in hooks.MARKER.findall(page.read_text(encoding="utf-8"))}
 
     assert asked == {"behaviour", "how-to", "messages", "speed"}
@@ -283,7 +283,7 @@ def test_made_parts() -> None:
 def test_messages_are_listed(
     kind: str, options: dict[str, Any], texts: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is raised is among the messages that the page lists for its class."""
+    """The message of an error is in the page's list for its class."""
     emulator = Emulator(api_keys=["a-key"])
     faults = {"ResponseFormatError": Fault(edit=lambda _: {"data": []}), "DeadlineError": Fault(hang=True)}
     emulator.script(faults.get(kind))
@@ -299,11 +299,11 @@ def test_messages_are_listed(
 
 
 def test_troubleshooting_quotes_messages() -> None:
-    """What troubleshooting quotes is in a message of the packages, or of a store."""
+    """Messages quoted in the troubleshooting page are messages of the packages or of a store."""
     page = (DOCS / "how-to" / "troubleshooting.md").read_text(encoding="utf-8")
     quoted = re.findall(r"^\| `([^`]+)`", page, re.MULTILINE)
     messages = html.unescape(hooks.messages.page()) + (DOCS / "compatibility.md").read_text(encoding="utf-8")
-    # Between what varies: names, numbers, and what is left out.
+    # The text between variable parts: names, numbers and ellipses.
     pieces = [piece for text in quoted for piece in re.split(r"\.\.\.|\d+|AIMLAPI_API_KEY|dimensions", text)]
 
     assert len(quoted) > 15
@@ -356,7 +356,7 @@ def test_troubleshooting_quotes_messages() -> None:
     ],
 )
 def test_search(searched: str, page: str) -> None:
-    """What people search for is a tag of the right page, which ranks before all titles and texts."""
+    """Each search term is a tag of the right page only; tags rank before titles and texts."""
     texts = {
         name.removesuffix(".md"): path.read_text(encoding="utf-8")
         for name, path in zip(NAMES, PAGES, strict=True)
@@ -378,7 +378,7 @@ def test_search(searched: str, page: str) -> None:
 
 
 def test_llama_index_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The example notebook runs from top to bottom, and finds what it looks for."""
+    """The example notebook runs, and finds the right text."""
     with serve(Emulator()) as base_url:
         monkeypatch.setenv("AIMLAPI_API_KEY", "a-key")
         monkeypatch.setenv("AIMLAPI_BASE_URL", base_url)
@@ -388,7 +388,7 @@ def test_llama_index_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 
 def test_llamahub_table() -> None:
-    """The table for LlamaHub names a class that is there."""
+    """The table for LlamaHub names an existing class."""
     table = (DOCS.parent / "pyproject.toml").read_text(encoding="utf-8").partition("[tool.llamahub]")[2]
     (path,) = re.findall(r'^import_path = "(\w+)"$', table, re.MULTILINE)
     (name,) = re.findall(
@@ -403,7 +403,7 @@ def test_llamahub_table() -> None:
     ["qwen_aiml", "qwen_aiml.emulator", "daft_qwen_aiml", "langchain_qwen_aiml", "llama_index_qwen_aiml"],
 )
 def test_reference_is_complete(package: str) -> None:
-    """Every public class and function of the packages is in the reference, and nothing else is."""
+    """The reference contains exactly the public classes and functions of the packages."""
     reference = "".join(page.read_text(encoding="utf-8") for page in DOCS.glob("reference/*.md"))
     named = re.findall(rf"^::: {re.escape(package)}\.(\w+)$", reference, re.MULTILINE)
     module = importlib.import_module(package)

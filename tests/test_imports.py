@@ -1,4 +1,4 @@
-"""What an import brings in: little, so that programs start at once."""
+"""Imports load few modules, so that programs start fast."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-# What is slow to import, or an extra, and needed by some calls only.
+# Modules that are slow to import, or in an extra, and needed by some calls only.
 LATE = (
     "_sqlite3",
     "certifi",
@@ -31,11 +31,11 @@ LATE = (
     "urllib.request",
     "uvicorn",
 )
-CORE_MODULES = 260  # a sixth of them ours, most of the others those of asyncio and anyio
+CORE_MODULES = 260  # a sixth of them are ours, most others are asyncio's and anyio's
 NAME_MODULES = 120  # for settings, errors and results
 ADAPTER_MODULES = 52  # 49 on Python 3.10 with the lowest versions
 
-# The base class of each framework, as its own integrations import it.
+# Each framework's base class, imported as in its own integrations.
 BASES = {
     "langchain_qwen_aiml": "from langchain_core.embeddings.embeddings import Embeddings",
     "llama_index_qwen_aiml": "from llama_index.core.base.embeddings.base import BaseEmbedding",
@@ -44,7 +44,7 @@ CLASSES = {"langchain_qwen_aiml": "QwenAIMLEmbeddings", "llama_index_qwen_aiml":
 
 
 def imported(*statements: str) -> list[set[str]]:
-    """Say what is imported after each of some statements, in a process of their own."""
+    """Return the modules loaded after each statement, in a separate process."""
     lines = ["import sys", *(f"{statement}\nprint(' '.join(sys.modules))" for statement in statements)]
     command = [sys.executable, "-c", "\n".join(lines)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)  # noqa: S603
@@ -52,12 +52,12 @@ def imported(*statements: str) -> list[set[str]]:
 
 
 def late(names: set[str]) -> set[str]:
-    """Pick what should not have been imported yet."""
+    """Return the modules that should not have been imported yet."""
     return {name for name in names if any(name == slow or name.startswith(f"{slow}.") for slow in LATE)}
 
 
 def test_core() -> None:
-    """Event loops are imported with the first client, and what posts and stores with the first request."""
+    """Event loops are imported with the client classes, transports and caches with the first request."""
     before, name, after = imported("pass", "import qwen_aiml", "qwen_aiml.EmbeddingClient")
 
     assert not {"anyio", "asyncio", "qwen_aiml._client", "qwen_aiml._observe"} & (name - before)
@@ -69,7 +69,7 @@ def test_core() -> None:
 
 
 def test_emulator() -> None:
-    """The emulator needs no server, no framework and no NumPy until it is asked to serve."""
+    """Importing the emulator does not import a server, a framework or NumPy."""
     before, after = imported("pass", "import qwen_aiml.emulator")
 
     slow = ("numpy", "openai", "pydantic", "uvicorn", "langchain_core", "llama_index")
@@ -79,7 +79,7 @@ def test_emulator() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("adapter", BASES)
 def test_adapters(adapter: str) -> None:
-    """An adapter's class needs its framework's, itself and the settings; clients once there is an object."""
+    """An adapter imports little beyond its framework's base class; its first object imports the clients."""
     name = CLASSES[adapter]
     made = f"{name}(api_key='k')"
     base, after, used = imported(BASES[adapter], f"from {adapter} import {name}", made)

@@ -1,4 +1,4 @@
-"""Plain technical English: phrases that stand in the way of readers, and of searching, do not come back."""
+"""Plain technical English: phrases that hinder reading and searching are not used."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROSE = [
 ]
 CODE = [path for folder in (*PACKAGES, "tests") for path in (ROOT / folder).rglob("*.py")]
 CODE.remove(Path(__file__))
-# What must not come back, and the term to use in its place.
+# Phrases that are not used, and the terms to use instead.
 PHRASES = {
     r"(both|each|either|one) colours?\b": "sync and async",
     r"\banew\b": "again, re-embed, rebuild",
@@ -53,7 +53,7 @@ PHRASES = {
 
 
 def words(path: Path) -> str:
-    """Give the prose of a file: all of a page, the comments and strings of a module; spaces joined."""
+    """Return the prose of a file: a whole page, or a module's comments and strings; collapse white space."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py" and "cookbook" not in path.parts:
         tokens = tokenize.generate_tokens(io.StringIO(text).readline)
@@ -64,7 +64,7 @@ def words(path: Path) -> str:
 
 @pytest.mark.parametrize("path", [*PROSE, *CODE], ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_phrases(path: Path) -> None:
-    """No page, comment, docstring or message has one of the phrases."""
+    """No page, comment, docstring or message contains one of the phrases."""
     text = words(path)
     found = {
         text[max(0, match.start() - 40) : match.end() + 20]: instead
@@ -76,7 +76,7 @@ def test_phrases(path: Path) -> None:
 
 
 def test_phrases_are_found(tmp_path: Path) -> None:
-    """A phrase is found in a page and in a comment, also across lines, and not in code."""
+    """A phrase is found in a page and in a comment, even across lines, but not in code."""
     page, module = tmp_path / "page.md", tmp_path / "module.py"
     page.write_text("It is held\nagainst it.", encoding="utf-8")
     module.write_text("anew = 1\n# It is held\n# against it.\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What the targets of the Makefile run."""
+"""The commands of the Makefile's targets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
     ids=["plain", "arguments"],
 )
 def test_commands(arguments: tuple[str, ...], command: str) -> None:
-    """A shell can read the commands of each target, with and without arguments."""
+    """A shell can parse the commands of each target, with and without arguments."""
     targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
     make = ["make", "--dry-run", *targets, *arguments]
     commands = subprocess.check_output(make, cwd=ROOT, text=True)  # noqa: S603 - our own

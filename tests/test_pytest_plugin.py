@@ -1,4 +1,4 @@
-"""The plugin for pytest, in projects that use it."""
+"""The pytest plugin, in projects that use it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ addopts = -p pytest_qwen_aiml -p anyio -p pytest_recording.plugin -p pytest_sock
 filterwarnings = error
 """
 
-# An application that passes no options through, and makes one of its clients before any fixture is there.
+# An application that passes no options through, and creates one of its clients before any fixture is set up.
 APPLICATION = """
 from qwen_aiml import AsyncEmbeddingClient, EmbeddingClient, EmbeddingConfig
 
@@ -48,11 +48,11 @@ def test_frameworks(qwen_aiml_emulator):
 
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pytest.RunResult]:
-    """Give a function that runs tests of an application, in another process, with a developer's key set."""
+    """Return a function that runs an application's tests in a separate process, with an API key set."""
     pytester.makeini(CONFIGURATION)
     pytester.makepyfile(application=APPLICATION)
     monkeypatch.setenv("AIMLAPI_API_KEY", "sk-mine")
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # others take seconds to import, or warn
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # other plugins are slow to import, or warn
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(pytester.path), *filter(None, sys.path)]))
 
     def run_tests(tests: str, *options: str, **outcomes: int) -> pytest.RunResult:
@@ -65,14 +65,14 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[
 
 
 def test_registered() -> None:
-    """The distribution registers it, so that an install is all it takes."""
+    """The distribution registers the plugin, so that installing it is enough."""
     values = [entry.value for entry in entry_points(group="pytest11") if entry.name == "qwen_aiml"]
 
     assert values == ["pytest_qwen_aiml"]
 
 
 def test_fixture(run: Callable[..., pytest.RunResult]) -> None:
-    """What an application embeds goes to the emulator, which is told what happens and asked what did."""
+    """An application's requests go to the emulator, which the test can script and inspect."""
     run(
         """
         import os
@@ -115,16 +115,16 @@ def test_fixture(run: Callable[..., pytest.RunResult]) -> None:
 @pytest.mark.once
 @pytest.mark.slow
 def test_frameworks(run: Callable[..., pytest.RunResult]) -> None:
-    """The classes of both frameworks need no options."""
+    """The classes of both frameworks use the emulator without options."""
     run(FRAMEWORKS, passed=1)
 
 
 def test_marker(run: Callable[..., pytest.RunResult], pytester: pytest.Pytester) -> None:
     """
-    The marker alone is enough, gives settings, and is joined with those of the class and the module.
+    The marker works without the fixture, takes settings, and is merged with those of the class and module.
 
-    One of a variant counts for that variant, before the fixtures of the test and after wider ones.
-    No socket is opened.
+    A marker on a parameter applies to that variant only, before the test's function-scoped fixtures and after
+    wider ones. No socket is opened.
     """
     pytester.makepyfile(
         test_variants="""
@@ -179,7 +179,7 @@ def test_marker(run: Callable[..., pytest.RunResult], pytester: pytest.Pytester)
 
 
 def test_served(run: Callable[..., pytest.RunResult]) -> None:
-    """With ``serve`` a program that the test starts gets there, too."""
+    """With ``serve``, programs that the test starts use the emulator too."""
     run(
         """
         import subprocess
@@ -197,7 +197,7 @@ def test_served(run: Callable[..., pytest.RunResult]) -> None:
 
 
 def test_cassettes(run: Callable[..., pytest.RunResult], pytester: pytest.Pytester) -> None:
-    """What it answers can be recorded, under the service's address and without a key, and played back."""
+    """The emulator's responses can be recorded, with the service's URL and no API key, and replayed."""
     tests = """
         import application
         import pytest
@@ -222,7 +222,7 @@ def test_cassettes(run: Callable[..., pytest.RunResult], pytester: pytest.Pytest
 
 
 def test_wrong_marker(run: Callable[..., pytest.RunResult]) -> None:
-    """Settings without names, and unknown ones, are refused with their names."""
+    """Positional and unknown settings of the marker are errors."""
     result = run(
         """
         import pytest
@@ -241,7 +241,7 @@ def test_wrong_marker(run: Callable[..., pytest.RunResult]) -> None:
 
 
 def test_unused(run: Callable[..., pytest.RunResult]) -> None:
-    """Where no test asks for it, no fixture of ours is set up, and neither core nor httpx imported."""
+    """If no test uses the emulator, no fixture of ours is set up, and the core and httpx are not imported."""
     result = run(
         """
         import sys
@@ -258,7 +258,7 @@ def test_unused(run: Callable[..., pytest.RunResult]) -> None:
 
 
 def test_told(run: Callable[..., pytest.RunResult]) -> None:
-    """``--fixtures`` tells what it is for."""
+    """``--fixtures`` describes the fixture."""
     result = run("def test_nothing(): pass", "--fixtures", passed=0)
 
     result.stdout.fnmatch_lines(["qwen_aiml_emulator -- *", "*embeddings of qwen-aiml go to*"])

@@ -1,4 +1,4 @@
-"""The quickstart, run as a newcomer runs it."""
+"""The quickstart, run as a new user runs it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ pytestmark = [pytest.mark.once, pytest.mark.slow]
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "cookbook" / "quickstart.py"
 
-# The article each query is about, in whatever language.
+# The article that each query is about, in any language.
 ANSWERS = [16, 19, 24, 9, 26, 27, 5, 15]
 
 
 def articles(output: str) -> list[list[int]]:
-    """Read the articles found for each query, best first, and see that they are in as many languages."""
+    """Return the articles found for each query, best first; check that their languages differ."""
     found = re.findall(r"^  \S.*\n((?:    .+\n)+)", output, re.MULTILINE)
     hits = [re.findall(r"^    -?\d\.\d{3}  (.+), article (\d+):", lines, re.MULTILINE) for lines in found]
     assert all(len(dict(query)) == len(query) for query in hits)
@@ -36,7 +36,7 @@ def articles(output: str) -> list[list[int]]:
 
 
 def test_without_a_key() -> None:
-    """Without a key it says in one line what it uses instead, and both find the right articles only."""
+    """Without an API key, the first line says what is used instead; all articles found are right."""
     path = os.pathsep.join(filter(None, sys.path))
     done = subprocess.run(  # noqa: S603 (our own program)
         [sys.executable, str(QUICKSTART)],
@@ -58,7 +58,7 @@ def test_without_a_key() -> None:
 
 @pytest.fixture
 def run_with_key(monkeypatch: pytest.MonkeyPatch) -> Callable[[Emulator], None]:
-    """Give a function that runs it, in this process, against an emulator that listens."""
+    """Return a function that runs the quickstart in this process, with a served emulator."""
 
     def run(emulator: Emulator) -> None:
         with serve(emulator) as base_url:
@@ -70,7 +70,7 @@ def run_with_key(monkeypatch: pytest.MonkeyPatch) -> Callable[[Emulator], None]:
 
 
 def test_with_a_key(run_with_key: Callable[[Emulator], None], capsys: pytest.CaptureFixture[str]) -> None:
-    """With a key it uses the service, wherever that is."""
+    """With an API key, it uses the configured service."""
     emulator = Emulator(api_keys=["a-key"], vectors="usem3")
     run_with_key(emulator)
 
@@ -88,7 +88,7 @@ def test_with_a_key(run_with_key: Callable[[Emulator], None], capsys: pytest.Cap
     ],
 )
 def test_with_a_bad_key(emulator: Emulator, said: str, run_with_key: Callable[[Emulator], None]) -> None:
-    """A key that does not work ends it with one line, not a traceback."""
+    """An API key that is rejected ends it with one line, not a traceback."""
     with pytest.raises(SystemExit) as caught:
         run_with_key(emulator)
 
@@ -97,7 +97,7 @@ def test_with_a_bad_key(emulator: Emulator, said: str, run_with_key: Callable[[E
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a key and without the model it ends with one line that says what to install."""
+    """Without an API key and without the model, it ends with one line that says what to install."""
     for name in ("AIMLAPI_API_KEY", "AIML_API_KEY", "AIMLAPI_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(models, "_known", models._known.__wrapped__)

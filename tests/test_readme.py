@@ -1,4 +1,4 @@
-"""The README, run as it is printed; and the two pages that hold what is too long for it."""
+"""The README's snippets and tables, and the two reference pages with its details."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ ROW = r"^\| (`.*?) \| (.*?) \| (.*?) \| .* \|$"
 
 
 def test_there_are_snippets() -> None:
-    """Every Python fence of the README is found."""
+    """Every Python block of the README is found."""
     assert len(SNIPPETS) == README.count("```python") == 7
 
 
 def test_length() -> None:
-    """The README stays short: what is longer belongs into the documentation."""
+    """The README stays short; longer texts belong in the documentation."""
     assert len(README.splitlines()) <= 150
 
 
@@ -32,7 +32,7 @@ def test_length() -> None:
 def test_snippet(
     snippet: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """Each snippet runs by itself, with nothing set but the key, and prints what its last comments say."""
+    """Each snippet runs alone with only the API key set, and prints the output in its comments."""
     monkeypatch.chdir(tmp_path)
     with serve(Emulator()) as base_url:
         monkeypatch.setenv("AIMLAPI_API_KEY", "a-key")
@@ -46,7 +46,7 @@ def test_snippet(
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", REFERENCE / "errors.md"], ids=lambda page: page.name)
 def test_error_tree(page: Path) -> None:
-    """The README, and the tree in the reference, name every error."""
+    """The README and the tree in the reference name every error class."""
     errors = [name for name in qwen_aiml.__all__ if name.endswith("Error")]
     text = page.read_text(encoding="utf-8")
     tree = text.partition("```text\n")[2].partition("```")[0] if page.name == "errors.md" else text
@@ -55,7 +55,7 @@ def test_error_tree(page: Path) -> None:
 
 
 def test_settings_table() -> None:
-    """The table of settings has every field of both classes, with its default."""
+    """The table of settings contains every field of both classes, with its default."""
     from langchain_qwen_aiml import QwenAIMLEmbeddings  # noqa: PLC0415 (only here)
     from llama_index_qwen_aiml import QwenAIMLEmbedding  # noqa: PLC0415
 
@@ -74,7 +74,7 @@ def test_settings_table() -> None:
 
 
 def test_readme_settings() -> None:
-    """The README's settings are ones that both classes have, with the same defaults."""
+    """The README's settings have the defaults of the class."""
     rows = re.findall(ROW, README, re.MULTILINE)
 
     assert len(rows) == 8

@@ -1,4 +1,4 @@
-"""What is published: the project's URLs, the README's links, and which code the publishing job runs."""
+"""The release: the project's URLs, the README's links, and the actions of the publishing job."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ URL = "https://git.example/me/qwen-aiml"
 
 @pytest.fixture
 def build(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Load the build's hook, without hatchling, which only builds need."""
+    """Load the build hook without hatchling, which only builds need."""
     interface = SimpleNamespace(MetadataHookInterface=object)
     monkeypatch.setitem(sys.modules, "hatchling.metadata.plugin.interface", interface)
     spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
@@ -49,7 +49,7 @@ def metadata(build: Any, repository: str) -> dict[str, Any]:
 
 
 def test_with_a_repository(build: ModuleType) -> None:
-    """With the repository's URL there are project URLs, and no link of the README to a file is relative."""
+    """With the repository's URL, the metadata has project URLs, and the README has no relative links."""
     fields = metadata(build, f"{URL}/")
 
     assert fields["urls"]["Source"] == URL
@@ -61,7 +61,7 @@ def test_with_a_repository(build: ModuleType) -> None:
 
 
 def test_without_a_repository(build: ModuleType) -> None:
-    """While it is open, there are none, and the README is as it is."""
+    """Without the repository's URL, the metadata has no project URLs, and the README is unchanged."""
     fields = metadata(build, "")
 
     assert fields["urls"] == {}
@@ -79,7 +79,7 @@ def test_without_a_repository(build: ModuleType) -> None:
     ],
 )
 def test_links(build: ModuleType, link: str, expected: str) -> None:
-    """Only relative links to files change."""
+    """Only relative links to files are changed."""
     assert build.absolute(link, URL) == expected
 
 
@@ -89,7 +89,7 @@ def test_links(build: ModuleType, link: str, expected: str) -> None:
     [("langchain-qwen-aiml", "langchain"), ("llama-index-embeddings-qwen-aiml", "llama-index")],
 )
 def test_empty_distribution(name: str, extra: str) -> None:
-    """It has our version, requires this release with its extra only, and names a class that exists."""
+    """An empty distribution has our version, requires only this release and extra, and names a real class."""
     project = (DISTRIBUTIONS / name / "pyproject.toml").read_text(encoding="utf-8")
     readme = (DISTRIBUTIONS / name / "README.md").read_text(encoding="utf-8")
     (module, found), *rest = re.findall(r"^    from (\w+) import (\w+)$", readme, re.MULTILINE)
@@ -103,7 +103,7 @@ def test_empty_distribution(name: str, extra: str) -> None:
 
 @pytest.mark.skipif(not LOWEST.exists(), reason="the lowest versions are not part of the sdist")
 def test_lowest_versions() -> None:
-    """The versions that the lowest run installs are the lower bounds that pyproject.toml claims."""
+    """The versions that the lowest run installs are the lower bounds in pyproject.toml."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     project = text[text.index("\ndependencies = [") : text.index("\n[project.entry-points")]
     claims = dict(re.findall(r'"([\w-]+)>=([\d.]+)', project))
@@ -117,7 +117,7 @@ def test_lowest_versions() -> None:
 
 @pytest.mark.skipif(not DISTRIBUTIONS.exists(), reason="the empty distributions are not part of the sdist")
 def test_empty_distributions_are_known() -> None:
-    """There are only those two, and the wheel's checks in noxfile.py install both."""
+    """There are exactly two empty distributions, and the checks in noxfile.py install both."""
     checks = (ROOT / "noxfile.py").read_text(encoding="utf-8")
     names = sorted(path.name for path in DISTRIBUTIONS.iterdir())
 
@@ -127,7 +127,7 @@ def test_empty_distributions_are_known() -> None:
 
 @pytest.mark.skipif(not WORKFLOW.exists(), reason="the workflow is not part of the sdist")
 def test_publishing_job_is_pinned() -> None:
-    """Every action of the job that may publish is pinned by the hash of a commit."""
+    """Every action of the job that may publish is pinned by commit hash."""
     _, _, job = WORKFLOW.read_text(encoding="utf-8").partition("\n  publish:\n")
     used = re.findall(r"uses: (\S+)", job)
 

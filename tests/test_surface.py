@@ -1,4 +1,4 @@
-"""The shape of the packages: what they export, what they import, how thin the adapters are."""
+"""The structure of the packages: their exports, their imports, the size of adapters and modules."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ PACKAGES = [qwen_aiml, qwen_aiml.emulator, *ADAPTERS]
 
 
 def sources(package: ModuleType, pattern: str = "*.py") -> list[Path]:
-    """List the modules of a package where it is installed."""
+    """Return the paths of a package's modules."""
     assert package.__file__ is not None
     return sorted(Path(package.__file__).parent.glob(pattern))
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Name what a module imports, wherever in it; relative imports begin with a dot."""
+    """Yield the names of all modules that a module imports; relative imports begin with a dot."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -44,12 +44,12 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def roots(path: Path) -> set[str]:
-    """Name the top-level packages that a module imports."""
+    """Return the top-level packages that a module imports."""
     return {name.split(".")[0] for name in imports(path) if not name.startswith(".")}
 
 
 def code_lines(path: Path) -> int:
-    """Count the lines that hold code: no blank ones, no comments, no docstrings."""
+    """Return the number of lines of code, without blank lines, comments and docstrings."""
     text = path.read_text(encoding="utf-8")
     documentation = {
         line
@@ -65,7 +65,7 @@ def code_lines(path: Path) -> int:
 
 
 def run(program: str) -> subprocess.CompletedProcess[str]:
-    """Run a program in a process of its own, where the packages under test are found."""
+    """Run a program in a separate process that can import the packages under test."""
     return subprocess.run(  # noqa: S603 (our own program)
         [sys.executable, "-c", program],
         check=False,
@@ -78,7 +78,7 @@ def run(program: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
 def test_all_is_true(package: ModuleType) -> None:
-    """__all__ names exactly the public names, sorted, and they are strings."""
+    """__all__ contains exactly the public names, without duplicates."""
     public = {
         name
         for name in dir(package)
@@ -91,20 +91,20 @@ def test_all_is_true(package: ModuleType) -> None:
 
 
 def test_no_such_name() -> None:
-    """A name that the core does not have is missed as in any other module."""
+    """A name that is not in the core raises the usual AttributeError."""
     with pytest.raises(AttributeError, match="module 'qwen_aiml' has no attribute 'EmbedingClient'"):
         getattr(qwen_aiml, "Embeding" + "Client")
 
 
 @pytest.mark.parametrize("package", ADAPTERS, ids=lambda package: package.__name__)
 def test_adapters_are_thin(package: ModuleType) -> None:
-    """An adapter's modules declare, map, forward and document, each in at most 150 lines of code."""
+    """An adapter's modules have at most 150 lines of code each: they only declare, map and forward."""
     assert max(map(code_lines, sources(package))) <= 150
 
 
 @pytest.mark.parametrize("package", ADAPTERS, ids=lambda package: package.__name__)
 def test_adapters_use_the_surface(package: ModuleType) -> None:
-    """Adapters use exported names of the core only, and do no HTTP."""
+    """Adapters use only exported names of the core, and do no HTTP."""
     for path in sources(package):
         assert not [name for name in imports(path) if name.startswith("qwen_aiml.")]
         assert not {"httpx", "anyio", "asyncio", "threading", "time"} & roots(path)
@@ -112,7 +112,7 @@ def test_adapters_use_the_surface(package: ModuleType) -> None:
 
 @pytest.mark.parametrize("package", ADAPTERS[1:], ids=lambda package: package.__name__)
 def test_fields_are_documented(package: ModuleType) -> None:
-    """Every field of an adapter says what it means, where editors look for it."""
+    """Every field of an adapter has a docstring, where editors look for it."""
     fields = 0
     for path in sources(package):
         for kind in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -148,13 +148,13 @@ CORE = Path(qwen_aiml.__file__).parent
 
 
 def room(path: Path) -> str:
-    """Name the room of a module; empty for the vocabulary and the helpers that all share."""
+    """Return the room of a module; empty for the shared vocabulary and helpers."""
     first, *rest = path.relative_to(CORE).with_suffix("").parts
     return first if (rest and first != "_utils") or first in ("_client", "_config") else ""
 
 
 def core_imports(path: Path) -> Iterator[Path]:
-    """List the modules of the core that a module imports, also those for type checkers only."""
+    """Yield the modules of the core that a module imports, including those for type checkers only."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
@@ -163,7 +163,7 @@ def core_imports(path: Path) -> Iterator[Path]:
 
 
 def test_imports_run_downwards() -> None:
-    """Modules import from their room and those below, and no two import each other, not even for types."""
+    """Modules import from their room and those below, without circular imports, even for types."""
     above = {CORE / name for name in ("__init__.py", "__main__.py", "_adapter.py")}
     paths = sorted(set(CORE.rglob("*.py")) - above)
     found = {path: set(core_imports(path)) for path in paths}
@@ -179,7 +179,7 @@ def test_imports_run_downwards() -> None:
 
 @pytest.mark.slow
 def test_nobody_imports_a_framework() -> None:
-    """The core knows no framework, and imports httpx, httpx2 and uvicorn only where they are used."""
+    """The core does not import a framework, and imports httpx and uvicorn only where they are used."""
     frameworks = {"daft", "langchain_core", "llama_index", "pyarrow", "pydantic"}
     frameworks |= {package.__name__ for package in ADAPTERS}
     for path in CORE.rglob("*.py"):
@@ -189,7 +189,7 @@ def test_nobody_imports_a_framework() -> None:
 
 
 def test_pure_modules() -> None:
-    """What is pure does no I/O: it imports neither HTTP nor an event loop."""
+    """Pure modules do no I/O: they import neither an HTTP library nor an event loop."""
     paths = [path for name in PURE for path in (CORE / name).rglob("*.py")]
     paths += [CORE / name for name in PURE if name.endswith(".py")]
 
@@ -221,7 +221,7 @@ def test_modules_are_small() -> None:
     ],
 )
 def test_missing_framework(module: str, framework: str, extra: str) -> None:
-    """Without its framework, an adapter says which extra to install."""
+    """Without its framework, importing an adapter raises an error that names the extra to install."""
     done = run(f"import sys; sys.modules[{framework!r}] = None; import {module}")
 
     assert done.returncode == 1
@@ -234,7 +234,7 @@ def test_missing_framework(module: str, framework: str, extra: str) -> None:
 
 @pytest.mark.parametrize("module", ["langchain_qwen_aiml", "llama_index_qwen_aiml"])
 def test_framework_that_lacks_something(module: str) -> None:
-    """If a framework is there and lacks a package of its own, that is what is said."""
+    """If a framework is installed but lacks a dependency, the error names that dependency."""
     done = run(f"import sys; sys.modules['pydantic'] = None; import {module}")
 
     assert done.returncode == 1
@@ -246,7 +246,7 @@ def test_framework_that_lacks_something(module: str) -> None:
     "name", ["qwen_aiml", "daft_qwen_aiml", "langchain_qwen_aiml", "llama_index_qwen_aiml"]
 )
 def test_typed(name: str) -> None:
-    """Each package says that it is typed."""
+    """Each package has a py.typed file."""
     package = importlib.import_module(name)
 
     assert sources(package, "py.typed")

@@ -35,7 +35,7 @@ from qwen_aiml.emulator import Emulator, Fault, serve
 
 
 def core() -> None:
-    """Use the synchronous client."""
+    """Use the sync client."""
     config = EmbeddingConfig(model="text-embedding-v4", dimensions=512, api_key="sk", total_timeout=30)
     with EmbeddingClient(config, http_client=httpx.Client()) as client:
         result: EmbeddingResult = client.embed(("a", "b"), role="query")
@@ -58,7 +58,7 @@ def core() -> None:
 
 
 async def asynchronous() -> list[float]:
-    """Use the asynchronous client."""
+    """Use the async client."""
     async with AsyncEmbeddingClient() as client:
         result = await client.embed(text for text in ["a"])
         print((await client.embed_array(["a"])).shape)
@@ -69,7 +69,7 @@ async def asynchronous() -> list[float]:
 
 
 def errors() -> dict[int, QwenAIMLError]:
-    """Read what a failure tells."""
+    """Read the attributes of errors."""
     try:
         with track_usage(max_tokens=1000, max_cost_usd=0.5, usd_per_million_tokens=0.07):
             EmbeddingClient().embed(["a"])
