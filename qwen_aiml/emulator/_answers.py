@@ -72,7 +72,7 @@ BODILESS = frozenset({204, 304})
 
 _CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _ID_ALPHABET = "useandom-26T198340PX75pxJACKVERYMINDBUSHWOLF_GQZbfghjklqvwyzrict"  # nanoid's
-_NANODOLLARS_A_CREDIT = 500  # Source: AI/ML API's FAQ: a dollar is 2,000,000 credits
+_NANODOLLARS_PER_CREDIT = 500  # Source: AI/ML API's FAQ: a dollar is 2,000,000 credits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +149,7 @@ def success(request: Request, content: dict[str, Any], credits_used: int) -> Ans
 
     Source: AI/ML API docs, "Request tracing and cost".
     """
-    dollars, rest = divmod(credits_used * _NANODOLLARS_A_CREDIT, 10**9)
+    dollars, rest = divmod(credits_used * _NANODOLLARS_PER_CREDIT, 10**9)
     headers = _headers(
         request,
         "application/json; charset=utf-8",
@@ -166,7 +166,7 @@ def balance(request: Request, credits_left: int | None) -> Answer:
 
     Source: AI/ML API docs, ``GET /v2/billing``.
     """
-    dollars = 1000.0 if credits_left is None else credits_left * _NANODOLLARS_A_CREDIT / 10**9
+    dollars = 1000.0 if credits_left is None else credits_left * _NANODOLLARS_PER_CREDIT / 10**9
     body = msgspec.json.encode({"current_balance": dollars, "currency": "USD"})
     return Answer(status=200, headers=_headers(request, "application/json; charset=utf-8"), body=body)
 

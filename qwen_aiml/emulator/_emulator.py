@@ -310,15 +310,15 @@ class Emulator:
     def _answer(self, request: Request, fault: Fault, in_flight: ExitStack) -> Answer:
         """Create the response to *request*, changed by *fault*."""
         if fault.status is not None and fault.status >= HTTPStatus.MULTIPLE_CHOICES:
-            answer = _changed(_answers.documented(request, fault.status), fault)
+            answer = _apply(_answers.documented(request, fault.status), fault)
         else:
             answer = self._account.process(request, in_flight)
             if answer.status == HTTPStatus.OK:
-                answer = _changed(answer, fault)
+                answer = _apply(answer, fault)
         return answer.compressed() if fault.gzip else answer
 
 
-def _changed(answer: Answer, fault: Fault) -> Answer:
+def _apply(answer: Answer, fault: Fault) -> Answer:
     """Return *answer* with the changes of *fault*."""
     status = fault.status or answer.status
     headers = answer.headers | {name.lower(): value for name, value in fault.headers.items()}

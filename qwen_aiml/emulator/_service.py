@@ -55,7 +55,7 @@ MOST_ROWS = 10
 _MOST_TOKENS = 8192
 # Credits per hundred tokens. AI/ML API's price is not published. This is Alibaba's, $0.07 per million tokens,
 # at 2,000,000 credits per dollar; it agrees with the one published response (4 tokens, 1 credit).
-_CREDITS_A_HUNDRED = 14
+_CREDITS_PER_HUNDRED = 14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class Call:
     @property
     def cost(self) -> int:
         """The cost, in whole credits."""
-        return -(-self.tokens * _CREDITS_A_HUNDRED // 100)
+        return -(-self.tokens * _CREDITS_PER_HUNDRED // 100)
 
 
 def estimate_tokens(text: str) -> int:
@@ -115,8 +115,8 @@ def gateway(request: Request, *, api_keys: Collection[str] | None, mount: str) -
     and the messages of 404 and of unreadable bodies, are those of NestJS and
     Express (assumed; probe: model).
     """
-    asked, _, _ = request.path.partition("?")
-    if (request.method, asked) != ("POST", mount + PATH):
+    path, _, _ = request.path.partition("?")
+    if (request.method, path) != ("POST", mount + PATH):
         message = f"Cannot {request.method} {request.path}"
         if mount:
             message += f"; this is an emulator whose vectors are not Qwen's, and its path is {mount}{PATH}"
@@ -134,7 +134,7 @@ def gateway(request: Request, *, api_keys: Collection[str] | None, mount: str) -
             return _answers.refusal(request, 400, "BadRequestException", "Unexpected token in JSON")
     if not isinstance(content, dict):
         return _answers.invalid(request, [_wrong_type("object", content, [])])
-    return _against_schema(request, content)
+    return _check_schema(request, content)
 
 
 def key_refusal(request: Request, api_keys: Collection[str] | None) -> Answer | None:
@@ -147,7 +147,7 @@ def key_refusal(request: Request, api_keys: Collection[str] | None) -> Answer | 
     return None
 
 
-def _against_schema(request: Request, content: dict[str, Any]) -> Call | Answer:
+def _check_schema(request: Request, content: dict[str, Any]) -> Call | Answer:
     """
     Check *content* against the model's schema; unknown keys are ignored.
 
@@ -310,7 +310,7 @@ class Upstream:
             model = f"{self.semantic.name}/{call.model}"
             vectors = self.semantic.embed(call.texts, call.dimensions, space)
         rows = [
-            {"embedding": _written(vector, base64=base64), "index": index, "object": "embedding"}
+            {"embedding": _encode(vector, base64=base64), "index": index, "object": "embedding"}
             for index, vector in enumerate(vectors)
         ]
         if self.shuffle:
@@ -363,7 +363,7 @@ class Upstream:
         return None
 
 
-def _written(vector: array[float], *, base64: bool) -> list[float] | str:
+def _encode(vector: array[float], *, base64: bool) -> list[float] | str:
     """Encode *vector* as JSON numbers, or as base64 of little-endian float32 values."""
     if not base64:
         return vector.tolist()

@@ -91,13 +91,13 @@ def _application(emulator: Emulator) -> Callable[[_Message, _Receive, _Send], Aw
         )
         with ExitStack() as in_flight:
             reply = await entered(emulator, request, in_flight)
-            if await _waited(reply.latency, receive):
+            if await _wait(reply.latency, receive):
                 await _send(reply, scope["state"]["transport"], receive, send)
 
     return application
 
 
-async def _waited(seconds: float, receive: _Receive) -> bool:
+async def _wait(seconds: float, receive: _Receive) -> bool:
     """Wait *seconds*, forever if infinite; return whether the client stayed connected."""
     if not seconds:
         return True
@@ -112,10 +112,10 @@ async def _send(reply: Reply, transport: asyncio.Transport, receive: _Receive, s
     if answer is None:
         _reset(transport)
     elif reply.is_plain:
-        await send({"type": "http.response.start", "status": answer.status, "headers": _encoded(answer)})
+        await send({"type": "http.response.start", "status": answer.status, "headers": _headers(answer)})
         await send({"type": "http.response.body", "body": answer.body})
         return
-    elif not await _written(reply, answer, transport, receive):
+    elif not await _write(reply, answer, transport, receive):
         return
     elif reply.resets:
         _reset(transport)
@@ -124,7 +124,7 @@ async def _send(reply: Reply, transport: asyncio.Transport, receive: _Receive, s
     await receive()  # wait until uvicorn has noticed
 
 
-async def _written(reply: Reply, answer: Answer, transport: asyncio.Transport, receive: _Receive) -> bool:
+async def _write(reply: Reply, answer: Answer, transport: asyncio.Transport, receive: _Receive) -> bool:
     """
     Write as much of *answer* as *reply* sends; return whether the client is still connected.
 
@@ -132,23 +132,23 @@ async def _written(reply: Reply, answer: Answer, transport: asyncio.Transport, r
     framing, so it must be the last response on its connection.
     """
     lines = [b"HTTP/1.1 %d %s" % (answer.status, responses.get(answer.status, "").encode())]
-    lines += [b"%s: %s" % header for header in _encoded(answer)]
+    lines += [b"%s: %s" % header for header in _headers(answer)]
     sent = b"\r\n".join([*lines, b"connection: close", b"", answer.body[: reply.sent]])
     size = 1 if reply.drip else len(sent)
     for start in range(0, len(sent), size):
-        if not await _waited(reply.drip, receive):
+        if not await _wait(reply.drip, receive):
             return False
         transport.write(sent[start : start + size])
     if not reply.resets:
         return True
     # A reset discards data that has not been delivered yet.
-    is_there = await _waited(_MOMENT, receive)
-    while is_there and transport.get_write_buffer_size():
-        is_there = await _waited(_MOMENT, receive)
-    return is_there and not transport.is_closing()
+    connected = await _wait(_MOMENT, receive)
+    while connected and transport.get_write_buffer_size():
+        connected = await _wait(_MOMENT, receive)
+    return connected and not transport.is_closing()
 
 
-def _encoded(answer: Answer) -> list[tuple[bytes, bytes]]:
+def _headers(answer: Answer) -> list[tuple[bytes, bytes]]:
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.framed.items()]
 
 

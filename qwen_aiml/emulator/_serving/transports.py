@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 # The core reads this attribute of an HTTP client: only clients of the same service share cache entries.
 _SERVICE = "qwen_aiml_service"
-_FOR_EVER = 1e8  # seconds, three years: `time.sleep` does not accept infinity
+_FOREVER = 1e8  # seconds, three years: `time.sleep` does not accept infinity
 
 
 def clients(emulator: Handler, mount: str) -> dict[str, Any]:
     """Create a sync and an async client for *emulator*; *mount* distinguishes its vectors from others."""
-    made: dict[str, Any] = {
+    options: dict[str, Any] = {
         "http_client": httpx.Client(transport=sync_transport(emulator, mount)),
         "http_async_client": httpx.AsyncClient(transport=async_transport(emulator, mount)),
     }
-    for client in made.values():
+    for client in options.values():
         # Its requests have the service's own URL, so only this distinguishes its vectors from the service's.
         setattr(client, _SERVICE, f"emulator{mount}")
-    return made
+    return options
 
 
 def sync_transport(emulator: Handler, mount: str = "") -> httpx.MockTransport:
@@ -47,9 +47,9 @@ def sync_transport(emulator: Handler, mount: str = "") -> httpx.MockTransport:
     def handle(request: httpx.Request) -> httpx.Response:
         with ExitStack() as in_flight:
             reply = in_flight.enter_context(emulator.answering(_received(request, mount)))
-            patience = _patience(request)
-            time.sleep(min(reply.latency, patience))
-            return _outcome(request, reply, patience, in_flight)
+            timeout = _read_timeout(request)
+            time.sleep(min(reply.latency, timeout))
+            return _respond(request, reply, timeout, in_flight)
 
     return httpx.MockTransport(handle)
 
@@ -60,9 +60,9 @@ def async_transport(emulator: Handler, mount: str = "") -> httpx.MockTransport:
     async def handle(request: httpx.Request) -> httpx.Response:
         with ExitStack() as in_flight:
             reply = await entered(emulator, _received(request, mount), in_flight)
-            patience = _patience(request)
-            await anyio.sleep(min(reply.latency, patience))
-            return _outcome(request, reply, patience, in_flight)
+            timeout = _read_timeout(request)
+            await anyio.sleep(min(reply.latency, timeout))
+            return _respond(request, reply, timeout, in_flight)
 
     return httpx.MockTransport(handle)
 
@@ -76,27 +76,27 @@ def _received(request: httpx.Request, mount: str) -> Request:
     )
 
 
-def _patience(request: httpx.Request) -> float:
+def _read_timeout(request: httpx.Request) -> float:
     """Return the read timeout of *request* in seconds."""
     seconds = request.extensions.get("timeout", {}).get("read")
-    return _FOR_EVER if seconds is None else float(seconds)
+    return _FOREVER if seconds is None else float(seconds)
 
 
-def _outcome(request: httpx.Request, reply: Reply, patience: float, in_flight: ExitStack) -> httpx.Response:
+def _respond(request: httpx.Request, reply: Reply, timeout: float, in_flight: ExitStack) -> httpx.Response:
     """Return the response for *reply*, or raise, after the wait; it is in flight until its body is closed."""
-    if reply.latency > patience:
+    if reply.latency > timeout:
         raise httpx.ReadTimeout("The read operation timed out", request=request)
     if reply.answer is None:
         raise httpx.ReadError("[Errno 104] Connection reset by peer", request=request)
-    chunks = _chunks(request, reply, reply.answer, patience)
-    body = _Body(chunks, min(reply.drip, patience), in_flight.pop_all())
+    chunks = _chunks(request, reply, reply.answer, timeout)
+    body = _Body(chunks, min(reply.drip, timeout), in_flight.pop_all())
     return httpx.Response(reply.answer.status, headers=reply.answer.framed, stream=body, request=request)
 
 
-def _chunks(request: httpx.Request, reply: Reply, answer: Answer, patience: float) -> Iterator[bytes]:
+def _chunks(request: httpx.Request, reply: Reply, answer: Answer, timeout: float) -> Iterator[bytes]:
     """Yield the part of the body that is sent, then raise if that is not all; a pause precedes each chunk."""
     sent = answer.body[: reply.sent]
-    if reply.drip > patience and sent:
+    if reply.drip > timeout and sent:
         yield b""
         raise httpx.ReadTimeout("The read operation timed out", request=request)
     size = 1 if reply.drip else max(1, len(sent))

@@ -56,7 +56,7 @@ class Semantic:
         self._lock = Lock()
         self._rows: dict[bytes, NDArray[np.float64]] = {}
         self._length = 0
-        self._length = len(self._embedded(["a"])[0])
+        self._length = len(self._embed_rows(["a"])[0])
 
     def embed(self, texts: Sequence[str], dimensions: int, space: str) -> list[array[float]]:
         """
@@ -77,7 +77,7 @@ class Semantic:
         turn = _rotation(self._length, space)
         kept = min(dimensions, self._length)
         vectors = []
-        for row in self._looked_up(texts):
+        for row in self._look_up(texts):
             # Not with BLAS, whose last bits depend on its number of threads.
             turned = np.einsum("ij,j->i", turn, row)[:kept]
             vector = np.zeros(dimensions, np.float32)
@@ -85,7 +85,7 @@ class Semantic:
             vectors.append(array("f", vector.tobytes()))
         return vectors
 
-    def _looked_up(self, texts: Sequence[str]) -> list[NDArray[np.float64]]:
+    def _look_up(self, texts: Sequence[str]) -> list[NDArray[np.float64]]:
         """Return a row for each text; those not in memory are embedded in one call."""
         keys = [blake2b(text.encode(), digest_size=16).digest() for text in texts]
         with self._lock:
@@ -93,26 +93,26 @@ class Semantic:
             missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in rows}
             try:
                 if missing:
-                    rows.update(zip(missing, self._embedded(list(missing.values())), strict=True))
+                    rows.update(zip(missing, self._embed_rows(list(missing.values())), strict=True))
             finally:
                 self._rows.update(rows)  # the most recently used are last
                 for key in list(self._rows)[: max(0, len(self._rows) - _REMEMBERED)]:
                     del self._rows[key]
         return [rows[key] for key in keys]
 
-    def _embedded(self, texts: list[str]) -> NDArray[np.float64]:
+    def _embed_rows(self, texts: list[str]) -> NDArray[np.float64]:
         rows = _numbers(self._vectoriser.embed(texts))
         length = self._length or min(rows.shape[-1], LONGEST)
         if rows.shape != (len(texts), length):
             due = (len(texts), length)
-            raise self._unsound(f"an array of shape {rows.shape} where one of {due} is due")
+            raise self._malformed(f"an array of shape {rows.shape} where one of {due} is due")
         with np.errstate(all="ignore"):
             lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
         if not (np.abs(lengths - 1) < 1e-3).all():  # noqa: PLR2004 - float16's precision; false for NaN
-            raise self._unsound(f"rows of lengths from {lengths.min():.6g} to {lengths.max():.6g}, not 1")
+            raise self._malformed(f"rows of lengths from {lengths.min():.6g} to {lengths.max():.6g}, not 1")
         return rows
 
-    def _unsound(self, given: str) -> ValueError:
+    def _malformed(self, given: str) -> ValueError:
         return ValueError(f"the vectoriser {self.name!r} gave {given}")
 
 
