@@ -131,25 +131,25 @@ def _same(one: Sequence[float], other: Sequence[float]) -> bool:
     )
 
 
-def _attempted(call: Callable[[], Rows]) -> dict[str, Any]:
+def _attempt(call: Callable[[], Rows]) -> dict[str, Any]:
     """Return the outcome of a call, rows or an error, and its duration in seconds."""
     start = time.perf_counter()
-    told: dict[str, Any]
+    outcome: dict[str, Any]
     try:
         rows = call()
-        told = {
+        outcome = {
             "rows": len(rows),
             "lengths": sorted({len(row) for row in rows}),
             "not_finite": sum(not all(map(math.isfinite, row)) for row in rows),
         }
     except Exception as error:  # noqa: BLE001 (any error is reported)
         kept = getattr(error, "embeddings", None) or []
-        told = {
+        outcome = {
             "error": type(error).__name__,
             "said": str(error)[:200],
             "kept": sum(row is not None for row in kept),
         }
-    return {**told, "seconds": round(time.perf_counter() - start, 1)}
+    return {**outcome, "seconds": round(time.perf_counter() - start, 1)}
 
 
 class Situations:
@@ -180,50 +180,50 @@ class Situations:
             rows.extend(way.embed(TEXTS[:FEW]))
             return rows
 
-        told = _attempted(call)
+        outcome = _attempt(call)
         if rows:
             right = [alone.embed([text])[0] for text in TEXTS[:FEW]]
-            told["right"] = sum(map(_same, rows, right))
-        return told
+            outcome["right"] = sum(map(_same, rows, right))
+        return outcome
 
     def plain(self, url: str) -> dict[str, Any]:
         """Embed a text with only the model, dimensions, URL and API key set."""
-        return _attempted(lambda: self._way(url, **self._plain).embed(TEXTS[:1]))
+        return _attempt(lambda: self._way(url, **self._plain).embed(TEXTS[:1]))
 
     def eleven(self, url: str) -> dict[str, Any]:
         """Embed 11 texts with default settings."""
         way = self._way(url)
-        return _attempted(lambda: way.embed(TEXTS[:11]))
+        return _attempt(lambda: way.embed(TEXTS[:11]))
 
     def hundred(self, url: str) -> dict[str, Any]:
         """Embed 100 texts, ten per request where configurable."""
         way = self._way(url, **self._ten)
-        return _attempted(lambda: way.embed(TEXTS))
+        return _attempt(lambda: way.embed(TEXTS))
 
     def hundred_async(self, url: str) -> dict[str, Any]:
         """Embed 100 texts with the async method, ten per request where configurable."""
         way = self._way(url, **self._ten)
-        return _attempted(lambda: asyncio.run(way.aembed(TEXTS)))
+        return _attempt(lambda: asyncio.run(way.aembed(TEXTS)))
 
     def repeated(self, url: str) -> dict[str, Any]:
         """Embed the same text ten times."""
         way = self._way(url, **self._ten)
-        return _attempted(lambda: way.embed([TEXTS[0]] * FEW))
+        return _attempt(lambda: way.embed([TEXTS[0]] * FEW))
 
     def unchanged(self, url: str) -> dict[str, Any]:
         """Embed a text with a line break and a tab."""
         way = self._way(url)
-        return _attempted(lambda: way.embed(["one line\n\tanother"]))
+        return _attempt(lambda: way.embed(["one line\n\tanother"]))
 
     def no_key(self, url: str) -> dict[str, Any]:
         """Embed a text without an API key, in code or in the environment."""
-        return _attempted(lambda: self._make(url).embed(TEXTS[:1]))
+        return _attempt(lambda: self._make(url).embed(TEXTS[:1]))
 
     def other_key(self, url: str) -> dict[str, Any]:
         """Embed a text with only OpenAI's API key in the environment; the server accepts no other."""
         os.environ["OPENAI_API_KEY"] = "sk-of-openai"
         try:
-            return _attempted(lambda: self._make(url).embed(TEXTS[:1]))
+            return _attempt(lambda: self._make(url).embed(TEXTS[:1]))
         finally:
             del os.environ["OPENAI_API_KEY"]
 
@@ -246,22 +246,22 @@ class Situations:
     def busy(self, url: str) -> dict[str, Any]:
         """Embed ten texts; the first request gets 429 with ``Retry-After: 2``."""
         way = self._way(url, **self._ten)
-        return _attempted(lambda: way.embed(TEXTS[:FEW]))
+        return _attempt(lambda: way.embed(TEXTS[:FEW]))
 
     def html(self, url: str) -> dict[str, Any]:
         """Embed ten texts; the first response is 200 with an HTML page of a proxy."""
         way = self._way(url, **self._ten)
-        return _attempted(lambda: way.embed(TEXTS[:FEW]))
+        return _attempt(lambda: way.embed(TEXTS[:FEW]))
 
     def down(self, url: str) -> dict[str, Any]:
         """Embed one text; each request gets 500."""
         way = self._way(url)
-        return _attempted(lambda: way.embed(TEXTS[:1]))
+        return _attempt(lambda: way.embed(TEXTS[:1]))
 
     def refused(self, url: str) -> dict[str, Any]:
         """Embed 100 texts, ten per request where configurable; one is rejected."""
         way = self._way(url, **self._ten)
-        return _attempted(lambda: way.embed(TEXTS))
+        return _attempt(lambda: way.embed(TEXTS))
 
     def loops(self, url: str) -> dict[str, Any]:
         """Embed a text in three event loops, one after another, with one object."""
@@ -270,17 +270,17 @@ class Situations:
         def call() -> Rows:
             return [asyncio.run(way.aembed(TEXTS[:1]))[0] for _ in range(3)]
 
-        return _attempted(call)
+        return _attempt(call)
 
     def shown(self, url: str) -> dict[str, Any]:
         """Look for the API key in the object's ``repr``, ``str`` and pickle."""
         model = self._way(url).model
-        told: dict[str, Any] = {"in_repr": KEY in repr(model), "in_str": KEY in str(model)}
+        outcome: dict[str, Any] = {"in_repr": KEY in repr(model), "in_str": KEY in str(model)}
         try:
-            told["in_pickle"] = KEY.encode() in pickle.dumps(model)
+            outcome["in_pickle"] = KEY.encode() in pickle.dumps(model)
         except Exception as error:  # noqa: BLE001 (any error is reported)
-            told["pickle"] = type(error).__name__
-        return told
+            outcome["pickle"] = type(error).__name__
+        return outcome
 
 
 def situations() -> list[str]:
@@ -305,11 +305,11 @@ def main() -> None:
         os.environ.pop(name, None)
     urls = json.loads(sys.argv[2])
     found = Situations(sys.argv[1], urls.pop("right"))
-    told = {}
+    outcomes = {}
     for name, url in urls.items():
         asked.clear()
-        told[name] = {**getattr(found, name)(url), "asked": sorted(set(asked))}
-    print(json.dumps(told))
+        outcomes[name] = {**getattr(found, name)(url), "asked": sorted(set(asked))}
+    print(json.dumps(outcomes))
 
 
 if __name__ == "__main__":

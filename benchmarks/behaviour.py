@@ -213,11 +213,11 @@ def _waited(found: dict[str, Any]) -> str:
     return f"{_rows(found)}, after {found['seconds']:.0f} s"
 
 
-def _again(found: dict[str, Any]) -> str:
+def _retried(found: dict[str, Any]) -> str:
     return _failed(found) if "error" in found else f"retried, {_rows(found)}"
 
 
-def _tried(found: dict[str, Any]) -> str:
+def _gave_up(found: dict[str, Any]) -> str:
     return f"{_count(found['requests'], 'request')} in {found['seconds']:.0f} s, then {_failed(found)}"
 
 
@@ -250,8 +250,8 @@ ROWS: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
     ("nan", "10 texts, NaN in the first response", _right),
     ("short", "10 texts, too few dimensions in one row of the first response", _right),
     ("busy", "429 with `Retry-After: 2`, then success", _waited),
-    ("html", "200 with an HTML page, then success", _again),
-    ("down", "500 at every attempt", _tried),
+    ("html", "200 with an HTML page, then success", _retried),
+    ("down", "500 at every attempt", _gave_up),
     ("refused", "100 texts, batch size 10, one text rejected", _kept),
     ("loops", "One object in three event loops, one after another", _loops),
     ("shown", "API key in `repr` and in a pickle", _hidden),

@@ -294,7 +294,7 @@ def bare(url: str, floats: int, in_flight: int | None) -> Embed:
     def exchange(connection: socket.socket, texts: list[str]) -> Any:
         body = orjson.dumps({"model": MODEL, "input": texts, "dimensions": floats})
         connection.sendall(start % len(body) + body)
-        return orjson.loads(_answer(connection))["data"]
+        return orjson.loads(_read_response(connection))["data"]
 
     def embed(texts: list[str]) -> Rows:
         rows: list[Any] = [()] * len(texts)
@@ -321,21 +321,21 @@ def bare(url: str, floats: int, in_flight: int | None) -> Embed:
     return embed
 
 
-def _answer(connection: socket.socket) -> bytearray:
+def _read_response(connection: socket.socket) -> bytearray:
     received = b""
     while b"\r\n\r\n" not in received:
-        received += _some(connection.recv(65536))
+        received += _check_open(connection.recv(65536))
     headers, _, rest = received.partition(b"\r\n\r\n")
     length = int(headers.lower().split(b"content-length:")[1].split(b"\r\n")[0])
     answer = bytearray(length)
     answer[: len(rest)] = rest
     at, view = len(rest), memoryview(answer)
     while at < length:
-        at += _some(connection.recv_into(view[at:]))
+        at += _check_open(connection.recv_into(view[at:]))
     return answer
 
 
-def _some(received: Any) -> Any:
+def _check_open(received: Any) -> Any:
     if not received:
         raise ConnectionError("closed in the middle of an answer")
     return received
@@ -377,7 +377,7 @@ def _resident(field: str) -> float | None:
     return None
 
 
-def _forget_peak() -> None:
+def _reset_peak() -> None:
     """Reset VmHWM. ru_maxrss cannot be reset: it includes imports, and the parent process before exec."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -396,7 +396,7 @@ def measure(embed: Embed, texts: list[str], floats: int) -> dict[str, float | No
         call = lambda some: loop.run_until_complete(embed(some))  # noqa: E731 (a def would have another type)
     call(texts[:1])
     gc.collect()
-    _forget_peak()
+    _reset_peak()
     before, cpu, start = _resident("VmRSS"), time.process_time(), time.perf_counter()
     rows = call(texts)
     wall, cpu = time.perf_counter() - start, time.process_time() - cpu

@@ -138,7 +138,7 @@ def main_table(taken: dict[str, Any]) -> Table:
     ways = list(point["ways"])
     notes = [SCALED] * few + [BASE64] * any("openai" in way for way in ways)
     notes += [ARRAYS] * any(way.startswith("ours-array") for way in ways)
-    return Table(f"Main: {_words(point)}", columns, rows, "\n\n".join(notes))
+    return Table(f"Main: {_describe(point)}", columns, rows, "\n\n".join(notes))
 
 
 def sweep_table(taken: dict[str, Any]) -> Table:
@@ -148,7 +148,7 @@ def sweep_table(taken: dict[str, Any]) -> Table:
     columns = ["", "ideal s", *(LABELS[way] for way in ways), f"{LABELS[ways[0]]} / baseten"]
     rows = [
         [
-            _words(point),
+            _describe(point),
             f"{ideal(point):.2f}",
             *(_pair(scaled(point, way, "cpu"), scaled(point, way, "wall")) for way in ways),
             _ratio(scaled(point, ways[0], "cpu"), scaled(point, "baseten", "cpu")),
@@ -191,7 +191,7 @@ def section(results: dict[str, Any]) -> str:
     """Format the section of docs/speed.md, including its markers."""
     taken = results["main"]
     intro = (
-        f"{_words(taken['points'][0])}. Measured against a lightweight local server, one process per run. "
+        f"{_describe(taken['points'][0])}. Measured against a lightweight local server, one process per run. "
         "*CPU*: client CPU time. *Ideal*: latency times number of request waves at full concurrency. "
         "*Memory*: peak increase during the call. *baseten*: Baseten's client, written in Rust. *bare*: "
         f"sockets, threads and orjson, without validation or retries. {_taken(taken)}"
@@ -221,7 +221,7 @@ def chart(results: dict[str, Any]) -> str:
             few = "*" if point["ways"][way]["texts"] < point["texts"] else ""
             rows.append((LABELS[way] + few, way.startswith("ours"), seconds))
     note = "* one request at a time; measured with fewer texts, time scaled up"
-    return bars(_words(point), "wall-clock seconds", note, rows)
+    return bars(_describe(point), "wall-clock seconds", note, rows)
 
 
 def in_page(text: str, results: dict[str, Any]) -> str:
@@ -239,7 +239,7 @@ def write(results: dict[str, Any]) -> None:
         page.write_text(in_page(page.read_text(encoding="utf-8"), results), encoding="utf-8")
 
 
-def _words(point: dict[str, Any]) -> str:
+def _describe(point: dict[str, Any]) -> str:
     milliseconds = 1000 * point["latency"]
     return (
         f"{point['texts']:,} texts, {point['floats']} dimensions, {milliseconds:g} ms per request, "

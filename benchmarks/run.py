@@ -227,7 +227,7 @@ def machine() -> dict[str, str]:
     }
 
 
-def told(ways: Sequence[str]) -> dict[str, str]:
+def peer_versions(ways: Sequence[str]) -> dict[str, str]:
     """Return the versions of the packages compared, by environment."""
     found = {}
     for name, packages in dict(peer(way) for way in ways).items():
@@ -259,7 +259,7 @@ def main() -> None:
         results[name] = {
             "date": str(datetime.now(timezone.utc).date()),
             "machine": machine(),
-            "versions": told(ways),
+            "versions": peer_versions(ways),
             "rounds": rounds,
             "points": [compare(ways, point, rounds) for point in points],
         }

@@ -81,10 +81,10 @@ class Service:
             self.refused += 1
             said = b'{"message":"Requests rate limit exceeded"}'
             return min(self.latency, REFUSAL_SECONDS), _head(429, len(said)) + said
-        asked = orjson.loads(body)
-        count = 1 if isinstance(asked["input"], str) else len(asked["input"])
-        form = asked.get("encoding_format", "float")
-        return self.latency, _body(count, asked.get("dimensions", self.floats), form)
+        request = orjson.loads(body)
+        count = 1 if isinstance(request["input"], str) else len(request["input"])
+        form = request.get("encoding_format", "float")
+        return self.latency, _body(count, request.get("dimensions", self.floats), form)
 
     def counts(self) -> bytes:
         """Return the counts as a response, and reset them and the limit."""
