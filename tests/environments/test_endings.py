@@ -82,13 +82,13 @@ class Proxy(BaseHTTPRequestHandler):
             headers = {name: self.headers[name] for name in ("authorization", "content-type")}
             server.request("POST", urlsplit(self.path).path, body, headers)
             answer = server.getresponse()
-            said = answer.read()
+            content = answer.read()
         finally:
             server.close()
         self.send_response(answer.status)
-        self.send_header("content-length", str(len(said)))
+        self.send_header("content-length", str(len(content)))
         self.end_headers()
-        self.wfile.write(said)
+        self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
         """Print nothing."""

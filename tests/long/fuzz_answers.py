@@ -36,8 +36,8 @@ def check(data: bytes) -> None:
     if len(data) < HEAD:
         return
     status, expected, dimensions = 100 + data[0] * 4, data[1] % 4 + 1, data[2] % 6
-    said = data[3:HEAD].decode("latin-1")
-    headers = {"x-request-id": said, "x-aimlapi-credits-used": said, "content-type": said}
+    text = data[3:HEAD].decode("latin-1")
+    headers = {"x-request-id": text, "x-aimlapi-credits-used": text, "content-type": text}
     answer = Response(status, headers, data[HEAD:])
 
     error = error_of(answer, TEXTS, CONFIG, CONFIG.secret)

@@ -190,7 +190,7 @@ def own_threads() -> set[threading.Thread]:
     }
 
 
-def users_client(transport: str, kind: str) -> Any:
+def custom_client(transport: str, kind: str) -> Any:
     """Create a custom HTTP client if the transport is one, otherwise an empty context manager."""
     library, _, is_client = transport.partition("-")
     return (
@@ -204,7 +204,7 @@ def certificates() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def made(way: str, settings: Mapping[str, Any], http_client: Any) -> tuple[Any, Callable[[Any], Any]]:
+def create(way: str, settings: Mapping[str, Any], http_client: Any) -> tuple[Any, Callable[[Any], Any]]:
     """
     Create an object, and return it with its method that embeds a list of texts.
 
@@ -269,8 +269,8 @@ def ask(
             if transport.endswith("-client"):
                 # An abandoned thread keeps its request in flight for that long.
                 settings["timeout"] = min(settings.get("timeout", 1.0), 1.0)
-            with users_client(transport, "Client") as client:
-                model, embed = made(way, settings, client)
+            with custom_client(transport, "Client") as client:
+                model, embed = create(way, settings, client)
                 with model:
                     with noted(outcome, model):
                         outcome.embeddings = embed(texts)
@@ -278,8 +278,8 @@ def ask(
             return outcome
 
         async def main() -> None:
-            async with users_client(transport, "AsyncClient") as client:
-                model, embed = made(way, settings, client)
+            async with custom_client(transport, "AsyncClient") as client:
+                model, embed = create(way, settings, client)
                 async with model:
                     with noted(outcome, model):
                         outcome.embeddings = await embed(texts)
@@ -338,19 +338,19 @@ class Peer:
         self._listener = listener
         self._tls = tls
 
-    def serve(self, said: bytes, connections: int) -> None:
+    def serve(self, content: bytes, connections: int) -> None:
         """Accept *connections* connections, and respond to each."""
         self._listener.settimeout(10)
         for _ in range(connections):
             connection, _ = self._listener.accept()
             with connection:
                 connection.settimeout(10)
-                self.received.append(self._answer(connection, said))
+                self.received.append(self._answer(connection, content))
 
-    def _answer(self, connection: socket.socket, said: bytes) -> bytes:
+    def _answer(self, connection: socket.socket, content: bytes) -> bytes:
         if self._tls is None:
             received = connection.recv(65536)
-            connection.sendall(said)
+            connection.sendall(content)
             return received
         try:
             with self._tls.wrap_socket(connection, server_side=True) as secure:
@@ -374,11 +374,11 @@ def peer() -> Callable[..., Any]:
 
     @contextmanager
     def listening(
-        said: bytes = b"", *, connections: int = 0, tls: ssl.SSLContext | None = None
+        content: bytes = b"", *, connections: int = 0, tls: ssl.SSLContext | None = None
     ) -> Iterator[Peer]:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             peer = Peer(listener, tls)
-            thread = threading.Thread(target=peer.serve, args=(said, connections))
+            thread = threading.Thread(target=peer.serve, args=(content, connections))
             thread.start()
             try:
                 yield peer

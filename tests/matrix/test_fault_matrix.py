@@ -160,7 +160,7 @@ def fine(faults: Mapping[str, Fault]) -> dict[str, Case]:
     return {name: Case(faults=[fault] * 2, requests=2, harmless=True) for name, fault in faults.items()}
 
 
-def said(body: bytes, status: int = 200, **headers: str) -> Fault:
+def raw(body: bytes, status: int = 200, **headers: str) -> Fault:
     """Respond with a body."""
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
     return Fault(status=status, body=body, headers=headers)
@@ -401,22 +401,20 @@ TABLE = (
             "401": at_once(AuthenticationError, Fault(status=401), status_code=401),
             "402": at_once(InsufficientCreditsError, Fault(status=402), status_code=402),
             "403-credits": at_once(InsufficientCreditsError, Fault(status=403), status_code=403),
-            "403-scope": at_once(
-                APIStatusError, said(b'{"message": "No such scope"}', 403), reason="account"
-            ),
+            "403-scope": at_once(APIStatusError, raw(b'{"message": "No such scope"}', 403), reason="account"),
             "404": at_once(APIStatusError, Fault(status=404), status_code=404),
             # A 2xx that does not report its usage leaves the total unknown.
             "200-credits": replace(
                 at_once(
-                    InsufficientCreditsError, said(b'{"error": {"message": "You have run out of credits"}}')
+                    InsufficientCreditsError, raw(b'{"error": {"message": "You have run out of credits"}}')
                 ),
                 unpriced=True,
             ),
             "429-credits": at_once(
-                InsufficientCreditsError, said(b'{"message": "You have run out of credits"}', 429)
+                InsufficientCreditsError, raw(b'{"message": "You have run out of credits"}', 429)
             ),
             "400-dimensions": at_once(
-                APIStatusError, said(b'{"message": "dimensions is invalid"}', 400), reason="request"
+                APIStatusError, raw(b'{"message": "dimensions is invalid"}', 400), reason="request"
             ),
             "511": at_once(APIStatusError, Fault(status=511), status_code=511),
         },
@@ -445,13 +443,13 @@ TABLE = (
         "retried; the useless response may have been billed",
         each(
             {
-                "html": said(b"<html>Just a moment...</html>", content_type="text/html"),
-                "error": said(b'{"error": {"message": "Internal server error"}}'),
+                "html": raw(b"<html>Just a moment...</html>", content_type="text/html"),
+                "error": raw(b'{"error": {"message": "Internal server error"}}'),
                 "half": Fault(edit=lambda content: json.dumps(content).encode()[:999]),
-                "empty": said(b""),
-                "list": said(b"[]"),
-                "no-data": said(b'{"object": "list"}'),
-                "null-data": said(b'{"data": null}'),
+                "empty": raw(b""),
+                "list": raw(b"[]"),
+                "no-data": raw(b'{"object": "list"}'),
+                "null-data": raw(b'{"data": null}'),
                 "204": Fault(status=204),
             },
             unpriced=True,
@@ -461,7 +459,7 @@ TABLE = (
         "encoding",
         "Body that does not match `content-encoding`",
         "the same",
-        once(said(b"{}", content_encoding="gzip")),
+        once(raw(b"{}", content_encoding="gzip")),
     ),
     # The body is also cut: a client that reads that far sees a lost response, whose usage is not unknown.
     Row(
@@ -613,7 +611,7 @@ TABLE = (
         {
             "content": poison(account=refused(400), facts={"reason": "content"}),
             "400": poison(
-                choose=poisoned(said(b'{"message": "Can not digest confidential 09"}', 400)),
+                choose=poisoned(raw(b'{"message": "Can not digest confidential 09"}', 400)),
                 facts={"reason": "text"},
             ),
             "worst-place": refusing(4, requests=8),
@@ -671,7 +669,7 @@ TABLE = (
         "the error, after the third text that is rejected in a request of its own",
         {
             "": Case(
-                choose=always(said(b'{"message": "No"}', 400)),
+                choose=always(raw(b'{"message": "No"}', 400)),
                 texts=TEXTS,
                 requests=13,
                 settings=ONE,
@@ -838,11 +836,11 @@ def check(case: Case, way: str, service: Any, ask: Any, vector: Any) -> None:
         if request.status is not None and request.status < 300
     ]
     lost = [texts for texts, fault in processed if fault is not None and not case.harmless]
-    paid = {text for text, row in zip(sent, rows, strict=True) if row is not None}
+    embedded = {text for text, row in zip(sent, rows, strict=True) if row is not None}
     assert account.request_count == outcome.usage.requests == case.requests
-    assert account.texts_billed == Counter(paid) + Counter(text for texts in lost for text in texts)
-    told = [texts for texts, fault in processed if fault is None or fault.edit or case.harmless]
-    assert outcome.usage.total_tokens == (None if case.unpriced else sum(map(tokens, told)))
+    assert account.texts_billed == Counter(embedded) + Counter(text for texts in lost for text in texts)
+    reported = [texts for texts, fault in processed if fault is None or fault.edit or case.harmless]
+    assert outcome.usage.total_tokens == (None if case.unpriced else sum(map(tokens, reported)))
 
     if case.again is not None:
         assert outcome.again == [vector(text) for text in AGAIN]
@@ -869,7 +867,7 @@ def test_fault(case: Case, way: str, service: Any, ask: Any, vector: Any, no_wai
 @across("bomb")
 def test_bomb(way: str, service: Any, ask: Any, vector: Any) -> None:
     """A decompression bomb is not expanded in memory or read to its end, which is cut off."""
-    fault = said(bomb(), content_encoding="gzip")
+    fault = raw(bomb(), content_encoding="gzip")
     [case] = once(replace(fault, cut=len(bomb()) - 1), unpriced=True).values()
     tracemalloc.start()
     try:
