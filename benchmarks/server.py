@@ -28,7 +28,7 @@ import orjson
 
 DISTINCT = 64  # precomputed rows
 REFUSAL_SECONDS = 0.02
-MOST_SECONDS = 3600  # lifetime of the server if nothing stops it
+MAX_SECONDS = 3600  # lifetime of the server if nothing stops it
 
 
 @cache
@@ -147,7 +147,7 @@ async def serve(service: Service) -> None:
     # A daemon thread that reads the file descriptor: the lock of sys.stdin would block the exit.
     threading.Thread(target=_await_end, args=(loop, ended), daemon=True).start()
     with suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(ended.wait(), MOST_SECONDS)
+        await asyncio.wait_for(ended.wait(), MAX_SECONDS)
     server.close()
 
 

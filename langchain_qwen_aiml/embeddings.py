@@ -189,7 +189,7 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
             try:
                 super().__init__(**options)
             except ValidationError as error:
-                raise self._refusal(error.errors(), options) from None
+                raise self._configuration_error(error.errors(), options) from None
             self._connect()
 
     def _connect(self) -> None:
@@ -203,11 +203,11 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
             api_key=self.aimlapi_api_key,
             base_url=self.aimlapi_api_base,
             batch_size=self.chunk_size,
-            **self._settings_of_one_name(),
+            **self._shared_settings(),
         )
         self.__dict__.update(
             model=config.model,
-            aimlapi_api_key=config.shown_key(SecretStr),
+            aimlapi_api_key=config.masked_key(SecretStr),
             aimlapi_api_base=config.base_url,
             chunk_size=config.batch_size,
             timeout=config.timeout,
@@ -236,7 +236,7 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
         """Seconds per network operation."""
         return self.timeout
 
-    def _admission(self) -> tuple[Any, Any]:
+    def _limiter_functions(self) -> tuple[Any, Any]:
         if (limiter := self.rate_limiter) is None:
             return None, None
         return (lambda _: limiter.acquire(blocking=True)), (lambda _: limiter.aacquire(blocking=True))
@@ -248,7 +248,7 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
         *chunk_size* is the texts per request of this call, at most the setting; None means the setting.
         """
         with self._progress_bar(show=self.show_progress_bar) as bar:
-            return self._embed(texts, progress=bar.part(), batch_size=chunk_size)
+            return self._embed(texts, progress=bar.callback(), batch_size=chunk_size)
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a query, with ``query_instruction`` prepended if set. See `EmbeddingClient.embed`."""
@@ -257,7 +257,7 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
     async def aembed_documents(self, texts: list[str], chunk_size: int | None = None) -> list[list[float]]:
         """Async version of `embed_documents`, for asyncio and Trio."""
         with self._progress_bar(show=self.show_progress_bar) as bar:
-            return await self._aembed(texts, progress=bar.part(), batch_size=chunk_size)
+            return await self._aembed(texts, progress=bar.callback(), batch_size=chunk_size)
 
     async def aembed_query(self, text: str) -> list[float]:
         """Async version of `embed_query`, for asyncio and Trio."""

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 # Fields that the framework sets on existing models, and that copies share.
-OF_THE_FRAMEWORK = ("callback_manager", "embeddings_cache", "num_workers", "rate_limiter")
+MUTABLE_FIELDS = ("callback_manager", "embeddings_cache", "num_workers", "rate_limiter")
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
-def is_left_alone(model: BaseEmbedding) -> bool:
+def is_unobserved(model: BaseEmbedding) -> bool:
     """
     Return whether the framework would only create events that no handler receives.
 
@@ -79,7 +79,7 @@ class FrameworkBase(AdapterBase, BaseComponent):
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         shared = [
-            getattr(self, name) for name in ("http_client", "http_async_client", "cache", *OF_THE_FRAMEWORK)
+            getattr(self, name) for name in ("http_client", "http_async_client", "cache", *MUTABLE_FIELDS)
         ]
         return super().__deepcopy__({**(memo or {}), **{id(item): item for item in shared}})
 

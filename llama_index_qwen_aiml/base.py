@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, Valid
 from qwen_aiml import DEFAULT_MODEL, ConfigurationError, EmbeddingConfig, check_texts
 
 from ._fields import ApiKey, ModelName  # noqa: TC001 (pydantic reads them)
-from ._framework import OF_THE_FRAMEWORK, FrameworkBase, check_parts, is_left_alone, undecorate, undecorated
+from ._framework import MUTABLE_FIELDS, FrameworkBase, check_parts, is_unobserved, undecorate, undecorated
 from .cache import KVStoreCache, NamespacedKVStore
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
             try:
                 super().__init__(**options)
             except ValidationError as error:
-                raise self._refusal(error.errors(), options) from None
+                raise self._configuration_error(error.errors(), options) from None
             self._connect()
 
     def _connect(self) -> None:
@@ -157,11 +157,11 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
             api_key=self.api_key,
             base_url=self.api_base,
             batch_size=self.embed_batch_size,
-            **self._settings_of_one_name(),
+            **self._shared_settings(),
         )
         self.__dict__.update(
             model_name=config.model,
-            api_key=config.shown_key(SecretStr),
+            api_key=config.masked_key(SecretStr),
             api_base=config.base_url,
             timeout=config.timeout,
         )
@@ -173,7 +173,7 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
         """The model id."""
         return self.model_name
 
-    def _admission(self) -> tuple[Any, Any]:
+    def _limiter_functions(self) -> tuple[Any, Any]:
         limiter = self._limiter if self.rate_limiter is None else self.rate_limiter
         return (None, None) if limiter is None else (limiter.acquire, limiter.async_acquire)
 
@@ -183,7 +183,7 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
         return "QwenAIMLEmbedding"
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return self._embed(texts, progress=self._bar and self._bar.part())
+        return self._embed(texts, progress=self._bar and self._bar.callback())
 
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._embed_one(text)
@@ -192,7 +192,7 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
         return self._embed_one(query, "query")
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return await self._aembed(texts, progress=self._bar and self._bar.part())
+        return await self._aembed(texts, progress=self._bar and self._bar.callback())
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
         return await self._aembed_one(text)
@@ -211,7 +211,7 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
         texts = check_texts(texts, blank_replacement=self.blank_replacement)
         with self._progress_bar(show=show_progress, total=len(texts)) as bar:
             twin = self._for_batch(len(texts), bar)
-            if is_left_alone(self):
+            if is_unobserved(self):
                 return twin._get_text_embeddings(texts)  # noqa: SLF001 (of this class)
             return undecorated(BaseEmbedding.get_text_embedding_batch)(twin, texts, **kwargs)
 
@@ -222,7 +222,7 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
         texts = check_texts(texts, blank_replacement=self.blank_replacement)
         with self._progress_bar(show=show_progress, total=len(texts)) as bar:
             twin = self._twin(bar) if self.num_workers else self._for_batch(len(texts), bar)
-            if is_left_alone(self) and not self.num_workers:
+            if is_unobserved(self) and not self.num_workers:
                 return await twin._aget_text_embeddings(texts)  # noqa: SLF001 (of this class)
             return await undecorated(BaseEmbedding.aget_text_embedding_batch)(twin, texts, **kwargs)
 
@@ -264,7 +264,7 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
         return twin
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in QwenAIMLEmbedding.model_fields and name not in OF_THE_FRAMEWORK:
+        if name in QwenAIMLEmbedding.model_fields and name not in MUTABLE_FIELDS:
             message = f"{name} can't be changed; create another object, or use model_copy(update=...)"
             raise ConfigurationError(message)
         check_parts({name: value})

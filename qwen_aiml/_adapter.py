@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ._config import EmbeddingConfig, conversion
 from ._errors import ConfigurationError
-from ._keys import Secret, wrapped
+from ._keys import Secret, wrap_key
 from ._progress import Bar
 from ._texts.validation import ON_BLANK, check_text
-from ._utils.frames import shows_no_texts
+from ._utils.frames import hide_texts
 from ._utils.unknown_settings import unknown_settings
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class AdapterBase:
         http_client: Any
         http_async_client: Any
 
-        def _admission(self) -> tuple[Any, Any]:
+        def _limiter_functions(self) -> tuple[Any, Any]:
             """Return the framework's rate limiter as a sync and an async function, or two Nones."""
             ...
 
@@ -66,14 +66,14 @@ class AdapterBase:
 
     def _embed(self, texts: Iterable[str], role: Role = "document", **options: Any) -> list[list[float]]:
         """Embed texts, with *options* of `EmbeddingClient.embed`."""
-        admit, _ = self._admission()
+        admit, _ = self._limiter_functions()
         return self._client.embed(texts, role=role, admit=admit, **options).embeddings
 
     async def _aembed(
         self, texts: Iterable[str], role: Role = "document", **options: Any
     ) -> list[list[float]]:
         """Async version of `_embed`."""
-        _, admit = self._admission()
+        _, admit = self._limiter_functions()
         result = await self._async_client.embed(texts, role=role, admit=admit, **options)
         return result.embeddings
 
@@ -95,7 +95,7 @@ class AdapterBase:
             ConfigurationError: If one setting is given under two names.
         """
         for name in filter(re.compile(_SENSITIVE).search, options):
-            options[name] = wrapped(options[name])
+            options[name] = wrap_key(options[name])
         fields: Mapping[str, Any] = cls.model_fields  # type: ignore[attr-defined] # from pydantic
         for field_name, field in fields.items():
             names = dict.fromkeys([*_aliases(field), field_name])
@@ -110,12 +110,14 @@ class AdapterBase:
             for name in unset[0 if len(given) > len(unset) else 1 :]:
                 del options[name]
 
-    def _settings_of_one_name(self) -> dict[str, Any]:
+    def _shared_settings(self) -> dict[str, Any]:
         """Return the settings that have the same name in the core and in every framework class."""
         names = {field.name for field in dataclasses.fields(EmbeddingConfig)} - _RENAMED
         return {name: getattr(self, name) for name in names}
 
-    def _refusal(self, errors: Iterable[Mapping[str, Any]], options: dict[str, Any]) -> ConfigurationError:
+    def _configuration_error(
+        self, errors: Iterable[Mapping[str, Any]], options: dict[str, Any]
+    ) -> ConfigurationError:
         """Convert pydantic's errors to a `ConfigurationError`; clear *options*, which may contain a key."""
         options.clear()
         wrong, unknown = [], []
@@ -165,7 +167,7 @@ class AdapterBase:
             super().__init_subclass__(**options)
             for name, method in list(vars(cls).items()):
                 if "embed" in name and not name.startswith("_") and isfunction(method):
-                    setattr(cls, name, shows_no_texts(method))
+                    setattr(cls, name, hide_texts(method))
 
         @classmethod
         def __pydantic_init_subclass__(cls, **options: Any) -> None:
@@ -188,12 +190,12 @@ class AdapterBase:
         """Maximum number of tokens per text; None if it is unknown."""
         return self._client.max_input_tokens
 
-    @shows_no_texts
+    @hide_texts
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a document, as `EmbeddingClient.count_tokens` does."""
         return self._client.count_tokens(text)
 
-    @shows_no_texts
+    @hide_texts
     def estimate(self, texts: Iterable[str], *, usd_per_million_tokens: float | None = None) -> Estimate:
         """Estimate what embedding documents will use, as `EmbeddingClient.estimate` does."""
         return self._client.estimate(texts, usd_per_million_tokens=usd_per_million_tokens)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from ._config import EmbeddingConfig
 from ._engine.engine import Engine
 from ._engine.job import log_interrupted
-from ._engine.runner import Running
+from ._engine.runner import BackgroundCall
 from ._engine.stream import AsyncEmbeddingIterator, EmbeddingIterator
 from ._errors import ConfigurationError
-from ._observe.estimate import Counting
+from ._observe.estimate import Estimator
 from ._progress import Reporter
 from ._protocol.arrays import load_numpy, matrix
-from ._utils.frames import shows_no_texts
-from ._utils.threads import in_thread
+from ._utils.frames import hide_texts
+from ._utils.threads import run_in_thread
 
 if TYPE_CHECKING:
     import os
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ._texts.validation import Role
 
 
-class _Client(Counting):
+class _Client(Estimator):
     """Base class of both clients: settings, totals, copies."""
 
     _sync: bool
@@ -138,7 +138,7 @@ class EmbeddingClient(_Client):
 
     _sync = True
 
-    @shows_no_texts
+    @hide_texts
     def embed(
         self,
         texts: Iterable[str],
@@ -183,7 +183,7 @@ class EmbeddingClient(_Client):
             QwenAIMLError: The first error, if no text was embedded.
         """
         job = self._engine.job(texts, role=role, admit=admit, packed=packed, batch_size=batch_size)
-        running = Running(partial(self._engine.run, job))
+        running = BackgroundCall(partial(self._engine.run, job))
         if progress is not None:
             job.call.reporter = Reporter(progress, job.items, running.call)
         try:
@@ -193,7 +193,7 @@ class EmbeddingClient(_Client):
             raise
         return job.result()
 
-    @shows_no_texts
+    @hide_texts
     def embed_array(
         self,
         texts: Iterable[str],
@@ -279,7 +279,7 @@ class EmbeddingClient(_Client):
 
     async def aclose(self) -> None:
         """Close as `close` does, without blocking the running event loop."""
-        await in_thread(self._engine.close)
+        await run_in_thread(self._engine.close)
 
     def __enter__(self) -> Self:
         return self
@@ -313,7 +313,7 @@ class AsyncEmbeddingClient(_Client):
 
     _sync = False
 
-    @shows_no_texts
+    @hide_texts
     async def embed(
         self,
         texts: Iterable[str],
@@ -340,7 +340,7 @@ class AsyncEmbeddingClient(_Client):
             raise
         return job.result()
 
-    @shows_no_texts
+    @hide_texts
     async def embed_array(
         self,
         texts: Iterable[str],

@@ -9,7 +9,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal
 
 from ._errors import ConfigurationError
-from ._keys import KEY_VARIABLES, KeySource, Secret, find_key, wrapped
+from ._keys import KEY_VARIABLES, KeySource, Secret, find_key, wrap_key
 from ._models import DEFAULT_MODEL, DEFAULT_ROWS, ModelFacts, model_facts
 from ._texts.tokens import load
 from ._texts.validation import check_blank, check_role
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 DEFAULT_CONCURRENCY = 32
 DEFAULT_TIMEOUT = 60.0
-MOST_SECONDS = 1_000_000
+MAX_SECONDS = 1_000_000
 _NOT_A_KEY = r"(?s).{0,7}|[a-z_]{1,15}|[0-9.]{1,15}"  # too short or too simple to be a key
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -135,10 +135,10 @@ class EmbeddingConfig:
         self._set("base_url", check_base_url(self.base_url, allow_http=allowed))
         self._set("batch_size", _batch_size(self.batch_size, facts))
         if self.max_concurrency is not None:
-            whole("max_concurrency", self.max_concurrency, least=1)
+            check_integer("max_concurrency", self.max_concurrency, least=1)
         for name in ("requests_per_minute", "tokens_per_minute"):
-            above_zero(name, getattr(self, name))
-        whole("max_retries", self.max_retries, least=0)
+            check_positive(name, getattr(self, name))
+        check_integer("max_retries", self.max_retries, least=0)
         self._set("timeout", DEFAULT_TIMEOUT if self.timeout is None else _seconds("timeout", self.timeout))
         if self.total_timeout is not None:
             self._set("total_timeout", _seconds("total_timeout", self.total_timeout))
@@ -168,7 +168,7 @@ class EmbeddingConfig:
         """Texts per request."""
         return self.batch_size or DEFAULT_ROWS
 
-    def rows_of(self, batch_size: int | None) -> int:
+    def checked_batch_size(self, batch_size: int | None) -> int:
         """
         Return the texts per request of one call, validated; None means the setting.
 
@@ -183,7 +183,7 @@ class EmbeddingConfig:
         return self.max_concurrency or DEFAULT_CONCURRENCY
 
     @property
-    def silence(self) -> float:
+    def operation_timeout(self) -> float:
         """Maximum seconds per network operation."""
         return self.timeout or DEFAULT_TIMEOUT
 
@@ -210,7 +210,7 @@ class EmbeddingConfig:
             )
         return self.api_key
 
-    def shown_key(self, kind: Callable[[str], Any]) -> Any:
+    def masked_key(self, kind: Callable[[str], Any]) -> Any:
         """Return the key as *kind*, another masked string type, or the masked function that returns it."""
         return self.api_key if isinstance(self.api_key, KeySource) else kind(self.secret.reveal())
 
@@ -265,7 +265,7 @@ def _flag(name: str, value: object) -> bool:
     return value
 
 
-def whole(name: str, value: object, *, least: int) -> None:
+def check_integer(name: str, value: object, *, least: int) -> None:
     """Raise `ConfigurationError` unless a value is a whole number, *least* or more."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise _refuse(name, value, f"a whole number, {least} or more", conversion(value))
@@ -278,11 +278,11 @@ def _number(name: str, value: object, *, most: float, allowed: str) -> float:
 
 
 def _seconds(name: str, value: object) -> float:
-    allowed = f"a number of seconds above 0, at most {MOST_SECONDS}"
-    return _number(name, value, most=MOST_SECONDS, allowed=allowed)
+    allowed = f"a number of seconds above 0, at most {MAX_SECONDS}"
+    return _number(name, value, most=MAX_SECONDS, allowed=allowed)
 
 
-def above_zero(name: str, value: object) -> None:
+def check_positive(name: str, value: object) -> None:
     """Raise `ConfigurationError` unless a value is a number above 0 or None."""
     if value is not None:
         _number(name, value, most=sys.float_info.max, allowed="a number above 0, or None")
@@ -299,13 +299,13 @@ def _check_dimensions(value: object, facts: ModelFacts) -> None:
     if facts.dimensions and value not in facts.dimensions:
         allowed = ", ".join(map(str, facts.dimensions))
         raise _refuse("dimensions", value, f"one of {allowed} for {facts.name}", conversion(value))
-    whole("dimensions", value, least=1)
+    check_integer("dimensions", value, least=1)
 
 
 def _batch_size(value: int | None, facts: ModelFacts) -> int:
     if value is None:
         return facts.max_rows or DEFAULT_ROWS
-    whole("batch_size (chunk_size, embed_batch_size)", value, least=1)
+    check_integer("batch_size (chunk_size, embed_batch_size)", value, least=1)
     if facts.max_rows is not None and value > facts.max_rows:
         raise ConfigurationError(
             f"batch_size (chunk_size, embed_batch_size) must be at most {facts.max_rows}, not {value}: "
@@ -342,7 +342,7 @@ def _guarded(init: Callable[..., None]) -> Callable[..., None]:
     @wraps(init)
     def guarding(self: EmbeddingConfig, **settings: Any) -> None:
         for name in {"api_key", *(settings.keys() - known)}:
-            settings[name] = wrapped(settings.get(name))
+            settings[name] = wrap_key(settings.get(name))
         if unknown := settings.keys() - known:
             raise ConfigurationError(f"EmbeddingConfig: {unknown_settings(unknown, known)}")
         try:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ._results import Usage
 
 
-MOST_NAMED = 8  # runs of texts that a message lists
+MAX_NAMED = 8  # runs of texts that a message lists
 
 Reason = Literal["account", "rate", "request", "rows", "length", "content", "text", "service"]
 
@@ -115,8 +115,8 @@ def name_runs(kinds: Mapping[int, str], name: Callable[[int, int, str], str]) ->
             runs[-1][1] = at
         else:
             runs.append([at, at])
-    named = ", ".join(name(a, b, kinds[a]) for a, b in runs[:MOST_NAMED])
-    return named + (f" and more, {len(kinds)} in all" if len(runs) > MOST_NAMED else "")
+    named = ", ".join(name(a, b, kinds[a]) for a, b in runs[:MAX_NAMED])
+    return named + (f" and more, {len(kinds)} in all" if len(runs) > MAX_NAMED else "")
 
 
 class ConfigurationError(QwenAIMLError, ValueError):

@@ -39,10 +39,10 @@ _FLAWS = (
     ),
 )
 
-TELLING = 8  # consecutive characters of a key that can't occur by chance
+MIN_RUN = 8  # consecutive characters of a key that can't occur by chance
 
 
-def covered(text: str, hidden: bytearray, label: str) -> str:
+def redact(text: str, hidden: bytearray, label: str) -> str:
     """Replace each run of characters of *text* that is marked in *hidden* with a label."""
     shown, end = [], 0
     for run in re.finditer(b"\1+", hidden):
@@ -51,7 +51,7 @@ def covered(text: str, hidden: bytearray, label: str) -> str:
     return "".join([*shown, text[end:]])
 
 
-def hide(text: str, hidden: bytearray, secret: str, run: int) -> None:
+def mark_runs(text: str, hidden: bytearray, secret: str, run: int) -> None:
     """Mark in *hidden* all substrings of *run* characters, an even number, that *text* and *secret* share."""
     # A run of 16 characters, wherever it begins, contains a block of 8 at a multiple of 8 in the secret.
     # Comparing only runs around blocks that the text also contains keeps long secrets fast.
@@ -113,8 +113,8 @@ class Secret(Masked):
     def scrub(self, text: str) -> str:
         """Mask each substring of 8 or more characters that *text* shares with the string."""
         hidden = bytearray(len(text))
-        hide(text, hidden, self._value, TELLING)
-        return covered(text, hidden, "[key]")
+        mark_runs(text, hidden, self._value, MIN_RUN)
+        return redact(text, hidden, "[key]")
 
 
 class KeySource(Masked):
@@ -123,10 +123,10 @@ class KeySource(Masked):
     def call(self) -> Any:
         """Call the function; return an awaitable unchanged, and anything else wrapped."""
         given = self._value()
-        return given if isawaitable(given) else wrapped(given)
+        return given if isawaitable(given) else wrap_key(given)
 
 
-class Unusable:
+class InvalidKey:
     """
     Placeholder for a value that is not a string but was given as a key; the value is not kept.
 
@@ -138,8 +138,8 @@ class Unusable:
         self.kind = kind
 
 
-def find_key(secret: Secret | KeySource | Unusable) -> Secret | KeySource:
-    if isinstance(secret, Unusable):
+def find_key(secret: Secret | KeySource | InvalidKey) -> Secret | KeySource:
+    if isinstance(secret, InvalidKey):
         message = f"api_key must be a string, or a function that returns one, not {secret.kind}"
         raise ConfigurationError(message)
     if isinstance(secret, KeySource):
@@ -158,7 +158,7 @@ def find_key(secret: Secret | KeySource | Unusable) -> Secret | KeySource:
     return secret
 
 
-def check_given_key(secret: Secret | KeySource | Unusable) -> Secret:
+def check_given_key(secret: Secret | KeySource | InvalidKey) -> Secret:
     """
     Return the key that a function returned, validated.
 
@@ -166,7 +166,7 @@ def check_given_key(secret: Secret | KeySource | Unusable) -> Secret:
         ConfigurationError: If it can't be a key.
     """
     if not isinstance(secret, Secret):
-        kind = secret.kind if isinstance(secret, Unusable) else "a function"
+        kind = secret.kind if isinstance(secret, InvalidKey) else "a function"
         raise ConfigurationError(f"the api_key function must return a string, not {kind}")
     if not secret:
         raise ConfigurationError("the api_key function returned nothing; it must return a key")
@@ -175,14 +175,14 @@ def check_given_key(secret: Secret | KeySource | Unusable) -> Secret:
     return secret
 
 
-def wrapped(given: Any) -> Secret | KeySource | Unusable:
+def wrap_key(given: Any) -> Secret | KeySource | InvalidKey:
     """Wrap a value given as a key, so that no frame's variables show it from here on."""
     if hasattr(given, "get_secret_value"):  # pydantic's SecretStr
         given = given.get_secret_value()
-    if isinstance(given, (Secret, KeySource, Unusable)):
+    if isinstance(given, (Secret, KeySource, InvalidKey)):
         return given
     if given is None or isinstance(given, str):
         return Secret((given or "").strip())
     if callable(given):
         return KeySource(given)
-    return Unusable(type(given).__name__)
+    return InvalidKey(type(given).__name__)

@@ -123,7 +123,7 @@ class Bar:
         self._tokens: int | None = 0
         self._cached = 0
 
-    def part(self) -> Callable[[Progress], None] | None:
+    def callback(self) -> Callable[[Progress], None] | None:
         """Return the progress callback for one call; None if no bar is shown."""
         if not self._show:
             return None

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-MOST_A_REQUEST = 450  # 337 when this was written; more if the rate limiter delays each request
-MOST_TO_READ = 100  # 83 when this was written, 91 on Python 3.10; about 25 of them are for usage
+MAX_PER_REQUEST = 450  # 337 when this was written; more if the rate limiter delays each request
+MAX_PER_READ = 100  # 83 when this was written, 91 on Python 3.10; about 25 of them are for usage
 
 FLOATS = ",".join(["0.0123456789"] * 1024)
 ROWS = ",".join(f'{{"object":"embedding","index":{at},"embedding":[{FLOATS}]}}' for at in range(10))
@@ -62,7 +62,7 @@ def test_a_request(embed: Callable[[int], None]) -> None:
     """A request with ten texts, from the texts to their embeddings, takes a few hundred function calls."""
     each = (calls(lambda: embed(400)) - calls(lambda: embed(200))) / 20
 
-    assert each <= MOST_A_REQUEST
+    assert each <= MAX_PER_REQUEST
 
 
 def test_no_request_costs_more_than_another(embed: Callable[[int], None]) -> None:
@@ -80,4 +80,4 @@ def test_reading() -> None:
         assert reader.feed(memoryview(BODY[60_000:])) is True
         assert len(decode(reader.conclude(None), 10, 1024).embeddings) == 10
 
-    assert calls(read) <= MOST_TO_READ
+    assert calls(read) <= MAX_PER_READ

@@ -7,7 +7,7 @@ import re
 
 from .._errors import ConfigurationError, advised
 
-ELSEWHERE = "give another path"
+OTHER_PATH = "give another path"
 
 
 def check_path(path: str) -> None:
@@ -24,7 +24,7 @@ def check_path(path: str) -> None:
 def check_folder(path: str) -> None:
     """Reject an absolute path that is a folder, or whose folder is missing."""
     if os.path.isdir(path):  # noqa: PTH112 (a string)
-        raise ConfigurationError(advised(f"the cache {path} is a folder", ELSEWHERE))
+        raise ConfigurationError(advised(f"the cache {path} is a folder", OTHER_PATH))
     folder = os.path.dirname(path)  # noqa: PTH120 (a string)
     if not os.path.isdir(folder):  # noqa: PTH112 (a string)
         message = f"the folder of the cache {path} is missing"

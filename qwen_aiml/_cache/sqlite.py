@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from .._errors import CacheError, ConfigurationError, advised
-from .._utils.threads import in_thread
-from .paths import ELSEWHERE, check_folder, check_path
+from .._utils.threads import run_in_thread
+from .paths import OTHER_PATH, check_folder, check_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ _APPLICATION_ID = 0x7177656E
 _VERSION = 2
 
 # SQLite may be built with a limit of 999 variables per statement.
-_MOST_VARIABLES = 500
+_MAX_VARIABLES = 500
 
 _ADVICE = {
     "unable to open": "create its folder, or give the path of a file that this process may read and write",
@@ -107,8 +107,8 @@ class SQLiteCache:
         """
         found: dict[str, bytes] = {}
         with self._connected("read") as connection:
-            for start in range(0, len(keys), _MOST_VARIABLES):
-                some = keys[start : start + _MOST_VARIABLES]
+            for start in range(0, len(keys), _MAX_VARIABLES):
+                some = keys[start : start + _MAX_VARIABLES]
                 placeholders = ",".join("?" * len(some))
                 # A cast, since damage can turn a value into text, which may not be decodable.
                 query = f"SELECT key, CAST(value AS BLOB) FROM entries WHERE key IN ({placeholders})"  # noqa: S608
@@ -175,11 +175,11 @@ class SQLiteCache:
 
     async def aget_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Async version of `get_many`, for asyncio and Trio. Cancelling it does not wait for a lock."""
-        return await in_thread(partial(self.get_many, keys))
+        return await run_in_thread(partial(self.get_many, keys))
 
     async def aset_many(self, entries: Mapping[str, bytes]) -> None:
         """Async version of `set_many`, for asyncio and Trio. If cancelled, it continues in its thread."""
-        await in_thread(partial(self.set_many, entries))
+        await run_in_thread(partial(self.set_many, entries))
 
     def close(self) -> None:
         """Close the file once it is no longer in use; a later call reopens it."""
@@ -309,7 +309,7 @@ def _prepare(connection: sqlite3.Connection, path: str, *, read_only: bool) -> N
     if read_only:
         if not ours:
             message = f"the cache {path} is empty and can't be written"
-            raise CacheError(advised(message, ELSEWHERE))
+            raise CacheError(advised(message, OTHER_PATH))
     elif not ours:
         _switch_to_wal(connection)
         with connection:
@@ -333,7 +333,7 @@ def _is_ours(connection: sqlite3.Connection, path: str) -> bool:
     if application_id != _APPLICATION_ID or version != _VERSION:
         kind = "another version of this project" if application_id == _APPLICATION_ID else "another program"
         message = f"the cache {path} is a database of {kind}, and was left as it is"
-        raise CacheError(advised(message, ELSEWHERE))
+        raise CacheError(advised(message, OTHER_PATH))
     return True
 
 

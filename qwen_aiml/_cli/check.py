@@ -12,7 +12,7 @@ from .._config import EmbeddingConfig
 from .._errors import AuthenticationError, ConfigurationError, InsufficientCreditsError, QwenAIMLError
 from .._keys import KEY_VARIABLES
 from .._protocol.response import Response
-from .._protocol.status import error_of
+from .._protocol.status import error_from
 from .._transport.environment import proxy_for, tls_context
 from .._urls import URL_VARIABLES, first_set
 
@@ -94,7 +94,7 @@ def _balance(config: EmbeddingConfig, http_client: Any) -> int:
     if response is None:
         return _show("balance", "unknown", "no response")
     if response.status == HTTPStatus.UNAUTHORIZED:
-        error = error_of(response, [], config, config.secret)
+        error = error_from(response, [], config, config.secret)
         return _show("key", "failed", f"{key}: {error}")
     balance = response.json.get("current_balance") if isinstance(response.json, dict) else None
     if response.status != HTTPStatus.OK or not isinstance(balance, (int, float)):
@@ -114,7 +114,7 @@ def _get(url: str, config: EmbeddingConfig, http_client: Any) -> Response | None
     headers = {"Authorization": f"Bearer {config.secret.reveal()}", "Accept": "application/json"}
     client = http_client or httpx.Client(proxy=proxy_for(url), verify=tls_context(), trust_env=False)
     try:
-        response = client.get(url, headers=headers, timeout=config.silence)
+        response = client.get(url, headers=headers, timeout=config.operation_timeout)
     except httpx.HTTPError:
         return None
     finally:

@@ -35,7 +35,7 @@ class Batches(Protocol):
         """Return the texts of some items, as they are sent."""
         ...
 
-    async def keep(self, items: Sequence[int], rows: Rows) -> None:
+    async def store(self, items: Sequence[int], rows: Rows) -> None:
         """Store the embeddings of some items."""
         ...
 
@@ -108,7 +108,7 @@ async def _embed(items: Sequence[int], job: Batches, retries: int, before: int) 
         if may_be_one_text(error, job.call, before):
             return error
         raise
-    await job.keep(items, rows)
+    await job.store(items, rows)
     return None
 
 

@@ -19,20 +19,20 @@ from msgspec import Struct
 from .._cache.access import CacheAccess
 from .._cache.entries import namespace
 from .._cache.protocol import open_cache
-from .._config import whole
+from .._config import check_integer
 from .._errors import ConfigurationError
 from .._observe.tracing import call_span, is_traced, traced
 from .._observe.usage import TrackedUsage
 from .._texts.validation import check_role
 from .._transport.httpx_library import check_client
-from .._transport.override import meant, service_of
+from .._transport.override import resolve, service_name
 from .._transport.selection import SelectedTransport
-from .._utils.threads import in_thread
+from .._utils.threads import run_in_thread
 from .job import Job
 from .limiter import FIRST_WINDOW, Limiter
 from .queue import Queue
 from .request import Call, Clock
-from .runner import RealTime, Running
+from .runner import BackgroundCall, RealTime
 from .stream import Blocks
 
 if TYPE_CHECKING:
@@ -59,16 +59,16 @@ class Session(Struct, eq=False):
 
         queue: The queue in which requests wait to start.
 
-        life: Once started, it closes the transport when the event loop ends. A loop that ends closes the
+        closer: Once started, it closes the transport when the event loop ends. A loop that ends closes the
             async generators started in it, and this is the last chance to close its connections.
     """
 
     transport: SelectedTransport
     queue: Queue
-    life: AsyncGenerator[None, None]
+    closer: AsyncGenerator[None, None]
 
 
-async def _live(transport: SelectedTransport) -> AsyncGenerator[None, None]:
+async def _close_with_loop(transport: SelectedTransport) -> AsyncGenerator[None, None]:
     # A loop that ends closes the async generators started in it; it has no other hook. A timer that never
     # fires keeps the transport alive. Otherwise it could be collected earlier, together with its client, and
     # each of its sockets would warn.
@@ -150,7 +150,7 @@ class Engine:
             )
             raise ConfigurationError(message)
         if admit is not None:
-            admit = _admission(admit, sync=self._sync)
+            admit = _async_admit(admit, sync=self._sync)
         call = Call(self.config, self._clock, self.limiter, admit=admit, packed=packed, batch_size=batch_size)
         call.blocks = (self.usage, *call.blocks)
         cache = None if self.cache is None else self._cache_access(self.cache, role, call)
@@ -187,14 +187,14 @@ class Engine:
         check_role(role)
         if look_ahead is None:
             look_ahead = ROUNDS_AHEAD * self.config.rows * self.config.concurrency
-        whole("look_ahead", look_ahead, least=1)
+        check_integer("look_ahead", look_ahead, least=1)
         make = partial(copy_context().run, partial(self.job, role=role, admit=admit, packed=True))
         return Blocks(make, look_ahead, in_order=in_order, overlap=overlap)
 
     @property
     def emulator(self) -> str | None:
         """The name of the emulator that responds in place of the service; None if the service does."""
-        return service_of(meant(self.config, self.http_client, sync=self._sync)[1])
+        return service_name(resolve(self.config, self.http_client, sync=self._sync)[1])
 
     def cache_namespace(self, role: Role) -> str:
         """Return a prefix that identifies everything that affects embeddings, for caches keyed by text."""
@@ -208,7 +208,7 @@ class Engine:
         """Close the connections of synchronous calls, and a cache that was given as a path."""
         self._close_cache()
         if self._sessions:
-            Running(self.aclose).run()
+            BackgroundCall(self.aclose).run()
 
     async def aclose(self) -> None:
         """Close the connections of this event loop, and a cache that was given as a path."""
@@ -216,7 +216,7 @@ class Engine:
         # The session is kept, since calls may still be running: one queue must limit them and later calls.
         session = self._sessions.get(current_loop())
         if session is not None:
-            await session.life.aclose()
+            await session.closer.aclose()
             if not session.transport.is_closed:  # the generator was not started
                 await session.transport.aclose()
 
@@ -225,7 +225,7 @@ class Engine:
         self.limiter.after_fork()
         self._is_forked = self.http_client is not None
         # Kept referenced, since collecting them would close sockets that both processes share.
-        _of_parents.append(list(self._sessions.items()))
+        _parent_sessions.append(list(self._sessions.items()))
         self._sessions = WeakKeyDictionary()
 
     def _namespace(self, role: Role, policies: Sequence[str] = ()) -> str:
@@ -252,10 +252,10 @@ class Engine:
         self._forget_ended_loops()
         transport = SelectedTransport(self.config, self.http_client, sync=self._sync)
         queue = session.queue if session is not None else Queue(self.limiter, self._clock.now)
-        self._sessions[loop] = session = Session(transport, queue, _live(transport))
+        self._sessions[loop] = session = Session(transport, queue, _close_with_loop(transport))
         # Loops run by nest_asyncio don't close async generators: one started there ends in a traceback.
         if self.http_client is None and sys.get_asyncgen_hooks().finalizer is not None:
-            await anext(session.life)
+            await anext(session.closer)
         return session
 
     def _forget_ended_loops(self) -> None:
@@ -294,13 +294,13 @@ def _threaded(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
     """Convert a function, blocking or async, to an async one that calls it in a worker thread."""
 
     async def call(*arguments: Any) -> Any:
-        result = await in_thread(partial(function, *arguments))
+        result = await run_in_thread(partial(function, *arguments))
         return await result if isawaitable(result) else result
 
     return call
 
 
-def _admission(admit: Callable[[int], Any], *, sync: bool) -> Callable[[int], Awaitable[Any]]:
+def _async_admit(admit: Callable[[int], Any], *, sync: bool) -> Callable[[int], Awaitable[Any]]:
     """Convert a custom rate limiter to an async function."""
     if not callable(admit):
         message = f"admit must be a function that takes a number of tokens, not {type(admit).__name__}"
@@ -319,7 +319,7 @@ def _admission(admit: Callable[[int], Any], *, sync: bool) -> Callable[[int], Aw
 
 
 _engines: WeakSet[Engine] = WeakSet()
-_of_parents: list[Any] = []
+_parent_sessions: list[Any] = []
 
 
 def _after_fork() -> None:

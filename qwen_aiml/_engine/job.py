@@ -21,10 +21,10 @@ from .._errors import (
 from .._protocol.arrays import packed
 from .._results import EmbeddingResult, Usage
 from .._texts.distinct import DistinctTexts
-from .._texts.validation import all_outgoing, check_texts
+from .._texts.validation import check_texts, prepare_texts
 from .batch import embed_batch
 from .long_texts import LongTexts
-from .request import too_late
+from .request import deadline_error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Sequence
@@ -85,7 +85,7 @@ class Job:
         self.first = first
         instruction = config.instruction(role)
         checked = check_texts(texts, blank_replacement=config.blank_replacement, first=first)
-        sent = all_outgoing(checked, instruction)
+        sent = prepare_texts(checked, instruction)
         self._distinct = DistinctTexts(sent, first)
         self.items = self._distinct.items
         self._long = LongTexts(config, instruction)
@@ -183,7 +183,7 @@ class Job:
         """Return the texts of some items, as they are sent."""
         return [self._distinct.texts[item] for item in items]
 
-    async def keep(self, items: Sequence[int], rows: Rows, shortened: str = "") -> None:
+    async def store(self, items: Sequence[int], rows: Rows, shortened: str = "") -> None:
         """Store the embeddings of some items, also in the cache if there is one."""
         self.model = self.model or rows.model
         if rows.request_id is not None:
@@ -210,7 +210,7 @@ class Job:
         if isinstance(found, QwenAIMLError):
             self._fail([item], found)
         else:
-            await self.keep([item], found, self._long.label)
+            await self.store([item], found, self._long.label)
 
     async def _look_up(self) -> None:
         if self.cache is None:
@@ -222,7 +222,7 @@ class Job:
                 long = [item for item in self._pending if self._long.may_be_too_long(texts[item])]
                 await self._load(self.cache, [*self._missing(long), *self._too_long], self._long.label)
         if scope.cancelled_caught or self.call.seconds_left() <= 0:
-            raise too_late(self.call)
+            raise deadline_error(self.call)
         self._pending, self._too_long = self._missing(self._pending), self._missing(self._too_long)
 
     async def _load(self, cache: CacheAccess, items: Sequence[int], shortened: str) -> None:

@@ -37,7 +37,7 @@ FIRST_WINDOW = 6
 FIRST_LATENCY = 0.1  # seconds, until the first response
 SPEED_UP = 1.2  # times window / latency: the rate of starts while no limit is known
 FASTEST_DOUBLING = 0.15  # seconds in which the window may double
-BELOW = 0.975  # share of the accepted rate at which to continue
+BACKOFF_FACTOR = 0.975  # share of the accepted rate at which to continue
 # So many rejections, among so many responses, form a pattern; so do two in a row.
 PATTERN_REJECTIONS, PATTERN_RESPONSES = 3, 30
 SAMPLE_SECONDS, SAMPLE_REQUESTS = 1.0, 20  # sample of accepted requests: whichever is longer
@@ -45,16 +45,16 @@ SAMPLE_RATE = 0.7  # share of the present rate; slower starts say little about t
 PRIOR = 3.0  # requests at the old rate, added to each sample
 AGREEMENT = 0.15  # relative difference between two estimates that agree
 SLOW_SECONDS = 4.0  # until growth exceeds an estimate that agrees with the last one
-LEAST_REQUESTS = 20.0  # until growth exceeds any estimate
+MIN_REQUESTS = 20.0  # until growth exceeds any estimate
 PROBE_GROWTH = 0.8  # share of the time without acceptance until the next probe
 LONGEST_PROBE_GAP = 30.0  # seconds
 OUTAGE = 90.0  # seconds without acceptance, longer than a quota per minute explains
 EARLY = 0.001  # seconds by which a start may come early while no limit is known; timers are no finer
-CAUGHT_UP = 0.04  # seconds of lateness to make up for, since timers are late
+MAX_CATCH_UP = 0.04  # seconds of lateness to make up for, since timers are late
 IDLE = 1.0  # seconds
 LONGEST_PAUSE = 3600.0  # seconds
 FIRST_RATIO = 1 / 3  # tokens per byte, until responses report tokens
-MOST_RATIO, MOST_EXTRA = 4, 16  # plausible tokens: per byte, plus per request
+MAX_RATIO, MAX_EXTRA = 4, 16  # plausible tokens: per byte, plus per request
 REMEMBERED = 1024  # starts
 LOG_CHANGE = 0.2
 
@@ -146,7 +146,7 @@ class Limiter:
         self._window = float(self._first)
         self._rate: float | None = None  # at the last pattern; see `_present_rate`
         self._grown = 0  # requests started since then
-        self._until_regained = LEAST_REQUESTS
+        self._until_regained = MIN_REQUESTS
         self._judged_from = -math.inf  # requests that started before do not count any more
         self._closed: float | None = None  # when acceptance ended, while probing
         self._probe_rejected: float | None = None  # when the last rejected probe started
@@ -193,7 +193,7 @@ class Limiter:
             fixed = max(self._seconds_per_request, tokens * self._seconds_per_token)
             interval = max(fixed, 1 / rate)
             # A fixed rate is kept on average; at an estimated one, several starts at once could be rejected.
-            late = CAUGHT_UP if interval == fixed else min(CAUGHT_UP, interval)
+            late = MAX_CATCH_UP if interval == fixed else min(MAX_CATCH_UP, interval)
             scheduled = self._next if now - self._next <= late else now
             self._next = scheduled + min(interval, LONGEST_PAUSE)
             start = Start(now, tokens, rate)
@@ -223,7 +223,7 @@ class Limiter:
             self._window = min(self.most, self._window + min(1.0, self._latency / FASTEST_DOUBLING))
             if self._closed is not None and start.at > self._judged_from:
                 self._end_probing(start, self._closed, now)
-            if tokens is not None and 0 <= tokens <= MOST_RATIO * size + MOST_EXTRA:
+            if tokens is not None and 0 <= tokens <= MAX_RATIO * size + MAX_EXTRA:
                 self._bytes += size
                 self._tokens += tokens
                 self._next += (tokens - start.tokens) * self._seconds_per_token
@@ -272,14 +272,14 @@ class Limiter:
         if self._rate is None:
             return filling
         progress = self._grown / self._until_regained
-        return min(self._rate * (1 + (1 - BELOW) * (1 + (progress - 1) ** 3)), filling)
+        return min(self._rate * (1 + (1 - BACKOFF_FACTOR) * (1 + (progress - 1) ** 3)), filling)
 
     def _set_rate(self, accepted: float, requests: int, now: float) -> None:
         """Continue slightly below *accepted*, an estimate of the accepted rate from that many *requests*."""
         agrees = self._rate is not None and abs(accepted / self._rate - 1) < AGREEMENT
-        self._until_regained = max(LEAST_REQUESTS, accepted * SLOW_SECONDS if agrees else requests)
+        self._until_regained = max(MIN_REQUESTS, accepted * SLOW_SECONDS if agrees else requests)
         self._grown = 0
-        self._rate = rate = BELOW * accepted
+        self._rate = rate = BACKOFF_FACTOR * accepted
         self._next = max(self._next, now + 1 / rate)
         if abs(rate / self._logged_rate - 1) >= LOG_CHANGE:
             kind = "found" if self._logged_rate == math.inf else "changed"

@@ -8,7 +8,7 @@ from .._errors import APIStatusError, InputValueError, QwenAIMLError, advised
 from .._protocol.response import Rows
 from .._texts import tokens
 from .._texts.shortening import SAFE_BYTES, mean, splits, truncations
-from .._texts.validation import name_items, nothing_sent, outgoing
+from .._texts.validation import name_items, nothing_sent, prepare_text
 from .batch import fewer_rows, may_be_one_text
 from .request import embed_texts
 from .retry import is_transient
@@ -36,7 +36,7 @@ class LongTexts:
 
     def __init__(self, config: EmbeddingConfig, instruction: str | None) -> None:
         self._config = config
-        self._prefix = outgoing("", instruction)
+        self._prefix = prepare_text("", instruction)
         self._tokens = None if config.tokenizer is None else tokens.load()
         by = "tokens" if self._tokens else "bytes"
         self.label = "" if config.on_too_long == "raise" else f"{config.on_too_long}:{by}"
@@ -68,7 +68,7 @@ class LongTexts:
 
     def may_be_too_long(self, sent: str) -> bool:
         """Return whether a text may, by its size, have more tokens than the model takes."""
-        return len(sent.encode()) * tokens.MOST_TOKENS_A_BYTE > (self._config.facts.max_tokens or 0)
+        return len(sent.encode()) * tokens.MAX_TOKENS_PER_BYTE > (self._config.facts.max_tokens or 0)
 
     def may_be_truncated(self, billed: int | None) -> bool:
         """

@@ -21,14 +21,14 @@ from .._errors import (
 )
 from .._observe.budget import within_budgets
 from .._observe.usage import open_blocks
-from .._protocol.masking import masked
+from .._protocol.masking import mask_message
 from .._protocol.request import encode, max_response_bytes
 from .._protocol.response import decode
-from .._protocol.status import error_of, page_advice
+from .._protocol.status import error_from, page_advice
 from .._results import Usage
 from .._transport.base import Post, TransportFailure
 from .._transport.failures import advice
-from .retry import backoff, cause_of, is_transient, retry_after, throttled_backoff
+from .retry import backoff, describe_cause, is_transient, retry_after, throttled_backoff
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -123,7 +123,7 @@ class Call:
         self.limiter = limiter
         self.admit = admit
         self.packed = packed
-        self.batch_size = config.rows_of(batch_size)
+        self.batch_size = config.checked_batch_size(batch_size)
         total = config.total_timeout
         self.deadline = None if total is None else clock.now() + total
         self.dimensions = config.length
@@ -195,13 +195,13 @@ async def embed_texts(texts: Sequence[str], call: Call, *, retries: int) -> Rows
     """
     # Checked first, since a post may reach the network before it is cancelled.
     if call.seconds_left() <= 0:
-        raise too_late(call)
+        raise deadline_error(call)
     with anyio.move_on_after(call.seconds_left()) as scope:
         request = _Request(texts, call, retries, scope)
         return await request.send()
     if anyio.current_time() < scope.deadline:  # the call was stopped
         raise request.error or NotSentError("not sent")
-    raise too_late(call, request.attempts, request.error) from request.error
+    raise deadline_error(call, request.attempts, request.error) from request.error
 
 
 class _Request:
@@ -253,7 +253,7 @@ class _Request:
                 call.count(usage)
                 self.attempts += usage.requests
                 call.retries += bool(usage.requests and self.attempts > 1)
-            self.error = error_of(response, self._texts, call.config, self._post.secret)
+            self.error = error_from(response, self._texts, call.config, self._post.secret)
             return response
         finally:
             try:
@@ -280,7 +280,7 @@ class _Request:
                 await call.admit(math.ceil(tokens))
             start = await call.queue.start(tokens, call.seconds_left, self._report_wait)
         if start is None:
-            raise too_late(call, self.attempts, self.error) from self.error
+            raise deadline_error(call, self.attempts, self.error) from self.error
         return start
 
     def _report_outcome(self, start: Start, response: Response | None) -> None:
@@ -318,7 +318,7 @@ class _Request:
             elif advised is None:  # otherwise the limiter pauses all requests of the client
                 seconds = throttled_backoff(self.attempts, call.clock.random)
         if call.seconds_left() <= seconds:
-            raise too_late(call, self.attempts, error) from error
+            raise deadline_error(call, self.attempts, error) from error
         if is_last or call.is_stopped:
             raise error
         if seconds:
@@ -335,7 +335,7 @@ class _Request:
     def _report_wait(self, seconds: float) -> None:
         """Log a wait before the next attempt, and report it, unless it is short."""
         if seconds > LOGGED_SECONDS:
-            cause, attempt, most = cause_of(self.error), self.attempts + 1, self._retries_allowed + 1
+            cause, attempt, most = describe_cause(self.error), self.attempts + 1, self._retries_allowed + 1
             logger.info("%s, waiting %.1f s, attempt %d of %d", cause, seconds, attempt, most)
             if self._call.reporter is not None:
                 self._call.reporter.send(seconds)
@@ -354,7 +354,7 @@ class _Request:
     def _transport_error(self, failure: TransportFailure) -> TransportError:
         config = self._call.config
         # It may quote the response, and thus the request.
-        detail = masked(failure.detail, self._texts, config.query_instruction, self._post.secret)
+        detail = mask_message(failure.detail, self._texts, config.query_instruction, self._post.secret)
         what_to_do = advice(failure.kind, config.endpoint)
         return TransportError(
             advised(f"no response from {config.base_url}: {detail}", what_to_do),
@@ -363,7 +363,7 @@ class _Request:
         )
 
 
-def too_late(call: Call, attempts: int = 0, last: QwenAIMLError | None = None) -> DeadlineError:
+def deadline_error(call: Call, attempts: int = 0, last: QwenAIMLError | None = None) -> DeadlineError:
     """Create a `DeadlineError`, after a number of *attempts*, with the error of the last one."""
     if call.seconds_left() <= 0:
         said = "ran out"

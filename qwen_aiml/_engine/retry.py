@@ -123,7 +123,7 @@ def _seconds_until(text: str, date: datetime) -> float | None:
     return max(0.0, (moment - date).total_seconds())
 
 
-def cause_of(error: QwenAIMLError | None) -> str:
+def describe_cause(error: QwenAIMLError | None) -> str:
     """Describe why a request waits, without advice."""
     if isinstance(error, RateLimitError):
         return f"rate limited ({error.status_code})"

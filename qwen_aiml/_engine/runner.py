@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from .._errors import ConfigurationError
-from .._utils.threads import in_thread
+from .._utils.threads import run_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -28,7 +28,7 @@ _Result = TypeVar("_Result")
 SIGNAL_SECONDS = 0.5
 
 
-class Running:
+class BackgroundCall:
     """
     A coroutine function that runs in the background event loop, on behalf of one thread.
 
@@ -85,7 +85,7 @@ class Running:
             self.start()
             while (function := wait_for(self._calls)) is not None:
                 function()
-                self.check_process()
+                self.check_not_forked()
         except BaseException:
             self.cancel()
             self.join()
@@ -104,7 +104,7 @@ class Running:
     def _is_of_parent(self) -> bool:
         return self._loop in _background.parents
 
-    def check_process(self) -> None:
+    def check_not_forked(self) -> None:
         """
         Check that this process runs the function.
 
@@ -192,7 +192,7 @@ class _BackgroundLoop(asyncio.SelectorEventLoop):
 
     async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
         # asyncio's executor rejects work once the main thread has ended.
-        return await in_thread(partial(socket.getaddrinfo, host, port, **options))
+        return await run_in_thread(partial(socket.getaddrinfo, host, port, **options))
 
     def _run(self) -> None:
         asyncio.set_event_loop(self)

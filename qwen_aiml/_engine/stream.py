@@ -20,7 +20,7 @@ from .._errors import InputError, batch_error
 from .._results import Usage
 from .._texts.validation import iterate
 from .._utils.frames import clear_frames
-from .runner import Running, wait_for
+from .runner import BackgroundCall, wait_for
 
 if TYPE_CHECKING:
     from array import array
@@ -189,7 +189,7 @@ class EmbeddingIterator:
         blocks: Blocks,
         run: Callable[[Job], Awaitable[None]],
     ) -> None:
-        self._running: dict[Job, Running] = {}
+        self._running: dict[Job, BackgroundCall] = {}
         self._texts = iterate(texts)
         self._blocks = blocks
         self._run = run
@@ -202,7 +202,7 @@ class EmbeddingIterator:
         try:
             while True:
                 for running in list(self._running.values()):  # a copy, since another thread may close it
-                    running.check_process()
+                    running.check_not_forked()
                 while not self._ended.empty():
                     self._end_block(self._ended.get())
                 self._begin_blocks()
@@ -241,7 +241,9 @@ class EmbeddingIterator:
             if (job := blocks.begin()) is None:
                 return
             # Registered before it starts, so that an interrupt in between cancels it as well.
-            self._running[job] = running = Running(partial(self._run, job), partial(self._ended.put, job))
+            self._running[job] = running = BackgroundCall(
+                partial(self._run, job), partial(self._ended.put, job)
+            )
             running.start()
 
     def _end_block(self, job: Job) -> None:

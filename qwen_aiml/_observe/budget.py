@@ -28,7 +28,7 @@ class Budget:
     """
     Limits on tokens and cost, the usage so far, and the expected usage of requests in flight.
 
-    Callers hold the lock `shared`, since requests in several threads use the same budget.
+    Callers hold the lock `usage_lock`, since requests in several threads use the same budget.
 
     Args:
         max_tokens: Maximum number of tokens billed; None means no limit.
@@ -97,9 +97,11 @@ class Budget:
 
 
 # One lock for all blocks, held for an addition, and during a fork, so that it is free in the child.
-shared = threading.RLock()
+usage_lock = threading.RLock()
 if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows has no fork)
-    os.register_at_fork(before=shared.acquire, after_in_parent=shared.release, after_in_child=shared.release)
+    os.register_at_fork(
+        before=usage_lock.acquire, after_in_parent=usage_lock.release, after_in_child=usage_lock.release
+    )
 
 
 async def within_budgets(
@@ -131,14 +133,14 @@ async def within_budgets(
         response = await attempt(tokens)
         usage = response.usage
     finally:
-        with shared:
+        with usage_lock:
             for budget in budgets:
                 budget.settle(tokens, usage)
     return response
 
 
 def _reserved(budgets: Sequence[Budget], tokens: float) -> bool:
-    with shared:
+    with usage_lock:
         if not all(map(Budget.has_room, budgets)):
             return False
         for budget in budgets:

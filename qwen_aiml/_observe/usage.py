@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from .._config import above_zero, whole
+from .._config import check_integer, check_positive
 from .._results import Usage
-from .budget import Budget, shared
+from .budget import Budget, usage_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +61,7 @@ class TrackedUsage:
 
     def add(self, usage: Usage) -> None:
         """Add the usage of one request, or of one cache look-up."""
-        with shared:
+        with usage_lock:
             self._total += usage
 
     def __repr__(self) -> str:
@@ -107,9 +107,9 @@ def track_usage(
         ConfigurationError: If a limit or the price is not a number above 0.
     """
     if max_tokens is not None:
-        whole("max_tokens", max_tokens, least=1)
-    above_zero("max_cost_usd", max_cost_usd)
-    above_zero("usd_per_million_tokens", usd_per_million_tokens)
+        check_integer("max_tokens", max_tokens, least=1)
+    check_positive("max_cost_usd", max_cost_usd)
+    check_positive("usd_per_million_tokens", usd_per_million_tokens)
     has_bound = max_tokens is not None or max_cost_usd is not None
     budget = Budget(max_tokens, max_cost_usd, usd_per_million_tokens) if has_bound else None
     tracked = TrackedUsage(budget)

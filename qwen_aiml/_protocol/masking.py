@@ -6,7 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from .._keys import covered, hide
+from .._keys import mark_runs, redact
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ MIN_RUN = 16  # characters that can't match by chance
 MAX_READ = 4_000  # characters of a message that are read
 
 
-def masked(message: str, texts: Sequence[str], instruction: str | None, secret: Secret) -> str:
+def mask_message(message: str, texts: Sequence[str], instruction: str | None, secret: Secret) -> str:
     """
     Mask the API key and the texts in a message that may quote the request.
 
@@ -45,8 +45,8 @@ def masked(message: str, texts: Sequence[str], instruction: str | None, secret: 
             word = re.escape(form)
             for found in re.finditer(rf"(?<!\w){word}(?!\w)" if form.isascii() else word, message):
                 hidden[found.start() : found.end()] = b"\1" * len(form)
-        hide(message, hidden, form, MIN_RUN)
-    message = covered(message, hidden, "[text]")
+        mark_runs(message, hidden, form, MIN_RUN)
+    message = redact(message, hidden, "[text]")
     return message if len(message) <= MAX_CHARACTERS else f"{message[: MAX_CHARACTERS - 1]}…"
 
 

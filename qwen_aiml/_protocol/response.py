@@ -134,7 +134,7 @@ class Response(Hidden, dict=True):
         return self.body[:100].lstrip().startswith(b"<")
 
     @property
-    def outline(self) -> str:
+    def description(self) -> str:
         """A description of the body that repeats none of it: media type and size."""
         kind = self.headers.get("content-type", "")
         return f"{kind if re.fullmatch(_MEDIA_TYPE, kind) else 'no content type'}, {len(self.body)} bytes"
@@ -209,7 +209,7 @@ def _data(response: Response) -> Sequence[Row | dict[str, Any]]:
     # Anything else is parsed leniently, or rejected with the reason.
     body = response.json
     if not isinstance(body, dict):
-        raise _invalid(f"the body is not a JSON object ({response.outline})")
+        raise _invalid(f"the body is not a JSON object ({response.description})")
     data = body.get("data")
     if not isinstance(data, list):
         suffix = " and holds an error" if body.get("error") else ""

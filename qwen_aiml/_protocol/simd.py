@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from .schema import Row, Success
 
-MOST_BYTES = 4 * 2**20  # of a body; the parser keeps about ten times that in memory
+MAX_BYTES = 4 * 2**20  # of a body; the parser keeps about ten times that in memory
 _OTHER_FIELDS = [name for name in Success.__struct_fields__ if name != "data"]
 
 _of_thread = threading.local()
@@ -67,7 +67,7 @@ def _modules() -> tuple[Any, Any] | None:
 def _parser(simdjson: Any) -> Any:
     """Return this thread's parser; a new one would allocate and clear its memory each time."""
     if not hasattr(_of_thread, "parser"):
-        _of_thread.parser = simdjson.Parser(max_capacity=MOST_BYTES)
+        _of_thread.parser = simdjson.Parser(max_capacity=MAX_BYTES)
     return _of_thread.parser
 
 

@@ -21,7 +21,7 @@ from .._errors import (
 )
 from .._models import known_models
 from .._urls import DEFAULT_BASE_URL
-from .masking import masked
+from .masking import mask_message
 from .schema import members
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _NO_CREDITS_KIND = "err_insufficent_credits"  # the service's spelling
 _TOO_LONG = r"(?i)Range of input length|token limit|too long|maximum context length"
 _DIMENSION = r"(?i)dimension for embedding"
 # The limit of texts per request, as worded by the upstream, or by the gateway's schema if it had a limit.
-_MOST_ROWS = (
+_MAX_ROWS = (
     r"(?i)batch size is invalid, it should not be larger than (\d{1,6})|"
     r"Array must contain at most (\d{1,6}) element"
 )
@@ -81,7 +81,7 @@ def is_retried(status: int) -> bool:
     return HTTPStatus.INTERNAL_SERVER_ERROR <= status != HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED
 
 
-def error_of(
+def error_from(
     response: Response, texts: Sequence[str], config: EmbeddingConfig, secret: Secret
 ) -> APIStatusError | ResponseFormatError | None:
     """
@@ -112,8 +112,8 @@ def error_of(
         return None
     status = _status_in(body, message) if in_success else response.status
     kind = _kind(status, message, body)
-    quoted = message or f"no message from the service ({response.outline})"
-    shown = masked(quoted, texts, config.query_instruction, secret)
+    quoted = message or f"no message from the service ({response.description})"
+    shown = mask_message(quoted, texts, config.query_instruction, secret)
     if in_success and kind is APIStatusError and status != HTTPStatus.FORBIDDEN:
         summary = f"HTTP {response.status}, but the body holds an error: {shown}"
         return ResponseFormatError(advised(summary, _LATER))
@@ -121,7 +121,7 @@ def error_of(
     for part in _PAGES:
         if part[part.index("https:") :] in message:
             advice = advice.replace(part, "")
-    most_rows = re.search(_MOST_ROWS, message) if status == HTTPStatus.BAD_REQUEST else None
+    most_rows = re.search(_MAX_ROWS, message) if status == HTTPStatus.BAD_REQUEST else None
     return kind(
         advised(f"HTTP {response.status}: {shown}", advice),
         status_code=response.status,
@@ -151,7 +151,7 @@ def _reason(kind: type[APIStatusError], status: int, message: str) -> Reason:
         return "length"
     if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY):
         rules: tuple[tuple[str, Reason], ...] = (
-            (_MOST_ROWS, "rows"),
+            (_MAX_ROWS, "rows"),
             (_TOO_LONG, "length"),
             (_INSPECTED, "content"),
             (_OF_THE_REQUEST, "request"),

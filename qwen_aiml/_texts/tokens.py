@@ -28,7 +28,7 @@ ADDED_TOKENS = 2
 
 # A byte-level tokenizer produces at most one token per byte, and NFC, which comes first, expands one byte to
 # at most three. Source: Unicode's FAQ on normalisation.
-MOST_TOKENS_A_BYTE = 3
+MAX_TOKENS_PER_BYTE = 3
 
 _MIN_CHUNK, _MAX_CHUNK = 2_000, 4_000  # characters
 
@@ -65,7 +65,7 @@ class Tokens:
         Returns:
             Counts by index. Texts with too few bytes to be too long are not counted.
         """
-        safe = (limit - ADDED_TOKENS) // MOST_TOKENS_A_BYTE
+        safe = (limit - ADDED_TOKENS) // MAX_TOKENS_PER_BYTE
         counts = {
             index: self.count(text)
             for index, text in enumerate(texts)

@@ -180,12 +180,12 @@ def check_role(role: Role) -> Role:
     return role
 
 
-def outgoing(text: str, instruction: str | None) -> str:
-    """Return one text in the form in which it is sent; see `all_outgoing`."""
-    return all_outgoing([text], instruction)[0]
+def prepare_text(text: str, instruction: str | None) -> str:
+    """Return one text in the form in which it is sent; see `prepare_texts`."""
+    return prepare_texts([text], instruction)[0]
 
 
-def all_outgoing(texts: Iterable[str], instruction: str | None) -> list[str]:
+def prepare_texts(texts: Iterable[str], instruction: str | None) -> list[str]:
     """
     Return texts as sent: with a query's instruction, and without lone surrogates.
 

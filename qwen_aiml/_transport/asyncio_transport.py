@@ -14,7 +14,7 @@ from aiohappyeyeballs import start_connection
 
 from .._urls import DEFAULT_PORTS, is_address
 from . import failures
-from .base import CONNECT_TIMEOUT, KEEP_ALIVE, TransportFailure, headers_of
+from .base import CONNECT_TIMEOUT, KEEP_ALIVE, TransportFailure, request_headers
 from .body import Body
 from .environment import tls_context
 
@@ -32,7 +32,7 @@ class AsyncioTransport:
     """Posts over asyncio connections; each instance is for one event loop."""
 
     def __init__(self, config: EmbeddingConfig) -> None:
-        self._timeout = config.silence
+        self._timeout = config.operation_timeout
         self._idle: list[_Connection] = []
         self._is_closed = False
         self._is_wary = False  # true once the server has closed a reused connection
@@ -42,7 +42,7 @@ class AsyncioTransport:
         self._host = parts.hostname or ""
         self._port = parts.port or DEFAULT_PORTS[parts.scheme]
         self._is_tls = parts.scheme == "https"
-        headers = headers_of(config, Host=parts.netloc.removesuffix(f":{DEFAULT_PORTS[parts.scheme]}"))
+        headers = request_headers(config, Host=parts.netloc.removesuffix(f":{DEFAULT_PORTS[parts.scheme]}"))
         path = quote(parts.path, safe="/%:@!$&'()*+,;=~")
         lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
         self._head = "\r\n".join(lines).encode()
@@ -248,10 +248,10 @@ class _Reader:
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             # Data after a complete response is not part of it. The parser's message may quote data.
             self._fail(failures.NOT_HTTP)
-        is_enough = self._body is not None and self._body.is_enough
-        if self._left < 0 and not is_enough:
+        is_finished = self._body is not None and self._body.is_finished
+        if self._left < 0 and not is_finished:
             self._fail(failures.LONG_HEAD if self._body is None else failures.TOO_LONG)
-        return self._is_complete or is_enough or self.failure is not None
+        return self._is_complete or is_finished or self.failure is not None
 
     def end(self) -> TransportFailure | None:
         """Return the failure if the connection was closed too early; None if nothing is missing."""

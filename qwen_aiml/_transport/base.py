@@ -88,7 +88,7 @@ async def close_all(each: Iterable[Any]) -> None:
             stack.push_async_callback(one.aclose)
 
 
-def headers_of(config: EmbeddingConfig, **more: str) -> dict[str, str]:
+def request_headers(config: EmbeddingConfig, **more: str) -> dict[str, str]:
     """Return the headers of a request without key and length; the user's override *more* and ours."""
     given = config.default_headers or {}
     replaced = {name.lower() for name in given}

@@ -28,14 +28,14 @@ class Body:
         max_bytes: Maximum bytes to keep, decompressed; a longer body is truncated.
 
     Attributes:
-        is_enough: Whether reading more would change nothing; true from the start if the content encoding is
+        is_finished: Whether reading more would change nothing; true from the start if the content encoding is
             not supported.
 
         size: Bytes collected, decompressed.
     """
 
     def __init__(self, status: int, headers: Mapping[str, str], max_bytes: int) -> None:
-        self.is_enough = False
+        self.is_finished = False
         self.size = 0
         self._status = status
         self._headers = headers
@@ -53,14 +53,14 @@ class Body:
 
     def feed(self, chunk: bytes) -> bool:
         """Add a chunk as received; return whether reading can end."""
-        if self.is_enough:
+        if self.is_finished:
             return True
         if self._gzip is not None:
             chunk = self._unpacked(self._gzip, chunk)
         self._chunks.append(chunk)
         self.size += len(chunk)
-        self.is_enough = self.is_enough or self.size > self._max_bytes
-        return self.is_enough
+        self.is_finished = self.is_finished or self.size > self._max_bytes
+        return self.is_finished
 
     def response(self, failure: TransportFailure | None = None) -> Response:
         """
@@ -72,7 +72,7 @@ class Body:
         Raises:
             TransportFailure: If the status is 2xx and the body can't be read.
         """
-        if self._gzip is not None and self._raw_size and not self._gzip.eof and not self.is_enough:
+        if self._gzip is not None and self._raw_size and not self._gzip.eof and not self.is_finished:
             self._stop("the response body ends within its gzip")
         response = Response(self._status, self._headers, b"".join(self._chunks)[: self._max_bytes])
         failure = failure or self._failure
@@ -89,11 +89,11 @@ class Body:
             return b""
         if gzip.unused_data:
             # Bytes after the end are ignored.
-            self.is_enough = True
+            self.is_finished = True
         elif not gzip.eof and self._raw_size > self._max_bytes + _MAX_GZIP_OVERHEAD:
             self._stop("the gzip stream of the response body is longer than its content")
         return unpacked
 
     def _stop(self, problem: str) -> None:
         self._failure = TransportFailure("connection", problem)
-        self.is_enough = True
+        self.is_finished = True

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .base import FailureKind
 
 # Connection errors that clients may raise without wrapping them; `ssl.SSLError` is an OSError.
-RAW = (OSError, anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError)
+UNWRAPPED = (OSError, anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError)
 
 CLOSED = "the connection was closed without a response"
 LONG_HEAD = "the headers are longer than 64 KiB"
@@ -103,7 +103,7 @@ def _words(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def names_of(error: BaseException) -> list[str]:
+def class_names(error: BaseException) -> list[str]:
     """Return the names of an exception's class and its bases."""
     return [base.__name__ for base in type(error).__mro__]
 
@@ -126,14 +126,14 @@ def httpx_failure(
     Returns:
         None if the exception is unrelated to the network.
     """
-    names = names_of(error)
+    names = class_names(error)
     # At interpreter exit, the executor for name look-ups accepts no more work.
     is_end = isinstance(error, RuntimeError) and "shutdown" in str(error)
     if "ProxyError" in names or "SOCKSError" in names:
         return _proxy_failure(error)
     if isinstance(error, RuntimeError) and re.search(_OTHER_LOOP, str(error)):
         return TransportFailure("loop", "the HTTP client has connections of another event loop")
-    if "RequestError" not in names and not isinstance(error, RAW) and not is_end:
+    if "RequestError" not in names and not isinstance(error, UNWRAPPED) and not is_end:
         return None
     broken: FailureKind = "proxy" if proxied else "connection"
     if "LocalProtocolError" in names:

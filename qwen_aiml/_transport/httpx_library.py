@@ -54,7 +54,7 @@ def check_client(given: Any, *, sync: bool) -> None:
         raise ConfigurationError(f"{name} must be an httpx.{kind} or httpx2.{kind}, not {actual}")
 
 
-def watched_library() -> str | None:
+def patched_library() -> str | None:
     """
     Return the name of the library that is patched; None if neither is.
 

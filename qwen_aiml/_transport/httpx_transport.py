@@ -16,11 +16,11 @@ import anyio
 
 from .._errors import ConfigurationError
 from .._protocol.response import Response
-from .._utils.threads import in_thread
-from .base import CONNECT_TIMEOUT, KEEP_ALIVE, close_all, headers_of
+from .._utils.threads import run_in_thread
+from .base import CONNECT_TIMEOUT, KEEP_ALIVE, close_all, request_headers
 from .body import Body
 from .environment import proxy_for, proxy_variable, tls_context
-from .failures import RAW, httpx_failure, names_of
+from .failures import UNWRAPPED, class_names, httpx_failure
 from .httpx_library import library_of
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ class _Clients:
         self._kind = kind
         self._library = importlib.import_module(library) if given is None else library_of(given, kind)
         self._proxy = None if given is not None else proxy_for(config.endpoint)
-        self._headers = headers_of(config)
-        connect = min(config.silence, CONNECT_TIMEOUT)
-        self._timeout = self._library.Timeout(config.silence, connect=connect, pool=None)
+        self._headers = request_headers(config)
+        connect = min(config.operation_timeout, CONNECT_TIMEOUT)
+        self._timeout = self._library.Timeout(config.operation_timeout, connect=connect, pool=None)
 
     def _create_client(self) -> Any:
         """Create a client for any number of connections."""
@@ -87,9 +87,11 @@ class _Clients:
     def _failed(self, error: Exception, size: int | None = None) -> TransportFailure | Any:
         """Convert an exception to a failure, or to the response if a user's hook raised for its status."""
         response = getattr(error, "response", None)
-        if response is not None and size is None and "HTTPStatusError" in names_of(error):
+        if response is not None and size is None and "HTTPStatusError" in class_names(error):
             return response
-        problem = httpx_failure(error, self._config.silence, proxied=self._proxy is not None, size=size)
+        problem = httpx_failure(
+            error, self._config.operation_timeout, proxied=self._proxy is not None, size=size
+        )
         if problem is None:
             raise error
         return problem
@@ -160,7 +162,7 @@ class HTTPXTransport(_Clients):
         problem, body = None, Body(response.status_code, dict(response.headers), request.max_bytes)
         try:
             with anyio.CancelScope() as enough:
-                if not body.is_enough:
+                if not body.is_finished:
                     # Not a `break`, which would leave unfinished generators of httpx; Trio warns about them.
                     async for chunk in response.aiter_raw():
                         if body.feed(chunk):
@@ -168,7 +170,7 @@ class HTTPXTransport(_Clients):
         except Exception as error:  # noqa: BLE001 (re-raised unless it is known)
             problem = self._failed(error, body.size)
         finally:
-            with anyio.CancelScope(shield=True), suppress(*RAW):
+            with anyio.CancelScope(shield=True), suppress(*UNWRAPPED):
                 await response.aclose()
         return body.response(problem)
 
@@ -222,7 +224,7 @@ class ThreadedHTTPXTransport(_Clients):
             self._own = self._create_client()
         self._in_flight += 1
         try:
-            return await in_thread(partial(self._exchange, self._given or self._own, request))
+            return await run_in_thread(partial(self._exchange, self._given or self._own, request))
         finally:
             self._in_flight -= 1
             self._close_unused()
@@ -252,14 +254,14 @@ class ThreadedHTTPXTransport(_Clients):
             return _read_before(response, request)
         problem, body = None, Body(response.status_code, dict(response.headers), request.max_bytes)
         try:
-            if not body.is_enough:
+            if not body.is_finished:
                 for chunk in response.iter_raw():
                     if body.feed(chunk):
                         break
         except Exception as error:  # noqa: BLE001 (re-raised unless it is known)
             problem = self._failed(error, body.size)
         finally:
-            with suppress(*RAW):
+            with suppress(*UNWRAPPED):
                 response.close()
         return body.response(problem)
 

@@ -7,14 +7,14 @@ import traceback
 from typing import TYPE_CHECKING
 
 from .._errors import ConfigurationError
-from .._keys import check_given_key, wrapped
-from .._utils.threads import in_thread
+from .._keys import check_given_key, wrap_key
+from .._utils.threads import run_in_thread
 
 if TYPE_CHECKING:
     from .._keys import KeySource, Secret
 
 
-async def ask(source: KeySource) -> Secret:
+async def resolve_key(source: KeySource) -> Secret:
     """
     Call the function in a worker thread, since it may block, and await its result if it is awaitable.
 
@@ -23,9 +23,9 @@ async def ask(source: KeySource) -> Secret:
             returned value nor the text of the exception, which may contain a key.
     """
     try:
-        given = await in_thread(source.call)
+        given = await run_in_thread(source.call)
         if inspect.isawaitable(given):
-            given = wrapped(await given)
+            given = wrap_key(await given)
     except Exception as error:  # noqa: BLE001 (a user's function may raise anything)
         raised_at = traceback.extract_tb(error.__traceback__, limit=-1)[0]
         failure = f"{type(error).__name__} ({raised_at.filename}, line {raised_at.lineno})"

@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 # Returns the settings and the HTTP client to use instead of the given settings and any client. The second
 # argument is whether to return a `Client` or an `AsyncClient`. None if there is no override.
-everywhere: Callable[[EmbeddingConfig, bool], tuple[EmbeddingConfig, Any]] | None = None
+process_wide: Callable[[EmbeddingConfig, bool], tuple[EmbeddingConfig, Any]] | None = None
 
 
-def meant(config: EmbeddingConfig, given: Any, *, sync: bool) -> tuple[EmbeddingConfig, Any]:
+def resolve(config: EmbeddingConfig, given: Any, *, sync: bool) -> tuple[EmbeddingConfig, Any]:
     """Return the settings and client to use: those given, unless an override replaces them."""
-    if (override := everywhere) is None or service_of(given) is not None:
+    if (override := process_wide) is None or service_name(given) is not None:
         return config, given
     return override(config, sync)
 
 
-def service_of(given: Any) -> str | None:
+def service_name(given: Any) -> str | None:
     """Return the name of the stand-in for the service that an HTTP client uses; None if there is none."""
     name: str | None = getattr(given, "qwen_aiml_service", None)
     return name

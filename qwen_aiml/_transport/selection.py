@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from .._keys import KeySource
 from .base import close_all
 from .environment import proxy_for
-from .httpx_library import watched_library
-from .key_source import ask
-from .override import meant
+from .httpx_library import patched_library
+from .key_source import resolve_key
+from .override import resolve
 
 if TYPE_CHECKING:
     from .._config import EmbeddingConfig
@@ -56,9 +56,10 @@ class SelectedTransport:
             ConfigurationError: If the environment names a proxy or certificates that can't be used, or if the
                 ``api_key`` function does not return a key.
         """
-        config, client = meant(self._config, self._given, sync=self._sync)
+        config, client = resolve(self._config, self._given, sync=self._sync)
         transport = self._select(config, client)
-        request.secret = await ask(config.api_key) if isinstance(config.api_key, KeySource) else config.secret
+        is_function = isinstance(config.api_key, KeySource)
+        request.secret = await resolve_key(config.api_key) if is_function else config.secret
         return await transport.post(request)
 
     async def aclose(self) -> None:
@@ -71,7 +72,7 @@ class SelectedTransport:
             # Not cached, since the connections belong to the client.
             return _create("", config, client, sync=self._sync)
         # Instrumentation for a sync caller may patch only the sync classes.
-        library, sync = watched_library(), self._sync
+        library, sync = patched_library(), self._sync
         if library is None:
             library = "httpx" if self._needs_httpx or not _runs_asyncio() else "asyncio"
             sync = False

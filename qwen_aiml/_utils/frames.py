@@ -17,7 +17,7 @@ _Function = TypeVar("_Function", bound="Callable[..., Any]")
 _OWN = ("qwen_aiml", "langchain_qwen_aiml", "llama_index_qwen_aiml")
 
 
-def shows_no_texts(function: _Function) -> _Function:
+def hide_texts(function: _Function) -> _Function:
     """Clear this project's frames in all errors that a public function, sync or async, raises."""
     if iscoroutinefunction(function):
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 
-async def in_thread(function: Callable[[], _Result]) -> _Result:
+async def run_in_thread(function: Callable[[], _Result]) -> _Result:
     """
     Call a blocking function in a worker thread; after cancellation it continues there.
 

@@ -145,7 +145,7 @@ class Emulator:
         retry_after: float | None = None,
         credits: int | None = None,  # noqa: A002 - the service's word; the builtin is for the REPL
         region: _service.Region = "international",
-        max_rows: int = _service.MOST_ROWS,
+        max_rows: int = _service.MAX_ROWS,
         refuses: Callable[[str], bool] | None = None,
         refusal_status: int = 400,
         shuffle: bool = False,

@@ -51,8 +51,8 @@ _DIMENSIONS: dict[tuple[str, Region], frozenset[int]] = {
     ("text-embedding-v3", "mainland"): frozenset({64, 128, 256, 512, 768, 1024}),
 }
 # Source: Alibaba Cloud Model Studio, "Text embedding".
-MOST_ROWS = 10
-_MOST_TOKENS = 8192
+MAX_ROWS = 10
+_MAX_TOKENS = 8192
 # Credits per hundred tokens. AI/ML API's price is not published. This is Alibaba's, $0.07 per million tokens,
 # at 2,000,000 credits per dollar; it agrees with the one published response (4 tokens, 1 credit).
 _CREDITS_PER_HUNDRED = 14
@@ -298,7 +298,7 @@ class Upstream:
 
         Source: a successful response has the format of the published one.
         """
-        refusal = self._refusal(call)
+        refusal = self._rejection(call)
         if refusal is not None:
             return refusal
         space = call.model.removeprefix("text-")
@@ -325,7 +325,7 @@ class Upstream:
         }
         return _answers.success(call.request, content, call.cost)
 
-    def _refusal(self, call: Call) -> Answer | None:
+    def _rejection(self, call: Call) -> Answer | None:
         """
         Return the upstream's error response to *call*; None if it is accepted.
 
@@ -354,8 +354,8 @@ class Upstream:
         if len(call.texts) > self.max_rows:
             limit = f"it should not be larger than {self.max_rows}.: input.contents"
             return f"Value error, batch size is invalid, {limit}"
-        if any(not text.strip() or estimate_tokens(text) > _MOST_TOKENS for text in call.texts):
-            return f"Range of input length should be [1, {_MOST_TOKENS}]"
+        if any(not text.strip() or estimate_tokens(text) > _MAX_TOKENS for text in call.texts):
+            return f"Range of input length should be [1, {_MAX_TOKENS}]"
         known = _DIMENSIONS[call.model, self.region]
         if call.dimensions not in known:
             listed = sorted(known | {3072}) if known == _ALL else sorted(known)

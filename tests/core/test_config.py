@@ -43,7 +43,7 @@ def test_defaults() -> None:
     assert (config.rows, config.concurrency, config.max_retries) == (10, 32, 5)
     assert (config.requests_per_minute, config.tokens_per_minute) == (None, None)
     assert (config.on_blank, config.on_too_long, config.tokenizer) == ("raise", "raise", None)
-    assert (config.silence, config.total_timeout) == (60.0, None)
+    assert (config.operation_timeout, config.total_timeout) == (60.0, None)
     assert (config.dimensions, config.query_instruction, config.encoding_format) == (None, None, None)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 KILLS = 3
-MOST_IN_FLIGHT = EmbeddingConfig(api_key="k").concurrency
+MAX_IN_FLIGHT = EmbeddingConfig(api_key="k").concurrency
 
 PROGRAMS = {
     "client": """
@@ -111,7 +111,7 @@ def test_killed(program: str, count: int, tmp_path: Path) -> None:
             kill_after(start(program, path, count, url), emulator, count // 10 // (KILLS + 1))
             lost = emulator.texts_billed.total() - before - (stored(path) - kept)
             kept = stored(path)
-            assert 0 <= lost <= 10 * MOST_IN_FLIGHT
+            assert 0 <= lost <= 10 * MAX_IN_FLIGHT
             assert 0 < kept < count
         sent = emulator.request_count
         with start(program, path, count, url) as process:
@@ -119,7 +119,7 @@ def test_killed(program: str, count: int, tmp_path: Path) -> None:
         again = [text for request in emulator.requests[sent:] for text in request.texts]
         assert len(set(again)) == count - kept
         # A request sent just before its process was killed may arrive late.
-        assert len(again) - (count - kept) <= 10 * MOST_IN_FLIGHT
+        assert len(again) - (count - kept) <= 10 * MAX_IN_FLIGHT
 
         billed, sent = emulator.texts_billed, emulator.request_count
         config = EmbeddingConfig(base_url=url, api_key="k", dimensions=64)
@@ -128,4 +128,4 @@ def test_killed(program: str, count: int, tmp_path: Path) -> None:
     assert emulator.request_count == sent
     assert embeddings == [lexical.embed(text, 64, "embedding-v4").tolist() for text in texts]
     assert billed.keys() == set(texts)
-    assert billed.total() - count <= KILLS * 10 * MOST_IN_FLIGHT
+    assert billed.total() - count <= KILLS * 10 * MAX_IN_FLIGHT

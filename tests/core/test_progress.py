@@ -159,7 +159,7 @@ def frames(err: str) -> list[str]:
 
 
 def show(bar: Bar, *reports: Progress) -> None:
-    part = bar.part()
+    part = bar.callback()
     assert part is not None
     for progress in reports:
         part(progress)
@@ -220,7 +220,7 @@ def test_speed_is_without_the_cached(capsys: pytest.CaptureFixture[str], monkeyp
 def test_bar_of_several_calls(capsys: pytest.CaptureFixture[str]) -> None:
     """Concurrent calls share one bar; texts that none of them reported count as cached."""
     with Bar(show=True, total=100) as bar:
-        one, two = bar.part(), bar.part()
+        one, two = bar.callback(), bar.callback()
         assert one is not None
         assert two is not None
         one(Progress(10, 50, 0, Usage(1, 7)))
@@ -272,7 +272,7 @@ def test_no_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     """Without a bar nothing is reported, and tqdm is not needed."""
     monkeypatch.setitem(sys.modules, "tqdm", None)
     with Bar(show=False, total=5) as bar:
-        assert bar.part() is None
+        assert bar.callback() is None
 
     assert not capsys.readouterr().err
     with pytest.raises(
@@ -288,7 +288,7 @@ def test_disabled(value: str, shown: bool) -> None:
 from qwen_aiml import Progress, Usage
 from qwen_aiml._progress import Bar
 with Bar(show=True) as bar:
-    part = bar.part()
+    part = bar.callback()
     for done in (0, 10, 30):
         part(Progress(done, 30, 10, Usage(1, 5)))
 """

@@ -33,7 +33,7 @@ from qwen_aiml._engine.queue import Queue
 from qwen_aiml._engine.request import Call, Clock
 from qwen_aiml._engine.retry import retry_after
 from qwen_aiml._protocol.response import Response, decode
-from qwen_aiml._protocol.status import error_of
+from qwen_aiml._protocol.status import error_from
 from qwen_aiml._transport.base import TransportFailure
 
 if TYPE_CHECKING:
@@ -473,7 +473,7 @@ def test_any_error_answer(body: bytes, headers: dict[str, str], status: int, tex
     """Any error response gives one error, whose message has a bounded length and no key."""
     config = EmbeddingConfig(api_key="sk-0123456789abcdef")
     response = Response(status, headers, body)
-    error = error_of(response, texts, config, config.secret)
+    error = error_from(response, texts, config, config.secret)
 
     if not 200 <= status < 300:
         assert isinstance(error, APIStatusError)

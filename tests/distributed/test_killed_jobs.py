@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
-MOST_IN_FLIGHT = 10 * EmbeddingConfig(api_key="k").concurrency  # texts of one process
+MAX_IN_FLIGHT = 10 * EmbeddingConfig(api_key="k").concurrency  # texts of one process
 PATIENCE = 600  # seconds
 
 
@@ -94,7 +94,7 @@ def test_on_one_machine(count: int, store: str, tmp_path: Path, tell: Callable[[
     again = billed.total() - count
     tell(f"{count} texts, {store}, killed twice: {again} billed twice, {emulator.request_count} requests")
     # Daft has several batches in progress: while one is stored, which is slow in a database, others are sent.
-    assert again <= 2 * MOST_IN_FLIGHT * (2 if store == "postgres" else 1)
+    assert again <= 2 * MAX_IN_FLIGHT * (2 if store == "postgres" else 1)
 
 
 @pytest.mark.long
@@ -147,5 +147,5 @@ def test_on_a_cluster(in_namespaces: tuple[str, ...], tmp_path: Path, tell: Call
     tell(f"{count} texts on two nodes, a worker and the driver killed: {report}")
     assert report["code"] == 0, (tmp_path / "log").read_text(errors="replace")[-3000:]
     assert report["texts"] == count
-    assert report["billed"] - count <= 5 * MOST_IN_FLIGHT  # one worker killed, plus both with each driver
+    assert report["billed"] - count <= 5 * MAX_IN_FLIGHT  # one worker killed, plus both with each driver
     check_rows(tmp_path, count)

@@ -12,7 +12,7 @@ import pytest
 from qwen_aiml import ConfigurationError, EmbeddingConfig, Usage
 from qwen_aiml._engine import engine as module
 from qwen_aiml._engine.engine import Engine
-from qwen_aiml._engine.runner import Running
+from qwen_aiml._engine.runner import BackgroundCall
 from qwen_aiml.emulator import Emulator
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def test_rate_limiter_of_synchronous_calls() -> None:
     engine = make(Emulator(), sync=True)
     admitted: list[int] = []
     work = job(engine, admitted.append)
-    Running(lambda: engine.run(work)).run()
+    BackgroundCall(lambda: engine.run(work)).run()
     assert len(admitted) == 1
 
 
@@ -143,7 +143,7 @@ def test_close(transports: list[Transport], tmp_path: Path) -> None:
     async def main() -> None:
         await engine._session()
 
-    Running(main).run()
+    BackgroundCall(main).run()
     engine.close()
 
     assert [transport.closed for transport in transports] == [1]
@@ -165,14 +165,14 @@ def test_fork(monkeypatch: pytest.MonkeyPatch, transports: list[Transport]) -> N
     own, given = make(Emulator(), http_client=None), make(Emulator())
     monkeypatch.setattr(module, "_engines", [own, given])
     kept: list[Any] = []
-    monkeypatch.setattr(module, "_of_parents", kept)
+    monkeypatch.setattr(module, "_parent_sessions", kept)
 
     async def main() -> None:
         session = await own._session()
         module._after_fork()
         assert await own._session() is not session
         assert session in [found for sessions in kept for _, found in sessions]
-        await session.life.aclose()
+        await session.closer.aclose()
 
     anyio.run(main)
     assert len(transports) == 2

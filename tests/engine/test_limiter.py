@@ -11,7 +11,16 @@ import pytest
 
 from benchmarks.limiter import held_out, make, scenarios, special
 from benchmarks.simulator import simulate
-from qwen_aiml._engine.limiter import BELOW, CAUGHT_UP, EARLY, LONGEST_PAUSE, PRIOR, Limiter, Limits, Start
+from qwen_aiml._engine.limiter import (
+    BACKOFF_FACTOR,
+    EARLY,
+    LONGEST_PAUSE,
+    MAX_CATCH_UP,
+    PRIOR,
+    Limiter,
+    Limits,
+    Start,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +92,7 @@ def test_fixed_rates(rates: dict[str, float], tokens: float, seconds: float) -> 
     gaps = [later - earlier for earlier, later in pairwise(starts)]
 
     assert starts[-1] == pytest.approx(19 * seconds, abs=0.05)
-    assert min(gaps) >= seconds - CAUGHT_UP - 0.001
+    assert min(gaps) >= seconds - MAX_CATCH_UP - 0.001
 
 
 @pytest.mark.parametrize("rates", [{"requests_per_minute": 15_000}, {"tokens_per_minute": 1_500_000}])
@@ -306,7 +315,7 @@ def test_estimate(a_minute: int, outcomes: str, accepted: int, seconds: float) -
     feed(limiter, outcomes + "rr", latency=0.0001)  # so that requests at the old rate take no time
     rate = limiter.limits.requests_per_second
 
-    assert rate == pytest.approx(BELOW * (accepted + PRIOR) / seconds, rel=0.02)
+    assert rate == pytest.approx(BACKOFF_FACTOR * (accepted + PRIOR) / seconds, rel=0.02)
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.5])
@@ -336,7 +345,7 @@ def test_quota_per_window() -> None:
     rate = limiter.limits.requests_per_second
 
     assert rate is not None
-    assert 50 / probes[-1] < rate / BELOW < 50 / probes[-2]
+    assert 50 / probes[-1] < rate / BACKOFF_FACTOR < 50 / probes[-2]
 
 
 def test_rejections_in_flight_at_a_pattern() -> None:

@@ -23,8 +23,8 @@ import sniffio
 
 from qwen_aiml import ConfigurationError
 from qwen_aiml._engine import runner
-from qwen_aiml._engine.runner import Running, wait_for
-from qwen_aiml._utils.threads import in_thread
+from qwen_aiml._engine.runner import BackgroundCall, wait_for
+from qwen_aiml._utils.threads import run_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -39,7 +39,7 @@ def outcome(function: Callable[[], Awaitable[Any]]) -> Any:
     async def main() -> None:
         found.append(await function())
 
-    Running(main).run()
+    BackgroundCall(main).run()
     return found[0]
 
 
@@ -58,7 +58,7 @@ def test_one_loop() -> None:
     both = threading.Barrier(8)
 
     async def meet() -> int:
-        await in_thread(partial(both.wait, LONG))
+        await run_in_thread(partial(both.wait, LONG))
         return await ident()
 
     with ThreadPoolExecutor(8) as pool:
@@ -87,7 +87,7 @@ def test_context_variables() -> None:
     async def main() -> str:
         seen = variable.get()
         variable.set("its own")
-        return f"{seen} {await in_thread(variable.get)}"
+        return f"{seen} {await run_in_thread(variable.get)}"
 
     assert outcome(main) == "caller's its own"
     assert variable.get() == "caller's"
@@ -102,7 +102,7 @@ def test_without_sniffio(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_exception() -> None:
     """An exception is raised unchanged, with its original traceback."""
     with pytest.raises(ZeroDivisionError) as caught:
-        Running(fail).run()
+        BackgroundCall(fail).run()
 
     names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
     assert names[-1] == "fail"
@@ -119,7 +119,7 @@ def test_call() -> None:
             await anyio.lowlevel.checkpoint()
         running.call(lambda: called.append((threading.get_ident(), outcome(ident))))
 
-    running = Running(main)
+    running = BackgroundCall(main)
     running.run()
 
     assert called[:3] == [0, 1, 2]
@@ -137,7 +137,7 @@ def test_call_that_raises() -> None:
         finally:
             ended.append(True)
 
-    running = Running(main)
+    running = BackgroundCall(main)
     with pytest.raises(ZeroDivisionError):
         running.run()
     assert ended == [True]
@@ -157,7 +157,7 @@ def test_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
                 await anyio.sleep(0.01)
             ended.put("coroutine")
 
-    running = Running(main, partial(ended.put, "told"))
+    running = BackgroundCall(main, partial(ended.put, "told"))
     running.cancel()  # no effect yet
     running.start()
     assert began.wait(LONG)
@@ -178,9 +178,9 @@ def test_cancelled_before_it_begins() -> None:
         await anyio.lowlevel.checkpoint()
         got.append("beyond")
 
-    running = Running(main)
+    running = BackgroundCall(main)
     blocked = threading.Event()
-    blocker = Running(partial(hold, blocked))
+    blocker = BackgroundCall(partial(hold, blocked))
     blocker.start()
     running.start()
     running.cancel()
@@ -202,7 +202,7 @@ def test_join_in_the_loops_own_thread() -> None:
     async def main() -> None:
         running.join()
 
-    running = Running(main)
+    running = BackgroundCall(main)
     running.run()
     assert running.error is None
 
@@ -222,10 +222,10 @@ def test_call_in_the_loops_own_thread() -> None:
     """A sync call in the loop's own thread would deadlock, and raises instead."""
 
     async def main() -> None:
-        Running(ident).run()
+        BackgroundCall(ident).run()
 
     with pytest.raises(ConfigurationError, match="in the thread that runs synchronous calls"):
-        Running(main).run()
+        BackgroundCall(main).run()
 
 
 @pytest.fixture
@@ -243,7 +243,7 @@ def test_blocked_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket, "socketpair", blocked)
     with pytest.raises(ConfigurationError, match=r"can't be created \(PermissionError\).*--allow-unix"):
-        Running(ident).run()
+        BackgroundCall(ident).run()
 
 
 @pytest.fixture
@@ -264,19 +264,19 @@ def test_no_thread() -> None:
 
     async def main() -> None:
         running.call(lambda: called.append(threading.get_ident()))
-        called.append(await in_thread(threading.get_ident))
+        called.append(await run_in_thread(threading.get_ident))
         called.append((await anyio.getaddrinfo("127.0.0.1", 80))[0][4][1])
         await anyio.sleep(0.001)
 
-    running = Running(main)
+    running = BackgroundCall(main)
     running.run()
     running.cancel()
     running.join()
     assert called == [threading.get_ident(), threading.get_ident(), 80]
     with pytest.raises(ZeroDivisionError):
-        Running(fail).run()
+        BackgroundCall(fail).run()
     with pytest.raises(ZeroDivisionError):
-        Running(partial(in_thread, lambda: 1 // 0)).run()
+        BackgroundCall(partial(run_in_thread, lambda: 1 // 0)).run()
 
 
 @pytest.mark.usefixtures("no_thread")
@@ -284,7 +284,7 @@ def test_no_thread_in_a_running_loop() -> None:
     """If no thread can be started inside a running event loop, the error says why."""
 
     async def main() -> None:
-        Running(ident).run()
+        BackgroundCall(ident).run()
 
     with pytest.raises(ConfigurationError, match="the interpreter is shutting down"):
         anyio.run(main)
@@ -293,13 +293,13 @@ def test_no_thread_in_a_running_loop() -> None:
 @pytest.mark.anyio
 async def test_in_thread() -> None:
     """A blocking function runs in a thread; its exceptions are raised, even a RuntimeError."""
-    assert await in_thread(threading.get_ident) != threading.get_ident()
+    assert await run_in_thread(threading.get_ident) != threading.get_ident()
 
     def broken() -> None:
         raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
-        await in_thread(broken)
+        await run_in_thread(broken)
 
 
 @pytest.mark.anyio
@@ -313,7 +313,7 @@ async def test_in_thread_cancelled() -> None:
         ended.set()
 
     async with anyio.create_task_group() as group:
-        group.start_soon(in_thread, block)
+        group.start_soon(run_in_thread, block)
         while not began.is_set():  # noqa: ASYNC110 (set in another thread)
             await anyio.sleep(0.001)
         group.cancel_scope.cancel()
@@ -335,13 +335,13 @@ def test_interrupt() -> None:
             ended.append(True)
 
     with pytest.raises(KeyboardInterrupt):
-        Running(main).run()
+        BackgroundCall(main).run()
     assert ended == [True]
 
 
 def test_interrupt_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     """An interrupt during the start is raised at once, and nothing runs."""
-    running = Running(fail)
+    running = BackgroundCall(fail)
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -377,17 +377,17 @@ class Once:
 PROGRAM = """
     import anyio, os, threading
     from qwen_aiml._engine import runner
-    from qwen_aiml._engine.runner import Running
-    from qwen_aiml._utils.threads import in_thread
+    from qwen_aiml._engine.runner import BackgroundCall
+    from qwen_aiml._utils.threads import run_in_thread
 
     async def work():
         await anyio.sleep(0.001)
         found = await anyio.getaddrinfo("localhost", 80)
-        said = await in_thread(lambda: "done")
+        said = await run_in_thread(lambda: "done")
         print(said, bool(found), flush=True)
 
     def call():
-        Running(work).run()
+        BackgroundCall(work).run()
 """
 
 EARLIER = "    call()\n"
@@ -406,7 +406,7 @@ ENDINGS = {
     "dropped by the interpreter": """
     class Dropped:
         def __init__(self):
-            self.running = Running(anyio.sleep_forever)
+            self.running = BackgroundCall(anyio.sleep_forever)
             self.running.start()
 
         def __del__(self):
@@ -416,7 +416,7 @@ ENDINGS = {
     call()
     """,
     "a daemon left behind": """
-    Running(anyio.sleep_forever).start()
+    BackgroundCall(anyio.sleep_forever).start()
     call()
     """,
 }
@@ -488,16 +488,16 @@ def test_what_a_parent_process_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         begun.set()
         await anyio.sleep(LONG)
 
-    running = Running(function)
+    running = BackgroundCall(function)
     running.start()
-    running.check_process()
+    running.check_not_forked()
     assert begun.wait(LONG)
     with monkeypatch.context() as child:
         child.setattr(runner._background, "parents", [running._loop])
         running.cancel()
         running.join()
         with pytest.raises(ConfigurationError, match=r"begun before a fork.*Begin another call"):
-            running.check_process()
+            running.check_not_forked()
         assert not running._has_ended
 
     running.cancel()
@@ -536,7 +536,7 @@ def test_interrupts_at_each_moment() -> None:
 
         sys.settrace(trace)
         try:
-            Running(function).run()
+            BackgroundCall(function).run()
         except KeyboardInterrupt:
             return True
         finally:
@@ -547,7 +547,7 @@ def test_interrupts_at_each_moment() -> None:
     for function in (short, long):
         at = 1
         while at < 300 and interrupted(at, function):
-            Running(short).run()
+            BackgroundCall(short).run()
             at += 1
         print(1 < at < 300)
     """

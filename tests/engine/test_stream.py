@@ -36,7 +36,7 @@ from qwen_aiml import (
 )
 from qwen_aiml._engine import runner
 from qwen_aiml._engine.job import Job
-from qwen_aiml._engine.runner import Running
+from qwen_aiml._engine.runner import BackgroundCall
 from qwen_aiml._engine.stream import AsyncEmbeddingIterator, Blocks
 from qwen_aiml.emulator import Emulator, Fault, serve
 
@@ -78,7 +78,7 @@ def nothing_left_running() -> Iterator[None]:
             await asyncio.sleep(0)
         left.extend(asyncio.all_tasks() - {asyncio.current_task()})
 
-    Running(look).run()
+    BackgroundCall(look).run()
     assert not left
 
 
@@ -647,7 +647,7 @@ def test_interrupted(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An interrupt ends the iteration and cancels all requests, even of a block that has just started."""
     client = make("with", Emulator(latency=0.2))
     assert isinstance(client, EmbeddingClient)
-    start = Running.start
+    start = BackgroundCall.start
 
     def interrupted(*args: Any) -> None:
         if moment == "starting":
@@ -655,7 +655,7 @@ def test_interrupted(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
 
     if moment == "starting":
-        monkeypatch.setattr(Running, "start", interrupted)
+        monkeypatch.setattr(BackgroundCall, "start", interrupted)
     else:
         monkeypatch.setattr("qwen_aiml._engine.stream.wait_for", interrupted)
     rows = client.embed_iter(TEXTS)

@@ -21,7 +21,7 @@ with atheris.instrument_imports(include=["qwen_aiml._protocol"]):
     from qwen_aiml import APIStatusError, EmbeddingConfig, ResponseFormatError
     from qwen_aiml._protocol.response import Response, decode
     from qwen_aiml._protocol.simd import packed_success
-    from qwen_aiml._protocol.status import error_of
+    from qwen_aiml._protocol.status import error_from
     from qwen_aiml.emulator import Emulator
 
 PUBLISHED = Path(__file__).parent.parent / "protocol" / "published_response.json"
@@ -40,7 +40,7 @@ def check(data: bytes) -> None:
     headers = {"x-request-id": text, "x-aimlapi-credits-used": text, "content-type": text}
     answer = Response(status, headers, data[HEAD:])
 
-    error = error_of(answer, TEXTS, CONFIG, CONFIG.secret)
+    error = error_from(answer, TEXTS, CONFIG, CONFIG.secret)
     assert isinstance(error, APIStatusError) or 200 <= status < 300
     assert len(str(error)) < 600
     assert KEY not in str(error)

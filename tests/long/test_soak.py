@@ -28,8 +28,8 @@ pytestmark = pytest.mark.long
 TEXTS = [f"text {number}" for number in range(20_000)]
 SHARE = 0.2
 TIMEOUT = 5.0  # seconds, the cost of a hang
-MOST_RETRIES = 12  # the chance of so many faults in a row is about one in a million
-MOST_MIB = 250  # increase in memory; the vectors alone take 40, and the emulator records requests
+MAX_RETRIES = 12  # the chance of so many faults in a row is about one in a million
+MAX_MIB = 250  # increase in memory; the vectors alone take 40, and the emulator records requests
 
 
 def without_a_row(answer: dict[str, Any]) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def test_soak(way: Way, tell: Callable[[str], None]) -> None:
     gc.collect()
     threads, open_sockets, memory = set(threading.enumerate()), sockets(), resident()
     with serve(emulator) as url:
-        vectors, usage = way(TEXTS, url, timeout=TIMEOUT, max_retries=MOST_RETRIES)
+        vectors, usage = way(TEXTS, url, timeout=TIMEOUT, max_retries=MAX_RETRIES)
     grown = resident() - memory
 
     met = Counter(id(fault) for fault in script[: emulator.request_count])
@@ -108,7 +108,7 @@ def test_soak(way: Way, tell: Callable[[str], None]) -> None:
     assert emulator.request_count == usage.requests == len(TEXTS) // 10 + failed
     assert billed.keys() == set(TEXTS)
     assert billed.total() - len(TEXTS) == 10 * lost
-    assert grown <= MOST_MIB
+    assert grown <= MAX_MIB
     gc.collect()
     assert {thread for thread in threading.enumerate() if not thread.daemon} <= threads
     assert sockets() <= open_sockets

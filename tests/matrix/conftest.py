@@ -96,7 +96,8 @@ class Service(Emulator):
 @pytest.fixture(scope="module")
 def _served() -> Iterator[tuple[Service, str]]:
     service = Service()
-    runner.Running(anyio.lowlevel.checkpoint).run()  # starts the background thread before threads are counted
+    # Starts the background thread before threads are counted.
+    runner.BackgroundCall(anyio.lowlevel.checkpoint).run()
     gc.collect()
     gc.freeze()  # makes the search for leaks fast
     with pytest.MonkeyPatch.context() as patch, serve(service) as address:

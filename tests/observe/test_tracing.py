@@ -290,7 +290,7 @@ def test_frameworks(recorded: Any, kind: Any) -> None:
 
 def test_instrumented_httpx(recorded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """If httpx is instrumented, the package records no spans for requests."""
-    monkeypatch.setattr(tracing, "watched_library", lambda: "httpx")
+    monkeypatch.setattr(tracing, "patched_library", lambda: "httpx")
     with client_of(Emulator()) as client:
         client.embed(["a"])
 

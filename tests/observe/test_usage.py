@@ -17,7 +17,7 @@ import pytest
 from langchain_qwen_aiml import QwenAIMLEmbeddings
 from llama_index_qwen_aiml import QwenAIMLEmbedding
 from qwen_aiml import AsyncEmbeddingClient, EmbeddingClient, EmbeddingConfig, TrackedUsage, Usage, track_usage
-from qwen_aiml._observe.budget import shared
+from qwen_aiml._observe.budget import usage_lock
 from qwen_aiml.emulator import Emulator, Fault
 from qwen_aiml.emulator._service import estimate_tokens
 
@@ -202,7 +202,7 @@ def test_fork_while_a_thread_counts() -> None:
     held = threading.Event()
 
     def hold() -> None:
-        with shared:
+        with usage_lock:
             held.set()
             time.sleep(0.2)
 
@@ -217,5 +217,5 @@ def test_fork_while_a_thread_counts() -> None:
     thread.join()
 
     assert os.waitpid(child, 0)[1] == 0
-    with shared:
+    with usage_lock:
         TrackedUsage().add(Usage(1))

@@ -144,6 +144,6 @@ def test_a_transient_number_beyond_float32() -> None:
 def test_the_mean_of_pieces_is_packed() -> None:
     """A text that is embedded in pieces also gets a packed row."""
     job, _ = embed(lambda _: 0.5)
-    anyio.run(job.keep, [0], Rows([[0.25, 0.5]], None, None), "split_mean:bytes")
+    anyio.run(job.store, [0], Rows([[0.25, 0.5]], None, None), "split_mean:bytes")
 
     assert job.rows()[0] == array("f", [0.25, 0.5])

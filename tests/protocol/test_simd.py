@@ -219,7 +219,7 @@ def test_bounded_memory(reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("knows no bound")
     text = body([0.5] * 4000, [0.25] * 4000)
     assert packed_success(text) is not None
-    monkeypatch.setattr(_simd, "MOST_BYTES", 20_000)
+    monkeypatch.setattr(_simd, "MAX_BYTES", 20_000)
     monkeypatch.setattr(_simd, "_of_thread", threading.local())
 
     assert packed_success(text) is None

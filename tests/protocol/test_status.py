@@ -20,8 +20,8 @@ from qwen_aiml import (
 )
 from qwen_aiml._engine.retry import is_transient
 from qwen_aiml._protocol.response import Response
-from qwen_aiml._protocol.status import error_of
-from qwen_aiml._texts.validation import all_outgoing
+from qwen_aiml._protocol.status import error_from
+from qwen_aiml._texts.validation import prepare_texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ def error(status: int, body: Any, texts: tuple[str, ...] = ("some text",), **set
     content = body if isinstance(body, bytes) else orjson.dumps(body)
     config = EmbeddingConfig(**{"api_key": KEY, **settings})
     headers = {"content-type": "text/html", "x-request-id": "from-header"}
-    raised = error_of(Response(status, headers, content), texts, config, config.secret)
+    raised = error_from(Response(status, headers, content), texts, config, config.secret)
     assert isinstance(raised, APIStatusError)
     return raised
 
@@ -234,7 +234,7 @@ def test_runs_of_a_text_are_masked(echo: str, shown: str) -> None:
 @pytest.mark.parametrize("query", ["my own secret illness and what follows", "my diary"])
 def test_query_without_its_instruction(query: str) -> None:
     """A query is masked whether the service repeats it with its instruction or without."""
-    sent = all_outgoing([query], "Find the article")
+    sent = prepare_texts([query], "Find the article")
     body = legacy(400, f"bad input: '{query}', '{sent[0]}'")
     raised = error(400, body, texts=tuple(sent), query_instruction="Find the article")
 
@@ -346,7 +346,7 @@ def test_advice_has_effect(status: int) -> None:
 def test_error_in_success(body: Any, kind: type[QwenAIMLError], transient: bool) -> None:
     """An error with status 200 has its own type or is retried, and its message gives the cause."""
     response = Response(200, {}, orjson.dumps(body))
-    raised = error_of(response, ("some text",), CONFIG, CONFIG.secret)
+    raised = error_from(response, ("some text",), CONFIG, CONFIG.secret)
 
     assert type(raised) is kind
     assert is_transient(raised) == bool(transient)
@@ -371,13 +371,13 @@ def test_no_error_in_success(body: bytes) -> None:
     """A body with `data`, or without an error message, is left to the validation of embeddings."""
     response = Response(200, {}, body)
 
-    assert error_of(response, (), CONFIG, CONFIG.secret) is None
+    assert error_from(response, (), CONFIG, CONFIG.secret) is None
 
 
 def test_error_in_success_is_masked() -> None:
     """The message of an error with status 200 is masked like any other."""
     response = Response(200, {}, orjson.dumps({"error": {"message": f"{KEY} can't embed my diary"}}))
-    shown = str(error_of(response, ("my diary",), CONFIG, CONFIG.secret))
+    shown = str(error_from(response, ("my diary",), CONFIG, CONFIG.secret))
 
     assert shown.startswith(
         "HTTP 200, but the body holds an error: [key] can't embed [text]. What to do: try"

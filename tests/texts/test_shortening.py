@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from qwen_aiml import ResponseFormatError
 from qwen_aiml._texts.shortening import (
-    LEAST_BYTES,
-    MOST_BYTES,
+    MAX_BYTES,
+    MIN_BYTES,
     SAFE_BYTES,
     cut_at,
     mean,
@@ -23,7 +23,7 @@ from qwen_aiml._texts.shortening import (
     splits,
     truncations,
 )
-from qwen_aiml._texts.validation import outgoing
+from qwen_aiml._texts.validation import prepare_text
 
 if TYPE_CHECKING:
     from random import Random
@@ -52,7 +52,7 @@ fragments = st.one_of(
     st.text(st.characters(), max_size=20),
 )
 texts = st.lists(st.tuples(fragments, st.integers(1, 400)), min_size=1, max_size=12).map(
-    lambda parts: outgoing("".join(fragment * times for fragment, times in parts), None)
+    lambda parts: prepare_text("".join(fragment * times for fragment, times in parts), None)
 )
 checked = texts.filter(str.strip)
 
@@ -77,9 +77,9 @@ def test_truncations(text: str, prefix_bytes: int) -> None:
     assert all(tried.strip() and text.lstrip().startswith(tried) for tried in tries)
     sizes = [size(text), *map(size, tries)]
     assert all(longer > shorter for longer, shorter in pairwise(sizes))
-    assert all(tried <= MOST_BYTES for tried in sizes[1:])
+    assert all(tried <= MAX_BYTES for tried in sizes[1:])
     assert len(tries) <= (15 if prefix_bytes == 0 else 25)
-    assert bool(tries) == (size(text) >= 2 * LEAST_BYTES)
+    assert bool(tries) == (size(text) >= 2 * MIN_BYTES)
 
 
 @pytest.mark.parametrize("prefix", [0, 50])
@@ -89,12 +89,12 @@ def test_safe_stop(length: int, prefix: int) -> None:
     sizes = [size(text) for text in truncations("x" * length, prefix_bytes=prefix)]
 
     assert SAFE_BYTES - prefix in sizes
-    assert sizes[-1] < 2 * LEAST_BYTES
+    assert sizes[-1] < 2 * MIN_BYTES
 
 
 def test_first_cut() -> None:
     """A text of megabytes is cut immediately to what could fit; a shorter one loses a quarter."""
-    assert size(next(truncations("x" * 10_000_000))) == MOST_BYTES
+    assert size(next(truncations("x" * 10_000_000))) == MAX_BYTES
     assert size(next(truncations("x" * 40_000))) == 30_000
     assert size(next(truncations("x" * 8_000))) == 4_000
 

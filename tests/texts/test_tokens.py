@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from qwen_aiml import ConfigurationError
 from qwen_aiml._texts.tokens import ADDED_TOKENS, Tokens, load
-from qwen_aiml._texts.validation import outgoing
+from qwen_aiml._texts.validation import prepare_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,7 @@ fragments = st.one_of(
     st.text(st.characters(), max_size=20),
 )
 texts = st.lists(st.tuples(fragments, st.integers(1, 400)), min_size=1, max_size=12).map(
-    lambda parts: outgoing("".join(fragment * times for fragment, times in parts), None)
+    lambda parts: prepare_text("".join(fragment * times for fragment, times in parts), None)
 )
 checked = texts.filter(str.strip)
 

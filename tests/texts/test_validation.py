@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from qwen_aiml import ConfigurationError, InputError, InputTypeError, InputValueError, check_texts
-from qwen_aiml._texts.validation import check_role, check_text, outgoing
+from qwen_aiml._texts.validation import check_role, check_text, prepare_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -204,7 +204,7 @@ def test_roles() -> None:
 )
 def test_left_alone(text: str) -> None:
     """Valid text is sent unchanged."""
-    assert text == outgoing(text, None)
+    assert text == prepare_text(text, None)
 
 
 @pytest.mark.parametrize(
@@ -218,8 +218,8 @@ def test_left_alone(text: str) -> None:
 )
 def test_surrogates(text: str, expected: str) -> None:
     """Split surrogate pairs are joined and lone surrogates replaced, since JSON can't contain them."""
-    assert expected == outgoing(text, None)
-    assert orjson.dumps(outgoing(text, None))
+    assert expected == prepare_text(text, None)
+    assert orjson.dumps(prepare_text(text, None))
 
 
 class Kind(str, Enum):
@@ -242,8 +242,8 @@ class Folded(str):
 
 def test_subclasses_of_str() -> None:
     """Subclasses are sent as plain strings."""
-    assert outgoing(Kind.A, "Find") == "Instruct: Find\nQuery:hello world"
-    assert {type(outgoing(text, None)) for text in (Kind.A, Folded("A"))} == {str}
+    assert prepare_text(Kind.A, "Find") == "Instruct: Find\nQuery:hello world"
+    assert {type(prepare_text(text, None)) for text in (Kind.A, Folded("A"))} == {str}
 
 
 def broken() -> Iterator[str]:
@@ -261,4 +261,4 @@ def test_instruction() -> None:
     """A query gets the prefix exactly as the model was trained on it."""
     expected = "Instruct: Find the article\nQuery:right to rest"
 
-    assert expected == outgoing("right to rest", "Find the article")
+    assert expected == prepare_text("right to rest", "Find the article")

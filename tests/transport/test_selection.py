@@ -16,7 +16,7 @@ from qwen_aiml._config import EmbeddingConfig
 from qwen_aiml._errors import ConfigurationError
 from qwen_aiml._transport.asyncio_transport import AsyncioTransport
 from qwen_aiml._transport.base import Post
-from qwen_aiml._transport.httpx_library import check_client, watched_library
+from qwen_aiml._transport.httpx_library import check_client, patched_library
 from qwen_aiml._transport.httpx_transport import HTTPXTransport, ThreadedHTTPXTransport
 from qwen_aiml._transport.selection import SelectedTransport
 
@@ -78,7 +78,7 @@ async def test_override(config: Any, sync: bool, monkeypatch: pytest.MonkeyPatch
     def override(settings: EmbeddingConfig, sync: bool) -> tuple[EmbeddingConfig, Any]:
         return replace(settings, api_key="own"), client if sync else async_client
 
-    monkeypatch.setattr("qwen_aiml._transport.override.everywhere", override)
+    monkeypatch.setattr("qwen_aiml._transport.override.process_wide", override)
     selected = SelectedTransport(config(URL), sync=sync)
     for _ in range(2):
         assert (await selected.post(POST)).body == b"Bearer own"
@@ -127,7 +127,7 @@ async def test_clients_of_users(config: Any, serving: Any) -> None:
 
 async def watching(config: Any, library: str) -> None:
     """Check that sync and async callers use the patched library."""
-    assert watched_library() == library
+    assert patched_library() == library
     for sync, kind in ((True, ThreadedHTTPXTransport), (False, HTTPXTransport)):
         transport = chosen(config(URL), sync=sync)
         assert type(transport) is kind
@@ -136,7 +136,7 @@ async def watching(config: Any, library: str) -> None:
 
 async def test_respx(config: Any) -> None:
     """A mock of respx receives the requests."""
-    assert watched_library() is None
+    assert patched_library() is None
     for using in ("httpcore", "httpx"):
         with respx.mock(using=using) as mock:
             mock.post(f"{URL}/embeddings").respond(content=b"mocked")
@@ -145,7 +145,7 @@ async def test_respx(config: Any) -> None:
                 selected = SelectedTransport(config(URL), sync=sync)
                 assert (await selected.post(POST)).body == b"mocked"
                 await selected.aclose()
-    assert watched_library() is None
+    assert patched_library() is None
 
 
 async def test_pytest_httpx(config: Any, request: pytest.FixtureRequest) -> None:
@@ -184,7 +184,7 @@ async def test_vcrpy(config: Any, sync: bool, serving: Any, tmp_path: Path) -> N
         assert (await selected.post(POST)).body == b"{}"
         await selected.aclose()
     assert cassette.play_count == 1
-    assert watched_library() is None
+    assert patched_library() is None
 
 
 @pytest.mark.parametrize("library", ["httpx", "httpx2"])
@@ -195,13 +195,13 @@ async def test_opentelemetry(config: Any, library: str) -> None:
     if not hasattr(module, name):
         pytest.skip("not in this version")
     instrumentor: Any = getattr(module, name)()
-    assert watched_library() is None
+    assert patched_library() is None
     instrumentor.instrument()
     try:
         await watching(config, library)
     finally:
         instrumentor.uninstrument()
-    assert watched_library() is None
+    assert patched_library() is None
 
 
 @pytest.mark.parametrize("library", ["httpx", "httpx2"])
@@ -217,17 +217,17 @@ async def test_sentry(config: Any, library: str, monkeypatch: pytest.MonkeyPatch
 
 async def test_replaced_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A replaced class counts as a patch; a missing one, or a library that is not imported, does not."""
-    assert watched_library() is None
+    assert patched_library() is None
     with monkeypatch.context() as patch:
         patch.setattr(httpx, "Client", SimpleNamespace(send=None))
-        assert watched_library() == "httpx"
+        assert patched_library() == "httpx"
     with monkeypatch.context() as patch:
         patch.delattr(httpx, "Client")
-        assert watched_library() is None
+        assert patched_library() is None
     with monkeypatch.context() as patch:
         patch.delitem(sys.modules, "httpx")
-        assert watched_library() is None
-    assert watched_library() is None
+        assert patched_library() is None
+    assert patched_library() is None
 
 
 async def test_closing(config: Any) -> None:

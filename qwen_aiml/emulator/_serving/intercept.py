@@ -54,13 +54,13 @@ def intercept(emulator: Emulator, *, base_url: str | None = None) -> Iterator[Em
         config = replace(config, api_key=key if is_replaced else config.api_key, base_url=DEFAULT_BASE_URL)
         return config, options["http_client" if sync else "http_async_client"]
 
-    outer, override.everywhere = override.everywhere, answer
+    outer, override.process_wide = override.process_wide, answer
     os.environ[KEY_VARIABLES[0]] = key.reveal()
     os.environ[URL_VARIABLES[0]] = base_url or _NOWHERE
     try:
         yield emulator
     finally:
-        override.everywhere = outer
+        override.process_wide = outer
         options["http_client"].close()
         for name, value in before.items():
             os.environ.pop(name, None)
