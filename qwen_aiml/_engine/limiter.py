@@ -147,7 +147,7 @@ class Limiter:
         self._rate: float | None = None  # at the last pattern; see `_present_rate`
         self._grown = 0  # requests started since then
         self._until_regained = MIN_REQUESTS
-        self._judged_from = -math.inf  # requests that started before do not count any more
+        self._judged_from = -math.inf  # requests that started before no longer count
         self._closed: float | None = None  # when acceptance ended, while probing
         self._probe_rejected: float | None = None  # when the last rejected probe started
 
@@ -336,7 +336,7 @@ class Limiter:
             elif sum(one.outcome == "accepted" for one in self._recent) > PATTERN_RESPONSES:
                 # The next sample begins now, since a lone probe would make it look slow. At a few requests
                 # per second the probe is kept: it is the only sample.
-                self._paused_until = max(self._paused_until, now)
+                self._judged_from = now
         elif start.at - closed > OUTAGE:
             self._forget_limits()
         else:
