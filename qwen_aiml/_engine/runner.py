@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import queue
+import select
+import selectors
 import socket
 import sys
 import threading
@@ -26,6 +28,10 @@ _Result = TypeVar("_Result")
 
 # Interval at which a waiting thread checks for signals: on Windows, Ctrl-C does not end a wait on a lock.
 SIGNAL_SECONDS = 0.5
+
+# Shorter waits of the event loop are exact: a rate limit of hundreds per second leaves 2 ms between requests.
+EXACT_SECONDS = 0.05
+MAX_DESCRIPTOR = 1023  # of `select.select`
 
 
 class BackgroundCall:
@@ -180,11 +186,29 @@ class RealTime:
     now = staticmethod(time.monotonic)
 
 
+def exact_selector() -> selectors.BaseSelector:
+    """Create the default selector; if that is epoll's, short timeouts are not rounded up to a millisecond."""
+    default = selectors.DefaultSelector  # this and `wait` are looked up here, since gevent replaces them
+    if default is not getattr(selectors, "EpollSelector", None):
+        return default()
+
+    wait = select.select
+
+    class Exact(default):  # type: ignore[misc, valid-type]
+        def select(self, timeout: float | None = None) -> Any:
+            if timeout is not None and 0 < timeout < EXACT_SECONDS and self.fileno() <= MAX_DESCRIPTOR:
+                wait([self], [], [], timeout)
+                timeout = 0
+            return super().select(timeout)
+
+    return Exact()
+
+
 class _BackgroundLoop(asyncio.SelectorEventLoop):
     """The event loop of the background thread."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(exact_selector())
         self.thread = threading.Thread(target=self._run, name="qwen_aiml", daemon=True)
 
     def time(self) -> float:
