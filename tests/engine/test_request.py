@@ -467,8 +467,12 @@ def test_deadline_in_the_queue() -> None:
 
 
 def test_deadline_before_sending() -> None:
-    """Once the deadline has passed, nothing is sent."""
-    harness = Harness(total_timeout=5.0)
+    """Once the deadline has passed, nothing is sent, and no admission is requested."""
+
+    async def admit(tokens: int) -> None:
+        pytest.fail(f"admission of {tokens} tokens")
+
+    harness = Harness(total_timeout=5.0, options={"admit": admit})
     harness.call.deadline = 0.0
     with pytest.raises(DeadlineError, match=r"^total_timeout of 5 s ran out$") as caught:
         harness.embed()

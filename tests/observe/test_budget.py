@@ -26,6 +26,7 @@ from qwen_aiml.emulator import Emulator, Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 TEXTS = [f"text number {at}" for at in range(10_000)]  # of 4 tokens each
 TOKENS_PER_REQUEST = 50  # maximum number of tokens per request
@@ -35,11 +36,9 @@ TOKENS_PER_REQUEST = 50  # maximum number of tokens per request
 def client_of() -> Any:
     """Return a function that creates a client of an emulator."""
 
-    def make(emulator: Emulator, **settings: Any) -> EmbeddingClient:
-        http_client = emulator.client_options()["http_client"]
-        return EmbeddingClient(
-            EmbeddingConfig(**{"api_key": "k", "dimensions": 64, **settings}), http_client=http_client
-        )
+    def make(emulator: Emulator, cache: Path | None = None, **settings: Any) -> EmbeddingClient:
+        config = EmbeddingConfig(**{"api_key": "k", "dimensions": 64, **settings})
+        return EmbeddingClient(config, http_client=emulator.client_options()["http_client"], cache=cache)
 
     return make
 
@@ -115,6 +114,17 @@ def test_what_is_spent_stays_spent(client_of: Any) -> None:
     assert emulator.request_count == 1
     with client_of(emulator) as client:
         assert len(client.embed(["b"]).embeddings) == 1
+
+
+def test_cached_texts_are_free(client_of: Any, tmp_path: Path) -> None:
+    """Cached texts are returned even if a bound is reached."""
+    emulator = Emulator()
+    with client_of(emulator, cache=tmp_path / "cache.db") as client, track_usage(max_tokens=1):
+        first = client.embed(["a"])
+        again = client.embed(["a"])
+
+    assert again.embeddings == first.embeddings
+    assert emulator.request_count == 1
 
 
 def test_stream(client_of: Any) -> None:

@@ -16,7 +16,15 @@ import pytest
 
 from langchain_qwen_aiml import QwenAIMLEmbeddings
 from llama_index_qwen_aiml import QwenAIMLEmbedding
-from qwen_aiml import AsyncEmbeddingClient, EmbeddingClient, EmbeddingConfig, TrackedUsage, Usage, track_usage
+from qwen_aiml import (
+    AsyncEmbeddingClient,
+    AuthenticationError,
+    EmbeddingClient,
+    EmbeddingConfig,
+    TrackedUsage,
+    Usage,
+    track_usage,
+)
 from qwen_aiml._observe.budget import usage_lock
 from qwen_aiml.emulator import Emulator, Fault
 from qwen_aiml.emulator._service import estimate_tokens
@@ -162,13 +170,15 @@ def test_unknown_stays_unknown() -> None:
 
 
 def test_failed_calls_count() -> None:
-    """Failed attempts count as requests."""
+    """Failed attempts and calls count as requests."""
     emulator = Emulator()
-    emulator.script(Fault(status=503), Fault(edit=lambda _: b"{}"), None)
+    emulator.script(Fault(status=503), Fault(edit=lambda _: b"{}"), None, Fault(status=401))
     with create(emulator, EmbeddingClient) as client, track_usage() as usage:
         client.embed(["a"])
+        with pytest.raises(AuthenticationError):
+            client.embed(["b"])
 
-    assert usage.requests == 3
+    assert usage.requests == 4
 
 
 @pytest.mark.parametrize("start", [copy_context, None])
