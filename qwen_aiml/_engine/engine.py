@@ -141,7 +141,8 @@ class Engine:
         Raises:
             InputError: If some of the texts are invalid.
 
-            ConfigurationError: If *batch_size* is not valid for the model, or *admit* is not a function.
+            ConfigurationError: If *batch_size* is not valid for the model, if *admit* is not a function, or
+                after a fork if *http_client* was given.
         """
         if self._is_forked:
             message = (

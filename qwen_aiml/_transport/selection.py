@@ -70,7 +70,7 @@ class SelectedTransport:
     def _select(self, config: EmbeddingConfig, client: Any) -> Transport:
         if client is not None:
             # Not cached, since the connections belong to the client.
-            return _create("", config, client, sync=self._sync)
+            return _create("httpx", config, client, sync=self._sync)
         # Instrumentation for a sync caller may patch only the sync classes.
         library, sync = patched_library(), self._sync
         if library is None:
