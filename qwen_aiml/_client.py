@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ._config import EmbeddingConfig
+from ._config import EmbeddingConfig, refuse_beside_config
 from ._engine.engine import Engine
 from ._engine.job import log_interrupted
 from ._engine.runner import BackgroundCall
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
-    from typing_extensions import Self
+    from typing_extensions import Never, Self
 
     from ._cache.protocol import Cache
     from ._engine.limiter import Limiter, Limits
@@ -44,7 +44,12 @@ class _Client(Estimator):
         http_client: Any = None,
         cache: Cache | str | os.PathLike[str] | None = None,
         limiter: Limiter | None = None,
+        **settings: Never,
     ) -> None:
+        if settings:
+            names = set(settings)
+            settings.clear()  # one may be a key, and would stand in this frame
+            refuse_beside_config(type(self).__name__, names)
         if config is not None and not isinstance(config, EmbeddingConfig):
             type_name, config = type(config).__name__, None  # may be a key: not in this frame
             raise ConfigurationError(

@@ -455,6 +455,22 @@ async def test_config_of_the_wrong_kind(kind: type[Client]) -> None:
         kind("text-embedding-v4")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"model": "x", "api_key": KEY}, "{0}: settings go into the config: {0}(EmbeddingConfig({1}))"),
+        ({"htp_client": KEY}, "{0}: unknown setting htp_client (did you mean http_client?)"),
+    ],
+)
+async def test_settings_beside_the_config(kind: type[Client], given: dict[str, Any], said: str) -> None:
+    """Settings that are given to a client itself are refused, with where they belong, and not shown."""
+    with pytest.raises(ConfigurationError) as raised:
+        kind(**given)
+
+    assert str(raised.value) == said.format(kind.__name__, "api_key=..., model=...")
+    assert KEY not in str([{**entry.frame.f_locals, "self": None} for entry in raised.traceback[1:]])
+
+
 async def test_http_client_of_the_wrong_kind(kind: type[Client]) -> None:
     """A sync client rejects an async HTTP client, and vice versa."""
     other: Any = httpx.AsyncClient if kind is EmbeddingClient else httpx.Client
