@@ -32,8 +32,10 @@ _CURES = {
     "http_async_client": "pass it to AsyncEmbeddingClient as http_client",
     "limiter": _OF_THE_CLIENT,
     "rate_limiter": "pass admit= to embed",
-    "show_progress_bar": "pass progress= to embed",
-    "show_progress": "it is an argument of each call",
+    **dict.fromkeys(
+        ("show_progress_bar", "show_progress"),
+        "pass show_progress=True to each call in LlamaIndex, progress= to embed in the core",
+    ),
     "proxy": "set HTTPS_PROXY in the environment",
     "openai_proxy": "set HTTPS_PROXY in the environment",
     "verify": "set SSL_CERT_FILE in the environment",

@@ -89,7 +89,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"request_timeout": 5}, "unknown setting request_timeout (did you mean timeout?)"),
     ({"headers": {}}, "unknown setting headers (did you mean default_headers?)"),
     ({"cache": "x.db"}, "unknown setting cache (pass it to EmbeddingClient or AsyncEmbeddingClient)"),
-    ({"show_progress_bar": True}, "unknown setting show_progress_bar (pass progress= to embed)"),
+    ({"show_progress_bar": True}, "in LlamaIndex, progress= to embed in the core)"),
     ({"proxy": "http://p"}, "unknown setting proxy (set HTTPS_PROXY in the environment)"),
     ({"default_query": {}}, "unknown setting default_query (leave it out)"),
     ({"facts": ModelFacts(name="x")}, "unknown setting facts"),
