@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 # Names of one setting in this package's classes and in those that users migrate from.
 _SAME = (
     ("model", "model_name", "model_id"),
-    ("base_url", "api_base", "openai_api_base"),
+    ("base_url", "api_base", "openai_api_base", "aimlapi_api_base"),
     ("api_key", "openai_api_key", "dashscope_api_key"),
     ("batch_size", "chunk_size", "embed_batch_size"),
     ("dimensions", "output_dimensionality", "output_dimension", "embedding_dimensions", "embed_dim", "dim"),

@@ -244,6 +244,8 @@ def test_fields_do_not_change() -> None:
     for name in ("api_key", "base_url", "dimension"):
         with pytest.raises(ConfigurationError, match=f"unknown setting {name}"):
             model.model_copy(update={name: KEY})
+    with pytest.raises(ConfigurationError, match=r"did you mean aimlapi_api_base\?"):
+        model.model_copy(update={"base_url": KEY})
 
 
 def test_key_of_a_copy() -> None:
