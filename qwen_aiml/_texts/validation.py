@@ -142,7 +142,8 @@ def iterate(texts: Iterable[str]) -> Iterator[str]:
     """
     if isinstance(texts, (str, bytes)):
         message = f"texts is one {type(texts).__name__}, expected a list of str"
-        raise InputTypeError(advised(message, "put it in a list"))
+        decoding = "decode it, and " if isinstance(texts, bytes) else ""
+        raise InputTypeError(advised(message, f"{decoding}put it in a list"))
     if isinstance(texts, Mapping) or hasattr(texts, "columns"):
         # Iterating over them would yield keys or column names.
         message = f"texts is {type(texts).__name__}, expected a list of str"
@@ -151,7 +152,10 @@ def iterate(texts: Iterable[str]) -> Iterator[str]:
         return iter(texts)
     except TypeError:
         message = f"texts is {type(texts).__name__}, expected a list of str"
-        raise InputTypeError(advised(message, "put the strings in a list")) from None
+        advice = "put the strings in a list"
+        if hasattr(texts, "__aiter__"):
+            advice = "collect the strings in a list, or use embed_iter of AsyncEmbeddingClient"
+        raise InputTypeError(advised(message, advice)) from None
 
 
 ON_BLANK = (

@@ -23,6 +23,13 @@ class Document:
         setattr(self, attribute, "abc")
 
 
+class AsyncTexts:
+    """Texts that only ``async for`` goes through."""
+
+    def __aiter__(self) -> None:
+        """Is never called."""
+
+
 class Table:
     """An object that is iterated by column names, as in pandas."""
 
@@ -48,7 +55,8 @@ def test_accepted(texts: Any) -> None:
     ("texts", "error", "indices", "message"),
     [
         ("abc", InputTypeError, (), "texts is one str, expected a list of str. What to do: put it in"),
-        (b"abc", InputTypeError, (), "texts is one bytes, expected a list"),
+        (b"abc", InputTypeError, (), "expected a list of str. What to do: decode it, and put it in a list"),
+        (AsyncTexts(), InputTypeError, (), "collect the strings in a list, or use embed_iter of Async"),
         (
             None,
             InputTypeError,
