@@ -5,17 +5,18 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ._config import EmbeddingConfig, refuse_beside_config
+from ._config import EmbeddingConfig
 from ._engine.engine import Engine
 from ._engine.job import log_interrupted
 from ._engine.runner import BackgroundCall
 from ._engine.stream import AsyncEmbeddingIterator, EmbeddingIterator
-from ._errors import ConfigurationError
+from ._errors import ConfigurationError, advised
 from ._observe.estimate import Estimator
 from ._progress import Reporter
 from ._protocol.arrays import load_numpy, matrix
 from ._utils.frames import hide_texts
 from ._utils.threads import run_in_thread
+from ._utils.unknown_settings import unknown_settings
 
 if TYPE_CHECKING:
     import os
@@ -47,9 +48,13 @@ class _Client(Estimator):
         **settings: Never,
     ) -> None:
         if settings:
-            names = set(settings)
-            settings.clear()  # one may be a key, and would stand in this frame
-            refuse_beside_config(type(self).__name__, names)
+            kind, unknown = (
+                type(self).__name__,
+                unknown_settings(settings, ("cache", "http_client", "limiter")),
+            )
+            settings.clear()  # one may be a key: not in this frame
+            advice = f"settings go into a config: {kind}(EmbeddingConfig(...))"
+            raise ConfigurationError(advised(f"{kind}: {unknown}", advice))
         if config is not None and not isinstance(config, EmbeddingConfig):
             type_name, config = type(config).__name__, None  # may be a key: not in this frame
             raise ConfigurationError(

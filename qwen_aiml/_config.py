@@ -6,7 +6,7 @@ import re
 import sys
 from dataclasses import dataclass, field, fields
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 
 from ._errors import ConfigurationError
 from ._keys import KEY_VARIABLES, KeySource, Secret, find_key, wrap_key
@@ -334,17 +334,6 @@ def _check_tokenizer(value: str | None, facts: ModelFacts) -> None:
             "Register the model with max_tokens: register_model(ModelFacts(...))"
         )
     load()
-
-
-def refuse_beside_config(kind: str, names: set[str]) -> NoReturn:
-    """Say where arguments belong that a client of some *kind* does not take."""
-    known = {item.name for item in fields(EmbeddingConfig) if item.init}
-    if inside := sorted(names & known):
-        given = ", ".join(f"{name}=..." for name in inside)
-        raise ConfigurationError(f"{kind}: settings go into the config: {kind}(EmbeddingConfig({given}))")
-    raise ConfigurationError(
-        f"{kind}: {unknown_settings(names, {*known, 'cache', 'http_client', 'limiter'})}"
-    )
 
 
 def _guarded(init: Callable[..., None]) -> Callable[..., None]:
