@@ -208,7 +208,8 @@ class Engine:
     def close(self) -> None:
         """Close the connections of synchronous calls, and a cache that was given as a path."""
         self._close_cache()
-        if self._sessions:
+        # At interpreter shutdown, connections are closed with the process.
+        if self._sessions and not sys.is_finalizing():
             BackgroundCall(self.aclose).run()
 
     async def aclose(self) -> None:

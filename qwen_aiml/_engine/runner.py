@@ -68,8 +68,9 @@ class BackgroundCall:
         Start the function, with the context variables of this thread.
 
         Raises:
-            ConfigurationError: If the background event loop can't be started.
+            ConfigurationError: If the background event loop can't be started, or at interpreter shutdown.
         """
+        _check_interpreter()
         context = copy_context()
         context.run(_forget_async_library)
         self._loop = background_loop()
@@ -133,7 +134,7 @@ class BackgroundCall:
         """Wait for the end (*seconds* None: without limit); return at once in the event loop's thread."""
         is_here = self._loop is None or threading.get_ident() == self._loop.thread.ident
         if is_here or self._is_of_parent or sys.is_finalizing():
-            return  # at interpreter shutdown, daemon threads no longer run
+            return
         until = None if seconds is None else RealTime.now() + seconds
         while not self._has_ended and (until is None or RealTime.now() < until):
             with suppress(queue.Empty):
@@ -173,7 +174,17 @@ def wait_for(inbox: queue.SimpleQueue[_Result]) -> _Result:
         try:
             return inbox.get(timeout=SIGNAL_SECONDS)
         except queue.Empty:
-            pass
+            _check_interpreter()
+
+
+def _check_interpreter() -> None:
+    """Raise `ConfigurationError` at interpreter shutdown, when daemon threads no longer run."""
+    if sys.is_finalizing():
+        message = (
+            "a synchronous call can't be made any more: the interpreter is shutting down. What to do: make "
+            "it before, such as in a with block or in a function registered with atexit, not in __del__"
+        )
+        raise ConfigurationError(message)
 
 
 class RealTime:

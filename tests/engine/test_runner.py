@@ -292,6 +292,16 @@ def test_no_thread_in_a_running_loop() -> None:
         anyio.run(main)
 
 
+@pytest.mark.parametrize("start", [True, False])
+def test_interpreter_shutdown(monkeypatch: pytest.MonkeyPatch, *, start: bool) -> None:
+    """At interpreter shutdown, when daemon threads no longer run, starting and waiting raise."""
+    monkeypatch.setattr(runner, "SIGNAL_SECONDS", 0.01)
+    monkeypatch.setattr(sys, "is_finalizing", lambda: True)
+
+    with pytest.raises(ConfigurationError, match=r"the interpreter is shutting down.*not in __del__"):
+        BackgroundCall(ident).start() if start else wait_for(SimpleQueue())
+
+
 @pytest.mark.skipif(not hasattr(selectors, "EpollSelector"), reason="not epoll")
 def test_exact_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short timeouts are not rounded up to a millisecond, and a file descriptor that is ready ends them."""

@@ -175,6 +175,24 @@ asyncio.run(main())
 """,
 }
 
+IN_DEL = """
+class Index:
+    def __init__(self, client):
+        self.client = client
+
+    def __del__(self):
+        self.client.close()
+        print("closed", flush=True)
+        try:
+            self.client.embed(TEXTS)
+        except ConfigurationError as error:
+            print(error, flush=True)
+
+from qwen_aiml import ConfigurationError
+index = Index(EmbeddingClient(EmbeddingConfig(dimensions=64)))
+print(len(index.client.embed(TEXTS).embeddings), flush=True)
+"""
+
 LEFT = {
     "sync": "client = EmbeddingClient(CONFIG); print(len(client.embed(TEXTS).embeddings))",
     "async": "client = AsyncEmbeddingClient(CONFIG); print(len(asyncio.run(client.embed(TEXTS)).embeddings))",
@@ -205,3 +223,11 @@ def test_left_open(run: Callable[..., str], kind: str, transport: str) -> None:
     """A program can exit with a client open, without any output."""
     setting = f"CONFIG = EmbeddingConfig(dimensions=64, transport={transport!r})"
     assert run(f"import asyncio\n{setting}\n{LEFT[kind]}", "-W", "error") == "37\n"
+
+
+def test_in_del(run: Callable[..., str]) -> None:
+    """An object whose ``__del__`` runs at interpreter shutdown can close its client; a call there raises."""
+    first, second, third = run(IN_DEL, "-W", "error").splitlines()
+
+    assert (first, second) == ("37", "closed")
+    assert "the interpreter is shutting down" in third
