@@ -206,7 +206,7 @@ class Emulator:
                 to those set before; after the last one, responses are normal.
         """
         with self._lock:
-            self._script.extend(faults)
+            self._script.extend(map(_checked, faults))
 
     @property
     def requests(self) -> tuple[ReceivedRequest, ...]:
@@ -316,6 +316,16 @@ class Emulator:
             if answer.status == HTTPStatus.OK:
                 answer = _apply(answer, fault)
         return answer.compressed() if fault.gzip else answer
+
+
+def _checked(fault: object) -> Fault | None:
+    """Return a fault of a script, or raise ValueError."""
+    if not isinstance(fault, Fault | None):
+        given = type(fault).__name__
+        raise ValueError(  # noqa: TRY004 - as for every argument of an emulator
+            f"script takes faults one by one, as in script(Fault(status=503), None), not {given}"
+        )
+    return fault
 
 
 def _apply(answer: Answer, fault: Fault) -> Answer:

@@ -34,6 +34,12 @@ async def test_script_order(send: Send) -> None:
     assert [500, 200, 503, 200] == [request.status for request in emulator.requests]
 
 
+def test_script_of_a_list() -> None:
+    """A script rejects a list of faults."""
+    with pytest.raises(ValueError, match=r"script takes faults one by one, .*, not list$"):
+        Emulator().script(None, [Fault(status=500)])  # type: ignore[arg-type]
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("status", "name", "message"),
