@@ -48,10 +48,8 @@ class _Client(Estimator):
         **settings: Never,
     ) -> None:
         if settings:
-            kind, unknown = (
-                type(self).__name__,
-                unknown_settings(settings, ("cache", "http_client", "limiter")),
-            )
+            kind = type(self).__name__
+            unknown = unknown_settings(settings, ("cache", "http_client", "limiter"))
             settings.clear()  # one may be a key: not in this frame
             advice = f"settings go into a config: {kind}(EmbeddingConfig(...))"
             raise ConfigurationError(advised(f"{kind}: {unknown}", advice))
