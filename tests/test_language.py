@@ -48,6 +48,8 @@ PHRASES = {
     r"\bkeys are made at\b": "create one at",
     r"\bno longer so\b": "changes",
     r"\bputs? into words\b": "describe",
+    r"\bNone for (none|nothing|nobody|never|nowhere)\b": "None means no ...",
+    r"\b(what|which|it|that) is no (?!longer)\w": "is not a",
     r"\b\d[\d,]* (texts|rows|requests|tokens|bytes) an? (request|second|minute|text|call)\b": "per",
 }
 

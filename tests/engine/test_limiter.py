@@ -245,7 +245,7 @@ def test_no_limit() -> None:
 
 
 def test_retry_after_pauses_all() -> None:
-    """All requests wait for Retry-After, lengthened by the jitter; it is no evidence of a rate."""
+    """All requests wait for Retry-After, lengthened by the jitter; it does not count as a rate."""
     limiter = Limiter(32)
     first, now = begin(limiter, 0.0)
     second, now = begin(limiter, now)

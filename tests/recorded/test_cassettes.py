@@ -1,4 +1,4 @@
-"""What cassettes may and may not contain."""
+"""Cassettes: a note about their origin, no keys, no cassette without a test."""
 
 from __future__ import annotations
 
