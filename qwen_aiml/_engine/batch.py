@@ -80,21 +80,20 @@ async def embed_batch(items: Sequence[int], job: Batches) -> None:
             parts = [part[at : at + rows] for at in range(0, len(part), rows)]
             waiting.extendleft((part, None) for part in reversed(parts))
             continue
-        sent_before = before
-        if len(part) > 1:
-            # Counted from here, so that texts are not sent one by one to a service that has gone down since.
-            before = call.accepted
-        culprit, others, error = await _bisect(part, error, job, sent_before)
+        # Counted from here, so that texts are not sent one by one to a service that has gone down since.
+        since = call.accepted if len(part) > 1 else before
+        culprit, others, error = await _bisect(part, error, job, before)
         others_error = None
         if error is not None:
-            before = before if is_transient(error) else 0
-            if others and call.accepted == before and not _names_the_text(error):
+            # A service that has gone down sends no permanent errors: any accepted response counts.
+            since = since if is_transient(error) else 0
+            if others and call.accepted == since and not _names_the_text(error):
                 # A text is blamed only after another one was accepted.
-                others_error = await _embed(others, job, _retries(error, call), sent_before)
+                others_error = await _embed(others, job, _retries(error, call), before)
                 others = others if others_error else []
             # If it may be too long, a shorter form will show whether the service is the cause.
             if not (is_transient(error) and job.may_shorten(culprit, error)):
-                _blame_the_text(error, call, before)
+                _blame_the_text(error, call, since)
             await job.shorten(culprit, error)
         if others:
             waiting.append((others, others_error))
@@ -144,14 +143,14 @@ def _retries(error: QwenAIMLError, call: Call) -> int:
     return 0 if is_transient(error) else call.config.max_retries
 
 
-def _blame_the_text(error: QwenAIMLError, call: Call, before: int) -> None:
+def _blame_the_text(error: QwenAIMLError, call: Call, since: int) -> None:
     """
     Check that the text is the cause: that other texts are accepted, or that the error names it.
 
     Raises:
         QwenAIMLError: *error*, if the request or the service is more likely to be the cause.
     """
-    if call.accepted > before or _names_the_text(error):
+    if call.accepted > since or _names_the_text(error):
         return
     call.rejected_alone += 1
     if is_transient(error) or call.rejected_alone >= MAX_REJECTED_ALONE:

@@ -61,12 +61,12 @@ def patched_library() -> str | None:
     httpx takes precedence over httpx2 if both are patched. Neither is imported.
     """
     for library, core in _CORES.items():
-        if _is_watched(library, _LIBRARY) or _is_watched(core, _CORE):
+        if _is_patched(library, _LIBRARY) or _is_patched(core, _CORE):
             return library
     return None
 
 
-def _is_watched(name: str, places: tuple[tuple[str, tuple[str, ...]], ...]) -> bool:
+def _is_patched(name: str, places: tuple[tuple[str, tuple[str, ...]], ...]) -> bool:
     module = sys.modules.get(name)
     if module is None:
         return False
