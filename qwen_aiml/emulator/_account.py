@@ -12,13 +12,13 @@ from math import inf
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from . import _answers, _service
+from . import _responses, _service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from contextlib import ExitStack
 
-    from ._answers import Answer, Request
+    from ._responses import Request, Response
 
 _WINDOW = 1.0  # seconds over which the rate is counted
 
@@ -133,7 +133,7 @@ class Account:
         with self._lock:
             return self._billed.copy()
 
-    def process(self, request: Request, in_flight: ExitStack) -> Answer:
+    def process(self, request: Request, in_flight: ExitStack) -> Response:
         """
         Respond to *request* as the service does, and bill it if it is embedded.
 
@@ -142,23 +142,23 @@ class Account:
         """
         mount = self._upstream.mount
         if (request.method, request.path) == ("GET", mount + _service.BALANCE_PATH):
-            return _service.key_refusal(request, self.api_keys) or _answers.balance(request, self._credits)
+            return _service.key_error(request, self.api_keys) or _responses.balance(request, self._credits)
         call = _service.gateway(request, api_keys=self.api_keys, mount=mount)
-        if isinstance(call, _answers.Answer):
+        if isinstance(call, _responses.Response):
             return call
         if not self._hold(call.cost):
-            return _answers.documented(request, HTTPStatus.FORBIDDEN.value)
+            return _responses.documented(request, HTTPStatus.FORBIDDEN.value)
         if self._admit():
             in_flight.callback(self._leave)
-            answer = self._upstream.answer(call)
+            response = self._upstream.respond(call)
         else:
-            answer = _answers.throttled(request, self._retry_after)
-        if answer.status != HTTPStatus.OK:
+            response = _responses.throttled(request, self._retry_after)
+        if response.status != HTTPStatus.OK:
             self._hold(-call.cost)
-            return answer
+            return response
         with self._lock:
             self._billed.update(call.texts)
-        return answer
+        return response
 
     def _hold(self, cost: int) -> bool:
         """

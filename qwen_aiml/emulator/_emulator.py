@@ -17,7 +17,7 @@ from math import inf
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from . import _answers, _service
+from . import _responses, _service
 from ._account import Account
 from ._fault import Fault
 from ._reply import Reply, reply
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from ._answers import Answer, Request
+    from ._responses import Request, Response
     from ._vectors.vectoriser import Vectoriser
 
 _REMEMBERED = 10_000
@@ -279,18 +279,18 @@ class Emulator:
                 self._in_flight += 1
                 self._peak_in_flight = max(self._peak_in_flight, self._in_flight)
             in_flight.callback(self._leave)
-            answer = None if fault.reset == "before" else self._answer(request, fault, in_flight)
-            self._remember(request, answer)
+            response = None if fault.reset == "before" else self._respond(request, fault, in_flight)
+            self._remember(request, response)
             latency = self._latency
-            if fault == Fault() and answer is not None and answer.status == HTTPStatus.TOO_MANY_REQUESTS:
+            if fault == Fault() and response is not None and response.status == HTTPStatus.TOO_MANY_REQUESTS:
                 latency = min(latency, _REJECTION_SECONDS)
-            yield reply(fault, answer, latency)
+            yield reply(fault, response, latency)
 
     def _leave(self) -> None:
         with self._lock:
             self._in_flight -= 1
 
-    def _remember(self, request: Request, answer: Answer | None) -> None:
+    def _remember(self, request: Request, response: Response | None) -> None:
         content = _service.read(request.body)
         if not isinstance(content, dict):
             content = {}
@@ -299,7 +299,7 @@ class Emulator:
             model=model if isinstance(model, str) else None,
             input=content.get("input"),
             dimensions=content.get("dimensions"),
-            status=None if answer is None else answer.status,
+            status=None if response is None else response.status,
             client_request_id=request.client_request_id,
         )
         with self._lock:
@@ -307,15 +307,15 @@ class Emulator:
             self._request_count += 1
             self._rejected_count += received.status == HTTPStatus.TOO_MANY_REQUESTS
 
-    def _answer(self, request: Request, fault: Fault, in_flight: ExitStack) -> Answer:
+    def _respond(self, request: Request, fault: Fault, in_flight: ExitStack) -> Response:
         """Create the response to *request*, changed by *fault*."""
         if fault.status is not None and fault.status >= HTTPStatus.MULTIPLE_CHOICES:
-            answer = _apply(_answers.documented(request, fault.status), fault)
+            response = _apply(_responses.documented(request, fault.status), fault)
         else:
-            answer = self._account.process(request, in_flight)
-            if answer.status == HTTPStatus.OK:
-                answer = _apply(answer, fault)
-        return answer.compressed() if fault.gzip else answer
+            response = self._account.process(request, in_flight)
+            if response.status == HTTPStatus.OK:
+                response = _apply(response, fault)
+        return response.compressed() if fault.gzip else response
 
 
 def _checked(fault: object) -> Fault | None:
@@ -328,14 +328,14 @@ def _checked(fault: object) -> Fault | None:
     return fault
 
 
-def _apply(answer: Answer, fault: Fault) -> Answer:
-    """Return *answer* with the changes of *fault*."""
-    status = fault.status or answer.status
-    headers = answer.headers | {name.lower(): value for name, value in fault.headers.items()}
-    body = answer.body if fault.body is None else fault.body
+def _apply(response: Response, fault: Fault) -> Response:
+    """Return *response* with the changes of *fault*."""
+    status = fault.status or response.status
+    headers = response.headers | {name.lower(): value for name, value in fault.headers.items()}
+    body = response.body if fault.body is None else fault.body
     if fault.edit is not None:
         content = fault.edit(_service.read(body))
         body = content if isinstance(content, bytes) else dumps(content, separators=(",", ":")).encode()
-    if status in _answers.BODILESS:
+    if status in _responses.BODILESS:
         body = b""
-    return _answers.Answer(status=status, headers=headers, body=body)
+    return _responses.Response(status=status, headers=headers, body=body)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
-from ._answers import BODILESS
+from ._responses import BODILESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -93,19 +93,19 @@ class Fault:
         """Describe the first conflict between settings; empty if there is none."""
         framing = {"content-length", "transfer-encoding"} | ({"content-encoding"} if self.gzip else set())
         computed = {name.lower() for name in self.headers} & framing
-        answers = any(setting is not None for setting in (self.status, self.body, self.cut, self.edit))
-        answers = answers or self.gzip or self.drip > 0
+        responds = any(setting is not None for setting in (self.status, self.body, self.cut, self.edit))
+        responds = responds or self.gzip or self.drip > 0
         rules = (
             (
                 self.status is None and (self.body is not None or self.headers),
                 "headers and body need a status: they are those of its answer",
             ),
             (
-                self.hang and (answers or self.reset or self.latency),
+                self.hang and (responds or self.reset or self.latency),
                 "hang sends nothing, ever, so it takes no other setting",
             ),
             (
-                self.reset in {"before", "after"} and answers,
+                self.reset in {"before", "after"} and responds,
                 f'reset "{self.reset}" sends no answer, so it takes no setting of one',
             ),
             (

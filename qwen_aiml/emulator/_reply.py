@@ -7,8 +7,8 @@ from math import inf
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._answers import Answer
     from ._fault import Fault
+    from ._responses import Response
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,9 +18,9 @@ class Reply:
 
     Args:
         latency: Seconds to wait, or infinity. Then the connection is reset if
-            *answer* is None.
+            *response* is None.
 
-        answer: The response whose status and headers are sent, then its body.
+        response: The response whose status and headers are sent, then its body.
 
         drip: Seconds before each byte; 0: no delay.
 
@@ -31,7 +31,7 @@ class Reply:
     """
 
     latency: float
-    answer: Answer | None
+    response: Response | None
     drip: float
     sent: int
     resets: bool
@@ -39,21 +39,23 @@ class Reply:
     @property
     def is_plain(self) -> bool:
         """Whether a complete response is sent without delay between its bytes."""
-        return self.answer is not None and not (self.drip or self.resets or self.sent < len(self.answer.body))
+        return self.response is not None and not (
+            self.drip or self.resets or self.sent < len(self.response.body)
+        )
 
 
-def reply(fault: Fault, answer: Answer | None, latency: float) -> Reply:
+def reply(fault: Fault, response: Response | None, latency: float) -> Reply:
     """
-    Combine *answer* with *fault*.
+    Combine *response* with *fault*.
 
     Args:
         fault: The fault to inject.
 
-        answer: The response; None if the request was not processed.
+        response: The response; None if the request was not processed.
 
         latency: Seconds to wait, to which the fault's latency is added.
     """
-    size = 0 if answer is None else len(answer.body)
+    size = 0 if response is None else len(response.body)
     if fault.reset == "during":
         sent = size // 2
     elif fault.cut is None:
@@ -62,7 +64,7 @@ def reply(fault: Fault, answer: Answer | None, latency: float) -> Reply:
         sent = max(0, min(fault.cut, size - 1))
     return Reply(
         latency=inf if fault.hang else latency + fault.latency,
-        answer=None if fault.reset == "after" else answer,
+        response=None if fault.reset == "after" else response,
         drip=fault.drip,
         sent=sent,
         resets=fault.reset is not None,

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 
-from . import _answers
+from . import _responses
 from ._vectors import lexical
 
 if TYPE_CHECKING:
     from array import array
     from collections.abc import Callable, Collection
 
-    from ._answers import Answer, Request
+    from ._responses import Request, Response
     from ._vectors.semantic import Semantic
 
 Region = Literal["international", "mainland"]
@@ -97,7 +97,7 @@ def read(body: bytes) -> Any:
         return None
 
 
-def gateway(request: Request, *, api_keys: Collection[str] | None, mount: str) -> Call | Answer:
+def gateway(request: Request, *, api_keys: Collection[str] | None, mount: str) -> Call | Response:
     """
     Check *request* as the gateway does: route, key, JSON, model, schema.
 
@@ -120,9 +120,9 @@ def gateway(request: Request, *, api_keys: Collection[str] | None, mount: str) -
         message = f"Cannot {request.method} {request.path}"
         if mount:
             message += f"; this is an emulator whose vectors are not Qwen's, and its path is {mount}{PATH}"
-        return _answers.refusal(request, 404, "NotFoundException", message)
-    if (refusal := key_refusal(request, api_keys)) is not None:
-        return refusal
+        return _responses.gateway_error(request, 404, "NotFoundException", message)
+    if (error := key_error(request, api_keys)) is not None:
+        return error
     content: Any = {}
     # Express ignores bodies of other types, treats an empty body as an empty object, and rejects bare values.
     if (
@@ -131,23 +131,23 @@ def gateway(request: Request, *, api_keys: Collection[str] | None, mount: str) -
     ):
         content = read(request.body)
         if not isinstance(content, dict | list):
-            return _answers.refusal(request, 400, "BadRequestException", "Unexpected token in JSON")
+            return _responses.gateway_error(request, 400, "BadRequestException", "Unexpected token in JSON")
     if not isinstance(content, dict):
-        return _answers.invalid(request, [_wrong_type("object", content, [])])
+        return _responses.invalid(request, [_wrong_type("object", content, [])])
     return _check_schema(request, content)
 
 
-def key_refusal(request: Request, api_keys: Collection[str] | None) -> Answer | None:
+def key_error(request: Request, api_keys: Collection[str] | None) -> Response | None:
     """Return the error response for a missing or invalid API key; None if the key is valid."""
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
-        return _answers.refusal(request, 401, "UnauthorizedException", _answers.NO_KEY)
+        return _responses.gateway_error(request, 401, "UnauthorizedException", _responses.NO_KEY)
     if api_keys is not None and key.strip() not in api_keys:
-        return _answers.refusal(request, 401, "UnauthorizedException", _answers.WRONG_KEY)
+        return _responses.gateway_error(request, 401, "UnauthorizedException", _responses.WRONG_KEY)
     return None
 
 
-def _check_schema(request: Request, content: dict[str, Any]) -> Call | Answer:
+def _check_schema(request: Request, content: dict[str, Any]) -> Call | Response:
     """
     Check *content* against the model's schema; unknown keys are ignored.
 
@@ -157,13 +157,13 @@ def _check_schema(request: Request, content: dict[str, Any]) -> Call | Answer:
     """
     name = content.get("model", _MISSING)
     if not isinstance(name, str):
-        return _answers.invalid(request, [_wrong_type("string", name, ["model"])])
+        return _responses.invalid(request, [_wrong_type("string", name, ["model"])])
     if name not in MODELS:
-        return _answers.refusal(request, 404, "NotFoundException", f"Model {name} not found")
+        return _responses.gateway_error(request, 404, "NotFoundException", f"Model {name} not found")
     issues = _input_issues(content.get("input", _MISSING))
     issues += _dimensions_issues(content.get("dimensions", _DEFAULT))
     if issues:
-        return _answers.invalid(request, issues)
+        return _responses.invalid(request, issues)
     texts = content["input"]
     return Call(
         request=request,
@@ -292,15 +292,15 @@ class Upstream:
         """The URL path before the service's own: the name of the vectors, empty for lexical ones."""
         return "" if self.semantic is None else f"/{self.semantic.name}"
 
-    def answer(self, call: Call) -> Answer:
+    def respond(self, call: Call) -> Response:
         """
         Create the response to *call*.
 
         Source: a successful response has the format of the published one.
         """
-        refusal = self._rejection(call)
-        if refusal is not None:
-            return refusal
+        error = self._rejection(call)
+        if error is not None:
+            return error
         space = call.model.removeprefix("text-")
         base64 = self.base64 and call.base64
         if self.semantic is None:
@@ -320,12 +320,12 @@ class Upstream:
             "model": model,
             "object": "list",
             "usage": {"prompt_tokens": call.tokens, "total_tokens": call.tokens},
-            "id": _answers.long_id(call.request),
+            "id": _responses.long_id(call.request),
             "meta": {"usage": {"credits_used": call.cost}},
         }
-        return _answers.success(call.request, content, call.cost)
+        return _responses.success(call.request, content, call.cost)
 
-    def _rejection(self, call: Call) -> Answer | None:
+    def _rejection(self, call: Call) -> Response | None:
         """
         Return the upstream's error response to *call*; None if it is accepted.
 
@@ -335,13 +335,13 @@ class Upstream:
         """
         problem = self._problem(call)
         if problem is not None:
-            return _answers.refused_upstream(call.request, "InvalidParameter", problem)
+            return _responses.upstream_error(call.request, "InvalidParameter", problem)
         if self.refuses is None or not any(map(self.refuses, call.texts)):
             return None
         if self.refusal_status == HTTPStatus.BAD_REQUEST:
             message = "Input text data may contain inappropriate content."
-            return _answers.refused_upstream(call.request, "DataInspectionFailed", message)
-        return _answers.documented(call.request, self.refusal_status)
+            return _responses.upstream_error(call.request, "DataInspectionFailed", message)
+        return _responses.documented(call.request, self.refusal_status)
 
     def _problem(self, call: Call) -> str | None:
         """

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
     from qwen_aiml._engine.limiter import Start
     from qwen_aiml.emulator import Fault
-    from qwen_aiml.emulator._answers import Request
     from qwen_aiml.emulator._reply import Reply
+    from qwen_aiml.emulator._responses import Request
 
 KEY = "sk-test-0123456789abcdef"
 MARK = "confidential"  # contained in every text

@@ -13,15 +13,15 @@ import anyio
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .._answers import Request
+from .._responses import Request
 from .entered import entered
 
 if TYPE_CHECKING:
     import asyncio
 
-    from .._answers import Answer
     from .._emulator import Emulator
     from .._reply import Reply
+    from .._responses import Response
 
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
@@ -108,14 +108,14 @@ async def _wait(seconds: float, receive: _Receive) -> bool:
 
 async def _send(reply: Reply, transport: asyncio.Transport, receive: _Receive, send: _Send) -> None:
     """Send *reply*, after its latency."""
-    answer = reply.answer
-    if answer is None:
+    response = reply.response
+    if response is None:
         _reset(transport)
     elif reply.is_plain:
-        await send({"type": "http.response.start", "status": answer.status, "headers": _headers(answer)})
-        await send({"type": "http.response.body", "body": answer.body})
+        await send({"type": "http.response.start", "status": response.status, "headers": _headers(response)})
+        await send({"type": "http.response.body", "body": response.body})
         return
-    elif not await _write(reply, answer, transport, receive):
+    elif not await _write(reply, response, transport, receive):
         return
     elif reply.resets:
         _reset(transport)
@@ -124,16 +124,16 @@ async def _send(reply: Reply, transport: asyncio.Transport, receive: _Receive, s
     await receive()  # wait until uvicorn has noticed
 
 
-async def _write(reply: Reply, answer: Answer, transport: asyncio.Transport, receive: _Receive) -> bool:
+async def _write(reply: Reply, response: Response, transport: asyncio.Transport, receive: _Receive) -> bool:
     """
-    Write as much of *answer* as *reply* sends; return whether the client is still connected.
+    Write as much of *response* as *reply* sends; return whether the client is still connected.
 
     This bypasses uvicorn, which sends heads whole and enforces correct
     framing, so it must be the last response on its connection.
     """
-    lines = [b"HTTP/1.1 %d %s" % (answer.status, responses.get(answer.status, "").encode())]
-    lines += [b"%s: %s" % header for header in _headers(answer)]
-    sent = b"\r\n".join([*lines, b"connection: close", b"", answer.body[: reply.sent]])
+    lines = [b"HTTP/1.1 %d %s" % (response.status, responses.get(response.status, "").encode())]
+    lines += [b"%s: %s" % header for header in _headers(response)]
+    sent = b"\r\n".join([*lines, b"connection: close", b"", response.body[: reply.sent]])
     size = 1 if reply.drip else len(sent)
     for start in range(0, len(sent), size):
         if not await _wait(reply.drip, receive):
@@ -148,8 +148,8 @@ async def _write(reply: Reply, answer: Answer, transport: asyncio.Transport, rec
     return connected and not transport.is_closing()
 
 
-def _headers(answer: Answer) -> list[tuple[bytes, bytes]]:
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.framed.items()]
+def _headers(response: Response) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.framed.items()]
 
 
 def _reset(transport: asyncio.Transport) -> None:

@@ -12,8 +12,8 @@ from .._vectors.models import LEXICAL
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager, ExitStack
 
-    from .._answers import Request
     from .._reply import Reply
+    from .._responses import Request
 
 
 class Handler(Protocol):

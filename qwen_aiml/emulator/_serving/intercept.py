@@ -47,14 +47,14 @@ def intercept(emulator: Emulator, *, base_url: str | None = None) -> Iterator[Em
     key = Secret(options["api_key"])
     replaced = {Secret((before[name] or "").strip()) for name in KEY_VARIABLES}
 
-    def answer(config: EmbeddingConfig, sync: bool) -> tuple[EmbeddingConfig, Any]:  # noqa: FBT001 (a callback)
+    def replacement(config: EmbeddingConfig, sync: bool) -> tuple[EmbeddingConfig, Any]:  # noqa: FBT001 (a callback)
         # The emulator gets its own key instead of the service's. A function that returns API keys is not
         # called, as its keys are for the service or for a gateway to it.
         is_replaced = config.api_key in replaced or isinstance(config.api_key, KeySource)
         config = replace(config, api_key=key if is_replaced else config.api_key, base_url=DEFAULT_BASE_URL)
         return config, options["http_client" if sync else "http_async_client"]
 
-    outer, override.process_wide = override.process_wide, answer
+    outer, override.process_wide = override.process_wide, replacement
     os.environ[KEY_VARIABLES[0]] = key.reveal()
     os.environ[URL_VARIABLES[0]] = base_url or _NOWHERE
     try:

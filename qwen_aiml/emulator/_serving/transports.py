@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import httpx
 
-from .._answers import Request
+from .._responses import Request
 from .entered import entered
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from .._answers import Answer
     from .._reply import Reply
+    from .._responses import Response
     from .entered import Handler
 
 # The core reads this attribute of an HTTP client: only clients of the same service share cache entries.
@@ -86,27 +86,27 @@ def _respond(request: httpx.Request, reply: Reply, timeout: float, in_flight: Ex
     """Return the response for *reply*, or raise, after the wait; it is in flight until its body is closed."""
     if reply.latency > timeout:
         raise httpx.ReadTimeout("The read operation timed out", request=request)
-    if reply.answer is None:
+    if reply.response is None:
         raise httpx.ReadError("[Errno 104] Connection reset by peer", request=request)
-    chunks = _chunks(request, reply, reply.answer, timeout)
+    chunks = _chunks(request, reply, reply.response, timeout)
     body = _Body(chunks, min(reply.drip, timeout), in_flight.pop_all())
-    return httpx.Response(reply.answer.status, headers=reply.answer.framed, stream=body, request=request)
+    return httpx.Response(reply.response.status, headers=reply.response.framed, stream=body, request=request)
 
 
-def _chunks(request: httpx.Request, reply: Reply, answer: Answer, timeout: float) -> Iterator[bytes]:
+def _chunks(request: httpx.Request, reply: Reply, response: Response, timeout: float) -> Iterator[bytes]:
     """Yield the part of the body that is sent, then raise if that is not all; a pause precedes each chunk."""
-    sent = answer.body[: reply.sent]
+    sent = response.body[: reply.sent]
     if reply.drip > timeout and sent:
         yield b""
         raise httpx.ReadTimeout("The read operation timed out", request=request)
     size = 1 if reply.drip else max(1, len(sent))
     for start in range(0, len(sent), size):
         yield sent[start : start + size]
-    if len(sent) == len(answer.body):
+    if len(sent) == len(response.body):
         return
     if reply.resets:
         raise httpx.ReadError("[Errno 104] Connection reset by peer", request=request)
-    received = f"received {len(sent)} bytes, expected {len(answer.body)}"
+    received = f"received {len(sent)} bytes, expected {len(response.body)}"
     message = f"peer closed connection without sending complete message body ({received})"
     raise httpx.RemoteProtocolError(message, request=request)
 

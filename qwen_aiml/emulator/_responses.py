@@ -101,7 +101,7 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class Response:
     """A complete response; header names are lower case, ``content-length`` is not included."""
 
     status: int
@@ -115,10 +115,10 @@ class Answer:
             return self.headers
         return {**self.headers, "content-length": str(len(self.body))}
 
-    def compressed(self) -> Answer:
+    def compressed(self) -> Response:
         """Return a copy with the body compressed by gzip, deterministically."""
         headers = self.headers | {"content-encoding": "gzip"}
-        return Answer(status=self.status, headers=headers, body=gzip.compress(self.body, mtime=0))
+        return Response(status=self.status, headers=headers, body=gzip.compress(self.body, mtime=0))
 
 
 def short_id(request: Request, purpose: str) -> str:
@@ -138,7 +138,7 @@ def _headers(request: Request, content_type: str, **more: str) -> dict[str, str]
     return headers | {name.replace("_", "-"): value for name, value in more.items()}
 
 
-def success(request: Request, content: dict[str, Any], credits_used: int) -> Answer:
+def success(request: Request, content: dict[str, Any], credits_used: int) -> Response:
     """
     Create a 200 response with *content* and its cost.
 
@@ -157,10 +157,10 @@ def success(request: Request, content: dict[str, Any], credits_used: int) -> Ans
         x_aimlapi_credits_used=str(credits_used),
         x_aimlapi_usd_spent=f"{dollars}.{rest:09d}",
     )
-    return Answer(status=200, headers=headers, body=msgspec.json.encode(content))
+    return Response(status=200, headers=headers, body=msgspec.json.encode(content))
 
 
-def balance(request: Request, credits_left: int | None) -> Answer:
+def balance(request: Request, credits_left: int | None) -> Response:
     """
     Create a response with the balance in dollars; an unlimited one is reported as 1000.
 
@@ -168,10 +168,10 @@ def balance(request: Request, credits_left: int | None) -> Answer:
     """
     dollars = 1000.0 if credits_left is None else credits_left * _NANODOLLARS_PER_CREDIT / 10**9
     body = msgspec.json.encode({"current_balance": dollars, "currency": "USD"})
-    return Answer(status=200, headers=_headers(request, "application/json; charset=utf-8"), body=body)
+    return Response(status=200, headers=_headers(request, "application/json; charset=utf-8"), body=body)
 
 
-def refusal(request: Request, status: int, name: str, message: str, data: object = None) -> Answer:
+def gateway_error(request: Request, status: int, name: str, message: str, data: object = None) -> Response:
     """
     Create an error response of the gateway, in its current envelope.
 
@@ -190,15 +190,15 @@ def refusal(request: Request, status: int, name: str, message: str, data: object
         "error": error,
     }
     headers = _headers(request, "application/problem+json; charset=utf-8")
-    return Answer(status=status, headers=headers, body=msgspec.json.encode(content))
+    return Response(status=status, headers=headers, body=msgspec.json.encode(content))
 
 
-def invalid(request: Request, issues: list[dict[str, Any]]) -> Answer:
+def invalid(request: Request, issues: list[dict[str, Any]]) -> Response:
     """Create the gateway's 400 for a body that violates its schema, with zod's *issues*."""
-    return refusal(request, 400, "BadRequestException", BAD_PAYLOAD, issues)
+    return gateway_error(request, 400, "BadRequestException", BAD_PAYLOAD, issues)
 
 
-def refused_upstream(request: Request, kind: str, problem: str) -> Answer:
+def upstream_error(request: Request, kind: str, problem: str) -> Response:
     """
     Create the upstream's 400, in its own envelope, for a *problem* of the given *kind*.
 
@@ -212,12 +212,12 @@ def refused_upstream(request: Request, kind: str, problem: str) -> Answer:
         "id": request_id,
         "request_id": request_id,
     }
-    return Answer(
+    return Response(
         status=400, headers=_headers(request, "application/json"), body=msgspec.json.encode(content)
     )
 
 
-def throttled(request: Request, retry_after: float | None) -> Answer:
+def throttled(request: Request, retry_after: float | None) -> Response:
     """
     Create the upstream's 429.
 
@@ -235,19 +235,21 @@ def throttled(request: Request, retry_after: float | None) -> Answer:
     content = {"error": {"message": message, "type": "limit_requests", "code": "limit_requests"}}
     advice = {} if retry_after is None else {"retry_after": f"{retry_after:.3f}".rstrip("0").rstrip(".")}
     headers = _headers(request, "application/json", **advice)
-    return Answer(status=429, headers=headers, body=msgspec.json.encode(content))
+    return Response(status=429, headers=headers, body=msgspec.json.encode(content))
 
 
-def documented(request: Request, status: int) -> Answer:
+def documented(request: Request, status: int) -> Response:
     """Create a response with the body documented for *status*, or a similar one if none is documented."""
     if status in BODILESS:
-        return Answer(status=status, headers={"x-request-id": short_id(request, "request")}, body=b"")
+        return Response(status=status, headers={"x-request-id": short_id(request, "request")}, body=b"")
     if status in _PROXY:
         title = f"api.aimlapi.com | {status}: {_PROXY[status]}"
         page = f"<!DOCTYPE html>\n<html><title>{title}</title><body><h1>{title}</h1></body></html>\n"
-        return Answer(status=status, headers={"content-type": "text/html; charset=UTF-8"}, body=page.encode())
+        return Response(
+            status=status, headers={"content-type": "text/html; charset=UTF-8"}, body=page.encode()
+        )
     phrase = responses.get(status, "Unknown")
     name, message = _DOCUMENTED.get(status, (phrase.replace(" ", "") + "Exception", phrase))
-    return refusal(
+    return gateway_error(
         request, status, name, message, NO_CREDITS_DATA if status == HTTPStatus.FORBIDDEN else None
     )
