@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -19,21 +19,17 @@ async def run_in_thread(function: Callable[[], _Result]) -> _Result:
 
     If no thread can be started because the interpreter is shutting down, it is called directly.
     """
-    outcome: list[Any] = []
+    is_called = False
 
-    def call() -> None:
-        try:
-            outcome.extend((function(), None))
-        except BaseException as error:  # noqa: BLE001 (raised below)
-            outcome.extend((None, error))
+    def call() -> _Result:
+        nonlocal is_called
+        is_called = True
+        return function()
 
     try:
         # A separate limiter, since the number of calls is limited elsewhere.
-        await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
+        return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
     except RuntimeError:
-        if not outcome:  # pragma: no branch (never called twice, whatever raised)
-            call()
-    result, error = outcome
-    if error is not None:
-        raise error
-    return result  # type: ignore[no-any-return]
+        if is_called:
+            raise
+        return function()
