@@ -66,11 +66,7 @@ class Tokens:
             Counts by index. Texts with too few bytes to be too long are not counted.
         """
         safe = (limit - ADDED_TOKENS) // MAX_TOKENS_PER_BYTE
-        counts = {
-            index: self.count(text)
-            for index, text in enumerate(texts)
-            if len(text) > safe or len(text.encode()) > safe
-        }
+        counts = {index: self.count(text) for index, text in enumerate(texts) if len(text.encode()) > safe}
         return {index: tokens for index, tokens in counts.items() if tokens > limit}
 
     def truncate(self, text: str, limit: int) -> str:
@@ -90,8 +86,9 @@ class Tokens:
             return text
         text = text.lstrip()
         longest = self._longest(text, limit)
+        shorter = text[: cut_at(text, longest)]
         # A shorter text can have more tokens if a word is cut.
-        return next(text[:cut] for cut in (cut_at(text, longest), longest) if self._fits(text[:cut], limit))
+        return shorter if self.count(shorter) <= limit else text[:longest]
 
     def pieces(self, text: str, limit: int) -> list[str]:
         """
@@ -122,9 +119,6 @@ class Tokens:
                 return start + bisect_right(ends, room, key=lambda cut: self._tokens(text[start:cut]))
             total += tokens
         return len(text)
-
-    def _fits(self, text: str, limit: int) -> bool:
-        return not text or self.count(text) <= limit
 
     def _tokens(self, text: str) -> int:
         # By default the package treats <|endoftext|> in a text as a special token.
