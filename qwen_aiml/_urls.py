@@ -22,8 +22,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # Source: RFC 9110, 5.6.2
 
-_HOST = r"([0-9A-Za-z_-]{1,63}\.)*[0-9A-Za-z_-]{1,63}\.?"
-_DIGITS = r"[0-9.]+"
+_HOST = r"(?![0-9.]+\Z)([0-9A-Za-z_-]{1,63}\.)*[0-9A-Za-z_-]{1,63}\.?"  # digits and dots alone are an address
 
 _OWN_HEADERS = {
     "authorization": "give the key as api_key",
@@ -83,7 +82,7 @@ def check_base_url(value: object, *, allow_http: bool) -> str:
     elif not host.isascii():
         # Standards differ on the ASCII form of such a name, so the key could go to the wrong host.
         message = f"{given} must have a host name in ASCII; give an international one in its xn-- form"
-    elif not is_host(host):
+    elif not (is_address(host) or re.fullmatch(_HOST, host)):
         message = f"{given} is not a URL such as {DEFAULT_BASE_URL}"
     elif parts.query or parts.fragment:
         message = f"{given} must be a URL without ? and #"
@@ -98,17 +97,10 @@ def check_base_url(value: object, *, allow_http: bool) -> str:
     raise ConfigurationError(message)
 
 
-def is_host(host: str) -> bool:
-    """Return whether a host is a valid name or IP address."""
-    if ":" not in host and not re.fullmatch(_DIGITS, host):
-        return re.fullmatch(_HOST, host) is not None
-    return is_address(host)
-
-
 def is_address(host: str) -> bool:
     """Return whether a host is an IP address."""
     try:
-        ipaddress.ip_address(host.partition("%")[0])
+        ipaddress.ip_address(host)
     except ValueError:
         return False
     return True
