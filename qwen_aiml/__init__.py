@@ -11,6 +11,7 @@ import typing
 from ._adapter import AdapterBase
 from ._cache.protocol import Cache
 from ._config import EmbeddingConfig
+from ._engine.limiter import Limiter, Limits
 from ._errors import (
     APIStatusError,
     AuthenticationError,
@@ -38,7 +39,6 @@ from ._version import __version__
 if typing.TYPE_CHECKING:
     from ._cache.sqlite import SQLiteCache
     from ._client import AsyncEmbeddingClient, EmbeddingClient
-    from ._engine.limiter import Limiter, Limits
     from ._engine.stream import AsyncEmbeddingIterator, EmbeddingIterator
     from ._observe.estimate import Estimate
     from ._observe.usage import TrackedUsage, track_usage
@@ -89,8 +89,6 @@ _MODULES = {
     "EmbeddingClient": "_client",
     "EmbeddingIterator": "_engine.stream",
     "Estimate": "_observe.estimate",
-    "Limiter": "_engine.limiter",
-    "Limits": "_engine.limiter",
     "SQLiteCache": "_cache.sqlite",
     "TrackedUsage": "_observe.usage",
     "track_usage": "_observe.usage",
