@@ -162,17 +162,17 @@ class AdapterBase:
                 described["description"] = described["description"].partition(_SETTINGS)[0]
             return schema
 
-        def __init_subclass__(cls, **options: Any) -> None:
-            """Keep texts out of the tracebacks of a subclass's public embedding methods."""
-            super().__init_subclass__(**options)
+        @classmethod
+        def __pydantic_init_subclass__(cls, **options: Any) -> None:
+            """
+            Keep texts out of the tracebacks of a subclass's public embedding methods.
+
+            Also append the settings to the class docstring, which ``help`` shows.
+            """
+            super().__pydantic_init_subclass__(**options)
             for name, method in list(vars(cls).items()):
                 if "embed" in name and not name.startswith("_") and isfunction(method):
                     setattr(cls, name, hide_texts(method))
-
-        @classmethod
-        def __pydantic_init_subclass__(cls, **options: Any) -> None:
-            """Append the settings to the class docstring, which ``help`` shows."""
-            super().__pydantic_init_subclass__(**options)
             descriptions = {
                 name: field.description for name, field in cls.model_fields.items() if field.description
             }
