@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.storage.kvstore.types import BaseKVStore
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
 from qwen_aiml import DEFAULT_MODEL, ConfigurationError, EmbeddingConfig, check_texts
 
-from ._fields import ApiKey, ModelName  # noqa: TC001 (pydantic reads them)
+from ._fields import ApiKey  # noqa: TC001 (pydantic reads them)
 from ._framework import MUTABLE_FIELDS, FrameworkBase, check_parts, is_unobserved, undecorate, undecorated
 from .cache import KVStoreCache, NamespacedKVStore
 
@@ -47,7 +47,7 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
         extra="forbid", hide_input_in_errors=True, strict=True, use_attribute_docstrings=True
     )
 
-    model_name: ModelName = DEFAULT_MODEL
+    model_name: str = Field(default=DEFAULT_MODEL, validation_alias=AliasChoices("model_name", "model"))
     """Also ``model``. Model id or short name, such as ``text-embedding-v4``. Unknown models pass through
     unchecked."""
 
