@@ -98,7 +98,8 @@ class AdapterBase:
             options[name] = wrap_key(options[name])
         fields: Mapping[str, Any] = cls.model_fields  # type: ignore[attr-defined] # from pydantic
         for field_name, field in fields.items():
-            names = dict.fromkeys([*_aliases(field), field_name])
+            alias = field.validation_alias
+            names = dict.fromkeys([*getattr(alias, "choices", [alias]), field_name])
             given = [name for name in names if name in options]
             if len(given) <= 1:
                 continue
@@ -245,12 +246,6 @@ class AdapterBase:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-
-def _aliases(field: Any) -> list[str]:
-    """List the aliases of a pydantic field."""
-    alias = field.validation_alias
-    return list(getattr(alias, "choices", filter(None, [alias])))
 
 
 def _unconverted(error: Mapping[str, Any]) -> str:
