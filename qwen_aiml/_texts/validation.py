@@ -144,14 +144,13 @@ def iterate(texts: Iterable[str]) -> Iterator[str]:
         message = f"texts is one {type(texts).__name__}, expected a list of str"
         decoding = "decode it, and " if isinstance(texts, bytes) else ""
         raise InputTypeError(advised(message, f"{decoding}put it in a list"))
+    message = f"texts is {type(texts).__name__}, expected a list of str"
     if isinstance(texts, Mapping) or hasattr(texts, "columns"):
         # Iterating over them would yield keys or column names.
-        message = f"texts is {type(texts).__name__}, expected a list of str"
         raise InputTypeError(advised(message, "give its values, or one column"))
     try:
         return iter(texts)
     except TypeError:
-        message = f"texts is {type(texts).__name__}, expected a list of str"
         advice = "put the strings in a list"
         if hasattr(texts, "__aiter__"):
             advice = "collect the strings in a list, or use embed_iter of AsyncEmbeddingClient"
