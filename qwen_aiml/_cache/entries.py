@@ -13,6 +13,7 @@ import json
 import math
 import re
 import struct
+from array import array
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -83,12 +84,8 @@ def cache_key(namespace: str, text: str, shortened: str = "") -> str:
 
 def float32(embedding: Sequence[float]) -> list[float] | None:
     """Round an embedding to float32; return None if the result is not finite, or all zero."""
-    form = struct.Struct(f"<{len(embedding)}f")
-    try:
-        numbers = form.unpack(form.pack(*embedding))
-    except OverflowError:
-        return None
-    return list(numbers) if _is_valid(numbers) else None
+    numbers = array("f", embedding).tolist()
+    return numbers if _is_valid(numbers) else None
 
 
 def pack(key: str, numbers: Sequence[float]) -> bytes:
