@@ -11,7 +11,7 @@ import math
 import re
 import sys
 from array import array
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -179,17 +179,16 @@ def decode(response: Response, expected: int, dimensions: int | None) -> Rows:
     Source: AI/ML API's OpenAPI (``CreateEmbeddingsResponseDTO``) and its one published recording. ``object``
     and ``model`` differ between the two, so neither is checked; ``usage``, ``meta`` and ``id`` are optional.
     """
-    data = _data(response)
-    if len(data) != expected:
-        raise _invalid(f"{len(data)} rows for {expected} texts")
-    if response.success is not None and list(map(_INDEX, data)) == list(range(expected)):
-        # The common case: a closer look takes longer than all other checks.
-        embeddings = list(map(_EMBEDDING, data))
-    else:
-        embeddings = [
-            row.embedding if isinstance(row, Row) else _read_floats(row.get("embedding"), at)
-            for at, row in enumerate(_in_order(data))
-        ]
+    success = response.success
+    rows = _lenient_rows(response) if success is None else success.data
+    if len(rows) != expected:
+        raise _invalid(f"{len(rows)} rows for {expected} texts")
+    if success is None or list(map(_INDEX, rows)) != list(range(expected)):
+        # Rarely: a closer look takes longer than all other checks.
+        rows = _in_order(rows)
+    embeddings: list[Any] = list(map(_EMBEDDING, rows))
+    if success is None:
+        embeddings = [_read_floats(embedding, at) for at, embedding in enumerate(embeddings)]
     length = dimensions or len(embeddings[0])
     if set(map(len, embeddings)) != {length} or not all(map(any, embeddings)):
         raise _invalid_row(embeddings, length)
@@ -203,10 +202,8 @@ def _invalid(problem: str) -> ResponseFormatError:
     return ResponseFormatError(f"the service responded with success, but {problem}")
 
 
-def _data(response: Response) -> Sequence[Row | dict[str, Any]]:
-    if response.success is not None:
-        return response.success.data
-    # Anything else is parsed leniently, or rejected with the reason.
+def _lenient_rows(response: Response) -> list[Row]:
+    """Return rows whose members may be of any type; raise an error with the reason if there are none."""
     body = response.json
     if not isinstance(body, dict):
         raise _invalid(f"the body is not a JSON object ({response.description})")
@@ -214,20 +211,20 @@ def _data(response: Response) -> Sequence[Row | dict[str, Any]]:
     if not isinstance(data, list):
         suffix = " and holds an error" if body.get("error") else ""
         raise _invalid(f"the body has no list `data`{suffix}")
-    return data
-
-
-def _in_order(data: Sequence[Row | dict[str, Any]]) -> Sequence[Row | dict[str, Any]]:
     for at, row in enumerate(data):
-        if not isinstance(row, (Row, dict)):
+        if not isinstance(row, dict):
             raise _invalid(f"row {at} is not an object")
-    indices = [row.index if isinstance(row, Row) else row.get("index") for row in data]
+    return [Row(row.get("embedding"), row.get("index")) for row in data]
+
+
+def _in_order(rows: list[Row]) -> list[Row]:
+    indices = list(map(_INDEX, rows))
     if all(index is None for index in indices):
-        return data
+        return rows
     # Exact types, since True equals 1 but is not an index. 1.0 is one in JSON.
-    if not all(type(index) in (int, float) for index in indices) or set(indices) != set(range(len(data))):
-        raise _invalid(f"the rows' index values are not 0 to {len(data) - 1}, each once")
-    return [row for _, row in sorted(zip(indices, data, strict=True), key=itemgetter(0))]
+    if not all(type(index) in (int, float) for index in indices) or set(indices) != set(range(len(rows))):
+        raise _invalid(f"the rows' index values are not 0 to {len(rows) - 1}, each once")
+    return sorted(rows, key=_INDEX)
 
 
 def _invalid_row(embeddings: Sequence[Sequence[float]], length: int) -> ResponseFormatError:
