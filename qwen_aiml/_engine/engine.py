@@ -25,8 +25,7 @@ from .._observe.tracing import call_span, is_traced, traced
 from .._observe.usage import TrackedUsage
 from .._texts.validation import check_role
 from .._transport.httpx_library import check_client
-from .._transport.override import resolve, service_name
-from .._transport.selection import SelectedTransport
+from .._transport.selection import SelectedTransport, resolve, service_name
 from .._utils.threads import run_in_thread
 from .job import Job
 from .limiter import FIRST_WINDOW, Limiter

@@ -10,12 +10,31 @@ from .base import close_all
 from .environment import proxy_for
 from .httpx_library import patched_library
 from .key_source import resolve_key
-from .override import resolve
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .._config import EmbeddingConfig
     from .._protocol.response import Response
     from .base import Post, Transport
+
+# Replaces the service in the whole process, such as by the emulator: returns the settings and the HTTP client
+# to use instead of the given settings and any client. The second argument is whether to return a `Client` or
+# an `AsyncClient`. None if there is no override.
+override: Callable[[EmbeddingConfig, bool], tuple[EmbeddingConfig, Any]] | None = None
+
+
+def resolve(config: EmbeddingConfig, given: Any, *, sync: bool) -> tuple[EmbeddingConfig, Any]:
+    """Return the settings and client to use: those given, unless an override replaces them."""
+    if override is None or service_name(given) is not None:
+        return config, given
+    return override(config, sync)
+
+
+def service_name(given: Any) -> str | None:
+    """Return the name of the stand-in for the service that an HTTP client uses; None if there is none."""
+    name: str | None = getattr(given, "qwen_aiml_service", None)
+    return name
 
 
 class SelectedTransport:

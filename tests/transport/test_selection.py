@@ -78,7 +78,7 @@ async def test_override(config: Any, sync: bool, monkeypatch: pytest.MonkeyPatch
     def override(settings: EmbeddingConfig, sync: bool) -> tuple[EmbeddingConfig, Any]:
         return replace(settings, api_key="own"), client if sync else async_client
 
-    monkeypatch.setattr("qwen_aiml._transport.override.process_wide", override)
+    monkeypatch.setattr("qwen_aiml._transport.selection.override", override)
     selected = SelectedTransport(config(URL), sync=sync)
     for _ in range(2):
         assert (await selected.post(POST)).body == b"Bearer own"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qwen_aiml._keys import KEY_VARIABLES, KeySource, Secret
-from qwen_aiml._transport import override
+from qwen_aiml._transport import selection
 from qwen_aiml._urls import DEFAULT_BASE_URL, URL_VARIABLES
 
 if TYPE_CHECKING:
@@ -54,13 +54,13 @@ def intercept(emulator: Emulator, *, base_url: str | None = None) -> Iterator[Em
         config = replace(config, api_key=key if is_replaced else config.api_key, base_url=DEFAULT_BASE_URL)
         return config, options["http_client" if sync else "http_async_client"]
 
-    outer, override.process_wide = override.process_wide, replacement
+    outer, selection.override = selection.override, replacement
     os.environ[KEY_VARIABLES[0]] = key.reveal()
     os.environ[URL_VARIABLES[0]] = base_url or _NOWHERE
     try:
         yield emulator
     finally:
-        override.process_wide = outer
+        selection.override = outer
         options["http_client"].close()
         for name, value in before.items():
             os.environ.pop(name, None)
