@@ -110,7 +110,7 @@ def class_names(error: BaseException) -> list[str]:
 
 def httpx_failure(
     error: Exception, timeout: float, *, proxied: bool = False, size: int | None = None
-) -> TransportFailure | None:
+) -> TransportFailure:
     """
     Convert an exception of an httpx client to a `TransportFailure`.
 
@@ -123,8 +123,8 @@ def httpx_failure(
 
         size: Bytes of the body received, decompressed; None if no status was received.
 
-    Returns:
-        None if the exception is unrelated to the network.
+    Raises:
+        Exception: *error* itself, if it is unrelated to the network.
     """
     names = class_names(error)
     # At interpreter exit, the executor for name look-ups accepts no more work.
@@ -134,7 +134,7 @@ def httpx_failure(
     if isinstance(error, RuntimeError) and re.search(_OTHER_LOOP, str(error)):
         return TransportFailure("loop", "the HTTP client has connections of another event loop")
     if "RequestError" not in names and not isinstance(error, UNWRAPPED) and not is_end:
-        return None
+        raise error
     broken: FailureKind = "proxy" if proxied else "connection"
     if "LocalProtocolError" in names:
         return TransportFailure("local", type(error).__name__)  # its message may contain a header

@@ -89,12 +89,8 @@ class _Clients:
         response = getattr(error, "response", None)
         if response is not None and size is None and "HTTPStatusError" in class_names(error):
             return response
-        problem = httpx_failure(
-            error, self._config.operation_timeout, proxied=self._proxy is not None, size=size
-        )
-        if problem is None:
-            raise error
-        return problem
+        timeout, proxied = self._config.operation_timeout, self._proxy is not None
+        return httpx_failure(error, timeout, proxied=proxied, size=size)
 
 
 class HTTPXTransport(_Clients):
