@@ -41,25 +41,24 @@ class BackgroundCall:
     Args:
         function: The coroutine function.
 
-        on_end: Called in the event loop once the function has ended; None if `run` waits for that.
+        on_end: Called in the event loop once the function has ended.
 
     Attributes:
         error: The exception that the function raised; None if there is none.
     """
 
     def __init__(
-        self, function: Callable[[], Awaitable[object]], on_end: Callable[[], object] | None = None
+        self, function: Callable[[], Awaitable[object]], on_end: Callable[[], object] = lambda: None
     ) -> None:
         self._function = function
         self._task: asyncio.Task[None] | None = None
         self._scope: anyio.CancelScope | None = None
         self._is_cancelled = False
         self._has_ended = False
-        # Not `Event` and `Queue`: an interrupt can leave their locks locked, and the event loop would hang.
-        self._end: queue.SimpleQueue[None] = queue.SimpleQueue()
-        # Functions for the waiting thread to call; None once the coroutine function has ended.
+        # Functions for the waiting thread to call; None once the coroutine function has ended. Not a `Queue`:
+        # an interrupt can leave its lock locked, and the event loop would hang.
         self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-        self._on_end = on_end or partial(self._calls.put, None)
+        self._on_end = on_end
         self.error: BaseException | None = None
         self._loop: _BackgroundLoop | None = None
 
@@ -138,7 +137,7 @@ class BackgroundCall:
         until = None if seconds is None else RealTime.now() + seconds
         while not self._has_ended and (until is None or RealTime.now() < until):
             with suppress(queue.Empty):
-                self._end.get(timeout=SIGNAL_SECONDS)
+                self._calls.get(timeout=SIGNAL_SECONDS)
 
     def _begin(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._main())
@@ -157,7 +156,7 @@ class BackgroundCall:
 
     def _note_end(self) -> None:
         self._has_ended = True
-        self._end.put(None)
+        self._calls.put(None)
 
     def _cancel(self) -> None:
         self._is_cancelled = True
