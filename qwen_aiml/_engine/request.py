@@ -225,14 +225,14 @@ class _Request:
             try:
                 tokens = call.limiter.expected_tokens(len(self._post.body))
                 response = await within_budgets(call.budgets, tokens, self._attempt)
-                rows = self._read(response)
+                if self.error is None:
+                    rows = self._read(response)
+                    call.accepted += 1
+                    return rows
             except TransportFailure as failure:
                 self.error = self._transport_error(failure)
             except QwenAIMLError as error:
                 self.error = error
-            else:
-                call.accepted += 1
-                return rows
             await self._back_off(self.error, response)
 
     async def _attempt(self, tokens: float) -> Response:
@@ -240,27 +240,23 @@ class _Request:
         start = await self._start(tokens)
         call.waiting.discard(self._scope)
         response: Response | None = None
+        usage = Usage(requests=1)
         try:
-            usage = Usage(requests=1)
-            try:
-                response = await call.post(self._post)
-                response.packed = call.packed
-                usage = response.usage
-            except QwenAIMLError:  # an error in the settings or the environment
-                usage = Usage()
-                raise
-            finally:
-                call.count(usage)
-                self.attempts += usage.requests
-                call.retries += bool(usage.requests and self.attempts > 1)
+            response = await call.post(self._post)
+            response.packed = call.packed
+            usage = response.usage
             self.error = error_from(response, self._texts, call.config, self._post.secret)
-            return response
+        except QwenAIMLError:  # an error in the settings or the environment
+            usage = Usage()
+            raise
         finally:
-            try:
-                self._report_outcome(start, response)
-            finally:
-                # In any case: a leaked slot would reduce concurrency for all later calls.
-                call.queue.end()
+            # First, whatever happens: a leaked slot would reduce concurrency for all later calls.
+            call.queue.end()
+            call.count(usage)
+            self.attempts += usage.requests
+            call.retries += bool(usage.requests and self.attempts > 1)
+            self._report_outcome(start, response)
+        return response
 
     async def _start(self, tokens: float) -> Start:
         """
@@ -342,8 +338,6 @@ class _Request:
 
     def _read(self, response: Response) -> Rows:
         call = self._call
-        if self.error is not None:
-            raise self.error
         if response.success is None and response.is_page:
             message = "the service responded with success, but no JSON"
             raise ResponseFormatError(advised(message, page_advice(call.config)))
