@@ -96,11 +96,11 @@ class LongTexts:
         Raises:
             QwenAIMLError: If the error is not about the text.
         """
-        if error is not None and not self.may_shorten(sent, error):
-            return error
         before = call.accepted
         retries = 0 if error is not None and is_transient(error) else self._config.max_retries
         for pieces in self._forms(sent[len(self._prefix) :], counted=error is None):
+            if error is not None and not self.may_shorten(sent, error):
+                break
             try:
                 return await self._embed_pieces(pieces, call, retries)
             except QwenAIMLError as rejection:
@@ -110,8 +110,6 @@ class LongTexts:
                 if is_short and is_transient(rejection) and call.accepted == before:
                     raise  # length is not the cause: the service takes nothing
                 error = rejection
-                if not self.may_shorten(sent, rejection):
-                    break
         return error or InputValueError("the query_instruction leaves no room for the text")
 
     def may_shorten(self, sent: str, error: QwenAIMLError) -> bool:
