@@ -61,15 +61,11 @@ class QwenAIMLError(Exception):
         self._none_of = 0
 
     def __str__(self) -> str:
-        if not self.attempts or not self.indices or self._is_of_any_text():
+        if not self.attempts or not self.indices:
             return str(self.args[0])
         attempts = f", {self.attempts} attempts" if self.attempts > 1 else ""
         first = f"none of {self._none_of} texts embedded; first failure: " if self._none_of else ""
         return f"{self.args[0]} ({first}{name_texts(self.indices)}{attempts})"
-
-    def _is_of_any_text(self) -> bool:
-        """Return whether any other text would cause the same error, so that naming these would mislead."""
-        return False
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Bypasses `__init__`, whose arguments differ from `args`.
@@ -203,8 +199,9 @@ class APIStatusError(QwenAIMLError):
         self.reason = reason
         self.max_rows = max_rows
 
-    def _is_of_any_text(self) -> bool:
-        return self.reason in ("account", "request")
+    def __str__(self) -> str:
+        # Any other text would cause the same error of the account or request, so naming these would mislead.
+        return str(self.args[0]) if self.reason in ("account", "request") else super().__str__()
 
 
 class AuthenticationError(APIStatusError):
