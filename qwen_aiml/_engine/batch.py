@@ -125,17 +125,17 @@ async def _bisect(
     """
     retries = _retries(error, job.call)
     others: list[int] = []
-    seen_alone = len(suspects) == 1
+    known: QwenAIMLError | None = error  # that of the suspects, if they were sent without others
     while len(suspects) > 1:
         half, rest = suspects[: len(suspects) // 2], suspects[len(suspects) // 2 :]
         found = await _embed(half, job, retries, before)
         if found is None:
-            suspects, seen_alone = rest, False
+            suspects, known = rest, None
         else:
-            suspects, others, error, seen_alone = half, [*rest, *others], found, True
-    if seen_alone:
-        return suspects[0], others, error
-    return suspects[0], others, await _embed(suspects, job, retries, before)
+            suspects, others, known = half, [*rest, *others], found
+    if known is None:
+        known = await _embed(suspects, job, retries, before)
+    return suspects[0], others, known
 
 
 def _retries(error: QwenAIMLError, call: Call) -> int:

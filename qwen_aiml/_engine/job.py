@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from itertools import filterfalse
 from typing import TYPE_CHECKING, cast
 
 import anyio
@@ -94,7 +93,7 @@ class Job:
         self.embeddings: dict[int, Sequence[float]] = {}
         self._failures: dict[int, QwenAIMLError] = {}
         self.crash: BaseException | None = None
-        self._pending = list(filterfalse(counts.__contains__, range(len(self._distinct.texts))))
+        self._pending = [item for item in range(len(self._distinct.texts)) if item not in counts]
         self._sent = 0
         self._too_long = list(counts)
         self._shortened: set[int] = set()
