@@ -76,19 +76,17 @@ class Reporter:
         self._texts = Counter(items)
         self._total = self._texts.total()
         self._done = self._cached = 0
-        self._usage = Usage()
 
     def add(self, items: Iterable[int], usage: Usage, *, cached: bool = False) -> None:
         """Count the texts of some items as done, and report progress with the usage so far."""
         texts = sum(self._texts[item] for item in items)
         self._done += texts
         self._cached += texts if cached else 0
-        self._usage = usage
-        self.send()
+        self.send(usage)
 
-    def send(self, waiting: float = 0.0) -> None:
-        """Report progress, with the seconds of a wait that starts now, if any."""
-        progress = Progress(self._done, self._total, self._cached, self._usage, waiting)
+    def send(self, usage: Usage, waiting: float = 0.0) -> None:
+        """Report progress, with the usage so far and the seconds of a wait that starts now, if any."""
+        progress = Progress(self._done, self._total, self._cached, usage, waiting)
         self._call_report(lambda: self._guarded(progress))
 
     def _guarded(self, progress: Progress) -> None:

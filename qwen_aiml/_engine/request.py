@@ -334,7 +334,7 @@ class _Request:
             cause, attempt, most = describe_cause(self.error), self.attempts + 1, self._retries_allowed + 1
             logger.info("%s, waiting %.1f s, attempt %d of %d", cause, seconds, attempt, most)
             if self._call.reporter is not None:
-                self._call.reporter.send(seconds)
+                self._call.reporter.send(self._call.usage, seconds)
 
     def _read(self, response: Response) -> Rows:
         call = self._call
