@@ -148,8 +148,6 @@ class Bar:
                 total=self._total, desc="Embedding", unit=" texts", smoothing=0, miniters=1
             )
         bar = self._shown
-        if bar.disable:
-            return
         self._cached += cached
         bar.initial = self._cached  # cached texts do not count towards the speed
         postfix = [f"{self._cached:,} cached"] if self._cached else []
