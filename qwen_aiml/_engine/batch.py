@@ -77,8 +77,7 @@ async def embed_batch(items: Sequence[int], job: Batches) -> None:
         if error is None:
             continue
         if (rows := fewer_rows(error, len(part), call)) is not None:
-            parts = [part[at : at + rows] for at in range(0, len(part), rows)]
-            waiting.extendleft((part, None) for part in reversed(parts))
+            waiting.extend((part[at : at + rows], None) for at in range(0, len(part), rows))
             continue
         # Counted from here, so that texts are not sent one by one to a service that has gone down since.
         since = call.accepted if len(part) > 1 else before
