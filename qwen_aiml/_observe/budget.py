@@ -66,16 +66,13 @@ class Budget:
         reserved = self._reserved[os.getpid()]
         if self._tokens + reserved >= self._max_tokens:
             return False
-        if self._rate is None:
-            return not reserved or self._max_usd == math.inf  # one at a time until the price is known
-        return self._usd + reserved * self._rate < self._max_usd
-
-    @property
-    def _rate(self) -> float | None:
-        """US dollars per token; None until it is known."""
         if self._price is not None:
-            return self._price / MILLION
-        return self._usd / self._tokens if self._tokens else None
+            usd_per_token = self._price / MILLION
+        elif self._tokens:
+            usd_per_token = self._usd / self._tokens
+        else:
+            return not reserved or self._max_usd == math.inf  # one at a time until the price is known
+        return self._usd + reserved * usd_per_token < self._max_usd
 
     def reserve(self, tokens: float) -> None:
         """Reserve the expected tokens of a request."""
