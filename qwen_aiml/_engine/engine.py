@@ -170,7 +170,7 @@ class Engine:
         if not is_traced():
             await job.run()
             return
-        with call_span(self.config, len(job.items), job.outcome):
+        with call_span(self.config, len(job.items), lambda: (job.call.usage, job.model, job.error())):
             job.call.post = traced(job.call.post, self.config)
             await job.run()
 

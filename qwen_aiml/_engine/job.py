@@ -147,10 +147,6 @@ class Job:
             shortened=tuple(self._distinct.indices(self._shortened | self._at_limit)),
         )
 
-    def outcome(self) -> tuple[Usage, str | None, BaseException | None]:
-        """Return usage, model and error, once `run` has ended; model and error may be None."""
-        return self.call.usage, self.model, self.error()
-
     def error(self) -> BaseException | None:
         """Return the error that `result` raises; None if it returns embeddings."""
         failures = self.failures()

@@ -225,7 +225,7 @@ def test_first_failure() -> None:
     with pytest.raises(AuthenticationError):
         job.result()
 
-    assert isinstance(job.outcome()[2], AuthenticationError)
+    assert isinstance(job.error(), AuthenticationError)
 
 
 def test_budget(recorded: Any) -> None:
