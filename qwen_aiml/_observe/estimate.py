@@ -57,12 +57,12 @@ class Estimate(Struct, frozen=True):
 class Estimator:
     """Token counts and estimates of a client, without a request."""
 
-    if TYPE_CHECKING:
+    _config: EmbeddingConfig
 
-        @property
-        def config(self) -> EmbeddingConfig:
-            """The settings."""
-            ...
+    @property
+    def config(self) -> EmbeddingConfig:
+        """The settings."""
+        return self._config
 
     @property
     def max_input_tokens(self) -> int | None:
