@@ -58,14 +58,18 @@ class _Client(Estimator):
             raise ConfigurationError(
                 f"config must be an EmbeddingConfig, not {type_name}; write EmbeddingConfig(...)"
             )
-        self._config = config or EmbeddingConfig()
         self._engine = Engine(
-            self._config,
+            config or EmbeddingConfig(),
             http_client=http_client,
             cache=cache,
             limiter=limiter,
             sync=self._sync,
         )
+
+    @property
+    def config(self) -> EmbeddingConfig:
+        """The settings."""
+        return self._engine.config
 
     @property
     def cache(self) -> Cache | None:

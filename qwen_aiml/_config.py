@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 DEFAULT_CONCURRENCY = 32
 DEFAULT_TIMEOUT = 60.0
 MAX_SECONDS = 1_000_000
-_SECONDS = f"a number of seconds above 0, at most {MAX_SECONDS}"
 _NOT_A_KEY = r"(?s).{0,7}|[a-z_]{1,15}|[0-9.]{1,15}"  # too short or too simple to be a key
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -140,9 +139,9 @@ class EmbeddingConfig:
         for name in ("requests_per_minute", "tokens_per_minute"):
             check_positive(name, getattr(self, name))
         check_integer("max_retries", self.max_retries, least=0)
-        for name in ("timeout", "total_timeout"):
-            check_positive(name, getattr(self, name), _SECONDS, most=MAX_SECONDS)
-        self._set("timeout", self.operation_timeout)
+        self._set("timeout", DEFAULT_TIMEOUT if self.timeout is None else _seconds("timeout", self.timeout))
+        if self.total_timeout is not None:
+            self._set("total_timeout", _seconds("total_timeout", self.total_timeout))
         _check_instruction(self.query_instruction, facts)
         check_blank(self.on_blank, self.blank_replacement)
         _one_of("on_too_long", self.on_too_long, ("raise", "truncate", "split_mean"))
@@ -272,14 +271,21 @@ def check_integer(name: str, value: object, *, least: int) -> None:
         raise _refuse(name, value, f"a whole number, {least} or more", conversion(value))
 
 
-def check_positive(
-    name: str, value: object, allowed: str = "a number above 0, or None", *, most: float = sys.float_info.max
-) -> None:
-    """Raise `ConfigurationError` unless a value is a number above 0, *most* or less, or None."""
-    if value is None:
-        return
+def _number(name: str, value: object, *, most: float, allowed: str) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= most:
         raise _refuse(name, value, allowed, conversion(value))
+    return float(value)
+
+
+def _seconds(name: str, value: object) -> float:
+    allowed = f"a number of seconds above 0, at most {MAX_SECONDS}"
+    return _number(name, value, most=MAX_SECONDS, allowed=allowed)
+
+
+def check_positive(name: str, value: object) -> None:
+    """Raise `ConfigurationError` unless a value is a number above 0 or None."""
+    if value is not None:
+        _number(name, value, most=sys.float_info.max, allowed="a number above 0, or None")
 
 
 def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:

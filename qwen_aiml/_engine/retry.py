@@ -94,8 +94,11 @@ def retry_after(headers: Mapping[str, str], date: datetime) -> float | None:
     Source: RFC 9110, 10.2.3 (seconds or a date); ``retry-after-ms`` as OpenAI's SDKs read it.
     """
     header = headers.get("retry-after", "")
-    milliseconds = headers.get("retry-after-ms", "")
-    seconds = _number(milliseconds, 1000) or _number(header) or _seconds_until(header, date)
+    seconds = _number(headers.get("retry-after-ms", ""), 1000)
+    if seconds is None:
+        seconds = _number(header)
+    if seconds is None:
+        seconds = _seconds_until(header, date)
     return min(seconds, LONGEST_RETRY_AFTER) if seconds else None
 
 

@@ -57,12 +57,12 @@ class Estimate(Struct, frozen=True):
 class Estimator:
     """Token counts and estimates of a client, without a request."""
 
-    _config: EmbeddingConfig
+    if TYPE_CHECKING:
 
-    @property
-    def config(self) -> EmbeddingConfig:
-        """The settings."""
-        return self._config
+        @property
+        def config(self) -> EmbeddingConfig:
+            """The settings."""
+            ...
 
     @property
     def max_input_tokens(self) -> int | None:

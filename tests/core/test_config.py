@@ -47,6 +47,13 @@ def test_defaults() -> None:
     assert (config.dimensions, config.query_instruction, config.encoding_format) == (None, None, None)
 
 
+def test_whole_seconds() -> None:
+    """Timeouts are floats, also if they are given as whole numbers."""
+    config = make(timeout=5, total_timeout=10)
+
+    assert repr((config.timeout, config.total_timeout)) == "(5.0, 10.0)"
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

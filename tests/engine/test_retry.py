@@ -83,6 +83,7 @@ def test_advised_wait() -> None:
         ({"retry-after-ms": "250"}, 0.25),
         ({"retry-after-ms": "250", "retry-after": "3"}, 0.25),
         ({"retry-after-ms": "soon", "retry-after": "3"}, 3.0),
+        ({"retry-after-ms": "0", "retry-after": "3"}, None),
         ({"retry-after": "Sun, 22 Nov 2026 12:00:30 GMT"}, 30.0),
         ({"retry-after": "Sun, 22 Nov 2026 12:00:30 -0000"}, 30.0),
         ({"retry-after": "Sun, 22 Nov 2026 14:00:30 +0200"}, 30.0),
