@@ -18,6 +18,7 @@ from benchmarks.simulator import (
     AdvisedOnce,
     ConcurrencyLimit,
     FixedWindow,
+    LateBucket,
     Scenario,
     SlidingWindow,
     TokenBucket,
@@ -152,9 +153,13 @@ def special() -> dict[str, Scenario]:
         for latency in (0.02, 0.1)
     }
     found["one Retry-After of 1 s"] = Scenario(service=partial(AdvisedOnce, 1.0), requests=200, latency=0.1)
-    for clients in (2, 4):
-        found[f"{clients} clients, bucket 50/s"] = Scenario(
-            service=partial(TokenBucket, 50, 10), requests=300, latency=0.1, clients=clients
+    for clients, latency in product((2, 4), (0.05, 0.1)):
+        found[f"{clients} clients, bucket 50/s, {latency} s"] = Scenario(
+            service=partial(TokenBucket, 50, 10), requests=600, latency=latency, clients=clients
+        )
+    for closed in (1, 5, 20, 60):
+        found[f"bucket 50/s, closed for the first {closed} s"] = Scenario(
+            service=partial(LateBucket, 50, 10, closed), requests=500, latency=0.1
         )
     return found
 

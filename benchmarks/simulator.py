@@ -164,6 +164,22 @@ class AdvisedOnce(Unlimited):
         return self._seconds
 
 
+class LateBucket(TokenBucket):
+    """A token bucket that is full after *closed* seconds; before, every request is rejected."""
+
+    def __init__(self, rate: float, burst: float, closed: float) -> None:
+        super().__init__(rate, burst)
+        self._closed = closed
+
+    def admits(self, now: float, in_flight: int) -> bool:
+        """Admit a request if it is late enough, and if there is a token for it."""
+        return now >= self._closed and super().admits(now, in_flight)
+
+    def ideal(self, requests: int) -> float:
+        """Return the seconds until enough tokens have been added."""
+        return self._closed + super().ideal(requests)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
     """

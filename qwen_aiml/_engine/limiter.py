@@ -11,14 +11,15 @@ starts are evenly spaced, so that no burst drains the service's bucket.
   last second, as far as the rate was at least 0.7 of the present one, or 20 requests if those are more. The
   old rate counts as three more requests, so that short samples weigh little.
 - After the first pattern, and when nothing was accepted since the last one, single requests probe, at
-  increasing intervals. If the first probe is accepted, the requests in flight at the pattern show the rate,
+  intervals that double. If the first probe is accepted, the requests in flight at the pattern show the rate,
   since the bucket was empty; if none of them was rejected, the pattern was chance. If the first probe is
   rejected, acceptance had really ended. The rate is then the number of requests accepted since it last began,
   divided by the time until it resumed, which was between the last two probes. This holds for a bucket and for
-  a quota per minute. After an outage all estimates are discarded.
+  a quota per second. If acceptance ended for more than four seconds, all estimates are discarded: a quota per
+  minute, other clients of the account and an outage look the same, and after an outage a low rate is wrong.
 - The rate grows along the curve of CUBIC (RFC 9438, section 4.2), over requests started instead of time, so
   that it does not grow while the client is idle. It exceeds an estimate after as many requests as that was
-  based on, at least 20; once two estimates agree, after four seconds.
+  based on, at least 20 or those of four seconds; once two estimates agree, after four seconds.
 - `Retry-After` pauses all requests, and the next sample begins after it, so a pause never lowers the rate.
 """
 
@@ -45,10 +46,9 @@ SAMPLE_RATE = 0.7  # share of the present rate; slower starts say little about t
 PRIOR = 3.0  # requests at the old rate, added to each sample
 AGREEMENT = 0.15  # relative difference between two estimates that agree
 SLOW_SECONDS = 4.0  # until growth exceeds an estimate that agrees with the last one
-MIN_REQUESTS = 20.0  # until growth exceeds any estimate
-PROBE_GROWTH = 0.8  # share of the time without acceptance until the next probe
-LONGEST_PROBE_GAP = 30.0  # seconds
-OUTAGE = 90.0  # seconds without acceptance, longer than a quota per minute explains
+MIN_REQUESTS = 20.0  # until growth exceeds any other estimate, unless four seconds are sooner
+LONGEST_PROBE_GAP = 15.0  # seconds
+LONGEST_REFILL = 4.0  # seconds without acceptance, up to which they show the rate
 EARLY = 0.001  # seconds by which a start may come early while no limit is known; timers are no finer
 MAX_CATCH_UP = 0.04  # seconds of lateness to make up for, since timers are late
 IDLE = 1.0  # seconds
@@ -252,7 +252,7 @@ class Limiter:
             is_new = start.at > self._judged_from  # not in flight at the last pattern
             if is_new and self._closed is not None:
                 self._probe_rejected = start.at
-                self._schedule_probe(now, jitter, self._closed)
+                self._schedule_probe(now, jitter, now - self._closed)
             elif is_new and self._is_pattern():
                 self._respond_to_pattern(start, now, jitter)
             if advised is not None:
@@ -277,7 +277,8 @@ class Limiter:
     def _set_rate(self, accepted: float, requests: int, now: float) -> None:
         """Continue slightly below *accepted*, an estimate of the accepted rate from that many *requests*."""
         agrees = self._rate is not None and abs(accepted / self._rate - 1) < AGREEMENT
-        self._until_regained = max(MIN_REQUESTS, accepted * SLOW_SECONDS if agrees else requests)
+        slow = accepted * SLOW_SECONDS
+        self._until_regained = slow if agrees else max(requests, min(MIN_REQUESTS, slow))
         self._grown = 0
         self._rate = rate = BACKOFF_FACTOR * accepted
         self._next = max(self._next, now + 1 / rate)
@@ -299,7 +300,7 @@ class Limiter:
             self._set_rate(self._estimate(accepted, seconds), accepted, now)
         if is_first or not accepted:
             self._closed, self._probe_rejected = refused.at, None
-            self._schedule_probe(now, jitter, refused.at)
+            self._schedule_probe(now, jitter, 1 / self._present_rate())
 
     def _sample(self, refused: Start) -> tuple[int, float]:
         """Return the number of recent requests, accepted or in flight, and the seconds that they span."""
@@ -318,9 +319,8 @@ class Limiter:
     def _estimate(self, accepted: int, seconds: float) -> float:
         return (accepted + PRIOR) / (seconds + PRIOR / self._present_rate())
 
-    def _schedule_probe(self, now: float, jitter: float, closed: float) -> None:
-        gap = min(max(1 / self._present_rate(), PROBE_GROWTH * (now - closed)), LONGEST_PROBE_GAP)
-        self._next = max(self._next, now + gap * (1 + jitter))
+    def _schedule_probe(self, now: float, jitter: float, seconds: float) -> None:
+        self._next = max(self._next, now + min(seconds, LONGEST_PROBE_GAP) * (1 + jitter))
 
     def _end_probing(self, start: Start, closed: float, now: float) -> None:
         """Resume after an accepted probe; if one before it was rejected, acceptance had really ended."""
@@ -337,10 +337,12 @@ class Limiter:
                 # The next sample begins now, since a lone probe would make it look slow. At a few requests
                 # per second the probe is kept: it is the only sample.
                 self._judged_from = now
-        elif start.at - closed > OUTAGE:
-            self._forget_limits()
         else:
-            quota = sum(one.outcome == "accepted" for one in self._recent if one.at < closed)
-            resumed = (self._probe_rejected + start.at) / 2
-            self._set_rate(max(quota, 1) / (resumed - self._recent[0].at), quota, now)
+            accepted = sum(one.outcome == "accepted" for one in self._recent if one.at < closed)
+            seconds = (self._probe_rejected + start.at) / 2 - self._recent[0].at
+            if accepted and start.at - closed <= LONGEST_REFILL:
+                self._set_rate(accepted / seconds, accepted, now)
+            else:
+                self._forget_limits()
             self._recent.clear()
+            self._recent.append(start)

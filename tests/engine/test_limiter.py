@@ -465,7 +465,7 @@ def test_lost_requests() -> None:
 
 
 def test_probing() -> None:
-    """While everything is rejected, single requests probe, at most half a minute apart."""
+    """While everything is rejected, single requests probe, at most a quarter of a minute apart."""
     limiter = Limiter(32)
     now, starts = feed(limiter, "aaarr"), []
     for _ in range(30):
@@ -476,9 +476,45 @@ def test_probing() -> None:
     gaps = [later - earlier for earlier, later in pairwise(starts)]
 
     assert gaps == pytest.approx(sorted(gaps))
-    assert gaps[-1] == pytest.approx(30.0)
+    assert gaps[-1] == pytest.approx(15.0)
     feed(limiter, "a", now)
     assert limiter.limits == Limits(None, 6, 10)  # after an outage it starts over
+
+
+@pytest.mark.parametrize(("seconds", "is_rate"), [(1.0, True), (4.0, False)])
+def test_end_of_acceptance(seconds: float, *, is_rate: bool) -> None:
+    """If acceptance ends for few seconds, that shows the rate; if for longer, estimates are discarded."""
+    limiter = Limiter(32)
+    ended = feed(limiter, "a" * 50)
+    now = feed(limiter, "rr", ended)
+    while now < ended + seconds:
+        now = feed(limiter, "r", now)
+    feed(limiter, "a", now)
+    rate = limiter.limits.requests_per_second
+
+    assert (rate is not None) == is_rate
+    assert limiter.limits.in_flight == (6 if rate is None else 9)
+
+
+def test_no_acceptance_shows_no_rate() -> None:
+    """If no request was accepted before acceptance ended, its end does not show a rate."""
+    limiter = Limiter(32)
+    feed(limiter, "rrra")
+
+    assert limiter.limits.requests_per_second is None
+
+
+@pytest.mark.parametrize(("latency", "requests"), [(0.05, 20), (1.0, 6)])
+def test_growth_of_low_rates(latency: float, requests: int) -> None:
+    """Growth exceeds an estimate from few requests after 20, at low rates after those of four seconds."""
+    limiter, count = Limiter(32), 0
+    now = feed(limiter, "a" * 5 + "rr", latency=latency)
+    found = limiter.limits.requests_per_second or 0.0
+    while (limiter.limits.requests_per_second or 0.0) < found * (2 - BACKOFF_FACTOR) and count < 100:
+        now = feed(limiter, "a", now, latency)
+        count += 1
+
+    assert count == pytest.approx(requests, abs=1)
 
 
 def test_idle_clients_do_not_grow() -> None:
@@ -618,6 +654,29 @@ def test_bucket_that_holds_a_fifth(burst: int) -> None:
 
     assert sorted(result.ratio for result in results)[8] <= 1.15
     assert sorted(result.refused for result in results)[8] <= 0.05
+
+
+@pytest.mark.parametrize("closed", [1, 5, 20, 60])
+def test_service_that_is_closed_at_first(closed: int) -> None:
+    """A service that rejects everything at first is used soon after; until then, few requests are sent."""
+    found = special()[f"bucket 50/s, closed for the first {closed} s"]
+    results = simulate(found, make, range(5))
+
+    assert max(result.ratio for result in results) <= 1.35
+    assert max(result.refused for result in results) <= 0.1
+
+
+@pytest.mark.parametrize("clients", [2, 4])
+@pytest.mark.parametrize("latency", [0.05, 0.1])
+def test_clients_on_one_bucket(clients: int, latency: float) -> None:
+    """Clients of one account share its limit, and a client that got little of it uses what others leave."""
+    found = special()[f"{clients} clients, bucket 50/s, {latency} s"]
+    results = simulate(found, make, range(12))
+
+    assert all(result.finished for result in results)
+    assert median(result.ratio for result in results) <= 1.3
+    assert max(result.ratio for result in results) <= 4
+    assert median(result.refused for result in results) <= 0.08
 
 
 def test_one_retry_after() -> None:
