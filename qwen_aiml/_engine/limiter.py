@@ -9,7 +9,8 @@ starts are evenly spaced, so that no burst drains the service's bucket.
 - Single 429s are retried and change nothing. Two in a row, or three in 30 responses, are a pattern.
 - A pattern sets the rate to 0.975 of the accepted rate since the last pattern. The sample covers at most the
   last second, as far as the rate was at least 0.7 of the present one, or 20 requests if those are more. The
-  old rate counts as three more requests, so that short samples weigh little.
+  old rate counts as three more requests, so that short samples weigh little. If two patterns in a row lower
+  the rate, each with few rejections, the lower rate did not help: they were chance, and it is restored.
 - After the first pattern, and when nothing was accepted since the last one, single requests probe, at
   intervals that double. If the first probe is accepted, the requests in flight at the pattern show the rate,
   since the bucket was empty; if none of them was rejected, the pattern was chance. If the first probe is
@@ -30,9 +31,12 @@ import math
 import threading
 from collections import deque
 from itertools import pairwise
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 FIRST_WINDOW = 6
 FIRST_LATENCY = 0.1  # seconds, until the first response
@@ -44,6 +48,7 @@ PATTERN_REJECTIONS, PATTERN_RESPONSES = 3, 30
 SAMPLE_SECONDS, SAMPLE_REQUESTS = 1.0, 20  # sample of accepted requests: whichever is longer
 SAMPLE_RATE = 0.7  # share of the present rate; slower starts say little about the limit
 PRIOR = 3.0  # requests at the old rate, added to each sample
+FEW = 1 / 8  # share of rejections that may be chance
 AGREEMENT = 0.15  # relative difference between two estimates that agree
 SLOW_SECONDS = 4.0  # until growth exceeds an estimate that agrees with the last one
 MIN_REQUESTS = 20.0  # until growth exceeds any other estimate, unless four seconds are sooner
@@ -78,6 +83,9 @@ class Limits(Struct, frozen=True):
     texts_per_request: int
 
 
+Outcome = Literal["accepted", "refused", "lost"]
+
+
 class Start(Struct, eq=False):
     """
     One started request, whose outcome must be reported once.
@@ -95,7 +103,7 @@ class Start(Struct, eq=False):
     at: float
     tokens: float
     rate: float
-    outcome: Literal["accepted", "refused", "lost"] | None = None
+    outcome: Outcome | None = None
 
 
 class Limiter:
@@ -148,6 +156,7 @@ class Limiter:
         self._grown = 0  # requests started since then
         self._until_regained = MIN_REQUESTS
         self._judged_from = -math.inf  # requests that started before no longer count
+        self._before: float | None = None  # the estimate before the present one; see `_set_rate`
         self._closed: float | None = None  # when acceptance ended, while probing
         self._probe_rejected: float | None = None  # when the last rejected probe started
 
@@ -250,11 +259,12 @@ class Limiter:
             if not self._close(start, "refused"):
                 return
             is_new = start.at > self._judged_from  # not in flight at the last pattern
+            outcomes = [one.outcome for one in self._recent if one.at > self._judged_from]
             if is_new and self._closed is not None:
                 self._probe_rejected = start.at
                 self._schedule_probe(now, jitter, now - self._closed)
-            elif is_new and self._is_pattern():
-                self._respond_to_pattern(start, now, jitter)
+            elif is_new and _is_pattern(outcomes):
+                self._respond_to_pattern(outcomes, start, now, jitter)
             if advised is not None:
                 pause = min(advised, LONGEST_PAUSE) * (1 + jitter)
                 self._paused_until = max(self._paused_until, now + pause)
@@ -274,12 +284,17 @@ class Limiter:
         progress = self._grown / self._until_regained
         return min(self._rate * (1 + (1 - BACKOFF_FACTOR) * (1 + (progress - 1) ** 3)), filling)
 
-    def _set_rate(self, accepted: float, requests: int, now: float) -> None:
-        """Continue slightly below *accepted*, an estimate of the accepted rate from that many *requests*."""
+    def _set_rate(self, accepted: float, requests: int, now: float, before: float | None = None) -> None:
+        """
+        Continue slightly below *accepted*, an estimate of the accepted rate from that many *requests*.
+
+        *before* is the estimate to restore if this one proves to be lowered by chance.
+        """
         agrees = self._rate is not None and abs(accepted / self._rate - 1) < AGREEMENT
         slow = accepted * SLOW_SECONDS
         self._until_regained = slow if agrees else max(requests, min(MIN_REQUESTS, slow))
         self._grown = 0
+        self._before = before
         self._rate = rate = BACKOFF_FACTOR * accepted
         self._next = max(self._next, now + 1 / rate)
         if abs(rate / self._logged_rate - 1) >= LOG_CHANGE:
@@ -287,34 +302,23 @@ class Limiter:
             _log.info("rate limit %s: about %.3g requests per second", kind, rate)
             self._logged_rate = rate
 
-    def _is_pattern(self) -> bool:
-        outcomes = [start.outcome for start in self._recent if start.at > self._judged_from]
-        latest = [outcome for outcome in outcomes if outcome is not None][-PATTERN_RESPONSES:]
-        return latest.count("refused") >= PATTERN_REJECTIONS or ("refused", "refused") in pairwise(outcomes)
-
-    def _respond_to_pattern(self, refused: Start, now: float, jitter: float) -> None:
-        is_first = self._rate is None
-        accepted, seconds = self._sample(refused)
+    def _respond_to_pattern(
+        self, outcomes: list[Outcome | None], refused: Start, now: float, jitter: float
+    ) -> None:
+        last, begin = self._rate, max(self._judged_from, self._paused_until)
+        accepted, seconds = _sample(self._recent, begin, refused, SAMPLE_RATE * self._present_rate())
         self._judged_from = now
         if accepted:
-            self._set_rate(self._estimate(accepted, seconds), accepted, now)
-        if is_first or not accepted:
+            rate, before = self._estimate(accepted, seconds), None
+            if last is not None and rate < last and outcomes.count("refused") < FEW * len(outcomes):
+                if self._before is None:
+                    before = last / BACKOFF_FACTOR
+                else:
+                    rate = self._before  # the lower rate did not help
+            self._set_rate(rate, accepted, now, before)
+        if last is None or not accepted:
             self._closed, self._probe_rejected = refused.at, None
             self._schedule_probe(now, jitter, 1 / self._present_rate())
-
-    def _sample(self, refused: Start) -> tuple[int, float]:
-        """Return the number of recent requests, accepted or in flight, and the seconds that they span."""
-        begin = max(self._judged_from, self._paused_until, self._recent[0].at)
-        sample = [
-            start
-            for start in self._recent
-            if begin <= start.at < refused.at and start.outcome in ("accepted", None)
-        ]
-        since, slowest = refused.at - SAMPLE_SECONDS, self._present_rate() * SAMPLE_RATE
-        count = max(SAMPLE_REQUESTS, sum(start.at > since and start.rate > slowest for start in sample))
-        if count < len(sample):
-            begin = sample[-count - 1].at
-        return min(count, len(sample)), refused.at - begin
 
     def _estimate(self, accepted: int, seconds: float) -> float:
         return (accepted + PRIOR) / (seconds + PRIOR / self._present_rate())
@@ -346,3 +350,33 @@ class Limiter:
                 self._forget_limits()
             self._recent.clear()
             self._recent.append(start)
+
+
+def _is_pattern(outcomes: list[Outcome | None]) -> bool:
+    """Return whether outcomes, None for requests in flight, end in a pattern of rejections."""
+    latest = [outcome for outcome in outcomes if outcome is not None][-PATTERN_RESPONSES:]
+    return latest.count("refused") >= PATTERN_REJECTIONS or ("refused", "refused") in pairwise(outcomes)
+
+
+def _sample(recent: Sequence[Start], begin: float, refused: Start, slowest: float) -> tuple[int, float]:
+    """
+    Return the number of requests in a sample, accepted or in flight, and the seconds that they span.
+
+    Args:
+        recent: Requests in the order in which they started.
+
+        begin: When the sample may begin.
+
+        refused: The request before which it ends.
+
+        slowest: The lowest rate of starts that says something about the limit.
+    """
+    begin = max(begin, recent[0].at)
+    sample = [
+        start for start in recent if begin <= start.at < refused.at and start.outcome in ("accepted", None)
+    ]
+    since = refused.at - SAMPLE_SECONDS
+    count = max(SAMPLE_REQUESTS, sum(start.at > since and start.rate > slowest for start in sample))
+    if count < len(sample):
+        begin = sample[-count - 1].at
+    return min(count, len(sample)), refused.at - begin

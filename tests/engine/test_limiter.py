@@ -453,6 +453,23 @@ def test_pattern_by_chance() -> None:
     assert limiter.limits.requests_per_second is None
 
 
+def test_falls_by_chance() -> None:
+    """If the rate falls twice in a row, each time with few rejections, it is restored; many are no chance."""
+    found = []
+    for outcomes in ("a" * 24 + "rr", "a" * 4 + "rr"):
+        limiter = Limiter(32)
+        now = feed(limiter, "a" * 100 + "rra", latency=0.05)
+        found.append([limiter.limits.requests_per_second or 0.0])
+        for _ in range(2):
+            now = feed(limiter, outcomes, now, latency=0.15)
+            found[-1].append(limiter.limits.requests_per_second or 0.0)
+
+    (first, second, third), many = found
+    assert second < 0.8 * first
+    assert third == pytest.approx(first, rel=0.02)
+    assert many[2] < many[1] < many[0]
+
+
 def test_lost_requests() -> None:
     """Requests without a response are not evidence: nothing grows, and no rate is set."""
     limiter = Limiter(32)
@@ -591,7 +608,7 @@ def test_log(caplog: pytest.LogCaptureFixture) -> None:
         now = feed(limiter, "a" * 50 + "rr" + "a" * 30, latency=0.02)
         now = feed(limiter, "rr" + "a" * 10, now, latency=0.02)
         first = list(caplog.messages)
-        feed(limiter, "a" * 50 + "rr", now + 10, latency=0.5)
+        feed(limiter, ("a" * 50 + "rr") * 2, now + 10, latency=0.5)  # a second fall in a row is undone
 
     assert len(first) == 1
     assert first[0].startswith("rate limit found: about ")
@@ -677,6 +694,14 @@ def test_clients_on_one_bucket(clients: int, latency: float) -> None:
     assert median(result.ratio for result in results) <= 1.3
     assert max(result.ratio for result in results) <= 4
     assert median(result.refused for result in results) <= 0.08
+
+
+@pytest.mark.parametrize("name", ["no limit", "bucket 500/s"])
+def test_random_rejections(name: str) -> None:
+    """A twentieth of all requests, rejected at random, does not bring the rate down."""
+    results = simulate(special()[f"{name}, 5.0% at random, 0.1 s"], make, range(5))
+
+    assert median(result.ratio for result in results) <= 2.5
 
 
 def test_one_retry_after() -> None:
