@@ -38,8 +38,8 @@ def mask_message(message: str, texts: Sequence[str], instruction: str | None, se
     """
     message = secret.scrub(message[:MAX_READ])
     hidden = bytearray(len(message))
-    forms = _forms(texts, instruction)
-    for form in forms:
+    # Every escape has a backslash, and long texts are slow to escape.
+    for form in _forms(texts, instruction, escaped="\\" in message):
         if MIN_MASKED <= len(form) < MIN_RUN:
             # Shorter forms reveal nothing and would match in ordinary sentences.
             word = re.escape(form)
@@ -50,11 +50,12 @@ def mask_message(message: str, texts: Sequence[str], instruction: str | None, se
     return message if len(message) <= MAX_CHARACTERS else f"{message[: MAX_CHARACTERS - 1]}…"
 
 
-def _forms(texts: Sequence[str], instruction: str | None) -> set[str]:
+def _forms(texts: Sequence[str], instruction: str | None, *, escaped: bool) -> set[str]:
     """Return the texts in the forms in which they may be quoted, with and without their instruction."""
     prefix = f"Instruct: {instruction}\nQuery:"
-    forms: set[str] = set()
-    for form in {form for text in texts for form in (text, text.removeprefix(prefix))}:
+    plain = {form for text in texts for form in (text, text.removeprefix(prefix))}
+    forms = set(plain)
+    for form in plain if escaped else ():
         raw = repr(form.encode())[2:-1]  # as httpx quotes data that is not HTTP
-        forms |= {form, json.dumps(form)[1:-1], json.dumps(form, ensure_ascii=False)[1:-1], raw}
+        forms |= {json.dumps(form)[1:-1], json.dumps(form, ensure_ascii=False)[1:-1], raw}
     return forms

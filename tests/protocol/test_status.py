@@ -301,6 +301,17 @@ def test_masking_takes_linear_time(
     assert min(seconds(4000) for _ in range(3)) < 64 * min(seconds(250) for _ in range(3))
 
 
+def test_texts_are_escaped_only_for_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a message has no backslash, it can't quote an escaped text, and none is escaped to compare."""
+    body, text = legacy(400, "the input is too long"), "\u4e2d" * 1000
+
+    def dumps(*_: object, **__: object) -> str:
+        raise AssertionError
+
+    monkeypatch.setattr("qwen_aiml._protocol.masking.json.dumps", dumps)
+    assert str(error(400, body, texts=(text,))).startswith("HTTP 400: the input is too long")
+
+
 @pytest.mark.parametrize("message", ["Slow down.", "Slow down. ", "Slow down"])
 def test_full_stops(message: str) -> None:
     """A message that ends with a full stop does not get a second one."""
