@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_index.core.storage.kvstore.types import DEFAULT_BATCH_SIZE, DEFAULT_COLLECTION, BaseKVStore
 
-from qwen_aiml import ConfigurationError
+from qwen_aiml import CacheError, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,7 +64,11 @@ def _write(entry: bytes) -> dict[str, Any]:
 
 
 def _read(value: object) -> bytes | None:
-    text = value.get(_FIELD) if isinstance(value, dict) else None
+    if not isinstance(value, dict | None):
+        # Otherwise every look-up would be a miss, and every text billed again.
+        message = f"the store returned {type(value).__name__}, expected dict or None; nothing was sent"
+        raise CacheError(f"{message}. What to do: return values exactly as they were stored")
+    text = (value or {}).get(_FIELD)
     try:
         return base64.b64decode(text, validate=True) if isinstance(text, str) else None
     except ValueError:

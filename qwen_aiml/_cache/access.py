@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 
-from .._errors import CacheError
+from .._errors import CacheError, advised
 from .entries import cache_key, float32, pack, unpack
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ STORE_SECONDS = 30.0  # maximum duration of a write
 LATER_STORE_SECONDS = 1.0  # the same, after a slow failure or the call's deadline
 PAUSE_SECONDS = 60.0  # from a slow failure to the next write
 CANCELLED_SECONDS = 1.0  # left for a write once its call is cancelled
+
+_ENTRY_TYPES = (bytes, bytearray, memoryview, type(None))
+_BINARY = "return entries exactly as they were stored; a client of Redis must not have decode_responses=True"
 
 
 class CacheAccess:
@@ -70,7 +73,7 @@ class CacheAccess:
             One entry per text: its embedding, or None.
 
         Raises:
-            CacheError: If the cache can't be read.
+            CacheError: If the cache can't be read, or returns something else than bytes.
         """
         keys = [cache_key(self._namespace, text, shortened) for text in texts]
         try:
@@ -79,11 +82,17 @@ class CacheAccess:
             raise
         except Exception as error:
             message = f"the cache can't be read ({type(error).__name__}); nothing was sent"
-            raise CacheError(message) from error
+            # The store decodes entries, which are not text.
+            raise CacheError(advised(message, _BINARY if isinstance(error, UnicodeError) else "")) from error
         if not isinstance(entries, (list, tuple)) or len(entries) != len(keys):
             raise CacheError("the cache did not return an entry or None for each key; nothing was sent")
         found: list[list[float] | None] = []
         for key, entry in zip(keys, entries, strict=True):
+            if not isinstance(entry, _ENTRY_TYPES):
+                # Not a damaged entry: every look-up would be a miss, and every text billed again.
+                kind = type(entry).__name__
+                message = f"the cache returned {kind}, expected bytes or None; nothing was sent"
+                raise CacheError(advised(message, _BINARY))
             embedding = unpack(key, entry, dimensions)
             if embedding is not None:
                 dimensions = len(embedding)

@@ -77,11 +77,24 @@ def test_entries_of_the_wrong_shape(entries: Any) -> None:
     run(main)
 
 
-def test_damaged_entries() -> None:
-    """A damaged entry is a miss."""
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_damaged_entries(kind: Any) -> None:
+    """A damaged or foreign entry of bytes is a miss, whatever their type."""
 
     async def main() -> None:
-        assert await access(Returns((b"damaged", "text"))).load(TEXTS, None) == [None, None]
+        assert await access(Returns((kind(b"damaged"), kind(b"")))).load(TEXTS, None) == [None, None]
+
+    run(main)
+
+
+@pytest.mark.parametrize("entry", ["text", 7, [0.5], {}, object()], ids=lambda entry: type(entry).__name__)
+def test_entries_of_other_types(entry: Any) -> None:
+    """A cache that returns something else than bytes is an error, since nothing would ever be found in it."""
+    message = f"^the cache returned {type(entry).__name__}, expected bytes or None; nothing was sent. What"
+
+    async def main() -> None:
+        with pytest.raises(CacheError, match=message):
+            await access(Returns([b"damaged", entry])).load(TEXTS, None)
 
     run(main)
 
@@ -91,6 +104,7 @@ def test_damaged_entries() -> None:
     [
         (OSError("of its own"), r"^the cache can't be read \(OSError\); nothing was sent$"),
         (TimeoutError(), r"^the cache can't be read \(TimeoutError\); nothing was sent$"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "x"), r"\(UnicodeDecodeError\).*decode_responses=True$"),
         (CacheError("locked"), r"^locked$"),
     ],
 )

@@ -13,7 +13,7 @@ from llama_index.core.storage.kvstore import SimpleKVStore
 from pydantic import Field
 
 from llama_index_qwen_aiml.cache import KVStoreCache, NamespacedKVStore
-from qwen_aiml import ConfigurationError
+from qwen_aiml import CacheError, ConfigurationError
 from qwen_aiml._cache.entries import cache_key, namespace, pack, unpack
 from qwen_aiml._cache.protocol import Cache
 
@@ -97,7 +97,6 @@ def test_stored_as_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        [],
         {},
         {"entry": None},
         {"entry": 7},
@@ -115,6 +114,23 @@ def test_damaged_entries(value: Any) -> None:
 
     assert cache.get_many(["key"]) == [None]
     assert asyncio.run(cache.aget_many(["key"])) == [None]
+
+
+@pytest.mark.parametrize("value", [[], "{}", b"{}", 7], ids=str)
+def test_store_that_returns_other_types(value: Any) -> None:
+    """A store that does not return dictionaries is an error, since nothing would ever be found in it."""
+
+    class Store(SimpleKVStore):
+        def get(self, *_: Any, **__: Any) -> Any:
+            return value
+
+    cache = KVStoreCache(Store())
+    message = f"^the store returned {type(value).__name__}, expected dict or None; nothing was sent"
+
+    with pytest.raises(CacheError, match=message):
+        cache.get_many(["key"])
+    with pytest.raises(CacheError, match=message):
+        asyncio.run(cache.aget_many(["key"]))
 
 
 def test_cut_off_entry() -> None:
