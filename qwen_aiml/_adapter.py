@@ -155,6 +155,13 @@ class AdapterBase:
             return self.model_copy(**changes)
 
         @classmethod
+        def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+            """Hide the settings, which may contain a key, in errors of models that contain this one."""
+            from ._utils.hidden_inputs import hide_input  # noqa: PLC0415 (needs pydantic)
+
+            return hide_input(handler(source))
+
+        @classmethod
         def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
             """Remove the settings from the class description, since each has its own description."""
             schema = super().__get_pydantic_json_schema__(core_schema, handler)

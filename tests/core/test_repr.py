@@ -7,8 +7,9 @@ import inspect
 import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import orjson
 import pytest
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError, create_model
 from rich.pretty import pretty_repr
 
 from langchain_qwen_aiml import QwenAIMLEmbeddings
@@ -116,6 +117,43 @@ def test_misplaced_key(make: Any, options: dict[str, Any]) -> None:
 
     assert KEY not in "".join(traceback.format_exception(caught.value))
     assert not Frames(KEY).hold(caught.value)
+
+
+@pytest.mark.parametrize("make", [QwenAIMLEmbeddings, QwenAIMLEmbedding])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"openai_api_key": KEY},
+        {"api_key": KEY, "dimensions": "many"},
+        {"api_key": KEY, "dimensions": KEY},
+        {"api_key": f"Bearer {KEY}"},
+        {"api_key": KEY, "default_headers": {"Authorization": KEY, "x": 1}},
+        KEY,
+    ],
+    ids=str,
+)
+def test_key_in_another_model(make: Any, given: Any) -> None:
+    """A model that contains ours shows neither the key nor other settings in its validation errors."""
+    outer: Any = create_model("Outer", embeddings=(make, ...))
+    settings = {"embeddings": given}
+    as_json = orjson.dumps(settings)
+    for validate, data in ((outer.model_validate, settings), (outer.model_validate_json, as_json)):
+        with pytest.raises(ValidationError, match="1 validation error for Outer") as caught:
+            validate(data)
+
+        assert KEY not in f"{caught.value} {caught.value.errors()} {caught.value.json()}"
+
+
+@pytest.mark.parametrize("make", [QwenAIMLEmbeddings, QwenAIMLEmbedding])
+def test_object_in_another_model(make: Any) -> None:
+    """A model that contains ours uses an object as it is, creates one from settings, and describes it."""
+    outer: Any = create_model("Outer", embeddings=(make, ...))
+    model = make(api_key=KEY)
+
+    assert outer(embeddings=model).embeddings is model
+    assert outer(embeddings={"api_key": KEY}).embeddings.api_key.get_secret_value() == KEY
+    assert KEY not in repr(outer(embeddings=model)) + outer(embeddings=model).model_dump_json()
+    assert list(outer.model_json_schema()["$defs"]) == [make.__name__]
 
 
 def test_key_for_settings() -> None:
