@@ -51,13 +51,14 @@ def backoff(attempt: int, advised: float | None, random: Callable[[], float]) ->
         random: Returns numbers from 0 to 1.
 
     Returns:
-        Full jitter over 0.5 * 2**(attempt - 1) seconds, at most 30; or the advised seconds, plus jitter of
-        up to a tenth so that requests do not all return at once.
+        Half to all of 0.5 * 2**(attempt - 1) seconds, at most 30. Not less than half, since the request that
+        first runs out of retries ends the call, and with 32 in flight one would soon draw only short delays.
+        Or the advised seconds, plus jitter of up to a tenth so that requests do not all return at once.
     """
     if advised is not None:
         return advised * (1 + random() / 10)
     # The exponent is bounded, since 2.0**1024 overflows.
-    return random() * min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(attempt - 1, 16))
+    return (1 + random()) / 2 * min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(attempt - 1, 16))
 
 
 def throttled_backoff(attempt: int, random: Callable[[], float]) -> float:

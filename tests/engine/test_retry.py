@@ -61,10 +61,15 @@ def test_transient_errors(error: QwenAIMLError, expected: bool) -> None:
     ("attempt", "longest"), [(1, 0.5), (2, 1.0), (3, 2.0), (6, 16.0), (7, 30.0), (100, 30.0), (5000, 30.0)]
 )
 def test_backoff(attempt: int, longest: float) -> None:
-    """The delay is random, from 0 to a bound that doubles up to a ceiling."""
+    """The delay is random, from half a bound to all of it; the bound doubles up to a ceiling."""
     assert backoff(attempt, None, lambda: 1.0) == longest
-    assert backoff(attempt, None, lambda: 0.5) == longest / 2
-    assert backoff(attempt, None, lambda: 0.0) == 0.0
+    assert backoff(attempt, None, lambda: 0.5) == longest * 3 / 4
+    assert backoff(attempt, None, lambda: 0.0) == longest / 2
+
+
+def test_retries_outlast_a_short_outage() -> None:
+    """Five retries outlast an outage of seven seconds, even if each draws the shortest delay."""
+    assert sum(backoff(attempt, None, lambda: 0.0) for attempt in range(1, 6)) > 7
 
 
 def test_advised_wait() -> None:
