@@ -196,8 +196,9 @@ class Limiter:
             early = EARLY if self._rate is None else 0.0
             if allowed > now + early:
                 return min(allowed - now, LONGEST_PAUSE)
-            if now > allowed + IDLE and not self._open and self._closed is None:
+            if now > allowed + (IDLE if self._closed is None else LONGEST_PROBE_GAP) and not self._open:
                 self._recent.clear()  # with the idle time, earlier starts would look slow
+                self._closed = None  # and it would lengthen the intervals of probes
             rate = self._present_rate()
             fixed = max(self._seconds_per_request, tokens * self._seconds_per_token)
             interval = max(fixed, 1 / rate)

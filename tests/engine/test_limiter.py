@@ -498,6 +498,16 @@ def test_probing() -> None:
     assert limiter.limits == Limits(None, 6, 10)  # after an outage it starts over
 
 
+def test_probing_ends_with_idle_time() -> None:
+    """A job that ends while requests probe does not make those of a later one wait for long."""
+    limiter = Limiter(32)
+    now = feed(limiter, "aaarr" + "r" * 10) + 60
+    rejected = feed(limiter, "r", now)
+
+    assert limiter.window > 1
+    assert begin(limiter, rejected)[1] - rejected < 0.1
+
+
 @pytest.mark.parametrize(("seconds", "is_rate"), [(1.0, True), (4.0, False)])
 def test_end_of_acceptance(seconds: float, *, is_rate: bool) -> None:
     """If acceptance ends for few seconds, that shows the rate; if for longer, estimates are discarded."""
