@@ -362,7 +362,7 @@ def deadline_error(call: Call, attempts: int = 0, last: QwenAIMLError | None = N
     if call.seconds_left() <= 0:
         said = "ran out"
     elif last is None:
-        said = "leaves no time to send: requests have to wait longer than that"
+        said = "leaves no time to send: rate limits make requests wait longer than that"
     else:
         said = "leaves no time for a retry after"
     cause = f": {last.args[0]}" if last else ""

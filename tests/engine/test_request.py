@@ -423,7 +423,7 @@ async def hang(_: int) -> None:
         ([], {"admit": hang}, None, 5.0, 0, "ran out"),
         ([status(503, retry_after="7")], {}, None, 0.0, 1, "leaves no time for a retry after: HTTP 503"),
         ([status(429, retry_after="7")], {}, None, 0.0, 1, "leaves no time for a retry after: HTTP 429"),
-        ([], {}, paused, 0.0, 0, "leaves no time to send: requests have to wait longer than that"),
+        ([], {}, paused, 0.0, 0, "leaves no time to send: rate limits make requests wait longer than that"),
         ([After(5.0, SILENCE, shield=True)], {}, None, 5.0, 1, "ran out: no response from"),
     ],
     ids=["request", "second request", "admit", "backoff", "429", "limiter", "failure at the deadline"],
