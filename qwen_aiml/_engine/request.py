@@ -306,14 +306,15 @@ class _Request:
         if not is_transient(error):
             raise error
         is_last = self.attempts > self._retries_allowed
-        seconds = 0.0
-        if not is_last:
-            advised = None if response is None else retry_after(response.headers, call.clock.date())
-            if not isinstance(error, RateLimitError):
-                seconds = backoff(self.attempts, advised, call.clock.random)
-            elif advised is None:  # otherwise the limiter pauses all requests of the client
-                seconds = throttled_backoff(self.attempts, call.clock.random)
-        if call.seconds_left() <= seconds:
+        advised = None if is_last or response is None else retry_after(response.headers, call.clock.date())
+        if is_last:
+            seconds = 0.0
+        elif isinstance(error, RateLimitError):
+            # The limiter pauses all requests of the client for the advised time, meanwhile.
+            seconds = throttled_backoff(self.attempts, call.clock.random)
+        else:
+            seconds = backoff(self.attempts, advised, call.clock.random)
+        if call.seconds_left() <= max(seconds, advised or 0.0):
             raise deadline_error(call, self.attempts, error) from error
         if is_last or call.is_stopped:
             raise error

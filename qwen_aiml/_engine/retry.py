@@ -63,7 +63,7 @@ def backoff(attempt: int, advised: float | None, random: Callable[[], float]) ->
 
 def throttled_backoff(attempt: int, random: Callable[[], float]) -> float:
     """
-    Return the delay in seconds after a 429 without advice, before the request goes back into the queue.
+    Return the delay in seconds after a 429, before the request goes back into the queue.
 
     Args:
         attempt: The attempt that failed, from 1.
@@ -72,7 +72,8 @@ def throttled_backoff(attempt: int, random: Callable[[], float]) -> float:
 
     Returns:
         0 after the first attempt, since the rate limiter makes all requests wait; then 1, 3, 9, 27 and 30
-        seconds, plus up to a tenth, so that six attempts outlast most of a quota per minute.
+        seconds, plus up to a tenth, so that six attempts outlast most of a quota per minute. Also if the
+        service advises a shorter time, since gateways send the same second whatever the limit.
     """
     if attempt == 1:
         return 0.0

@@ -90,6 +90,16 @@ def test_retry_after(response: Response, seconds: float) -> None:
     assert harness.times == [0.0, pytest.approx(seconds)]
 
 
+@pytest.mark.parametrize(("advised", "last"), [(None, 14.3), ("0.2", 14.52), ("20", 88.0)])
+def test_repeated_429(advised: str | None, last: float) -> None:
+    """Each 429 delays the request for longer, and for at least the time that the service asks for."""
+    headers = {} if advised is None else {"retry_after": advised}
+    harness = Harness(*[status(429, **headers)] * 4)
+    harness.embed()
+
+    assert harness.times[-1] == pytest.approx(last)
+
+
 def test_429_with_the_real_limiter() -> None:
     """A Retry-After pauses all calls of the client, not only the one that got it."""
     harness = Harness(status(429, retry_after="7"), limiter=make_limiter)
@@ -423,10 +433,27 @@ async def hang(_: int) -> None:
         ([], {"admit": hang}, None, 5.0, 0, "ran out"),
         ([status(503, retry_after="7")], {}, None, 0.0, 1, "leaves no time for a retry after: HTTP 503"),
         ([status(429, retry_after="7")], {}, None, 0.0, 1, "leaves no time for a retry after: HTTP 429"),
+        (
+            [status(429), status(429, retry_after="7")],
+            {},
+            None,
+            0.0,
+            2,
+            "leaves no time for a retry after: HTTP 429",
+        ),
         ([], {}, paused, 0.0, 0, "leaves no time to send: rate limits make requests wait longer than that"),
         ([After(5.0, SILENCE, shield=True)], {}, None, 5.0, 1, "ran out: no response from"),
     ],
-    ids=["request", "second request", "admit", "backoff", "429", "limiter", "failure at the deadline"],
+    ids=[
+        "request",
+        "second request",
+        "admit",
+        "backoff",
+        "429",
+        "second 429",
+        "limiter",
+        "failure at the deadline",
+    ],
 )
 def test_deadline(
     script: list[Outcome],

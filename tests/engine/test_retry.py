@@ -124,6 +124,6 @@ def test_endless_retry_after(headers: dict[str, str]) -> None:
     ("attempt", "seconds"), [(1, 0.0), (2, 1.0), (3, 3.0), (4, 9.0), (5, 27.0), (6, 30.0), (10_000, 30.0)]
 )
 def test_throttled_backoff(attempt: int, seconds: float) -> None:
-    """The delay after repeated 429s without Retry-After grows, up to half a minute."""
+    """The delay after repeated 429s grows, up to half a minute."""
     assert throttled_backoff(attempt, lambda: 0.0) == seconds
     assert throttled_backoff(attempt, lambda: 1.0) == pytest.approx(1.1 * seconds)
