@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
-from .._errors import APIStatusError, QwenAIMLError, ResponseFormatError, TransportError
+from .._errors import APIStatusError, QwenAIMLError, RateLimitError, ResponseFormatError, TransportError
 from .request import embed_texts
 from .retry import is_transient
 
@@ -100,10 +100,12 @@ async def embed_batch(items: Sequence[int], job: Batches) -> None:
 
 async def _embed(items: Sequence[int], job: Batches, retries: int, before: int) -> QwenAIMLError | None:
     """Embed some items; return the error if one text may be its cause. See `may_be_one_text` on *before*."""
+    accepted = job.call.accepted
     try:
         rows = await embed_texts(job.texts(items), job.call, retries=retries)
     except QwenAIMLError as error:
-        if may_be_one_text(error, job.call, before):
+        # Each part gets all retries of a 429, so that none may be sent to a service that rejects everything.
+        if may_be_one_text(error, job.call, accepted if isinstance(error, RateLimitError) else before):
             return error
         raise
     await job.store(items, rows)

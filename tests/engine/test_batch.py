@@ -15,6 +15,7 @@ from qwen_aiml import (
     EmbeddingBatchError,
     EmbeddingResult,
     QwenAIMLError,
+    RateLimitError,
     ResponseFormatError,
     TransportError,
 )
@@ -313,6 +314,24 @@ def test_an_unlucky_batch(outcome: Outcome) -> None:
 
     assert len(run.result().embeddings) == 11
     assert attempts == 3
+
+
+def test_a_service_that_begins_to_reject_everything() -> None:
+    """A batch that is throttled while nothing else is accepted is not split any further."""
+    began: list[bool] = []
+
+    def reply(_: list[str]) -> Outcome:
+        if not began:
+            calls[0].accepted += 1  # as if another worker's request were accepted
+            began.append(True)
+        return rejection(429)
+
+    calls: list[Call] = []
+    run = Run(TEXTS, reply, max_retries=2, watch=calls.append)
+
+    with pytest.raises(RateLimitError):
+        run.result()
+    assert [len(texts) for texts in run.sent] == [10, 10, 10, 5, 5, 5]
 
 
 @pytest.mark.parametrize("throttled", [6, 7, 8])
