@@ -21,7 +21,8 @@ starts are evenly spaced, so that no burst drains the service's bucket.
 - The rate grows along the curve of CUBIC (RFC 9438, section 4.2), over requests started instead of time, so
   that it does not grow while the client is idle. It exceeds an estimate after as many requests as that was
   based on, at least 20 or those of four seconds; once two estimates agree, after four seconds.
-- `Retry-After` pauses all requests, and the next sample begins after it, so a pause never lowers the rate.
+- `Retry-After` pauses all requests, and the next sample begins after it, so a pause never lowers the rate. It
+  also begins after idle time: a client with little to send learns nothing about the limit.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ LONGEST_PROBE_GAP = 15.0  # seconds
 LONGEST_REFILL = 4.0  # seconds without acceptance, up to which they show the rate
 EARLY = 0.001  # seconds by which a start may come early while no limit is known; timers are no finer
 MAX_CATCH_UP = 0.04  # seconds of lateness to make up for, since timers are late
-IDLE = 1.0  # seconds
+IDLE = 0.1  # seconds between a response and the next request
 LONGEST_PAUSE = 3600.0  # seconds
 FIRST_RATIO = 1 / 3  # tokens per byte, until responses report tokens
 MAX_RATIO, MAX_EXTRA = 4, 16  # plausible tokens: per byte, plus per request
@@ -142,7 +143,7 @@ class Limiter:
         self._first = min(first, most)
         self._seconds_per_request = 60 / requests_per_minute if requests_per_minute else 0.0
         self._seconds_per_token = 60 / tokens_per_minute if tokens_per_minute else 0.0
-        self._next = self._paused_until = -math.inf
+        self._next = self._paused_until = self._last_response = -math.inf
         self._bytes = self._tokens = 0
         self._recent: deque[Start] = deque(maxlen=REMEMBERED)
         self._open: set[Start] = set()
@@ -196,7 +197,8 @@ class Limiter:
             early = EARLY if self._rate is None else 0.0
             if allowed > now + early:
                 return min(allowed - now, LONGEST_PAUSE)
-            if now > allowed + (IDLE if self._closed is None else LONGEST_PROBE_GAP) and not self._open:
+            idle = now - max(allowed, self._last_response)
+            if idle > (IDLE if self._closed is None else LONGEST_PROBE_GAP) and not self._open:
                 self._recent.clear()  # with the idle time, earlier starts would look slow
                 self._closed = None  # and it would lengthen the intervals of probes
             rate = self._present_rate()
@@ -228,6 +230,7 @@ class Limiter:
         with self._lock:
             if not self._close(start, "accepted"):
                 return
+            self._last_response = now
             latency = max(now - start.at, 1e-4)
             self._latency = latency + 7 / 8 * ((self._latency or latency) - latency)
             self._window = min(self.most, self._window + min(1.0, self._latency / FASTEST_DOUBLING))
@@ -259,6 +262,7 @@ class Limiter:
         with self._lock:
             if not self._close(start, "refused"):
                 return
+            self._last_response = now
             is_new = start.at > self._judged_from  # not in flight at the last pattern
             outcomes = [one.outcome for one in self._recent if one.at > self._judged_from]
             if is_new and self._closed is not None:

@@ -568,6 +568,15 @@ def test_idle_time_is_no_slow_service() -> None:
     assert found[1] == pytest.approx(found[0], rel=0.2)
 
 
+def test_little_demand_is_no_limit() -> None:
+    """Two rejections in a row of a client that sends four requests per second do not limit it to four."""
+    limiter = Limiter(32)
+    for number in range(52):
+        feed(limiter, "a" if number < 50 else "r", number / 4, latency=0.05)
+
+    assert limiter.limits.requests_per_second is None
+
+
 def test_estimates_that_agree() -> None:
     """If two estimates agree, growth takes several times the requests to exceed the second."""
     limiter, counts = Limiter(32), []
