@@ -274,7 +274,7 @@ class Limiter:
                 pause = min(advised, LONGEST_PAUSE) * (1 + jitter)
                 self._paused_until = max(self._paused_until, now + pause)
 
-    def _close(self, start: Start, outcome: Literal["accepted", "refused", "lost"]) -> bool:
+    def _close(self, start: Start, outcome: Outcome) -> bool:
         """Record an outcome; return False if there is one already, or after a fork."""
         if start not in self._open:
             return False
