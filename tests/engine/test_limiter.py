@@ -569,10 +569,10 @@ def test_idle_time_is_no_slow_service() -> None:
 
 
 def test_little_demand_is_no_limit() -> None:
-    """Two rejections in a row of a client that sends four requests per second do not limit it to four."""
+    """Two rejections in a row of a client that sends two requests per second do not limit it to two."""
     limiter = Limiter(32)
     for number in range(52):
-        feed(limiter, "a" if number < 50 else "r", number / 4, latency=0.05)
+        feed(limiter, "a" if number < 50 else "r", number / 2, latency=0.05)
 
     assert limiter.limits.requests_per_second is None
 
