@@ -152,14 +152,7 @@ def special() -> dict[str, Scenario]:
         for burst in (1, rate // 5)
         for latency in (0.02, 0.1)
     }
-    services: dict[str, Callable[[], Service]] = {
-        "no limit": Unlimited,
-        "bucket 500/s": partial(TokenBucket, 500, 100),
-    }
-    for name, service in services.items():
-        found[f"{name}, 5.0% at random, 0.1 s"] = Scenario(
-            service=service, requests=4000, latency=0.1, spurious=0.05
-        )
+    found |= _spurious((0.05,), 500, 0.1)
     found["one Retry-After of 1 s"] = Scenario(service=partial(AdvisedOnce, 1.0), requests=200, latency=0.1)
     for clients, latency in product((2, 4), (0.05, 0.1)):
         found[f"{clients} clients, bucket 50/s, {latency} s"] = Scenario(
