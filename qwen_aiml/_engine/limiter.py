@@ -264,12 +264,13 @@ class Limiter:
                 return
             self._last_response = now
             is_new = start.at > self._judged_from  # not in flight at the last pattern
-            outcomes = [one.outcome for one in self._recent if one.at > self._judged_from]
             if is_new and self._closed is not None:
                 self._probe_rejected = start.at
                 self._schedule_probe(now, jitter, now - self._closed)
-            elif is_new and _is_pattern(outcomes):
-                self._respond_to_pattern(outcomes, start, now, jitter)
+            elif is_new:
+                outcomes = [one.outcome for one in self._recent if one.at > self._judged_from]
+                if _is_pattern(outcomes):
+                    self._respond_to_pattern(outcomes, start, now, jitter)
             if advised is not None:
                 pause = min(advised, LONGEST_PAUSE) * (1 + jitter)
                 self._paused_until = max(self._paused_until, now + pause)
