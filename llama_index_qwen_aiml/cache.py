@@ -64,11 +64,13 @@ def _write(entry: bytes) -> dict[str, Any]:
 
 
 def _read(value: object) -> bytes | None:
-    if not isinstance(value, dict | None):
+    if value is None:
+        return None
+    if not isinstance(value, dict):
         # Otherwise every look-up would be a miss, and every text billed again.
         message = f"the store returned {type(value).__name__}, expected dict or None; nothing was sent"
         raise CacheError(f"{message}. What to do: return values exactly as they were stored")
-    text = (value or {}).get(_FIELD)
+    text = value.get(_FIELD)
     try:
         return base64.b64decode(text, validate=True) if isinstance(text, str) else None
     except ValueError:

@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 
 from .._errors import CacheError, advised
-from .entries import cache_key, float32, pack, unpack
+from .entries import BINARY, cache_key, float32, pack, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -25,8 +25,7 @@ LATER_STORE_SECONDS = 1.0  # the same, after a slow failure or the call's deadli
 PAUSE_SECONDS = 60.0  # from a slow failure to the next write
 CANCELLED_SECONDS = 1.0  # left for a write once its call is cancelled
 
-_ENTRY_TYPES = (bytes, bytearray, memoryview, type(None))
-_BINARY = "return entries exactly as they were stored; a client of Redis must not have decode_responses=True"
+_ADVICE = "return entries exactly as they were stored; a client of Redis must not have decode_responses=True"
 
 
 class CacheAccess:
@@ -73,7 +72,7 @@ class CacheAccess:
             One entry per text: its embedding, or None.
 
         Raises:
-            CacheError: If the cache can't be read, or returns something else than bytes.
+            CacheError: If the cache can't be read, or returns anything but bytes and None.
         """
         keys = [cache_key(self._namespace, text, shortened) for text in texts]
         try:
@@ -83,16 +82,16 @@ class CacheAccess:
         except Exception as error:
             message = f"the cache can't be read ({type(error).__name__}); nothing was sent"
             # The store decodes entries, which are not text.
-            raise CacheError(advised(message, _BINARY if isinstance(error, UnicodeError) else "")) from error
+            raise CacheError(advised(message, _ADVICE if isinstance(error, UnicodeError) else "")) from error
         if not isinstance(entries, (list, tuple)) or len(entries) != len(keys):
             raise CacheError("the cache did not return an entry or None for each key; nothing was sent")
         found: list[list[float] | None] = []
         for key, entry in zip(keys, entries, strict=True):
-            if not isinstance(entry, _ENTRY_TYPES):
+            if entry is not None and not isinstance(entry, BINARY):
                 # Not a damaged entry: every look-up would be a miss, and every text billed again.
                 kind = type(entry).__name__
                 message = f"the cache returned {kind}, expected bytes or None; nothing was sent"
-                raise CacheError(advised(message, _BINARY))
+                raise CacheError(advised(message, _ADVICE))
             embedding = unpack(key, entry, dimensions)
             if embedding is not None:
                 dimensions = len(embedding)

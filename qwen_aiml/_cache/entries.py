@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # Incremented when the meaning or format of keys or entries changes. Entries of other schemas are never found.
 SCHEMA = 1
 
+BINARY = (bytes, bytearray, memoryview)  # types of an entry that a store may return
+
 _HEADER = struct.Struct("<4sI")
 _MAGIC = b"qwe" + bytes([SCHEMA])
 _CHECKSUM_BYTES = 8
@@ -115,7 +117,7 @@ def unpack(key: str, entry: object, dimensions: int | None) -> list[float] | Non
     Returns:
         The embedding; None unless the entry is intact, and of this key, schema and number of dimensions.
     """
-    if not isinstance(entry, (bytes, bytearray, memoryview)):
+    if not isinstance(entry, BINARY):
         return None
     entry = bytes(entry)
     body, checksum = entry[:-_CHECKSUM_BYTES], entry[-_CHECKSUM_BYTES:]
