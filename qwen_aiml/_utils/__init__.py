@@ -1,1 +1,1 @@
-"""Helpers: optional packages, threads, frames of errors, lazy properties."""
+"""Helpers: optional packages, threads, frames of errors, hidden inputs, unknown settings, lazy properties."""
