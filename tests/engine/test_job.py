@@ -11,7 +11,7 @@ import anyio.lowlevel
 import orjson
 import pytest
 
-from fakes import HANG, After, FakeStore, Harness, Outcome, accepted, status, vector
+from fakes import DATE, HANG, After, FakeStore, Harness, Outcome, accepted, status, vector
 from qwen_aiml import (
     APIStatusError,
     AuthenticationError,
@@ -23,8 +23,11 @@ from qwen_aiml import (
     TransportError,
     Usage,
 )
+from qwen_aiml._engine.engine import make_limiter
 from qwen_aiml._engine.job import Job
+from qwen_aiml._engine.request import Clock
 from qwen_aiml._protocol.response import Response
+from qwen_aiml._transport.base import TransportFailure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +71,30 @@ def test_concurrency(concurrency: int, seconds: float) -> None:
 
     assert harness.now() == seconds
     assert harness.transport.most == min(concurrency, 5)
+
+
+@pytest.mark.parametrize("jitter", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("outcome", "one", "many"),
+    [
+        (TransportFailure("connection", "no connection"), (7.75, 15.5), (7.75, 15.5)),
+        (After(10, TransportFailure("connection", "no connection")), (67, 76), (240, 300)),
+        (After(60, TransportFailure("timeout", "no response")), (367, 376), (2700, 3000)),
+        (After(0.1, status(429)), (40, 45), (2100, 2700)),
+        (After(0.1, status(429, retry_after="60")), (300, 360), (9000, 10_800)),
+    ],
+)
+def test_time_until_failure(
+    outcome: Outcome, one: tuple[float, float], many: tuple[float, float], jitter: float
+) -> None:
+    """If no request succeeds, a call fails after the time that docs/how-to/troubleshooting.md states."""
+    for texts, (least, most) in ((1, one), (400, many)):
+        harness = Harness(service=lambda _: outcome, limiter=make_limiter)
+        harness.call.clock = Clock(harness.now, lambda: DATE, lambda: jitter)
+        job = harness.job(f"text {number}" for number in range(texts))
+
+        assert job.error() is not None
+        assert least <= harness.now() <= most
 
 
 def test_identical_texts() -> None:
