@@ -51,10 +51,11 @@ def check(*, model: str, dimensions: int | None = None, http_client: Any = None)
 
 
 def _embed(client: EmbeddingClient) -> None:
+    limits = client.limits  # before they grow
     began = time.perf_counter()
     result = client.embed([TEXT])
     seconds = time.perf_counter() - began
-    row, usage, limits = result.embeddings[0], result.usage, client.limits
+    row, usage = result.embeddings[0], result.usage
     _show("model", "ok", f"{client.config.model}; the response names {result.model or 'none'}")
     norm = math.hypot(*row)
     shape = "unit length" if abs(norm - 1) < UNIT_NORM else f"length {norm:.4f}, not 1"

@@ -36,7 +36,7 @@ def lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 def test_all_is_well(lines: Any) -> None:
     """With a valid key, each line is ok, and one text is billed, once."""
-    emulator = Emulator(api_keys=[KEY], credits=20_140_000)
+    emulator = Emulator(api_keys=[KEY], credits=20_140_000, latency=0.15)
     status, outcomes = lines(emulator, dimensions=64)
 
     assert status == 0
@@ -45,6 +45,7 @@ def test_all_is_well(lines: Any) -> None:
     assert outcomes["balance"][1] == "10.07 USD"
     assert outcomes["dimensions"][1] == "64, unit length"
     assert outcomes["cost"][1] == "2 tokens, 1 credits, 5e-07 USD"
+    assert "10 texts per request, 6 requests in flight at first" in outcomes["limits"][1]
     assert sum(emulator.texts_billed.values()) == 1
 
 
