@@ -68,7 +68,7 @@ def _read(value: object) -> bytes | None:
         return None
     if not isinstance(value, dict):
         # Otherwise every look-up would be a miss, and every text billed again.
-        message = f"the store returned {type(value).__name__}, expected dict or None; nothing was sent"
+        message = f"the store returned {type(value).__name__}, expected dict or None"
         raise CacheError(f"{message}. What to do: return values exactly as they were stored")
     text = value.get(_FIELD)
     try:

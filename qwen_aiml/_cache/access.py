@@ -40,6 +40,8 @@ class CacheAccess:
         namespace: Prefix of each key.
 
         seconds_left: Function that returns the time left for the call.
+
+        unsent: What an error says about the texts, such as from which one on nothing was sent.
     """
 
     def __init__(
@@ -48,11 +50,13 @@ class CacheAccess:
         store: Callable[[Mapping[str, bytes]], Awaitable[object]],
         namespace: str,
         seconds_left: Callable[[], float],
+        unsent: str = "nothing was sent",
     ) -> None:
         self._load = load
         self._store = store
         self._namespace = namespace
         self._seconds_left = seconds_left
+        self._unsent = unsent
         self._blocked_until = -math.inf
 
     async def load(
@@ -80,17 +84,17 @@ class CacheAccess:
         except CacheError:
             raise
         except Exception as error:
-            message = f"the cache can't be read ({type(error).__name__}); nothing was sent"
+            message = f"the cache can't be read ({type(error).__name__}); {self._unsent}"
             # The store decodes entries, which are not text.
             raise CacheError(advised(message, _ADVICE if isinstance(error, UnicodeError) else "")) from error
         if not isinstance(entries, (list, tuple)) or len(entries) != len(keys):
-            raise CacheError("the cache did not return an entry or None for each key; nothing was sent")
+            raise CacheError(f"the cache did not return an entry or None for each key; {self._unsent}")
         found: list[list[float] | None] = []
         for key, entry in zip(keys, entries, strict=True):
             if entry is not None and not isinstance(entry, BINARY):
                 # Not a damaged entry: every look-up would be a miss, and every text billed again.
                 kind = type(entry).__name__
-                message = f"the cache returned {kind}, expected bytes or None; nothing was sent"
+                message = f"the cache returned {kind}, expected bytes or None; {self._unsent}"
                 raise CacheError(advised(message, _ADVICE))
             embedding = unpack(key, entry, dimensions)
             if embedding is not None:

@@ -23,7 +23,7 @@ from .._config import check_integer
 from .._errors import ConfigurationError
 from .._observe.tracing import call_span, is_traced, traced
 from .._observe.usage import TrackedUsage
-from .._texts.validation import check_role
+from .._texts.validation import check_role, nothing_sent
 from .._transport.httpx_library import check_client
 from .._transport.selection import SelectedTransport, resolve, service_name
 from .._utils.threads import run_in_thread
@@ -153,7 +153,7 @@ class Engine:
             admit = _async_admit(admit, sync=self._sync)
         call = Call(self.config, self._clock, self.limiter, admit=admit, packed=packed, batch_size=batch_size)
         call.blocks = (self.usage, *call.blocks)
-        cache = None if self.cache is None else self._cache_access(self.cache, role, call)
+        cache = None if self.cache is None else self._cache_access(self.cache, role, call, first)
         return Job(texts, role, call, cache, first=first)
 
     async def run(self, job: Job) -> None:
@@ -240,10 +240,10 @@ class Engine:
             policies=policies,
         )
 
-    def _cache_access(self, cache: Cache, role: Role, call: Call) -> CacheAccess:
+    def _cache_access(self, cache: Cache, role: Role, call: Call, first: int) -> CacheAccess:
         load = _threaded(cache.get_many) if self._sync else cache.aget_many
         store = _threaded(cache.set_many) if self._sync else cache.aset_many
-        return CacheAccess(load, store, self._namespace(role), call.seconds_left)
+        return CacheAccess(load, store, self._namespace(role), call.seconds_left, nothing_sent(first))
 
     async def _session(self) -> Session:
         loop = current_loop()

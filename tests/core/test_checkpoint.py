@@ -271,6 +271,22 @@ async def test_a_cache_that_cannot_be_read(kind: type[Client], error: Exception)
     assert "a text of its own" not in str(caught.value)
 
 
+async def test_look_up_of_a_later_block() -> None:
+    """If a later block of a stream can't be looked up, the error says from which text on nothing was sent."""
+    emulator, cache = Emulator(), DictCache()
+    client = make(EmbeddingClient, emulator, cache)
+    assert isinstance(client, EmbeddingClient)
+    stream = client.embed_iter(TEXTS, look_ahead=30)
+    next(stream)
+    cache.read_error = OSError("of its own")
+    with pytest.raises(
+        CacheError, match=r"^the cache can't be read \(OSError\); nothing was sent from text \d0 on$"
+    ):
+        list(stream)
+
+    assert emulator.texts_billed.total() < len(TEXTS)
+
+
 async def test_a_cache_that_gives_too_little(kind: type[Client]) -> None:
     """A cache that returns too few entries is an error, so that entries are not mixed up."""
     emulator, cache = Emulator(), DictCache()

@@ -125,7 +125,7 @@ def test_store_that_returns_other_types(value: Any) -> None:
             return value
 
     cache = KVStoreCache(Store())
-    message = f"^the store returned {type(value).__name__}, expected dict or None; nothing was sent"
+    message = f"^the store returned {type(value).__name__}, expected dict or None. What to do: return values"
 
     with pytest.raises(CacheError, match=message):
         cache.get_many(["key"])
