@@ -15,6 +15,7 @@ QwenAIMLError                     base class of all below, so that one ``except`
 ├── ResponseFormatError           a malformed response
 ├── CacheError                    the cache can't be read or written
 └── EmbeddingBatchError           some texts were embedded and some were not
+    └── BudgetError               the budget of a `track_usage` block is used up
 
 None derives from RuntimeError, which LlamaIndex replaces with its own advice. All can be pickled. None
 contains a key; if the service quotes a text, or a large part of one, that is masked.
@@ -116,7 +117,7 @@ def name_runs(kinds: Mapping[int, str], name: Callable[[int, int, str], str]) ->
 
 
 class ConfigurationError(QwenAIMLError, ValueError):
-    """A setting is wrong or missing; nothing was sent."""
+    """A setting is wrong or missing."""
 
 
 class InputError(QwenAIMLError):

@@ -32,4 +32,4 @@ async def resolve_key(source: KeySource) -> Secret:
     else:
         return check_given_key(given)
     # Raised here, so that the function's exception is not its context, which a traceback would show.
-    raise ConfigurationError(f"the api_key function raised {failure}; no request was sent")
+    raise ConfigurationError(f"the api_key function raised {failure}; the request was not sent")

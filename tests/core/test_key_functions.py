@@ -23,6 +23,7 @@ from qwen_aiml import (
     AsyncEmbeddingClient,
     AuthenticationError,
     ConfigurationError,
+    EmbeddingBatchError,
     EmbeddingClient,
     EmbeddingConfig,
     TransportError,
@@ -176,6 +177,20 @@ def test_wrong_functions(function: Any, message: str) -> None:
     assert caught.value.__traceback__ is not None
     frames = traceback.walk_tb(caught.value.__traceback__.tb_next)  # without this test's own frame
     assert KEYS[0] not in repr([dict(frame.f_locals) for frame, _ in frames])
+
+
+def test_function_that_fails_later() -> None:
+    """If the function raises after some requests, only the request that it was called for was not sent."""
+    keys = KEYS[:1]
+    options = Emulator().client_options()
+    config = EmbeddingConfig(api_key=keys.pop, batch_size=1, max_concurrency=1)
+    with pytest.raises(EmbeddingBatchError) as caught:
+        EmbeddingClient(config, http_client=options["http_client"]).embed(["a", "b", "c"])
+
+    [failure] = caught.value.failures.values()
+    assert isinstance(failure, ConfigurationError)
+    assert str(failure).startswith("the api_key function raised IndexError (")
+    assert str(failure).endswith("; the request was not sent")
 
 
 def test_masked() -> None:
