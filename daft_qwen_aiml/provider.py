@@ -55,7 +55,7 @@ class QwenAIMLProvider(Provider):
             called once in each process. None means no cache.
 
         admit: An async function that is awaited before each request, retries included, with its expected
-            tokens; the request is sent when it returns. None means no custom rate limiter.
+            tokens; the request may start when it returns. None means no custom rate limiter.
 
         role: ``query`` prepends ``query_instruction`` to each text; ``document`` does not.
 

@@ -166,7 +166,7 @@ class EmbeddingClient(_Client):
             role: ``query`` prepends the configured ``query_instruction`` to each text.
 
             admit: A custom rate limiter, called with the expected tokens before each request, retries
-                included; the request is sent when it returns. Within a call it is called once at a time;
+                included; the request may start when it returns. Within a call it is called once at a time;
                 other calls, and the second block of `embed_iter`, may call it concurrently. None means no
                 custom limiter.
 
