@@ -72,7 +72,7 @@ class Limits(Struct, frozen=True):
     Current estimates of the service's limits.
 
     Attributes:
-        requests_per_second: The present rate; None until a limit is met.
+        requests_per_second: The present rate; None while no limit is known.
 
         in_flight: Maximum number of requests in flight.
 
