@@ -23,11 +23,13 @@ UNKNOWN = "<...>"
 # The errors that a call creates, by the name of the callable. Helpers add text to their arguments.
 ERRORS = {
     "ConfigurationError": ("ConfigurationError",),
+    "InputError": ("InputError",),
     "InputTypeError": ("InputTypeError",),
     "InputValueError": ("InputValueError",),
     "ResponseFormatError": ("ResponseFormatError",),
     "CacheError": ("CacheError",),
     "DeadlineError": ("DeadlineError",),
+    "SpentError": ("BudgetError",),
     "TransportError": ("TransportError",),
     "ModuleNotFoundError": ("ModuleNotFoundError",),
     "TypeError": ("TypeError",),

@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from qwen_aiml import EmbeddingClient, EmbeddingConfig, QwenAIMLError
+import qwen_aiml
+from qwen_aiml import APIStatusError, EmbeddingClient, EmbeddingConfig, QwenAIMLError
 from qwen_aiml.emulator import Emulator, Fault, serve
 
 if TYPE_CHECKING:
@@ -296,6 +297,14 @@ def test_messages_are_listed(
 
     assert kind in {base.__name__ for base in type(caught.value).__mro__}
     assert any(re.fullmatch(".*".join(map(re.escape, part)), said) for part in parts), said
+
+
+def test_error_classes_have_messages() -> None:
+    """The page lists messages of every error class; the subclasses of `APIStatusError` share its message."""
+    names = {name for name in qwen_aiml.__all__ if name.endswith("Error")}
+    shared = {kind.__name__ for kind in APIStatusError.__subclasses__()} | {"QwenAIMLError"}
+
+    assert names - shared <= hooks.messages.errors().keys()
 
 
 def test_troubleshooting_quotes_messages() -> None:
