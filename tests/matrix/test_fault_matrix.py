@@ -371,7 +371,7 @@ TABLE = (
     ),
     Row(
         "lasting",
-        "A reset, 429 or 5xx at every attempt",
+        "A reset, 429 or 5xx except 500, 504 and 524 at every attempt",
         "after `max_retries` retries `TransportError`, `RateLimitError` or `APIStatusError`",
         {
             "reset": final(TransportError, *[Fault(reset="before")] * 3),
@@ -554,14 +554,14 @@ TABLE = (
     ),
     Row(
         "malformed-always",
-        "Any of these, or 500, at every attempt and for all texts",
-        "bisection, four more requests, then `ResponseFormatError` or `APIStatusError`",
+        "Any of these, 408, 500, 504, 524, or no response, at every attempt and for all texts",
+        "bisection, four more requests, then `ResponseFormatError`, `APIStatusError` or `TransportError`",
         {
             name: Case(
                 choose=always(fault),
                 texts=TEXTS,
                 requests=7,
-                settings=ONE | {"max_retries": 2},
+                settings=ONE | {"max_retries": 2} | ({"timeout": 0.1} if fault.hang else {}),
                 error=error,
                 failed=range(10),
                 missing=range(23),
@@ -569,6 +569,7 @@ TABLE = (
             for name, fault, error in (
                 ("malformed", row(embedding=None), ResponseFormatError),
                 ("500", Fault(status=500), APIStatusError),
+                ("hang", Fault(hang=True), TransportError),
             )
         },
     ),
