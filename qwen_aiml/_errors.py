@@ -7,7 +7,7 @@ QwenAIMLError                     base class of all below, so that one ``except`
 │   ├── InputTypeError            ... not a string (also TypeError)
 │   └── InputValueError           ... blank, or counted as too long (also ValueError)
 ├── TransportError                no response: connection, TLS, timeout
-├── DeadlineError                 ``total_timeout`` ran out (also TimeoutError)
+├── DeadlineError                 ``total_timeout`` ran out, or would (also TimeoutError)
 ├── APIStatusError                the service responded with an error
 │   ├── AuthenticationError       401: the API key was rejected
 │   ├── InsufficientCreditsError  no credits left, whatever the status
@@ -164,7 +164,7 @@ class TransportError(QwenAIMLError):
 
 
 class DeadlineError(QwenAIMLError, TimeoutError):
-    """``total_timeout`` ran out before the call was done."""
+    """``total_timeout`` ran out, or would run out before the next attempt."""
 
 
 class APIStatusError(QwenAIMLError):
