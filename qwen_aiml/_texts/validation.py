@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
-from numbers import Real
 from typing import TYPE_CHECKING, Literal, get_args
 
 from .._errors import ConfigurationError, InputTypeError, InputValueError, advised, name_runs
@@ -53,7 +51,7 @@ def check_texts(texts: Iterable[str], *, blank_replacement: str | None = None, f
     reasons, advice = [], []
     if wrong:
         reasons.append(f"{name_items(wrong, first)}, expected str")
-        advice.append(_instead_of(listed[next(iter(wrong))]))
+        advice.append("leave out what is missing, and give the text of each of the others")
     if blank:
         reasons.append(name_items(dict.fromkeys(blank, "blank"), first))
         advice.append(_INSTEAD_OF_BLANK)
@@ -102,35 +100,8 @@ def check_text(text: str, *, blank_replacement: str | None = None) -> str:
             return text
         blank = advised("nothing was sent: the text is blank", f"give another one, {_REPLACE} its place")
         raise InputValueError(blank, indices=(0,))
-    if attribute := _attribute(text):
-        advice = f"give its .{attribute}"
-    elif isinstance(text, Iterable):
-        advice = "give one string; embed_documents and get_text_embedding_batch take lists"
-    else:
-        advice = "give one string"
     message = f"nothing was sent: the text is {type(text).__name__}, expected str"
-    raise InputTypeError(advised(message, advice), indices=(0,))
-
-
-def _attribute(item: object) -> str | None:
-    """Return the name of the text attribute of a LangChain document or LlamaIndex node; None for others."""
-    return next((name for name in ("page_content", "text") if hasattr(item, name)), None)
-
-
-def _instead_of(item: object) -> str:
-    """Return advice on what to pass instead of an item that is not a string."""
-    if attribute := _attribute(item):
-        return f"give the .{attribute} of each"
-    is_nan = isinstance(item, Real) and math.isnan(item)
-    if item is None or is_nan or type(item).__name__ in ("NAType", "NaTType"):  # the last two are from pandas
-        return "leave out what is missing"
-    if isinstance(item, bytes):
-        return "decode them"
-    if isinstance(item, Mapping):
-        return "give the text that is in each"
-    if isinstance(item, Iterable):
-        return "give one flat list of strings"
-    return "leave them out, or make strings of them"
+    raise InputTypeError(advised(message, "give one string"), indices=(0,))
 
 
 def iterate(texts: Iterable[str]) -> Iterator[str]:
@@ -142,8 +113,7 @@ def iterate(texts: Iterable[str]) -> Iterator[str]:
     """
     if isinstance(texts, (str, bytes)):
         message = f"texts is one {type(texts).__name__}, expected a list of str"
-        decoding = "decode it, and " if isinstance(texts, bytes) else ""
-        raise InputTypeError(advised(message, f"{decoding}put it in a list"))
+        raise InputTypeError(advised(message, "put it in a list"))
     message = f"texts is {type(texts).__name__}, expected a list of str"
     if isinstance(texts, Mapping) or hasattr(texts, "columns"):
         # Iterating over them would yield keys or column names.
@@ -151,10 +121,7 @@ def iterate(texts: Iterable[str]) -> Iterator[str]:
     try:
         return iter(texts)
     except TypeError:
-        advice = "put the strings in a list"
-        if hasattr(texts, "__aiter__"):
-            advice = "collect the strings in a list, or use embed_iter of AsyncEmbeddingClient"
-        raise InputTypeError(advised(message, advice)) from None
+        raise InputTypeError(advised(message, "put the strings in a list")) from None
 
 
 ON_BLANK = (
