@@ -33,18 +33,6 @@ _ZERO_WIDTH_JOINER = "\u200d"
 # Besides marks: the joiner, all parts of a Hangul syllable except the first, skin tones.
 _EXTENDING = "[\u200d\u1160-\u11ff\U0001f3fb-\U0001f3ff]"
 
-# Where to split a text, best first: after paragraphs, sentences and lines, words. The escapes are stops of
-# Arabic, Urdu and Hindi, those of Chinese and Japanese, which need no space after them, and closing quotes.
-_BOUNDARIES = (
-    r"\n\s*\n\s*",
-    (
-        r"""[.!?\u2026\u061f\u06d4\u0964\u0965]["')\]\u2019\u201d\u00bb]*\s+"""
-        r"|[\u3002\uff01\uff1f\uff61][\u300d\u300f\u2019\u201d\uff09]*\s*"
-        r"|\n\s*"
-    ),
-    r"\s+",
-)
-
 
 def truncations(text: str, *, prefix_bytes: int = 0) -> Iterator[str]:
     """
@@ -96,8 +84,7 @@ def pieces(text: str, limit_bytes: int) -> list[str]:
     """
     Split a text into consecutive pieces of roughly equal size.
 
-    A piece ends after a paragraph, otherwise a sentence or line, otherwise a word, if one ends within a tenth
-    of the equal size; otherwise between two user-perceived characters.
+    Each is cut at the position that `cut_at` returns.
 
     Args:
         text: The text as sent.
@@ -111,8 +98,8 @@ def pieces(text: str, limit_bytes: int) -> list[str]:
     left, start, found = len(text.encode()), 0, []
     while left > limit_bytes:
         even = _ceil(left, _ceil(left, limit_bytes))
-        # One character more than fits, to see what follows.
-        piece = _first_piece(text[start : start + limit_bytes + 1], even, limit_bytes)
+        rest = text[start : start + even + 1]
+        piece = rest[: max(cut_at(rest, _characters(rest.encode(), even)), 1)]
         found.append(piece)
         start += len(piece)
         left -= len(piece.encode())
@@ -183,18 +170,6 @@ def _limits(limit: int, least: int, share: float) -> Iterator[int]:
     while limit >= least:
         yield limit
         limit = int(limit * share)
-
-
-def _first_piece(text: str, even: int, limit: int) -> str:
-    raw = text.encode()
-    least, most = _characters(raw, even * 9 // 10), _characters(raw, min(even * 11 // 10, limit))
-    middle = _characters(raw, even)
-    for boundary in _BOUNDARIES:
-        found = re.compile(boundary).finditer(text, least, most)
-        ends = [each.end() for each in found if _is_clean(text, each.end())]
-        if ends:
-            return text[: min(ends, key=lambda end: abs(end - middle))]
-    return text[: max(cut_at(text, middle), 1)]
 
 
 def _characters(raw: bytes, limit: int) -> int:
