@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
 import sys
-import unicodedata
 from operator import mul
 from typing import TYPE_CHECKING
 
@@ -29,17 +27,13 @@ MAX_BYTES = 8 * 8192
 # Nothing shorter is attempted. A model that rejects so short a text rejects it for another reason.
 MIN_BYTES = 64
 
-_ZERO_WIDTH_JOINER = "\u200d"
-# Besides marks: the joiner, all parts of a Hangul syllable except the first, skin tones.
-_EXTENDING = "[\u200d\u1160-\u11ff\U0001f3fb-\U0001f3ff]"
-
 
 def truncations(text: str, *, prefix_bytes: int = 0) -> Iterator[str]:
     """
     Yield ever shorter beginnings of a text that was rejected as too long.
 
     White space at the start of the text is dropped, since it would only take up room. Each beginning is cut
-    at white space if there is any in its last twentieth, otherwise between two user-perceived characters.
+    at white space if there is any in its last twentieth.
 
     Args:
         text: The text as sent, without instruction.
@@ -142,23 +136,12 @@ def cut_at(text: str, at: int) -> int:
         at: Number of characters that may be kept.
 
     Returns:
-        Number of characters to keep: up to white space if there is any in the last twentieth, otherwise up to
-        the end of a user-perceived character, otherwise *at*, since marks can be stacked without end.
+        Number of characters to keep: up to white space if there is any in the last twentieth, otherwise *at*.
     """
     if at >= len(text):
         return len(text)
-    clean = [cut for cut in range(at, max(at - max(at // 20, 12), 0), -1) if _is_clean(text, cut)]
-    return next((cut for cut in clean if text[cut].isspace()), clean[0] if clean else at)
-
-
-def _is_clean(text: str, cut: int) -> bool:
-    """Return whether a cut separates no accent, joiner, part of a Hangul syllable or skin tone."""
-    after = text[cut]
-    return not (
-        unicodedata.category(after).startswith("M")
-        or re.match(_EXTENDING, after)
-        or text[cut - 1] == _ZERO_WIDTH_JOINER
-    )
+    near = range(at, max(at - max(at // 20, 12), 0), -1)
+    return next((cut for cut in near if text[cut].isspace()), at)
 
 
 def _from_safe(size: int, safe: int) -> Iterator[int]:
