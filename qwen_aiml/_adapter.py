@@ -11,7 +11,7 @@ from ._config import EmbeddingConfig, conversion
 from ._errors import ConfigurationError
 from ._keys import Secret, wrap_key
 from ._progress import Bar
-from ._texts.validation import ON_BLANK, check_text
+from ._texts.validation import ON_BLANK
 from ._utils.frames import hide_texts
 from ._utils.unknown_settings import unknown_settings
 
@@ -38,7 +38,6 @@ class AdapterBase:
     """Base class for framework classes, with an `EmbeddingClient` and an `AsyncEmbeddingClient`."""
 
     if TYPE_CHECKING:
-        blank_replacement: str | None
         _client: EmbeddingClient
         _async_client: AsyncEmbeddingClient
         http_client: Any
@@ -78,13 +77,10 @@ class AdapterBase:
         return result.embeddings
 
     def _embed_one(self, text: str, role: Role = "document") -> list[float]:
-        return self._embed([self._one(text)], role)[0]
+        return self._embed([text], role)[0]
 
     async def _aembed_one(self, text: str, role: Role = "document") -> list[float]:
-        return (await self._aembed([self._one(text)], role))[0]
-
-    def _one(self, text: str) -> str:
-        return check_text(text, blank_replacement=self.blank_replacement)
+        return (await self._aembed([text], role))[0]
 
     @classmethod
     def _mask(cls, options: dict[str, Any]) -> None:

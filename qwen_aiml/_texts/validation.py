@@ -60,8 +60,7 @@ def check_texts(texts: Iterable[str], *, blank_replacement: str | None = None, f
     raise error(message, indices=sorted(first + at for at in [*wrong, *blank]))
 
 
-_REPLACE = "or set on_blank='replace' and blank_replacement to a text to embed in"
-_INSTEAD_OF_BLANK = f"leave the blank ones out, {_REPLACE} their place"
+_INSTEAD_OF_BLANK = "leave the blank ones out, or set on_blank='replace' and blank_replacement to a text"
 
 
 def nothing_sent(first: int = 0) -> str:
@@ -84,24 +83,6 @@ def name_items(kinds: Mapping[int, str], first: int = 0) -> str:
         return f"texts[{a}] is {kind}" if a == b else f"texts[{a}-{b}] are {kind}"
 
     return name_runs(kinds, name)
-
-
-def check_text(text: str, *, blank_replacement: str | None = None) -> str:
-    """
-    Return a single text, validated; a blank one is returned unchanged if it has a replacement.
-
-    Raises:
-        InputTypeError: If it is not a string.
-
-        InputValueError: If it is empty or only white space, and there is no replacement.
-    """
-    if isinstance(text, str):
-        if text.strip() or blank_replacement is not None:
-            return text
-        blank = advised("nothing was sent: the text is blank", f"give another one, {_REPLACE} its place")
-        raise InputValueError(blank, indices=(0,))
-    message = f"nothing was sent: the text is {type(text).__name__}, expected str"
-    raise InputTypeError(advised(message, "give one string"), indices=(0,))
 
 
 def iterate(texts: Iterable[str]) -> Iterator[str]:

@@ -426,9 +426,9 @@ def test_progress_leaves_the_call_whole(way: str) -> None:
 def test_what_is_no_text(name: str) -> None:
     """A list passed as a single text raises an error that asks for one string."""
     model = make()
-    with pytest.raises(InputError, match=r"the text is list, expected str\. What to do: give one"):
+    with pytest.raises(InputError, match=r"texts\[0\] is list, expected str\. What to do: "):
         getattr(model, f"get_{name}_embedding")(["q"])
-    with pytest.raises(InputError, match=r"the text is list, expected str\. What to do: give one"):
+    with pytest.raises(InputError, match=r"texts\[0\] is list, expected str\. What to do: "):
         asyncio.run(getattr(model, f"aget_{name}_embedding")(["q"]))
 
 

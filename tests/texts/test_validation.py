@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from qwen_aiml import ConfigurationError, InputError, InputTypeError, InputValueError, check_texts
-from qwen_aiml._texts.validation import check_role, check_text, prepare_text
+from qwen_aiml._texts.validation import check_role, prepare_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,31 +139,6 @@ def test_advice_for_what_is_no_string(item: Any) -> None:
     advice = "leave out what is missing, and give the text of each of the others"
     assert str(caught.value).endswith(f", expected str. What to do: {advice}")
     assert "abc" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("item", "message"),
-    [
-        (["abc"], "the text is list, expected str. What to do: give one string"),
-        (None, "the text is NoneType, expected str. What to do: give one string"),
-    ],
-)
-def test_one_text(item: Any, message: str) -> None:
-    """A single text must be a string."""
-    with pytest.raises(InputTypeError) as caught:
-        check_text(item)
-
-    assert message in str(caught.value)
-    assert caught.value.indices == (0,)
-
-
-@pytest.mark.parametrize("blank", ["", " \n"])
-def test_one_blank_text(blank: str) -> None:
-    """A single blank text is rejected with a message for one text, unless it has a replacement."""
-    with pytest.raises(InputValueError, match=r"the text is blank\. What to do: give another one"):
-        check_text(blank)
-
-    assert check_text(blank, blank_replacement="-") == blank
 
 
 def test_roles() -> None:
