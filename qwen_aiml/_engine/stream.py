@@ -314,10 +314,11 @@ class AsyncEmbeddingIterator:
         await group.__aexit__(None, None, None)
 
     async def _begin_blocks(self) -> None:
-        blocks = self._blocks
         while True:
+            blocks = self._blocks
             try:
-                while blocks.wants_text:
+                # Not `blocks`, here and below: another task may leave the block while a text is read.
+                while self._blocks.wants_text:
                     blocks.read.append(await self._next())
             except Exception as error:  # noqa: BLE001 (raised once the texts before are embedded)
                 blocks.read_error = error
@@ -326,7 +327,7 @@ class AsyncEmbeddingIterator:
                     # A cancelled generator ends, and the texts would seem to be complete.
                     blocks.read_error = InputError("reading the texts was cancelled, which ends a generator")
                 raise
-            if (job := blocks.begin()) is None:
+            if (job := self._blocks.begin()) is None:
                 return
             if self._group is None:
                 await self._embed(job)
@@ -347,7 +348,9 @@ class AsyncEmbeddingIterator:
             self._blocks.end(job, error)
         else:
             self._blocks.end(job)
-        self._block_ended.set()
+        finally:
+            # Also if cancelled, since the task that waits for a row may not be the one that left the block.
+            self._block_ended.set()
 
 
 def _reader(texts: Iterable[str] | AsyncIterable[str]) -> Callable[[], Awaitable[str]]:

@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 from array import array
+from contextlib import aclosing
 from itertools import count
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -41,7 +42,7 @@ from qwen_aiml._engine.stream import AsyncEmbeddingIterator, Blocks
 from qwen_aiml.emulator import Emulator, Fault, serve
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 
 KEY = "sk-test-0123456789abcdef"
 TEXTS = [f"text number {at}" for at in range(100)]
@@ -565,6 +566,39 @@ async def test_exceptions_pass_through() -> None:
 
     with pytest.raises(KeyError, match="mine"):
         await work()
+
+
+@pytest.mark.parametrize("waits_for", ["row", "text"])
+async def test_left_while_another_task_waits(waits_for: str) -> None:
+    """Leaving an ``async with`` block ends the iteration of another task, which begins no block after it."""
+    emulator = Emulator(latency=30)
+    client: Any = make("async with", emulator)
+    is_left = anyio.Event()
+
+    async def texts() -> AsyncGenerator[str, None]:
+        for text in TEXTS:
+            yield text
+            if waits_for == "text":
+                await is_left.wait()
+
+    seen: list[list[int]] = []
+
+    async def read(rows: Any) -> None:
+        seen.append([index async for index, _ in rows])
+
+    async with anyio.create_task_group() as group, aclosing(texts()) as source:
+        async with client.embed_iter(source, look_ahead=30) as rows:
+            group.start_soon(read, rows)
+            await anyio.sleep(0.1)
+        sent = emulator.request_count
+        is_left.set()
+        with anyio.move_on_after(5):
+            while not seen:  # noqa: ASYNC110 (a wait with a limit)
+                await anyio.sleep(0.01)
+        group.cancel_scope.cancel()
+
+    assert seen == [[]]
+    assert emulator.request_count == sent == (2 if waits_for == "row" else 0)
 
 
 async def test_left_unused(way: Way) -> None:
