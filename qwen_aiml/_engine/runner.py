@@ -230,7 +230,11 @@ class _BackgroundLoop(asyncio.SelectorEventLoop):
 
     def _run(self) -> None:
         asyncio.set_event_loop(self)
-        self.run_forever()
+        while True:
+            # A task that a user's function has created may end the loop in these ways, or stop it; without
+            # it, this call and all later ones would wait forever.
+            with suppress(SystemExit, KeyboardInterrupt):
+                self.run_forever()
 
 
 class _Background:

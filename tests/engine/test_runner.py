@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import os
 import select
@@ -14,6 +15,7 @@ import textwrap
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from queue import Queue, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -109,6 +111,30 @@ def test_exception() -> None:
     names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
     assert names[-1] == "fail"
     assert "run" in names
+
+
+@pytest.mark.parametrize("ending", [SystemExit, KeyboardInterrupt, None])
+def test_loop_that_is_ended(ending: type[BaseException] | None) -> None:
+    """A task of a user's function that would end the event loop does not: the call continues."""
+
+    async def end() -> None:
+        if ending is not None:
+            raise ending
+        asyncio.get_running_loop().stop()
+
+    async def main() -> int:
+        task = asyncio.create_task(end())
+        with suppress(BaseException):
+            await task
+        return await ident()
+
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(outcome(main)), daemon=True)
+    thread.start()
+    thread.join(LONG)
+
+    assert runner._background.loop is not None
+    assert found == [runner._background.loop.thread.ident]
 
 
 def test_call() -> None:
