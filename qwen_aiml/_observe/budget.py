@@ -45,13 +45,17 @@ class Budget:
         self._max_usd = math.inf if max_cost_usd is None else max_cost_usd
         self._price = usd_per_million_tokens
         self._tokens = self._usd = 0.0
-        # By process: a forked child inherits its parent's reservations, but never gets those responses.
-        self._reserved: defaultdict[int, float] = defaultdict(float)
+        # By process and thread. A forked child inherits its parent's reservations, but never gets those
+        # responses. Whole numbers, so that they add up to 0 again.
+        self._reserved: defaultdict[tuple[int, int], int] = defaultdict(int)
         self._is_cost_unknown = False
 
     def has_room(self) -> bool:
         """
         Return whether a request may start; if not, requests in flight may still leave room for it.
+
+        A thread that has none in flight never waits: those of other threads may wait for this one, such as
+        those of an event loop that a sync call blocks.
 
         Raises:
             SpentError: If the budget is used up, whatever requests in flight use.
@@ -63,7 +67,10 @@ class Budget:
             raise SpentError(advised(message, "give usd_per_million_tokens"))
         if self._usd >= self._max_usd:
             raise SpentError(f"max_cost_usd={self._max_usd} is reached: {self._usd:.12g} USD")
-        reserved = self._reserved[os.getpid()]
+        here = _here()
+        if not self._reserved[here]:
+            return True
+        reserved = sum(tokens for key, tokens in self._reserved.items() if key[0] == here[0])
         if self._tokens + reserved >= self._max_tokens:
             return False
         if self._price is not None:
@@ -76,11 +83,11 @@ class Budget:
 
     def reserve(self, tokens: float) -> None:
         """Reserve the expected tokens of a request."""
-        self._reserved[os.getpid()] += tokens
+        self._reserved[_here()] += math.ceil(tokens)
 
     def settle(self, tokens: float, usage: Usage) -> None:
         """Replace a reservation with the actual usage."""
-        self._reserved[os.getpid()] -= tokens
+        self._reserved[_here()] -= math.ceil(tokens)
         billed = tokens if usage.total_tokens is None else usage.total_tokens
         self._tokens += billed
         if self._price is not None:
@@ -91,6 +98,10 @@ class Budget:
             self._usd += usage.credits_used / CREDITS_PER_USD
         else:
             self._is_cost_unknown = self._max_usd < math.inf
+
+
+def _here() -> tuple[int, int]:
+    return os.getpid(), threading.get_ident()
 
 
 # One lock for all blocks, held for an addition, and during a fork, so that it is free in the child.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -247,6 +248,38 @@ def test_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     assert budget.has_room()
     budget.reserve(60)
     assert not budget.has_room()
+
+
+def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests in flight of all threads count, but one may be sent by each thread that has none in flight."""
+    budget = Budget(100, None, None)
+    budget.reserve(110)
+    monkeypatch.setattr(threading, "get_ident", lambda: -1)
+    assert budget.has_room()
+    for tokens in (0.1, 0.2):
+        budget.reserve(tokens)
+        assert not budget.has_room()
+    for tokens in (0.1, 0.2):
+        budget.settle(tokens, Usage(1, 10))
+    assert budget.has_room()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("limit", [{"max_tokens": 2}, {"max_cost_usd": 1.0}])
+async def test_a_sync_call_in_an_event_loop(client_of: Any, limit: dict[str, Any]) -> None:
+    """A sync call does not wait for requests in flight of the event loop that it blocks."""
+    emulator = Emulator(latency=0.05)
+    http_client = emulator.client_options()["http_async_client"]
+    config = EmbeddingConfig(api_key="k", dimensions=64)
+    client = AsyncEmbeddingClient(config, http_client=http_client)
+    with track_usage(**limit) as usage:
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.embed, TEXTS[:1])
+            while not emulator._in_flight:  # noqa: ASYNC110 (no event tells)
+                await anyio.sleep(0.001)
+            client_of(emulator, total_timeout=10).embed(TEXTS[1:2])
+
+    assert usage.requests == 2
 
 
 @pytest.mark.parametrize(
