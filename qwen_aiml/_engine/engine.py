@@ -216,7 +216,7 @@ class Engine:
         self._close_cache()
         # The session is kept, since calls may still be running: one queue must limit them and later calls.
         session = self._sessions.get(current_loop())
-        if session is not None:
+        if session is not None and not session.transport.is_closed:
             await session.closer.aclose()
             if not session.transport.is_closed:  # the generator was not started
                 await session.transport.aclose()

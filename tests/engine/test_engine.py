@@ -7,6 +7,7 @@ import gc
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from qwen_aiml import ConfigurationError, EmbeddingConfig, Usage
@@ -69,6 +70,7 @@ class Transport:
     async def aclose(self) -> None:
         """Close."""
         self.closed += 1
+        await anyio.lowlevel.checkpoint()
 
     @property
     def is_closed(self) -> bool:
@@ -133,6 +135,18 @@ async def test_aclose(transports: list[Transport], tmp_path: Path) -> None:
     await engine.aclose()
 
     assert [transport.closed for transport in transports] == [1, 1]
+
+
+@pytest.mark.anyio
+async def test_aclose_twice_at_once(transports: list[Transport]) -> None:
+    """Two tasks may close at the same time."""
+    engine = make(Emulator(), http_client=None)
+    await engine._session()
+    async with anyio.create_task_group() as group:
+        group.start_soon(engine.aclose)
+        group.start_soon(engine.aclose)
+
+    assert [transport.closed for transport in transports] == [1]
 
 
 def test_close(transports: list[Transport], tmp_path: Path) -> None:
