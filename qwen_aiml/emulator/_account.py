@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import Counter, deque
 from http import HTTPStatus
 from math import inf
-from threading import Lock
 from typing import TYPE_CHECKING
 
 from . import _responses, _service
+from ._locks import ForkedLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -117,7 +117,7 @@ class Account:
         self._retry_after = retry_after
         self._clock = clock
         self._upstream = upstream
-        self._lock = Lock()
+        self._lock = ForkedLock()
         self._recent: deque[float] = deque()
         self._processing = 0
         self._billed: Counter[str] = Counter()

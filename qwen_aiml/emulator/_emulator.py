@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from json import dumps
 from math import inf
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from . import _responses, _service
 from ._account import Account
 from ._fault import Fault
+from ._locks import ForkedLock
 from ._reply import Reply, reply
 from ._serving import transports
 from ._vectors.models import LEXICAL, find
@@ -179,7 +179,7 @@ class Emulator:
             clock=clock,
             upstream=upstream,
         )
-        self._lock = Lock()
+        self._lock = ForkedLock()
         self._script: deque[Fault | None] = deque()
         self._requests: deque[ReceivedRequest] = deque(maxlen=_REMEMBERED)
         self._request_count = 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +16,10 @@ import pytest
 
 from qwen_aiml import AsyncEmbeddingClient, EmbeddingClient, EmbeddingConfig, SQLiteCache
 from qwen_aiml.emulator import Emulator, intercept, serve
+from qwen_aiml.emulator import _locks as locks
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 GATEWAY = "https://gateway.example/embed/v1"
@@ -155,6 +159,7 @@ def test_fork(mine: str) -> None:
     with intercept(Emulator()) as emulator:
         child = os.fork()
         if not child:  # pragma: no cover (the child process, which is not measured)
+            signal.alarm(60)
             try:
                 client.embed(["a"])
             except BaseException:  # noqa: BLE001 (reported by the exit code)
@@ -163,3 +168,49 @@ def test_fork(mine: str) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
     assert emulator.request_count == 0
+
+
+class Slow:
+    """A vectoriser that takes long for one text."""
+
+    name = "slow"
+
+    def __init__(self) -> None:
+        self.is_embedding = threading.Event()
+        self.may_end = threading.Event()
+
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Embed."""
+        if "long" in texts:
+            self.is_embedding.set()
+            self.may_end.wait(60)
+        return [[1.0]] * len(texts)
+
+
+def test_lock_after_a_fork() -> None:
+    """After a fork, a lock that another thread of the parent process holds is free."""
+    lock = locks.ForkedLock()
+    with lock:
+        locks._after_fork()
+        with lock:
+            pass
+        lock._lock.acquire()  # for the end of the block
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_fork_while_a_thread_embeds(mine: str) -> None:
+    """A forked process never waits for a lock of the emulator that another thread held at the fork."""
+    client, slow = EmbeddingClient(EmbeddingConfig(api_key=mine, dimensions=64)), Slow()
+    with intercept(Emulator(vectors=slow)) as emulator:
+        thread = threading.Thread(target=client.embed, args=(["long"],))
+        thread.start()
+        assert slow.is_embedding.wait(60)
+        with emulator._lock, emulator._account._lock:
+            child = os.fork()
+            if not child:  # pragma: no cover (the child process, which is not measured)
+                signal.alarm(20)
+                os._exit(len(client.embed(["a"]).embeddings) - 1)
+        slow.may_end.set()
+        thread.join()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
