@@ -49,12 +49,15 @@ class Response(Hidden, dict=True):
         body: The decompressed body.
 
         packed: Whether to decode embeddings into float32 arrays.
+
+        problem: Why `success` is None, once it was read; names a position in the body and types, no values.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     packed: bool = False
+    problem: str = ""
 
     @property
     def is_success(self) -> bool:
@@ -79,7 +82,8 @@ class Response(Hidden, dict=True):
                 return success
         try:
             return _SUCCESS.decode(self.body)
-        except _NO_JSON:
+        except _NO_JSON as error:
+            self.problem = str(error)
             return None
 
     def member(self, name: str) -> Any:
@@ -180,15 +184,16 @@ def decode(response: Response, expected: int, dimensions: int | None) -> Rows:
     and ``model`` differ between the two, so neither is checked; ``usage``, ``meta`` and ``id`` are optional.
     """
     success = response.success
-    rows = _lenient_rows(response) if success is None else success.data
+    if success is None:
+        raise _invalid(f"the body is not as documented: {response.problem} ({response.description})")
+    rows = success.data
     if len(rows) != expected:
         raise _invalid(f"{len(rows)} rows for {expected} texts")
-    if success is None or list(map(_INDEX, rows)) != list(range(expected)):
-        # Rarely: a closer look takes longer than all other checks.
+    if list(map(_INDEX, rows)) != list(range(expected)):
         rows = _in_order(rows)
     embeddings: list[Any] = list(map(_EMBEDDING, rows))
-    if success is None:
-        embeddings = [_read_floats(embedding, at) for at, embedding in enumerate(embeddings)]
+    if str in set(map(type, embeddings)):
+        embeddings = [_decoded(embedding, at) for at, embedding in enumerate(embeddings)]
     length = dimensions or len(embeddings[0])
     if set(map(len, embeddings)) != {length} or not all(map(any, embeddings)):
         raise _invalid_row(embeddings, length)
@@ -202,27 +207,11 @@ def _invalid(problem: str) -> ResponseFormatError:
     return ResponseFormatError(f"the service responded with success, but {problem}")
 
 
-def _lenient_rows(response: Response) -> list[Row]:
-    """Return rows whose members may be of any type; raise an error with the reason if there are none."""
-    body = response.json
-    if not isinstance(body, dict):
-        raise _invalid(f"the body is not a JSON object ({response.description})")
-    data = body.get("data")
-    if not isinstance(data, list):
-        suffix = " and holds an error" if body.get("error") else ""
-        raise _invalid(f"the body has no list `data`{suffix}")
-    for at, row in enumerate(data):
-        if not isinstance(row, dict):
-            raise _invalid(f"row {at} is not an object")
-    return [Row(row.get("embedding"), row.get("index")) for row in data]
-
-
 def _in_order(rows: list[Row]) -> list[Row]:
-    indices = list(map(_INDEX, rows))
-    if all(index is None for index in indices):
+    indices = set(map(_INDEX, rows))
+    if indices == {None}:
         return rows
-    # Exact types, since True equals 1 but is not an index. 1.0 is one in JSON.
-    if not all(type(index) in (int, float) for index in indices) or set(indices) != set(range(len(rows))):
+    if indices != set(range(len(rows))):
         raise _invalid(f"the rows' index values are not 0 to {len(rows) - 1}, each once")
     return sorted(rows, key=_INDEX)
 
@@ -239,30 +228,19 @@ def _invalid_row(embeddings: Sequence[Sequence[float]], length: int) -> Response
     )
 
 
-def _read_floats(embedding: Any, at: int) -> list[float]:
-    if isinstance(embedding, str):
-        embedding = _from_base64(embedding, at)
-    if not isinstance(embedding, list):
-        raise _invalid(f"row {at} holds no embedding")
-    if not set(map(type, embedding)) <= {float, int}:
-        raise _invalid(f"row {at} holds something that is not a number")
-    try:
-        floats = list(map(float, embedding))
-    except OverflowError:
-        floats = [math.inf]
-    if not all(map(math.isfinite, floats)):
-        raise _invalid(f"row {at} holds a number that is not finite")
-    return floats
-
-
-def _from_base64(text: str, at: int) -> list[float]:
+def _decoded(embedding: list[float] | str, at: int) -> list[float]:
+    """Decode an embedding that may be a base64 string."""
+    if isinstance(embedding, list):
+        return embedding
     numbers = array("f")
     try:
-        numbers.frombytes(base64.b64decode(text, validate=True))
+        numbers.frombytes(base64.b64decode(embedding, validate=True))
     except ValueError:
         raise _invalid(f"row {at} is not base64 of float32 numbers") from None
     if sys.byteorder == "big":  # pragma: no cover (no such machine in CI)
         numbers.byteswap()
+    if not all(map(math.isfinite, numbers)):
+        raise _invalid(f"row {at} holds a number that is not finite")
     return numbers.tolist()
 
 

@@ -22,10 +22,10 @@ class Hidden(msgspec.Struct):
 
 
 class Row(msgspec.Struct, gc=False):
-    """One embedding, as the service documents it."""
+    """One embedding, as the service documents it, or as a base64 string; 1.0 is a valid index in JSON."""
 
-    embedding: list[float]
-    index: int | None = None
+    embedding: list[float] | str
+    index: float | None = None
 
 
 class Success(Hidden):

@@ -109,32 +109,32 @@ def test_large_numbers() -> None:
 
 
 MALFORMED: list[tuple[Any, str]] = [
-    (b"", "not a JSON object (text/html, 0 bytes)"),
-    (b"<html>busy</html>", "not a JSON object"),
-    (b'{"data": [{"index": 0, "embed', "not a JSON object"),
-    (b"[1, 2]", "not a JSON object"),
-    ({}, "no list `data`"),
-    ({"data": None}, "no list `data`"),
-    ({"error": {"message": "busy"}}, "no list `data` and holds an error"),
+    (b"", "truncated (text/html, 0 bytes)"),
+    (b"<html>busy</html>", "malformed: invalid character (byte 0)"),
+    (b'{"data": [{"index": 0, "embed', "truncated"),
+    (b"[1, 2]", "Expected `object`, got `array`"),
+    ({}, "missing required field `data`"),
+    ({"data": None}, "Expected `array`, got `null` - at `$.data`"),
+    ({"error": {"message": "busy"}}, "missing required field `data`"),
     ({"data": []}, "0 rows for 2 texts"),
     ({"data": [row(0, 1.0)]}, "1 rows for 2 texts"),
     ({"data": [row(0, 1.0), row(1, 1.0), row(2, 1.0)]}, "3 rows for 2 texts"),
     ({"data": [row(0, 1.0), row(0, 1.0)]}, "index values are not 0 to 1"),
     ({"data": [row(1, 1.0), row(2, 1.0)]}, "index values are not 0 to 1"),
     ({"data": [row(0, 1.0), row(None, 1.0)]}, "index values are not 0 to 1"),
-    ({"data": [row(False, 1.0), row(True, 1.0)]}, "index values are not 0 to 1"),
-    ({"data": [row("0", 1.0), row("1", 1.0)]}, "index values are not 0 to 1"),
-    ({"data": [row([0], 1.0), row([1], 1.0)]}, "index values are not 0 to 1"),
-    ({"data": [row(0, 1.0), None]}, "row 1 is not an object"),
-    ({"data": [row(0, 1.0), {"index": 1}]}, "row 1 holds no embedding"),
+    ({"data": [row(False, 1.0), row(True, 1.0)]}, "got `bool` - at `$.data[0].index`"),
+    ({"data": [row("0", 1.0), row("1", 1.0)]}, "got `str` - at `$.data[0].index`"),
+    ({"data": [row([0], 1.0), row([1], 1.0)]}, "got `array` - at `$.data[0].index`"),
+    ({"data": [row(0, 1.0), None]}, "got `null` - at `$.data[1]`"),
+    ({"data": [row(0, 1.0), {"index": 1}]}, "missing required field `embedding` - at `$.data[1]`"),
     ({"data": [row(0, 1.0), row(1)]}, "row 1 holds no embedding"),
-    ({"data": [row(0, 1.0), {"index": 1, "embedding": {"0": 1.0}}]}, "row 1 holds no embedding"),
+    ({"data": [row(0, 1.0), {"index": 1, "embedding": {"0": 1.0}}]}, "at `$.data[1].embedding`"),
     ({"data": [row(0, 1.0, 1.0), row(1, 1.0)]}, "row 1 has 1 dimensions instead of 2"),
-    ({"data": [row(0, 1.0), row(1, None)]}, "row 1 holds something that is not a number"),
-    ({"data": [row(0, True), row(1, 1.0)]}, "row 0 holds something that is not a number"),
-    ({"data": [row(0, "1.0"), row(1, 1.0)]}, "row 0 holds something that is not a number"),
-    ({"data": [row(0, [1.0]), row(1, 1.0)]}, "row 0 holds something that is not a number"),
-    (b'{"data":[{"index":0,"embedding":[NaN]},{"index":1,"embedding":[1.0]}]}', "not a JSON object"),
+    ({"data": [row(0, 1.0), row(1, None)]}, "got `null` - at `$.data[1].embedding[0]`"),
+    ({"data": [row(0, True), row(1, 1.0)]}, "got `bool` - at `$.data[0].embedding[0]`"),
+    ({"data": [row(0, "1.0"), row(1, 1.0)]}, "got `str` - at `$.data[0].embedding[0]`"),
+    ({"data": [row(0, [1.0]), row(1, 1.0)]}, "got `array` - at `$.data[0].embedding[0]`"),
+    (b'{"data":[{"index":0,"embedding":[NaN]},{"index":1,"embedding":[1.0]}]}', "JSON is malformed"),
     ({"data": [row(0, 0.0, -0.0, 0), row(1, 1.0, 1.0, 1.0)]}, "row 0 is all zero"),
     ({"data": [{"index": 0, "embedding": "AACA"}, row(1, 1.0)]}, "row 0 is not base64 of float32"),
     ({"data": [{"index": 0, "embedding": "not base64!"}, row(1, 1.0)]}, "row 0 is not base64 of float32"),
@@ -226,9 +226,9 @@ def test_adding_usage() -> None:
 
 
 def test_numbers_beyond_measure() -> None:
-    """An integer too large for a float is rejected as not finite."""
+    """An integer too large for a float is rejected."""
     body = b'{"data": [{"index": 0.0, "embedding": [1' + b"0" * 400 + b"]}]}"
-    with pytest.raises(ResponseFormatError, match="row 0 holds a number that is not finite"):
+    with pytest.raises(ResponseFormatError, match=r"out of range - at `\$\.data\[0\]\.embedding\[0\]`"):
         decode(answer(body), 1, None)
 
 
