@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import ssl
 import sys
@@ -26,13 +25,15 @@ def proxy_for(url: str) -> str | None:
     is_named = any(name.lower().endswith("_proxy") for name in os.environ)
     if is_loopback(host) or not (is_named or sys.platform in ("win32", "darwin")):
         return None
-    from urllib.request import getproxies  # noqa: PLC0415 (slow to import)
+    import urllib.request  # noqa: PLC0415 (slow to import)
 
     # If the environment names none, these are the system's settings on Windows and macOS.
-    proxies = getproxies()
+    proxies = urllib.request.getproxies()
     proxy = (proxies.get(parts.scheme) or proxies.get("all") or "").strip()
     port = parts.port or DEFAULT_PORTS.get(parts.scheme)
-    if not proxy or _is_excepted(host, port, proxies.get("no", "")):
+    # NO_PROXY, as the standard library and requests read it.
+    bypasses = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined] # (not in typeshed)
+    if not proxy or bypasses(f"{host}:{port}", proxies):
         return None
     return proxy if "://" in proxy else f"http://{proxy}"
 
@@ -45,39 +46,6 @@ def proxy_variable(url: str) -> str:
             if os.environ.get(variable, "").strip():
                 return variable
     return "the proxy of the system's settings"
-
-
-def _is_excepted(host: str, port: int | None, exceptions: str) -> bool:
-    """
-    Return whether NO_PROXY names a host.
-
-    Entries are ``*``, names (with or without a leading dot, and with their subdomains), addresses and
-    networks, each with or without a port. Other entries are ignored, as in curl and Go.
-    """
-    for given in exceptions.lower().split(","):
-        entry = given.strip().rpartition("://")[2]
-        if entry == "*":
-            return True
-        name, has_port, digits = entry.rpartition(":")
-        if has_port and digits.isdigit() and (":" not in name or name.endswith("]")):
-            if int(digits) != port:
-                continue
-            entry = name
-        if _matches(host, entry):
-            return True
-    return False
-
-
-def _matches(host: str, entry: str) -> bool:
-    try:
-        network = ipaddress.ip_network(entry.replace("[", "").replace("]", ""), strict=False)
-    except ValueError:
-        name = entry.removeprefix("*").lstrip(".")
-        return bool(name) and (host == name or host.endswith(f".{name}"))
-    try:
-        return ipaddress.ip_address(host) in network
-    except ValueError:
-        return False
 
 
 def tls_context() -> ssl.SSLContext:
