@@ -200,9 +200,6 @@ def test_names(options: dict[str, Any], attribute: str, expected: object) -> Non
     ("options", "message"),
     [
         ({"dimension": 512}, "unknown setting dimension"),
-        ({"embedding_ctx_length": None}, "unknown setting embedding_ctx_length (set on_too_long)"),
-        ({"emulator": None}, "unknown setting emulator (give what Emulator.client_options() returns)"),
-        ({"openai_api_type": None}, "unknown setting openai_api_type (leave it out)"),
         ({"dimensions": "512"}, "dimensions: Input should be a valid integer"),
         ({"dimensions": 100}, "dimensions must be one of 2048"),
         ({"base_url": 5}, "base_url: Input should be a valid string"),

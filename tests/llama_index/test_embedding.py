@@ -178,11 +178,6 @@ def test_queries() -> None:
     ("options", "message"),
     [
         ({"dimensoins": 512}, "unknown setting dimensoins"),
-        ({"text_type": None}, "unknown setting text_type (queries and documents have methods of their own)"),
-        ({"emulator": None}, "unknown setting emulator (give what Emulator.client_options() returns)"),
-        ({"mode": None}, "unknown setting mode (leave it out)"),
-        ({"show_progress": None}, "unknown setting show_progress (pass show_progress=True to each"),
-        ({"show_progress_bar": None}, "setting show_progress_bar (pass show_progress=True to each"),
         ({"dimensions": "512"}, "dimensions: Input should be a valid integer"),
         ({"dimensions": 100}, "dimensions must be one of 2048"),
         ({"embed_batch_size": 100}, "at most 10, not 100"),
