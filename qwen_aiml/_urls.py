@@ -16,7 +16,6 @@ DEFAULT_BASE_URL = "https://api.aimlapi.com/v1"
 URL_VARIABLES = ("AIMLAPI_BASE_URL", "AIMLAPI_API_BASE", "AIML_API_BASE")
 
 HTTP_VARIABLE = "AIMLAPI_ALLOW_HTTP"
-_YES, _NO = ("1", "true", "yes"), ("0", "false", "no", "")
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -38,18 +37,8 @@ def first_set(variables: tuple[str, ...]) -> str | None:
 
 
 def http_allowed() -> bool:
-    """
-    Return whether the environment allows URLs without TLS.
-
-    Raises:
-        ConfigurationError: If the variable is neither yes nor no.
-    """
-    value = os.environ.get(HTTP_VARIABLE, "").strip().lower()
-    if value in (*_YES, *_NO):
-        return value in _YES
-    raise ConfigurationError(
-        f"{HTTP_VARIABLE} in the environment must be one of {', '.join(filter(None, (*_YES, *_NO)))}"
-    )
+    """Return whether the environment allows URLs without TLS."""
+    return os.environ.get(HTTP_VARIABLE, "").strip().lower() in ("1", "true", "yes")
 
 
 def check_base_url(value: object, *, allow_http: bool) -> str:
@@ -67,34 +56,27 @@ def check_base_url(value: object, *, allow_http: bool) -> str:
         value = os.environ[variable] if variable else DEFAULT_BASE_URL
     if not isinstance(value, str):
         raise ConfigurationError(f"{given} must be a string, not {type(value).__name__}")
+    malformed = (
+        f"{given} must be an http or https URL such as {DEFAULT_BASE_URL}, whole, with a host name in ASCII, "
+        "without quotation marks, user name, ? and #"
+    )
     try:
         parts = urlsplit(value.strip())
         host, _ = parts.hostname or "", parts.port
     except ValueError:
-        raise ConfigurationError(f"{given} is not a URL such as {DEFAULT_BASE_URL}") from None
-    if "@" in parts.netloc:
-        message = f"{given} must not hold a user name or password; the key goes into api_key"
-    elif parts.scheme not in ("http", "https") or not host:
-        message = (
-            f"{given} must be an http or https URL such as {DEFAULT_BASE_URL}, "
-            "whole and without quotation marks"
-        )
-    elif not host.isascii():
-        # Standards differ on the ASCII form of such a name, so the key could go to the wrong host.
-        message = f"{given} must have a host name in ASCII; give an international one in its xn-- form"
-    elif not (is_address(host) or re.fullmatch(_HOST, host)):
-        message = f"{given} is not a URL such as {DEFAULT_BASE_URL}"
-    elif parts.query or parts.fragment:
-        message = f"{given} must be a URL without ? and #"
-    elif parts.scheme == "http" and not allow_http and not is_loopback(host):
-        message = (
+        raise ConfigurationError(malformed) from None
+    # Standards differ on the ASCII form of other names, so the key could go to the wrong host.
+    is_host = is_address(host) or re.fullmatch(_HOST, host)
+    has_more = "@" in parts.netloc or parts.query or parts.fragment
+    if parts.scheme not in DEFAULT_PORTS or not is_host or has_more:
+        raise ConfigurationError(malformed)
+    if parts.scheme == "http" and not allow_http and not is_loopback(host):
+        raise ConfigurationError(
             f"{given} would send the key to {host} without encryption; use https, or set allow_http=True "
             f"({HTTP_VARIABLE}=1 in the environment)"
         )
-    else:
-        path = parts.path.rstrip("/").removesuffix("/embeddings").rstrip("/") or "/v1"
-        return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
-    raise ConfigurationError(message)
+    path = parts.path.rstrip("/").removesuffix("/embeddings").rstrip("/") or "/v1"
+    return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
 
 
 def is_address(host: str) -> bool:

@@ -123,10 +123,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"total_timeout": 1e10}, "at most 1000000"),
     ({"default_headers": {"X A": "b"}}, "a character that a header can't carry"),
     ({"default_headers": {"": "b"}}, "a character that a header can't carry"),
-    ({"base_url": "https://a..b/v1"}, "is not a URL"),
-    ({"base_url": "https://straße.example/v1"}, "must have a host name in ASCII"),
-    ({"base_url": "https://пример.example/v1"}, "give an international one in its xn-- form"),
-    ({"base_url": "https://api。aimlapi.com/v1"}, "must have a host name in ASCII"),
+    ({"base_url": "https://a..b/v1"}, "must be an http or https URL"),
+    ({"base_url": "https://straße.example/v1"}, "with a host name in ASCII"),
+    ({"base_url": "https://пример.example/v1"}, "with a host name in ASCII"),
+    ({"base_url": "https://api。aimlapi.com/v1"}, "with a host name in ASCII"),
     ({"total_timeout": float("inf")}, "total_timeout"),
     ({"total_timeout": True}, "not True (bool)"),
     ({"query_instruction": ""}, "query_instruction must be a string that is not blank"),
@@ -144,11 +144,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"base_url": "api.aimlapi.com/v1"}, "must be an http or https URL"),
     ({"base_url": "ftp://api.aimlapi.com"}, "must be an http or https URL"),
     ({"base_url": "https://"}, "must be an http or https URL"),
-    ({"base_url": "https://host:port/v1"}, "is not a URL"),
-    ({"base_url": "https://1.2.3/v1"}, "is not a URL such as https://api.aimlapi.com/v1"),
-    ({"base_url": "https://api.aiml api.com/v1"}, "is not a URL such as https://api.aimlapi.com/v1"),
-    ({"base_url": "https://user:pass@host/v1"}, "must not hold a user name"),
-    ({"base_url": "https://host/v1?key=abc"}, "without ? and #"),
+    ({"base_url": "https://host:port/v1"}, "must be an http or https URL"),
+    ({"base_url": "https://1.2.3/v1"}, "must be an http or https URL such as https://api.aimlapi.com/v1"),
+    (
+        {"base_url": "https://api.aiml api.com/v1"},
+        "must be an http or https URL such as https://api.aimlapi.com/v1",
+    ),
+    ({"base_url": "https://user:pass@host/v1"}, "without quotation marks, user name"),
+    ({"base_url": "https://host/v1?key=abc"}, "? and #"),
     ({"base_url": "http://example.com/v1"}, "allow_http=True (AIMLAPI_ALLOW_HTTP=1 in the environment)"),
     ({"api_key": 5}, "api_key must be a string, or a function that returns one, not int"),
     ({"api_key": "two words"}, "a space, a line break"),
@@ -167,7 +170,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         for key in ("None", "null", "undefined", "${AIMLAPI_API_KEY}", "$KEY", "{{ key }}", "%KEY%", "$(KEY)")
     ],
     ({"api_key": f"{KEY[:5]}\n{KEY[5:]}"}, "copy the key again. Create one at https://"),
-    ({"base_url": '"https://host/v1"'}, "whole and without quotation marks"),
+    ({"base_url": '"https://host/v1"'}, "without quotation marks"),
     ({"api_key": "ключ"}, "another character that no key has"),
     ({"api_key": None}, "set the environment variable AIMLAPI_API_KEY. Create one at https://"),
     ({"api_key": None}, "To try without one, use qwen_aiml.emulator.Emulator"),
@@ -211,18 +214,21 @@ def test_allow_http() -> None:
 
 @pytest.mark.parametrize(
     ("value", "allowed"),
-    [("1", True), (" True ", True), ("YES", True), ("0", False), ("no", False), ("", False)],
+    [
+        ("1", True),
+        (" True ", True),
+        ("YES", True),
+        ("0", False),
+        ("no", False),
+        ("", False),
+        ("maybe", False),
+    ],
 )
 def test_allow_http_from_environment(value: str, allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """AIMLAPI_ALLOW_HTTP allows plain http as well; the argument takes precedence."""
     monkeypatch.setenv("AIMLAPI_ALLOW_HTTP", value)
     assert make().allow_http is allowed
     assert make(allow_http=not allowed).allow_http is not allowed
-
-    monkeypatch.setenv("AIMLAPI_ALLOW_HTTP", "maybe")
-    with pytest.raises(ConfigurationError, match="AIMLAPI_ALLOW_HTTP in the environment must be one of 1, t"):
-        make()
-    assert make(allow_http=True).allow_http is True
 
 
 def test_key_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
