@@ -15,7 +15,6 @@ from .._errors import (
     NotSentError,
     QwenAIMLError,
     RateLimitError,
-    ResponseFormatError,
     TransportError,
     advised,
 )
@@ -24,7 +23,7 @@ from .._observe.usage import open_blocks
 from .._protocol.masking import mask_message
 from .._protocol.request import encode, max_response_bytes
 from .._protocol.response import decode
-from .._protocol.status import error_from, page_advice
+from .._protocol.status import error_from
 from .._results import Usage
 from .._transport.base import Post, TransportFailure
 from .._transport.failures import advice
@@ -339,9 +338,6 @@ class _Request:
 
     def _read(self, response: Response) -> Rows:
         call = self._call
-        if response.success is None and response.is_page:
-            message = "the service responded with success, but no JSON"
-            raise ResponseFormatError(advised(message, page_advice(call.config)))
         rows = decode(response, len(self._texts), call.dimensions)
         call.dimensions = len(rows.embeddings[0])
         return rows

@@ -185,7 +185,8 @@ def decode(response: Response, expected: int, dimensions: int | None) -> Rows:
     """
     success = response.success
     if success is None:
-        raise _invalid(f"the body is not as documented: {response.problem} ({response.description})")
+        problem = f"the body is not as documented: {response.problem} ({response.description})"
+        raise _invalid(f"{problem}. What to do: check base_url, and any proxy")
     rows = success.data
     if len(rows) != expected:
         raise _invalid(f"{len(rows)} rows for {expected} texts")

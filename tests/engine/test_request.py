@@ -622,12 +622,12 @@ def test_transport_failure(
 
 
 def test_web_page() -> None:
-    """A web page as the response gets a separate error, which names base_url."""
+    """The error for a web page as the response names its type, and base_url, but repeats nothing of it."""
     page = Response(200, {"content-type": "text/html"}, b"<html>secret</html>")
     with pytest.raises(ResponseFormatError) as caught:
         Harness(page, max_retries=0).embed()
 
-    assert "a web page came, so look at base_url (https://api.aimlapi.com/v1)" in str(caught.value)
+    assert "(text/html, 19 bytes). What to do: check base_url" in str(caught.value)
     assert "secret" not in str(caught.value)
 
 
