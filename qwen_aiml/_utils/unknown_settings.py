@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# Names of one setting in this package's classes and in those that users migrate from.
+# Names of one setting, here and in classes that users migrate from, that are too unlike to be recognised.
 _SAME = (
-    ("model", "model_name", "model_id"),
     ("base_url", "api_base", "openai_api_base", "aimlapi_api_base"),
     ("api_key", "openai_api_key", "dashscope_api_key"),
     ("batch_size", "chunk_size", "embed_batch_size"),
     ("dimensions", "output_dimensionality", "output_dimension", "embedding_dimensions", "embed_dim", "dim"),
-    ("show_progress_bar", "show_progress"),
     ("timeout", "request_timeout"),
-    ("default_headers", "headers", "extra_headers"),
     ("http_async_client", "async_http_client", "async_client"),
 )
 
