@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from time import monotonic, sleep, time
+from time import monotonic, time
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -310,8 +310,8 @@ def _prepare(connection: sqlite3.Connection, path: str, *, read_only: bool) -> N
         if not ours:
             message = f"the cache {path} is empty and can't be written"
             raise CacheError(advised(message, OTHER_PATH))
-    elif not ours:
-        _switch_to_wal(connection)
+        return
+    if not ours:
         with connection:
             connection.execute("BEGIN IMMEDIATE")
             if not _is_ours(connection, path):  # no other process has created it meanwhile
@@ -320,6 +320,10 @@ def _prepare(connection: sqlite3.Connection, path: str, *, read_only: bool) -> N
                 )
                 connection.execute(f"PRAGMA user_version = {_VERSION}")
                 connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+    # Lets readers and a writer work concurrently. The mode is stored in the file: SQLite raises if another
+    # process is using the file, and a later connection will switch it.
+    with suppress(sqlite3.OperationalError):
+        connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
 
 
@@ -335,21 +339,6 @@ def _is_ours(connection: sqlite3.Connection, path: str) -> bool:
         message = f"the cache {path} is a database of {kind}, and was left as it is"
         raise CacheError(advised(message, OTHER_PATH))
     return True
-
-
-def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """Let readers and a writer work concurrently; the mode is stored in the file."""
-    deadline = monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            # If two processes create the same file, SQLite rejects one immediately instead of waiting.
-            if "locked" not in str(error) or monotonic() > deadline:
-                raise
-            sleep(0.01)
-        else:
-            return
 
 
 # SQLite records the locks that a process has on a file. A fork copies the record, but not the locks, so that

@@ -641,14 +641,21 @@ def test_waiting_for_others(cache: SQLiteCache, path: Path, monkeypatch: pytest.
     assert cache.get_many(["a"]) == [b"3"]
 
 
-def test_made_at_once(cache: SQLiteCache, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Creation is retried while another process creates the cache, which SQLite does not wait for."""
+def test_in_use(cache: SQLiteCache, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that another process is using is switched to write-ahead logging by a later connection."""
+    monkeypatch.setattr(_sqlite, "BUSY_SECONDS", 0.05)
+    cache.set_many({"a": b"1"})
+    cache.close()
     with database(path) as other:
-        other.execute("BEGIN IMMEDIATE")
-        monkeypatch.setattr(_sqlite, "sleep", lambda _: other.execute("COMMIT"))
-        cache.set_many({"a": b"1"})
-
-    assert cache.get_many(["a"]) == [b"1"]
+        assert other.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+        other.execute("BEGIN")
+        other.execute("SELECT count(*) FROM entries").fetchone()
+        assert cache.get_many(["a"]) == [b"1"]
+    for mode in ("delete", "wal"):
+        with database(path) as other:
+            assert other.execute("PRAGMA journal_mode").fetchone() == (mode,)
+        cache.close()
+        cache.set_many({"b": b"2"})
 
 
 def test_never_made(cache: SQLiteCache, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -662,15 +669,15 @@ def test_never_made(cache: SQLiteCache, path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_another_was_faster(cache: SQLiteCache, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache that another process has created in the meantime is used."""
-    switch = _sqlite._switch_to_wal
+    is_ours = _sqlite._is_ours
 
-    def meanwhile(connection: sqlite3.Connection) -> None:
-        monkeypatch.setattr(_sqlite, "_switch_to_wal", switch)
+    def meanwhile(*_: object) -> bool:
+        monkeypatch.setattr(_sqlite, "_is_ours", is_ours)
         with SQLiteCache(path) as other:
             other.set_many({"a": b"1"})
-        switch(connection)
+        return False
 
-    monkeypatch.setattr(_sqlite, "_switch_to_wal", meanwhile)
+    monkeypatch.setattr(_sqlite, "_is_ours", meanwhile)
     assert cache.get_many(["a"]) == [b"1"]
 
 
