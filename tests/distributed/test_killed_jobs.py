@@ -99,7 +99,7 @@ def test_on_one_machine(count: int, store: str, tmp_path: Path, tell: Callable[[
 
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-@pytest.mark.parametrize("counts", [(20_000, 200_000, 400_000)])
+@pytest.mark.parametrize("counts", [(20_000, 100_000, 200_000, 400_000)])
 def test_what_it_costs(counts: tuple[int, ...], tmp_path: Path, tell: Callable[[str], None]) -> None:
     """Every row is returned; CPU time per text is close to the client's; memory is bounded."""
     server = [sys.executable, str(HERE.parents[1] / "benchmarks" / "server.py"), "--latency", "0.1"]
@@ -126,8 +126,8 @@ def test_what_it_costs(counts: tuple[int, ...], tmp_path: Path, tell: Callable[[
     # The minimum of each, since other programs can only increase the time.
     assert min(times["daft"]) <= 1.15 * min(times["client"])
     for way in ("daft", "daft-errors", "daft-written"):
-        # The first count is too small to compare: all its texts, 64 batches of 320, are in flight.
-        assert peaks[way][2] <= 1.25 * peaks[way][1]
+        # It grows until about 200,000 texts.
+        assert peaks[way][-1] <= 1.25 * peaks[way][-2]
 
 
 @pytest.mark.long
