@@ -40,7 +40,7 @@ ERRORS = {
 }
 DETAILS = {"TransportFailure": 1, "_stop": 0}  # the position of the argument with the description
 ADVICE = "_ADVICE"
-PARTS = ("flaw", "unknown_settings")  # functions that return a part of a message
+PARTS = ("flaw", "nothing_sent", "unknown_settings")  # functions that return a part of a message
 LEVELS = ("debug", "info", "warning")
 
 
