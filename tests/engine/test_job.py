@@ -25,6 +25,7 @@ from qwen_aiml import (
 )
 from qwen_aiml._engine.engine import make_limiter
 from qwen_aiml._engine.job import Job
+from qwen_aiml._engine.limiter import FIRST_WINDOW
 from qwen_aiml._engine.request import Clock
 from qwen_aiml._protocol.response import Response
 from qwen_aiml._transport.base import TransportFailure
@@ -73,22 +74,32 @@ def test_concurrency(concurrency: int, seconds: float) -> None:
     assert harness.transport.most == min(concurrency, 5)
 
 
+def test_batches_on_a_service_that_is_down() -> None:
+    """Until a request is accepted, only as many batches are begun as may be in flight at first."""
+    harness = Harness(service=lambda _: After(0.1, status(503)), limiter=make_limiter, max_retries=3)
+    job = harness.job(f"text {number}" for number in range(400))
+
+    assert isinstance(job.error(), APIStatusError)
+    assert len({texts[0] for texts in harness.sent}) == FIRST_WINDOW
+    assert len(harness.sent) <= 4 * FIRST_WINDOW
+
+
 @pytest.mark.parametrize("jitter", [0.0, 1.0])
 @pytest.mark.parametrize(
     ("outcome", "one", "many"),
     [
         (TransportFailure("connection", "no connection"), (7.75, 15.5), (7.75, 15.5)),
-        (After(10, TransportFailure("connection", "no connection")), (67, 76), (240, 300)),
-        (After(60, TransportFailure("timeout", "no response")), (367, 376), (2700, 3000)),
-        (After(0.1, status(429)), (40, 45), (2100, 2700)),
-        (After(0.1, status(429, retry_after="60")), (300, 360), (9000, 10_800)),
+        (After(10, TransportFailure("connection", "no connection")), (67, 76), (67, 76)),
+        (After(60, TransportFailure("timeout", "no response")), (367, 376), (600, 620)),
+        (After(0.1, status(429)), (40, 45), (270, 330)),
+        (After(0.1, status(429, retry_after="60")), (300, 360), (1500, 1680)),
     ],
 )
 def test_time_until_failure(
     outcome: Outcome, one: tuple[float, float], many: tuple[float, float], jitter: float
 ) -> None:
     """If no request succeeds, a call fails after the time that docs/how-to/troubleshooting.md states."""
-    for texts, (least, most) in ((1, one), (400, many)):
+    for texts, (least, most) in ((1, one), (60, many), (4000, many)):
         harness = Harness(service=lambda _: outcome, limiter=make_limiter)
         harness.call.clock = Clock(harness.now, lambda: DATE, lambda: jitter)
         job = harness.job(f"text {number}" for number in range(texts))
