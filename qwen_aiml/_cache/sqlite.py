@@ -196,7 +196,13 @@ class SQLiteCache:
 
     def __del__(self) -> None:
         # Everything is already stored, so a file that was not closed needs no warning.
-        self._disconnect()
+        if self._connection is not None:
+            _dropped.append(self._connection)
+            if _registry.acquire(blocking=False):
+                try:
+                    _close_dropped()
+                finally:
+                    _registry.release()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._path!r})"
@@ -347,6 +353,15 @@ def _is_ours(connection: sqlite3.Connection, path: str) -> bool:
 _alive: WeakSet[SQLiteCache] = WeakSet()
 _registry = threading.Lock()
 _held: list[SQLiteCache] = []
+# Of garbage-collected caches. Closed by who holds the registry: a child forked meanwhile would wait forever
+# for a lock of SQLite. Their thread can't wait for the registry, as it may hold the lock of another cache.
+_dropped: list[sqlite3.Connection] = []
+_of_parent: list[sqlite3.Connection] = []  # never closed
+
+
+def _close_dropped() -> None:
+    while _dropped:
+        _dropped.pop().close()
 
 
 def _before_fork() -> None:
@@ -355,6 +370,13 @@ def _before_fork() -> None:
         cache._lock.acquire()  # noqa: SLF001 (of this module)
         _held.append(cache)
         cache._disconnect()  # noqa: SLF001 (of this module)
+    _close_dropped()
+
+
+def _after_fork_in_child() -> None:
+    _of_parent.extend(_dropped)
+    _dropped.clear()
+    _after_fork()
 
 
 def _after_fork() -> None:
@@ -364,4 +386,4 @@ def _after_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows has no fork)
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)

@@ -703,6 +703,43 @@ def test_nobody_is_locked_out(cache: SQLiteCache) -> None:
     assert cache.get_many(["a"]) == [b"1"]
 
 
+@forks
+def test_fork_while_a_cache_is_dropped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No connection is being closed during a fork, in which a lock of SQLite would stay locked."""
+    monkeypatch.setattr(_sqlite, "_of_parent", [])
+    closing, may_close, closed, forked = threading.Event(), threading.Event(), [], []
+
+    class Connection:
+        def close(self) -> None:
+            closing.set()
+            closed.append(may_close.wait(60))
+
+    caches: list[Any] = [SQLiteCache(path) for _ in range(2)]
+
+    def drop() -> None:
+        caches[-1]._connection = Connection()
+        caches.pop()
+
+    def fork() -> None:
+        _sqlite._before_fork()
+        forked.append(len(closed))
+
+    threads = [threading.Thread(target=drop), threading.Thread(target=fork)]
+    threads[0].start()
+    assert closing.wait(60)
+    threads[1].start()
+    drop()  # does not wait
+    assert not forked
+    may_close.set()
+    for thread in threads:
+        thread.join(60)
+    left: Any = Connection()
+    _sqlite._dropped.append(left)
+    _sqlite._after_fork_in_child()
+
+    assert (forked, _sqlite._of_parent, _sqlite._dropped) == ([2], [left], [])
+
+
 def test_another_thread_is_at_it_for_long(cache: SQLiteCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that waits too long for another thread gets an error."""
     monkeypatch.setattr(_sqlite, "BUSY_SECONDS", 0.01)
