@@ -94,7 +94,7 @@ def iterate(texts: Iterable[str]) -> Iterator[str]:
     """
     if isinstance(texts, (str, bytes)):
         message = f"texts is one {type(texts).__name__}, expected a list of str"
-        raise InputTypeError(advised(message, "put it in a list"))
+        raise InputTypeError(advised(message, "put the text in a list, as str"))
     message = f"texts is {type(texts).__name__}, expected a list of str"
     if isinstance(texts, Mapping) or hasattr(texts, "columns"):
         # Iterating over them would yield keys or column names.

@@ -157,7 +157,7 @@ def test_nothing(way: str) -> None:
 
 def test_a_string_is_not_a_list() -> None:
     """A string passed as a list is rejected, not embedded letter by letter."""
-    with pytest.raises(InputError, match="put it in a list"):
+    with pytest.raises(InputError, match="put the text in a list"):
         make().get_text_embedding_batch("abc")  # type: ignore[arg-type]
 
 

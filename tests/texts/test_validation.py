@@ -46,8 +46,13 @@ def test_accepted(texts: Any) -> None:
 @pytest.mark.parametrize(
     ("texts", "error", "indices", "message"),
     [
-        ("abc", InputTypeError, (), "texts is one str, expected a list of str. What to do: put it in"),
-        (b"abc", InputTypeError, (), "texts is one bytes, expected a list of str. What to do: put it in"),
+        ("abc", InputTypeError, (), "texts is one str, expected a list of str. What to do: put the text in"),
+        (
+            b"abc",
+            InputTypeError,
+            (),
+            "texts is one bytes, expected a list of str. What to do: put the text in",
+        ),
         (AsyncTexts(), InputTypeError, (), "texts is AsyncTexts, expected a list of str. What to do: put"),
         (
             None,
