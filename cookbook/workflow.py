@@ -152,5 +152,5 @@ assert requests == len(answers)
 # ## Next
 #
 # - Instead of `put_together`, a chat model can write one answer from all
-#   facts: see [RAG with citations](rag.py).
-# - `FunctionAgent` is such a workflow for tools: see [agents](agents.py).
+#   facts: see [RAG with citations](rag.ipynb).
+# - `FunctionAgent` is such a workflow for tools: see [agents](agents.ipynb).

@@ -77,6 +77,16 @@ def test_page_names_its_data(name: str) -> None:
 
 
 @each_page
+def test_page_links_to_notebooks(name: str) -> None:
+    """A link to a file leads from the page's notebook to another notebook."""
+    page = cells(jupytext.reads(PAGES[name], fmt="py:percent"))
+    prose = "\n".join(source for kind, source in page if kind == "markdown")
+    targets = re.findall(r"\]\((?!https?:)([^)]+)\)", prose)
+
+    assert set(targets) <= {f"{other}.ipynb" for other in PAGES}
+
+
+@each_page
 def test_page_says_whose_vectors(name: str) -> None:
     """The title of each picture says whether the vectors are Qwen's."""
     pictures = PAGES[name].count("plt.show()")
