@@ -202,11 +202,17 @@ def cited(answer: str, sources: list[str]) -> list[int]:
 def show(
     question: str, answer: str, sources: list[str], articles: list[int]
 ) -> None:
-    """Print an answer and its citations; mark an answer without any."""
-    print(f"{question}\n    {answer}")
-    for number in cited(answer, sources):
+    """Print an answer and its citations, or why it is rejected."""
+    print(question)
+    try:
+        numbers = cited(answer, sources)
+    except ValueError as error:
+        print(f"    rejected: {error}\n")
+        return
+    print(f"    {answer}")
+    for number in numbers:
         print(f"    [{number}] is article {articles[number - 1]}")
-    if not cited(answer, sources):
+    if not numbers:
         print("    Without a source: not to be relied on.")
     print()
 
@@ -237,7 +243,7 @@ for wrong in ["Everyone may [7].", "“Nobody may speak” [1]."]:
     try:
         cited(wrong, sources)
     except ValueError as error:
-        print(f"{wrong}\n    refused: {error}")
+        print(f"{wrong}\n    rejected: {error}")
     else:
         raise AssertionError(wrong)
 
