@@ -193,7 +193,7 @@ if HAS_KEY:
     chat = ChatOpenAI(
         model="alibaba/qwen3.8-flash",  # or another chat model of AI/ML API
         base_url="https://api.aimlapi.com/v1",
-        api_key=lambda: os.environ["AIMLAPI_API_KEY"],
+        api_key=os.environ["AIMLAPI_API_KEY"],
         temperature=0,
     )
 chain = PROMPT | chat | StrOutputParser()
