@@ -212,7 +212,7 @@ for cluster in dict.fromkeys([clusters[repeated], *mixed[:2]]):
 #
 # Thirty articles of the Declaration in ten languages. k-means does not know
 # which texts are translations of each other. The silhouette score (how much
-# closer a text is to its own cluster than to the next one) shows how many
+# closer a text is to its own cluster than to the next one) suggests how many
 # clusters there are.
 
 # %%
@@ -289,3 +289,12 @@ axes.set_ylabel("article")
 axes.spines[["top", "left", "right"]].set_visible(False)
 figure.tight_layout()
 plt.show()
+
+# %% [markdown]
+# ## Next
+#
+# - This page compares every text with every other one. For a large collection,
+#   compare each text only with its nearest ones in a [vector
+#   store](vector_stores_langchain.ipynb).
+# - [Search across languages](search.ipynb) shows for which languages the
+#   translations of a text are found.
