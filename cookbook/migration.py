@@ -137,9 +137,9 @@ assert "\n" in tuned.requests[0].texts[0]
 assert "\n" not in like.requests[0].texts[0]
 
 # %% [markdown]
-# Three of the five fail on more than ten texts. The other two send one request
-# at a time. LlamaIndex's classes replace line breaks with spaces. The same with
-# the classes of this package:
+# Three of the five fail: the service accepts at most ten texts per request, and
+# no token ids. The other two send one request at a time. LlamaIndex's classes
+# replace line breaks with spaces. The same with the classes of this package:
 
 # %%
 from langchain_qwen_aiml import QwenAIMLEmbeddings
@@ -441,7 +441,9 @@ assert len(new_store.store) == len(articles)
 # Safer than `force_update` is a separate namespace for each model and number of
 # dimensions: name the store and the record manager, or the document store,
 # after `embeddings.cache_namespace`, which changes whenever the vectors do. The
-# old index stays in use until the new one is complete.
+# old index stays in use until the new one is complete. [Incremental
+# ingestion](ingestion.ipynb) shows jobs that fill an index and can be
+# interrupted.
 
 # %%
 print(embeddings.cache_namespace)
