@@ -485,3 +485,10 @@ print(handed_over)
 assert QUESTION in handed_over
 if not HAS_KEY:
     assert "thirty pupils" in handed_over
+
+# %% [markdown]
+# ## Next
+#
+# - [A persistent store](langgraph_service.ipynb) keeps notes in PostgreSQL,
+#   behind an HTTP API.
+# - [A workflow](workflow.ipynb) has fixed steps; an agent chooses its own.

@@ -215,3 +215,9 @@ for texts in (10**6, 10**8, 10**10):
     price = USD_PER_MILLION_TOKENS
     usd = "-" if price is None else f"{texts * tokens / 1e6 * price:,.0f}"
     print(f"{texts:14,} {requests:14,} {days:8.2f} {usd:>10}")
+
+# %% [markdown]
+# ## Next
+#
+# - [Incremental ingestion](ingestion.ipynb) keeps a vector store up to date.
+# - [joblib, Dask, Spark](parallel.ipynb), if your data is in one of these.

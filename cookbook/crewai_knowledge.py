@@ -77,8 +77,9 @@ knowledge.add_sources()
 print(client.usage)
 
 # %% [markdown]
-# Pass the same source and embedder to `Crew(knowledge_sources=...,
-# embedder=...)` or to an `Agent`.
+# Pass the same sources and embedder to `Crew(knowledge_sources=...,
+# embedder=...)` or to an `Agent`. [Other frameworks](frameworks.ipynb) take a
+# similar function.
 
 # %%
 (found,) = knowledge.query(

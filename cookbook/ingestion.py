@@ -338,3 +338,4 @@ for outcome in update().values():
 #   it remains the same document, and its text comes from the cache.
 # - Several machines cannot share the file of `cache`: set `cache` to a store
 #   that all of them can reach, such as Redis.
+# - [Daft](corpora.ipynb) embeds a column of Parquet files, without an index.

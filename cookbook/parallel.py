@@ -4,7 +4,7 @@
 # Embed a table with common tools for data jobs: joblib processes, partitions
 # of a Dask DataFrame, a `pandas_udf` of Spark. One client already keeps many
 # requests in flight, so one process is often enough: use these tools if your
-# data is distributed anyway.
+# data is distributed anyway. For Parquet files, see [Daft](corpora.ipynb).
 #
 # Spark needs Java 17 or newer, and pandas before 3.
 

@@ -294,3 +294,11 @@ axes.set_yticks([])
 axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 figure.tight_layout()
 plt.show()
+
+# %% [markdown]
+# ## Next
+#
+# - [RAG with citations](rag.ipynb) answers questions from the texts found.
+# - [Vector stores](vector_stores_langchain.ipynb) keep embeddings on disk or on
+#   a server.
+# - [Dimensions and a query instruction](dimensions.ipynb) change the results.

@@ -408,3 +408,11 @@ print(f"udhr-{embeddings.model.rpartition('/')[2]}-{embeddings.dimensions}")
 usage = embeddings.usage
 print(f"Billed: {usage.total_tokens} tokens in {usage.requests} requests")
 assert embeddings.usage.requests < 1.5 * paid
+
+# %% [markdown]
+# ## Next
+#
+# - [Incremental ingestion](ingestion.ipynb) keeps a store up to date with a
+#   folder of texts.
+# - [Hybrid search](hybrid.ipynb) adds keywords, for names that must match
+#   exactly.

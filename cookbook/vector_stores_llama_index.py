@@ -398,3 +398,11 @@ print(f"udhr-{embedding.model_name.rpartition('/')[2]}-{embedding.dimensions}")
 usage = embedding.usage
 print(f"Billed: {usage.total_tokens} tokens in {usage.requests} requests")
 assert embedding.usage.requests < 1.5 * paid
+
+# %% [markdown]
+# ## Next
+#
+# - [Incremental ingestion](ingestion.ipynb) keeps a store up to date with a
+#   folder of texts.
+# - [Hybrid search](hybrid.ipynb) adds keywords, for names that must match
+#   exactly.
