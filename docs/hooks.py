@@ -56,8 +56,8 @@ PICTURE_TEXTS = {
     "0.9, above the threshold of 0.69; translations around 0.65; other sayings around 0.57, overlapping them",
     "clustering-2": "Dendrogram of the 30 articles in five groups, stand-in model, not Qwen: arrest, torture "
     "and slavery form one of them",
-    "corpora-1": "Two charts over 28 seconds, stand-in model, not Qwen: throughput between 1,200 and 2,300 "
-    "texts per second; memory between 250 and 270 MB, and 330 at the end, as files are written",
+    "corpora-1": "Two charts over 19 seconds, stand-in model, not Qwen: throughput between 1,700 and 3,700 "
+    "texts per second; memory between 230 and 260 MB, and 320 at the end, as files are written",
     "dimensions-1": "Three line charts over 64 to 2048 dimensions. Recall@1 of a stand-in model, not Qwen, "
     "rises up to 512 dimensions and is flat beyond; size rises from 0.3 to 8 GB, and time per query with it",
     "hybrid-1": "Bar chart of recall@1, stand-in model, not Qwen: on names BM25 96 %, vectors 54 %, both "
