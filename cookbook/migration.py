@@ -61,12 +61,12 @@ from llama_index.embeddings.openai_like import OpenAILikeEmbedding
 from qwen_aiml.emulator import Emulator
 
 # OpenAIEmbeddings counts tokens with OpenAI's vocabulary, which it would
-# download; LlamaIndex has it.
+# download; LlamaIndex has it. It warns that it does not know the model's.
 vocabulary = (
     Path(llama_index.core.__file__).parent / "_static" / "tiktoken_cache"
 )
 os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(vocabulary))
-logging.disable(logging.WARNING)  # about its vocabulary, which is not Qwen's
+logging.getLogger("langchain_openai").setLevel("ERROR")
 
 MODEL = "alibaba/qwen-text-embedding-v4"
 BASE_URL = "https://api.aimlapi.com/v1"
