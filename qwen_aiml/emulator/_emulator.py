@@ -264,7 +264,8 @@ class Emulator:
             ``api_key``, ``http_client`` and ``http_async_client``. The
             clients are new, and the caller closes them; their
             ``qwen_aiml_service``, by which caches identify the service, is
-            "emulator" and `mount`. They accept the service's own URL.
+            "emulator" and `mount`. They accept any base URL, such as one in
+            the environment.
         """
         api_keys = self._account.api_keys
         api_key = "emulator" if api_keys is None else api_keys[0]

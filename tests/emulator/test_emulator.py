@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 import qwen_aiml.emulator
+from langchain_qwen_aiml import QwenAIMLEmbeddings
 from qwen_aiml.emulator import Emulator, Fault
 
 if TYPE_CHECKING:
@@ -275,6 +276,17 @@ async def test_transports(body: Callable[..., Any]) -> None:
         there = await async_client.post(URL, json=body(), headers=headers)
 
     assert (200, here.content) == (here.status_code, there.content)
+
+
+@pytest.mark.parametrize("base_url", ["https://gateway.example/team/v1", "http://127.0.0.1:4000"])
+def test_client_options_with_a_base_url(base_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever base URL the environment has, requests reach the emulator."""
+    monkeypatch.setenv("AIMLAPI_BASE_URL", base_url)
+    emulator = Emulator()
+    with QwenAIMLEmbeddings(**emulator.client_options()) as embeddings:
+        embeddings.embed_query("a")
+
+    assert emulator.request_count == 1
 
 
 @pytest.mark.parametrize(("keys", "key"), [(None, "emulator"), (["first", "second"], "first")])

@@ -15,6 +15,7 @@ import anyio
 import httpx
 
 from .._responses import Request
+from .._service import PATH
 from .entered import entered
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ def clients(emulator: Handler, mount: str) -> dict[str, Any]:
     return options
 
 
-def sync_transport(emulator: Handler, mount: str = "") -> httpx.MockTransport:
-    """Create a transport that waits with `time.sleep`; *mount* is prepended to paths that lack it."""
+def sync_transport(emulator: Handler, mount: str | None = None) -> httpx.MockTransport:
+    """Create a transport that waits with `time.sleep`; with *mount*, any base URL is accepted."""
 
     def handle(request: httpx.Request) -> httpx.Response:
         with ExitStack() as in_flight:
@@ -54,7 +55,7 @@ def sync_transport(emulator: Handler, mount: str = "") -> httpx.MockTransport:
     return httpx.MockTransport(handle)
 
 
-def async_transport(emulator: Handler, mount: str = "") -> httpx.MockTransport:
+def async_transport(emulator: Handler, mount: str | None = None) -> httpx.MockTransport:
     """Create a transport like that of `sync_transport` that waits with `anyio.sleep`."""
 
     async def handle(request: httpx.Request) -> httpx.Response:
@@ -67,10 +68,13 @@ def async_transport(emulator: Handler, mount: str = "") -> httpx.MockTransport:
     return httpx.MockTransport(handle)
 
 
-def _received(request: httpx.Request, mount: str) -> Request:
+def _received(request: httpx.Request, mount: str | None) -> Request:
+    path = request.url.raw_path.decode("ascii")
+    if mount is not None:
+        path = mount + (PATH if path.endswith("/embeddings") else path.removeprefix(mount))
     return Request(
         method=request.method,
-        path=mount + request.url.raw_path.decode("ascii").removeprefix(mount),
+        path=path,
         headers={name.lower(): value for name, value in request.headers.items()},
         body=request.content,
     )
