@@ -22,14 +22,11 @@ from .._results import EmbeddingResult, Usage
 from .._texts.distinct import DistinctTexts
 from .._texts.validation import check_texts, prepare_texts
 from .batch import embed_batch
-from .limiter import FIRST_WINDOW
 from .long_texts import LongTexts
 from .request import deadline_error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Sequence
-
-    from anyio.abc import TaskGroup
 
     from .._cache.access import CacheAccess
     from .._config import EmbeddingConfig
@@ -96,7 +93,7 @@ class Job:
         self._failures: dict[int, QwenAIMLError] = {}
         self.crash: BaseException | None = None
         self._pending = [item for item in range(len(self._distinct.texts)) if item not in counts]
-        self._sent = self._workers = 0
+        self._sent = 0
         self._too_long = list(counts)
         self._shortened: set[int] = set()
         self._at_limit: set[int] = set()
@@ -117,9 +114,11 @@ class Job:
         try:
             self._report(())
             await self._look_up()
+            batches = -(-len(self._pending) // self.call.rows) + len(self._too_long)
             # Even for one worker: cancelling an asyncio task breaks shields, except in its child tasks.
             async with anyio.create_task_group() as group:
-                self._add_workers(group)
+                for _ in range(min(self.call.config.concurrency, batches)):
+                    group.start_soon(self._work)
         finally:
             indices, config = self._distinct.indices, self.call.config
             log_shortened(len(indices(self._shortened)), len(indices(self._at_limit)), config)
@@ -232,27 +231,18 @@ class Job:
                 self._shortened.update(found)
             self._report(list(found), cached=True)
 
-    def _add_workers(self, group: TaskGroup) -> None:
-        """Add workers up to the limiter's window, so that a service that is down gets few of the batches."""
-        call = self.call
-        batches = -(-(len(self._pending) - self._sent) // call.rows) + len(self._too_long)
-        most = min(call.config.concurrency, max(FIRST_WINDOW, call.limiter.window))
-        for _ in range(min(most - self._workers, batches)):
-            self._workers += 1
-            group.start_soon(self._work, group)
-
-    async def _work(self, group: TaskGroup) -> None:
+    async def _work(self) -> None:
         """Embed one batch after another, until none is left or the call is stopped."""
         call = self.call
-        while not call.is_stopped and (self._too_long or self._sent < len(self._pending)):
-            if self._too_long:
-                item = self._too_long.pop()
-                await self._guarded([item], self.shorten(item, None))
-            else:
-                items = self._pending[self._sent : self._sent + call.rows]
-                self._sent += len(items)
-                await self._guarded(items, embed_batch(items, self))
-            self._add_workers(group)
+        async with call.workers:
+            while not call.is_stopped and (self._too_long or self._sent < len(self._pending)):
+                if self._too_long:
+                    item = self._too_long.pop()
+                    await self._guarded([item], self.shorten(item, None))
+                else:
+                    items = self._pending[self._sent : self._sent + call.rows]
+                    self._sent += len(items)
+                    await self._guarded(items, embed_batch(items, self))
 
     async def _guarded(self, items: Sequence[int], embedding: Awaitable[None]) -> None:
         """Embed some items; if that fails, stop the call and keep the embeddings of other workers."""

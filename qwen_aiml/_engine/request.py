@@ -27,6 +27,7 @@ from .._protocol.status import error_from
 from .._results import Usage
 from .._transport.base import Post, TransportFailure
 from .._transport.failures import advice
+from .limiter import FIRST_WINDOW
 from .retry import backoff, describe_cause, is_transient, retry_after, throttled_backoff
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ class Call:
 
         starting: Lock of the one request that waits to start; see `Queue`.
 
+        workers: Limits the batches begun until a request is accepted: a service that is down gets few.
+
         waiting: Cancel scopes of the requests that wait for something other than their response.
 
         retries: Number of retries so far.
@@ -141,6 +144,7 @@ class Call:
         self.queue = queue
         self.post = post
         self.starting = anyio.Lock(fast_acquire=True)
+        self.workers = anyio.CapacityLimiter(max(FIRST_WINDOW, self.limiter.window))
 
     @property
     def rows(self) -> int:
@@ -227,6 +231,7 @@ class _Request:
                 if self.error is None:
                     rows = self._read(response)
                     call.accepted += 1
+                    call.workers.total_tokens = call.config.concurrency
                     return rows
             except TransportFailure as failure:
                 self.error = self._transport_error(failure)

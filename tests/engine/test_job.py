@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -82,6 +83,16 @@ def test_batches_on_a_service_that_is_down() -> None:
     assert isinstance(job.error(), APIStatusError)
     assert len({texts[0] for texts in harness.sent}) == FIRST_WINDOW
     assert len(harness.sent) <= 4 * FIRST_WINDOW
+
+
+def test_batches_once_a_request_was_accepted() -> None:
+    """Once a request was accepted, all batches are begun: those that are being stored delay no others."""
+    store = FakeStore(before_store=partial(anyio.sleep, 10))
+    harness = Harness(limiter=make_limiter, batch_size=1)
+    harness.job((f"text {number}" for number in range(32)), cache=harness.cache(store.load, store.store))
+
+    assert len(harness.sent) == 32
+    assert max(harness.times) < 10
 
 
 @pytest.mark.parametrize("jitter", [0.0, 1.0])
