@@ -327,7 +327,8 @@ def _prepare(connection: sqlite3.Connection, path: str, *, read_only: bool) -> N
                 connection.execute(f"PRAGMA user_version = {_VERSION}")
                 connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
     # Lets readers and a writer work concurrently. The mode is stored in the file: SQLite raises if another
-    # process is using the file, and a later connection will switch it.
+    # process is using the file, and a later connection will switch it. Not worth a wait.
+    connection.execute("PRAGMA busy_timeout = 0")
     with suppress(sqlite3.OperationalError):
         connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
