@@ -87,9 +87,9 @@ def track_usage(
     ``contextvars.copy_context().run`` as its target, or ``asyncio.to_thread``. Nested blocks all count.
     ``embed_iter`` counts in the blocks in which it is called, wherever its rows are read.
 
-    A request starts if the usage, plus the expected usage of requests in flight, is below the limits, so the
-    last requests may exceed them slightly. After that, calls raise a `BudgetError` with the completed
-    embeddings.
+    A request starts if the usage, plus the expected usage of requests in flight, is below the limits, or if
+    none of its event loop is in flight, so the last requests may exceed them slightly. After that, calls
+    raise a `BudgetError` with the completed embeddings.
 
     Args:
         max_tokens: Maximum number of tokens billed; None means no limit. If a response does not report them,
