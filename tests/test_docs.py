@@ -299,6 +299,20 @@ def test_messages_are_listed(
     assert any(re.fullmatch(".*".join(map(re.escape, part)), said) for part in parts), said
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "the body is not as documented",
+        "leave out what is missing, and give the text of each",
+        "leave the blank ones out, or set on_blank",
+        "or the sign-in page of a network",
+    ],
+)
+def test_constant_words_are_listed(words: str) -> None:
+    """Words that each message of a kind contains are in the page, not in a placeholder."""
+    assert words in html.unescape(hooks.messages.page())
+
+
 def test_error_classes_have_messages() -> None:
     """The page lists messages of every error class; the subclasses of `APIStatusError` share its message."""
     names = {name for name in qwen_aiml.__all__ if name.endswith("Error")}

@@ -185,8 +185,8 @@ def decode(response: Response, expected: int, dimensions: int | None) -> Rows:
     """
     success = response.success
     if success is None:
-        problem = f"the body is not as documented: {response.problem} ({response.description})"
-        raise _invalid(f"{problem}. What to do: check base_url, and any proxy")
+        problem = f"{response.problem} ({response.description}). What to do: check base_url, and any proxy"
+        raise _invalid(f"the body is not as documented: {problem}")
     rows = success.data
     if len(rows) != expected:
         raise _invalid(f"{len(rows)} rows for {expected} texts")

@@ -207,7 +207,6 @@ def _advice(
     kind: type[APIStatusError], response: Response, message: str, config: EmbeddingConfig, status: int
 ) -> str:
     facts = config.facts
-    between = "what is between: a proxy, a firewall, or the sign-in page of a network"
     address = f"base_url ({config.base_url}; the service's own is {DEFAULT_BASE_URL})"
     known = known_models()
     model = (
@@ -220,7 +219,13 @@ def _advice(
             "redirects are not followed, to protect the key; check base_url, or sign in to the network",
         ),
         (is_retried(status), _LATER),
-        (response.is_page, f"a web page came, so look at base_url ({config.base_url}) and at {between}"),
+        (
+            response.is_page,
+            (
+                f"a web page came, so look at base_url ({config.base_url}) and at what is between: a proxy, "
+                "a firewall, or the sign-in page of a network"
+            ),
+        ),
         (status in _ADVICE, _ADVICE.get(status)),
         (status == HTTPStatus.NOT_FOUND, f"check {model} and {address}"),
         (status == HTTPStatus.METHOD_NOT_ALLOWED, f"check {address}"),

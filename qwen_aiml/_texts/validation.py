@@ -51,16 +51,19 @@ def check_texts(texts: Iterable[str], *, blank_replacement: str | None = None, f
     reasons, advice = [], []
     if wrong:
         reasons.append(f"{name_items(wrong, first)}, expected str")
-        advice.append("leave out what is missing, and give the text of each of the others")
+        advice.append(_ADVICE["not str"])
     if blank:
         reasons.append(name_items(dict.fromkeys(blank, "blank"), first))
-        advice.append(_INSTEAD_OF_BLANK)
+        advice.append(_ADVICE["blank"])
     message = advised(f"{nothing_sent(first)}: {'; '.join(reasons)}", "; ".join(advice))
     error = InputTypeError if wrong else InputValueError
     raise error(message, indices=sorted(first + at for at in [*wrong, *blank]))
 
 
-_INSTEAD_OF_BLANK = "leave the blank ones out, or set on_blank='replace' and blank_replacement to a text"
+_ADVICE = {
+    "not str": "leave out what is missing, and give the text of each of the others",
+    "blank": "leave the blank ones out, or set on_blank='replace' and blank_replacement to a text",
+}
 
 
 def nothing_sent(first: int = 0) -> str:
