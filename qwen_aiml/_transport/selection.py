@@ -77,6 +77,8 @@ class SelectedTransport:
         """
         config, client = resolve(self._config, self._given, sync=self._sync)
         transport = self._select(config, client)
+        if self.is_closed:  # by another task, before this request: its connection is then closed after use
+            await transport.aclose()
         is_function = isinstance(config.api_key, KeySource)
         request.secret = await resolve_key(config.api_key) if is_function else config.secret
         return await transport.post(request)

@@ -52,6 +52,19 @@ async def test_default(config: Any, sync: bool, anyio_backend_name: str) -> None
     await selected.aclose()
 
 
+@pytest.mark.parametrize("setting", ["auto", "httpx"])
+async def test_closed_before_a_request(config: Any, sync: bool, serving: Any, setting: Any) -> None:
+    """A request of a transport that another task has closed meanwhile leaves no connection open."""
+    with serving(OK) as server:
+        settings = replace(config(server.url), transport=setting)
+        selected = SelectedTransport(settings, sync=sync)
+        await selected.aclose()
+        assert (await selected.post(POST)).body == b"{}"
+        transport: Any = selected._select(settings, None)
+
+    assert not transport._idle
+
+
 async def test_setting(sync: bool) -> None:
     """The setting `transport="httpx"` selects httpx."""
     settings = EmbeddingConfig(api_key="sk-test-0123456789", base_url=URL, transport="httpx")
