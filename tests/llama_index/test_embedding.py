@@ -419,7 +419,7 @@ def test_progress_leaves_the_call_whole(way: str) -> None:
 
 @pytest.mark.parametrize("name", ["query", "text"])
 def test_what_is_no_text(name: str) -> None:
-    """A list passed as a single text raises an error that asks for one string."""
+    """A list passed as a single text is rejected."""
     model = make()
     with pytest.raises(InputError, match=r"texts\[0\] is list, expected str\. What to do: "):
         getattr(model, f"get_{name}_embedding")(["q"])
