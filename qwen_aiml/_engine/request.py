@@ -28,7 +28,14 @@ from .._results import Usage
 from .._transport.base import Post, TransportFailure
 from .._transport.failures import advice
 from .limiter import FIRST_WINDOW
-from .retry import backoff, describe_cause, is_transient, retry_after, throttled_backoff
+from .retry import (
+    LONGEST_RETRY_AFTER,
+    backoff,
+    describe_cause,
+    is_transient,
+    retry_after,
+    throttled_backoff,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -94,6 +101,8 @@ class Call:
 
         rejected_alone: Number of texts rejected alone while no response was valid.
 
+        throttled_since: When the first 429 since the last accepted request came; infinity if none did.
+
         is_stopped: Whether no further request may start.
 
         starting: Lock of the one request that waits to start; see `Queue`.
@@ -134,6 +143,7 @@ class Call:
         self.budgets = [block.budget for block in self.blocks if block.budget is not None]
         self.accepted = 0
         self.rejected_alone = 0
+        self.throttled_since = math.inf
         self.is_stopped = False
         self.retries = 0
         self.reporter: Reporter | None = None
@@ -160,6 +170,15 @@ class Call:
     def seconds_left(self) -> float:
         """Return the seconds left until the deadline."""
         return math.inf if self.deadline is None else self.deadline - self.clock.now()
+
+    @property
+    def is_throttled_out(self) -> bool:
+        """
+        Whether 429s came, and nothing was accepted, for longer than all retries of one request may wait.
+
+        Requests take turns after 429s, so it would take many times as long to use up their retries.
+        """
+        return self.clock.now() - self.throttled_since > self.config.max_retries * LONGEST_RETRY_AFTER
 
     def stop(self) -> None:
         """Start no further request, and cancel those that wait; requests in flight continue."""
@@ -292,9 +311,11 @@ class _Request:
         elif isinstance(self.error, RateLimitError):
             advised = retry_after(response.headers, clock.date())
             limiter.refused(start, now, advised, JITTER * clock.random())
+            self._call.throttled_since = min(self._call.throttled_since, now)
         else:
             tokens = response.usage.total_tokens if response.is_success else None
             limiter.accepted(start, now, size, tokens)
+            self._call.throttled_since = math.inf
 
     async def _back_off(self, error: QwenAIMLError, response: Response | None) -> None:
         """
@@ -310,6 +331,8 @@ class _Request:
         if not is_transient(error):
             raise error
         is_last = self.attempts > self._retries_allowed
+        if isinstance(error, RateLimitError):
+            is_last = is_last or call.is_throttled_out
         advised = None if is_last or response is None else retry_after(response.headers, call.clock.date())
         if is_last:
             seconds = 0.0

@@ -20,6 +20,7 @@ from qwen_aiml import (
     DeadlineError,
     EmbeddingBatchError,
     InputError,
+    RateLimitError,
     ResponseFormatError,
     TransportError,
     Usage,
@@ -28,6 +29,7 @@ from qwen_aiml._engine.engine import make_limiter
 from qwen_aiml._engine.job import Job
 from qwen_aiml._engine.limiter import FIRST_WINDOW
 from qwen_aiml._engine.request import Clock
+from qwen_aiml._engine.retry import LONGEST_RETRY_AFTER
 from qwen_aiml._protocol.response import Response
 from qwen_aiml._transport.base import TransportFailure
 
@@ -103,7 +105,7 @@ def test_batches_once_a_request_was_accepted() -> None:
         (After(10, TransportFailure("connection", "no connection")), (67, 76), (67, 76)),
         (After(60, TransportFailure("timeout", "no response")), (367, 376), (600, 620)),
         (After(0.1, status(429)), (40, 45), (270, 330)),
-        (After(0.1, status(429, retry_after="60")), (300, 360), (1500, 1680)),
+        (After(0.1, status(429, retry_after="60")), (300, 360), (300, 390)),
     ],
 )
 def test_time_until_failure(
@@ -117,6 +119,24 @@ def test_time_until_failure(
 
         assert job.error() is not None
         assert least <= harness.now() <= most
+
+
+@pytest.mark.parametrize("retries", [2, 5, 20])
+@pytest.mark.parametrize("seconds", [None, "1", "60", "3600"])
+def test_time_until_failure_after_429s(seconds: str | None, retries: int) -> None:
+    """Batches that take turns after 429s fail once nothing was accepted for `max_retries` minutes."""
+    headers = {} if seconds is None else {"retry_after": seconds}
+    harness = Harness(
+        *[After(0.1)] * 200,
+        service=lambda _: After(0.1, status(429, **headers)),
+        limiter=make_limiter,
+        max_retries=retries,
+    )
+    job = harness.job(f"text {number}" for number in range(4000))
+
+    assert {type(error) for error in job.failures().values()} == {RateLimitError}
+    assert len(job.embeddings) == 2000
+    assert harness.now() <= (retries + 2) * LONGEST_RETRY_AFTER * 1.1
 
 
 def test_identical_texts() -> None:
