@@ -10,7 +10,8 @@ starts are evenly spaced, so that no burst drains the service's bucket.
 - A pattern sets the rate to 0.975 of the accepted rate since the last pattern. The sample covers at most the
   last second, as far as the rate was at least 0.7 of the present one, or 20 requests if those are more. The
   old rate counts as three more requests, so that short samples weigh little. If two patterns in a row lower
-  the rate, each with few rejections, the lower rate did not help: they were chance, and it is restored.
+  the rate, each with few rejections, or eight in any way, the lower rate did not help: it is restored. The
+  rate is never below one request in 15 seconds, the longest interval of probes.
 - After the first pattern, and when nothing was accepted since the last one, single requests probe, at
   intervals that double. If the first probe is accepted, the requests in flight at the pattern show the rate,
   since the bucket was empty; if none of them was rejected, the pattern was chance. If the first probe is
@@ -50,6 +51,7 @@ SAMPLE_SECONDS, SAMPLE_REQUESTS = 1.0, 20  # sample of accepted requests: whiche
 SAMPLE_RATE = 0.7  # share of the present rate; slower starts say little about the limit
 PRIOR = 3.0  # requests at the old rate, added to each sample
 FEW = 1 / 8  # share of rejections that may be chance
+MAX_FALLS = 8  # patterns in a row that lower the rate; a limit is found with fewer
 AGREEMENT = 0.15  # relative difference between two estimates that agree
 SLOW_SECONDS = 4.0  # until growth exceeds an estimate that agrees with the last one
 MIN_REQUESTS = 20.0  # until growth exceeds any other estimate, unless four seconds are sooner
@@ -157,7 +159,7 @@ class Limiter:
         self._grown = 0  # requests started since then
         self._until_regained = MIN_REQUESTS
         self._judged_from = -math.inf  # requests that started before no longer count
-        self._before: float | None = None  # the estimate before the present one; see `_set_rate`
+        self._falls: list[tuple[float, bool]] = []  # see `_or_restored`
         self._closed: float | None = None  # when acceptance ended, while probing
         self._probe_rejected: float | None = None  # when the last rejected probe started
 
@@ -290,18 +292,13 @@ class Limiter:
         progress = self._grown / self._until_regained
         return min(self._rate * (1 + (1 - BACKOFF_FACTOR) * (1 + (progress - 1) ** 3)), filling)
 
-    def _set_rate(self, accepted: float, requests: int, now: float, before: float | None = None) -> None:
-        """
-        Continue slightly below *accepted*, an estimate of the accepted rate from that many *requests*.
-
-        *before* is the estimate to restore if this one proves to be lowered by chance.
-        """
+    def _set_rate(self, accepted: float, requests: int, now: float) -> None:
+        """Continue slightly below *accepted*, an estimate of the accepted rate from that many *requests*."""
         agrees = self._rate is not None and abs(accepted / self._rate - 1) < AGREEMENT
         slow = accepted * SLOW_SECONDS
         self._until_regained = slow if agrees else max(requests, min(MIN_REQUESTS, slow))
         self._grown = 0
-        self._before = before
-        self._rate = rate = BACKOFF_FACTOR * accepted
+        self._rate = rate = max(BACKOFF_FACTOR * accepted, 1 / LONGEST_PROBE_GAP)
         self._next = max(self._next, now + 1 / rate)
         if abs(rate / self._logged_rate - 1) >= LOG_CHANGE:
             kind = "found" if self._logged_rate == math.inf else "changed"
@@ -315,16 +312,26 @@ class Limiter:
         accepted, seconds = _sample(self._recent, begin, refused, SAMPLE_RATE * self._present_rate())
         self._judged_from = now
         if accepted:
-            rate, before = self._estimate(accepted, seconds), None
-            if last is not None and rate < last and outcomes.count("refused") < FEW * len(outcomes):
-                if self._before is None:
-                    before = last / BACKOFF_FACTOR
-                else:
-                    rate = self._before  # the lower rate did not help
-            self._set_rate(rate, accepted, now, before)
+            few = outcomes.count("refused") < FEW * len(outcomes)
+            self._set_rate(self._or_restored(self._estimate(accepted, seconds), few=few), accepted, now)
         if last is None or not accepted:
+            self._falls.clear()
             self._closed, self._probe_rejected = refused.at, None
             self._schedule_probe(now, jitter, 1 / self._present_rate())
+
+    def _or_restored(self, rate: float, *, few: bool) -> float:
+        """Return an estimate, or the one to restore: before falls in a row that did not help."""
+        falls = self._falls
+        if self._rate is None or rate >= self._rate:
+            falls.clear()
+            return rate
+        falls.append((self._rate / BACKOFF_FACTOR, few))
+        in_vain = 2 if all(few for _, few in falls[-2:]) else MAX_FALLS
+        if len(falls) < in_vain:
+            return rate
+        restored = falls[-in_vain][0]
+        falls.clear()
+        return restored
 
     def _estimate(self, accepted: int, seconds: float) -> float:
         return (accepted + PRIOR) / (seconds + PRIOR / self._present_rate())

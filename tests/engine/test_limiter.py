@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from itertools import cycle, pairwise
 from statistics import geometric_mean, mean, median
@@ -15,6 +16,7 @@ from qwen_aiml._engine.limiter import (
     BACKOFF_FACTOR,
     EARLY,
     LONGEST_PAUSE,
+    LONGEST_PROBE_GAP,
     MAX_CATCH_UP,
     PRIOR,
     Limiter,
@@ -468,6 +470,18 @@ def test_falls_by_chance() -> None:
     assert second < 0.8 * first
     assert third == pytest.approx(first, rel=0.02)
     assert many[2] < many[1] < many[0]
+
+
+@pytest.mark.parametrize("outcomes", ["ar", "aar", "aaar", "aaaar"])
+def test_rejections_at_any_rate(outcomes: str) -> None:
+    """If requests are rejected at any rate, as by one of several backends, the rate does not fall for ever."""
+    limiter, now, rates = Limiter(32), 0.0, []
+    for _ in range(1000 // len(outcomes)):
+        now = feed(limiter, outcomes, now, latency=0.1)
+        rates.append(limiter.limits.requests_per_second or math.inf)
+
+    assert min(rates) >= 1 / LONGEST_PROBE_GAP
+    assert max(rates[-100:]) > 1
 
 
 def test_lost_requests() -> None:
