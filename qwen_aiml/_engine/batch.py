@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from .._errors import APIStatusError, QwenAIMLError, RateLimitError, ResponseFormatError, TransportError
 from .request import embed_texts
-from .retry import is_transient
+from .retry import describe_cause, is_transient
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,6 +79,10 @@ async def embed_batch(items: Sequence[int], job: Batches) -> None:
         if (rows := fewer_rows(error, len(part), call)) is not None:
             waiting.extend((part[at : at + rows], None) for at in range(0, len(part), rows))
             continue
+        if len(part) > 1:
+            logger.info(
+                "%s, sending %d texts in parts to isolate the cause", describe_cause(error), len(part)
+            )
         # Counted from here, so that texts are not sent one by one to a service that has gone down since.
         since = call.accepted if len(part) > 1 else before
         culprit, others, error = await _bisect(part, error, job, before)

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("qwen_aiml")
 
 JITTER = 0.1  # share of a pause, at most
-LOGGED_SECONDS = 1.0  # longer waits are logged
+LOGGED_SECONDS = 1.0  # longer waits are logged, and retries after longer attempts
 
 
 class Clock(Struct, frozen=True):
@@ -237,6 +237,7 @@ class _Request:
         self._post = Post(encode(texts, call.config), max_response_bytes(len(texts)))
         self.attempts = 0
         self.error: QwenAIMLError | None = None
+        self._sent_at = math.inf
 
     async def send(self) -> Rows:
         """Send until a response is valid, or no retry is left."""
@@ -262,6 +263,7 @@ class _Request:
         call = self._call
         start = await self._start(tokens)
         call.waiting.discard(self._scope)
+        self._sent_at = start.at
         response: Response | None = None
         usage = Usage(requests=1)
         try:
@@ -346,7 +348,7 @@ class _Request:
         if is_last or call.is_stopped:
             raise error
         if seconds:
-            self._report_wait(seconds)
+            self._report_wait(seconds, after=call.clock.now() - self._sent_at)
             call.waiting.add(self._scope)
             await anyio.sleep(seconds)
 
@@ -356,12 +358,12 @@ class _Request:
         is_throttled = isinstance(self.error, RateLimitError)
         return self._call.config.max_retries if is_throttled else self._retries
 
-    def _report_wait(self, seconds: float) -> None:
-        """Log a wait before the next attempt, and report it, unless it is short."""
-        if seconds > LOGGED_SECONDS:
+    def _report_wait(self, seconds: float, after: float = 0.0) -> None:
+        """Log and report a wait before the next attempt; log short ones only after a long attempt."""
+        if max(seconds, after) > LOGGED_SECONDS:
             cause, attempt, most = describe_cause(self.error), self.attempts + 1, self._retries_allowed + 1
             logger.info("%s, waiting %.1f s, attempt %d of %d", cause, seconds, attempt, most)
-            if self._call.reporter is not None:
+            if seconds > LOGGED_SECONDS and self._call.reporter is not None:
                 self._call.reporter.send(self._call.usage, seconds)
 
     def _read(self, response: Response) -> Rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from array import array
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -467,6 +468,19 @@ def test_nothing_is_sent_after_storing_beyond_the_deadline() -> None:
 
     assert harness.sent == [["a"]]
     assert isinstance(error.failures[1], DeadlineError)
+
+
+def test_log_of_slow_failures(caplog: pytest.LogCaptureFixture) -> None:
+    """If attempts take long to fail, each retry is logged, and that a batch is bisected."""
+    caplog.set_level("INFO", "qwen_aiml")
+    harness = Harness(service=lambda _: After(60, status(504)), max_retries=2)
+    harness.job(["a", "b"])
+
+    assert [re.sub(r"\d\.\d s", "_ s", message) for message in caplog.messages[:-1]] == [
+        "HTTP 504, waiting _ s, attempt 2 of 3",
+        "HTTP 504, waiting _ s, attempt 3 of 3",
+        "HTTP 504, sending 2 texts in parts to isolate the cause",
+    ]
 
 
 def test_log(caplog: pytest.LogCaptureFixture) -> None:

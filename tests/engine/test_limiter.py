@@ -474,7 +474,7 @@ def test_falls_by_chance() -> None:
 
 @pytest.mark.parametrize("outcomes", ["ar", "aar", "aaar", "aaaar"])
 def test_rejections_at_any_rate(outcomes: str) -> None:
-    """If requests are rejected at any rate, as by one of several backends, the rate does not fall for ever."""
+    """If every second to fifth request is rejected, at any rate, the rate does not fall for ever."""
     limiter, now, rates = Limiter(32), 0.0, []
     for _ in range(1000 // len(outcomes)):
         now = feed(limiter, outcomes, now, latency=0.1)
