@@ -98,8 +98,10 @@ async def embed_batch(items: Sequence[int], job: Batches) -> None:
             if not (is_transient(error) and job.may_shorten(culprit, error)):
                 _blame_the_text(error, call, since)
             await job.shorten(culprit, error)
-        if others:
-            waiting.append((others, others_error))
+            waiting.extend([(others, others_error)] if others else [])
+        else:
+            # It was embedded alone, so the number of texts may be the cause.
+            waiting.extend(([other], None) for other in others)
 
 
 async def _embed(items: Sequence[int], job: Batches, retries: int, before: int) -> QwenAIMLError | None:

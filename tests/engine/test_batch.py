@@ -225,6 +225,17 @@ def test_embedded_after_all() -> None:
     assert len(run.sent) <= 6
 
 
+@pytest.mark.parametrize("failure", [rejection(), status(504), SILENCE])
+@pytest.mark.parametrize("most", [1, 2])
+def test_requests_of_many_texts_fail(most: int, failure: Outcome) -> None:
+    """If only small requests succeed, the texts are sent alone, not together with all retries again."""
+    run = Run(TEXTS, lambda texts: failure if len(texts) > most else None)
+
+    assert run.result().embeddings == list(map(vector, TEXTS))
+    assert sum(len(texts) == 10 for texts in run.sent) == (1 if failure == rejection() else 6)
+    assert len([texts for texts in run.sent if 1 < len(texts) < 10]) <= 4
+
+
 def test_row_limit() -> None:
     """A rejection that names the maximum of texts per request is obeyed at once, and remembered."""
 
