@@ -331,7 +331,7 @@ def _prepare(connection: sqlite3.Connection, path: str, *, read_only: bool) -> N
     connection.execute("PRAGMA busy_timeout = 0")
     with suppress(sqlite3.OperationalError):
         connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA synchronous = NORMAL")  # safe with write-ahead logging only
 
 
 def _is_ours(connection: sqlite3.Connection, path: str) -> bool:

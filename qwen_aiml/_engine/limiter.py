@@ -159,7 +159,7 @@ class Limiter:
         self._grown = 0  # requests started since then
         self._until_regained = MIN_REQUESTS
         self._judged_from = -math.inf  # requests that started before no longer count
-        self._falls: list[tuple[float, bool]] = []  # see `_or_restored`
+        self._falls: list[tuple[float, bool]] = []  # see `_unless_in_vain`
         self._closed: float | None = None  # when acceptance ended, while probing
         self._probe_rejected: float | None = None  # when the last rejected probe started
 
@@ -313,25 +313,12 @@ class Limiter:
         self._judged_from = now
         if accepted:
             few = outcomes.count("refused") < FEW * len(outcomes)
-            self._set_rate(self._or_restored(self._estimate(accepted, seconds), few=few), accepted, now)
+            rate = _unless_in_vain(self._estimate(accepted, seconds), last, self._falls, few=few)
+            self._set_rate(rate, accepted, now)
         if last is None or not accepted:
             self._falls.clear()
             self._closed, self._probe_rejected = refused.at, None
             self._schedule_probe(now, jitter, 1 / self._present_rate())
-
-    def _or_restored(self, rate: float, *, few: bool) -> float:
-        """Return an estimate, or the one to restore: before falls in a row that did not help."""
-        falls = self._falls
-        if self._rate is None or rate >= self._rate:
-            falls.clear()
-            return rate
-        falls.append((self._rate / BACKOFF_FACTOR, few))
-        in_vain = 2 if all(few for _, few in falls[-2:]) else MAX_FALLS
-        if len(falls) < in_vain:
-            return rate
-        restored = falls[-in_vain][0]
-        falls.clear()
-        return restored
 
     def _estimate(self, accepted: int, seconds: float) -> float:
         return (accepted + PRIOR) / (seconds + PRIOR / self._present_rate())
@@ -363,6 +350,20 @@ class Limiter:
                 self._forget_limits()
             self._recent.clear()
             self._recent.append(start)
+
+
+def _unless_in_vain(rate: float, last: float | None, falls: list[tuple[float, bool]], *, few: bool) -> float:
+    """Return an estimate, or the one before some *falls* in a row, each with *few* rejections or not."""
+    if last is None or rate >= last:
+        falls.clear()
+        return rate
+    falls.append((last / BACKOFF_FACTOR, few))
+    in_vain = 2 if all(few for _, few in falls[-2:]) else MAX_FALLS
+    if len(falls) < in_vain:
+        return rate
+    restored = falls[-in_vain][0]
+    falls.clear()
+    return restored
 
 
 def _is_pattern(outcomes: list[Outcome | None]) -> bool:
