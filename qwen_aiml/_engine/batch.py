@@ -85,6 +85,7 @@ async def embed_batch(items: Sequence[int], job: Batches) -> None:
             )
         # Counted from here, so that texts are not sent one by one to a service that has gone down since.
         since = call.accepted if len(part) > 1 else before
+        cause = error
         culprit, others, error = await _bisect(part, error, job, before)
         others_error = None
         if error is not None:
@@ -98,10 +99,10 @@ async def embed_batch(items: Sequence[int], job: Batches) -> None:
             if not (is_transient(error) and job.may_shorten(culprit, error)):
                 _blame_the_text(error, call, since)
             await job.shorten(culprit, error)
-            waiting.extend([(others, others_error)] if others else [])
-        else:
-            # It was embedded alone, so the number of texts may be the cause.
-            waiting.extend(([other], None) for other in others)
+        # If the text was embedded alone, their number may be the cause, unless it was a rate limit.
+        is_size = error is None and not isinstance(cause, RateLimitError)
+        parts = [[other] for other in others] if is_size else [others]
+        waiting.extend((part, others_error) for part in parts if part)
 
 
 async def _embed(items: Sequence[int], job: Batches, retries: int, before: int) -> QwenAIMLError | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen_aiml import ResponseFormatError
@@ -189,6 +189,7 @@ indices = st.sampled_from([0, 1, 0.0, 1.0, True, None, 2])
 rows = st.fixed_dictionaries({"embedding": embeddings}, optional={"index": indices, "object": oddities})
 
 
+@settings(deadline=None)
 @given(
     st.lists(rows, max_size=3),
     st.booleans(),
