@@ -95,10 +95,13 @@ async def embed_batch(items: Sequence[int], job: Batches) -> None:
                 # A text is blamed only after another one was accepted.
                 others_error = await _embed(others, job, _retries(error, call), before)
                 others = others if others_error else []
-            # If it may be too long, a shorter form will show whether the service is the cause.
-            if not (is_transient(error) and job.may_shorten(culprit, error)):
+            # If it may be too long, a shorter form shows whether the service is the cause.
+            may_shorten = job.may_shorten(culprit, error)
+            if not may_shorten:
                 _blame_the_text(error, call, since)
             await job.shorten(culprit, error)
+            if may_shorten and not is_transient(error):
+                _blame_the_text(error, call, since)
         # If the text was embedded alone, their number may be the cause, unless it was a rate limit.
         is_size = error is None and not isinstance(cause, RateLimitError)
         parts = [[other] for other in others] if is_size else [others]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from fakes import FakeStore, Harness
+from fakes import After, FakeStore, Harness
 from langchain_qwen_aiml import QwenAIMLEmbeddings
 from llama_index_qwen_aiml import QwenAIMLEmbedding
 from qwen_aiml import (
@@ -150,6 +150,30 @@ def test_a_service_that_breaks_on_it() -> None:
     result = client.embed([*SHORT, MIDDLE])
 
     assert result.shortened == (9,)
+
+
+@pytest.mark.parametrize("policy", ["truncate", "split_mean"])
+def test_many_rejected_without_a_reason(policy: str) -> None:
+    """Texts that a service rejects without a reason are shortened, also if several are rejected at first."""
+    texts = [f"{at} {LONG}" for at in range(60)]
+    rejected, after = Response(400, {}, b'{"message": "no"}'), After(0.1)
+    harness = Harness(
+        service=lambda sent: After(0.1, rejected) if max(map(len, sent)) > 9000 else after,
+        on_too_long=policy,
+    )
+    result = harness.job(texts).result()
+
+    assert len(result.embeddings) == len(result.shortened) == 60
+
+
+def test_all_rejected_without_a_reason() -> None:
+    """If the shortened texts are rejected as well, the texts are not the cause: the call ends soon."""
+    rejected = After(0.1, Response(400, {}, b'{"message": "no"}'))
+    harness = Harness(service=lambda _: rejected, on_too_long="truncate", max_concurrency=1)
+    error = harness.job([f"{at} {LONG}" for at in range(60)]).error()
+
+    assert isinstance(error, APIStatusError)
+    assert len(harness.sent) < 100
 
 
 @pytest.mark.parametrize("policy", ["truncate", "split_mean"])
