@@ -185,10 +185,8 @@ def may_be_one_text(error: QwenAIMLError, call: Call, before: int) -> bool:
     """
     if not is_transient(error):
         return isinstance(error, APIStatusError) and error.reason in ("rows", "length", "content", "text")
-    if not call.config.max_retries:
+    if not call.config.max_retries or call.is_throttled_out:
         return False  # texts that may have been billed must not be sent again
-    if isinstance(error, RateLimitError) and call.is_throttled_out:
-        return False
     if call.accepted > before:
         return True  # the service works for others
     if isinstance(error, APIStatusError):

@@ -332,9 +332,7 @@ class _Request:
         logger.debug("%d texts, attempt %d: %s", len(self._texts), self.attempts, summary)  # no texts in it
         if not is_transient(error):
             raise error
-        is_last = self.attempts > self._retries_allowed
-        if isinstance(error, RateLimitError):
-            is_last = is_last or call.is_throttled_out
+        is_last = self.attempts > self._retries_allowed or call.is_throttled_out
         advised = None if is_last or response is None else retry_after(response.headers, call.clock.date())
         if is_last:
             seconds = 0.0
