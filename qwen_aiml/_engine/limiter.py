@@ -51,7 +51,7 @@ SAMPLE_SECONDS, SAMPLE_REQUESTS = 1.0, 20  # sample of accepted requests: whiche
 SAMPLE_RATE = 0.7  # share of the present rate; slower starts say little about the limit
 PRIOR = 3.0  # requests at the old rate, added to each sample
 FEW = 1 / 8  # share of rejections that may be chance
-MAX_FALLS = 8  # patterns in a row that lower the rate; a limit is found with fewer
+MAX_REDUCTIONS = 8  # patterns in a row that lower the rate; a limit is found with fewer
 AGREEMENT = 0.15  # relative difference between two estimates that agree
 SLOW_SECONDS = 4.0  # until growth exceeds an estimate that agrees with the last one
 MIN_REQUESTS = 20.0  # until growth exceeds any other estimate, unless four seconds are sooner
@@ -159,7 +159,7 @@ class Limiter:
         self._grown = 0  # requests started since then
         self._until_regained = MIN_REQUESTS
         self._judged_from = -math.inf  # requests that started before no longer count
-        self._falls: list[tuple[float, bool]] = []  # see `_unless_in_vain`
+        self._reductions: list[tuple[float, bool]] = []  # see `_undo_if_useless`
         self._closed: float | None = None  # when acceptance ended, while probing
         self._probe_rejected: float | None = None  # when the last rejected probe started
 
@@ -313,10 +313,10 @@ class Limiter:
         self._judged_from = now
         if accepted:
             few = outcomes.count("refused") < FEW * len(outcomes)
-            rate = _unless_in_vain(self._estimate(accepted, seconds), last, self._falls, few=few)
+            rate = _undo_if_useless(self._estimate(accepted, seconds), last, self._reductions, few=few)
             self._set_rate(rate, accepted, now)
         if last is None or not accepted:
-            self._falls.clear()
+            self._reductions.clear()
             self._closed, self._probe_rejected = refused.at, None
             self._schedule_probe(now, jitter, 1 / self._present_rate())
 
@@ -352,17 +352,19 @@ class Limiter:
             self._recent.append(start)
 
 
-def _unless_in_vain(rate: float, last: float | None, falls: list[tuple[float, bool]], *, few: bool) -> float:
-    """Return an estimate, or the one before some *falls* in a row, each with *few* rejections or not."""
+def _undo_if_useless(
+    rate: float, last: float | None, reductions: list[tuple[float, bool]], *, few: bool
+) -> float:
+    """Return the rate to set: an estimate, or the one before *reductions* in a row that were useless."""
     if last is None or rate >= last:
-        falls.clear()
+        reductions.clear()
         return rate
-    falls.append((last / BACKOFF_FACTOR, few))
-    in_vain = 2 if all(few for _, few in falls[-2:]) else MAX_FALLS
-    if len(falls) < in_vain:
+    reductions.append((last / BACKOFF_FACTOR, few))  # the estimate before, and whether few were rejected
+    limit = 2 if all(was_few for _, was_few in reductions[-2:]) else MAX_REDUCTIONS
+    if len(reductions) < limit:
         return rate
-    restored = falls[-in_vain][0]
-    falls.clear()
+    restored = reductions[-limit][0]
+    reductions.clear()
     return restored
 
 
