@@ -78,34 +78,44 @@ async def embed_batch(items: Sequence[int], job: Batches) -> None:
             continue
         if (rows := fewer_rows(error, len(part), call)) is not None:
             waiting.extend((part[at : at + rows], None) for at in range(0, len(part), rows))
-            continue
-        if len(part) > 1:
-            logger.info(
-                "%s, sending %d texts in parts to isolate the cause", describe_cause(error), len(part)
-            )
-        # Counted from here, so that texts are not sent one by one to a service that has gone down since.
-        since = call.accepted if len(part) > 1 else before
-        cause = error
-        culprit, others, error = await _bisect(part, error, job, before)
-        others_error = None
-        if error is not None:
-            # A service that has gone down sends no permanent errors: any accepted response counts.
-            since = since if is_transient(error) else 0
-            if others and call.accepted == since and not _names_the_text(error):
-                # A text is blamed only after another one was accepted.
-                others_error = await _embed(others, job, _retries(error, call), before)
-                others = others if others_error else []
-            # If it may be too long, a shorter form shows whether the service is the cause.
-            may_shorten = job.may_shorten(culprit, error)
-            if not may_shorten:
-                _blame_the_text(error, call, since)
-            await job.shorten(culprit, error)
-            if may_shorten and not is_transient(error):
-                _blame_the_text(error, call, since)
-        # If the text was embedded alone, their number may be the cause, unless it was a rate limit.
-        is_size = error is None and not isinstance(cause, RateLimitError)
-        parts = [[other] for other in others] if is_size else [others]
-        waiting.extend((part, others_error) for part in parts if part)
+        else:
+            waiting.extend(await _isolate(part, error, job, before))
+
+
+async def _isolate(
+    part: Sequence[int], error: QwenAIMLError, job: Batches, before: int
+) -> list[tuple[Sequence[int], QwenAIMLError | None]]:
+    """
+    Find the text that causes *error*, and shorten it or record its error.
+
+    Returns:
+        The parts that are left, each with the error of the whole part if it was rejected.
+    """
+    call = job.call
+    if len(part) > 1:
+        logger.info("%s, sending %d texts in parts to isolate the cause", describe_cause(error), len(part))
+    # Counted from here, so that texts are not sent one by one to a service that has gone down since.
+    since = call.accepted if len(part) > 1 else before
+    culprit, others, found = await _bisect(part, error, job, before)
+    if found is None and not isinstance(error, RateLimitError):
+        # The text was embedded alone, so the number of texts may be the cause.
+        return [([other], None) for other in others]
+    others_error = None
+    if found is not None:
+        # A service that has gone down sends no permanent errors: any accepted response counts.
+        since = since if is_transient(found) else 0
+        if others and call.accepted == since and not _names_the_text(found):
+            # A text is blamed only after another one was accepted.
+            others_error = await _embed(others, job, _retries(found, call), before)
+            others = others if others_error else []
+        # If it may be too long, a shorter form shows whether the service is the cause.
+        may_shorten = job.may_shorten(culprit, found)
+        if not may_shorten:
+            _blame_the_text(found, call, since)
+        await job.shorten(culprit, found)
+        if may_shorten and not is_transient(found):
+            _blame_the_text(found, call, since)
+    return [(others, others_error)] if others else []
 
 
 async def _embed(items: Sequence[int], job: Batches, retries: int, before: int) -> QwenAIMLError | None:
@@ -185,7 +195,7 @@ def may_be_one_text(error: QwenAIMLError, call: Call, before: int) -> bool:
     """
     if not is_transient(error):
         return isinstance(error, APIStatusError) and error.reason in ("rows", "length", "content", "text")
-    if not call.config.max_retries or call.is_throttled_out:
+    if not call.config.max_retries or call.is_throttled_too_long:
         return False  # texts that may have been billed must not be sent again
     if call.accepted > before:
         return True  # the service works for others

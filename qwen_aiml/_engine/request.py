@@ -172,7 +172,7 @@ class Call:
         return math.inf if self.deadline is None else self.deadline - self.clock.now()
 
     @property
-    def is_throttled_out(self) -> bool:
+    def is_throttled_too_long(self) -> bool:
         """
         Whether 429s came, and nothing was accepted, for longer than all retries of one request may wait.
 
@@ -250,8 +250,9 @@ class _Request:
                 response = await within_budgets(call.budgets, tokens, self._attempt)
                 if self.error is None:
                     rows = self._read(response)
+                    if not call.accepted:
+                        call.workers.total_tokens = call.config.concurrency
                     call.accepted += 1
-                    call.workers.total_tokens = call.config.concurrency
                     return rows
             except TransportFailure as failure:
                 self.error = self._transport_error(failure)
@@ -332,7 +333,7 @@ class _Request:
         logger.debug("%d texts, attempt %d: %s", len(self._texts), self.attempts, summary)  # no texts in it
         if not is_transient(error):
             raise error
-        is_last = self.attempts > self._retries_allowed or call.is_throttled_out
+        is_last = self.attempts > self._retries_allowed or call.is_throttled_too_long
         advised = None if is_last or response is None else retry_after(response.headers, call.clock.date())
         if is_last:
             seconds = 0.0

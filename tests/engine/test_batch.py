@@ -228,7 +228,7 @@ def test_embedded_after_all() -> None:
 @pytest.mark.parametrize("failure", [rejection(), status(504), SILENCE])
 @pytest.mark.parametrize("most", [1, 2])
 def test_requests_of_many_texts_fail(most: int, failure: Outcome) -> None:
-    """If only small requests succeed, the texts are sent alone, not together with all retries again."""
+    """If only small requests succeed, each remaining text gets a request of its own."""
     run = Run(TEXTS, lambda texts: failure if len(texts) > most else None)
 
     assert run.result().embeddings == list(map(vector, TEXTS))
