@@ -89,6 +89,7 @@ class Job:
         self.items = self._distinct.items
         self._long = LongTexts(config, instruction)
         counts = self._long.counted(self._distinct)
+
         self.embeddings: dict[int, Sequence[float]] = {}
         self._failures: dict[int, QwenAIMLError] = {}
         self.crash: BaseException | None = None
@@ -122,14 +123,16 @@ class Job:
         finally:
             indices, config = self._distinct.indices, self.call.config
             log_shortened(len(indices(self._shortened)), len(indices(self._at_limit)), config)
-            log_end(self, self.call.clock.now() - began)
+            if self.items:
+                log_end(self, self.call.clock.now() - began)
 
     def result(self) -> EmbeddingResult:
         """
         Return the embeddings, once `run` has ended.
 
         Raises:
-            EmbeddingBatchError: If only some were embedded; a `BudgetError` at a limit, even if none was.
+            EmbeddingBatchError: If only some texts were embedded. At a budget limit it is a `BudgetError`,
+                even if none was.
 
             QwenAIMLError: If none was embedded. An exception of an unknown type is raised unchanged.
         """
@@ -299,9 +302,7 @@ def log_shortened(cut: int, at_limit: int, config: EmbeddingConfig) -> None:
 
 
 def log_end(job: Job, seconds: float) -> None:
-    """Log a summary of a call in one line, unless it has no texts."""
-    if not job.items:
-        return
+    """Log a summary of a call, in one line."""
     usage = job.call.usage
     logger.info(
         "embedded %d of %d texts in %.1f s: %d requests (%d retries), %s tokens, %d texts cached",
