@@ -12,7 +12,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from . import _responses, _service
-from ._locks import ForkedLock
+from ._locks import ForkSafeLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -117,7 +117,7 @@ class Account:
         self._retry_after = retry_after
         self._clock = clock
         self._upstream = upstream
-        self._lock = ForkedLock()
+        self._lock = ForkSafeLock()
         self._recent: deque[float] = deque()
         self._processing = 0
         self._billed: Counter[str] = Counter()

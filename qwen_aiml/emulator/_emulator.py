@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from . import _responses, _service
 from ._account import Account
 from ._fault import Fault
-from ._locks import ForkedLock
+from ._locks import ForkSafeLock
 from ._reply import Reply, reply
 from ._serving import transports
 from ._vectors.models import LEXICAL, find
@@ -179,7 +179,7 @@ class Emulator:
             clock=clock,
             upstream=upstream,
         )
-        self._lock = ForkedLock()
+        self._lock = ForkSafeLock()
         self._script: deque[Fault | None] = deque()
         self._requests: deque[ReceivedRequest] = deque(maxlen=_REMEMBERED)
         self._request_count = 0

@@ -7,7 +7,7 @@ from threading import Lock
 from weakref import WeakSet
 
 
-class ForkedLock:
+class ForkSafeLock:
     """A lock that is free in a forked process, where a thread that held it would never release it."""
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class ForkedLock:
         self._lock = Lock()
 
 
-_locks: WeakSet[ForkedLock] = WeakSet()
+_locks: WeakSet[ForkSafeLock] = WeakSet()
 
 
 def _after_fork() -> None:

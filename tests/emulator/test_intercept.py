@@ -189,7 +189,7 @@ class Slow:
 
 def test_lock_after_a_fork() -> None:
     """After a fork, a lock that another thread of the parent process holds is free."""
-    lock = locks.ForkedLock()
+    lock = locks.ForkSafeLock()
     with lock:
         locks._after_fork()
         with lock:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._locks import ForkedLock
+from .._locks import ForkSafeLock
 from .lexical import LONGEST
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Semantic:
         """Embed one text to find the dimensions of rows."""
         self.name = vectoriser.name
         self._vectoriser = vectoriser
-        self._lock = ForkedLock()
+        self._lock = ForkSafeLock()
         self._rows: dict[bytes, NDArray[np.float64]] = {}
         self._length = 0
         self._length = len(self._embed_rows(["a"])[0])
