@@ -88,7 +88,7 @@ def track_usage(
     ``embed_iter`` counts in the blocks in which it is called, wherever its rows are read.
 
     A request starts if the usage, plus the expected usage of requests in flight, is below the limits, or if
-    none of its event loop is in flight, so the last requests may exceed them slightly. After that, calls
+    its event loop has no request in flight, so the last requests may exceed them slightly. After that, calls
     raise a `BudgetError` with the completed embeddings.
 
     Args:
