@@ -37,7 +37,11 @@ SIZE, TOKENS = 300, 100  # of each request
 
 
 class Adapter:
-    """The limiter with the interface that the simulator expects."""
+    """
+    The limiter with the interface that simulators expect.
+
+    Other programs simulate it as well, so the names and parameters of its four methods must stay.
+    """
 
     def __init__(self) -> None:
         self.limiter = Limiter(32)

@@ -686,6 +686,17 @@ FEW = [
 ]
 
 
+def test_interface_of_simulators() -> None:
+    """Any simulator can drive the limiter through these four methods, called by position."""
+    controller = make()
+    handle, other = controller.take(0.0), controller.take(1.0)
+    assert (type(handle), type(other), controller.window()) == (Start, Start, 6)
+    controller.accepted(handle, 1.1)
+    controller.refused(other, 1.1, 30.0)
+
+    assert controller.take(1.2) == pytest.approx(30.0, rel=0.1)
+
+
 @pytest.mark.parametrize("name", FEW)
 def test_undisclosed_limit(name: str) -> None:
     """Under any kind of limit, the work takes at most 1.6 times the ideal, with few rejections."""
