@@ -81,7 +81,7 @@ def details() -> list[str]:
             for function, call in _calls(module)
             if (at := DETAILS.get(_name(call.func), 9)) < len(call.args)
             for text in _texts(call.args[at], function, module)
-            if not re.fullmatch("<[a-z_.]+>", text)
+            if not _is_placeholder(text)
         }
     )
 
@@ -103,7 +103,7 @@ def advice() -> list[str]:
                 ]
                 worded = (rule for rule in rules if isinstance(rule, (ast.Constant, ast.JoinedStr)))
                 found |= {text for rule in worded for text in _texts(rule, node, module)}
-    return sorted(found - {UNKNOWN})
+    return sorted(text for text in found if not _is_placeholder(text))
 
 
 def parts() -> list[str]:
@@ -117,7 +117,7 @@ def parts() -> list[str]:
             for item in ast.walk(function)
             if isinstance(item, ast.Return) and item.value is not None
             for text in _texts(item.value, function, module)
-            if text != "None"
+            if text != "None" and not _is_placeholder(text)
         }
     )
 
@@ -152,7 +152,8 @@ def page() -> str:
 
 
 def _listed(texts: Iterable[str]) -> str:
-    return "\n".join(f"- <code>{escape(text)}</code>" for text in texts)
+    # Markdown would read the underscores of a name such as __del__ as emphasis.
+    return "\n".join(f"- <code>{escape(text).replace('_', '&#95;')}</code>" for text in texts)
 
 
 def _raised(module: ast.Module) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -231,7 +232,7 @@ def _texts(node: ast.expr, function: ast.AST, module: ast.Module) -> list[str]: 
         ]
     if isinstance(node, ast.Call) and _name(node.func) == "advised":
         happened, advice = (_texts(argument, function, module) for argument in node.args)
-        return [f"{what}. What to do: {then}" for what in happened for then in advice]
+        return [f"{what}. What to do: {then}" if then else what for what in happened for then in advice]
     if isinstance(node, ast.Call):
         return [text for value in _returned(node, module) for text in _texts(value, module, module)] or [
             UNKNOWN
@@ -275,6 +276,10 @@ def _returned(call: ast.Call, module: ast.Module) -> list[ast.expr]:
         for item in ast.walk(function)
         if isinstance(item, ast.Return) and item.value is not None
     ]
+
+
+def _is_placeholder(text: str) -> bool:
+    return bool(re.fullmatch("<[a-z_.]+>", text))
 
 
 def _placeholder(node: ast.expr) -> str:

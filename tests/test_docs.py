@@ -313,6 +313,16 @@ def test_constant_words_are_listed(words: str) -> None:
     assert words in html.unescape(hooks.messages.page())
 
 
+def test_messages_are_complete() -> None:
+    """No message on the page is formatted by Markdown, ends in missing advice, or is only a placeholder."""
+    listed = re.findall("^- <code>(.*)</code>$", hooks.messages.page(), re.MULTILINE)
+
+    assert len(listed) > 100
+    assert [text for text in listed if "_" in text] == []
+    assert [text for text in listed if text.endswith("What to do: ")] == []
+    assert [text for text in map(html.unescape, listed) if re.fullmatch("<[^<>]+>", text)] == []
+
+
 def test_error_classes_have_messages() -> None:
     """The page lists messages of every error class; the subclasses of `APIStatusError` share its message."""
     names = {name for name in qwen_aiml.__all__ if name.endswith("Error")}
