@@ -69,13 +69,14 @@ ARRAYS = (
 @dataclass(frozen=True)
 class Table:
     """
-    Rows of text under a heading, with notes.
+    Rows of text under a heading: the legend comes before them, the notes after.
     """
 
     heading: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
-    notes: str
+    legend: str = ""
+    notes: str = ""
 
     def text(self) -> str:
         """Format the table for a terminal."""
@@ -84,11 +85,12 @@ class Table:
         return "\n".join(
             [
                 self.heading,
+                *filter(None, [self.legend]),
                 *(
                     "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
                     for line in lines
                 ),
-                self.notes,
+                *filter(None, [self.notes]),
             ]
         )
 
@@ -97,7 +99,7 @@ class Table:
         lines = [self.columns, ["---", *("---:" for _ in self.columns[1:])], *self.rows]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         notes = re.sub(r"^\*", r"\\*", self.notes)
-        return f"{table}\n\n{notes}" if notes else table
+        return "\n\n".join(filter(None, [self.legend, table, notes]))
 
 
 def ideal(point: dict[str, Any]) -> float:
@@ -138,7 +140,7 @@ def main_table(taken: dict[str, Any]) -> Table:
     ways = list(point["ways"])
     notes = [SCALED] * few + [BASE64] * any("openai" in way for way in ways)
     notes += [ARRAYS] * any(way.startswith("ours-array") for way in ways)
-    return Table(f"Main: {_describe(point)}", columns, rows, "\n\n".join(notes))
+    return Table(f"Main: {_describe(point)}", columns, rows, notes="\n\n".join(notes))
 
 
 def sweep_table(taken: dict[str, Any]) -> Table:
@@ -155,9 +157,8 @@ def sweep_table(taken: dict[str, Any]) -> Table:
         ]
         for point in points
     ]
-    return Table(
-        "Sweep: one thing changed at a time", columns, rows, "CPU seconds, wall seconds; the ratio is of CPU."
-    )
+    legend = "Cells: CPU seconds, wall-clock seconds. The last column is the ratio of CPU seconds."
+    return Table("Sweep: one parameter varied at a time", columns, rows, legend)
 
 
 def goodput_table(taken: dict[str, Any]) -> Table:
@@ -176,8 +177,8 @@ def goodput_table(taken: dict[str, Any]) -> Table:
         requests = point["texts"] // BATCH
         rows.append([f"{point['rate']} per second", str(requests), f"{ideal(point):.0f}", *cells])
     columns = ["limit", "requests", "ideal s", *(LABELS[way] for way in ways)]
-    notes = "Wall time divided by the ideal (requests / limit), and the share of requests rejected."
-    return Table("Goodput: undisclosed limits in requests per second", columns, rows, notes)
+    legend = "Cells: wall-clock time / ideal (requests / limit), share of requests rejected."
+    return Table("Goodput: undisclosed limits in requests per second", columns, rows, legend)
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {

@@ -136,6 +136,8 @@ def test_other_tables() -> None:
     limited = report.goodput_table({**TAKEN, "points": [{**POINT, "rate": 400, "ways": ways}]})
 
     assert swept.rows[0][1:] == ["0.00", "1.50, 2.50", "failed", "1.00, 1.50", "1.50"]
+    assert swept.markdown().index("Cells: CPU seconds, wall-clock seconds") < swept.markdown().index("|")
+    assert swept.text().index("Cells: CPU seconds, wall-clock seconds") < swept.text().index("1.50, 2.50")
     assert limited.rows == [["400 per second", "400", "1", "2.50, 1.0%", "not done in 9 s", "1.50, 50.0%"]]
 
 

@@ -259,7 +259,7 @@ def test_made_parts() -> None:
     asked = {name for page in PAGES for name in hooks.MARKER.findall(page.read_text(encoding="utf-8"))}
 
     assert asked == {"behaviour", "how-to", "messages", "speed"}
-    assert hooks.made_part("speed").startswith("## Sweep: one thing changed")
+    assert hooks.made_part("speed").startswith("## Sweep: one parameter varied")
     with pytest.raises(ValueError, match="nothing is made for 'spede'"):
         hooks.made_part("spede")
 
