@@ -273,7 +273,7 @@ def on_config(config: MkDocsConfig) -> None:
     for section in config.nav or []:
         for title, entries in section.items():
             if title == "How-to":
-                entries += [f"how-to/{page}.md" for page in how_to_pages()]
+                entries.append({"Cookbook": [f"how-to/{page}.md" for page in how_to_pages()]})
             elif OPTIONAL in entries and not (DOCS / OPTIONAL).exists():
                 entries.remove(OPTIONAL)
 

@@ -206,13 +206,17 @@ def test_how_to_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ]
     (tmp_path / "README.md").write_text("\n".join(lines), encoding="utf-8")
     monkeypatch.setattr(hooks, "NOTEBOOKS", folder)
-    nav = [{"How-to": ["how-to/index.md"]}, {"More": [hooks.OPTIONAL, "x.md"]}]
+    nav: list[dict[str, list[Any]]] = [
+        {"How-to": ["how-to/index.md"]},
+        {"More": [hooks.OPTIONAL, "x.md"]},
+    ]
     config = SimpleNamespace(nav=nav, site_name="the site", copyright="a licence")
     hooks.on_config(config)
 
     assert config.copyright == f"the site {version('qwen-aiml')} · a licence"
     assert hooks.how_to_pages() == ["z", "rag", "a", "b"]
-    assert nav[0]["How-to"] == ["how-to/index.md", *(f"how-to/{page}.md" for page in ("z", "rag", "a", "b"))]
+    pages = [f"how-to/{page}.md" for page in ("z", "rag", "a", "b")]
+    assert nav[0]["How-to"] == ["how-to/index.md", {"Cookbook": pages}]
     assert (hooks.OPTIONAL in nav[1]["More"]) == (DOCS / hooks.OPTIONAL).exists()
     assert hooks.made_part("how-to").splitlines()[2] == "- [Page a](a.md): What it shows."
 
