@@ -278,20 +278,20 @@ TABLE = (
     Row(
         "reset-during",
         "Connection reset in the middle of a response",
-        "the same",
+        "retried; the lost response was billed",
         once(Fault(reset="during")),
         trio=True,
     ),
     Row(
         "cut",
         "Truncated response, compressed or not",
-        "the same",
+        "retried; the lost response was billed",
         each({"at-once": Fault(cut=0), "later": Fault(cut=999), "gzip": Fault(cut=99, gzip=True)}),
     ),
     Row(
         "hang",
         "No response",
-        "the same, after `timeout`",
+        "retried after `timeout`; the lost response may have been billed",
         once(Fault(hang=True), settings={"timeout": 0.2}),
         trio=True,
     ),
@@ -325,7 +325,7 @@ TABLE = (
         },
     ),
     Row("nobody", "Connection refused", "retried, then `TransportError`"),
-    Row("not-http", "A server that does not speak HTTP", "the same"),
+    Row("not-http", "A server that does not speak HTTP", "retried, then `TransportError`"),
     Row(
         "certificate",
         "Certificate that cannot be verified",
@@ -344,7 +344,7 @@ TABLE = (
     ),
     Row(
         "retry-after",
-        "The same with `Retry-After`, as seconds or a date, or `retry-after-ms`",
+        "408, 409, 429, 5xx except 511 with `Retry-After`, as seconds or a date, or `retry-after-ms`",
         "retried after that time; after a 429 all other requests wait as well",
         {
             f"{status}-{form}": Case(
@@ -381,7 +381,7 @@ TABLE = (
     ),
     Row(
         "no-retries",
-        "Any of these with `max_retries=0`",
+        "Any transient failure with `max_retries=0`",
         "the error without a retry; nothing is sent, or billed, twice",
         {
             "reset": final(TransportError, Fault(reset="after")),
@@ -421,7 +421,7 @@ TABLE = (
     ),
     Row(
         "late",
-        "The same after some successful requests",
+        "One of these errors after some successful requests",
         "`EmbeddingBatchError`; completed embeddings are in its `embeddings`",
         {
             "401": late(AuthenticationError, Fault(status=401)),
@@ -458,7 +458,7 @@ TABLE = (
     Row(
         "encoding",
         "Body that does not match `content-encoding`",
-        "the same",
+        "retried; the useless response may have been billed",
         once(raw(b"{}", content_encoding="gzip")),
     ),
     # The body is also cut: a client that reads that far sees a lost response, whose usage is not unknown.
@@ -469,7 +469,7 @@ TABLE = (
         once(Fault(status=200, body=bytes(2**25), cut=2**24 + 2**20), unpriced=True),
         trio=True,
     ),
-    Row("bomb", "Small body that decompresses to hundreds of megabytes", "the same"),
+    Row("bomb", "Small body that decompresses to hundreds of megabytes", "not read to its end; retried"),
     Row(
         "row-count",
         "Too few or too many rows",
@@ -554,7 +554,7 @@ TABLE = (
     ),
     Row(
         "malformed-always",
-        "Any of these, 408, 500, 504, 524, or no response, at every attempt and for all texts",
+        "Any malformed response, 408, 500, 504, 524, or no response, at every attempt and for all texts",
         "bisection, four more requests, then `ResponseFormatError`, `APIStatusError` or `TransportError`",
         {
             name: Case(
@@ -624,7 +624,7 @@ TABLE = (
     Row(
         "poison-service",
         "One text that gets 408, 500, 504 or 524 at every attempt",
-        "the same, after the last retry",
+        "isolated in the same way, after the last retry",
         {
             str(status): poison(
                 8,
@@ -638,7 +638,7 @@ TABLE = (
     Row(
         "poison-malformed",
         "One text for which the response is malformed, or never comes, at every attempt",
-        "the same",
+        "isolated in the same way, after the last retry",
         {
             "malformed": poison(
                 8,
@@ -657,7 +657,7 @@ TABLE = (
     ),
     Row(
         "poison-two",
-        "Two such texts, in one request or in two",
+        "Two rejected texts, in one request or in two",
         "both are isolated",
         {
             "apart": refusing(9, 12, requests=10),
@@ -701,10 +701,14 @@ TABLE = (
             )
         },
     ),
-    Row("too-long-truncate", 'The same with `on_too_long="truncate"`', "the beginning is embedded"),
+    Row(
+        "too-long-truncate",
+        'Text with too many tokens and `on_too_long="truncate"`',
+        "the beginning is embedded",
+    ),
     Row(
         "too-long-mean",
-        'The same with `on_too_long="split_mean"`',
+        'Text with too many tokens and `on_too_long="split_mean"`',
         "the mean of its pieces, weighted by length and normalised",
     ),
     Row(
