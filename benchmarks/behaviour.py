@@ -151,7 +151,7 @@ def markdown(results: dict[str, Any]) -> str:
     lines += [[question, *(cell(found[name]) for found in ways.values())] for name, question, cell in ROWS]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     told = "; ".join(f"{NAMES[way]}, {results['dates'][way]}: {results['versions'][way]}" for way in ways)
-    return f"{table}\n\nTaken with Python {results['python']}. Dates and versions: {told}."
+    return f"{table}\n\nMeasured with Python {results['python']}. Dates and versions: {told}."
 
 
 def _failed(found: dict[str, Any]) -> str:
