@@ -140,7 +140,7 @@ class AdapterBase:
             fields, update = type(self).model_fields.keys(), dict(update or {})
             self._mask(update)
             if unknown := update.keys() - fields:
-                message = f"{unknown_settings(unknown, fields)}; copies go by field names"
+                message = f"{unknown_settings(unknown, fields)}; model_copy takes field names"
                 raise ConfigurationError(f"{type(self).__name__}: {message}")
             copied = super().model_copy(update=update, deep=deep)
             copied._connect()  # noqa: SLF001 (of this class)

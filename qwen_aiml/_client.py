@@ -51,7 +51,7 @@ class _Client(Estimator):
             kind = type(self).__name__
             unknown = unknown_settings(settings, ("cache", "http_client", "limiter"))
             settings.clear()  # one may be a key: not in this frame
-            advice = f"settings go into a config: {kind}(EmbeddingConfig(...))"
+            advice = f"put the settings into a config: {kind}(EmbeddingConfig(...))"
             raise ConfigurationError(advised(f"{kind}: {unknown}", advice))
         if config is not None and not isinstance(config, EmbeddingConfig):
             type_name, config = type(config).__name__, None  # may be a key: not in this frame

@@ -307,8 +307,8 @@ def test_messages_are_listed(
     "words",
     [
         "the body is not as documented",
-        "leave out what is missing, and give the text of each",
-        "leave the blank ones out, or set on_blank",
+        "remove missing values, and give the text of any other object",
+        "remove the blank texts, or set on_blank",
         "or the sign-in page of a network",
     ],
 )

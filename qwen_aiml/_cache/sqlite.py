@@ -128,7 +128,7 @@ class SQLiteCache:
             if self._is_read_only:
                 if not self._has_warned:
                     self._has_warned = True
-                    logger.warning("the cache %s is read-only: nothing new is stored in it", self._path)
+                    logger.warning("the cache %s is read-only: new embeddings are not stored", self._path)
                 return
             with connection:
                 connection.execute("BEGIN IMMEDIATE")

@@ -222,6 +222,6 @@ def fewer_rows(error: QwenAIMLError, sent: int, call: Call) -> int | None:
     if rows is None or not 0 < rows < sent:
         return None
     if rows < call.limiter.rows:
-        logger.info("the service accepts %d texts per request; later requests hold no more", rows)
+        logger.info("the service accepts %d texts per request; later requests respect that", rows)
         call.limiter.rows = rows
     return rows

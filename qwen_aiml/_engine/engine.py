@@ -145,7 +145,7 @@ class Engine:
         """
         if self._is_forked:
             message = (
-                "a client of your own (http_client, http_async_client) can't be used after a fork, when both "
+                "a client of your own (http_client, http_async_client) can't be used after a fork: both "
                 "processes would read from its connections. Create another object in this process"
             )
             raise ConfigurationError(message)

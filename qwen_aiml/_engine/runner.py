@@ -119,8 +119,8 @@ class BackgroundCall:
         """
         if self._is_of_parent:
             message = (
-                "what was begun before a fork goes on in the parent process only, where both would read the "
-                "same responses. Begin another call, or embed_iter, in this process"
+                "a call or embed_iter that was started before a fork continues only in the parent process. "
+                "Start another one in this process"
             )
             raise ConfigurationError(message)
 

@@ -222,8 +222,8 @@ def _advice(
         (
             response.is_page,
             (
-                f"a web page came, so look at base_url ({config.base_url}) and at what is between: a proxy, "
-                "a firewall, or the sign-in page of a network"
+                f"the response is a web page: check base_url ({config.base_url}) and what is in between: "
+                "a proxy, a firewall, or the sign-in page of a network"
             ),
         ),
         (status in _ADVICE, _ADVICE.get(status)),

@@ -61,8 +61,8 @@ def check_texts(texts: Iterable[str], *, blank_replacement: str | None = None, f
 
 
 _ADVICE = {
-    "not str": "leave out what is missing, and give the text of each of the others",
-    "blank": "leave the blank ones out, or set on_blank='replace' and blank_replacement to a text",
+    "not str": "remove missing values, and give the text of any other object",
+    "blank": "remove the blank texts, or set on_blank='replace' and blank_replacement to a text",
 }
 
 

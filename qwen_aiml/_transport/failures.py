@@ -38,8 +38,8 @@ _ADVICE: dict[FailureKind, str] = {
     "timeout": "check the network; raise timeout if the service is slow",
     "local": "check default_headers",
     "loop": (
-        "create one AsyncClient of httpx in each event loop, and an object with it; or leave http_client "
-        "(http_async_client) out: the default clients serve any number of event loops"
+        "create one AsyncClient of httpx, and one object with it, in each event loop; or omit http_client "
+        "(http_async_client): the default clients serve any number of event loops"
     ),
     "certificate": (
         "behind a proxy that inspects TLS, set SSL_CERT_FILE to its CA bundle (PEM); the sign-in page of a "

@@ -90,7 +90,6 @@ class Account:
         clock: Callable[[], float],
         upstream: _service.Upstream,
     ) -> None:
-        """Create an account that has not been billed yet."""
         if isinstance(api_keys, str) or (
             api_keys is not None and not all(key.strip() for key in api_keys or [""])
         ):
@@ -100,7 +99,7 @@ class Account:
         if credits is not None and credits < 0:
             raise ValueError(f"credits must be 0 or more, not {credits}")
         if rate_limit is not None and rate_limit < 1:
-            raise ValueError(f"rate_limit must be 1 request a second or more, not {rate_limit}")
+            raise ValueError(f"rate_limit must be 1 request per second or more, not {rate_limit}")
         if burst is not None and burst < 1:
             raise ValueError(f"burst must be 1 request or more, not {burst}")
         if burst is not None and rate_limit is None:

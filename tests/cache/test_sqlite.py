@@ -515,7 +515,7 @@ def test_read_only(protect: Callable[[Path], None], folder: Path, caplog: pytest
         ):
             cache.prune(older_than=0)
 
-    assert caplog.text.count(f"the cache {path} is read-only: nothing new is stored in it") == 1
+    assert caplog.text.count(f"the cache {path} is read-only: new embeddings are not stored") == 1
 
 
 @pytest.mark.parametrize("protect", [read_only_file, read_only_folder, both_read_only])

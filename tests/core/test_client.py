@@ -468,7 +468,7 @@ async def test_settings_outside_the_config(kind: type[Client], given: dict[str, 
         kind(**given)
 
     name = kind.__name__
-    advice = f"What to do: settings go into a config: {name}(EmbeddingConfig(...))"
+    advice = f"What to do: put the settings into a config: {name}(EmbeddingConfig(...))"
     assert str(raised.value) == f"{name}: {message}. {advice}"
     assert KEY not in str([{**entry.frame.f_locals, "self": None} for entry in raised.traceback[1:]])
 

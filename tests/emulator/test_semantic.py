@@ -215,12 +215,12 @@ def test_threads() -> None:
 def test_malformed_rows(rows: object) -> None:
     """Anything but one normalised row per text is rejected, on creation or later, and not kept in memory."""
     made = Semantic(Given(rows))
-    with pytest.raises(ValueError, match=r"^the vectoriser 'given' gave (an array of shape|rows of lengths)"):
+    with pytest.raises(ValueError, match=r"^the vectoriser 'given' returned (an array|rows of lengths)"):
         made.embed(["b"], 64, "v4")
     malformed = Given(rows)
     malformed.calls.append(())
     if rows not in ([[1.0]], [[0.6, 0.8, 0.0]]):
-        with pytest.raises(ValueError, match=r"^the vectoriser 'given' gave"):
+        with pytest.raises(ValueError, match=r"^the vectoriser 'given' returned"):
             Emulator(vectors=malformed)
 
     assert not made._rows

@@ -603,7 +603,7 @@ PROXY = (
         ("timeout", True, "check the network; raise timeout if the service is slow"),
         ("certificate", False, "behind a proxy that inspects TLS, set SSL_CERT_FILE"),
         ("local", False, "check default_headers"),
-        ("loop", False, "create one AsyncClient of httpx in each event loop, and an object with it"),
+        ("loop", False, "create one AsyncClient of httpx, and one object with it, in each event loop"),
         ("proxy", True, PROXY),
         ("refused", False, PROXY),
     ],

@@ -566,7 +566,7 @@ def test_what_a_parent_process_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         child.setattr(runner._background, "parents", [running._loop])
         running.cancel()
         running.join()
-        with pytest.raises(ConfigurationError, match=r"begun before a fork.*Begin another call"):
+        with pytest.raises(ConfigurationError, match=r"started before a fork.*Start another one"):
             running.check_not_forked()
         assert not running._has_ended
 

@@ -714,7 +714,7 @@ def test_continued_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     begun = list(rows._running.values())
     with monkeypatch.context() as child:
         child.setattr(runner._background, "parents", [begun[0]._loop])
-        with pytest.raises(ConfigurationError, match="begun before a fork"):
+        with pytest.raises(ConfigurationError, match="started before a fork"):
             next(rows)
         assert list(rows) == []
 

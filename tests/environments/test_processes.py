@@ -118,7 +118,7 @@ def test_prefork_async(run: Callable[..., str]) -> None:
 @needs_fork
 @pytest.mark.parametrize("how", ["next", "close", "drop", "progress"])
 def test_fork_in_the_middle(run: Callable[..., str], how: str) -> None:
-    """A call begun before a fork continues in the parent; in the child it ends, silently or with an error."""
+    """A call started before a fork continues in the parent; in the child it ends, silently or with an error."""
     printed = run(
         f"""
         import gc, os, signal, warnings
@@ -149,7 +149,7 @@ def test_fork_in_the_middle(run: Callable[..., str], how: str) -> None:
             else:
                 count = iterate()
         except ValueError as error:
-            assert "begun before a fork" in str(error)
+            assert "started before a fork" in str(error)
             count = -1
         if children == [0]:
             gc.collect()

@@ -110,7 +110,12 @@ BAD_DIMENSION = "Value error, dimension for embedding v3 is invalid, its value s
             "check the model (alibaba/qwen-text-embedding-v4) and base_url (https://api.aimlapi.com/v1; the",
         ),
         (405, b"", APIStatusError, "check base_url (https://api.aimlapi.com/v1; the service's own is https"),
-        (404, PAGE, APIStatusError, "a web page came, so look at base_url (https://api.aimlapi.com/v1)"),
+        (
+            404,
+            PAGE,
+            APIStatusError,
+            "the response is a web page: check base_url (https://api.aimlapi.com/v1)",
+        ),
         (403, PAGE, APIStatusError, "a proxy, a firewall, or the sign-in page of a network"),
         (511, PAGE, APIStatusError, "the sign-in page of a network"),
         (511, b"", APIStatusError, "sign in to the network"),

@@ -90,7 +90,7 @@ def test_accepted(texts: Any) -> None:
             [[1, 2], "a", ""],
             InputTypeError,
             (0, 2),
-            "texts[0] is list, expected str; texts[2] is blank. What to do: leave out what is missing, and",
+            "texts[0] is list, expected str; texts[2] is blank. What to do: remove missing values, and",
         ),
         (
             ["", "a"] * 20,
@@ -130,7 +130,7 @@ def test_placeholder() -> None:
 def test_advice() -> None:
     """The error for blank texts recommends the placeholder."""
     with pytest.raises(
-        InputValueError, match="leave the blank ones out, or set on_blank='replace' and blank_replacement to"
+        InputValueError, match="remove the blank texts, or set on_blank='replace' and blank_replacement to"
     ):
         check_texts(["a", ""])
 
@@ -141,7 +141,7 @@ def test_advice_for_what_is_no_string(item: Any) -> None:
     with pytest.raises(InputTypeError) as caught:
         check_texts(["a", item])
 
-    advice = "leave out what is missing, and give the text of each of the others"
+    advice = "remove missing values, and give the text of any other object"
     assert str(caught.value).endswith(f", expected str. What to do: {advice}")
     assert "abc" not in str(caught.value)
 

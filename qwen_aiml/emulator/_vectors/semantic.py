@@ -113,7 +113,7 @@ class Semantic:
         return rows
 
     def _malformed(self, given: str) -> ValueError:
-        return ValueError(f"the vectoriser {self.name!r} gave {given}")
+        return ValueError(f"the vectoriser {self.name!r} returned {given}")
 
 
 def _numbers(rows: Any) -> NDArray[np.float64]:
