@@ -153,7 +153,6 @@ class Emulator:
         vectors: str | Vectoriser = LEXICAL,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Create an emulator that has not received any request yet."""
         if not 0 <= latency < inf:
             raise ValueError(f"latency must be a number of seconds, 0 or more, not {latency}")
         self._latency = latency
