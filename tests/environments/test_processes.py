@@ -118,7 +118,7 @@ def test_prefork_async(run: Callable[..., str]) -> None:
 @needs_fork
 @pytest.mark.parametrize("how", ["next", "close", "drop", "progress"])
 def test_fork_in_the_middle(run: Callable[..., str], how: str) -> None:
-    """A call started before a fork continues in the parent; in the child it ends, silently or with an error."""
+    """A call started before a fork continues in the parent; in the child it ends, silently or not."""
     printed = run(
         f"""
         import gc, os, signal, warnings
