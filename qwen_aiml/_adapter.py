@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import textwrap
 from inspect import cleandoc, isfunction
 from typing import TYPE_CHECKING, Any
 
@@ -181,8 +182,8 @@ class AdapterBase:
                 name: field.description for name, field in cls.model_fields.items() if field.description
             }
             if cls.__doc__ is not None:
-                lines = (f"\n\n    {name}: {' '.join(text.split())}" for name, text in descriptions.items())
-                cls.__doc__ = f"{cleandoc(cls.__doc__)}{_SETTINGS}{''.join(lines)}"
+                parts = (f"\n\n{_wrap(f'{name}: {text}')}" for name, text in descriptions.items())
+                cls.__doc__ = f"{cleandoc(cls.__doc__)}{_SETTINGS}{''.join(parts)}"
 
     @property
     def usage(self) -> Usage:
@@ -249,6 +250,11 @@ class AdapterBase:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+def _wrap(text: str) -> str:
+    wrapped = textwrap.fill(" ".join(text.split()), 96, break_long_words=False, break_on_hyphens=False)
+    return textwrap.indent(wrapped.replace("\n", "\n    "), "    ")
 
 
 def _unconverted(error: Mapping[str, Any]) -> str:

@@ -516,6 +516,7 @@ def test_help() -> None:
         assert f"    {name}: " in (Own.__doc__ or "")
     assert (Own.__doc__ or "").startswith("A user's own.\n\nSettings:\n\n    model: Model id")
     assert "    label: What it is called." in (Own.__doc__ or "")
+    assert max(map(len, (Own.__doc__ or "").splitlines())) <= 110
     assert Bare.__doc__ is None
     assert Own.model_json_schema()["properties"]["label"]["description"] == "What it is called."
     assert "description" not in Bare.model_json_schema()
