@@ -90,7 +90,7 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
     )
 
     model: str = DEFAULT_MODEL
-    """Model id or short name, such as ``text-embedding-v4``. Unknown models pass through unchecked."""
+    """Model id or short name, such as ``text-embedding-v4``. Unknown ids are sent unchecked."""
 
     dimensions: int | None = None
     """Dimensions of the vectors; None uses the service's default (1024 for v4 and v3)."""
@@ -163,7 +163,8 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
     """Additional headers for each request; None adds no headers."""
 
     transport: Literal["auto", "httpx"] = "auto"
-    """``httpx`` sends every request with httpx; ``auto`` does so only where it is needed, see the docs."""
+    """``httpx`` sends every request with httpx; ``auto`` does so only on Trio, behind a proxy, with a custom
+    client, and while httpx is instrumented, recorded or mocked."""
 
     allow_http: bool | None = None
     """Whether to accept an unencrypted ``base_url`` that is not a loopback address. None reads

@@ -48,7 +48,7 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
     )
 
     model_name: str = Field(default=DEFAULT_MODEL, validation_alias=AliasChoices("model_name", "model"))
-    """Also ``model``. Model id or short name, such as ``text-embedding-v4``. Unknown models pass through
+    """Also ``model``. Model id or short name, such as ``text-embedding-v4``. Unknown ids are sent
     unchecked."""
 
     dimensions: int | None = None
@@ -110,7 +110,8 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
     """Additional headers for each request; None adds no headers."""
 
     transport: Literal["auto", "httpx"] = Field(default="auto", exclude=True)
-    """``httpx`` sends every request with httpx; ``auto`` does so only where it is needed, see the docs."""
+    """``httpx`` sends every request with httpx; ``auto`` does so only on Trio, behind a proxy, with a custom
+    client, and while httpx is instrumented, recorded or mocked."""
 
     allow_http: bool | None = Field(default=None, exclude=True)
     """Whether to accept an unencrypted ``api_base`` that is not a loopback address. None reads

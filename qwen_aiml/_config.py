@@ -34,7 +34,7 @@ class EmbeddingConfig:
     The settings of a client, validated on creation.
 
     Attributes:
-        model: Model id or short name, such as ``text-embedding-v4``. Unknown models pass through unchecked.
+        model: Model id or short name, such as ``text-embedding-v4``. Unknown ids are sent unchecked.
 
         dimensions: Dimensions of the vectors; None uses the service's default (1024 for v4 and v3).
 

@@ -3,11 +3,11 @@ The exceptions of this project. No I/O here.
 
 QwenAIMLError                     base class of all below, so that one ``except`` is enough
 ├── ConfigurationError            a setting is wrong or missing (also ValueError)
-├── InputError                    invalid texts; none of the call, or block, was sent
+├── InputError                    invalid texts; nothing was sent
 │   ├── InputTypeError            ... not a string (also TypeError)
 │   └── InputValueError           ... blank, or counted as too long (also ValueError)
 ├── TransportError                no response: connection, TLS, timeout
-├── DeadlineError                 ``total_timeout`` ran out, or would (also TimeoutError)
+├── DeadlineError                 ``total_timeout`` ran out (also TimeoutError)
 ├── APIStatusError                the service responded with an error
 │   ├── AuthenticationError       401: the API key was rejected
 │   ├── InsufficientCreditsError  no credits left, whatever the status
@@ -122,7 +122,7 @@ class ConfigurationError(QwenAIMLError, ValueError):
 
 class InputError(QwenAIMLError):
     """
-    Some texts are invalid; nothing was sent, or nothing from their block on in the case of ``embed_iter``.
+    Some texts are invalid; nothing was sent. In ``embed_iter``, nothing from their block on was sent.
 
     ``indices`` lists all of them.
     """
@@ -270,7 +270,7 @@ class EmbeddingBatchError(QwenAIMLError):
 
 class BudgetError(EmbeddingBatchError):
     """
-    The budget of a `track_usage` block is used up; requests in flight completed, no other was sent.
+    The budget of a `track_usage` block is used up; requests in flight were completed, others not sent.
 
     It has the attributes of `EmbeddingBatchError`, but there may be no embedding at all.
     """
