@@ -72,10 +72,10 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # terminal escape sequences
 DATA = re.compile(r"`(data/\w+\.json)`")
 LINKS = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 STYLE = re.compile(r'<style.*?</style>| border="1" class="dataframe"', re.DOTALL)
-MARKER = re.compile(r"^<!-- made: (\S+) -->$", re.MULTILINE)
+MARKER = re.compile(r"^<!-- generated: (\S+) -->$", re.MULTILINE)
 
 
-def made_files() -> dict[str, str | bytes]:
+def generated_files() -> dict[str, str | bytes]:
     """Return the files of the site that are not in docs/: text, or the bytes of a picture, by path."""
     files: dict[str, str | bytes] = {}
     for name in (pages := _notebooks()):
@@ -210,9 +210,9 @@ def _listed(page: str) -> str:
     return f"- [{title}]({page}.md){': ' if summary else ''}{summary}"
 
 
-def made_part(name: str) -> str:
+def generated_part(name: str) -> str:
     """
-    Return the replacement for ``<!-- made: NAME -->`` in a page.
+    Return the replacement for ``<!-- generated: NAME -->`` in a page.
 
     Raises:
         ValueError: If there is no such part.
@@ -227,7 +227,7 @@ def made_part(name: str) -> str:
         return messages.page()
     if name == "how-to":
         return "\n".join(_listed(page) for page in how_to_pages())
-    raise ValueError(f"nothing is made for {name!r}")
+    raise ValueError(f"nothing is generated for {name!r}")
 
 
 def labelled(html: str) -> str:
@@ -282,11 +282,11 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
     """Add the generated files."""
     from mkdocs.structure.files import File  # noqa: PLC0415 (tests import this file without MkDocs)
 
-    for path, content in made_files().items():
+    for path, content in generated_files().items():
         files.append(File.generated(config, path, content=content))
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Replace the markers with generated content."""
     del page
-    return MARKER.sub(lambda found: made_part(found[1]), markdown)
+    return MARKER.sub(lambda found: generated_part(found[1]), markdown)

@@ -177,7 +177,7 @@ def test_how_to_page() -> None:
 
 def test_pictures_have_texts() -> None:
     """Each picture of the cookbook has an alternative text, and there are no other texts."""
-    pictures = {Path(name).stem for name, content in hooks.made_files().items() if name.endswith(".png")}
+    pictures = {Path(name).stem for name, content in hooks.generated_files().items() if name.endswith(".png")}
 
     assert pictures == hooks.PICTURE_TEXTS.keys()
 
@@ -218,7 +218,7 @@ def test_how_to_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pages = [f"how-to/{page}.md" for page in ("z", "rag", "a", "b")]
     assert nav[0]["How-to"] == ["how-to/index.md", {"Cookbook": pages}]
     assert (hooks.OPTIONAL in nav[1]["More"]) == (DOCS / hooks.OPTIONAL).exists()
-    assert hooks.made_part("how-to").splitlines()[2] == "- [Page a](a.md): What it shows."
+    assert hooks.generated_part("how-to").splitlines()[2] == "- [Page a](a.md): What it shows."
 
 
 @pytest.mark.parametrize(
@@ -258,14 +258,14 @@ def test_tables_on_phones() -> None:
     assert made.index('<td data-column="A">2') < made.index("<td>3") < made.index('<td data-column="A">4')
 
 
-def test_made_parts() -> None:
+def test_generated_parts() -> None:
     """Each generated part that a page contains exists, and other names are errors."""
     asked = {name for page in PAGES for name in hooks.MARKER.findall(page.read_text(encoding="utf-8"))}
 
     assert asked == {"behaviour", "how-to", "messages", "speed"}
-    assert hooks.made_part("speed").startswith("## Sweep: one parameter varied")
-    with pytest.raises(ValueError, match="nothing is made for 'spede'"):
-        hooks.made_part("spede")
+    assert hooks.generated_part("speed").startswith("## Sweep: one parameter varied")
+    with pytest.raises(ValueError, match="nothing is generated for 'spede'"):
+        hooks.generated_part("spede")
 
 
 @pytest.mark.parametrize(
@@ -400,7 +400,7 @@ def test_search(searched: str, page: str) -> None:
     }
     texts |= {
         name.removesuffix(".md"): text
-        for name, text in hooks.made_files().items()
+        for name, text in hooks.generated_files().items()
         if isinstance(text, str) and name.startswith("how-to/")
     }
     tags = {
