@@ -222,7 +222,7 @@ def chart(results: dict[str, Any]) -> str:
             few = "*" if point["ways"][way]["texts"] < point["texts"] else ""
             rows.append((LABELS[way] + few, way.startswith("ours"), seconds))
     note = "* one request at a time; measured with fewer texts, time scaled up"
-    return bars(_describe(point), "wall-clock seconds", note, rows)
+    return bars(f"Time to embed {_describe(point)}", "wall-clock seconds", note, rows)
 
 
 def in_page(text: str, results: dict[str, Any]) -> str:
