@@ -41,7 +41,7 @@ def library_of(client: Any, kind: str) -> Any:
     return None
 
 
-def check_client(given: Any, *, sync: bool) -> None:
+def check_client(user_client: Any, *, sync: bool) -> None:
     """
     Check that an object is an HTTP client of httpx or httpx2, or None.
 
@@ -49,8 +49,8 @@ def check_client(given: Any, *, sync: bool) -> None:
         ConfigurationError: If it is anything else, or of the wrong kind.
     """
     kind, name = ("Client", "http_client") if sync else ("AsyncClient", "http_async_client")
-    if given is not None and library_of(given, kind) is None:
-        actual = f"{type(given).__module__}.{type(given).__qualname__}"
+    if user_client is not None and library_of(user_client, kind) is None:
+        actual = f"{type(user_client).__module__}.{type(user_client).__qualname__}"
         raise ConfigurationError(f"{name} must be an httpx.{kind} or httpx2.{kind}, not {actual}")
 
 

@@ -37,19 +37,21 @@ class _Clients:
     Args:
         config: The settings.
 
-        given: The user's HTTP client, which is never closed; None to create clients as needed.
+        user_client: The user's HTTP client, which is never closed; None to create clients as needed.
 
         library: The library of the clients to create.
 
         kind: Name of their class.
     """
 
-    def __init__(self, config: EmbeddingConfig, given: Any, library: str, kind: str) -> None:
+    def __init__(self, config: EmbeddingConfig, user_client: Any, library: str, kind: str) -> None:
         self._config = config
-        self._given = given
+        self._user_client = user_client
         self._kind = kind
-        self._library = importlib.import_module(library) if given is None else library_of(given, kind)
-        self._proxy = None if given is not None else proxy_for(config.endpoint)
+        self._library = (
+            importlib.import_module(library) if user_client is None else library_of(user_client, kind)
+        )
+        self._proxy = None if user_client is not None else proxy_for(config.endpoint)
         self._headers = request_headers(config)
         connect = min(config.operation_timeout, CONNECT_TIMEOUT)
         self._timeout = self._library.Timeout(config.operation_timeout, connect=connect, pool=None)
@@ -100,13 +102,13 @@ class HTTPXTransport(_Clients):
     Args:
         config: The settings.
 
-        given: The user's ``AsyncClient``, of either library; None to create clients as needed.
+        user_client: The user's ``AsyncClient``, of either library; None to create clients as needed.
 
         library: The library of the clients to create.
     """
 
-    def __init__(self, config: EmbeddingConfig, given: Any = None, *, library: str = "httpx") -> None:
-        super().__init__(config, given, library, "AsyncClient")
+    def __init__(self, config: EmbeddingConfig, user_client: Any = None, *, library: str = "httpx") -> None:
+        super().__init__(config, user_client, library, "AsyncClient")
         # One client per connection: httpx takes quadratic time for many requests in one pool.
         self._idle: list[Any] = []
         self._is_closed = False
@@ -118,18 +120,18 @@ class HTTPXTransport(_Clients):
         Raises:
             TransportFailure: If no response was received, or a 2xx without a complete body.
         """
-        client = self._given or (self._idle.pop() if self._idle else self._create_client())
+        client = self._user_client or (self._idle.pop() if self._idle else self._create_client())
         connecting = _Connecting()
         keep = False
         try:
             response = await self._exchange(client, request, connecting)
             keep = not self._is_closed
         finally:
-            if keep and self._given is None:
+            if keep and self._user_client is None:
                 self._idle.append(client)
             elif not keep:
                 with anyio.CancelScope(shield=True):
-                    if self._given is None:
+                    if self._user_client is None:
                         await client.aclose()
                     await connecting.aclose()
         return response
@@ -198,13 +200,13 @@ class ThreadedHTTPXTransport(_Clients):
     Args:
         config: The settings.
 
-        given: The user's ``Client``, of either library; None to create one.
+        user_client: The user's ``Client``, of either library; None to create one.
 
         library: The library of the clients to create.
     """
 
-    def __init__(self, config: EmbeddingConfig, given: Any = None, *, library: str = "httpx") -> None:
-        super().__init__(config, given, library, "Client")
+    def __init__(self, config: EmbeddingConfig, user_client: Any = None, *, library: str = "httpx") -> None:
+        super().__init__(config, user_client, library, "Client")
         self._own: Any = None
         self._in_flight = 0
         self._is_closed = False
@@ -216,11 +218,11 @@ class ThreadedHTTPXTransport(_Clients):
         Raises:
             TransportFailure: If no response was received, or a 2xx without a complete body.
         """
-        if self._given is None and self._own is None:
+        if self._user_client is None and self._own is None:
             self._own = self._create_client()
         self._in_flight += 1
         try:
-            return await run_in_thread(partial(self._exchange, self._given or self._own, request))
+            return await run_in_thread(partial(self._exchange, self._user_client or self._own, request))
         finally:
             self._in_flight -= 1
             self._close_unused()

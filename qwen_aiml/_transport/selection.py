@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 override: Callable[[EmbeddingConfig, bool], tuple[EmbeddingConfig, Any]] | None = None
 
 
-def resolve(config: EmbeddingConfig, given: Any, *, sync: bool) -> tuple[EmbeddingConfig, Any]:
+def resolve(config: EmbeddingConfig, user_client: Any, *, sync: bool) -> tuple[EmbeddingConfig, Any]:
     """Return the settings and client to use: those given, unless an override replaces them."""
-    if override is None or service_name(given) is not None:
-        return config, given
+    if override is None or service_name(user_client) is not None:
+        return config, user_client
     return override(config, sync)
 
 
-def service_name(given: Any) -> str | None:
+def service_name(client: Any) -> str | None:
     """Return the name of the stand-in for the service that an HTTP client uses; None if there is none."""
-    name: str | None = getattr(given, "qwen_aiml_service", None)
+    name: str | None = getattr(client, "qwen_aiml_service", None)
     return name
 
 
@@ -48,17 +48,17 @@ class SelectedTransport:
     Args:
         config: The settings.
 
-        given: The user's HTTP client, of httpx or httpx2; None if there is none.
+        user_client: The user's HTTP client, of httpx or httpx2; None if there is none.
 
-        sync: Whether callers are sync: *given* is a ``Client`` if they are, otherwise an ``AsyncClient``.
+        sync: Whether callers are sync. *user_client* is then a ``Client``, otherwise an ``AsyncClient``.
 
     Attributes:
         is_closed: Whether `aclose` was called.
     """
 
-    def __init__(self, config: EmbeddingConfig, given: Any = None, *, sync: bool) -> None:
+    def __init__(self, config: EmbeddingConfig, user_client: Any = None, *, sync: bool) -> None:
         self._config = config
-        self._given = given
+        self._user_client = user_client
         self._sync = sync
         # The environment is read once, as httpx does.
         self._needs_httpx = config.transport == "httpx" or proxy_for(config.endpoint) is not None
@@ -75,7 +75,7 @@ class SelectedTransport:
             ConfigurationError: If the environment names a proxy or certificates that can't be used, or if the
                 ``api_key`` function does not return a key.
         """
-        config, client = resolve(self._config, self._given, sync=self._sync)
+        config, client = resolve(self._config, self._user_client, sync=self._sync)
         transport = self._select(config, client)
         if self.is_closed:  # by another task, before this request: its connection is then closed after use
             await transport.aclose()

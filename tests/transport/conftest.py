@@ -245,7 +245,7 @@ class _Transporting:
         return self.transport
 
     async def __aexit__(self, *_: object) -> None:
-        given = getattr(self.transport, "_given", None)
+        given = getattr(self.transport, "_user_client", None)
         with anyio.CancelScope(shield=True):
             await self.transport.aclose()
             with suppress(StopIteration):
