@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Serve until interrupted.
 
     Args:
-        arguments: Command-line arguments. None: those of the process.
+        arguments: Command-line arguments. None means those of the process.
 
     Returns:
         The exit status: 0 when interrupted, 1 if a package is missing, 2 if

@@ -55,20 +55,20 @@ class Account:
     The checks between a request and the models.
 
     Args:
-        api_keys: Valid API keys. None: every key that is not blank is valid.
+        api_keys: Valid API keys. None means that every key that is not blank is valid.
 
-        credits: The balance, in whole credits. None: no limit.
+        credits: The balance, in whole credits. None means no limit.
 
-        rate_limit: Requests per second that reach the models. None: no limit.
+        rate_limit: Requests per second that reach the models. None means no limit.
 
         burst: Size of a token bucket that `rate_limit` refills, in requests.
-            None: no bucket; the rate is counted over any second.
+            None means no bucket; the rate is counted over any second.
 
         concurrency_limit: Requests that the models process concurrently.
-            None: no limit.
+            None means no limit.
 
         retry_after: Seconds in the ``retry-after`` header of requests beyond
-            those limits. None: no such header.
+            those limits. None means no such header.
 
         clock: Returns monotonic seconds, for the rate limit.
 

@@ -73,7 +73,7 @@ class Emulator:
     A stand-in for the service, with its own account.
 
     Args:
-        api_keys: Valid API keys; others get 401. None: every key that is not
+        api_keys: Valid API keys; others get 401. None means that every key that is not
             blank is valid.
 
         latency: Seconds before each response, default 0. A 429 for its limits
@@ -81,21 +81,21 @@ class Emulator:
             Source: assumed (probe: none).
 
         rate_limit: Requests per second that are accepted; others get 429.
-            None: no limit.
+            None means no limit.
 
         burst: Size of a token bucket that `rate_limit` refills, in requests;
-            it is full at first. None: no bucket; the rate is counted over any
+            it is full at first. None means no bucket; the rate is counted over any
             second.
 
         concurrency_limit: Requests that are processed concurrently; others
             get 429. A request is processed until its response is sent, delays
-            included. None: no limit.
+            included. None means no limit.
 
         retry_after: Seconds in the ``retry-after`` header of these 429
-            responses. None: no such header, as was observed.
+            responses. None means no such header, as was observed.
 
         credits: The balance in whole credits; one US dollar is 2,000,000. A
-            request that costs more than the balance gets 403. None: no limit.
+            request that costs more than the balance gets 403. None means no limit.
 
         region: Whose ``dimensions`` are valid: v3 has fewer in
             "international", the default, than in "mainland".
@@ -104,7 +104,7 @@ class Emulator:
             400.
 
         refuses: Returns whether the content of a text is rejected, and with
-            it the whole request. It is called from any thread. None: no text
+            it the whole request. It is called from any thread. None means that no text
             is rejected.
 
         refusal_status: The status of such a rejection, 400 to 599. 400, the

@@ -28,7 +28,7 @@ class Fault:
         headers: Headers to add to that response, or to replace; needs
             *status*.
 
-        body: The body of that response; needs *status*. None: the one
+        body: The body of that response; needs *status*. None means the one
             documented for the status.
 
         latency: Seconds to wait before this response, in addition to the

@@ -225,7 +225,7 @@ def throttled(request: Request, retry_after: float | None) -> Response:
         request: The request.
 
         retry_after: Seconds in the ``retry-after`` header, rounded to
-            milliseconds. None: no such header.
+            milliseconds. None means no such header.
 
     Source: observed at Alibaba's endpoint, without the header; the gateway's
     own 429 was never seen. That the gateway passes this one on is assumed

@@ -104,7 +104,7 @@ def gateway(request: Request, *, api_keys: Collection[str] | None, mount: str) -
     Args:
         request: The request.
 
-        api_keys: Valid API keys. None: every key that is not blank is valid.
+        api_keys: Valid API keys. None means that every key that is not blank is valid.
 
         mount: The URL path before the service's own.
 
@@ -249,7 +249,7 @@ class Upstream:
         max_rows: Maximum number of texts per call.
 
         refuses: Returns whether the content of a text is rejected, and with
-            it the whole call. None: no text is rejected.
+            it the whole call. None means that no text is rejected.
 
         refusal_status: The status of such a rejection. 400 has the upstream's
             envelope; any other has the gateway's documented one, since
@@ -261,7 +261,7 @@ class Upstream:
         base64: Whether to respect ``encoding_format``. Alibaba documents
             lists only; how the gateway treats it is not known.
 
-        semantic: The source of the vectors. None: they are lexical.
+        semantic: The source of the vectors. None means lexical vectors.
 
     Raises:
         ValueError: If an argument is out of range.

@@ -36,8 +36,8 @@ def intercept(emulator: Emulator, *, base_url: str | None = None) -> Iterator[Em
     Args:
         emulator: The emulator.
 
-        base_url: The URL that `serve` returned for this emulator, for processes started meanwhile. None:
-            their requests fail.
+        base_url: The URL that `serve` returned for this emulator, for processes started meanwhile. None
+            means that their requests fail.
 
     Returns:
         The same emulator.
