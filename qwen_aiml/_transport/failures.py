@@ -1,7 +1,7 @@
 """
 Descriptions of network errors and advice, shared by all transports.
 
-The exceptions of httpx and httpx2 are recognized by class name, since neither is imported here.
+The exceptions of httpx and httpx2 are recognised by class name, since neither is imported here.
 """
 
 from __future__ import annotations
