@@ -176,9 +176,9 @@ class Limiter:
     @property
     def limits(self) -> Limits:
         """Current estimates of the service's limits."""
-        with self._lock:
-            rate = None if self._rate is None else self._present_rate()
-            return Limits(rate, self.window, self.rows)
+        # Without the lock: a log handler may read them in a thread that holds it.
+        rate = None if self._rate is None else self._present_rate()
+        return Limits(rate, self.window, self.rows)
 
     def expected_tokens(self, size: int) -> float:
         """Estimate the tokens in *size* bytes of request body, from the responses so far."""
@@ -245,8 +245,8 @@ class Limiter:
 
     def lost(self, start: Start) -> None:
         """Report a request that says nothing about limits: transport error, server error, cancellation."""
-        with self._lock:
-            self._close(start, "lost")
+        # Without the lock: garbage collection may end a coroutine in a thread that holds it.
+        self._close(start, "lost")
 
     def refused(self, start: Start, now: float, advised: float | None, jitter: float) -> None:
         """
@@ -287,10 +287,10 @@ class Limiter:
 
     def _present_rate(self) -> float:
         filling = SPEED_UP * self._window / (self._latency or FIRST_LATENCY)
-        if self._rate is None:
+        if (rate := self._rate) is None:
             return filling
         progress = self._grown / self._until_regained
-        return min(self._rate * (1 + (1 - BACKOFF_FACTOR) * (1 + (progress - 1) ** 3)), filling)
+        return min(rate * (1 + (1 - BACKOFF_FACTOR) * (1 + (progress - 1) ** 3)), filling)
 
     def _set_rate(self, accepted: float, requests: int, now: float) -> None:
         """Continue slightly below *accepted*, an estimate of the accepted rate from that many *requests*."""

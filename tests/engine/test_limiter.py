@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections import deque
 from itertools import cycle, pairwise
 from statistics import geometric_mean, mean, median
@@ -647,6 +648,28 @@ def test_log(caplog: pytest.LogCaptureFixture) -> None:
     assert first[0].startswith("rate limit found: about ")
     assert len(caplog.messages) == 2
     assert caplog.messages[1].startswith("rate limit changed: about ")
+
+
+def test_reentrance(caplog: pytest.LogCaptureFixture) -> None:
+    """A log handler may read the limits, and garbage collection end a request, under the lock."""
+    limiter = Limiter(32)
+    dropped, now = begin(limiter, 0.0)
+    found: list[Limits] = []
+
+    def log(_: logging.LogRecord) -> bool:
+        limiter.lost(dropped)
+        found.append(limiter.limits)
+        return True
+
+    caplog.handler.addFilter(log)
+    with caplog.at_level(logging.INFO, "qwen_aiml"):
+        thread = threading.Thread(target=feed, args=(limiter, "a" * 40 + "rr", now), daemon=True)
+        thread.start()
+        thread.join(30)
+
+    assert not thread.is_alive()
+    assert [each.requests_per_second for each in found] == [limiter.limits.requests_per_second]
+    assert dropped.outcome == "lost"
 
 
 def test_probe_is_no_sample() -> None:
