@@ -1,4 +1,4 @@
-"""Validation of the paths of cache files."""
+"""Paths of cache files: their validation, and the identity of a file."""
 
 from __future__ import annotations
 
@@ -29,3 +29,12 @@ def check_folder(path: str) -> None:
     if not os.path.isdir(folder):  # noqa: PTH112 (a string)
         message = f"the folder of the cache {path} is missing"
         raise ConfigurationError(advised(message, f"create {folder}, or give another path"))
+
+
+def identity(path: str) -> tuple[int, int] | None:
+    """Return the device and inode of a file; None if there is none."""
+    try:
+        file = os.stat(path)  # noqa: PTH116 (a string)
+    except OSError:
+        return None
+    return file.st_dev, file.st_ino

@@ -7,7 +7,7 @@ import logging
 import os
 import sqlite3
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,10 @@ from weakref import WeakSet
 
 from .._errors import CacheError, ConfigurationError, advised
 from .._utils.threads import run_in_thread
-from .paths import OTHER_PATH, check_folder, check_path
+from .paths import OTHER_PATH, check_folder, check_path, identity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
 
     from typing_extensions import Self
 
@@ -223,12 +223,12 @@ class SQLiteCache:
             if not self._lock.acquire(timeout=BUSY_SECONDS):
                 raise sqlite3.OperationalError("busy")
             try:
-                if self._file != _identity(self._path):
+                if self._file != identity(self._path):
                     self._disconnect()
                 if self._connection is None:
                     self._make_absolute()
                     self._connection, self._is_read_only = _open(self._path)
-                    self._file = _identity(self._path)
+                    self._file = identity(self._path)
                 milliseconds = max(0, int(1000 * (deadline - monotonic())))
                 self._connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
                 yield self._connection
@@ -242,32 +242,25 @@ class SQLiteCache:
 
     def _release(self) -> None:
         """Release the lock, after closing the file if requested or if it is read-only."""
-        # It may be writable next time: a full disk or too many open files are transient.
-        if self._is_closing or self._is_read_only:
-            self._is_closing = False
-            self._disconnect()
-        self._lock.release()
+        try:
+            # It may be writable next time: a full disk or too many open files are transient.
+            if self._is_closing or self._is_read_only:
+                self._is_closing = False
+                self._disconnect()
+        finally:
+            self._lock.release()
 
     def _make_absolute(self) -> None:
         # So that the path means the same file after a change of directory, and in a copy in another process.
         self._path = os.path.abspath(os.path.expanduser(self._path))  # noqa: PTH100, PTH111 (pathlib's resolves links)
 
     def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
 
 _creating = threading.Lock()  # so that no other thread opens a file between its creation and its closing
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    """Return the device and inode of a file; None if there is none."""
-    try:
-        file = os.stat(path)  # noqa: PTH116 (a string)
-    except OSError:
-        return None
-    return file.st_dev, file.st_ino
 
 
 def _open(path: str) -> tuple[sqlite3.Connection, bool]:
@@ -353,7 +346,7 @@ def _is_ours(connection: sqlite3.Connection, path: str) -> bool:
 # Source: SQLite, "How To Corrupt An SQLite Database File", 2.6, and its os_unix.c.
 _alive: WeakSet[SQLiteCache] = WeakSet()
 _registry = threading.Lock()
-_held: list[SQLiteCache] = []
+_forks: list[Generator[None]] = []  # each holds all locks until it is dropped
 # Of garbage-collected caches. Closed by who holds the registry: a child forked meanwhile would wait forever
 # for a lock of SQLite. Their thread can't wait for the registry, as it may hold the lock of another cache.
 _dropped: list[sqlite3.Connection] = []
@@ -365,26 +358,38 @@ def _close_dropped() -> None:
         _dropped.pop().close()
 
 
-def _before_fork() -> None:
-    _registry.acquire()
-    for cache in list(_alive):
-        cache._lock.acquire()  # noqa: SLF001 (of this module)
-        _held.append(cache)
+@contextmanager
+def _disconnected(cache: SQLiteCache) -> Iterator[None]:
+    with cache._lock:  # noqa: SLF001 (of this module)
         cache._disconnect()  # noqa: SLF001 (of this module)
-    _close_dropped()
+        yield
+
+
+def _hold_all() -> Generator[None]:
+    with _registry, ExitStack() as stack:
+        for cache in list(_alive):
+            stack.enter_context(_disconnected(cache))
+        _close_dropped()
+        yield
+
+
+def _before_fork() -> None:
+    fork = None
+    while fork not in _forks:
+        fork = _hold_all()
+        # Python would ignore an interrupt here, and fork without the locks.
+        with suppress(KeyboardInterrupt, SystemExit):
+            next(fork)
+            _forks.append(fork)
 
 
 def _after_fork_in_child() -> None:
     _of_parent.extend(_dropped)
     _dropped.clear()
-    _after_fork()
-
-
-def _after_fork() -> None:
-    while _held:
-        _held.pop()._lock.release()  # noqa: SLF001 (of this module)
-    _registry.release()
+    _forks.clear()
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows has no fork)
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_forks.clear, after_in_child=_after_fork_in_child
+    )

@@ -700,11 +700,45 @@ def test_nobody_is_locked_out(cache: SQLiteCache) -> None:
     thread.start()
     assert begun.wait(60)
     assert cache._connection is None
-    _sqlite._after_fork()
+    _sqlite._forks.clear()
     thread.join(60)
 
     assert done == [1]
     assert cache.get_many(["a"]) == [b"1"]
+
+
+@forks
+def test_interrupt_before_a_fork(cache: SQLiteCache, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fork that is interrupted while it waits still takes all locks, and releases them afterwards."""
+    caches, close = [cache, SQLiteCache(path)], SQLiteCache._disconnect
+
+    def interrupted(cache: SQLiteCache) -> None:
+        monkeypatch.undo()
+        close(cache)
+        raise KeyboardInterrupt
+
+    for each in caches:
+        each.get_many(["a"])
+    monkeypatch.setattr(SQLiteCache, "_disconnect", interrupted)
+    _sqlite._before_fork()
+    assert [(each._lock.locked(), each._connection) for each in caches] == [(True, None)] * 2
+    _sqlite._after_fork_in_child()
+    assert [each.get_many(["a"]) for each in caches] == [[None]] * 2
+
+
+def test_interrupted_close(cache: SQLiteCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupt while the file is being closed does not leave the cache locked."""
+
+    class Connection:
+        def close(self) -> None:
+            raise KeyboardInterrupt
+
+    connection: Any = Connection()
+    cache._connection = connection
+    monkeypatch.setattr(_sqlite, "BUSY_SECONDS", 0.01)
+    with pytest.raises(KeyboardInterrupt):
+        cache.close()
+    assert cache.get_many(["a"]) == [None]
 
 
 @forks
