@@ -13,7 +13,6 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary, WeakSet
 
-import anyio.lowlevel
 from msgspec import Struct
 
 from .._cache.access import CacheAccess
@@ -26,6 +25,7 @@ from .._observe.usage import TrackedUsage
 from .._texts.validation import check_role, nothing_sent
 from .._transport.httpx_library import check_client
 from .._transport.selection import SelectedTransport, resolve, service_name
+from .._utils.loops import current_loop, is_closed
 from .._utils.threads import run_in_thread
 from .job import Job
 from .limiter import FIRST_WINDOW, Limiter
@@ -267,17 +267,6 @@ class Engine:
                 is_closed(loop) or (session.transport.is_closed and not session.queue.in_flight)
             ):
                 self._sessions.pop(loop, None)
-
-
-def current_loop() -> Any:
-    """Return the running event loop; on Trio, its token."""
-    token = anyio.lowlevel.current_token()
-    return getattr(token, "native_token", token)
-
-
-def is_closed(loop: Any) -> bool:
-    """Return whether a loop is known to have ended; always False for a token of Trio."""
-    return bool(loop.is_closed()) if hasattr(loop, "is_closed") else False
 
 
 def make_limiter(config: EmbeddingConfig) -> Limiter:

@@ -6,15 +6,18 @@ import math
 import os
 import threading
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._errors import SpentError, advised
 from .._results import Usage
+from .._utils.loops import current_loop, is_closed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from .._protocol.response import Response
+
+    Place: TypeAlias = tuple[int, Any]  # the process and the event loop of a request
 
 # Seconds between checks of requests in flight, which may be in other threads and event loops.
 POLL = 0.05
@@ -45,17 +48,17 @@ class Budget:
         self._max_usd = math.inf if max_cost_usd is None else max_cost_usd
         self._price = usd_per_million_tokens
         self._tokens = self._usd = 0.0
-        # By process and thread. A forked child inherits its parent's reservations, but never gets those
-        # responses. Whole numbers, so that they add up to 0 again.
-        self._reserved: defaultdict[tuple[int, int], int] = defaultdict(int)
+        # A forked child inherits its parent's reservations, but never gets those responses; neither does an
+        # event loop that was closed. Whole numbers, so that they add up to 0 again.
+        self._reserved: defaultdict[Place, int] = defaultdict(int)
         self._is_cost_unknown = False
 
-    def has_room(self) -> bool:
+    def has_room(self, here: Place) -> bool:
         """
         Return whether a request may start; if not, requests in flight may still leave room for it.
 
-        A thread that has none in flight never waits: those of other threads may wait for this one, such as
-        those of an event loop that a sync call blocks.
+        An event loop that has none in flight never waits: those of others may wait for it, such as those of
+        one that a sync call blocks.
 
         Raises:
             SpentError: If the budget is used up, whatever requests in flight use.
@@ -67,10 +70,13 @@ class Budget:
             raise SpentError(advised(message, "give usd_per_million_tokens"))
         if self._usd >= self._max_usd:
             raise SpentError(f"max_cost_usd={self._max_usd} is reached: {self._usd:.12g} USD")
-        here = _here()
-        if not self._reserved[here]:
+        if here not in self._reserved:
             return True
-        reserved = sum(tokens for key, tokens in self._reserved.items() if key[0] == here[0])
+        reserved = sum(
+            tokens
+            for (process, loop), tokens in self._reserved.items()
+            if process == here[0] and not is_closed(loop)
+        )
         if self._tokens + reserved >= self._max_tokens:
             return False
         if self._price is not None:
@@ -81,13 +87,15 @@ class Budget:
             return not reserved or self._max_usd == math.inf  # one at a time until the price is known
         return self._usd + reserved * usd_per_token < self._max_usd
 
-    def reserve(self, tokens: float) -> None:
+    def reserve(self, here: Place, tokens: float) -> None:
         """Reserve the expected tokens of a request."""
-        self._reserved[_here()] += math.ceil(tokens)
+        self._reserved[here] += math.ceil(tokens)
 
-    def settle(self, tokens: float, usage: Usage) -> None:
+    def settle(self, here: Place, tokens: float, usage: Usage) -> None:
         """Replace a reservation with the actual usage."""
-        self._reserved[_here()] -= math.ceil(tokens)
+        self._reserved[here] -= math.ceil(tokens)
+        if not self._reserved[here]:
+            del self._reserved[here]
         billed = tokens if usage.total_tokens is None else usage.total_tokens
         self._tokens += billed
         if self._price is not None:
@@ -98,10 +106,6 @@ class Budget:
             self._usd += usage.credits_used / CREDITS_PER_USD
         else:
             self._is_cost_unknown = self._max_usd < math.inf
-
-
-def _here() -> tuple[int, int]:
-    return os.getpid(), threading.get_ident()
 
 
 # One lock for all blocks, held for an addition, and during a fork, so that it is free in the child.
@@ -132,7 +136,8 @@ async def within_budgets(
     """
     if not budgets:
         return await attempt(tokens)
-    while not _reserved(budgets, tokens):
+    here = os.getpid(), current_loop()
+    while not _reserved(budgets, here, tokens):
         import anyio  # noqa: PLC0415 (slow to import; the first client has imported it)
 
         await anyio.sleep(POLL)
@@ -143,14 +148,14 @@ async def within_budgets(
     finally:
         with usage_lock:
             for budget in budgets:
-                budget.settle(tokens, usage)
+                budget.settle(here, tokens, usage)
     return response
 
 
-def _reserved(budgets: Sequence[Budget], tokens: float) -> bool:
+def _reserved(budgets: Sequence[Budget], here: Place, tokens: float) -> bool:
     with usage_lock:
-        if not all(map(Budget.has_room, budgets)):
+        if not all(budget.has_room(here) for budget in budgets):
             return False
         for budget in budgets:
-            budget.reserve(tokens)
+            budget.reserve(here, tokens)
     return True

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import threading
+import asyncio
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TEXTS = [f"text number {at}" for at in range(10_000)]  # of 4 tokens each
+HERE = (1, None)  # process and event loop of a request
 TOKENS_PER_REQUEST = 50  # maximum number of tokens per request
 
 
@@ -212,56 +213,76 @@ def test_another_failure(client_of: Any) -> None:
 def test_a_request_waits_for_those_in_flight() -> None:
     """Near the bound, a request waits until the usage of those in flight is known."""
     for budget in (Budget(100, None, None), Budget(100, 1.0, None), Budget(None, 0.0001, 1.0)):
-        assert budget.has_room()
-        budget.reserve(110)
-        assert not budget.has_room()
-        budget.settle(110, Usage(1, 60, 30))
-        assert budget.has_room()
-        budget.settle(0, Usage(1, None, 30))
-        budget.settle(50, Usage(1, None, 30))
+        assert budget.has_room(HERE)
+        budget.reserve(HERE, 110)
+        assert not budget.has_room(HERE)
+        budget.settle(HERE, 110, Usage(1, 60, 30))
+        assert budget.has_room(HERE)
+        budget.reserve(HERE, 50)
+        budget.settle(HERE, 0, Usage(1, None, 30))
+        budget.settle(HERE, 50, Usage(1, None, 30))
         with pytest.raises(SpentError):
-            budget.has_room()
+            budget.has_room(HERE)
 
 
 def test_first_cost_is_awaited() -> None:
     """Without a price, one request is sent at a time until a response reports the cost of tokens."""
     budget = Budget(None, 1.0, None)
-    budget.reserve(10)
+    budget.reserve(HERE, 10)
 
-    assert not budget.has_room()
-    budget.settle(10, Usage(1, 10, 2_000, usd_spent=None))
-    budget.reserve(10)
-    assert budget.has_room()
-    budget.settle(10, Usage(1, 10, None, usd_spent=0.999))
+    assert not budget.has_room(HERE)
+    budget.settle(HERE, 10, Usage(1, 10, 2_000, usd_spent=None))
+    budget.reserve(HERE, 10)
+    assert budget.has_room(HERE)
+    budget.settle(HERE, 10, Usage(1, 10, None, usd_spent=0.999))
     with pytest.raises(SpentError, match=r"max_cost_usd=1\.0 is reached: 1 USD"):
-        budget.has_room()
+        budget.has_room(HERE)
 
 
-def test_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fork() -> None:
     """A child process does not wait for its parent's requests in flight; earlier usage still counts."""
     budget = Budget(100, None, None)
-    budget.settle(0, Usage(1, 40))
-    budget.reserve(60)
-    assert not budget.has_room()
+    budget.settle(HERE, 0, Usage(1, 40))
+    budget.reserve(HERE, 60)
+    assert not budget.has_room(HERE)
 
-    monkeypatch.setattr(os, "getpid", lambda: -1)
-    assert budget.has_room()
-    budget.reserve(60)
-    assert not budget.has_room()
+    child = (-1, HERE[1])
+    assert budget.has_room(child)
+    budget.reserve(child, 60)
+    assert not budget.has_room(child)
 
 
-def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests in flight of all threads count, but one may be sent by each thread that has none in flight."""
-    budget = Budget(100, None, None)
-    budget.reserve(110)
-    monkeypatch.setattr(threading, "get_ident", lambda: -1)
-    assert budget.has_room()
+def test_event_loops() -> None:
+    """Requests in flight of all event loops count, but one that has none in flight may send one."""
+    budget, other = Budget(100, None, None), (HERE[0], object())
+    budget.reserve(HERE, 110)
+    assert budget.has_room(other)
     for tokens in (0.1, 0.2):
-        budget.reserve(tokens)
-        assert not budget.has_room()
+        budget.reserve(other, tokens)
+        assert not budget.has_room(other)
     for tokens in (0.1, 0.2):
-        budget.settle(tokens, Usage(1, 10))
-    assert budget.has_room()
+        budget.settle(other, tokens, Usage(1, 10))
+    assert budget.has_room(other)
+    assert list(budget._reserved) == [HERE]
+
+
+def test_closed_event_loop() -> None:
+    """Requests in flight of a closed event loop are not awaited, not even by others of its thread."""
+    emulator = Emulator(latency=0.05)
+    http_client = emulator.client_options()["http_async_client"]
+    client = AsyncEmbeddingClient(EmbeddingConfig(api_key="k", dimensions=64), http_client=http_client)
+    with track_usage(max_tokens=50) as usage, closing(asyncio.new_event_loop()) as loop:
+        task = loop.create_task(client.embed(["a long text " * 100]))
+        while not emulator._in_flight:
+            loop.run_until_complete(asyncio.sleep(0.001))
+        loop.close()
+        asyncio.run(asyncio.wait_for(client.embed(["a"]), 10))
+
+    assert usage.requests == 1
+    assert not task.done()
+    assert usage.budget is not None
+    usage.budget.reserve(HERE, 1)
+    assert usage.budget.has_room(HERE)
 
 
 @pytest.mark.anyio

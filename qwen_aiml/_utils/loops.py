@@ -1,0 +1,18 @@
+"""The running event loop, of asyncio or Trio."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def current_loop() -> Any:
+    """Return the running event loop; on Trio, its token."""
+    import anyio.lowlevel  # noqa: PLC0415 (slow to import; the first client has imported it)
+
+    token = anyio.lowlevel.current_token()
+    return getattr(token, "native_token", token)
+
+
+def is_closed(loop: Any) -> bool:
+    """Return whether a loop is known to have ended; always False for a token of Trio."""
+    return bool(loop.is_closed()) if hasattr(loop, "is_closed") else False
