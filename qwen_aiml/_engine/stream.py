@@ -247,15 +247,16 @@ class EmbeddingIterator:
             running.start()
 
     def _end_block(self, job: Job) -> None:
-        if job in self._running:  # otherwise it was cancelled
-            self._blocks.end(job, self._running.pop(job).error)
+        if (running := self._running.pop(job, None)) is not None:  # otherwise it was cancelled
+            self._blocks.end(job, running.error)
 
     def _cancel(self, seconds: float | None) -> None:
-        left = list(self._running.values())
-        self._running.clear()
-        for running in left:
+        left = self._running.copy()
+        for running in left.values():
             running.cancel()
-        for running in left:
+        for job in left:  # only now, so that after an interrupt, all are cancelled by the next attempt
+            self._running.pop(job, None)
+        for running in left.values():
             running.join(seconds)
 
 

@@ -705,6 +705,29 @@ def test_interrupted(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(rows) == []
 
 
+def test_interrupted_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an interrupt while it is being closed, an iterator can be closed again."""
+    emulator = Emulator()
+    emulator.script(*[Fault(hang=True)] * 99)
+    client = make("with", emulator)
+    assert isinstance(client, EmbeddingClient)
+    rows = client.embed_iter(map("text {}".format, count()), look_ahead=30)
+    rows._begin_blocks()
+    begun = list(rows._running.values())
+
+    def interrupted(*_: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(BackgroundCall, "cancel", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        rows.close()
+    rows.close()
+
+    assert [running._has_ended for running in begun] == [True] * 2
+    assert list(rows) == []
+
+
 def test_continued_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a child process, a stream that its parent has started raises, then ends; it never hangs."""
     client = make("with", Emulator(latency=0.2))
