@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
@@ -10,6 +11,8 @@ import anyio.to_thread
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+logger = logging.getLogger("qwen_aiml")
+
 _Result = TypeVar("_Result")
 
 
@@ -17,7 +20,8 @@ async def run_in_thread(function: Callable[[], _Result]) -> _Result:
     """
     Call a blocking function in a worker thread; after cancellation it continues there.
 
-    If no thread can be started because the interpreter is shutting down, it is called directly.
+    If no thread can be started, it is called directly. This is logged, since it blocks the event loop, unless
+    the interpreter is shutting down.
     """
     is_called = False
 
@@ -29,7 +33,9 @@ async def run_in_thread(function: Callable[[], _Result]) -> _Result:
     try:
         # A separate limiter, since the number of calls is limited elsewhere.
         return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
-    except RuntimeError:
+    except RuntimeError as error:
         if is_called:
             raise
+        if "shutdown" not in str(error):
+            logger.warning("no thread can be started (%s): a function blocks the event loop", error)
         return function()

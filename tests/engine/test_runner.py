@@ -373,6 +373,21 @@ async def test_in_thread() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("reason", ["can't start new thread", "can't create one at interpreter shutdown"])
+async def test_in_thread_without_threads(
+    reason: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If no thread can be started, a function blocks the event loop, which is logged, except at shutdown."""
+
+    async def exhausted(*_: object, **__: object) -> None:
+        raise RuntimeError(reason)
+
+    monkeypatch.setattr(anyio.to_thread, "run_sync", exhausted)
+    assert await run_in_thread(threading.get_ident) == threading.get_ident()
+    assert ("a function blocks the event loop" in caplog.text) == ("shutdown" not in reason)
+
+
+@pytest.mark.anyio
 async def test_in_thread_cancelled() -> None:
     """A function that does not return is abandoned when its caller is cancelled."""
     began, released, ended = threading.Event(), threading.Event(), threading.Event()
