@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from threading import Lock
+from threading import RLock
 from weakref import WeakSet
 
 
 class ForkSafeLock:
-    """A lock that is free in a forked process, where a thread that held it would never release it."""
+    """
+    A lock that is free in a forked process, where a thread that held it would never release it.
+
+    Reentrant, since garbage collection may end a request in a thread that holds it.
+    """
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = RLock()
         _locks.add(self)
 
     def __enter__(self) -> None:
@@ -22,7 +26,7 @@ class ForkSafeLock:
 
     def renew(self) -> None:
         """Replace the lock."""
-        self._lock = Lock()
+        self._lock = RLock()
 
 
 _locks: WeakSet[ForkSafeLock] = WeakSet()

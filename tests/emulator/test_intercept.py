@@ -190,11 +190,21 @@ class Slow:
 def test_lock_after_a_fork() -> None:
     """After a fork, a lock that another thread of the parent process holds is free."""
     lock = locks.ForkSafeLock()
+    thread = threading.Thread(target=lock.__enter__)
+    thread.start()
+    thread.join()
+    assert lock._lock.acquire(blocking=False) is False
+    locks._after_fork()
     with lock:
-        locks._after_fork()
-        with lock:
-            pass
-        lock._lock.acquire()  # for the end of the block
+        pass
+
+
+def test_lock_within_a_lock() -> None:
+    """A request that garbage collection ends in a thread that holds the lock does not wait for itself."""
+    lock = locks.ForkSafeLock()
+    with lock:
+        assert lock._lock.acquire(blocking=False)
+        lock.__exit__()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
