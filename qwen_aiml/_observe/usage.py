@@ -61,8 +61,13 @@ class TrackedUsage:
 
     def add(self, usage: Usage) -> None:
         """Add the usage of one request, or of one cache look-up."""
-        with usage_lock:
-            self._total += usage
+        while True:
+            before = self._total
+            after = before + usage
+            with usage_lock:  # too short for garbage collection, which may end requests and wait for others
+                if self._total is before:
+                    self._total = after
+                    return
 
     def __repr__(self) -> str:
         return f"Tracked{self._total!r}"

@@ -205,6 +205,23 @@ def test_stream_that_is_read_elsewhere() -> None:
     assert begun.total == client.usage
 
 
+def test_reentrance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Usage that garbage collection adds within an addition counts, and no lock is held meanwhile."""
+    tracked, add = TrackedUsage(), Usage.__add__
+
+    def collecting(usage: Usage, other: Usage) -> Usage:
+        monkeypatch.undo()
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(usage_lock.acquire, blocking=False).result()
+            pool.submit(usage_lock.release).result()
+        tracked.add(Usage(1))
+        return add(usage, other)
+
+    monkeypatch.setattr(Usage, "__add__", collecting)
+    tracked.add(Usage(2))
+    assert tracked.requests == 3
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_fork_while_a_thread_counts() -> None:
