@@ -209,7 +209,11 @@ class Engine:
         self._close_cache()
         # At interpreter shutdown, connections are closed with the process.
         if self._sessions and not sys.is_finalizing():
-            BackgroundCall(self.aclose).run()
+            closing = BackgroundCall(self.aclose)
+            closing.start()
+            closing.join()  # not `run`, which waits without limit
+            if closing.error is not None:
+                raise closing.error
 
     async def aclose(self) -> None:
         """Close the connections of this event loop, and a cache that was given as a path."""

@@ -29,6 +29,10 @@ _Result = TypeVar("_Result")
 # Interval at which a waiting thread checks for signals: on Windows, Ctrl-C does not end a wait on a lock.
 SIGNAL_SECONDS = 0.5
 
+# Seconds to wait for the end of something cancelled or closed. Garbage collection may do either, in a thread
+# that holds a lock for which the event loop waits.
+END_SECONDS = 5.0
+
 # Shorter waits of the event loop are exact: a rate limit of hundreds per second leaves 2 ms between requests.
 EXACT_SECONDS = 0.05
 MAX_DESCRIPTOR = 1023  # of `select.select`
@@ -82,7 +86,8 @@ class BackgroundCall:
         """
         Start the function and wait for its end; meanwhile, call the functions passed to `call`.
 
-        An interrupt, or an exception of such a call, cancels the function and is raised once it has ended.
+        An interrupt, or an exception of such a call, cancels the function and is raised once it has ended, or
+        after `END_SECONDS`.
 
         Raises:
             BaseException: The exception that the function raised.
@@ -129,13 +134,13 @@ class BackgroundCall:
         if self._loop is not None and not self._is_of_parent:
             self._loop.call_soon_threadsafe(self._cancel)
 
-    def join(self, seconds: float | None = None) -> None:
-        """Wait for the end (*seconds* None: without limit); return at once in the event loop's thread."""
+    def join(self, seconds: float = END_SECONDS) -> None:
+        """Wait for the end, at most some seconds; return at once in the event loop's thread."""
         is_here = self._loop is None or threading.get_ident() == self._loop.thread.ident
         if is_here or self._is_of_parent or sys.is_finalizing():
             return
-        until = None if seconds is None else RealTime.now() + seconds
-        while not self._has_ended and (until is None or RealTime.now() < until):
+        until = RealTime.now() + seconds
+        while not self._has_ended and RealTime.now() < until:
             with suppress(queue.Empty):
                 self._calls.get(timeout=SIGNAL_SECONDS)
 

@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
     Row: TypeAlias = tuple[int, array[float]]
 
-# Seconds that dropping an iterator waits for each block, since it may be dropped where blocks can't end.
-DROP_SECONDS = 5.0
-
 # Number of blocks in the look-ahead if they overlap: two running, and one whose rows are yielded.
 BLOCKS_AHEAD = 3
 
@@ -219,7 +216,7 @@ class EmbeddingIterator:
     def close(self) -> None:
         """Cancel requests in flight and wait for their end; no further row is returned."""
         self._blocks = self._blocks.closed()
-        self._cancel(None)
+        self._cancel()
 
     def __enter__(self) -> Self:
         return self
@@ -228,7 +225,7 @@ class EmbeddingIterator:
         self.close()
 
     def __del__(self) -> None:
-        self._cancel(DROP_SECONDS)
+        self._cancel()
 
     def _begin_blocks(self) -> None:
         blocks = self._blocks
@@ -250,14 +247,14 @@ class EmbeddingIterator:
         if (running := self._running.pop(job, None)) is not None:  # otherwise it was cancelled
             self._blocks.end(job, running.error)
 
-    def _cancel(self, seconds: float | None) -> None:
+    def _cancel(self) -> None:
         left = self._running.copy()
         for running in left.values():
             running.cancel()
         for job in left:  # only now, so that after an interrupt, all are cancelled by the next attempt
             self._running.pop(job, None)
         for running in left.values():
-            running.join(seconds)
+            running.join()
 
 
 class AsyncEmbeddingIterator:

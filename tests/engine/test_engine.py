@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from qwen_aiml import ConfigurationError, EmbeddingConfig, Usage
+from qwen_aiml import ConfigurationError, EmbeddingClient, EmbeddingConfig, Usage
 from qwen_aiml._engine import engine as module
 from qwen_aiml._engine.engine import Engine
 from qwen_aiml._engine.runner import BackgroundCall
@@ -161,6 +162,43 @@ def test_close(transports: list[Transport], tmp_path: Path) -> None:
     engine.close()
 
     assert [transport.closed for transport in transports] == [1]
+
+
+def test_close_that_fails(transports: list[Transport], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`close` raises the exception of a transport."""
+    engine = make(Emulator(), sync=True, http_client=None)
+    BackgroundCall(engine._session).run()
+
+    async def fail() -> None:
+        raise OSError("broken")
+
+    monkeypatch.setattr(transports[0], "aclose", fail)
+    with pytest.raises(OSError, match="broken"):
+        engine.close()
+
+
+@pytest.mark.parametrize("of_stream", [True, False])
+def test_close_under_a_lock(monkeypatch: pytest.MonkeyPatch, *, of_stream: bool) -> None:
+    """Closing ends even if the event loop waits for a lock of the thread, as in garbage collection."""
+    monkeypatch.setattr(BackgroundCall.join, "__defaults__", (0.01,))
+    http_client, released = Emulator(latency=0.05).client_options()["http_client"], threading.Event()
+    with EmbeddingClient(EmbeddingConfig(api_key="k", dimensions=64), http_client=http_client) as client:
+        client.embed(["a"])
+        rows = client.embed_iter(["b"])
+        rows._begin_blocks()
+
+        async def wait() -> None:
+            released.wait(60)
+
+        BackgroundCall(wait).start()
+        thread = threading.Thread(target=rows.close if of_stream else client.close)
+        thread.start()
+        thread.join(30)
+        is_waiting = thread.is_alive()
+        released.set()
+        thread.join()
+
+    assert not is_waiting
 
 
 @pytest.mark.parametrize("sync", [False, True])
