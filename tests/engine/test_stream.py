@@ -187,6 +187,8 @@ async def test_without_end(way: Way) -> None:
         nonlocal yielded
         yielded += 1
         if index == 200:
+            while way == "with" and emulator.request_count < 26:  # its threads can't be cancelled
+                threading.Event().wait(0.01)
             raise KeyError(index)
 
     with pytest.raises(KeyError):
@@ -196,7 +198,7 @@ async def test_without_end(way: Way) -> None:
     assert max(gaps) == 60
     sent = emulator.request_count
     await anyio.sleep(0.05)
-    assert emulator.request_count == sent <= 28
+    assert emulator.request_count == sent <= 26
 
 
 async def test_requests_go_on_between_rows() -> None:
