@@ -56,16 +56,20 @@ async def test_unused_for_long(serving: Any, config: Any, monkeypatch: pytest.Mo
 
 async def test_closed_while_the_loop_was_blocked(serving: Any, config: Any) -> None:
     """A connection that the server closed while the event loop was blocked is not reused."""
+    received, closed = threading.Event(), threading.Event()
 
     def close_later(connection: Any, _: Any) -> None:
         connection.sendall(OK)
-        time.sleep(0.1)
+        received.wait(60)
         connection.close()
+        closed.set()
 
     with serving(close_later, OK) as server:
         transport = AsyncioTransport(config(server.url))
         await transport.post(POST)
-        time.sleep(0.3)  # noqa: ASYNC251 (that is the point)
+        received.set()
+        closed.wait(60)  # blocks the event loop; that is the point
+        time.sleep(2 * asyncio_transport._POLL_AFTER)  # noqa: ASYNC251 (connections used just now are not polled)
         await transport.post(POST)
         await transport.aclose()
 
@@ -74,10 +78,12 @@ async def test_closed_while_the_loop_was_blocked(serving: Any, config: Any) -> N
 
 async def test_closed_after_each_response(serving: Any, config: Any) -> None:
     """A server that closes each connection after its response, unannounced, fails at most one request."""
+    closed = threading.Semaphore(0)
 
     def close(connection: Any, _: Any) -> None:
         connection.sendall(OK)
         connection.shutdown(socket.SHUT_WR)
+        closed.release()
 
     failed = 0
     with serving(always=close) as server:
@@ -87,7 +93,8 @@ async def test_closed_after_each_response(serving: Any, config: Any) -> None:
                 await transport.post(POST)
             except TransportFailure:
                 failed += 1
-            time.sleep(0.02)  # noqa: ASYNC251 (so that the loop does not notice it)
+            else:
+                closed.acquire(timeout=60)  # blocks the event loop, so that it does not notice it
         await transport.aclose()
 
     assert failed <= 1
@@ -112,16 +119,20 @@ async def test_eager_tasks(serving: Any, config: Any) -> None:
 
 async def test_unasked(serving: Any, config: Any) -> None:
     """A connection with unsolicited data is not reused."""
+    received, sent = threading.Event(), threading.Event()
 
     def more(connection: Any, _: Any) -> None:
         connection.sendall(OK)
-        time.sleep(0.05)
+        received.wait(60)
         connection.sendall(OK)
+        sent.set()
 
     with serving(more, OK) as server:
         transport = AsyncioTransport(config(server.url))
         await transport.post(POST)
-        await anyio.sleep(0.2)
+        received.set()
+        await anyio.to_thread.run_sync(sent.wait, 60)
+        await anyio.sleep(0.01)  # the event loop reads what has arrived
         await transport.post(POST)
         await transport.aclose()
 
@@ -196,15 +207,20 @@ async def test_closed_in_use(serving: Any, config: Any) -> None:
 
 async def test_cancelled(serving: Any, config: Any) -> None:
     """A cancelled request closes its connection; otherwise the next request would get its response."""
+    asked, cancelled = threading.Event(), threading.Event()
 
     def slow(connection: Any, _: Any) -> None:
-        time.sleep(0.3)
+        asked.set()
+        cancelled.wait(60)
         connection.sendall(OK.replace(b"{}", b"[]"))
 
     with serving(slow, OK) as server:
         transport = AsyncioTransport(config(server.url))
-        with anyio.move_on_after(0.1):
-            await transport.post(POST)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(transport.post, POST)
+            await anyio.to_thread.run_sync(asked.wait, 60)
+            tasks.cancel_scope.cancel()
+        cancelled.set()
         assert not transport._idle
         assert (await transport.post(POST)).body == b"{}"
         await transport.aclose()
