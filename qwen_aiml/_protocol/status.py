@@ -207,7 +207,8 @@ def _advice(
     kind: type[APIStatusError], response: Response, message: str, config: EmbeddingConfig, status: int
 ) -> str:
     facts = config.facts
-    address = f"base_url ({config.base_url}; the service's own is {DEFAULT_BASE_URL})"
+    own = "" if config.base_url == DEFAULT_BASE_URL else f"; the service's own is {DEFAULT_BASE_URL}"
+    address = f"base_url ({config.base_url}{own})"
     known = known_models()
     model = (
         f"the model ({config.model}{'' if config.model in known else '; known models: ' + ', '.join(known)})"

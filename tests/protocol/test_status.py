@@ -107,9 +107,9 @@ BAD_DIMENSION = "Value error, dimension for embedding v3 is invalid, its value s
             404,
             current(404, "Cannot POST /v1/embeddings"),
             APIStatusError,
-            "check the model (alibaba/qwen-text-embedding-v4) and base_url (https://api.aimlapi.com/v1; the",
+            "check the model (alibaba/qwen-text-embedding-v4) and base_url (https://api.aimlapi.com/v1)",
         ),
-        (405, b"", APIStatusError, "check base_url (https://api.aimlapi.com/v1; the service's own is https"),
+        (405, b"", APIStatusError, "check base_url (https://api.aimlapi.com/v1)"),
         (
             404,
             PAGE,
@@ -192,6 +192,14 @@ def test_unknown_model() -> None:
 def test_page_is_named_once(status: int, page: str, message: str) -> None:
     """The page that resolves an error is named once, by the service or by us."""
     assert str(error(status, current(status, message.format(page)))).count(page) == 1
+
+
+def test_url_is_named_once() -> None:
+    """The service's own URL is named only beside another one."""
+    shown = str(error(404, b"", base_url="https://gateway.example/v1"))
+
+    assert str(error(404, b"")).count("https://api.aimlapi.com/v1") == 1
+    assert "base_url (https://gateway.example/v1; the service's own is https://api.aimlapi.com/v1)" in shown
 
 
 def test_regional_dimension() -> None:
