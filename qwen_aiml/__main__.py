@@ -29,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("command", choices=["check"], metavar="COMMAND", help="check: key, balance and model")
     parser.add_argument("--model", default=DEFAULT_MODEL, help="model to check (%(default)s)")
-    parser.add_argument("--dimensions", type=int, metavar="N", help="dimensions to request (default: none)")
+    parser.add_argument(
+        "--dimensions", type=int, metavar="N", help="dimensions to request (default: the model's own)"
+    )
     given = parser.parse_args(arguments)
     return check(model=given.model, dimensions=given.dimensions)
 

@@ -62,7 +62,7 @@ def _embed(client: EmbeddingClient) -> None:
     _show("dimensions", "ok", f"{len(row)}, {shape}")
     _show("latency", "ok", f"{seconds:.2f} s for one text, connecting included")
     costs = {"tokens": usage.total_tokens, "credits": usage.credits_used, "USD": usage.usd_spent}
-    amounts = [f"{'unknown' if cost is None else f'{cost:.12g}'} {unit}" for unit, cost in costs.items()]
+    amounts = [f"{unit} {'unknown' if cost is None else _plain(cost)}" for unit, cost in costs.items()]
     _show("cost", "unknown" if None in costs.values() else "ok", ", ".join(amounts))
     found = f"{limits.texts_per_request} texts per request, {limits.in_flight} requests in flight at first"
     _show("limits", "ok", f"{found}; no rate limit met")
@@ -71,6 +71,11 @@ def _embed(client: EmbeddingClient) -> None:
 def _show(name: str, outcome: Outcome, detail: str) -> int:
     print(f"{outcome:8}{name:12}{detail}")
     return int(outcome == "failed")
+
+
+def _plain(number: float) -> str:
+    """Format a number without an exponent."""
+    return f"{number:.12f}".rstrip("0").rstrip(".")
 
 
 def _about(error: QwenAIMLError) -> str:

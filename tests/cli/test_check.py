@@ -44,7 +44,7 @@ def test_all_is_well(lines: Any) -> None:
     assert list(outcomes) == ["url", "key", "balance", "model", "dimensions", "latency", "cost", "limits"]
     assert outcomes["balance"][1] == "10.07 USD"
     assert outcomes["dimensions"][1] == "64, unit length"
-    assert outcomes["cost"][1] == "2 tokens, 1 credits, 5e-07 USD"
+    assert outcomes["cost"][1] == "tokens 2, credits 1, USD 0.0000005"
     assert "10 texts per request, 6 requests in flight at first" in outcomes["limits"][1]
     assert sum(emulator.texts_billed.values()) == 1
 
@@ -110,7 +110,7 @@ def test_odd_response(lines: Any) -> None:
 
     assert status == 0
     assert outcomes["dimensions"][1] == "1024, length 96.0000, not 1"
-    assert outcomes["cost"] == ("unknown", "unknown tokens, 1 credits, 5e-07 USD")
+    assert outcomes["cost"] == ("unknown", "tokens unknown, credits 1, USD 0.0000005")
     assert outcomes["model"][1].endswith("names none")
 
 
