@@ -105,7 +105,7 @@ def scripted(request: httpx.Request) -> httpx.Response:
 
 
 CHAT_MODEL = "alibaba/qwen3.8-flash"  # or another one that calls tools
-BASE_URL = "https://api.aimlapi.com/v1"
+BASE_URL = os.environ.get("AIMLAPI_BASE_URL", "https://api.aimlapi.com/v1")
 key = os.environ.get("AIMLAPI_API_KEY") or "script"
 script = httpx.MockTransport(scripted)
 chat_client = None if HAS_KEY else httpx.Client(transport=script)

@@ -190,9 +190,10 @@ def quote(prompt: PromptValue) -> AIMessage:
 
 chat: Runnable[Any, AIMessage] = RunnableLambda(quote)
 if HAS_KEY:
+    BASE_URL = os.environ.get("AIMLAPI_BASE_URL", "https://api.aimlapi.com/v1")
     chat = ChatOpenAI(
         model="alibaba/qwen3.8-flash",  # or another chat model of AI/ML API
-        base_url="https://api.aimlapi.com/v1",
+        base_url=BASE_URL,
         api_key=os.environ["AIMLAPI_API_KEY"],
         temperature=0,
     )

@@ -119,7 +119,7 @@ def quote(request: httpx.Request) -> httpx.Response:
 
 
 CHAT_MODEL = "alibaba/qwen3.8-flash"  # or another chat model of AI/ML API
-BASE_URL = "https://api.aimlapi.com/v1"
+BASE_URL = os.environ.get("AIMLAPI_BASE_URL", "https://api.aimlapi.com/v1")
 key = os.environ.get("AIMLAPI_API_KEY") or "stand-in"
 stand_in = httpx.Client(transport=httpx.MockTransport(quote))
 chat_client = None if HAS_KEY else stand_in

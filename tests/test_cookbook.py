@@ -93,3 +93,12 @@ def test_page_says_whose_vectors(name: str) -> None:
     pictures = PAGES[name].count("plt.show()")
 
     assert len(re.findall(r"_title\(\s*f\".*\(\{VECTORS\}\)\"", PAGES[name])) >= pictures
+
+
+READS_KEY = re.compile(r"""(?<!bool\()os\.environ(\.get\("AIMLAPI_API_KEY"|\["AIMLAPI_API_KEY"\](?! =))""")
+
+
+@pytest.mark.parametrize("name", [name for name, page in PAGES.items() if READS_KEY.search(page)])
+def test_key_goes_to_its_url(name: str) -> None:
+    """A page that gives the key to another client also gives it the URL of the environment."""
+    assert 'os.environ.get("AIMLAPI_BASE_URL", "https://api.aimlapi.com/v1")' in PAGES[name]
