@@ -43,7 +43,7 @@ def test_debug_mode(run: Callable[..., str]) -> None:
         """
         import io, logging, unittest
 
-        # Errors only: whether a callback takes more than 0.1 s, which asyncio warns of, depends on the machine.
+        # Not the warnings of slow callbacks, which depend on the load of the machine.
         logging.getLogger("asyncio").setLevel("ERROR")
 
         class Test(unittest.IsolatedAsyncioTestCase):
