@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import contextmanager
-from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -156,13 +155,22 @@ def _measure(usage: Usage, attributes: dict[str, Any], seconds: float) -> None:
     metrics: Any = sys.modules.get("opentelemetry.metrics")
     if not hasattr(metrics, "get_meter_provider"):
         return
-    duration, tokens = _instruments(metrics.get_meter_provider())
+    provider = metrics.get_meter_provider()
+    creator, instruments = _latest[0]
+    if creator is not provider:
+        instruments = _instruments(provider)
+        _latest[0] = provider, instruments
+    duration, tokens = instruments
     duration.record(seconds, attributes)
     if usage.requests and usage.total_tokens is not None:
         tokens.record(usage.total_tokens, {**attributes, TOKEN_TYPE: "input"})
 
 
-@lru_cache(maxsize=4)  # OpenTelemetry warns if an instrument is created twice
+# The meter provider seen last and its instruments: OpenTelemetry warns if one is created twice. Compared by
+# identity, since Logfire's provider is not hashable.
+_latest: list[tuple[Any, Any]] = [(None, None)]
+
+
 def _instruments(provider: Any) -> tuple[Any, Any]:
     meter = provider.get_meter("qwen_aiml", __version__)
     return (

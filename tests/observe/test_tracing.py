@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
 from opentelemetry.semconv._incubating.metrics import gen_ai_metrics
 from opentelemetry.semconv.attributes import (
@@ -339,6 +339,27 @@ def test_real_instrumentation(recorded: Any, library: str, own: bool) -> None:
     assert parents == [first, first, second]
     scopes = [span.instrumentation_scope for span in theirs]
     assert [scope.name for scope in scopes if scope] == [module.__name__] * 3
+
+
+def test_unhashable_provider(recorded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A meter provider that is not hashable, such as Logfire's, gets its instruments, and only once."""
+    created: list[str] = []
+
+    class Unhashable(metrics.NoOpMeterProvider):
+        __hash__ = None  # type: ignore[assignment]
+
+        def get_meter(self, name: str, *arguments: Any, **options: Any) -> Any:
+            created.append(name)
+            return super().get_meter(name, *arguments, **options)
+
+    provider = Unhashable()
+    monkeypatch.setattr(metrics, "get_meter_provider", lambda: provider)
+    with client_of(Emulator()) as client:
+        client.embed(["a"])
+        client.embed(["b"])
+
+    assert created == ["qwen_aiml"]
+    assert len(recorded.calls) == 2
 
 
 def test_not_recorded(recorded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
