@@ -190,7 +190,7 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
             try:
                 super().__init__(**options)
             except ValidationError as error:
-                raise self._configuration_error(error.errors(), options) from None
+                raise self._configuration_error(error.errors()) from None
             self._connect()
 
     def _connect(self) -> None:

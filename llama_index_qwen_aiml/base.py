@@ -149,7 +149,7 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
             try:
                 super().__init__(**options)
             except ValidationError as error:
-                raise self._configuration_error(error.errors(), options) from None
+                raise self._configuration_error(error.errors()) from None
             self._connect()
 
     def _connect(self) -> None:

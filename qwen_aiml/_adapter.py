@@ -113,11 +113,8 @@ class AdapterBase:
         names = {field.name for field in dataclasses.fields(EmbeddingConfig)} - _RENAMED
         return {name: getattr(self, name) for name in names}
 
-    def _configuration_error(
-        self, errors: Iterable[Mapping[str, Any]], options: dict[str, Any]
-    ) -> ConfigurationError:
-        """Convert pydantic's errors to a `ConfigurationError`; clear *options*, which may contain a key."""
-        options.clear()
+    def _configuration_error(self, errors: Iterable[Mapping[str, Any]]) -> ConfigurationError:
+        """Convert pydantic's errors to a `ConfigurationError`."""
         wrong, unknown = [], []
         for error in errors:
             name = ".".join(map(str, error["loc"]))
@@ -136,6 +133,7 @@ class AdapterBase:
     # Hidden from type checkers, so that subclasses keep the signatures of pydantic, their other base.
     if not TYPE_CHECKING:  # pragma: no branch
 
+        @hide_texts  # and misplaced keys
         def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
             """Return a copy, changed by *update* (field names, not aliases) and validated."""
             fields, update = type(self).model_fields.keys(), dict(update or {})
@@ -170,13 +168,14 @@ class AdapterBase:
         @classmethod
         def __pydantic_init_subclass__(cls, **options: Any) -> None:
             """
-            Keep texts out of the tracebacks of a subclass's public embedding methods.
+            Keep texts and misplaced keys out of the tracebacks of a subclass's methods.
 
             Also append the settings to the class docstring, which ``help`` shows.
             """
             super().__pydantic_init_subclass__(**options)
             for name, method in list(vars(cls).items()):
-                if "embed" in name and not name.startswith("_") and isfunction(method):
+                is_public = "embed" in name and not name.startswith("_")
+                if isfunction(method) and (is_public or name == "__init__"):
                     setattr(cls, name, hide_texts(method))
             descriptions = {
                 name: field.description for name, field in cls.model_fields.items() if field.description

@@ -38,6 +38,7 @@ class _Client(Estimator):
 
     _sync: bool
 
+    @hide_texts  # and misplaced keys
     def __init__(
         self,
         config: EmbeddingConfig | None = None,
@@ -50,13 +51,12 @@ class _Client(Estimator):
         if settings:
             kind = type(self).__name__
             unknown = unknown_settings(settings, ("cache", "http_client", "limiter"))
-            settings.clear()  # one may be a key: not in this frame
             advice = f"put the settings into a config: {kind}(EmbeddingConfig(...))"
             raise ConfigurationError(advised(f"{kind}: {unknown}", advice))
         if config is not None and not isinstance(config, EmbeddingConfig):
-            type_name, config = type(config).__name__, None  # may be a key: not in this frame
+            kind = type(config).__name__
             raise ConfigurationError(
-                f"config must be an EmbeddingConfig, not {type_name}; write EmbeddingConfig(...)"
+                f"config must be an EmbeddingConfig, not {kind}; write EmbeddingConfig(...)"
             )
         self._engine = Engine(
             config or EmbeddingConfig(),

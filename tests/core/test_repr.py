@@ -107,6 +107,12 @@ KEY = "sk-test-0123456789abcdef"
         {"api_key": KEY, "allow_http": KEY},
         {"api_key": KEY, "max_retries": KEY},
         {"api_key": KEY, "query_instruction": [KEY]},
+        {"api_key": KEY, "model": "text-embedding-v3", "query_instruction": KEY},
+        {"api_key": KEY, "base_url": KEY},
+        {"api_key": KEY, "api_base": KEY},
+        {"api_key": KEY, "default_headers": {"Authorization": KEY}},
+        {"api_key": KEY, "cache": f"redis://:{KEY}@localhost"},
+        {"api_key": KEY, "http_client": KEY},
     ],
     ids=lambda options: next(reversed(options)),
 )
@@ -156,16 +162,22 @@ def test_object_in_another_model(make: Any) -> None:
     assert list(outer.model_json_schema()["$defs"]) == [make.__name__]
 
 
-def test_key_for_settings() -> None:
-    """A key passed in place of the settings appears in no frame."""
-    with pytest.raises(ConfigurationError, match="must be an EmbeddingConfig, not str") as caught:
-        EmbeddingClient(KEY)  # type: ignore[arg-type]
+@pytest.mark.parametrize("settings", [{"config": KEY}, {"cache": f"redis://:{KEY}@h"}, {"http_client": KEY}])
+def test_key_for_settings(settings: dict[str, Any]) -> None:
+    """A key passed in place of the settings, or as an argument, appears in no frame."""
+    config = EmbeddingConfig(api_key=KEY)
+    with pytest.raises(ConfigurationError, match="must be") as caught:
+        EmbeddingClient(**{"config": config, **settings})
 
     assert not Frames(KEY).hold(caught.value)
 
 
 @pytest.mark.parametrize("make", [QwenAIMLEmbeddings, QwenAIMLEmbedding])
-@pytest.mark.parametrize("update", [{"openai_api_key": KEY}, {"api_key": f"Bearer {KEY}"}], ids=str)
+@pytest.mark.parametrize(
+    "update",
+    [{"openai_api_key": KEY}, {"api_key": f"Bearer {KEY}"}, {"default_headers": {"Authorization": KEY}}],
+    ids=str,
+)
 def test_misplaced_key_in_a_copy(make: Any, update: dict[str, Any]) -> None:
     """A misplaced or invalid key in `model_copy` appears in no frame."""
     model = make(api_key=KEY[:12])
