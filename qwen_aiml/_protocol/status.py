@@ -157,7 +157,7 @@ def _reason(kind: type[APIStatusError], status: int, message: str) -> Reason:
             (_OF_THE_REQUEST, "request"),
         )
         return next((reason for pattern, reason in rules if re.search(pattern, message)), "text")
-    return "service" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "request"
+    return "service" if is_retried(status) else "request"
 
 
 def _parts(body: Any) -> tuple[dict[str, Any], dict[str, Any]]:

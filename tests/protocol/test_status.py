@@ -167,6 +167,30 @@ def test_validation_issues(data: list[Any], message: str) -> None:
     assert str(raised) == f"HTTP 400: {message}"
 
 
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (401, "account"),
+        (402, "account"),
+        (403, "account"),
+        (404, "request"),
+        (408, "service"),
+        (409, "service"),
+        (413, "length"),
+        (429, "rate"),
+        (500, "service"),
+        (511, "request"),
+    ],
+)
+def test_reason(status: int, reason: str) -> None:
+    """Errors of the account or of any request name no text; transient ones name texts and attempts."""
+    raised = error(status, b"")
+    raised.indices, raised.attempts = (0,), 2
+
+    assert raised.reason == reason
+    assert ("text 0, 2 attempts" in str(raised)) == (reason not in ("account", "request"))
+
+
 @pytest.mark.parametrize("depth", [900, 1010, 200_000])
 def test_nested_beyond_measure(depth: int) -> None:
     """Values too deeply nested for Python are left out of the message; the limit depends on the version."""
