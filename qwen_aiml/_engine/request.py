@@ -331,21 +331,17 @@ class _Request:
         error.attempts = self.attempts
         summary = error.args[0] if response is None else f"HTTP {response.status}, {len(response.body)} bytes"
         logger.debug("%d texts, attempt %d: %s", len(self._texts), self.attempts, summary)  # no texts in it
-        if not is_transient(error):
-            raise error
         is_last = self.attempts > self._retries_allowed or call.is_throttled_too_long
-        advised = None if is_last or response is None else retry_after(response.headers, call.clock.date())
-        if is_last:
-            seconds = 0.0
-        elif isinstance(error, RateLimitError):
+        if is_last or call.is_stopped or not is_transient(error):
+            raise error
+        advised = None if response is None else retry_after(response.headers, call.clock.date())
+        if isinstance(error, RateLimitError):
             # The limiter pauses all requests of the client for the advised time, meanwhile.
             seconds = throttled_backoff(self.attempts, call.clock.random)
         else:
             seconds = backoff(self.attempts, advised, call.clock.random)
         if call.seconds_left() <= max(seconds, advised or 0.0):
             raise deadline_error(call, self.attempts, error) from error
-        if is_last or call.is_stopped:
-            raise error
         if seconds:
             self._report_wait(seconds, after=call.clock.now() - self._sent_at)
             call.waiting.add(self._scope)
