@@ -101,14 +101,12 @@ def traced(
     post: Callable[[Post], Awaitable[Response]], config: EmbeddingConfig
 ) -> Callable[[Post], Awaitable[Response]]:
     """Wrap *post* in a span per request, if the call's span is recorded and httpx is not instrumented."""
-    if not _trace().get_current_span().is_recording():
+    if patched_library() is not None or not _trace().get_current_span().is_recording():
         return post
     tracer = _tracer()
     attributes = {METHOD: "POST", URL: config.endpoint, **_server(config)}
 
     async def post_traced(request: Post) -> Response:
-        if patched_library() is not None:
-            return await post(request)
         with _span(tracer, "POST", attributes) as span:
             try:
                 response = await post(request)
