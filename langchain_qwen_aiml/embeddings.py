@@ -7,22 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from langchain_core.embeddings import Embeddings
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.stores import BaseStore
-from pydantic import (
-    AliasChoices,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    SecretStr,
-    ValidationError,
-)
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
-from qwen_aiml import (
-    DEFAULT_MODEL,
-    AdapterBase,
-    ConfigurationError,
-    EmbeddingConfig,
-)
+from qwen_aiml import DEFAULT_MODEL, AdapterBase, ConfigurationError, EmbeddingConfig
 
 from ._fields import ApiKey, RateLimiter  # noqa: TC001 (pydantic reads them)
 from .cache import ByteStoreCache

@@ -10,13 +10,7 @@ import anyio
 import anyio.lowlevel
 
 from .._cache.access import KEYS_PER_LOOKUP
-from .._errors import (
-    NotSentError,
-    QwenAIMLError,
-    TransportError,
-    batch_error,
-    note_none_embedded,
-)
+from .._errors import NotSentError, QwenAIMLError, TransportError, batch_error, note_none_embedded
 from .._protocol.arrays import packed
 from .._results import EmbeddingResult, Usage
 from .._texts.distinct import DistinctTexts

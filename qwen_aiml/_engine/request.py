@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 from msgspec import Struct
 
-from .._errors import (
-    DeadlineError,
-    NotSentError,
-    QwenAIMLError,
-    RateLimitError,
-    TransportError,
-    advised,
-)
+from .._errors import DeadlineError, NotSentError, QwenAIMLError, RateLimitError, TransportError, advised
 from .._observe.budget import within_budgets
 from .._observe.usage import open_blocks
 from .._protocol.masking import mask_message
@@ -28,14 +21,7 @@ from .._results import Usage
 from .._transport.base import Post, TransportFailure
 from .._transport.failures import advice
 from .limiter import FIRST_WINDOW
-from .retry import (
-    LONGEST_RETRY_AFTER,
-    backoff,
-    describe_cause,
-    is_transient,
-    retry_after,
-    throttled_backoff,
-)
+from .retry import LONGEST_RETRY_AFTER, backoff, describe_cause, is_transient, retry_after, throttled_backoff
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
