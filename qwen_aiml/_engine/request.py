@@ -235,7 +235,8 @@ class _Request:
                 tokens = call.limiter.expected_tokens(len(self._post.body))
                 response = await within_budgets(call.budgets, tokens, self._attempt)
                 if self.error is None:
-                    rows = self._read(response)
+                    rows = decode(response, len(self._texts), call.dimensions)
+                    call.dimensions = len(rows.embeddings[0])
                     if not call.accepted:
                         call.workers.total_tokens = call.config.concurrency
                     call.accepted += 1
@@ -346,12 +347,6 @@ class _Request:
             logger.info("%s, waiting %.1f s, attempt %d of %d", cause, seconds, attempt, most)
             if seconds > LOGGED_SECONDS and self._call.reporter is not None:
                 self._call.reporter.send(self._call.usage, seconds)
-
-    def _read(self, response: Response) -> Rows:
-        call = self._call
-        rows = decode(response, len(self._texts), call.dimensions)
-        call.dimensions = len(rows.embeddings[0])
-        return rows
 
     def _transport_error(self, failure: TransportFailure) -> TransportError:
         config = self._call.config
