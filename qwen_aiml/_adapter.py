@@ -167,12 +167,10 @@ class AdapterBase:
                 is_public = "embed" in name and not name.startswith("_")
                 if isfunction(method) and (is_public or name == "__init__"):
                     setattr(cls, name, hide_texts(method))
-            descriptions = {
-                name: field.description for name, field in cls.model_fields.items() if field.description
-            }
             if cls.__doc__ is not None:
-                parts = (f"\n\n{_wrap(f'{name}: {text}')}" for name, text in descriptions.items())
-                cls.__doc__ = f"{cleandoc(cls.__doc__)}\n\nSettings:{''.join(parts)}"
+                described = {name: field.description for name, field in cls.model_fields.items()}
+                parts = [_wrap(f"{name}: {text}") for name, text in described.items() if text]
+                cls.__doc__ = "\n\n".join([cleandoc(cls.__doc__), "Settings:", *parts])
 
     @property
     def usage(self) -> Usage:
