@@ -160,11 +160,10 @@ class HTTPXTransport(_Clients):
         problem, body = None, Body(response.status_code, dict(response.headers), request.max_bytes)
         try:
             with anyio.CancelScope() as enough:
-                if not body.is_finished:
-                    # Not a `break`, which would leave unfinished generators of httpx; Trio warns about them.
-                    async for chunk in response.aiter_raw():
-                        if body.feed(chunk):
-                            enough.cancel()
+                # Not a `break`, which would leave unfinished generators of httpx; Trio warns about them.
+                async for chunk in response.aiter_raw():
+                    if body.feed(chunk):
+                        enough.cancel()
         except Exception as error:  # noqa: BLE001 (re-raised unless it is known)
             problem = self._failed(error, body.size)
         finally:
@@ -252,10 +251,9 @@ class ThreadedHTTPXTransport(_Clients):
             return _read_before(response, request)
         problem, body = None, Body(response.status_code, dict(response.headers), request.max_bytes)
         try:
-            if not body.is_finished:
-                for chunk in response.iter_raw():
-                    if body.feed(chunk):
-                        break
+            for chunk in response.iter_raw():
+                if body.feed(chunk):
+                    break
         except Exception as error:  # noqa: BLE001 (re-raised unless it is known)
             problem = self._failed(error, body.size)
         finally:
