@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Literal
 
 from .._client import EmbeddingClient
 from .._config import EmbeddingConfig
@@ -23,7 +23,7 @@ UNIT_NORM = 1e-3  # maximum deviation of a norm from 1
 Outcome = Literal["ok", "failed", "unknown"]
 
 
-def check(*, model: str, dimensions: int | None = None, http_client: Any = None) -> int:
+def check(*, model: str, dimensions: int | None = None) -> int:
     """
     Check the key and the URL of the environment, and print the results.
 
@@ -32,8 +32,6 @@ def check(*, model: str, dimensions: int | None = None, http_client: Any = None)
 
         dimensions: Dimensions to request; None requests none.
 
-        http_client: An ``httpx.Client`` to send with; None creates what is needed.
-
     Returns:
         0 if nothing failed, otherwise 1.
     """
@@ -41,9 +39,9 @@ def check(*, model: str, dimensions: int | None = None, http_client: Any = None)
         # Without retries, so that a lost response is not billed twice.
         config = EmbeddingConfig(model=model, dimensions=dimensions, max_retries=0, total_timeout=SECONDS)
         _show("url", "ok", f"{config.base_url}, from {first_set(URL_VARIABLES) or 'the defaults'}")
-        if _balance(config, http_client):
+        if _balance(config):
             return 1
-        with EmbeddingClient(config, http_client=http_client) as client:
+        with EmbeddingClient(config) as client:
             _embed(client)
     except QwenAIMLError as error:
         return _show(_about(error), "failed", f"{type(error).__name__}: {error}")
@@ -86,7 +84,7 @@ def _about(error: QwenAIMLError) -> str:
     return "balance" if isinstance(error, InsufficientCreditsError) else "embedding"
 
 
-def _balance(config: EmbeddingConfig, http_client: Any) -> int:
+def _balance(config: EmbeddingConfig) -> int:
     """
     Check the key and the balance, which is free; return 1 if one of them failed, otherwise 0.
 
@@ -96,7 +94,7 @@ def _balance(config: EmbeddingConfig, http_client: Any) -> int:
     base_url = config.base_url or ""
     if not base_url.endswith("/v1"):
         return _show("balance", "unknown", "the URL does not end in /v1, so that of the balance is not known")
-    response = _get(f"{base_url.removesuffix('/v1')}/v2/billing", config, http_client)
+    response = _get(f"{base_url.removesuffix('/v1')}/v2/billing", config)
     if response is None:
         return _show("balance", "unknown", "no response")
     if response.status == HTTPStatus.UNAUTHORIZED:
@@ -113,17 +111,15 @@ def _balance(config: EmbeddingConfig, http_client: Any) -> int:
     )
 
 
-def _get(url: str, config: EmbeddingConfig, http_client: Any) -> Response | None:
+def _get(url: str, config: EmbeddingConfig) -> Response | None:
     """Send a GET with the key as requests are sent, without redirects; return None without a response."""
     import httpx  # noqa: PLC0415 (slow to import)
 
     headers = {"Authorization": f"Bearer {config.secret.reveal()}", "Accept": "application/json"}
-    client = http_client or httpx.Client(proxy=proxy_for(url), verify=tls_context(), trust_env=False)
+    client = httpx.Client(proxy=proxy_for(url), verify=tls_context(), trust_env=False)
     try:
-        response = client.get(url, headers=headers, timeout=config.operation_timeout)
+        with client:
+            response = client.get(url, headers=headers, timeout=config.operation_timeout)
     except httpx.HTTPError:
         return None
-    finally:
-        if http_client is None:
-            client.close()
     return Response(response.status_code, dict(response.headers), response.content)

@@ -24,9 +24,12 @@ def lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     """Return a function that runs the check on an emulator, and returns exit status and outcomes by name."""
     monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
 
-    def run(emulator: Emulator, **options: Any) -> tuple[int, dict[str, tuple[str, str]]]:
-        http_client = emulator.client_options()["http_client"]
-        status = check(**{"model": MODEL, "http_client": http_client, **options})
+    def run(
+        emulator: Emulator, url: str | None = None, **options: Any
+    ) -> tuple[int, dict[str, tuple[str, str]]]:
+        with serve(emulator) as base_url:
+            monkeypatch.setenv("AIMLAPI_BASE_URL", url or base_url)
+            status = check(model=MODEL, **options)
         rows = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
         assert not [line for line in rows if KEY in line[2]]
         return status, {name: (outcome, detail) for outcome, name, detail in rows}
@@ -90,11 +93,11 @@ def test_unknown_balance(lines: Any, fault: Fault, detail: str) -> None:
     assert (status, outcomes["balance"], outcomes["model"][0]) == (0, ("unknown", detail), "ok")
 
 
-def test_url_of_a_gateway(lines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_url_of_a_gateway(lines: Any) -> None:
     """If the URL does not end in /v1, the balance is not requested."""
-    monkeypatch.setenv("AIMLAPI_BASE_URL", "https://gateway.example/openai")
     emulator = Emulator()
-    status, outcomes = lines(emulator)
+    with intercept(emulator):
+        status, outcomes = lines(emulator, "https://gateway.example/openai")
 
     assert status == 0
     assert outcomes["balance"][0] == "unknown"
@@ -143,8 +146,7 @@ def test_certificates_that_can_not_be_read(
 ) -> None:
     """An unreadable certificate file named in the environment is reported, not raised."""
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
-    with intercept(Emulator()):
-        status, outcomes = lines(Emulator(), http_client=None)
+    status, outcomes = lines(Emulator())
 
     assert (status, outcomes["settings"][0]) == (1, "failed")
     assert "SSL_CERT_FILE" in outcomes["settings"][1]
