@@ -25,7 +25,7 @@ test: .venv-nox/made ## check a change: lint, types, tests with coverage, the wh
 
 quick: .venv-nox/made ## lint, and the core's tests up to the first failure; less than a minute
 	@$(NOX) --sessions lint
-	@$(NOX) --sessions selected -- -x -q -m 'not long and not once' $(or $(ARGS),tests/core)
+	@$(NOX) --sessions selected -- -x -q -n 3 --dist worksteal -m 'not (long or once or slow)' $(or $(ARGS),tests/core)
 
 matrix: .venv-nox/made ## the rest of CI: slow tests, other Pythons, lowest versions, the wheel, stores, docs, cookbook
 	@mkdir -p $(REPORTS)
