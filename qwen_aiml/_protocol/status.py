@@ -52,7 +52,7 @@ _IN_SUCCESS = (
     (r"(?i)api[ _-]?key|unauthori[sz]ed|authenticat", HTTPStatus.UNAUTHORIZED),
     (r"(?i)too many requests|\brate[ _-]?limit|\bthrottl|quota exceeded", HTTPStatus.TOO_MANY_REQUESTS),
 )
-_LATER = "try again later, or raise max_retries to wait longer"
+_LATER = "try again later, or raise max_retries (and total_timeout, if set) to wait longer"
 
 _KINDS: dict[int, type[APIStatusError]] = {401: AuthenticationError, 429: RateLimitError}
 
@@ -62,7 +62,7 @@ _PAGES = ("; create one at https://aimlapi.com/app/keys", "top up at https://aim
 _ADVICE: dict[type[APIStatusError] | int, str] = {
     AuthenticationError: f"check the key (api_key, or AIMLAPI_API_KEY in the environment){_PAGES[0]}",
     InsufficientCreditsError: _PAGES[1],
-    RateLimitError: "lower max_concurrency, or raise max_retries",
+    RateLimitError: "lower max_concurrency, or raise max_retries (and total_timeout, if set)",
     HTTPStatus.FORBIDDEN: "the key may lack the scope model:embeddings, or have reached its spending limit",
     HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED: "sign in to the network",
 }

@@ -471,6 +471,7 @@ def test_deadline(
         harness.embed()
 
     assert str(caught.value).startswith(f"total_timeout of 5 s {reason}")
+    assert ("raise max_retries (and total_timeout, if set)" in str(caught.value)) == ("HTTP" in reason)
     assert (harness.now(), caught.value.attempts) == (ends, attempts)
     assert ("HTTP" in reason or "no response" in reason) == isinstance(caught.value.__cause__, QwenAIMLError)
 
