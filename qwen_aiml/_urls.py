@@ -90,9 +90,10 @@ def is_address(host: str) -> bool:
 
 def is_loopback(host: str) -> bool:
     """Return whether a host is this machine."""
-    if is_address(host):
+    try:
         return ipaddress.ip_address(host).is_loopback
-    return host == "localhost" or host.endswith(".localhost")
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def check_headers(value: object) -> dict[str, str] | None:
