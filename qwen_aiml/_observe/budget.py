@@ -6,16 +6,18 @@ import math
 import os
 import threading
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._errors import SpentError, advised
 from .._results import Usage
-from .._utils.loops import current_loop
+from .._utils.loops import current_loop, is_closed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from .._protocol.response import Response
+
+    Place: TypeAlias = tuple[int, Any]  # the process and the event loop of a request
 
 # Seconds between checks of requests in flight, which may be in other threads and event loops.
 POLL = 0.05
@@ -46,17 +48,17 @@ class Budget:
         self._max_usd = math.inf if max_cost_usd is None else max_cost_usd
         self._price = usd_per_million_tokens
         self._tokens = self._usd = 0.0
-        # By event loop, in whole numbers, so that they add up to 0 again.
-        self._reserved: defaultdict[Any, int] = defaultdict(int)
+        # A forked child inherits its parent's reservations, but never gets those responses; neither does an
+        # event loop that was closed. Whole numbers, so that they add up to 0 again.
+        self._reserved: defaultdict[Place, int] = defaultdict(int)
         self._is_cost_unknown = False
 
-    def has_room(self, loop: Any) -> bool:
+    def has_room(self, here: Place) -> bool:
         """
         Return whether a request may start; if not, requests in flight may still leave room for it.
 
-        An event loop that has none in flight never waits. Requests of other loops may wait for it, such as
-        those of a loop that a sync call blocks; or they may never end, since their loop was closed or runs in
-        the parent of a forked process.
+        An event loop that has none in flight never waits: those of others may wait for it, such as those of
+        one that a sync call blocks.
 
         Raises:
             SpentError: If the budget is used up, whatever requests in flight use.
@@ -68,9 +70,13 @@ class Budget:
             raise SpentError(advised(message, "give usd_per_million_tokens"))
         if self._usd >= self._max_usd:
             raise SpentError(f"max_cost_usd={self._max_usd} is reached: {self._usd:.12g} USD")
-        if loop not in self._reserved:
+        if here not in self._reserved:
             return True
-        reserved = sum(self._reserved.values())
+        reserved = sum(
+            tokens
+            for (process, loop), tokens in self._reserved.items()
+            if process == here[0] and not is_closed(loop)
+        )
         if self._tokens + reserved >= self._max_tokens:
             return False
         if self._price is not None:
@@ -81,15 +87,15 @@ class Budget:
             return not reserved or self._max_usd == math.inf  # one at a time until the price is known
         return self._usd + reserved * usd_per_token < self._max_usd
 
-    def reserve(self, loop: Any, tokens: float) -> None:
+    def reserve(self, here: Place, tokens: float) -> None:
         """Reserve the expected tokens of a request."""
-        self._reserved[loop] += math.ceil(tokens)
+        self._reserved[here] += math.ceil(tokens)
 
-    def settle(self, loop: Any, tokens: float, usage: Usage) -> None:
+    def settle(self, here: Place, tokens: float, usage: Usage) -> None:
         """Replace a reservation with the actual usage."""
-        self._reserved[loop] -= math.ceil(tokens)
-        if not self._reserved[loop]:
-            del self._reserved[loop]
+        self._reserved[here] -= math.ceil(tokens)
+        if not self._reserved[here]:
+            del self._reserved[here]
         billed = tokens if usage.total_tokens is None else usage.total_tokens
         self._tokens += billed
         if self._price is not None:
@@ -130,8 +136,8 @@ async def within_budgets(
     """
     if not budgets:
         return await attempt(tokens)
-    loop = current_loop()
-    while not _reserved(budgets, loop, tokens):
+    here = os.getpid(), current_loop()
+    while not _reserved(budgets, here, tokens):
         import anyio  # noqa: PLC0415 (slow to import; the first client has imported it)
 
         await anyio.sleep(POLL)
@@ -142,14 +148,14 @@ async def within_budgets(
     finally:
         with usage_lock:
             for budget in budgets:
-                budget.settle(loop, tokens, usage)
+                budget.settle(here, tokens, usage)
     return response
 
 
-def _reserved(budgets: Sequence[Budget], loop: Any, tokens: float) -> bool:
+def _reserved(budgets: Sequence[Budget], here: Place, tokens: float) -> bool:
     with usage_lock:
-        if not all(budget.has_room(loop) for budget in budgets):
+        if not all(budget.has_room(here) for budget in budgets):
             return False
         for budget in budgets:
-            budget.reserve(loop, tokens)
+            budget.reserve(here, tokens)
     return True

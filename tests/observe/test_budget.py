@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TEXTS = [f"text number {at}" for at in range(10_000)]  # of 4 tokens each
-HERE = object()  # event loop of a request
+HERE = (1, None)  # process and event loop of a request
 TOKENS_PER_REQUEST = 50  # maximum number of tokens per request
 
 
@@ -239,9 +239,22 @@ def test_first_cost_is_awaited() -> None:
         budget.has_room(HERE)
 
 
+def test_fork() -> None:
+    """A child process does not wait for its parent's requests in flight; earlier usage still counts."""
+    budget = Budget(100, None, None)
+    budget.settle(HERE, 0, Usage(1, 40))
+    budget.reserve(HERE, 60)
+    assert not budget.has_room(HERE)
+
+    child = (-1, HERE[1])
+    assert budget.has_room(child)
+    budget.reserve(child, 60)
+    assert not budget.has_room(child)
+
+
 def test_event_loops() -> None:
     """Requests in flight of all event loops count, but one that has none in flight may send one."""
-    budget, other = Budget(100, None, None), object()
+    budget, other = Budget(100, None, None), (HERE[0], object())
     budget.reserve(HERE, 110)
     assert budget.has_room(other)
     for tokens in (0.1, 0.2):
@@ -254,7 +267,7 @@ def test_event_loops() -> None:
 
 
 def test_closed_event_loop() -> None:
-    """Requests in flight of a closed event loop do not make others wait forever."""
+    """Requests in flight of a closed event loop are not awaited, not even by others of its thread."""
     emulator = Emulator(latency=0.05)
     http_client = emulator.client_options()["http_async_client"]
     client = AsyncEmbeddingClient(EmbeddingConfig(api_key="k", dimensions=64), http_client=http_client)
@@ -267,6 +280,9 @@ def test_closed_event_loop() -> None:
 
     assert usage.requests == 1
     assert not task.done()
+    assert usage.budget is not None
+    usage.budget.reserve(HERE, 1)
+    assert usage.budget.has_room(HERE)
 
 
 @pytest.mark.anyio
