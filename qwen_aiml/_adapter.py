@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _SENSITIVE = r"(?i)key|secret|passw|token$"
 # Fields of `EmbeddingConfig` that the framework classes do not have under the same name.
 _RENAMED = {"model", "api_key", "base_url", "batch_size", "facts"}
+_SETTINGS = "\n\nSettings:"
 
 
 class AdapterBase:
@@ -156,6 +157,15 @@ class AdapterBase:
             return hide_input(handler(source))
 
         @classmethod
+        def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
+            """Remove the settings from the class description, since each has its own description."""
+            schema = super().__get_pydantic_json_schema__(core_schema, handler)
+            described = handler.resolve_ref_schema(schema)
+            if "description" in described:
+                described["description"] = described["description"].partition(_SETTINGS)[0]
+            return schema
+
+        @classmethod
         def __pydantic_init_subclass__(cls, **options: Any) -> None:
             """
             Keep texts and misplaced keys out of the tracebacks of a subclass's methods.
@@ -170,7 +180,7 @@ class AdapterBase:
             if cls.__doc__ is not None:
                 described = {name: field.description for name, field in cls.model_fields.items()}
                 parts = [_wrap(f"{name}: {text}") for name, text in described.items() if text]
-                cls.__doc__ = "\n\n".join([cleandoc(cls.__doc__), "Settings:", *parts])
+                cls.__doc__ = "\n\n".join([f"{cleandoc(cls.__doc__)}{_SETTINGS}", *parts])
 
     @property
     def usage(self) -> Usage:

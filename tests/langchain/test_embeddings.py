@@ -495,6 +495,7 @@ def test_json_schema(by_alias: bool) -> None:
     assert len(properties) == len(QwenAIMLEmbeddings.model_fields)
     assert [name for name, field in properties.items() if not field.get("description")] == []
     assert properties["max_retries"]["description"].startswith("Maximum number of retries")
+    assert "Settings:" not in schema["description"]
     assert json.dumps(schema)
 
 
