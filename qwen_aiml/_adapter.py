@@ -250,8 +250,14 @@ class AdapterBase:
 
 
 def _wrap(text: str) -> str:
-    wrapped = textwrap.fill(" ".join(text.split()), 96, break_long_words=False, break_on_hyphens=False)
-    return textwrap.indent(wrapped.replace("\n", "\n    "), "    ")
+    return textwrap.fill(
+        " ".join(text.split()),
+        width=100,
+        initial_indent="    ",
+        subsequent_indent="        ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _unconverted(error: Mapping[str, Any]) -> str:
