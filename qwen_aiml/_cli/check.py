@@ -116,9 +116,8 @@ def _get(url: str, config: EmbeddingConfig) -> Response | None:
     import httpx  # noqa: PLC0415 (slow to import)
 
     headers = {"Authorization": f"Bearer {config.secret.reveal()}", "Accept": "application/json"}
-    client = httpx.Client(proxy=proxy_for(url), verify=tls_context(), trust_env=False)
     try:
-        with client:
+        with httpx.Client(proxy=proxy_for(url), verify=tls_context(), trust_env=False) as client:
             response = client.get(url, headers=headers, timeout=config.operation_timeout)
     except httpx.HTTPError:
         return None
