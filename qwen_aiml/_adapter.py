@@ -13,7 +13,7 @@ from ._errors import ConfigurationError
 from ._keys import Secret, wrap_key
 from ._progress import Bar
 from ._texts.validation import ON_BLANK
-from ._utils.frames import hide_texts
+from ._utils.frames import hide_locals
 from ._utils.unknown_settings import unknown_settings
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class AdapterBase:
     # Hidden from type checkers, so that subclasses keep the signatures of pydantic, their other base.
     if not TYPE_CHECKING:  # pragma: no branch
 
-        @hide_texts  # and misplaced keys
+        @hide_locals
         def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
             """Return a copy, changed by *update* (field names, not aliases) and validated."""
             fields, update = type(self).model_fields.keys(), dict(update or {})
@@ -176,7 +176,7 @@ class AdapterBase:
             for name, method in list(vars(cls).items()):
                 is_public = "embed" in name and not name.startswith("_")
                 if isfunction(method) and (is_public or name == "__init__"):
-                    setattr(cls, name, hide_texts(method))
+                    setattr(cls, name, hide_locals(method))
             if cls.__doc__ is not None:
                 described = {name: field.description for name, field in cls.model_fields.items()}
                 parts = [_wrap(f"{name}: {text}") for name, text in described.items() if text]
@@ -192,12 +192,12 @@ class AdapterBase:
         """Maximum number of tokens per text; None if it is unknown."""
         return self._client.max_input_tokens
 
-    @hide_texts
+    @hide_locals
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a document, as `EmbeddingClient.count_tokens` does."""
         return self._client.count_tokens(text)
 
-    @hide_texts
+    @hide_locals
     def estimate(self, texts: Iterable[str], *, usd_per_million_tokens: float | None = None) -> Estimate:
         """Estimate what embedding documents will use, as `EmbeddingClient.estimate` does."""
         return self._client.estimate(texts, usd_per_million_tokens=usd_per_million_tokens)

@@ -14,7 +14,7 @@ from ._errors import ConfigurationError, advised
 from ._observe.estimate import Estimator
 from ._progress import Reporter
 from ._protocol.arrays import load_numpy, matrix
-from ._utils.frames import hide_texts
+from ._utils.frames import hide_locals
 from ._utils.threads import run_in_thread
 from ._utils.unknown_settings import unknown_settings
 
@@ -38,7 +38,7 @@ class _Client(Estimator):
 
     _sync: bool
 
-    @hide_texts  # and misplaced keys
+    @hide_locals
     def __init__(
         self,
         config: EmbeddingConfig | None = None,
@@ -146,7 +146,7 @@ class EmbeddingClient(_Client):
 
     _sync = True
 
-    @hide_texts
+    @hide_locals
     def embed(
         self,
         texts: Iterable[str],
@@ -201,7 +201,7 @@ class EmbeddingClient(_Client):
             raise
         return job.result()
 
-    @hide_texts
+    @hide_locals
     def embed_array(
         self,
         texts: Iterable[str],
@@ -321,7 +321,7 @@ class AsyncEmbeddingClient(_Client):
 
     _sync = False
 
-    @hide_texts
+    @hide_locals
     async def embed(
         self,
         texts: Iterable[str],
@@ -348,7 +348,7 @@ class AsyncEmbeddingClient(_Client):
             raise
         return job.result()
 
-    @hide_texts
+    @hide_locals
     async def embed_array(
         self,
         texts: Iterable[str],

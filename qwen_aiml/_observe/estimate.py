@@ -9,7 +9,7 @@ from msgspec import Struct
 from .._config import check_positive
 from .._texts import tokens
 from .._texts.validation import check_texts, prepare_text, prepare_texts
-from .._utils.frames import hide_texts
+from .._utils.frames import hide_locals
 from .budget import MILLION
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Estimator:
         """Maximum number of tokens per text; None if it is not known for the model."""
         return self.config.facts.max_tokens
 
-    @hide_texts
+    @hide_locals
     def count_tokens(self, text: str, *, role: Role = "document") -> int:
         """
         Count the tokens of a text as it is sent, with Qwen's vocabulary (extra ``tokenizer``).
@@ -81,7 +81,7 @@ class Estimator:
         """
         return tokens.load().count(prepare_text(text, self.config.instruction(role)))
 
-    @hide_texts
+    @hide_locals
     def estimate(
         self, texts: Iterable[str], *, role: Role = "document", usd_per_million_tokens: float | None = None
     ) -> Estimate:

@@ -1,4 +1,4 @@
-"""Removal of texts from this project's traceback frames, when an error leaves it. No I/O here."""
+"""Removal of variables (texts, misplaced keys) from our frames in errors raised to users. No I/O here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _Function = TypeVar("_Function", bound="Callable[..., Any]")
 _OWN = ("qwen_aiml", "langchain_qwen_aiml", "llama_index_qwen_aiml")
 
 
-def hide_texts(function: _Function) -> _Function:
+def hide_locals(function: _Function) -> _Function:
     """Clear this project's frames in all errors that a public function, sync or async, raises."""
     if iscoroutinefunction(function):
 
