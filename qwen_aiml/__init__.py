@@ -11,7 +11,7 @@ import typing
 from ._adapter import AdapterBase
 from ._cache.protocol import Cache
 from ._config import EmbeddingConfig
-from ._engine.limiter import Limiter, Limits
+from ._engine.limiter import Limiter
 from ._errors import (
     APIStatusError,
     AuthenticationError,
@@ -31,7 +31,7 @@ from ._errors import (
 )
 from ._models import DEFAULT_MODEL, ModelFacts, register_model
 from ._progress import Progress
-from ._results import EmbeddingResult, Usage
+from ._results import EmbeddingResult, Limits, Usage
 from ._texts.validation import check_texts
 from ._utils.extras import refer_to_extra
 from ._version import __version__

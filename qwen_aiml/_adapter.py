@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ._client import AsyncEmbeddingClient, EmbeddingClient
-    from ._engine.limiter import Limits
     from ._observe.estimate import Estimate
-    from ._results import Usage
+    from ._results import Limits, Usage
     from ._texts.validation import Role
 
 

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from typing_extensions import Never, Self
 
     from ._cache.protocol import Cache
-    from ._engine.limiter import Limiter, Limits
+    from ._engine.limiter import Limiter
     from ._progress import Progress
-    from ._results import EmbeddingResult, Usage
+    from ._results import EmbeddingResult, Limits, Usage
     from ._texts.validation import Role
 
 

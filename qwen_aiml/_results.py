@@ -1,4 +1,4 @@
-"""Results of a call. No I/O here."""
+"""What calls and clients report: embeddings, usage, limits. No I/O here."""
 
 from __future__ import annotations
 
@@ -48,6 +48,23 @@ class Usage(Struct, frozen=True):
 def _sum(a: Any, b: Any) -> Any:
     # Rounded far below one credit, so that sums of dollars do not show binary rounding errors.
     return None if a is None or b is None else round(a + b, 12)
+
+
+class Limits(Struct, frozen=True):
+    """
+    Current estimates of the service's limits.
+
+    Attributes:
+        requests_per_second: The present rate; None while no limit is known.
+
+        in_flight: Maximum number of requests in flight.
+
+        texts_per_request: Maximum number of texts per request.
+    """
+
+    requests_per_second: float | None
+    in_flight: int
+    texts_per_request: int
 
 
 @dataclass(frozen=True)

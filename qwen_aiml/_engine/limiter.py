@@ -37,6 +37,8 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
+from .._results import Limits
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -59,6 +61,7 @@ LONGEST_PROBE_GAP = 15.0  # seconds
 LONGEST_REFILL = 4.0  # seconds without acceptance, up to which they show the rate
 EARLY = 0.001  # seconds by which a start may come early while no limit is known; timers are no finer
 MAX_CATCH_UP = 0.04  # seconds of lateness to make up for, since timers are late
+TURN = 0.1  # seconds by which an event loop may be late for its start, before another one takes it
 IDLE = 0.3  # seconds between a response and the next request
 LONGEST_PAUSE = 3600.0  # seconds
 FIRST_RATIO = 1 / 3  # tokens per byte, until responses report tokens
@@ -67,23 +70,6 @@ REMEMBERED = 1024  # starts
 LOG_CHANGE = 0.2
 
 _log = logging.getLogger("qwen_aiml")
-
-
-class Limits(Struct, frozen=True):
-    """
-    Current estimates of the service's limits.
-
-    Attributes:
-        requests_per_second: The present rate; None while no limit is known.
-
-        in_flight: Maximum number of requests in flight.
-
-        texts_per_request: Maximum number of texts per request.
-    """
-
-    requests_per_second: float | None
-    in_flight: int
-    texts_per_request: int
 
 
 Outcome = Literal["accepted", "refused", "lost"]
@@ -149,6 +135,7 @@ class Limiter:
         self._bytes = self._tokens = 0
         self._recent: deque[Start] = deque(maxlen=REMEMBERED)
         self._open: set[Start] = set()
+        self._waiting: list[object] = []  # queues, in the order of their starts
         self._latency: float | None = None
         self._logged_rate = math.inf
         self._forget_limits()
@@ -185,7 +172,7 @@ class Limiter:
         with self._lock:
             return size * (self._tokens / self._bytes if self._bytes else FIRST_RATIO)
 
-    def take(self, now: float, tokens: float) -> Start | float:
+    def take(self, now: float, tokens: float, queue: object = None) -> Start | float:
         """
         Start a request, or return the seconds to wait before the next call.
 
@@ -193,19 +180,25 @@ class Limiter:
             now: Reading of the caller's monotonic clock.
 
             tokens: Expected tokens of the request.
+
+            queue: The caller, if there are several, such as one per event loop; they take turns.
         """
         with self._lock:
+            rate = self._present_rate()
+            fixed = max(self._seconds_per_request, tokens * self._seconds_per_token)
+            interval = max(fixed, 1 / rate)
+            if queue not in self._waiting:
+                self._waiting.append(queue)
+            ahead = self._waiting.index(queue)
             allowed = max(self._next, self._paused_until)
             early = EARLY if self._rate is None else 0.0
-            if allowed > now + early:
-                return min(allowed - now, LONGEST_PAUSE)
+            if (wait := allowed + ahead * min(interval, TURN) - now) > early:
+                return min(wait, LONGEST_PAUSE)
+            del self._waiting[: ahead + 1]  # those ahead are late
             idle = now - max(allowed, self._last_response)
             if idle > (IDLE if self._closed is None else LONGEST_PROBE_GAP) and not self._open:
                 self._recent.clear()  # with the idle time, earlier starts would look slow
                 self._closed = None  # and it would lengthen the intervals of probes
-            rate = self._present_rate()
-            fixed = max(self._seconds_per_request, tokens * self._seconds_per_token)
-            interval = max(fixed, 1 / rate)
             # A fixed rate is kept on average; at an estimated one, several starts at once could be rejected.
             late = MAX_CATCH_UP if interval == fixed else min(MAX_CATCH_UP, interval)
             scheduled = self._next if now - self._next <= late else now

@@ -22,7 +22,8 @@ class Queue:
 
     One request at a time waits for a free slot and for the limiter; all others wait until it has started,
     first come, first served. Each call has only one request in the queue (`Call.starting` holds back the
-    rest), so that calls are served round robin, and a query does not wait for a whole ingestion.
+    rest), so that calls are served round robin, and a query does not wait for a whole ingestion. The queues
+    of several event loops take turns in the limiter.
 
     Args:
         limiter: Decides how many requests may be in flight, and when the next may start.
@@ -79,7 +80,7 @@ class Queue:
             while True:
                 # The event that ended the wait may have stopped the call as well.
                 await anyio.lowlevel.checkpoint_if_cancelled()
-                start = self._limiter.take(self._now(), tokens)
+                start = self._limiter.take(self._now(), tokens, self)
                 if isinstance(start, Start):
                     self.in_flight += 1
                     return start

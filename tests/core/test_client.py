@@ -292,6 +292,27 @@ async def test_a_query_does_not_wait_for_an_ingestion(kind: type[Client]) -> Non
     assert done[0][1] < 20
 
 
+async def test_a_query_does_not_wait_for_an_ingestion_in_a_thread() -> None:
+    """An async call gets its turn between the requests of a synchronous one with the same limiter."""
+    emulator = Emulator()
+    ingesting = make(EmbeddingClient, emulator, requests_per_minute=1200, batch_size=1)
+    assert isinstance(ingesting, EmbeddingClient)
+    http_client = httpx.AsyncClient(transport=emulator.async_transport())
+    client = AsyncEmbeddingClient(ingesting.config, http_client=http_client, limiter=ingesting.limiter)
+    async with anyio.create_task_group() as group:
+        texts = [f"text {at}" for at in range(48)]
+        group.start_soon(partial(anyio.to_thread.run_sync, ingesting.embed, texts))
+        while emulator.request_count < 2:  # noqa: ASYNC110 (it has no event to await)
+            await anyio.sleep(0.005)
+        for at in range(12):
+            await client.embed([f"query {at}"])
+        sent = emulator.request_count
+    await http_client.aclose()
+
+    assert emulator.request_count == 60
+    assert sent <= 36
+
+
 async def test_requests_in_flight_over_several_calls(kind: type[Client]) -> None:
     """max_concurrency applies to all calls of a client together."""
     emulator = Emulator(latency=0.1)

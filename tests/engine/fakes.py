@@ -148,8 +148,9 @@ class FakeLimiter:
         """Estimate the tokens of a request."""
         return size / 3
 
-    def take(self, now: float, tokens: float) -> Start | float:
+    def take(self, now: float, tokens: float, queue: object) -> Start | float:
         """Start, or return the seconds to wait."""
+        del queue
         return self.paused_until - now if now < self.paused_until else Start(now, tokens, 1.0)
 
     def accepted(self, start: Start, now: float, size: int, tokens: int | None) -> None:

@@ -20,10 +20,11 @@ from qwen_aiml._engine.limiter import (
     LONGEST_PROBE_GAP,
     MAX_CATCH_UP,
     PRIOR,
+    TURN,
     Limiter,
-    Limits,
     Start,
 )
+from qwen_aiml._results import Limits
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +111,35 @@ def test_fixed_rates_with_late_timers(rates: dict[str, float]) -> None:
         limiter.accepted(wait, now + 0.01, 300, 100)
 
     assert now == pytest.approx(2.0, abs=0.1)
+
+
+@pytest.mark.parametrize("late", [0.0, 0.09])
+def test_event_loops_take_turns(late: float) -> None:
+    """Event loops start requests in turn, also if the timers of one are late."""
+    limiter, started = Limiter(32, requests_per_minute=600), ""
+    wakes = dict.fromkeys("ab", 0.0)
+    while len(started) < 20:
+        name = min(wakes, key=wakes.__getitem__)
+        start = limiter.take(wakes[name], 0, name)
+        if isinstance(start, Start):
+            started += name
+        else:
+            wakes[name] += start + (late if name == "a" else 0.0)
+
+    assert started == "a" + "ab" * 9 + "a"
+
+
+def test_an_event_loop_that_waits_no_longer() -> None:
+    """If an event loop does not use its turn, the others wait for it once, and briefly."""
+    limiter = Limiter(32, requests_per_minute=60)
+    begin(limiter, 0.0)
+    assert limiter.take(0.0, 0, "cancelled") == pytest.approx(1.0)
+    assert limiter.take(0.0, 0, "other") == pytest.approx(1.0 + TURN)
+    assert isinstance(limiter.take(1.0, 0, "other"), float)
+    assert isinstance(limiter.take(1.0 + TURN, 0, "other"), Start)
+    wait = limiter.take(1.0 + TURN, 0, "other")
+    assert isinstance(wait, float)
+    assert wait <= 1.0
 
 
 def test_tokens_are_settled() -> None:
