@@ -10,7 +10,7 @@ from llm.models import EmbeddingModel
 from .._client import EmbeddingClient
 from .._config import EmbeddingConfig
 from .._keys import KEY_VARIABLES
-from .._models import known_models
+from .._models import known_models, model_facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -38,6 +38,6 @@ class QwenModel(EmbeddingModel):
 
 @llm.hookimpl
 def register_embedding_models(register: Callable[..., object]) -> None:
-    """Register all known models with their short names."""
+    """Register all known models, with their short names."""
     for name in known_models():
-        register(QwenModel(name), aliases=(name.rpartition("/")[2],))
+        register(QwenModel(name), aliases=model_facts(name).aliases)

@@ -38,6 +38,16 @@ def test_entry_point() -> None:
     assert found.load().QwenModel("m").model_id == "m"
 
 
+@pytest.mark.parametrize("version", ["v4", "v3"])
+@pytest.mark.parametrize("prefix", ["alibaba/qwen-", "qwen-", ""])
+def test_names(run: Any, prefix: str, version: str) -> None:
+    """A model has the same names as in Python."""
+    with intercept(Emulator()) as emulator:
+        run("embed", "-c", "a text", "-m", f"{prefix}text-embedding-{version}")
+
+    assert [each.model for each in emulator.requests] == [f"alibaba/qwen-text-embedding-{version}"]
+
+
 def test_embed_multi(run: Any, tmp_path: Path) -> None:
     """A file of 2,000 lines takes 200 requests the first time, and none the second time."""
     lines = tmp_path / "lines.csv"
