@@ -125,6 +125,7 @@ def test_no_innocent_text_is_blamed(guilty: tuple[int, ...]) -> None:
     run = Run(TEXTS, service({TEXTS[at]: rejection() for at in guilty}))
 
     assert tuple(run.failure().failures) == guilty
+    assert len(set(map(tuple, run.sent))) == len(run.sent)  # no request is repeated
 
 
 def test_all_texts_are_rejected() -> None:
@@ -144,7 +145,17 @@ def test_a_rejected_request_is_not_blamed_on_texts() -> None:
     with pytest.raises(APIStatusError) as caught:
         run.result()
     assert len(run.sent) <= 16
+    assert sum(len(texts) == 1 for texts in run.sent) == 3
     assert caught.value.reason == "text"
+
+
+def test_rejected_texts_among_others() -> None:
+    """Texts rejected alone do not end the call, however many, once another text was accepted."""
+    texts = [f"{'good' if at % 2 else 'bad'} {at}" for at in range(12)]
+    run = Run(texts, lambda sent: rejection() if "bad" in sent[0] else None, batch_size=1)
+
+    assert list(run.failure().failures) == [0, 2, 4, 6, 8, 10]
+    assert len(run.sent) == 12
 
 
 @pytest.mark.parametrize(
@@ -355,6 +366,30 @@ def test_throttled_while_bisecting(throttled: int) -> None:
         return status(429) if next(replies) == throttled else breaks(texts)
 
     assert list(Run(TEXTS, reply).failure().failures) == [7]
+
+
+def test_throttled_in_vain() -> None:
+    """If the texts of a batch are throttled together but not alone, the rest is sent in one request."""
+
+    def reply(texts: list[str]) -> Outcome:
+        calls[0].accepted += 1  # as if another worker's request were accepted
+        return rejection(429) if len(texts) > 2 and texts[0] == TEXTS[0] else None
+
+    calls: list[Call] = []
+    run = Run(TEXTS, reply, max_retries=1, watch=calls.append)
+
+    assert run.result().embeddings == list(map(vector, TEXTS))
+    assert list(map(len, run.sent)) == [10, 10, 5, 5, 2, 1, 1, 1, 5]
+
+
+def test_a_transient_error_while_bisecting() -> None:
+    """The parts of a rejected batch are retried after transient errors."""
+    replies = count()
+    rejects = service({TEXTS[7]: rejection()})
+    run = Run(TEXTS, lambda texts: status(503) if next(replies) == 1 else rejects(texts))
+
+    assert list(run.failure().failures) == [7]
+    assert list(map(len, run.sent)) == [10, 5, 5, 2, 1, 2]
 
 
 @pytest.mark.parametrize("batch_size", [10, 1])
