@@ -36,6 +36,7 @@ class LongTexts:
 
     def __init__(self, config: EmbeddingConfig, instruction: str | None) -> None:
         self._config = config
+        self._limit = config.facts.max_tokens or 0  # 0 if it is unknown
         self._prefix = prepare_text("", instruction)
         self._tokens = None if config.tokenizer is None else tokens.load()
         by = "tokens" if self._tokens else "bytes"
@@ -54,21 +55,20 @@ class LongTexts:
         Raises:
             InputValueError: If there is any and ``on_too_long`` is ``raise``.
         """
-        limit = self._config.facts.max_tokens
-        if self._tokens is None or limit is None:
+        if self._tokens is None:
             return {}
-        counts = self._tokens.too_long(distinct.texts, limit)
+        counts = self._tokens.too_long(distinct.texts, self._limit)
         if counts and not self.label:
             found = distinct.by_index(counts)
             sizes = name_items({index: f"{count} tokens long" for index, count in found.items()})
             advice = "shorten or split the texts, or set on_too_long to 'truncate' or 'split_mean'"
-            message = advised(f"{nothing_sent(distinct.first)}: {sizes}, expected at most {limit}", advice)
-            raise InputValueError(message, indices=list(found))
+            said = f"{nothing_sent(distinct.first)}: {sizes}, expected at most {self._limit}"
+            raise InputValueError(advised(said, advice), indices=list(found))
         return counts
 
     def may_be_too_long(self, sent: str) -> bool:
         """Return whether a text may, by its size, have more tokens than the model takes."""
-        return len(sent.encode()) * tokens.MAX_TOKENS_PER_BYTE > (self._config.facts.max_tokens or 0)
+        return len(sent.encode()) * tokens.MAX_TOKENS_PER_BYTE > self._limit
 
     def may_be_truncated(self, billed: int | None) -> bool:
         """
@@ -77,7 +77,7 @@ class LongTexts:
         Source: they conflict. docs.qwencloud.com's FAQ says that long texts are truncated before they are
         embedded, public logs show a 400. A text of exactly as many tokens as the model takes looks the same.
         """
-        return self._tokens is None and billed is not None and billed == self._config.facts.max_tokens
+        return self._tokens is None and billed == self._limit != 0
 
     async def embed(self, sent: str, error: QwenAIMLError | None, call: Call) -> Rows | QwenAIMLError:
         """
@@ -122,8 +122,7 @@ class LongTexts:
 
     def _forms(self, text: str, *, counted: bool) -> Iterable[list[str]]:
         if counted and self._tokens is not None:
-            most = self._config.facts.max_tokens or 0
-            limit = most - (self._tokens.count(self._prefix) if self._prefix else 0)
+            limit = self._limit - (self._tokens.count(self._prefix) if self._prefix else 0)
             if self._config.on_too_long == "truncate":
                 cut = self._tokens.truncate(text, limit)
                 return [[cut]] if cut else []

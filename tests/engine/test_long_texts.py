@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from fakes import After, FakeStore, Harness
+from fakes import After, FakeStore, Harness, Outcome, status
 from langchain_qwen_aiml import QwenAIMLEmbeddings
 from llama_index_qwen_aiml import QwenAIMLEmbedding
 from qwen_aiml import (
@@ -22,12 +22,15 @@ from qwen_aiml import (
     EmbeddingResult,
     InputValueError,
     ModelFacts,
+    TransportError,
     _models,
     register_model,
 )
+from qwen_aiml._engine.long_texts import LongTexts
 from qwen_aiml._protocol.request import encode
 from qwen_aiml._protocol.response import Response
 from qwen_aiml._texts.shortening import SAFE_BYTES
+from qwen_aiml._transport.base import TransportFailure
 from qwen_aiml.emulator import Emulator, Fault
 
 if TYPE_CHECKING:
@@ -134,6 +137,9 @@ def test_rejected_for_another_reason() -> None:
         client.embed(["A sentence."])
     assert caught.value.reason == "content"
     assert emulator.request_count == 1
+    with pytest.raises(APIStatusError):
+        client.embed([MIDDLE])
+    assert emulator.request_count == 2
 
     emulator = Emulator(refuses=lambda text: "sentence" in text, refusal_status=422)
     client = Client(emulator, on_too_long="truncate")
@@ -150,6 +156,51 @@ def test_a_service_that_breaks_on_it() -> None:
     result = client.embed([*SHORT, MIDDLE])
 
     assert result.shortened == (9,)
+    sent = [request.texts for request in emulator.requests]
+    assert sent[0] == sent[1]
+    assert len(set(sent[1:])) == len(sent) - 1  # all retries were used, so the parts and forms get none
+
+
+def test_a_service_that_is_silent_on_it() -> None:
+    """A long text that times out each time is not shortened: a timeout does not say that it is too long."""
+    silence = TransportFailure("timeout", "silence")
+    harness = Harness(
+        service=lambda sent: silence if MIDDLE in sent else None,
+        on_too_long="truncate",
+        max_retries=1,
+    )
+    job = harness.job([*SHORT, MIDDLE])
+
+    [(index, failure)] = job.failures().items()
+    assert index == 9
+    assert isinstance(failure, TransportError)
+    assert failure.timed_out
+    assert {text for sent in harness.sent for text in sent} == {*SHORT, MIDDLE}
+
+
+def test_a_service_that_breaks_on_all_forms() -> None:
+    """If no form of a long text is accepted while others are, only that text fails."""
+
+    def reply(sent: list[str]) -> Outcome:
+        if not any("sentence" in text for text in sent):
+            return None
+        harness.call.accepted += 1  # as if another worker's request were accepted
+        return status(500)
+
+    harness = Harness(service=reply, on_too_long="truncate", max_retries=1, max_concurrency=1)
+    job = harness.job([MIDDLE, *(f"short text {at}" for at in range(20))])
+
+    assert list(job.failures()) == [0]
+
+
+def test_transient_error() -> None:
+    """The shortened form of a text that was rejected has all retries."""
+    emulator = Emulator()
+    emulator.script(None, Fault(status=503))
+    result = Client(emulator, on_too_long="truncate", max_retries=1).embed([LONG])
+
+    assert [request.status for request in emulator.requests][:2] == [400, 503]
+    assert result.shortened == (0,)
 
 
 @pytest.mark.parametrize("policy", ["truncate", "split_mean"])
@@ -177,11 +228,11 @@ def test_all_rejected_without_a_reason() -> None:
 
 
 @pytest.mark.parametrize("policy", ["truncate", "split_mean"])
-@pytest.mark.parametrize("status", [500, 504])
+@pytest.mark.parametrize("code", [500, 504])
 @pytest.mark.parametrize("count", [1, 5, 12])
-def test_a_service_that_breaks_on_all(count: int, status: int, policy: str) -> None:
+def test_a_service_that_breaks_on_all(count: int, code: int, policy: str) -> None:
     """Long texts that get a 5xx each time are shortened even if no other text is accepted."""
-    emulator = Emulator(refuses=lambda text: len(text) > 9000, refusal_status=status)
+    emulator = Emulator(refuses=lambda text: len(text) > 9000, refusal_status=code)
     texts = [f"{at} {MIDDLE}" for at in range(count)]
     result = Client(emulator, on_too_long=policy, max_retries=1).embed(texts)
 
@@ -203,9 +254,9 @@ def test_a_fatal_error_in_between() -> None:
     emulator = Emulator()
     # The whole text, which is rejected, then ten of its pieces.
     emulator.script(None, None, Fault(status=401))
-    client = Client(emulator, on_too_long="split_mean", max_retries=0)
+    client = Client(emulator, on_too_long="split_mean", max_retries=0, batch_size=1, max_concurrency=1)
     with pytest.raises(AuthenticationError):
-        client.embed([LONG])
+        client.embed([LONG, *SHORT])
 
     assert [request.status for request in emulator.requests] == [400, 200, 401]
 
@@ -277,6 +328,12 @@ def test_billed_at_the_limit(
         f"{len(texts)} texts were billed at exactly the 8192 tokens that alibaba/qwen-text-embedding-v4 takes"
     )
     assert caplog.text.count(message) == bool(shortened)
+
+
+@pytest.mark.parametrize("billed", [None, 0, 8192])
+def test_billed_without_a_known_limit(billed: int | None) -> None:
+    """If the token limit is unknown, no text counts as truncated."""
+    assert not LongTexts(EmbeddingConfig(api_key=KEY, model="unknown"), None).may_be_truncated(billed)
 
 
 def test_counted_at_the_limit() -> None:
@@ -396,6 +453,22 @@ class TestTokenizer:
 
         assert list(caught.value.failures) == [0]
         assert all(caught.value.embeddings[1:])
+
+    def test_transient_error(self) -> None:
+        """The shortened form of a text counted as too long has all retries."""
+        emulator = Emulator()
+        emulator.script(Fault(status=503))
+        result = self.make(emulator, on_too_long="truncate", max_retries=1).embed(["many words " * 20])
+
+        assert (emulator.request_count, result.shortened) == (2, (0,))
+
+    def test_rejected_within_the_limit(self) -> None:
+        """A text that the service rejects, though the tokenizer does not, is shortened by size."""
+        register_model(ModelFacts(name="alibaba/text-embedding-v4", max_tokens=20_000, max_rows=10))
+        emulator = Emulator(refuses=lambda text: len(text) > 9000, refusal_status=413)
+        result = self.make(emulator, on_too_long="truncate").embed([MIDDLE])
+
+        assert result.shortened == (0,)
 
     def test_no_room(self) -> None:
         """An instruction that takes all the tokens leaves no room, and the error says so."""
