@@ -201,9 +201,6 @@ async def embed_texts(texts: Sequence[str], call: Call, *, retries: int) -> Rows
 
         NotSentError: If the call was stopped before the first attempt.
     """
-    # Checked first, since a post may reach the network before it is cancelled.
-    if call.seconds_left() <= 0:
-        raise deadline_error(call)
     with anyio.move_on_after(call.seconds_left()) as scope:
         request = _Request(texts, call, retries, scope)
         return await request.send()
@@ -237,8 +234,7 @@ class _Request:
                 if self.error is None:
                     rows = decode(response, len(self._texts), call.dimensions)
                     call.dimensions = len(rows.embeddings[0])
-                    if not call.accepted:
-                        call.workers.total_tokens = call.config.concurrency
+                    call.workers.total_tokens = call.config.concurrency
                     call.accepted += 1
                     return rows
             except TransportFailure as failure:
@@ -267,7 +263,7 @@ class _Request:
             call.queue.end()
             call.count(usage)
             self.attempts += usage.requests
-            call.retries += bool(usage.requests and self.attempts > 1)
+            call.retries += self.attempts > 1
             self._report_outcome(start, response)
         return response
 

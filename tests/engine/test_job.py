@@ -140,6 +140,15 @@ def test_time_until_failure_after_429s(seconds: str | None, retries: int) -> Non
     assert harness.now() <= (retries + 2) * LONGEST_RETRY_AFTER * 1.1
 
 
+def test_rare_429s_in_a_long_call() -> None:
+    """A 429 is retried however long ago the first one came, if requests were accepted in between."""
+    harness = Harness(
+        status(429), After(100.0), After(100.0), status(429), batch_size=1, max_concurrency=1, max_retries=1
+    )
+
+    assert harness.job(["a", "b", "c"]).result().usage.requests == 5
+
+
 def test_identical_texts() -> None:
     """Identical texts are sent once, and each gets its own list."""
     harness = Harness(batch_size=2, max_concurrency=1)
@@ -211,6 +220,15 @@ def test_failure_keeps_what_is_in_flight() -> None:
         ". Set cache= (a path is enough) to keep them; another run then sends only the rest. First error: "
         in (str(error))
     )
+
+
+def test_failure_with_a_cache() -> None:
+    """With a cache, the error does not advise to set one."""
+    harness = Harness(service=by_text({"b": UNKNOWN_KEY}), batch_size=1, max_concurrency=1)
+    store = FakeStore()
+    error = failure(harness.job(["a", "b"], cache=harness.cache(store.load, store.store)))
+
+    assert "Set cache=" not in str(error)
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
