@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import socket
+import time
 import tracemalloc
 import zlib
 from functools import cache
@@ -134,6 +135,19 @@ async def test_silence_in_a_body(status: bytes, serving: Any, config: Any, trans
                 await transport.post(POST)
 
     assert caught.value.kind == "timeout"
+
+
+async def test_slow_body(serving: Any, config: Any, transporting: Any) -> None:
+    """A response that arrives in parts may take longer in all than the timeout."""
+
+    def slow(connection: Any, _: Any) -> None:
+        for at in range(0, len(OK), 9):
+            connection.sendall(OK[at : at + 9])
+            time.sleep(0.3)
+
+    with serving(slow) as server:
+        async with transporting(config(server.url, timeout=1.0)) as transport:
+            assert (await transport.post(POST)).body == b"{}"
 
 
 @pytest.mark.parametrize(
