@@ -121,7 +121,7 @@ def error_from(
     for part in _PAGES:
         if part[part.index("https:") :] in message:
             advice = advice.replace(part, "")
-    most_rows = re.search(_MAX_ROWS, message) if status == HTTPStatus.BAD_REQUEST else None
+    most_rows = re.search(_MAX_ROWS, message)
     return kind(
         advised(f"HTTP {response.status}: {shown}", advice),
         status_code=response.status,

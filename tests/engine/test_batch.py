@@ -247,11 +247,12 @@ def test_requests_of_many_texts_fail(most: int, failure: Outcome) -> None:
     assert len([texts for texts in run.sent if 1 < len(texts) < 10]) <= 4
 
 
-def test_row_limit() -> None:
+@pytest.mark.parametrize("code", [400, 422])
+def test_row_limit(code: int) -> None:
     """A rejection that names the maximum of texts per request is obeyed at once, and remembered."""
 
     def reply(texts: list[str]) -> Outcome:
-        return None if len(texts) <= 3 else rejection(message=TOO_MANY.format(3))
+        return None if len(texts) <= 3 else rejection(code, TOO_MANY.format(3))
 
     texts = [f"text {at}" for at in range(25)]
     run = Run(texts, reply)

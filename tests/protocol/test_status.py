@@ -131,6 +131,8 @@ BAD_DIMENSION = "Value error, dimension for embedding v3 is invalid, its value s
         (302, b"", APIStatusError, "redirects are not followed"),
         (500, [1, 2], APIStatusError, "no message"),
         (500, {"error": {}}, APIStatusError, "no message"),
+        (500, {"message": " ", "error": "busy"}, APIStatusError, "HTTP 500: busy"),
+        (500, {"data": [{"index": 0, "embedding": [1.0]}]}, APIStatusError, "no message"),
         (500, {"error": "plain text"}, APIStatusError, "HTTP 500: plain text"),
         (500, {"title": "Only a title"}, APIStatusError, "Only a title"),
         (
