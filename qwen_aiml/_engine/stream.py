@@ -88,7 +88,7 @@ class Blocks:
 
     @property
     def _may_begin(self) -> bool:
-        if self._missing or self._errors or self.running == BLOCKS_AHEAD - 1:
+        if self._missing or self.running == BLOCKS_AHEAD - 1:
             return False
         return self._begun - self._yielded + self._size <= self._look_ahead
 

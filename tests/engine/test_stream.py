@@ -17,6 +17,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import anyio
+import anyio.to_thread
 import httpx
 import numpy as np
 import pytest
@@ -575,6 +576,63 @@ async def test_exceptions_pass_through() -> None:
         await work()
 
 
+async def test_left_with_requests_in_flight() -> None:
+    """Leaving an ``async with`` block cancels requests in flight instead of waiting for them."""
+    emulator = Emulator()
+    emulator.script(None, *[Fault(hang=True)] * 99)  # one block gets a response, whichever is first
+    client: Any = make("async with", emulator)
+    with anyio.fail_after(20):
+        async with client.embed_iter(TEXTS, in_order=False, look_ahead=30) as rows:
+            await anext(rows)
+
+
+async def test_requests_go_on_while_a_caller_blocks() -> None:
+    """In an ``async with`` block, requests continue between rows even if the caller never awaits anything."""
+    emulator = Emulator()
+    client: Any = make("async with", emulator)
+    seen: list[int] = []
+    async with client.embed_iter(map("text {}".format, count()), look_ahead=900) as rows:
+        async for index, _ in rows:
+            seen.append(emulator.request_count)
+            if index == 299:
+                break
+
+    assert seen[-1] > 60  # two blocks of 300 texts, and some of the third
+
+
+async def test_nothing_begins_after_a_failure() -> None:
+    """A block whose texts are read while another one fails is not sent."""
+    emulator = Emulator()
+    emulator.script(Fault(status=401))
+    client: Any = make("async with", emulator)
+
+    async def texts() -> AsyncGenerator[str, None]:
+        for at in range(10):
+            yield TEXTS[at]
+        while not client.usage.requests:  # noqa: ASYNC110 (it has no event to await)
+            await anyio.sleep(0.01)
+        for at in range(10, 30):
+            await anyio.sleep(0.01)
+            yield TEXTS[at]
+
+    async with aclosing(texts()) as source, client.embed_iter(source, look_ahead=30) as rows:
+        with pytest.raises(AuthenticationError):
+            await anext(rows)
+    assert emulator.request_count == 1
+
+
+async def test_ended_by_an_error(way: Way) -> None:
+    """After an error, the iteration has ended."""
+    emulator = Emulator()
+    emulator.script(Fault(status=401))
+    client: Any = make(way, emulator)
+    rows = client.embed_iter(TEXTS[:10])
+    with pytest.raises(AuthenticationError):
+        await (anyio.to_thread.run_sync(next, rows) if way == "with" else anext(rows))
+
+    assert (list(rows) if way == "with" else [row async for row in rows]) == []
+
+
 @pytest.mark.parametrize("waits_for", ["row", "text"])
 async def test_left_while_another_task_waits(waits_for: str) -> None:
     """Leaving an ``async with`` block ends the iteration of another task, which begins no block after it."""
@@ -658,13 +716,14 @@ def close(client: EmbeddingClient) -> None:
     assert list(rows) == []
 
 
-def leave(client: EmbeddingClient) -> None:
+def leave(client: EmbeddingClient) -> Any:
     with client.embed_iter(map("text {}".format, count()), in_order=False, look_ahead=30) as rows:
         next(rows)
+    return rows
 
 
 @pytest.mark.parametrize("how", [break_out, fail, drop, close, leave], ids=lambda how: how.__name__)
-def test_ended_early(how: Callable[[EmbeddingClient], None]) -> None:
+def test_ended_early(how: Callable[[EmbeddingClient], Any]) -> None:
     """However the iteration ends, requests are cancelled, no more are sent, and no thread is left."""
     emulator = Emulator()
     emulator.script(None, *[Fault(hang=True)] * 99)  # one block gets a response, whichever is first
@@ -673,7 +732,7 @@ def test_ended_early(how: Callable[[EmbeddingClient], None]) -> None:
         config = EmbeddingConfig(api_key=KEY, base_url=url, dimensions=64, timeout=300)
         served = threads()
         with EmbeddingClient(config) as client:
-            how(client)
+            kept = how(client)  # otherwise leaving could not be told from dropping
             assert threads() <= served
             [session] = client._engine._sessions.values()
             assert not session.queue.in_flight
@@ -681,6 +740,7 @@ def test_ended_early(how: Callable[[EmbeddingClient], None]) -> None:
             sent = client.usage.requests  # not the server's count: some may still be arriving
             time.sleep(0.05)
             assert client.usage.requests == sent <= 3
+            del kept
     assert emulator.request_count <= sent
     assert threads() <= before
 
