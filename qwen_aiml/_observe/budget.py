@@ -84,7 +84,7 @@ class Budget:
         elif self._tokens:
             usd_per_token = self._usd / self._tokens
         else:
-            return not reserved or self._max_usd == math.inf  # one at a time until the price is known
+            return self._max_usd == math.inf  # one at a time until the price is known
         return self._usd + reserved * usd_per_token < self._max_usd
 
     def reserve(self, here: Place, tokens: float) -> None:

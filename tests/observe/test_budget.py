@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,18 @@ def test_a_job_stops_within_what_is_in_flight(
     assert error.usage.total_tokens == usage.total_tokens
     assert isinstance(next(iter(error.failures.values())), SpentError)
     assert emulator.request_count == usage.requests < 150
+
+
+def test_the_bound_is_exceeded_by_about_one_request(client_of: Any) -> None:
+    """Near the bound, requests in flight are deducted with their expected usage."""
+    with (
+        client_of(Emulator(latency=0.03), max_concurrency=8) as client,
+        track_usage(max_tokens=2_000) as usage,
+        pytest.raises(BudgetError),
+    ):
+        client.embed(TEXTS[:1000])
+
+    assert 2_000 <= (usage.total_tokens or 0) <= 2_000 + 1.5 * TOKENS_PER_REQUEST
 
 
 def test_price(client_of: Any) -> None:
@@ -239,6 +252,15 @@ def test_first_cost_is_awaited() -> None:
         budget.has_room(HERE)
 
 
+@pytest.mark.parametrize("limits", [(100, None, None), (None, 1.0, 1.0)])
+def test_first_requests(limits: tuple[Any, Any, Any]) -> None:
+    """Unless a cost is to be learned first, several requests may start at once."""
+    budget = Budget(*limits)
+    budget.reserve(HERE, 10)
+
+    assert budget.has_room(HERE)
+
+
 def test_fork() -> None:
     """A child process does not wait for its parent's requests in flight; earlier usage still counts."""
     budget = Budget(100, None, None)
@@ -250,6 +272,9 @@ def test_fork() -> None:
     assert budget.has_room(child)
     budget.reserve(child, 60)
     assert not budget.has_room(child)
+    budget.settle(child, 60, Usage())
+    budget.reserve(child, 10)
+    assert budget.has_room(child)
 
 
 def test_event_loops() -> None:
@@ -260,8 +285,9 @@ def test_event_loops() -> None:
     for tokens in (0.1, 0.2):
         budget.reserve(other, tokens)
         assert not budget.has_room(other)
-    for tokens in (0.1, 0.2):
-        budget.settle(other, tokens, Usage(1, 10))
+    budget.settle(other, 0.1, Usage(1, 10))
+    assert not budget.has_room(other)
+    budget.settle(other, 0.2, Usage(1, 10))
     assert budget.has_room(other)
     assert list(budget._reserved) == [HERE]
 
@@ -281,8 +307,9 @@ def test_closed_event_loop() -> None:
     assert usage.requests == 1
     assert not task.done()
     assert usage.budget is not None
-    usage.budget.reserve(HERE, 1)
-    assert usage.budget.has_room(HERE)
+    here = (os.getpid(), None)
+    usage.budget.reserve(here, 1)
+    assert usage.budget.has_room(here)
 
 
 @pytest.mark.anyio
