@@ -234,7 +234,6 @@ class _BackgroundLoop(asyncio.SelectorEventLoop):
         return await run_in_thread(partial(socket.getaddrinfo, host, port, **options))
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self)
         while True:
             # A task that a user's function has created may end the loop in these ways, or stop it; without
             # it, this call and all later ones would wait forever.
