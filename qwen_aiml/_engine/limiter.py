@@ -61,7 +61,7 @@ LONGEST_PROBE_GAP = 15.0  # seconds
 LONGEST_REFILL = 4.0  # seconds without acceptance, up to which they show the rate
 EARLY = 0.001  # seconds by which a start may come early while no limit is known; timers are no finer
 MAX_CATCH_UP = 0.04  # seconds of lateness to make up for, since timers are late
-TURN = 0.1  # seconds by which an event loop may be late for its start, before another one takes it
+TURN = 0.1  # seconds for which a start is left to the event loops whose turn it is
 IDLE = 0.3  # seconds between a response and the next request
 LONGEST_PAUSE = 3600.0  # seconds
 FIRST_RATIO = 1 / 3  # tokens per byte, until responses report tokens
@@ -192,7 +192,7 @@ class Limiter:
             ahead = self._waiting.index(queue)
             allowed = max(self._next, self._paused_until)
             early = EARLY if self._rate is None else 0.0
-            if (wait := allowed + ahead * min(interval, TURN) - now) > early:
+            if (wait := allowed + min(ahead * interval, TURN) - now) > early:
                 return min(wait, LONGEST_PAUSE)
             del self._waiting[: ahead + 1]  # those ahead are late
             idle = now - max(allowed, self._last_response)

@@ -129,11 +129,13 @@ def test_event_loops_take_turns(late: float) -> None:
     assert started == "a" + "ab" * 9 + "a"
 
 
-def test_an_event_loop_that_waits_no_longer() -> None:
-    """If an event loop does not use its turn, the others wait for it once, and briefly."""
+def test_event_loops_that_wait_no_longer() -> None:
+    """If event loops do not use their turn, the others wait for them once, and briefly."""
     limiter = Limiter(32, requests_per_minute=60)
     begin(limiter, 0.0)
     assert limiter.take(0.0, 0, "cancelled") == pytest.approx(1.0)
+    for name in ("cancelled too", "closed"):
+        assert limiter.take(0.0, 0, name) == pytest.approx(1.0 + TURN)
     assert limiter.take(0.0, 0, "other") == pytest.approx(1.0 + TURN)
     assert isinstance(limiter.take(1.0, 0, "other"), float)
     assert isinstance(limiter.take(1.0 + TURN, 0, "other"), Start)
