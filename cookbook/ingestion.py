@@ -190,12 +190,14 @@ _ = program.write_text("\n\n".join(parts), encoding="utf-8")
 # ## Kill the jobs half-way
 #
 # Each job is started as a program and killed, without a chance to clean up, as
-# soon as its cache file and journal reach half a megabyte, well before the end.
+# soon as its cache reaches half a megabyte, well before the end.
 
 # %%
 import subprocess
 import sys
 import time
+
+from qwen_aiml import SQLiteCache
 
 
 def start(job: str) -> subprocess.Popen[str]:
@@ -208,19 +210,11 @@ def start(job: str) -> subprocess.Popen[str]:
     )
 
 
-def cached_bytes(name: str) -> int:
-    """Return the size of a cache file and its journal."""
-    return sum(
-        path.stat().st_size
-        for path in folder.glob(f"{name}.db*")
-        if not path.name.endswith("-shm")
-    )
-
-
 def kill_half_way(job: str, cache: str) -> None:
     """Start a job, and kill it while it runs."""
     process = start(job)
-    while cached_bytes(cache) < 500_000:
+    cached = SQLiteCache(folder / f"{cache}.db")
+    while cached.size < 500_000:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.kill()
