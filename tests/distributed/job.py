@@ -61,3 +61,5 @@ def main(texts: str, embedded: str, cache: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    # Daft's threads sometimes crash an interpreter that is ending, after any async function (Daft 0.7.26).
+    os._exit(0)
