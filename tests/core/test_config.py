@@ -136,6 +136,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"default_headers": "X-A: b"}, "a mapping of names to strings"),
     ({"default_headers": 5}, "a mapping of names to strings"),
     ({"default_headers": {"X-A": 5}}, "'X-A' does not"),
+    ({"default_headers": {5: "b"}}, "5 does not"),
+    ({"default_headers": {"X-A": "straße"}}, "a character that a header can't carry"),
     ({"default_headers": {"Authorization": "Bearer x"}}, "give the key as api_key"),
     ({"default_headers": {"content-type": "text/plain"}}, "always application/json"),
     ({"default_headers": {"Transfer-Encoding": "chunked"}}, "it follows from the request"),
@@ -152,6 +154,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     ({"base_url": "https://user:pass@host/v1"}, "without quotation marks, user name"),
     ({"base_url": "https://host/v1?key=abc"}, "? and #"),
+    ({"base_url": "https://host/v1#key"}, "? and #"),
     ({"base_url": "http://example.com/v1"}, "allow_http=True (AIMLAPI_ALLOW_HTTP=1 in the environment)"),
     ({"api_key": 5}, "api_key must be a string, or a function that returns one, not int"),
     ({"api_key": "two words"}, "a space, a line break"),
@@ -199,6 +202,7 @@ def test_refused(settings: dict[str, Any], expected: str) -> None:
         ("http://127.0.0.1:8000", "http://127.0.0.1:8000/v1"),
         ("http://[::1]:8000/v1", "http://[::1]:8000/v1"),
         ("http://localhost/v1", "http://localhost/v1"),
+        ("http://gateway.localhost/v1", "http://gateway.localhost/v1"),
         ("", "https://api.aimlapi.com/v1"),
     ],
 )
@@ -398,6 +402,11 @@ def test_unknown_model_is_not_checked() -> None:
 
     assert (config.rows, config.dimensions) == (500, 7)
     assert make(model="new").rows == 10
+
+
+def test_white_space_around_header_values() -> None:
+    """White space around the value of a header, which could not be sent, is removed."""
+    assert make(default_headers={"X-Title": " mine "}).default_headers == {"X-Title": "mine"}
 
 
 def test_headers_are_copied() -> None:
