@@ -263,7 +263,7 @@ class _Request:
             call.queue.end()
             call.count(usage)
             self.attempts += usage.requests
-            call.retries += self.attempts > 1
+            call.retries += bool(usage.requests and self.attempts > 1)
             self._report_outcome(start, response)
         return response
 

@@ -18,6 +18,7 @@ from qwen_aiml import (
     APIStatusError,
     AuthenticationError,
     CacheError,
+    ConfigurationError,
     DeadlineError,
     EmbeddingBatchError,
     InputError,
@@ -519,6 +520,14 @@ def test_log(caplog: pytest.LogCaptureFixture) -> None:
         "embedded 0 of 1 texts in 0.0 s: 1 requests (0 retries), 0 tokens, 0 texts cached",
         "embedded 1 of 1 texts in 0.0 s: 1 requests (0 retries), unknown tokens, 0 texts cached",
     ]
+
+
+def test_retries_are_counted_once_sent() -> None:
+    """A request that could not be sent, since the key function failed, is no retry."""
+    harness = Harness(status(503), status(503), ConfigurationError("no key"))
+
+    assert isinstance(harness.job(["a"]).error(), ConfigurationError)
+    assert (harness.call.usage.requests, harness.call.retries) == (2, 1)
 
 
 def without_usage(texts: list[str]) -> bytes:
