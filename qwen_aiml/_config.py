@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal
 
-from ._errors import ConfigurationError
+from ._errors import ConfigurationError, advised
 from ._keys import KEY_VARIABLES, KeySource, Secret, find_key, wrap_key
 from ._models import DEFAULT_MODEL, DEFAULT_ROWS, ModelFacts, model_facts
 from ._texts.tokens import load
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_CONCURRENCY = 32
 DEFAULT_TIMEOUT = 60.0
 MAX_SECONDS = 1_000_000
+_OF_CLIENT = {"cache", "http_client", "limiter"}
 _NOT_A_KEY = r"(?s).{0,7}|[a-z_]{1,15}|[0-9.]{1,15}"  # too short or too simple to be a key
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -344,7 +345,9 @@ def _guarded(init: Callable[..., None]) -> Callable[..., None]:
         for name in {"api_key", *(settings.keys() - known)}:
             settings[name] = wrap_key(settings.get(name))
         if unknown := settings.keys() - known:
-            raise ConfigurationError(f"EmbeddingConfig: {unknown_settings(unknown, known)}")
+            message = f"EmbeddingConfig: {unknown_settings(unknown, known)}"
+            of_client = ", ".join(sorted(unknown & _OF_CLIENT))
+            raise ConfigurationError(advised(message, of_client and f"pass {of_client} to the client"))
         try:
             init(self, **settings)
         except ConfigurationError as error:

@@ -277,9 +277,11 @@ def background_loop() -> _BackgroundLoop | None:
                     end.close()
                 loop = _BackgroundLoop()
             except Exception as error:
+                reason = getattr(error, "strerror", None) or type(error).__name__
                 message = (
-                    f"the event loop of synchronous calls can't be created ({type(error).__name__}): it "
-                    "needs a pair of sockets. What to do: with pytest-socket, add --allow-unix-socket"
+                    f"the event loop of synchronous calls can't be created ({reason}): it needs a pair of "
+                    "sockets. What to do: with pytest-socket, add --allow-unix-socket; if too many files are "
+                    "open, close some or raise the limit (ulimit -n)"
                 )
                 raise ConfigurationError(message) from error
             try:

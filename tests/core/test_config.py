@@ -93,6 +93,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "unknown setting chunk_size (did you mean batch_size?), dimension (did you mean dimensions?)",
     ),
     ({"zzz": 1}, "EmbeddingConfig: unknown setting zzz"),
+    ({"http_client": 1, "cache": "x"}, "http_client. What to do: pass cache, http_client to the client"),
     ({"request_timeout": 5}, "unknown setting request_timeout (did you mean timeout?)"),
     ({"headers": {}}, "unknown setting headers (did you mean default_headers?)"),
     ({"facts": ModelFacts(name="x")}, "unknown setting facts"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import errno
 import os
 import select
 import selectors
@@ -263,14 +264,22 @@ def no_loop(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_loop")
-def test_blocked_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If no socket can be created, the error says what to do."""
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(), r"can't be created \(PermissionError\).*--allow-unix"),
+        (OSError(errno.EMFILE, "Too many open files"), r"created \(Too many open files\).*ulimit -n"),
+    ],
+    ids=["blocked", "limit"],
+)
+def test_blocked_sockets(error: OSError, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no socket can be created, the error says why, and what to do."""
 
     def blocked(*_: object, **__: object) -> None:
-        raise PermissionError
+        raise error
 
     monkeypatch.setattr(socket, "socketpair", blocked)
-    with pytest.raises(ConfigurationError, match=r"can't be created \(PermissionError\).*--allow-unix"):
+    with pytest.raises(ConfigurationError, match=message):
         BackgroundCall(ident).run()
 
 
