@@ -57,7 +57,7 @@ class QwenAIMLError(Exception):
 
     def __init__(self, message: str, *, indices: Sequence[int] = (), attempts: int = 0) -> None:
         super().__init__(message)
-        self.indices = tuple(indices)
+        self.indices: tuple[int, ...] = tuple(indices)
         self.attempts = attempts
         self._none_of = 0
 

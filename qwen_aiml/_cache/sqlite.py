@@ -268,7 +268,7 @@ def _open(path: str) -> tuple[sqlite3.Connection, bool]:
     # Only a file that does not exist: closing one drops all locks that this process has on it, including
     # those of other connections. Source: SQLite, "How To Corrupt An SQLite Database File", 2.2.
     with _creating, suppress(OSError):  # SQLite will report the error in more detail
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        os.close(os.open(os.path.realpath(path), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     # Not pathlib's, which raises if the folder is not searchable; SQLite reports that as well.
     uri, is_file = Path(path).as_uri(), os.path.isfile(path)  # noqa: PTH113
     read_only = is_file and not os.access(path, os.W_OK)

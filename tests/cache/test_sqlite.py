@@ -180,6 +180,21 @@ def test_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (tmp_path / "a.db").exists()
 
 
+def test_path_of_a_pickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path given in an event loop is relative to the folder in which the object was pickled."""
+
+    async def make() -> SQLiteCache:
+        return SQLiteCache("a.db")
+
+    monkeypatch.chdir(tmp_path)
+    pickled = pickle.dumps(anyio.run(make))
+    monkeypatch.chdir(tmp_path.parent)
+    with pickle.loads(pickled) as cache:
+        cache.set_many({"a": b"1"})
+
+    assert (tmp_path / "a.db").exists()
+
+
 def test_threads(cache: SQLiteCache) -> None:
     """Threads that share an object neither fail nor get each other's entries."""
 
@@ -348,6 +363,13 @@ def make_other_id(path: Path) -> None:
         file.execute("PRAGMA application_id = 7")
 
 
+def make_same_version(path: Path) -> None:
+    """Create such a database with the version of a cache."""
+    make_other_id(path)
+    with database(path) as file:
+        file.execute(f"PRAGMA user_version = {_sqlite._VERSION}")
+
+
 def make_other_version(path: Path) -> None:
     """Create a cache of another version."""
     with SQLiteCache(path) as cache:
@@ -367,12 +389,13 @@ def make_damaged(path: Path) -> None:
     [
         (make_foreign, "a database of another program, and was left as it is"),
         (make_other_id, "a database of another program, and was left as it is"),
+        (make_same_version, "a database of another program, and was left as it is"),
         (make_other_version, "is a database of another version of this project, and was left as it is"),
         (lambda path: path.write_text("no database\n" * 100), "file is not a database. What to do: give ano"),
         (make_damaged, r"can't .*decode.*\. What to do: the file is damaged; delete it"),
         (lambda path: path.mkdir(), "unable to open database file. What to do: create its folder"),
     ],
-    ids=["foreign", "other id", "newer", "no database", "damaged", "folder"],
+    ids=["foreign", "other id", "same version", "newer", "no database", "damaged", "folder"],
 )
 def test_refused(make: Callable[[Path], object], message: str, cache: SQLiteCache, path: Path) -> None:
     """A file that is not a cache is rejected, with its path and what to do, and is not changed."""
@@ -449,6 +472,16 @@ def test_mode(cache: SQLiteCache, path: Path) -> None:
     path.chmod(0o644)
     cache.set_many({"a": b"1"})
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_link(tmp_path: Path) -> None:
+    """A symbolic link to a file that does not exist creates that file, accessible only to the user."""
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with SQLiteCache(tmp_path / "link") as cache:
+        cache.set_many({"a": b"1"})
+        assert cache.get_many(["a"]) == [b"1"]
+    if os.name != "nt":
+        assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows deletes no open file")
