@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -19,7 +20,6 @@ from qwen_aiml.emulator import Emulator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from qwen_aiml._engine.job import Job
 
@@ -124,9 +124,9 @@ def test_a_session_of_a_loop_that_was_closed_without_end(transports: list[Transp
 
 
 @pytest.mark.anyio
-async def test_aclose(transports: list[Transport], tmp_path: Path) -> None:
-    """`aclose` closes this loop's transport and a cache given by path; the next call opens others."""
-    engine = make(Emulator(), http_client=None, cache=tmp_path / "embeddings.db")
+async def test_aclose(transports: list[Transport]) -> None:
+    """`aclose` closes this loop's transport, and lets go of it; the next call opens another."""
+    engine = make(Emulator(), http_client=None)
     await engine.aclose()
     session = await engine._session()
     await engine.aclose()
@@ -136,6 +136,11 @@ async def test_aclose(transports: list[Transport], tmp_path: Path) -> None:
     await engine.aclose()
 
     assert [transport.closed for transport in transports] == [1, 1]
+    first = weakref.ref(session.transport)
+    transports.clear()
+    del session
+    gc.collect()
+    assert first() is None
 
 
 @pytest.mark.anyio
@@ -150,9 +155,9 @@ async def test_aclose_twice_at_once(transports: list[Transport]) -> None:
     assert [transport.closed for transport in transports] == [1]
 
 
-def test_close(transports: list[Transport], tmp_path: Path) -> None:
-    """`close` closes the transport and the cache of sync calls."""
-    engine = make(Emulator(), sync=True, http_client=None, cache=str(tmp_path / "embeddings.db"))
+def test_close(transports: list[Transport]) -> None:
+    """`close` closes the transport of sync calls."""
+    engine = make(Emulator(), sync=True, http_client=None)
     engine.close()
 
     async def main() -> None:
