@@ -125,7 +125,7 @@ def test_a_session_of_a_loop_that_was_closed_without_end(transports: list[Transp
 
 @pytest.mark.anyio
 async def test_aclose(transports: list[Transport]) -> None:
-    """`aclose` closes this loop's transport, and lets go of it; the next call opens another."""
+    """`aclose` closes and releases the transport of this loop; the next call opens another."""
     engine = make(Emulator(), http_client=None)
     await engine.aclose()
     session = await engine._session()

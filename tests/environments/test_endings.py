@@ -196,6 +196,17 @@ print(len(index.client.embed(TEXTS).embeddings), flush=True)
 LEFT = {
     "sync": "client = EmbeddingClient(CONFIG); print(len(client.embed(TEXTS).embeddings))",
     "async": "client = AsyncEmbeddingClient(CONFIG); print(len(asyncio.run(client.embed(TEXTS)).embeddings))",
+    # In a module that is cleared after asyncio's, as programs made by PyInstaller have.
+    "held": """
+import sys, threading, time, types
+held = types.ModuleType("held")
+modules = {"held": held, **sys.modules}
+sys.modules.clear()
+sys.modules.update(modules)
+threading.Thread(target=lambda _: time.sleep(60), args=[held], daemon=True).start()
+held.client = EmbeddingClient(CONFIG)
+print(len(held.client.embed(TEXTS).embeddings))
+""",
 }
 
 
