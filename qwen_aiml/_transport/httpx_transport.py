@@ -59,9 +59,8 @@ class _Clients:
     def _create_client(self) -> Any:
         """Create a client for any number of connections."""
         # Without TLS, skip the certificates, which are slow to load.
-        plain = self._config.endpoint.startswith("http:") and self._proxy is None
+        verify = tls_context() if self._config.endpoint.startswith("https:") else False
         limits = self._library.Limits(keepalive_expiry=KEEP_ALIVE)
-        verify = False if plain else tls_context()
         variable, host = proxy_variable(self._config.endpoint), urlsplit(self._config.endpoint).hostname
         try:
             _ = urlsplit(self._proxy or "").port  # which httpx does not validate

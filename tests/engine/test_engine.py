@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 import weakref
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -141,6 +142,18 @@ async def test_aclose(transports: list[Transport]) -> None:
     del session
     gc.collect()
     assert first() is None
+
+
+@pytest.mark.anyio
+async def test_aclose_without_hooks(transports: list[Transport], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`aclose` closes the transport in an event loop that does not close async generators."""
+    hooks = SimpleNamespace(finalizer=None)
+    monkeypatch.setattr(module, "sys", SimpleNamespace(get_asyncgen_hooks=lambda: hooks))
+    engine = make(Emulator(), http_client=None)
+    await engine._session()
+    await engine.aclose()
+
+    assert [transport.closed for transport in transports] == [1]
 
 
 @pytest.mark.anyio

@@ -152,6 +152,29 @@ async def test_corrupt_record(library: str, sync: bool, serving: Any, config: An
 POST_LONG = Post(b"{}", 1_000_000, SECRET)
 
 
+@pytest.mark.parametrize("sync", [True, False])
+async def test_body_that_is_not_read(library: str, sync: bool, serving: Any, config: Any) -> None:
+    """A body that is too long does not keep a connection of the user's client."""
+    long = b"HTTP/1.1 200 OK\r\ncontent-length: 500000\r\n\r\n" + b"x" * 500_000
+    with serving(long, OK) as server, anyio.fail_after(10):
+        limits = importlib.import_module(library).Limits(max_connections=1)
+        given = Given(library, sync, limits=limits)
+        bodies = [(await given.transport(config(server.url)).post(POST)).body for _ in range(2)]
+        await given.close()
+    assert bodies == [b"x" * POST.max_bytes, b"{}"]
+
+
+@pytest.mark.parametrize("kind", [HTTPXTransport, ThreadedHTTPXTransport])
+async def test_connection_is_kept(kind: Any, serving: Any, config: Any) -> None:
+    """Requests one after another use one connection."""
+    with serving(OK, OK) as server:
+        transport = kind(config(server.url))
+        for _ in range(2):
+            await transport.post(POST)
+        await transport.aclose()
+        assert server.connections == 1
+
+
 @pytest.mark.parametrize("kind", [HTTPXTransport, ThreadedHTTPXTransport])
 async def test_closed_in_use(kind: Any, serving: Any, config: Any) -> None:
     """Closing lets a request finish, and does not keep its connection."""

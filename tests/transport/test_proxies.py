@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from qwen_aiml._transport.selection import SelectedTransport
 
 pytestmark = pytest.mark.anyio
 
+CERTIFICATE = Path(__file__).parent.parent / "matrix" / "self_signed.pem"
 URL = "https://api.aimlapi.com/v1/embeddings"
 
 
@@ -58,6 +60,21 @@ def test_exceptions(exceptions: str, url: str, expected: bool, monkeypatch: pyte
     monkeypatch.setenv("NO_PROXY", exceptions)
 
     assert (proxy_for(url) is not None) == expected
+
+
+async def test_tls_to_a_proxy(config: Any, serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The certificate of a proxy with https is verified with the CA certificates of the environment."""
+    with serving(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", tls=True) as server:
+        monkeypatch.setenv("HTTP_PROXY", server.url)
+        selected = SelectedTransport(config("http://service.example", allow_http=True), sync=False)
+        with pytest.raises(TransportFailure, match="certificate can't be verified") as caught:
+            await selected.post(Post(b"{}", 1000))
+        monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+        response = await selected.post(Post(b"{}", 1000))
+        await selected.aclose()
+
+    assert caught.value.kind == "certificate"
+    assert response.body == b"{}"
 
 
 @pytest.mark.parametrize("sync", [True, False])
