@@ -133,6 +133,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"query_instruction": ""}, "query_instruction must be a string that is not blank"),
     ({"query_instruction": "Find", "model": V3}, "query_instruction must be None for"),
     ({"encoding_format": "binary"}, "one of None, 'float', 'base64'"),
+    ({"transport": "requests"}, "transport must be one of 'auto', 'httpx', not 'requests' (str)"),
+    ({"on_too_long": "cut"}, "on_too_long must be one of 'raise', 'truncate', 'split_mean', not 'cut' (str)"),
+    ({"on_blank": "skip"}, "on_blank must be 'raise' or 'replace'"),
+    ({"max_retries": -100_000_000}, "0 or more, not -100000000 (int)"),
     ({"allow_http": 1}, "allow_http must be True or False"),
     ({"default_headers": "X-A: b"}, "a mapping of names to strings"),
     ({"default_headers": 5}, "a mapping of names to strings"),
@@ -338,6 +342,20 @@ def test_secret() -> None:
     assert config.secret != KEY
     assert str(config.secret) == "Secret('**********')"
     assert config.secret.scrub(f"bad key {KEY}!") == "bad key [key]!"
+
+
+def test_secret_of_a_key_function() -> None:
+    """A key that a function returns is not known before a request, which is what the error says."""
+    with pytest.raises(ConfigurationError, match="api_key is a function, which is called before each"):
+        _ = make(api_key=lambda: KEY).secret
+
+
+def test_defaults_of_models() -> None:
+    """Dimensions and batch size default to those of the model; an unknown one has 10 texts per request."""
+    unknown = make(model="unknown")
+
+    assert [make().length, make(dimensions=64).length, unknown.length] == [1024, 64, None]
+    assert [make().rows, make(batch_size=3).rows, unknown.rows] == [10, 3, 10]
 
 
 def test_unpickled_key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,15 @@ def test_proxies(variable: str, url: str, expected: bool, monkeypatch: pytest.Mo
     assert proxy_for(url) == ("http://127.0.0.1:9" if expected else None)
 
 
+@pytest.mark.parametrize(("system", "expected"), [("linux", None), ("darwin", "http://127.0.0.1:9")])
+def test_system_settings(system: str, expected: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a variable, the settings of Windows and macOS are used."""
+    monkeypatch.setattr("sys.platform", system)
+    monkeypatch.setattr("urllib.request.getproxies", lambda: {"https": "127.0.0.1:9"})
+
+    assert proxy_for(URL) == expected
+
+
 @pytest.mark.parametrize(
     ("exceptions", "url", "expected"),
     [
@@ -52,6 +61,7 @@ def test_proxies(variable: str, url: str, expected: bool, monkeypatch: pytest.Mo
         ("api.aimlapi.com:8443", URL, True),
         ("localhost,[::1],fd00::/8,nonsense[,:,", URL, True),
         ("localhost,fd00::5", "https://[fd00::5]:8443/v1", False),
+        ("api.aimlapi.com:8443", "https://api.aimlapi.com:8443/v1", False),
     ],
 )
 def test_exceptions(exceptions: str, url: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
