@@ -25,6 +25,7 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent
 from llama_index.core.schema import TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
+from llama_index_instrumentation import get_dispatcher
 from pydantic import SecretStr, ValidationError
 
 from llama_index_qwen_aiml import QwenAIMLEmbedding
@@ -447,9 +448,9 @@ def test_names_of_another_class(given: str, meant: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["batch", "async batch"])
-@pytest.mark.parametrize("seen", [False, True])
-def test_events_cost_nothing_unseen(way: str, seen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Events, which copy every number, are only created if there is a handler."""
+@pytest.mark.parametrize("seen", [False, True, "root"])
+def test_events_cost_nothing_unseen(way: str, seen: bool | str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events, which copy every number, are only created if there is a handler, of this class or of all."""
 
     class Handler(BaseEventHandler):
         def handle(self, event: BaseEvent, **_: Any) -> None:
@@ -462,11 +463,12 @@ def test_events_cost_nothing_unseen(way: str, seen: bool, monkeypatch: pytest.Mo
     handled: list[BaseEvent] = []
     created: list[EmbeddingEndEvent] = []
     monkeypatch.setattr(base, "EmbeddingEndEvent", make_event)
-    monkeypatch.setattr(base.dispatcher, "event_handlers", [Handler()] if seen else [])
+    sender = get_dispatcher("root") if seen == "root" else base.dispatcher
+    monkeypatch.setattr(sender, "event_handlers", [Handler()] if seen else [])
     rows = WAYS[way](make(Emulator()), TEXTS)
 
     assert len(rows) == len(TEXTS)
-    assert len(created) == int(seen)
+    assert len(created) == int(bool(seen))
     assert all(event in handled for event in created)
 
 
