@@ -82,7 +82,8 @@ def advised(message: str, advice: str) -> str:
     """Append advice to an error message; empty advice leaves it unchanged."""
     if not advice:
         return message
-    message = message.rstrip() if message.endswith("...") else message.rstrip(" .")
+    message = message.rstrip()
+    message = message if message.endswith("...") else message.rstrip(" .")
     return f"{message}{' ' if message.endswith(('…', '...', '!', '?')) else '. '}What to do: {advice}"
 
 

@@ -20,7 +20,6 @@ class lazy_property(Generic[_Value]):  # noqa: N801 (named like the standard lib
 
     def __init__(self, function: Callable[[Any], _Value]) -> None:
         self._function = function
-        self.__doc__ = function.__doc__
 
     def __set_name__(self, _: type, name: str) -> None:
         self._name = name

@@ -502,6 +502,12 @@ async def test_http_client_of_the_wrong_kind(kind: type[Client]) -> None:
         kind(EmbeddingConfig(api_key=KEY), http_client=other(transport=Emulator().transport()))
 
 
+async def test_without_settings(kind: type[Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client without settings has the defaults, and the key of the environment."""
+    monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
+    assert kind().config == EmbeddingConfig(api_key=KEY)
+
+
 async def test_close_before_use(kind: type[Client]) -> None:
     """Closing an unused client does nothing."""
     client = kind(EmbeddingConfig(api_key=KEY))
@@ -509,6 +515,26 @@ async def test_close_before_use(kind: type[Client]) -> None:
         client.close()
     else:
         await client.aclose()
+
+
+async def test_leaving_a_block(kind: type[Client]) -> None:
+    """Leaving a ``with`` or ``async with`` block closes the connections of the event loop."""
+    client = make(kind, Emulator())
+    if isinstance(client, EmbeddingClient):
+        with client:
+            client.embed(["a"])
+    else:
+        async with client:
+            await client.embed(["a"])
+    assert [session.transport.is_closed for session in client._engine._sessions.values()] == [True]
+
+
+async def test_aclose_of_a_sync_client() -> None:
+    """A sync client can be closed in an event loop, without blocking it."""
+    client = make(EmbeddingClient, Emulator())
+    await embed(client, ["a"])
+    await client.aclose()
+    assert [session.transport.is_closed for session in client._engine._sessions.values()] == [True]
 
 
 async def test_cancelled() -> None:

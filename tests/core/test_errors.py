@@ -26,7 +26,7 @@ from qwen_aiml import (
     TransportError,
     Usage,
 )
-from qwen_aiml._errors import SpentError, name_texts, note_none_embedded
+from qwen_aiml._errors import SpentError, advised, name_texts, note_none_embedded
 
 RATE_LIMIT = RateLimitError("slow down", status_code=429, request_id="r-1", indices=(3, 4), attempts=6)
 
@@ -99,6 +99,27 @@ def test_message_of_a_failed_request() -> None:
     """The message of a failed request names its texts and the number of attempts."""
     assert str(RATE_LIMIT) == "slow down (texts 3-4, 6 attempts)"
     assert str(RateLimitError("no", status_code=429, indices=(0,), attempts=1)) == "no (text 0)"
+
+
+def test_message_of_an_error_without_a_request() -> None:
+    """An error that is about no text, or before any request, is shown with its message alone."""
+    assert str(InputValueError("texts 0 and 2 are blank", indices=(0, 2))) == "texts 0 and 2 are blank"
+    assert str(DeadlineError("too late", attempts=1)) == "too late"
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("It failed", "It failed. What to do: wait"),
+        ("It failed. ", "It failed. What to do: wait"),
+        ("It failed...\n", "It failed... What to do: wait"),
+        ("Why?", "Why? What to do: wait"),
+    ],
+)
+def test_advice(message: str, expected: str) -> None:
+    """Advice follows a message, which may come from the service, with one full stop between them."""
+    assert advised(message, "wait") == expected
+    assert advised(message, "") == message
 
 
 def test_message_of_a_call_without_any_embedding() -> None:

@@ -201,6 +201,7 @@ def test_bar_that_waits(capsys: pytest.CaptureFixture[str]) -> None:
         show(bar, Progress(30, 30, 0, Usage(2, 9)))
 
     assert waiting.endswith("waiting 8 s]")
+    assert "cached" not in waiting
     assert "waiting" not in frames(capsys.readouterr().err)[-1]
 
 

@@ -530,3 +530,25 @@ def test_help_without_source() -> None:
     assert found["Own"].__doc__.startswith("Mine.\n\nSettings:\n\n    model: ")
     assert "Lost" not in found["Own"].__doc__
     assert "description" not in found["Own"].model_json_schema()["properties"]["label"]
+
+
+def test_leaving_a_block() -> None:
+    """Leaving a ``with`` block closes the sync client, leaving an ``async with`` block both."""
+    model = make()
+    clients = (model._client, model._async_client)
+
+    def are_closed() -> list[bool]:
+        return [at.transport.is_closed for each in clients for at in each._engine._sessions.values()]
+
+    with model:
+        model.embed_query("a")
+    assert are_closed() == [True]
+
+    async def main() -> None:
+        async with model:
+            await model.aembed_query("a")
+            model.embed_query("a")
+            assert are_closed() == [False, False]
+        assert are_closed() == [True, True]
+
+    asyncio.run(main())
