@@ -494,6 +494,18 @@ async def test_settings_outside_the_config(kind: type[Client], given: dict[str, 
     assert KEY not in str([{**entry.frame.f_locals, "self": None} for entry in raised.traceback[1:]])
 
 
+async def test_batch_size_of_one_call(kind: type[Client]) -> None:
+    """A call may have its own batch size, within the bounds of the model."""
+    emulator = Emulator()
+    client = make(kind, emulator)
+    await embed(client, TEXTS, batch_size=5)
+    assert emulator.request_count == math.ceil(len(TEXTS) / 5)
+
+    with pytest.raises(ConfigurationError, match="must be at most 10, not 11"):
+        await embed(client, TEXTS, batch_size=11)
+    assert emulator.request_count == math.ceil(len(TEXTS) / 5)
+
+
 async def test_http_client_of_the_wrong_kind(kind: type[Client]) -> None:
     """A sync client rejects an async HTTP client, and vice versa."""
     other: Any = httpx.AsyncClient if kind is EmbeddingClient else httpx.Client

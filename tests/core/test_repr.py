@@ -202,8 +202,10 @@ async def stream_async(client: AsyncEmbeddingClient, texts: list[str], **options
 
 CORE: dict[str, tuple[Any, Callable[..., Any]]] = {
     "embed": (EmbeddingClient, EmbeddingClient.embed),
+    "embed_array": (EmbeddingClient, EmbeddingClient.embed_array),
     "embed_iter": (EmbeddingClient, stream),
     "async embed": (AsyncEmbeddingClient, AsyncEmbeddingClient.embed),
+    "async embed_array": (AsyncEmbeddingClient, AsyncEmbeddingClient.embed_array),
     "async embed_iter": (AsyncEmbeddingClient, stream_async),
 }
 ADAPTERS: dict[str, tuple[Any, Callable[..., Any]]] = {

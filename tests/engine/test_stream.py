@@ -33,6 +33,7 @@ from qwen_aiml import (
     EmbeddingConfig,
     InputTypeError,
     InputValueError,
+    Progress,
     ResponseFormatError,
     Usage,
 )
@@ -870,6 +871,22 @@ async def test_array(way: Way, texts: list[str]) -> None:
     assert result.flags.c_contiguous
     assert result.tolist() == [row.tolist() for row in expected(texts)]
     assert emulator.texts_billed.total() == len(set(texts))
+
+
+async def test_options_of_an_array(way: Way) -> None:
+    """Role, custom rate limiter and progress apply to `embed_array` as to `embed`."""
+    emulator, admitted, reports = Emulator(), list[int](), list[Progress]()
+
+    async def admit(tokens: int) -> None:
+        admitted.append(tokens)
+
+    client = make(way, emulator, query_instruction="Find")
+    limiter = admitted.append if isinstance(client, EmbeddingClient) else admit
+    await array_of(client, ["q"], role="query", admit=limiter, progress=reports.append)
+
+    assert [request.texts for request in emulator.requests] == [("Instruct: Find\nQuery:q",)]
+    assert len(admitted) == 1
+    assert reports[-1].done == 1
 
 
 @pytest.mark.parametrize(("dimensions", "model", "shape"), [(64, "text-embedding-v4", 64), (None, "new", 0)])
