@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from .._config import check_positive
+from .._errors import InputTypeError, advised
 from .._texts import tokens
 from .._texts.validation import check_texts, prepare_text, prepare_texts
 from .._utils.frames import hide_locals
@@ -77,8 +78,13 @@ class Estimator:
         The two tokens that the service may add are included.
 
         Raises:
+            InputTypeError: If *text* is not a string.
+
             ConfigurationError: If the tokenizer is not installed.
         """
+        if not isinstance(text, str):
+            message = f"text is {type(text).__name__}, expected str"
+            raise InputTypeError(advised(message, "for a list of texts, call estimate"))
         return tokens.load().count(prepare_text(text, self.config.instruction(role)))
 
     @hide_locals

@@ -283,6 +283,15 @@ def test_texts_in_frames_of_part(way: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert TEXT not in shown(caught.value)
 
 
+@pytest.mark.parametrize("method", [EmbeddingClient.estimate, EmbeddingClient.count_tokens])
+def test_texts_in_frames_of_an_estimate(method: Callable[..., object]) -> None:
+    """No frame of this project shows a text if the texts can't be counted."""
+    with pytest.raises(InputError, match="expected str") as caught:
+        method(EmbeddingClient(EmbeddingConfig(api_key=KEY)), [*TEXTS, 5])
+
+    assert TEXT not in shown(caught.value)
+
+
 @pytest.mark.parametrize("way", CORE)
 def test_texts_in_frames_of_a_crash(way: str) -> None:
     """If user code raises, its frames stay unchanged, and this project's show no text."""

@@ -261,14 +261,15 @@ def test_a_fatal_error_in_between() -> None:
     assert [request.status for request in emulator.requests] == [400, 200, 401]
 
 
-def test_query() -> None:
-    """Every piece of a query is sent with the instruction."""
+@pytest.mark.parametrize("instruction", ["Find the article", "Find the article in which" * 20])
+def test_query(instruction: str) -> None:
+    """Every piece of a query is sent with the instruction, within the size that is never too long."""
     emulator = Emulator()
-    client = Client(emulator, on_too_long="split_mean", query_instruction="Find the article")
+    client = Client(emulator, on_too_long="split_mean", query_instruction=instruction)
     result = client.embed([LONG], role="query")
 
     sent = [text for request in emulator.requests for text in request.texts]
-    assert all(text.startswith("Instruct: Find the article\nQuery:") for text in sent)
+    assert all(text.startswith(f"Instruct: {instruction}\nQuery:") for text in sent)
     assert max(len(text.encode()) for text in sent[1:]) <= SAFE_BYTES
     assert result.shortened == (0,)
 

@@ -440,6 +440,16 @@ async def test_in_thread_cancelled() -> None:
     assert ended.wait(LONG)
 
 
+@pytest.mark.anyio
+async def test_in_thread_while_all_others_are_busy() -> None:
+    """A function does not wait for the threads that the caller's program may have."""
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    limiter.total_tokens = 1
+    async with limiter:
+        with anyio.fail_after(LONG):
+            assert await run_in_thread(threading.get_ident) != threading.get_ident()
+
+
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="only there can a thread be interrupted")
 @pytest.mark.usefixtures("interruptible")
 def test_interrupt() -> None:

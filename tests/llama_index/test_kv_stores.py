@@ -173,6 +173,9 @@ def test_only_its_own() -> None:
     assert (one.delete("key"), one.delete("key")) == (True, False)
     assert (one.get("key"), other.get("key"), store.get("key")) == (None, {"of": 3}, {"of": "nobody"})
     assert one.get_all(collection="another") == {}
+    one.put_all([("key", {"of": 4})], collection="another")
+    assert (one.get("key"), one.get("key", collection="another")) == (None, {"of": 4})
+    assert (one.delete("key"), one.delete("key", collection="another")) == (False, True)
 
 
 @pytest.mark.anyio

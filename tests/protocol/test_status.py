@@ -455,6 +455,7 @@ def test_advice_survives_masking() -> None:
         ("我的秘密诊断", "输入我的秘密诊断无效"),
         ("My diagnosis is confidential: stage II", "My diagnosis is confid... (truncated)"),
         ("naïve “quotes” and more of them", json.dumps("naïve “quotes” and more of them")),
+        ('我的"诊断"是"秘密"', json.dumps('我的"诊断"是"秘密"', ensure_ascii=False)),
         ("My diagnosis is confidential", "My diagnosis is confidential, My diagnosis is confidential"),
     ],
 )

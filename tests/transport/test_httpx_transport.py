@@ -164,6 +164,32 @@ async def test_body_that_is_not_read(library: str, sync: bool, serving: Any, con
     assert bodies == [b"x" * POST.max_bytes, b"{}"]
 
 
+@pytest.mark.parametrize("sync", [True, False])
+async def test_settings_of_users(library: str, sync: bool, serving: Any, config: Any) -> None:
+    """A user's client neither replaces the key with its own authentication nor limits waits for its pool."""
+
+    def slow(connection: Any, _: Any) -> None:
+        time.sleep(0.2)
+        connection.sendall(OK)
+
+    limits = importlib.import_module(library).Limits(max_connections=1)
+    with serving(slow, slow, slow) as server:
+        given = Given(library, sync, auth=("user", "password"), limits=limits)
+        transport = given.transport(config(server.url, timeout=0.3))
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(transport.post, POST)
+        await given.close()
+    assert all(b"authorization: bearer " in request.lower() for request in server.requests)
+    assert len(server.requests) == 3
+
+
+def test_timeouts(config: Any) -> None:
+    """Connecting takes at most ten seconds, every other operation the timeout."""
+    timeouts = HTTPXTransport(config("http://127.0.0.1:1", timeout=60))._timeout.as_dict()
+    assert timeouts == {"connect": 10.0, "read": 60.0, "write": 60.0, "pool": None}
+
+
 @pytest.mark.parametrize("kind", [HTTPXTransport, ThreadedHTTPXTransport])
 async def test_connection_is_kept(kind: Any, serving: Any, config: Any) -> None:
     """Requests one after another use one connection."""

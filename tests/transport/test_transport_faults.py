@@ -244,6 +244,20 @@ async def test_trusted(
     assert server.connections == 1
 
 
+async def test_certificate_of_another_host(
+    serving: Any, config: Any, transporting: Any, monkeypatch: pytest.MonkeyPatch, request: Any
+) -> None:
+    """A trusted certificate that is for another host is rejected before anything is sent."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(request.path.parent.parent / "matrix" / "self_signed.pem"))
+    with serving(OK, tls=True) as server:
+        async with transporting(config(server.url.replace("127.0.0.1", "localhost"))) as transport:
+            with pytest.raises(TransportFailure, match=r"(?i)hostname mismatch") as caught:
+                await transport.post(POST)
+
+    assert caught.value.kind == "certificate"
+    assert server.requests == []
+
+
 async def test_https_where_http_is_spoken(config: Any, transporting: Any) -> None:
     """A failed TLS handshake is distinguished from a failed connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener, anyio.CancelScope():
