@@ -23,6 +23,7 @@ from qwen_aiml._engine.limiter import (
     TURN,
     Limiter,
     Start,
+    _undo_if_useless,
 )
 from qwen_aiml._results import Limits
 
@@ -363,6 +364,31 @@ def test_first_probe(jitter: float) -> None:
 
     assert rate is not None
     assert limiter.take(now + 0.1, 0) == pytest.approx((1 + jitter) / rate)
+
+
+def test_reductions_in_a_row() -> None:
+    """Two reductions with few rejections are undone, unless the rate has risen in between."""
+    reductions: list[tuple[float, bool]] = []
+
+    assert _undo_if_useless(9.0, 10.0, reductions, few=True) == 9.0
+    assert _undo_if_useless(11.0, 9.0, reductions, few=True) == 11.0
+    assert _undo_if_useless(8.0, 11.0, reductions, few=True) == 8.0
+    assert _undo_if_useless(7.0, 8.0, reductions, few=True) == 11.0 / BACKOFF_FACTOR
+
+
+def test_late_rejection() -> None:
+    """A request that was in flight at the pattern, in another event loop, is no evidence about the probes."""
+    rates = []
+    for is_late in (False, True):
+        limiter = Limiter(32)
+        late, now = begin(limiter, feed(limiter, "a" * 50))
+        now = feed(limiter, "rr" + "rr", now)  # the pattern, and probes
+        if is_late:
+            limiter.refused(late, now, None, 0.0)
+        feed(limiter, "a", now)
+        rates.append(limiter.limits.requests_per_second)
+
+    assert rates[0] == rates[1]
 
 
 def test_quota_per_window() -> None:
