@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ._config import EmbeddingConfig
+from ._config import CLIENT_SETTINGS, EmbeddingConfig
 from ._engine.engine import Engine
 from ._engine.job import log_interrupted
 from ._engine.runner import BackgroundCall
@@ -50,7 +50,7 @@ class _Client(Estimator):
     ) -> None:
         if settings:
             kind = type(self).__name__
-            unknown = unknown_settings(settings, ("cache", "http_client", "limiter"))
+            unknown = unknown_settings(settings, CLIENT_SETTINGS)
             advice = f"put the settings into a config: {kind}(EmbeddingConfig(...))"
             raise ConfigurationError(advised(f"{kind}: {unknown}", advice))
         if config is not None and not isinstance(config, EmbeddingConfig):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_CONCURRENCY = 32
 DEFAULT_TIMEOUT = 60.0
 MAX_SECONDS = 1_000_000
-_OF_CLIENT = {"cache", "http_client", "limiter"}
+CLIENT_SETTINGS = ("cache", "http_client", "limiter")  # those that are not of a config
 _NOT_A_KEY = r"(?s).{0,7}|[a-z_]{1,15}|[0-9.]{1,15}"  # too short or too simple to be a key
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -346,7 +346,7 @@ def _guarded(init: Callable[..., None]) -> Callable[..., None]:
             settings[name] = wrap_key(settings.get(name))
         if unknown := settings.keys() - known:
             message = f"EmbeddingConfig: {unknown_settings(unknown, known)}"
-            of_client = ", ".join(sorted(unknown & _OF_CLIENT))
+            of_client = ", ".join(name for name in CLIENT_SETTINGS if name in unknown)
             raise ConfigurationError(advised(message, of_client and f"pass {of_client} to the client"))
         try:
             init(self, **settings)

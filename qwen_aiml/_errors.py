@@ -83,7 +83,8 @@ def advised(message: str, advice: str) -> str:
     if not advice:
         return message
     message = message.rstrip()
-    message = message if message.endswith("...") else message.rstrip(" .")
+    if not message.endswith("..."):
+        message = message.rstrip(" .")
     return f"{message}{' ' if message.endswith(('…', '...', '!', '?')) else '. '}What to do: {advice}"
 
 

@@ -452,7 +452,7 @@ async def test_repr(kind: type[Client]) -> None:
 
 
 async def test_own_client_stays_open(kind: type[Client]) -> None:
-    """The user's HTTP client is not closed with the client."""
+    """Leaving a ``with`` or ``async with`` block closes the client, but not the user's HTTP client."""
     client = make(kind, Emulator())
     if isinstance(client, EmbeddingClient):
         with client:
@@ -461,6 +461,7 @@ async def test_own_client_stays_open(kind: type[Client]) -> None:
         async with client:
             await client.embed(["a"])
 
+    assert [session.transport.is_closed for session in client._engine._sessions.values()] == [True]
     assert (await embed(client, ["a"])).usage.requests == 1
 
 
@@ -527,18 +528,6 @@ async def test_close_before_use(kind: type[Client]) -> None:
         client.close()
     else:
         await client.aclose()
-
-
-async def test_leaving_a_block(kind: type[Client]) -> None:
-    """Leaving a ``with`` or ``async with`` block closes the connections of the event loop."""
-    client = make(kind, Emulator())
-    if isinstance(client, EmbeddingClient):
-        with client:
-            client.embed(["a"])
-    else:
-        async with client:
-            await client.embed(["a"])
-    assert [session.transport.is_closed for session in client._engine._sessions.values()] == [True]
 
 
 async def test_aclose_of_a_sync_client() -> None:

@@ -169,19 +169,20 @@ async def test_settings_of_users(library: str, sync: bool, serving: Any, config:
     """A user's client neither replaces the key with its own authentication nor limits waits for its pool."""
 
     def slow(connection: Any, _: Any) -> None:
-        time.sleep(0.2)
+        time.sleep(0.1)
         connection.sendall(OK)
 
     limits = importlib.import_module(library).Limits(max_connections=1)
-    with serving(slow, slow, slow) as server:
+    with serving(*[slow] * 8) as server:
         given = Given(library, sync, auth=("user", "password"), limits=limits)
-        transport = given.transport(config(server.url, timeout=0.3))
+        # The last request waits 0.7 s for the only connection, and each 0.1 s for its response.
+        transport = given.transport(config(server.url, timeout=0.6))
         async with anyio.create_task_group() as tasks:
-            for _ in range(3):
+            for _ in range(8):
                 tasks.start_soon(transport.post, POST)
         await given.close()
     assert all(b"authorization: bearer " in request.lower() for request in server.requests)
-    assert len(server.requests) == 3
+    assert len(server.requests) == 8
 
 
 def test_timeouts(config: Any) -> None:
