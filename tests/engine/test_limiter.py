@@ -641,6 +641,18 @@ def test_idle_time_is_no_slow_service() -> None:
     assert found[1] == pytest.approx(found[0], rel=0.2)
 
 
+def test_slow_responses_are_no_idle_time() -> None:
+    """A client that waits for responses is not idle: two rejections in a row are a pattern."""
+    limiter = Limiter(32)
+    starts = [begin(limiter, number / 2)[0] for number in range(8)]
+    for start in starts[:6]:
+        limiter.accepted(start, 4.0, 300, 100)
+    for start in starts[6:]:
+        limiter.refused(start, 4.5, None, 0.0)
+
+    assert limiter.limits.requests_per_second is not None
+
+
 def test_little_demand_is_no_limit() -> None:
     """Two rejections in a row of a client that sends two requests per second do not limit it to two."""
     limiter = Limiter(32)
