@@ -156,7 +156,7 @@ def special() -> dict[str, Scenario]:
         for burst in (1, rate // 5)
         for latency in (0.02, 0.1)
     }
-    found |= _spurious((0.05,), 500, 0.1)
+    found |= _spurious((0.05, 0.1), 500, 0.1)
     found["one Retry-After of 1 s"] = Scenario(service=partial(AdvisedOnce, 1.0), requests=200, latency=0.1)
     for clients, latency in product((2, 4), (0.05, 0.1)):
         found[f"{clients} clients, bucket 50/s, {latency} s"] = Scenario(

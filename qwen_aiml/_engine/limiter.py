@@ -10,8 +10,9 @@ starts are evenly spaced, so that no burst drains the service's bucket.
 - A pattern sets the rate to 0.975 of the accepted rate since the last pattern. The sample covers at most the
   last second, as far as the rate was at least 0.7 of the present one, or 20 requests if those are more. The
   old rate counts as three more requests, so that short samples weigh little. If two patterns in a row lower
-  the rate, each with few rejections, or eight in any way, the lower rate did not help: it is restored. The
-  rate is never below one request in 15 seconds, the longest interval of probes.
+  the rate, each with few rejections, or eight in any way, the lower rate did not help: it is restored. After
+  that half as many suffice, in the end two, and the rate is raised as well, until 150 requests pass without a
+  pattern. The rate is never below one request in 15 seconds, the longest interval of probes.
 - After the first pattern, and when nothing was accepted since the last one, single requests probe, at
   intervals that double. If the first probe is accepted, the requests in flight at the pattern show the rate,
   since the bucket was empty; if none of them was rejected, the pattern was chance. If the first probe is
@@ -53,7 +54,9 @@ SAMPLE_SECONDS, SAMPLE_REQUESTS = 1.0, 20  # sample of accepted requests: whiche
 SAMPLE_RATE = 0.7  # share of the present rate; slower starts say little about the limit
 PRIOR = 3.0  # requests at the old rate, added to each sample
 FEW = 1 / 8  # share of rejections that may be chance
-MAX_REDUCTIONS = 8  # patterns in a row that lower the rate; a limit is found with fewer
+MAX_REDUCTIONS, MIN_REDUCTIONS = 8, 2  # patterns in a row that lower the rate; see `_Reductions`
+RAISE = 1.15  # times the restored rate, once the rejections are known not to depend on the rate
+MANY = 150  # requests without a pattern, after which they may depend on it again
 AGREEMENT = 0.15  # relative difference between two estimates that agree
 SLOW_SECONDS = 4.0  # until growth exceeds an estimate that agrees with the last one
 MIN_REQUESTS = 20.0  # until growth exceeds any other estimate, unless four seconds are sooner
@@ -93,6 +96,32 @@ class Start(Struct, eq=False):
     tokens: float
     rate: float
     outcome: Outcome | None = None
+
+
+class _Reductions:
+    """
+    Patterns in a row that lowered the rate. A limit is found with few of them.
+
+    More are useless, since rejections occur at any rate. Each further series is undone sooner.
+    """
+
+    def __init__(self) -> None:
+        self.in_row: list[tuple[float, bool]] = []  # the estimate before, and whether few were rejected
+        self._most = MAX_REDUCTIONS
+
+    def undo_if_useless(self, rate: float, last: float | None, *, few: bool) -> float:
+        """Return the rate to set: an estimate, or the one before the reductions if they were useless."""
+        if last is None or rate >= last:
+            self.in_row.clear()
+            return rate
+        self.in_row.append((last / BACKOFF_FACTOR, few))
+        limit = MIN_REDUCTIONS if all(was_few for _, was_few in self.in_row[-2:]) else self._most
+        if len(self.in_row) < limit:
+            return rate
+        rate = self.in_row[-limit][0] * (RAISE if self._most == MIN_REDUCTIONS else 1)
+        self.in_row.clear()
+        self._most = max(MIN_REDUCTIONS, self._most // 2)
+        return rate
 
 
 class Limiter:
@@ -146,7 +175,7 @@ class Limiter:
         self._grown = 0  # requests started since then
         self._until_regained = MIN_REQUESTS
         self._judged_from = -math.inf  # requests that started before no longer count
-        self._reductions: list[tuple[float, bool]] = []  # see `_undo_if_useless`
+        self._reductions = _Reductions()
         self._closed: float | None = None  # when acceptance ended, while probing
         self._probe_rejected: float | None = None  # when the last rejected probe started
 
@@ -306,10 +335,12 @@ class Limiter:
         self._judged_from = now
         if accepted:
             few = outcomes.count("refused") < FEW * len(outcomes)
-            rate = _undo_if_useless(self._estimate(accepted, seconds), last, self._reductions, few=few)
+            if self._grown > MANY:
+                self._reductions = _Reductions()
+            rate = self._reductions.undo_if_useless(self._estimate(accepted, seconds), last, few=few)
             self._set_rate(rate, accepted, now)
         if last is None or not accepted:
-            self._reductions.clear()
+            self._reductions.in_row.clear()
             self._closed, self._probe_rejected = refused.at, None
             self._schedule_probe(now, jitter, 1 / self._present_rate())
 
@@ -345,22 +376,6 @@ class Limiter:
             self._recent.append(start)
 
 
-def _undo_if_useless(
-    rate: float, last: float | None, reductions: list[tuple[float, bool]], *, few: bool
-) -> float:
-    """Return the rate to set: an estimate, or the one before *reductions* in a row that were useless."""
-    if last is None or rate >= last:
-        reductions.clear()
-        return rate
-    reductions.append((last / BACKOFF_FACTOR, few))  # the estimate before, and whether few were rejected
-    limit = 2 if all(was_few for _, was_few in reductions[-2:]) else MAX_REDUCTIONS
-    if len(reductions) < limit:
-        return rate
-    restored = reductions[-limit][0]
-    reductions.clear()
-    return restored
-
-
 def _is_pattern(outcomes: list[Outcome | None]) -> bool:
     """Return whether outcomes, None for requests in flight, end in a pattern of rejections."""
     latest = [outcome for outcome in outcomes if outcome is not None][-PATTERN_RESPONSES:]
@@ -371,14 +386,8 @@ def _sample(recent: Sequence[Start], begin: float, refused: Start, slowest: floa
     """
     Return the number of requests in a sample, accepted or in flight, and the seconds that they span.
 
-    Args:
-        recent: Requests in the order in which they started.
-
-        begin: When the sample may begin.
-
-        refused: The request before which it ends.
-
-        slowest: The lowest rate of starts that says something about the limit.
+    It lies between *begin* and the start of *refused*. Starts at rates below *slowest* extend it no further
+    than to the minimum of requests, since they say little about the limit.
     """
     begin = max(begin, recent[0].at)
     sample = [

@@ -23,7 +23,7 @@ from qwen_aiml._engine.limiter import (
     TURN,
     Limiter,
     Start,
-    _undo_if_useless,
+    _Reductions,
 )
 from qwen_aiml._results import Limits
 
@@ -368,12 +368,43 @@ def test_first_probe(jitter: float) -> None:
 
 def test_reductions_in_a_row() -> None:
     """Two reductions with few rejections are undone, unless the rate has risen in between."""
-    reductions: list[tuple[float, bool]] = []
+    reductions = _Reductions()
 
-    assert _undo_if_useless(9.0, 10.0, reductions, few=True) == 9.0
-    assert _undo_if_useless(11.0, 9.0, reductions, few=True) == 11.0
-    assert _undo_if_useless(8.0, 11.0, reductions, few=True) == 8.0
-    assert _undo_if_useless(7.0, 8.0, reductions, few=True) == 11.0 / BACKOFF_FACTOR
+    assert reductions.undo_if_useless(9.0, 10.0, few=True) == 9.0
+    assert reductions.undo_if_useless(11.0, 9.0, few=True) == 11.0
+    assert reductions.undo_if_useless(8.0, 11.0, few=True) == 8.0
+    assert reductions.undo_if_useless(7.0, 8.0, few=True) == 11.0 / BACKOFF_FACTOR
+
+
+def test_useless_reductions() -> None:
+    """Each time that reductions prove useless, half as many are undone next; at two, the rate is raised."""
+    reductions, counts, restored = _Reductions(), [], []
+    for _ in range(4):
+        rate, count = 100.0, 0
+        while count == 0 or rate < 100:
+            rate = reductions.undo_if_useless(rate * 0.9, rate, few=False)
+            count += 1
+        counts.append(count)
+        restored.append(rate * BACKOFF_FACTOR)
+
+    assert counts == [8, 4, 2, 2]
+    assert restored == pytest.approx([100, 100, 115, 115])
+
+
+def test_reductions_help_again() -> None:
+    """After many requests without a pattern, it takes as many useless reductions as at first to undo them."""
+    limiter, counts = Limiter(32), []
+    now = feed(limiter, "a" * 40 + "rr" + "a" * 4)
+    for quiet in (0, 0, 0, 200):
+        now, count = feed(limiter, "a" * quiet, now), 0
+        before = limiter.limits.requests_per_second or 0.0
+        while count < 2 or (limiter.limits.requests_per_second or 0.0) < before:
+            before = limiter.limits.requests_per_second or 0.0
+            now = feed(limiter, "aaaarr", now)
+            count += 1
+        counts.append(count)
+
+    assert counts == [8, 4, 2, 8]
 
 
 def test_late_rejection() -> None:
@@ -837,6 +868,13 @@ def test_clients_on_one_bucket(clients: int, latency: float) -> None:
 def test_random_rejections(name: str) -> None:
     """A twentieth of all requests, rejected at random, does not bring the rate down."""
     results = simulate(special()[f"{name}, 5.0% at random, 0.1 s"], make, range(5))
+
+    assert median(result.ratio for result in results) <= 2.5
+
+
+def test_many_random_rejections() -> None:
+    """A tenth of all requests, rejected at random, does not bring the rate down step by step."""
+    results = simulate(special()["no limit, 10.0% at random, 0.1 s"], make, range(5))
 
     assert median(result.ratio for result in results) <= 2.5
 
