@@ -244,10 +244,10 @@ class EmbeddingClient(_Client):
         Embed a stream of texts in constant memory, while the embeddings are processed.
 
         The texts are read in the caller's thread, in blocks of a third of *look_ahead*. Each block is
-        embedded like a call of `embed`: identical texts are sent once, cached texts are not sent, and
-        ``total_timeout`` applies. Two blocks are in progress while the rows of a third are yielded. If a
-        block fails, in whole or in part, no other starts, and completed rows are yielded before the error is
-        raised.
+        embedded like a call of `embed`: its identical texts are sent once, cached texts are not sent, and
+        ``total_timeout`` applies to it. Two blocks are in progress while the rows of a third are yielded. If
+        a block fails, in whole or in part, no other starts, and completed rows are yielded before the error
+        is raised.
 
         Args:
             texts: Any iterable of strings, even an infinite one. The iterator raises its exceptions, after
@@ -266,15 +266,15 @@ class EmbeddingClient(_Client):
 
         Returns:
             An iterator of (index, embedding) pairs. Each embedding is an ``array`` of float32, which
-            ``numpy.asarray`` wraps without copying. Use the iterator in a ``with`` block, or close it, to
-            control when its requests end.
+            ``numpy.asarray`` wraps without copying. To stop early, leave its ``with`` block or call its
+            ``close``, which cancels requests in flight.
 
         Raises:
             InputError: If *texts* is not iterable; from the iterator, if a text is invalid. No text of its
                 block is sent.
 
-            EmbeddingBatchError: From the iterator, if requests failed and some texts were embedded. Its
-                ``failures`` and ``indices`` count from the first text; its ``embeddings`` are empty.
+            EmbeddingBatchError: From the iterator, if requests failed and some rows were yielded. Indices in
+                its ``failures`` and ``indices`` count from the first text; its ``embeddings`` is empty.
 
             QwenAIMLError: From the iterator, the first error, if no text was embedded.
         """
@@ -286,7 +286,7 @@ class EmbeddingClient(_Client):
         self._engine.close()
 
     async def aclose(self) -> None:
-        """Close as `close` does, without blocking the running event loop."""
+        """Async version of `close`, which does not block the event loop."""
         await run_in_thread(self._engine.close)
 
     def __enter__(self) -> Self:

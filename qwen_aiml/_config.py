@@ -32,7 +32,7 @@ _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingConfig:
     """
-    The settings of a client, validated on creation.
+    The settings of a client, validated on creation. ``dataclasses.replace`` returns a changed copy.
 
     Attributes:
         model: Model id or short name, such as ``text-embedding-v4``. Unknown ids are sent unchecked.
@@ -43,8 +43,8 @@ class EmbeddingConfig:
             request and returns one of these. None reads the first of the environment variables
             AIMLAPI_API_KEY, AIML_API_KEY and AIMLAPI_KEY that is not blank.
 
-        base_url: URL of the service, with or without ``/v1``. None reads the first of AIMLAPI_BASE_URL,
-            AIMLAPI_API_BASE and AIML_API_BASE that is not blank; the default is
+        base_url: URL of the service; ``/v1`` is appended if it has no path. None reads the first of
+            AIMLAPI_BASE_URL, AIMLAPI_API_BASE and AIML_API_BASE that is not blank; the default is
             ``https://api.aimlapi.com/v1``.
 
         batch_size: Texts per request, from 1 to the model's limit (10 for v4 and v3); None means that limit.

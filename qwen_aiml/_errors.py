@@ -126,7 +126,7 @@ class InputError(QwenAIMLError):
     """
     Some texts are invalid; nothing was sent. In ``embed_iter``, nothing from their block on was sent.
 
-    ``indices`` lists all of them.
+    ``indices`` lists all invalid texts.
     """
 
 
@@ -212,11 +212,11 @@ class AuthenticationError(APIStatusError):
 
 
 class InsufficientCreditsError(APIStatusError):
-    """The account has no credits left; a retry does not help, topping up does."""
+    """The account has no credits left; top it up, since a retry does not help."""
 
 
 class RateLimitError(APIStatusError):
-    """429: too many requests for the rate limit of the account."""
+    """429: the account exceeds a rate limit."""
 
 
 class ResponseFormatError(QwenAIMLError):
@@ -274,7 +274,7 @@ class BudgetError(EmbeddingBatchError):
     """
     The budget of a `track_usage` block is used up; requests in flight were completed, others not sent.
 
-    It has the attributes of `EmbeddingBatchError`, but there may be no embedding at all.
+    It has the attributes of `EmbeddingBatchError`, and is raised even if no text was embedded.
     """
 
 

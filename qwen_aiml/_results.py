@@ -55,9 +55,10 @@ class Limits(Struct, frozen=True):
     Current estimates of the service's limits.
 
     Attributes:
-        requests_per_second: The present rate; None while no limit is known.
+        requests_per_second: Estimated limit; None while none has been detected. Fixed limits are not
+            included.
 
-        in_flight: Maximum number of requests in flight.
+        in_flight: Current maximum number of requests in flight.
 
         texts_per_request: Maximum number of texts per request.
     """
@@ -77,8 +78,8 @@ class EmbeddingResult:
 
         usage: Usage of the call.
 
-        model: The model name in the response: the upstream's, which may differ from the one requested. None
-            if no response named one, or no request was needed.
+        model: The model name in the response, which may differ from the one requested. None if no response
+            named one, or no request was needed.
 
         request_ids: IDs of the responses, in order of arrival, to quote to the service's support.
 

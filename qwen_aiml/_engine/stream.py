@@ -175,9 +175,9 @@ class EmbeddingIterator:
     """
     Iterator over indices and embeddings of texts that are read as needed.
 
-    Two blocks are embedded in the background. Leaving a ``with`` block, ``close``, an interrupt and the end
-    of the texts cancel requests in flight and wait for both blocks. So does dropping the object, as when a
-    ``for`` loop over it is left with ``break``. For one thread at a time.
+    Two blocks are embedded in the background. Leaving a ``with`` block, ``close``, an error and an interrupt
+    cancel requests in flight and wait for both blocks. So does dropping the object, as when a ``for`` loop
+    over it is left with ``break``. Only one thread at a time may iterate.
     """
 
     def __init__(
@@ -263,7 +263,7 @@ class AsyncEmbeddingIterator:
 
     Inside an ``async with`` block, two tasks embed, even while rows are processed; they end with the block.
     Without one, blocks run one after another, and only while a row is awaited; cancelling that ends the
-    iteration. For one task at a time.
+    iteration. Only one task at a time may iterate.
     """
 
     def __init__(
