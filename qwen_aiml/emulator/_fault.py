@@ -35,8 +35,8 @@ class Fault:
             emulator's.
 
         hang: Send nothing, and keep the connection open until the client
-            closes it. In process, where a client cannot leave before its read
-            timeout, a client without a timeout waits for years.
+            closes it. In process, the wait ends with the client's read
+            timeout, so a client without one waits for years.
 
         drip: Seconds to wait before each byte of the response, status line
             and headers included; in process, of its body only. 0: all is sent
@@ -44,9 +44,9 @@ class Fault:
 
         gzip: Compress the body, whether the client accepts that or not.
 
-        cut: Send only this many bytes of the body as it is sent, though
-            ``content-length`` promises all of it, then close. The last byte
-            is never sent.
+        cut: Send only this many bytes of the body (compressed, if *gzip*),
+            though ``content-length`` promises all of it, then close the
+            connection. The last byte is never sent.
 
         reset: Reset the connection "before" the request is processed (it is
             not billed), "after" (it is), or "during" the response, after half

@@ -26,20 +26,20 @@ _NOWHERE = "https://this-emulator-is-in-another-process.invalid/v1"
 @contextmanager
 def intercept(emulator: Emulator, *, base_url: str | None = None) -> Iterator[Emulator]:
     """
-    Redirect every client of this process to *emulator*, until the context is left.
+    Redirect every client of this process to *emulator* while a ``with`` block runs.
 
     This includes clients created before, and those with their own URL, API key or ``http_client``, but not
-    those with another emulator's options. No network is used. Environment variables are set to the emulator's
-    key instead of yours, and to a URL that does not resolve, so that processes started meanwhile do not reach
-    the service either. A forked process has a copy of the emulator.
+    those with another emulator's options. No network is used. During the block, the environment variables
+    contain the emulator's key instead of yours, and a URL that does not resolve, so that processes started in
+    it do not reach the service either. A forked process has a copy of the emulator.
 
     Args:
         emulator: The emulator.
 
-        base_url: The URL that `serve` returned for this emulator, for processes started meanwhile. None
+        base_url: The URL that `serve` yielded for this emulator, for processes started in the block. None
             means that their requests fail.
 
-    Returns:
+    Yields:
         The same emulator.
     """
     options = emulator.client_options()

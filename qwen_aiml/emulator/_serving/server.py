@@ -20,9 +20,9 @@ _STOP = 5.0  # seconds
 @contextmanager
 def serve(emulator: Emulator, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
     """
-    Run *emulator* as an HTTP server in a thread, until the context is left.
+    Run *emulator* as an HTTP server in a thread while a ``with`` block runs.
 
-    Requests in flight at that time are aborted.
+    Requests in flight at the end of the block are aborted.
 
     Args:
         emulator: The emulator.
@@ -31,12 +31,12 @@ def serve(emulator: Emulator, host: str = "127.0.0.1", port: int = 0) -> Iterato
 
         port: The port to listen on; 0 picks a free one.
 
-    Returns:
+    Yields:
         The base URL, such as ``http://127.0.0.1:8080/v1``, or
         ``http://127.0.0.1:8080/usem3/v1`` if vectors are not lexical.
 
     Raises:
-        ModuleNotFoundError: If uvicorn is not installed.
+        ModuleNotFoundError: If uvicorn is not installed (extra ``emulator``).
 
         OSError: If it cannot listen on that address.
     """
