@@ -95,7 +95,7 @@ class QwenAIMLProvider(Provider):
             dimensions: Override the provider's dimensions; None keeps them.
 
             options: ``batch_size``, the texts per Daft batch, 320 by default; ``on_error``, what Daft does
-                about a failed batch, ``raise`` by default; and settings of `EmbeddingConfig`.
+                about a batch that fails, ``raise`` by default; and settings of `EmbeddingConfig`.
 
         Raises:
             ConfigurationError: If a setting is invalid.
@@ -117,7 +117,7 @@ def embed(
     **options: Any,
 ) -> daft.Expression:
     """
-    Embed a column; a text that fails has its error next to it, and the query continues.
+    Embed a column of texts; for a text that fails, return its error, so that the query continues.
 
     Args:
         text: A column of strings.
@@ -128,7 +128,7 @@ def embed(
 
         dimensions: Override the provider's dimensions; None keeps them.
 
-        options: ``batch_size`` and settings of `EmbeddingConfig`.
+        options: ``batch_size``, the texts per Daft batch, 320 by default, and settings of `EmbeddingConfig`.
 
     Returns:
         A struct of ``embedding``, a list of float32, and ``error``, a string with its type and message.

@@ -114,7 +114,7 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
     60."""
 
     total_timeout: float | None = None
-    """Seconds for one whole call; None means no limit."""
+    """Seconds for one whole call, retries and waits included; None means no limit."""
 
     query_instruction: str | None = None
     """Task description, in English, prepended to queries (v4 only), never to documents; None means no
@@ -161,7 +161,7 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
     """A custom httpx or httpx2 ``Client`` for the sync methods; never closed here, and not picklable."""
 
     http_async_client: Any = Field(default=None, exclude=True, repr=False)
-    """A custom httpx or httpx2 ``AsyncClient`` for the async methods."""
+    """A custom httpx or httpx2 ``AsyncClient`` for the async methods, in one event loop only."""
 
     _client: EmbeddingClient = PrivateAttr()
     _async_client: AsyncEmbeddingClient = PrivateAttr()

@@ -37,7 +37,8 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
     its environment.
 
     Lists of any length are passed whole to the core, which sends several requests at a time. If
-    ``num_workers`` is set, the framework splits the lists of async calls, so that each part is one request.
+    ``num_workers`` is set, the framework splits the lists of async calls into parts of ``embed_batch_size``
+    texts, each of which is one request.
 
     Raises:
         ConfigurationError: If an option is unknown, invalid or missing.
@@ -101,7 +102,7 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
     """Seconds per network operation (sending or waiting for data); None means 60."""
 
     total_timeout: float | None = Field(default=None, exclude=True)
-    """Seconds for one whole call of the core; None means no limit."""
+    """Seconds for one whole call, retries and waits included; None means no limit."""
 
     encoding_format: Literal["float", "base64"] | None = Field(default=None, exclude=True)
     """``float`` or ``base64``, sent with each request; None omits it."""
@@ -121,20 +122,23 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
     """A custom httpx or httpx2 ``Client`` for the sync methods; never closed here, and not picklable."""
 
     http_async_client: Any = Field(default=None, exclude=True, repr=False)
-    """A custom httpx or httpx2 ``AsyncClient`` for the async methods."""
+    """A custom httpx or httpx2 ``AsyncClient`` for the async methods, in one event loop only."""
 
     cache: Any = Field(default=None, exclude=True, repr=False)
     """Cache that is looked up first and updated as soon as embeddings arrive: the path of an SQLite file,
     a `SQLiteCache`, or a LlamaIndex ``BaseKVStore``; None means no cache."""
 
     num_workers: int | None = Field(default=None, exclude=True)
-    """Concurrent calls in the framework's async batches; None leaves it to ``max_concurrency``."""
+    """Number of parts of an async call that the framework embeds concurrently; None lets the core split the
+    call, with up to ``max_concurrency`` requests in flight."""
 
     embeddings_cache: Any = Field(default=None, exclude=True, repr=False)
-    """The framework's cache; keys are prefixed with ``cache_namespace``. ``cache`` stores more often."""
+    """The framework's cache, a ``BaseKVStore``; keys are prefixed with ``cache_namespace``. Prefer ``cache``,
+    which stores each response as it arrives."""
 
     rate_limiter: Any = Field(default=None, exclude=True, repr=False)
-    """A LlamaIndex rate limiter; it is called before each request, retries included, with its tokens."""
+    """A LlamaIndex rate limiter; it is called before each request, retries included, with the request's
+    expected tokens."""
 
     _client: EmbeddingClient = PrivateAttr()
     _async_client: AsyncEmbeddingClient = PrivateAttr()

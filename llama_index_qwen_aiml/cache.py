@@ -88,7 +88,8 @@ class NamespacedKVStore(BaseKVStore):
     Args:
         store: The store to share.
 
-        namespace: Letters, digits, ``_``, ``.`` and ``-``; embeddings that differ in any way need another.
+        namespace: Letters, digits, ``_``, ``.`` and ``-``. Use a different one for embeddings that differ in
+            any way, such as ``cache_namespace`` of the embedding object.
 
     Raises:
         ConfigurationError: If the namespace is empty or contains another character.

@@ -37,9 +37,9 @@ class Estimate(Struct, frozen=True):
 
         min_tokens: Minimum number of tokens.
 
-        max_tokens: Maximum number of tokens: equal to the minimum with the tokenizer; otherwise about four
-            times as many, from 2 to 8 bytes of UTF-8 per token, which fits prose. Tables of digits may have
-            more.
+        max_tokens: Maximum number of tokens. With the tokenizer it equals the minimum. Otherwise it is about
+            four times as high: the range assumes 2 to 8 bytes of UTF-8 per token, which fits prose; tables of
+            digits may have more tokens.
 
         min_cost_usd: Minimum cost in US dollars; None without a price.
 

@@ -87,21 +87,23 @@ def track_usage(
     """
     Count, and optionally limit, the usage of calls made in a ``with`` block, by all clients and frameworks.
 
-    The block is stored in a context variable: asyncio and Trio tasks that are started in it count, other
-    tasks and threads do not. A thread started in it counts if it is given the context:
-    ``contextvars.copy_context().run`` as its target, or ``asyncio.to_thread``. Nested blocks all count.
-    ``embed_iter`` counts in the blocks in which it is called, wherever its rows are read.
+    The block is stored in a context variable. Calls in asyncio and Trio tasks that are started in it are
+    counted; those in other tasks and threads are not. Those in a thread started in it are, if the thread is
+    given the context: with ``contextvars.copy_context().run`` as its target, or by ``asyncio.to_thread``.
+    Nested blocks all count a call. ``embed_iter`` is counted in the blocks in which it is called, wherever
+    its rows are read.
 
     A request starts if the usage, plus the expected usage of requests in flight, is below the limits, or if
-    its event loop has no request in flight, so the last requests may exceed them slightly. After that, calls
-    raise a `BudgetError` with the completed embeddings.
+    the usage is and its event loop has no request in flight. So the last requests may exceed the limits
+    slightly. After that, calls raise a `BudgetError` with the completed embeddings.
 
     Args:
         max_tokens: Maximum number of tokens billed; None means no limit. If a response does not report them,
             they are estimated from its request.
 
         max_cost_usd: Maximum cost in US dollars; None means no limit. The cost is computed from
-            *usd_per_million_tokens* if given, otherwise it is the one that responses report.
+            *usd_per_million_tokens* if given. Otherwise it is the one that responses report; after a response
+            that reports none, calls raise a `BudgetError`.
 
         usd_per_million_tokens: The price; None if it is not known.
 
