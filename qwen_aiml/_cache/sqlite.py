@@ -139,7 +139,7 @@ class SQLiteCache:
         """
         Remove entries older than a given age, and release their disk space.
 
-        Other users of the file wait meanwhile.
+        Other threads and processes that use the file wait until it is done.
 
         Args:
             older_than: A ``timedelta``, or seconds.
