@@ -230,11 +230,11 @@ for length in LENGTHS[:-1]:
 # %% [markdown]
 # ## With and without an instruction
 #
-# text-embedding-v4 belongs to a family of models that read a task description
-# before a query, but none before documents. `query_instruction` adds it in the
-# format of the model's authors: `Instruct: ...` and `Query:...`. They report an
-# improvement of 1 to 5 %. The instruction is billed with each query; documents
-# need not be embedded again.
+# text-embedding-v4 belongs to a family of models trained to read a task
+# description before queries, but not before documents. `query_instruction` adds
+# it in the format of the model's authors: `Instruct: ...` and `Query:...`. They
+# report an improvement of 1 to 5 %. The instruction is billed with each query;
+# documents need not be embedded again.
 #
 # The stand-in model was not trained with instructions: for it, they are noise
 # before the question.

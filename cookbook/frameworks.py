@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Chroma, Haystack, DSPy
 #
-# Use this package with other frameworks than LangChain and LlamaIndex, through
+# Use this package with frameworks other than LangChain and LlamaIndex, through
 # a function or a small class around `EmbeddingClient`. This page shows them for
 # Chroma's embedding functions, Haystack and DSPy; CrewAI has [its own
 # page](crewai_knowledge.ipynb). The client handles batching, retries and rate

@@ -25,7 +25,7 @@ print("Vectors:", VECTORS)
 # %% [markdown]
 # ## Texts and questions
 #
-# 39 topics of Python's language reference, in English, split into passages.
+# 39 topics of Python's documentation, in English, split into passages.
 # Half of the questions are names; the other half are questions in eleven other
 # languages, which share at most a short word, such as `in`, with the passage. A
 # passage answers a question if it is from the given topic and contains the

@@ -40,7 +40,7 @@ if not HAS_KEY:
 # %% [markdown]
 # ## The texts and the jobs
 #
-# The texts are 39 topics of Python's language reference, one file each.
+# The texts are 39 topics of Python's documentation, one file each.
 
 # %%
 import json

@@ -53,7 +53,7 @@ too_long = [name for name, count in counts.items() if count > 8192]
 assert too_long == ["Greek"]
 
 # %% [markdown]
-# Five Declarations fit in English, while a single one in Greek is already too
+# In English, five copies of the Declaration fit; in Greek, a single one is too
 # long. So a limit in characters does not help. With `tokenizer="qwen"`, tokens
 # are counted before anything is sent, and the error names the texts that are
 # too long. The count in it includes two tokens that the service may add:

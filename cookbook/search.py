@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Search across languages and scripts
 #
-# Multilingual search: find texts in other languages than that of the query,
+# Multilingual search: find texts in languages other than that of the query,
 # with LangChain and with LlamaIndex, and measure the results.
 #
 # The page searches the Universal Declaration of Human Rights in up to 13

@@ -86,8 +86,8 @@ write("pytest.ini", settings)
 # register. While a test uses it, every `qwen_aiml` client in this process sends
 # its requests to the test's own emulator, and no socket is opened. This
 # includes clients that were created before, or with their own URL, key or
-# `http_client`. The environment holds the emulator's key, so that yours is not
-# used by accident.
+# `http_client`. The environment contains the emulator's key, so that yours is
+# not used by accident.
 #
 # The fixture is the emulator: `requests` and `texts_billed` show what the
 # application did, and `script` injects failures into the next requests. The

@@ -315,8 +315,8 @@ assert {document.metadata["language"] for document in found} == {"Arabic"}
 #         pgvector/pgvector:0.8.1-pg17
 #     export POSTGRES_URL=postgresql://postgres:postgres@127.0.0.1:5433/postgres
 #
-# You create the table, with the dimensions of the embeddings. Metadata for
-# filters get their own columns; the rest is stored as JSON. IDs are UUIDs
+# You create the table, with the dimensions of the embeddings. Metadata used
+# in filters gets its own columns; the rest is stored as JSON. IDs are UUIDs
 # unless you configure another type.
 
 # %%

@@ -31,7 +31,7 @@ print("Vectors:", VECTORS)
 # four languages. With `cache`, the first index embeds them, and the other five
 # read them from a file.
 #
-# LlamaIndex embeds a node's metadata together with its text, unless they are
+# LlamaIndex embeds a node's metadata together with its text, unless it is
 # excluded. Here only the text is embedded.
 
 # %%
