@@ -248,21 +248,23 @@ class EmbeddingBatchError(QwenAIMLError):
         usage: Usage,
         *,
         missing: Sequence[int] | None = None,
+        some: bool = True,
         advice: str = "",
     ) -> None:
         if missing is None:
             missing = [index for index, embedding in enumerate(embeddings) if embedding is None]
             count = f"{len(missing)} of {len(embeddings)} texts"
             there = len(embeddings) - len(missing)
-            others = f"The other {'embedding is' if there == 1 else f'{there} are'} in `.embeddings`"
+            others = f"The other {'embedding is' if there == 1 else f'{there} are'} in `.embeddings`, the"
+            some = there > 0
         else:
             count = f"{len(missing)} text{'s' if len(missing) > 1 else ''}"
-            others = "The others were yielded before"
+            others = "The others were yielded before, the"
         first = next(iter(failures.values()))
         kind = "" if isinstance(first, SpentError) else f"{type(first).__name__}: "
         message = (
-            f"{count} not embedded: {name_texts(missing)}. {others}, the errors are in `.failures`. "
-            f"{advice}First error: {kind}{first}"
+            f"{count} not embedded: {name_texts(missing)}. {others if some else 'The'} errors are in "
+            f"`.failures`. {advice}First error: {kind}{first}"
         )
         super().__init__(message, indices=missing)
         self.embeddings = embeddings

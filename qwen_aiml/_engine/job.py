@@ -150,7 +150,7 @@ class Job:
             if isinstance(cause, QwenAIMLError):
                 note_none_embedded(cause, len(self.items))
             return cause
-        advice = "" if self.cache else f"{KEEP_ADVICE}. "
+        advice = f"{KEEP_ADVICE}. " if self.embeddings and not self.cache else ""
         error = kind(self.rows(), failures, self.call.usage, advice=advice)
         error.__cause__ = self.crash
         return error

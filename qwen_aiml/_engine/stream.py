@@ -160,8 +160,9 @@ class Blocks:
         if self._failed:
             failures = dict(sorted(each for job in self._failed for each in job.failures().items()))
             error = self._failed[0].cause()
-            if (kind := batch_error(failures, some=bool(self._yielded))) is not None:
-                error = kind([], failures, self._usage, missing=sorted(self._missing))
+            some = self._yielded > 0
+            if (kind := batch_error(failures, some=some)) is not None:
+                error = kind([], failures, self._usage, missing=sorted(self._missing), some=some)
                 error.__cause__ = next(filter(None, (job.crash for job in self._failed)), other)
         clear_frames(error)
         return error

@@ -131,6 +131,23 @@ def test_what_is_spent_stays_spent(client_of: Any) -> None:
         assert len(client.embed(["b"]).embeddings) == 1
 
 
+def test_message_without_embeddings(client_of: Any) -> None:
+    """If no text was embedded, the message refers to no embeddings, and gives no advice on keeping them."""
+    with client_of(Emulator()) as client, track_usage(max_tokens=2):
+        client.embed(["a", "d"])
+        with pytest.raises(BudgetError) as caught:
+            client.embed(["b", "c"])
+        with pytest.raises(BudgetError) as of_stream:
+            list(client.embed_iter(["b", "c"]))
+
+    end = (
+        "not embedded: texts 0-1. The errors are in `.failures`. "
+        "First error: max_tokens=2 is reached: 2 tokens"
+    )
+    assert str(caught.value) == f"2 of 2 texts {end}"
+    assert str(of_stream.value) == f"2 texts {end}"
+
+
 def test_cached_texts_are_free(client_of: Any, tmp_path: Path) -> None:
     """Cached texts are returned even if a bound is reached."""
     emulator = Emulator()
