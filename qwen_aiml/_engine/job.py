@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Sequence
 
     from .._cache.access import CacheAccess
-    from .._config import EmbeddingConfig
     from .._protocol.response import Rows
     from .._texts.validation import Role
     from .request import Call
@@ -50,6 +49,10 @@ class Job:
 
     Attributes:
         embeddings: Embeddings so far, by item.
+
+        shortened: Items that were truncated or split.
+
+        at_limit: Items that the service may have truncated.
 
         cached_items: Items whose embeddings came from the cache.
 
@@ -90,8 +93,8 @@ class Job:
         self._pending = [item for item in range(len(self._distinct.texts)) if item not in counts]
         self._sent = 0
         self._too_long = list(counts)
-        self._shortened: set[int] = set()
-        self._at_limit: set[int] = set()
+        self.shortened: set[int] = set()
+        self.at_limit: set[int] = set()
         self.cached_items: set[int] = set()
         self.model: str | None = None
         self._request_ids: list[str] = []
@@ -115,10 +118,7 @@ class Job:
                 for _ in range(min(self.call.config.concurrency, batches)):
                     group.start_soon(self._work)
         finally:
-            indices, config = self._distinct.indices, self.call.config
-            log_shortened(len(indices(self._shortened)), len(indices(self._at_limit)), config)
-            if self.items:
-                log_end(self, self.call.clock.now() - began)
+            log_end(self, self.call.clock.now() - began)
 
     def result(self) -> EmbeddingResult:
         """
@@ -138,7 +138,7 @@ class Job:
             self.model,
             tuple(self._request_ids),
             cached=len(self.cached_items),
-            shortened=tuple(self._distinct.indices(self._shortened | self._at_limit)),
+            shortened=tuple(self._distinct.indices(self.shortened | self.at_limit)),
         )
 
     def error(self) -> BaseException | None:
@@ -179,9 +179,9 @@ class Job:
             self._request_ids.append(rows.request_id)
         self._set(items, rows.embeddings)
         if shortened:
-            self._shortened.update(items)
+            self.shortened.update(items)
         elif len(items) == 1 and self._long.may_be_truncated(rows.tokens):
-            self._at_limit.update(items)
+            self.at_limit.update(items)
         if self.cache is not None:
             with self.call.queue.storing():
                 rounded = await self.cache.store(self.texts(items), rows.embeddings, shortened)
@@ -225,7 +225,7 @@ class Job:
             self.call.count(Usage(cached=len(found)))
             self.cached_items.update(found)
             if shortened:
-                self._shortened.update(found)
+                self.shortened.update(found)
             self._report(list(found), cached=True)
 
     async def _work(self) -> None:
@@ -281,11 +281,12 @@ class Job:
             self.call.reporter.add(items, self.call.usage, cached=cached)
 
 
-def log_shortened(cut: int, at_limit: int, config: EmbeddingConfig) -> None:
-    """Warn of the numbers of texts that were shortened, and that the service may have truncated."""
-    if cut:
-        logger.warning("%d texts were too long, and were truncated or split", cut)
-    if at_limit:
+def log_end(job: Job, seconds: float) -> None:
+    """Warn of texts that were shortened, and log a summary of the call in one line."""
+    config, usage = job.call.config, job.call.usage
+    if shortened := sum(item in job.shortened for item in job.items):
+        logger.warning("%d texts were too long, and were truncated or split", shortened)
+    if at_limit := sum(item in job.at_limit for item in job.items):
         logger.warning(
             "%d texts were billed at exactly the %d tokens that %s takes, so the service may have "
             "truncated them. Shorten or split them, or count first with tokenizer='qwen'",
@@ -293,21 +294,17 @@ def log_shortened(cut: int, at_limit: int, config: EmbeddingConfig) -> None:
             config.facts.max_tokens,
             config.model,
         )
-
-
-def log_end(job: Job, seconds: float) -> None:
-    """Log a summary of a call, in one line."""
-    usage = job.call.usage
-    logger.info(
-        "embedded %d of %d texts in %.1f s: %d requests (%d retries), %s tokens, %d texts cached",
-        sum(item in job.embeddings for item in job.items),
-        len(job.items),
-        seconds,
-        usage.requests,
-        job.call.retries,
-        "unknown" if usage.total_tokens is None else usage.total_tokens,
-        sum(item in job.cached_items for item in job.items),
-    )
+    if job.items:
+        logger.info(
+            "embedded %d of %d texts in %.1f s: %d requests (%d retries), %s tokens, %d texts cached",
+            sum(item in job.embeddings for item in job.items),
+            len(job.items),
+            seconds,
+            usage.requests,
+            job.call.retries,
+            "unknown" if usage.total_tokens is None else usage.total_tokens,
+            sum(item in job.cached_items for item in job.items),
+        )
 
 
 def log_interrupted(job: Job) -> None:
