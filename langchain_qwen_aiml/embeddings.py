@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from langchain_core.embeddings import Embeddings
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.stores import BaseStore
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
-from qwen_aiml import DEFAULT_MODEL, AdapterBase, ConfigurationError, EmbeddingConfig
+from qwen_aiml import DEFAULT_MODEL, AdapterBase, ConfigurationError
 
 from ._fields import ApiKey, RateLimiter  # noqa: TC001 (pydantic reads them)
 from .cache import ByteStoreCache
@@ -163,6 +163,11 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
     http_async_client: Any = Field(default=None, exclude=True, repr=False)
     """A custom httpx or httpx2 ``AsyncClient`` for the async methods, in one event loop only."""
 
+    _renamed: ClassVar[dict[str, str]] = {
+        "api_key": "aimlapi_api_key",
+        "base_url": "aimlapi_api_base",
+        "batch_size": "chunk_size",
+    }
     _client: EmbeddingClient = PrivateAttr()
     _async_client: AsyncEmbeddingClient = PrivateAttr()
 
@@ -186,20 +191,7 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
                 f"rate_limiter must be a BaseRateLimiter of langchain-core, not {type(limiter).__name__}. "
                 "For a fixed rate, set requests_per_minute"
             )
-        config = EmbeddingConfig(
-            model=self.model,
-            api_key=self.aimlapi_api_key,
-            base_url=self.aimlapi_api_base,
-            batch_size=self.chunk_size,
-            **self._shared_settings(),
-        )
-        self.__dict__.update(
-            model=config.model,
-            aimlapi_api_key=config.masked_key(SecretStr),
-            aimlapi_api_base=config.base_url,
-            chunk_size=config.batch_size,
-            timeout=config.timeout,
-        )
+        config = self._configure(SecretStr)
         self._progress_bar(show=self.show_progress_bar)  # raises if the extra is missing
         stored = isinstance(self.cache, BaseStore)
         self._make_clients(config, ByteStoreCache(self.cache) if stored else self.cache)

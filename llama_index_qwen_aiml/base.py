@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.storage.kvstore.types import BaseKVStore
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
-from qwen_aiml import DEFAULT_MODEL, ConfigurationError, EmbeddingConfig, check_texts
+from qwen_aiml import DEFAULT_MODEL, ConfigurationError, check_texts
 
 from ._fields import ApiKey  # noqa: TC001 (pydantic reads them)
 from ._framework import MUTABLE_FIELDS, FrameworkBase, check_parts, is_unobserved, undecorate, undecorated
@@ -140,6 +140,11 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
     """A LlamaIndex rate limiter; it is called before each request, retries included, with the request's
     expected tokens."""
 
+    _renamed: ClassVar[dict[str, str]] = {
+        "model": "model_name",
+        "base_url": "api_base",
+        "batch_size": "embed_batch_size",
+    }
     _client: EmbeddingClient = PrivateAttr()
     _async_client: AsyncEmbeddingClient = PrivateAttr()
     _limiter: Any = PrivateAttr(default=None)
@@ -157,19 +162,7 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
             self._connect()
 
     def _connect(self) -> None:
-        config = EmbeddingConfig(
-            model=self.model_name,
-            api_key=self.api_key,
-            base_url=self.api_base,
-            batch_size=self.embed_batch_size,
-            **self._shared_settings(),
-        )
-        self.__dict__.update(
-            model_name=config.model,
-            api_key=config.masked_key(SecretStr),
-            api_base=config.base_url,
-            timeout=config.timeout,
-        )
+        config = self._configure(SecretStr)
         stored = isinstance(self.cache, BaseKVStore)
         self._make_clients(config, KVStoreCache(self.cache) if stored else self.cache)
 

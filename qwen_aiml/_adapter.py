@@ -6,7 +6,7 @@ import dataclasses
 import re
 import textwrap
 from inspect import cleandoc, isfunction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ._config import EmbeddingConfig, conversion
 from ._errors import ConfigurationError
@@ -17,7 +17,7 @@ from ._utils.frames import hide_locals
 from ._utils.unknown_settings import unknown_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from typing_extensions import Self
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 # Names of arguments, here and in other packages' classes, whose values may be secret.
 _SENSITIVE = r"(?i)key|secret|passw|token$"
-# Fields of `EmbeddingConfig` that the framework classes do not have under the same name.
-_RENAMED = {"model", "api_key", "base_url", "batch_size", "facts"}
 _SETTINGS = "\n\nSettings:"
 
 
@@ -42,10 +40,22 @@ class AdapterBase:
         _async_client: AsyncEmbeddingClient
         http_client: Any
         http_async_client: Any
+        # Fields that hold a setting under another name, by the name of the setting.
+        _renamed: ClassVar[dict[str, str]]
 
         def _limiter_functions(self) -> tuple[Any, Any]:
             """Return the framework's rate limiter as a sync and an async function, or two Nones."""
             ...
+
+    def _configure(self, key_type: Callable[[str], Any]) -> EmbeddingConfig:
+        """Validate the settings, fill in defaults, and convert the key to *key_type*, a masked string."""
+        settings = [field.name for field in dataclasses.fields(EmbeddingConfig) if field.init]
+        names = {name: self._renamed.get(name, name) for name in settings}
+        config = EmbeddingConfig(**{name: getattr(self, field) for name, field in names.items()})
+        for name in ("model", "base_url", "batch_size", "timeout"):
+            self.__dict__[names[name]] = getattr(config, name)
+        self.__dict__[names["api_key"]] = config.masked_key(key_type)
+        return config
 
     def _make_clients(self, config: EmbeddingConfig, cache: Any) -> None:
         """Create a sync and an async client that share a cache and a limiter."""
@@ -106,11 +116,6 @@ class AdapterBase:
                 )
             for name in unset[0 if len(given) > len(unset) else 1 :]:
                 del options[name]
-
-    def _shared_settings(self) -> dict[str, Any]:
-        """Return the settings that have the same name in the core and in every framework class."""
-        names = {field.name for field in dataclasses.fields(EmbeddingConfig)} - _RENAMED
-        return {name: getattr(self, name) for name in names}
 
     def _configuration_error(self, errors: Iterable[Mapping[str, Any]]) -> ConfigurationError:
         """Convert pydantic's errors to a `ConfigurationError`."""
