@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from langchain_core.embeddings import Embeddings
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.stores import BaseStore
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 
 from qwen_aiml import DEFAULT_MODEL, AdapterBase, ConfigurationError
 
@@ -175,15 +175,10 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
     if not TYPE_CHECKING:  # pragma: no branch
 
         def __init__(self, **options: Any) -> None:
-            self._mask(options)
             for name, reason in _SWITCHED_OFF.items():
                 if options.pop(name, None):
                     raise ConfigurationError(f"{name} is not supported: {reason}")
-            try:
-                super().__init__(**options)
-            except ValidationError as error:
-                raise self._configuration_error(error.errors()) from None
-            self._connect()
+            super().__init__(**options)
 
     def _connect(self) -> None:
         if not isinstance(limiter := self.rate_limiter, BaseRateLimiter | None):

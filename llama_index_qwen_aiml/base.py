@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.storage.kvstore.types import BaseKVStore
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 
 from qwen_aiml import DEFAULT_MODEL, ConfigurationError, check_texts
 
@@ -149,17 +149,6 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
     _async_client: AsyncEmbeddingClient = PrivateAttr()
     _limiter: Any = PrivateAttr(default=None)
     _bar: Any = PrivateAttr(default=None)
-
-    # Hidden from type checkers, which use the signature that pydantic derives from the fields.
-    if not TYPE_CHECKING:  # pragma: no branch
-
-        def __init__(self, **options: Any) -> None:
-            self._mask(options)
-            try:
-                super().__init__(**options)
-            except ValidationError as error:
-                raise self._configuration_error(error.errors()) from None
-            self._connect()
 
     def _connect(self) -> None:
         config = self._configure(SecretStr)

@@ -138,6 +138,17 @@ class AdapterBase:
     if not TYPE_CHECKING:  # pragma: no branch
 
         @hide_locals
+        def __init__(self, **options: Any) -> None:
+            from pydantic_core import ValidationError  # noqa: PLC0415 (needs pydantic)
+
+            self._mask(options)
+            try:
+                super().__init__(**options)
+            except ValidationError as error:
+                raise self._configuration_error(error.errors()) from None
+            self._connect()
+
+        @hide_locals
         def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
             """Return a copy, changed by *update* (field names, not aliases) and validated."""
             fields, update = type(self).model_fields.keys(), dict(update or {})
