@@ -15,8 +15,6 @@ from ._fields import ApiKey, RateLimiter  # noqa: TC001 (pydantic reads them)
 from .cache import ByteStoreCache
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from qwen_aiml import AsyncEmbeddingClient, EmbeddingClient
 
 # Options of OpenAIEmbeddings and AimlapiEmbeddings that must be off, and why.
@@ -249,7 +247,3 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
         state = super().__getstate__()
         left_behind = {"aimlapi_api_key": None, "http_client": None, "http_async_client": None}
         return {**state, "__dict__": {**state["__dict__"], **left_behind}}
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        shared = (self.http_client, self.http_async_client, self.cache, self.rate_limiter)
-        return super().__deepcopy__({**(memo or {}), **{id(item): item for item in shared}})

@@ -1,10 +1,10 @@
-"""Integration with the framework: spans, events, dictionaries, copies."""
+"""Integration with the framework: spans, events, dictionaries."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import unwrap
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, dispatcher
 from llama_index.core.callbacks import CallbackManager
@@ -56,7 +56,9 @@ def undecorate(kind: type[BaseEmbedding], *names: str) -> None:
 
 
 class FrameworkBase(AdapterBase, BaseComponent):
-    """The framework's interface of a component: options, dictionaries, copies."""
+    """The framework's interface of a component: options, dictionaries."""
+
+    _shared: ClassVar = ("http_client", "http_async_client", "cache", *MUTABLE_FIELDS)
 
     @classmethod
     def _mask(cls, options: dict[str, Any]) -> None:
@@ -76,12 +78,6 @@ class FrameworkBase(AdapterBase, BaseComponent):
     def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
         """Create a model from the result of `to_dict`; *kwargs* are more arguments, such as ``api_key``."""
         return super().from_dict({name: data[name] for name in data.keys() - {"emulator"}}, **kwargs)
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        shared = [
-            getattr(self, name) for name in ("http_client", "http_async_client", "cache", *MUTABLE_FIELDS)
-        ]
-        return super().__deepcopy__({**(memo or {}), **{id(item): item for item in shared}})
 
 
 def check_parts(parts: Mapping[str, Any]) -> None:

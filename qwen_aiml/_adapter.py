@@ -70,6 +70,9 @@ class AdapterBase:
             limiter=self._client.limiter,
         )
 
+    # Fields whose values deep copies share.
+    _shared: ClassVar[tuple[str, ...]] = ("http_client", "http_async_client", "cache", "rate_limiter")
+
     # A context manager for a progress bar.
     _progress_bar = Bar
 
@@ -163,6 +166,10 @@ class AdapterBase:
         def copy(self, **changes: Any) -> Self:
             """Call ``model_copy``; pydantic's deprecated method would keep the clients of the original."""
             return self.model_copy(**changes)
+
+        def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+            shared = [getattr(self, name) for name in self._shared]
+            return super().__deepcopy__({**(memo or {}), **{id(item): item for item in shared}})
 
         @classmethod
         def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
