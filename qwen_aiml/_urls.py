@@ -66,7 +66,7 @@ def check_base_url(value: object, *, allow_http: bool) -> str:
     except ValueError:
         raise ConfigurationError(malformed) from None
     # Standards differ on the ASCII form of other names, so the key could go to the wrong host.
-    is_host = is_address(host) or re.fullmatch(_HOST, host)
+    is_host = address(host) or re.fullmatch(_HOST, host)
     has_more = "@" in parts.netloc or parts.query or parts.fragment
     if parts.scheme not in DEFAULT_PORTS or not is_host or has_more:
         raise ConfigurationError(malformed)
@@ -79,21 +79,18 @@ def check_base_url(value: object, *, allow_http: bool) -> str:
     return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
 
 
-def is_address(host: str) -> bool:
-    """Return whether a host is an IP address."""
+def address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return a host as an IP address; None if it is a name."""
     try:
-        ipaddress.ip_address(host)
+        return ipaddress.ip_address(host)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def is_loopback(host: str) -> bool:
     """Return whether a host is this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+    found = address(host)
+    return found.is_loopback if found else host == "localhost" or host.endswith(".localhost")
 
 
 def check_headers(value: object) -> dict[str, str] | None:

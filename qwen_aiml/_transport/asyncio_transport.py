@@ -12,7 +12,7 @@ import anyio
 import httptools
 from aiohappyeyeballs import start_connection
 
-from .._urls import DEFAULT_PORTS, is_address
+from .._urls import DEFAULT_PORTS, address
 from . import failures
 from .base import CONNECT_TIMEOUT, KEEP_ALIVE, TransportFailure, request_headers
 from .body import Body
@@ -95,7 +95,7 @@ class AsyncioTransport:
         try:
             with anyio.fail_after(limit) as scope:
                 where: dict[str, Any] = {"host": self._host, "port": self._port}
-                if not is_address(self._host):
+                if address(self._host) is None:
                     failures.check_lookup(loop)
                     found = await loop.getaddrinfo(**where, type=socket.SOCK_STREAM)
                     # Source: RFC 8305, section 5. uvloop tries addresses one after the other, and
