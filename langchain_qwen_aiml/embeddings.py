@@ -184,10 +184,9 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
                 f"rate_limiter must be a BaseRateLimiter of langchain-core, not {type(limiter).__name__}. "
                 "For a fixed rate, set requests_per_minute"
             )
-        config = self._configure(SecretStr)
-        self._progress_bar(show=self.show_progress_bar)  # raises if the extra is missing
         stored = isinstance(self.cache, BaseStore)
-        self._make_clients(config, ByteStoreCache(self.cache) if stored else self.cache)
+        self._make_clients(ByteStoreCache(self.cache) if stored else self.cache, SecretStr)
+        self._progress_bar(show=self.show_progress_bar)  # raises if the extra is missing
 
     @property
     def api_key(self) -> Any:

@@ -151,9 +151,8 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
     _bar: Any = PrivateAttr(default=None)
 
     def _connect(self) -> None:
-        config = self._configure(SecretStr)
         stored = isinstance(self.cache, BaseKVStore)
-        self._make_clients(config, KVStoreCache(self.cache) if stored else self.cache)
+        self._make_clients(KVStoreCache(self.cache) if stored else self.cache, SecretStr)
 
     @property
     def model(self) -> str:

@@ -47,21 +47,21 @@ class AdapterBase:
             """Return the framework's rate limiter as a sync and an async function, or two Nones."""
             ...
 
-    def _configure(self, key_type: Callable[[str], Any]) -> EmbeddingConfig:
-        """Validate the settings, fill in defaults, and convert the key to *key_type*, a masked string."""
+    def _make_clients(self, cache: Any, key_type: Callable[[str], Any]) -> None:
+        """
+        Create a sync and an async client, with the settings in the fields, that share a cache and a limiter.
+
+        The defaults are stored in the fields, and the key as *key_type*, a masked string.
+        """
+        # Imported here: it takes half of an adapter's import time, and only instances need it.
+        from ._client import AsyncEmbeddingClient, EmbeddingClient  # noqa: PLC0415
+
         settings = [field.name for field in dataclasses.fields(EmbeddingConfig) if field.init]
         names = {name: self._renamed.get(name, name) for name in settings}
         config = EmbeddingConfig(**{name: getattr(self, field) for name, field in names.items()})
         for name in ("model", "base_url", "batch_size", "timeout"):
             self.__dict__[names[name]] = getattr(config, name)
         self.__dict__[names["api_key"]] = config.masked_key(key_type)
-        return config
-
-    def _make_clients(self, config: EmbeddingConfig, cache: Any) -> None:
-        """Create a sync and an async client that share a cache and a limiter."""
-        # Imported here: it takes half of an adapter's import time, and only instances need it.
-        from ._client import AsyncEmbeddingClient, EmbeddingClient  # noqa: PLC0415
-
         self._client = EmbeddingClient(config, http_client=self.http_client, cache=cache)
         self._async_client = AsyncEmbeddingClient(
             config,
