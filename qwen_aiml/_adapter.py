@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import textwrap
 from inspect import cleandoc, isfunction
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ._config import EmbeddingConfig, conversion
+from ._config import SETTINGS, EmbeddingConfig, conversion
 from ._errors import ConfigurationError
 from ._keys import Secret, wrap_key
 from ._progress import Bar
@@ -56,8 +55,7 @@ class AdapterBase:
         # Imported here: it takes half of an adapter's import time, and only instances need it.
         from ._client import AsyncEmbeddingClient, EmbeddingClient  # noqa: PLC0415
 
-        settings = [field.name for field in dataclasses.fields(EmbeddingConfig) if field.init]
-        names = {name: self._renamed.get(name, name) for name in settings}
+        names = {name: self._renamed.get(name, name) for name in SETTINGS}
         config = EmbeddingConfig(**{name: getattr(self, field) for name, field in names.items()})
         for name in ("model", "base_url", "batch_size", "timeout"):
             self.__dict__[names[name]] = getattr(config, name)

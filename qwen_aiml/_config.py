@@ -234,6 +234,9 @@ class EmbeddingConfig:
         vars(self).update(settings, api_key=key)
 
 
+SETTINGS = {item.name for item in fields(EmbeddingConfig) if item.init}
+
+
 def conversion(value: object, *, is_flag: bool = False) -> str:
     """Return advice on converting a string to a number or a flag; empty for other values."""
     if not isinstance(value, str):
@@ -338,14 +341,12 @@ def _check_tokenizer(value: str | None, facts: ModelFacts) -> None:
 
 
 def _guarded(init: Callable[..., None]) -> Callable[..., None]:
-    known = {item.name for item in fields(EmbeddingConfig) if item.init}
-
     @wraps(init)
     def guarding(self: EmbeddingConfig, **settings: Any) -> None:
-        for name in {"api_key", *(settings.keys() - known)}:
+        for name in {"api_key", *(settings.keys() - SETTINGS)}:
             settings[name] = wrap_key(settings.get(name))
-        if unknown := settings.keys() - known:
-            message = f"EmbeddingConfig: {unknown_settings(unknown, known)}"
+        if unknown := settings.keys() - SETTINGS:
+            message = f"EmbeddingConfig: {unknown_settings(unknown, SETTINGS)}"
             of_client = ", ".join(name for name in CLIENT_SETTINGS if name in unknown)
             raise ConfigurationError(advised(message, of_client and f"pass {of_client} to the client"))
         try:
