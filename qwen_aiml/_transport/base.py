@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from .._keys import Secret
 from .._protocol.schema import Hidden
 from .._version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from .._config import EmbeddingConfig
     from .._protocol.response import Response
@@ -75,17 +75,17 @@ class Transport(Protocol):
         ...
 
 
-async def close_all(each: Iterable[Any]) -> None:
+async def close_all(closers: Iterable[Callable[[], Awaitable[None]]]) -> None:
     """
-    Close transports or clients one after the other, even if closing one of them raises.
+    Call functions that close transports or clients, one after the other, even if one of them raises.
 
     Raises:
-        BaseException: The last exception that was raised, once all are closed.
+        BaseException: The last exception that was raised, once all were called.
     """
     # An event loop that ends cancels its tasks, which would leave the other sockets open.
     async with AsyncExitStack() as stack:
-        for one in each:
-            stack.push_async_callback(one.aclose)
+        for close in closers:
+            stack.push_async_callback(close)
 
 
 def request_headers(config: EmbeddingConfig, **more: str) -> dict[str, str]:

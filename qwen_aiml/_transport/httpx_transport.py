@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from .base import Post, TransportFailure
 
 
-class _Clients:
+class HTTPXTransport:
     """
-    Base class of the transports for sync and async clients: creates clients, and requests for them.
+    Posts through async clients, on asyncio and Trio.
 
     Args:
         config: The settings.
@@ -40,24 +40,89 @@ class _Clients:
         user_client: The user's HTTP client, which is never closed; None to create clients as needed.
 
         library: The library of the clients to create.
-
-        kind: Name of their class.
     """
 
-    def __init__(self, config: EmbeddingConfig, user_client: Any, library: str, kind: str) -> None:
+    _kind = "AsyncClient"  # name of the clients' class
+    _is_kept = False  # whether a client is used again after a failure
+
+    def __init__(self, config: EmbeddingConfig, user_client: Any = None, *, library: str = "httpx") -> None:
         self._config = config
         self._user_client = user_client
-        self._kind = kind
         self._library = (
-            importlib.import_module(library) if user_client is None else library_of(user_client, kind)
+            importlib.import_module(library) if user_client is None else library_of(user_client, self._kind)
         )
         self._proxy = None if user_client is not None else proxy_for(config.endpoint)
         self._headers = request_headers(config)
         connect = min(config.operation_timeout, CONNECT_TIMEOUT)
         self._timeout = self._library.Timeout(config.operation_timeout, connect=connect, pool=None)
+        # One client per connection: httpx takes quadratic time for many requests in one pool.
+        self._idle: list[Any] = []
+        self._is_closed = False
+
+    async def post(self, request: Post) -> Response:
+        """
+        Post a request and return its response.
+
+        Raises:
+            TransportFailure: If no response was received, or a 2xx without a complete body.
+        """
+        client = self._user_client or (self._idle.pop() if self._idle else self._create_client())
+        is_usable = self._is_kept
+        try:
+            response = await self._exchange(client, request)
+            is_usable = True
+        finally:
+            if self._user_client is None:
+                if is_usable and not self._is_closed:
+                    self._idle.append(client)
+                else:
+                    with anyio.CancelScope(shield=True):
+                        await self._close(client)
+        return response
+
+    async def aclose(self) -> None:
+        """Close idle connections now, and those in use once their response has arrived."""
+        self._is_closed = True
+        idle, self._idle = self._idle, []
+        await close_all(partial(self._close, client) for client in idle)
+
+    async def _close(self, client: Any) -> None:
+        await client.aclose()
+
+    async def _exchange(self, client: Any, request: Post) -> Response:
+        sent = self._request(client, request)
+        connecting = _Connecting()
+        sent.extensions["trace"] = connecting.trace
+        try:
+            response = await client.send(sent, auth=None, stream=True, follow_redirects=False)
+        except Exception as error:  # noqa: BLE001 (re-raised unless it is known)
+            response = self._failed(error)
+        finally:
+            await connecting.aclose()
+        if isinstance(response, Exception):
+            # Raised here, so that no traceback leads into httpx, whose variables contain the headers.
+            raise response
+        return await self._read(response, request)
+
+    async def _read(self, response: Any, request: Post) -> Response:
+        if response.is_stream_consumed or response.is_closed:
+            return _read_before(response, request)
+        problem, body = None, Body(response.status_code, dict(response.headers), request.max_bytes)
+        try:
+            with anyio.CancelScope() as enough:
+                # Not a `break`, which would leave unfinished generators of httpx; Trio warns about them.
+                async for chunk in response.aiter_raw():
+                    if body.feed(chunk):
+                        enough.cancel()
+        except Exception as error:  # noqa: BLE001 (re-raised unless it is known)
+            problem = self._failed(error, body.size)
+        finally:
+            with anyio.CancelScope(shield=True), suppress(*UNWRAPPED):
+                await response.aclose()
+        return body.response(problem)
 
     def _create_client(self) -> Any:
-        """Create a client for any number of connections."""
+        """Create a client for one connection."""
         # Without TLS, skip the certificates, which are slow to load.
         verify = tls_context() if self._config.endpoint.startswith("https:") else False
         limits = self._library.Limits(keepalive_expiry=KEEP_ALIVE)
@@ -94,83 +159,6 @@ class _Clients:
         return httpx_failure(error, timeout, proxied=proxied, size=size)
 
 
-class HTTPXTransport(_Clients):
-    """
-    Posts through async clients, on asyncio and Trio.
-
-    Args:
-        config: The settings.
-
-        user_client: The user's ``AsyncClient``, of either library; None to create clients as needed.
-
-        library: The library of the clients to create.
-    """
-
-    def __init__(self, config: EmbeddingConfig, user_client: Any = None, *, library: str = "httpx") -> None:
-        super().__init__(config, user_client, library, "AsyncClient")
-        # One client per connection: httpx takes quadratic time for many requests in one pool.
-        self._idle: list[Any] = []
-        self._is_closed = False
-
-    async def post(self, request: Post) -> Response:
-        """
-        Post a request and return its response.
-
-        Raises:
-            TransportFailure: If no response was received, or a 2xx without a complete body.
-        """
-        client = self._user_client or (self._idle.pop() if self._idle else self._create_client())
-        connecting = _Connecting()
-        keep = False
-        try:
-            response = await self._exchange(client, request, connecting)
-            keep = not self._is_closed
-        finally:
-            if keep and self._user_client is None:
-                self._idle.append(client)
-            elif not keep:
-                with anyio.CancelScope(shield=True):
-                    if self._user_client is None:
-                        await client.aclose()
-                    await connecting.aclose()
-        return response
-
-    async def aclose(self) -> None:
-        """Close idle connections now, and those in use once their response has arrived."""
-        self._is_closed = True
-        idle, self._idle = self._idle, []
-        await close_all(idle)
-
-    async def _exchange(self, client: Any, request: Post, connecting: _Connecting) -> Response:
-        sent = self._request(client, request)
-        sent.extensions["trace"] = connecting.trace
-        try:
-            response = await client.send(sent, auth=None, stream=True, follow_redirects=False)
-        except Exception as error:  # noqa: BLE001 (re-raised unless it is known)
-            response = self._failed(error)
-        if isinstance(response, Exception):
-            # Raised here, so that no traceback leads into httpx, whose variables contain the headers.
-            raise response
-        return await self._read(response, request)
-
-    async def _read(self, response: Any, request: Post) -> Response:
-        if response.is_stream_consumed or response.is_closed:
-            return _read_before(response, request)
-        problem, body = None, Body(response.status_code, dict(response.headers), request.max_bytes)
-        try:
-            with anyio.CancelScope() as enough:
-                # Not a `break`, which would leave unfinished generators of httpx; Trio warns about them.
-                async for chunk in response.aiter_raw():
-                    if body.feed(chunk):
-                        enough.cancel()
-        except Exception as error:  # noqa: BLE001 (re-raised unless it is known)
-            problem = self._failed(error, body.size)
-        finally:
-            with anyio.CancelScope(shield=True), suppress(*UNWRAPPED):
-                await response.aclose()
-        return body.response(problem)
-
-
 class _Connecting:
     """A connection before its first request: httpcore leaks it if the TLS handshake is cancelled."""
 
@@ -185,57 +173,25 @@ class _Connecting:
             self._stream = None
 
     async def aclose(self) -> None:
-        """Close the connection, if there is one."""
+        """Close the connection unless its first request has begun."""
         if self._stream is not None:
-            with suppress(Exception):
+            with anyio.CancelScope(shield=True), suppress(Exception):
                 await self._stream.aclose()
 
 
-class ThreadedHTTPXTransport(_Clients):
-    """
-    Posts through one sync client, in worker threads that are abandoned on cancellation.
+class ThreadedHTTPXTransport(HTTPXTransport):
+    """Posts through sync clients, in worker threads that are abandoned on cancellation."""
 
-    Args:
-        config: The settings.
+    _kind = "Client"
+    _is_kept = True  # an abandoned thread may still use it
 
-        user_client: The user's ``Client``, of either library; None to create one.
+    async def _close(self, client: Any) -> None:
+        client.close()
 
-        library: The library of the clients to create.
-    """
+    async def _exchange(self, client: Any, request: Post) -> Response:
+        return await run_in_thread(partial(self._send, client, request))
 
-    def __init__(self, config: EmbeddingConfig, user_client: Any = None, *, library: str = "httpx") -> None:
-        super().__init__(config, user_client, library, "Client")
-        self._own: Any = None
-        self._in_flight = 0
-        self._is_closed = False
-
-    async def post(self, request: Post) -> Response:
-        """
-        Post a request and return its response.
-
-        Raises:
-            TransportFailure: If no response was received, or a 2xx without a complete body.
-        """
-        if self._user_client is None and self._own is None:
-            self._own = self._create_client()
-        self._in_flight += 1
-        try:
-            return await run_in_thread(partial(self._exchange, self._user_client or self._own, request))
-        finally:
-            self._in_flight -= 1
-            self._close_unused()
-
-    async def aclose(self) -> None:
-        """Close our own client once no request uses it."""
-        self._is_closed = True
-        self._close_unused()
-
-    def _close_unused(self) -> None:
-        if self._is_closed and self._own is not None and not self._in_flight:
-            self._own.close()
-            self._own = None
-
-    def _exchange(self, client: Any, request: Post) -> Response:
+    def _send(self, client: Any, request: Post) -> Response:
         sent = self._request(client, request)
         try:
             response = client.send(sent, auth=None, stream=True, follow_redirects=False)
@@ -243,9 +199,9 @@ class ThreadedHTTPXTransport(_Clients):
             response = self._failed(error)
         if isinstance(response, Exception):
             raise response
-        return self._read(response, request)
+        return self._receive(response, request)
 
-    def _read(self, response: Any, request: Post) -> Response:
+    def _receive(self, response: Any, request: Post) -> Response:
         if response.is_stream_consumed or response.is_closed:
             return _read_before(response, request)
         problem, body = None, Body(response.status_code, dict(response.headers), request.max_bytes)

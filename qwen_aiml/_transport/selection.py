@@ -86,7 +86,7 @@ class SelectedTransport:
     async def aclose(self) -> None:
         """Close idle connections now, and those in use once their response has arrived."""
         self.is_closed = True
-        await close_all(self._transports.values())
+        await close_all(transport.aclose for transport in self._transports.values())
 
     def _select(self, config: EmbeddingConfig, client: Any) -> Transport:
         if client is not None:
