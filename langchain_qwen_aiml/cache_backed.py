@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from langchain_classic.embeddings import CacheBackedEmbeddings
-    from langchain_core.stores import BaseStore, ByteStore
+    from langchain_core.stores import ByteStore
 
     from .embeddings import QwenAIMLEmbeddings
 
@@ -47,18 +47,14 @@ def cache_backed_embeddings(
     """
     framework = _framework()
 
-    def store(byte_store: ByteStore, namespace: str) -> BaseStore[str, list[float]]:
-        keys = partial(_key, namespace)
-        encoded: BaseStore[str, list[float]] = framework.EncoderBackedStore(byte_store, keys, _write, _read)
-        return encoded
+    def store(byte_store: ByteStore, namespace: str) -> Any:
+        return framework.EncoderBackedStore(byte_store, partial(_key, namespace), _write, _read)
 
     model, documents, queries = underlying_embeddings, document_embedding_cache, query_embedding_cache
     if queries is True:
         queries = documents
     # Compared by identity, since an empty store may be falsy.
-    query_store = None
-    if queries is not False:
-        query_store = store(queries, model.query_cache_namespace)
+    query_store = None if queries is False else store(queries, model.query_cache_namespace)
     cached: CacheBackedEmbeddings = framework.CacheBackedEmbeddings(
         model,
         store(documents, model.cache_namespace),
