@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import anyio.lowlevel
+from msgspec import Struct
 
 from .._errors import CacheError, advised
 from .entries import BINARY, cache_key, float32, pack, unpack
@@ -28,36 +29,30 @@ CANCELLED_SECONDS = 1.0  # left for a write once its call is cancelled
 _ADVICE = "return entries exactly as they were stored; a client of Redis must not have decode_responses=True"
 
 
-class CacheAccess:
+class CacheAccess(Struct, eq=False):
     """
     Looks up and stores the embeddings of one call.
 
-    Args:
-        load: Async function that returns the entry of each key, or None.
+    Attributes:
+        read: Async function that returns the entry of each key, or None.
 
-        store: Async function that stores entries by key.
+        write: Async function that stores entries by key.
 
         namespace: Prefix of each key.
 
         seconds_left: Function that returns the time left for the call.
 
         unsent: What an error says about the texts, such as from which one on nothing was sent.
+
+        blocked_until: Time of the next write after a slow failure.
     """
 
-    def __init__(
-        self,
-        load: Callable[[Sequence[str]], Awaitable[object]],
-        store: Callable[[Mapping[str, bytes]], Awaitable[object]],
-        namespace: str,
-        seconds_left: Callable[[], float],
-        unsent: str = "nothing was sent",
-    ) -> None:
-        self._load = load
-        self._store = store
-        self._namespace = namespace
-        self._seconds_left = seconds_left
-        self._unsent = unsent
-        self._blocked_until = -math.inf
+    read: Callable[[Sequence[str]], Awaitable[object]]
+    write: Callable[[Mapping[str, bytes]], Awaitable[object]]
+    namespace: str
+    seconds_left: Callable[[], float]
+    unsent: str = "nothing was sent"
+    blocked_until: float = -math.inf
 
     async def load(
         self, texts: Sequence[str], dimensions: int | None, shortened: str = ""
@@ -78,23 +73,23 @@ class CacheAccess:
         Raises:
             CacheError: If the cache can't be read, or returns anything but bytes and None.
         """
-        keys = [cache_key(self._namespace, text, shortened) for text in texts]
+        keys = [cache_key(self.namespace, text, shortened) for text in texts]
         try:
-            entries = await self._load(keys)
+            entries = await self.read(keys)
         except CacheError:
             raise
         except Exception as error:
-            message = f"the cache can't be read ({type(error).__name__}); {self._unsent}"
+            message = f"the cache can't be read ({type(error).__name__}); {self.unsent}"
             # The store decodes entries, which are not text.
             raise CacheError(advised(message, _ADVICE if isinstance(error, UnicodeError) else "")) from error
         if not isinstance(entries, (list, tuple)) or len(entries) != len(keys):
-            raise CacheError(f"the cache did not return an entry or None for each key; {self._unsent}")
+            raise CacheError(f"the cache did not return an entry or None for each key; {self.unsent}")
         found: list[list[float] | None] = []
         for key, entry in zip(keys, entries, strict=True):
             if entry is not None and not isinstance(entry, BINARY):
                 # Not a damaged entry: every look-up would be a miss, and every text billed again.
                 kind = type(entry).__name__
-                message = f"the cache returned {kind}, expected bytes or None; {self._unsent}"
+                message = f"the cache returned {kind}, expected bytes or None; {self.unsent}"
                 raise CacheError(advised(message, _ADVICE))
             embedding = unpack(key, entry, dimensions)
             if embedding is not None:
@@ -117,7 +112,7 @@ class CacheAccess:
         for text, embedding in zip(texts, embeddings, strict=True):
             numbers = float32(embedding)
             if numbers is not None:
-                key = cache_key(self._namespace, text, shortened)
+                key = cache_key(self.namespace, text, shortened)
                 entries[key] = pack(key, numbers)
             rounded.append(numbers or embedding)
         await self._stored(entries)
@@ -126,16 +121,16 @@ class CacheAccess:
     async def _stored(self, entries: Mapping[str, bytes]) -> None:
         """Store entries within a time limit, even if the call is cancelled; pause after a slow failure."""
         begun = anyio.current_time()
-        if begun < self._blocked_until:
+        if begun < self.blocked_until:
             return
-        was_blocked = self._blocked_until > -math.inf
+        was_blocked = self.blocked_until > -math.inf
         seconds = LATER_STORE_SECONDS if was_blocked else STORE_SECONDS
-        seconds = min(seconds, max(self._seconds_left(), LATER_STORE_SECONDS))
+        seconds = min(seconds, max(self.seconds_left(), LATER_STORE_SECONDS))
         async with anyio.create_task_group() as group:
             try:
                 with anyio.fail_after(seconds, shield=True) as scope:
                     group.start_soon(_end_soon_after_cancellation, scope)
-                    await self._store(entries)
+                    await self.write(entries)
             except asyncio.CancelledError as error:
                 await anyio.lowlevel.checkpoint_if_cancelled()  # raises if this task was cancelled
                 self._failed(error, len(entries), begun)
@@ -145,10 +140,10 @@ class CacheAccess:
 
     def _failed(self, error: BaseException, count: int, begun: float) -> None:
         took = anyio.current_time() - begun
-        level = logging.DEBUG if anyio.current_time() < self._blocked_until else logging.WARNING
+        level = logging.DEBUG if anyio.current_time() < self.blocked_until else logging.WARNING
         if took >= LATER_STORE_SECONDS / 2:
             # The cache may be locked, and the call would wait for the lock after each batch.
-            self._blocked_until = anyio.current_time() + PAUSE_SECONDS
+            self.blocked_until = anyio.current_time() + PAUSE_SECONDS
         reason = error if isinstance(error, CacheError) else type(error).__name__
         logger.log(level, "%d embeddings could not be stored in the cache: %s", count, reason)
 
