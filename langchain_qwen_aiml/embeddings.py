@@ -224,7 +224,7 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a query, with ``query_instruction`` prepended if set. See `EmbeddingClient.embed`."""
-        return self._embed_one(text, "query")
+        return self._embed([text], "query")[0]
 
     async def aembed_documents(self, texts: list[str], chunk_size: int | None = None) -> list[list[float]]:
         """Async version of `embed_documents`, for asyncio and Trio."""
@@ -233,7 +233,7 @@ class QwenAIMLEmbeddings(AdapterBase, BaseModel, Embeddings):
 
     async def aembed_query(self, text: str) -> list[float]:
         """Async version of `embed_query`, for asyncio and Trio."""
-        return await self._aembed_one(text, "query")
+        return (await self._aembed([text], "query"))[0]
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in QwenAIMLEmbeddings.model_fields:

@@ -172,19 +172,19 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
         return self._embed(texts, progress=self._bar and self._bar.callback())
 
     def _get_text_embedding(self, text: str) -> list[float]:
-        return self._embed_one(text)
+        return self._embed([text])[0]
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return self._embed_one(query, "query")
+        return self._embed([query], "query")[0]
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         return await self._aembed(texts, progress=self._bar and self._bar.callback())
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
-        return await self._aembed_one(text)
+        return (await self._aembed([text]))[0]
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return await self._aembed_one(query, "query")
+        return (await self._aembed([query], "query"))[0]
 
     def get_text_embedding_batch(
         self, texts: list[str], show_progress: bool = False, **kwargs: Any

@@ -87,12 +87,6 @@ class AdapterBase:
         result = await self._async_client.embed(texts, role=role, admit=admit, **options)
         return result.embeddings
 
-    def _embed_one(self, text: str, role: Role = "document") -> list[float]:
-        return self._embed([text], role)[0]
-
-    async def _aembed_one(self, text: str, role: Role = "document") -> list[float]:
-        return (await self._aembed([text], role))[0]
-
     @classmethod
     def _mask(cls, options: dict[str, Any]) -> None:
         """
