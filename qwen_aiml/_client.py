@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -104,10 +105,15 @@ class _Client(Estimator):
         return f"{type(self).__name__}({self.config!r})"
 
     def __copy__(self) -> Self:
-        return type(self)(self.config, http_client=self._engine.http_client, cache=self.cache)
+        return self._copied(self.limiter)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
-        return self.__copy__()
+        return self._copied(deepcopy(self.limiter, memo))
+
+    def _copied(self, limiter: Limiter) -> Self:
+        return type(self)(
+            self.config, http_client=self._engine.http_client, cache=self.cache, limiter=limiter
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._engine.http_client is not None:
@@ -117,7 +123,7 @@ class _Client(Estimator):
                 "(HTTPS_PROXY, SSL_CERT_FILE): the default clients read them in every process"
             )
             raise TypeError(message)
-        return partial(type(self), cache=self.cache), (self.config,)
+        return partial(type(self), cache=self.cache, limiter=self.limiter), (self.config,)
 
 
 class EmbeddingClient(_Client):
@@ -125,8 +131,9 @@ class EmbeddingClient(_Client):
     Embed texts synchronously.
 
     Thread-safe, and safe to use after a fork, unless *http_client* was given. Copies and pickles contain the
-    settings but no connections. A pickle does not contain the API key; an unpickled copy reads it from its
-    environment. ``close`` closes the connections; a later call opens new ones.
+    settings but no connections; only shallow copies share the limiter. A pickle does not contain the API key;
+    an unpickled copy reads it from its environment. ``close`` closes the connections; a later call opens new
+    ones.
 
     Args:
         config: The settings; None means the defaults and the environment.

@@ -34,7 +34,7 @@ import math
 import threading
 from collections import deque
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
 
@@ -135,26 +135,22 @@ class Limiter:
 
         first: Initial maximum of requests in flight.
 
-        requests_per_minute: A fixed rate, evenly spaced; None means no fixed rate.
-
-        tokens_per_minute: A fixed rate, evenly spaced; None means no fixed rate.
+        requests_per_minute, tokens_per_minute: Fixed rates, evenly spaced; None means no fixed rate.
 
     Attributes:
-        most: As given.
-
         rows: Maximum number of texts per request; lowered if the service states a lower one.
     """
 
     def __init__(
         self,
         most: int,
-        *,
         rows: int = 10,
         first: int = FIRST_WINDOW,
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
     ) -> None:
         self._lock = threading.Lock()
+        self._arguments = most, rows, first, requests_per_minute, tokens_per_minute
         self.rows = rows
         self.most = most
         self._first = min(first, most)
@@ -178,6 +174,10 @@ class Limiter:
         self._reductions = _Reductions()
         self._closed: float | None = None  # when acceptance ended, while probing
         self._probe_rejected: float | None = None  # when the last rejected probe started
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copied or pickled together, clients that share a limiter share the new one.
+        return type(self), self._arguments
 
     def after_fork(self) -> None:
         """Create a new lock, since a thread of the parent may hold the old one; forget requests in flight."""

@@ -411,9 +411,11 @@ async def test_context_variables(kind: type[Client]) -> None:
 
 
 async def test_copies(kind: type[Client]) -> None:
-    """Copies share the settings and the user's HTTP client, but count their usage separately."""
+    """Copies share the settings and the user's HTTP client, shallow ones the limiter; each has its usage."""
     client = make(kind, Emulator())
     await embed(client, ["a"])
+    assert copy.copy(client).limiter is client.limiter
+    assert copy.deepcopy(client).limiter is not client.limiter
 
     for copied in (copy.copy(client), copy.deepcopy(client)):
         assert copied.config is client.config

@@ -11,7 +11,7 @@ import sys
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import httpx
@@ -29,7 +29,11 @@ from qwen_aiml import (
     ResponseFormatError,
     Usage,
 )
+from qwen_aiml._engine.limiter import Start
 from qwen_aiml.emulator import Emulator, Fault, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 KEY = "sk-test-0123456789abcdef"
 TEXTS = [f"text number {at}" for at in range(37)]
@@ -299,6 +303,22 @@ def test_subclasses() -> None:
     model.tag = "c"
 
     assert model.tag == "c"
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))],
+    ids=["copy", "deepcopy", "pickle"],
+)
+def test_copies_have_one_limiter(copied: Callable[[Any], Any]) -> None:
+    """In a copy, sync and async calls share one rate limiter, with the limits of the settings."""
+    model = copied(QwenAIMLEmbeddings(api_key=KEY, max_concurrency=3, requests_per_minute=60))
+    limiter = model._client.limiter
+
+    assert model._async_client.limiter is limiter
+    assert model.limits.in_flight == 3
+    assert isinstance(limiter.take(0.0, 0), Start)
+    assert limiter.take(0.0, 0) == 1.0
 
 
 def test_pickle(monkeypatch: pytest.MonkeyPatch) -> None:

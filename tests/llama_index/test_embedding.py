@@ -38,6 +38,7 @@ from qwen_aiml import (
     ResponseFormatError,
     Usage,
 )
+from qwen_aiml._engine.limiter import Start
 from qwen_aiml.emulator import Emulator, Fault, serve
 
 if TYPE_CHECKING:
@@ -534,6 +535,22 @@ def test_pipeline(expected: list[list[float]]) -> None:
     for run in ways:
         nodes = run(IngestionPipeline(transformations=[make()]), [TextNode(text=text) for text in TEXTS])
         assert [node.embedding for node in nodes] == expected
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))],
+    ids=["copy", "deepcopy", "pickle"],
+)
+def test_copies_have_one_limiter(copied: Callable[[Any], Any]) -> None:
+    """In a copy, sync and async calls share one rate limiter, with the limits of the settings."""
+    model = copied(QwenAIMLEmbedding(api_key=KEY, max_concurrency=3, requests_per_minute=60))
+    limiter = model._client.limiter
+
+    assert model._async_client.limiter is limiter
+    assert model.limits.in_flight == 3
+    assert isinstance(limiter.take(0.0, 0), Start)
+    assert limiter.take(0.0, 0) == 1.0
 
 
 def test_pickle() -> None:
