@@ -250,13 +250,18 @@ class _Background:
     """The background event loop of this process; None until it is needed, and after a fork."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
         self.loop: _BackgroundLoop | None = None
         self.parents: list[_BackgroundLoop] = []
 
+    @property
+    def lock(self) -> threading.Lock:
+        """Held while the loop starts; created when needed, since gevent may replace the class until then."""
+        lock: threading.Lock = self.__dict__.setdefault("_lock", threading.Lock())
+        return lock
+
     def after_fork(self) -> None:
         """Abandon the parent's loop, but do not free it: that would affect sockets that both share."""
-        self.lock = threading.Lock()
+        self.__dict__.pop("_lock", None)
         if self.loop is not None:
             self.parents.append(self.loop)
         self.loop = None

@@ -40,6 +40,24 @@ def test_gevent(run: Callable[..., str], emulator: Emulator) -> None:
     assert emulator.peak_in_flight > 1
 
 
+def test_first_calls_in_gevent(run: Callable[..., str]) -> None:
+    """The first sync calls may be concurrent, although the program imported the package before it patched."""
+    pytest.importorskip("gevent")
+    printed = run(
+        """
+        from gevent import monkey, spawn, joinall
+        monkey.patch_all()
+
+        client = EmbeddingClient(CONFIG)
+        jobs = [spawn(client.embed, [text]) for text in TEXTS[:10]]
+        joinall(jobs, timeout=60, raise_error=True)
+        print(sum(len(job.value.embeddings) for job in jobs))
+        client.close()
+        """
+    )
+    assert printed == "10\n"
+
+
 def test_eventlet(run: Callable[..., str], emulator: Emulator) -> None:
     """Ten sync calls in eventlet's green threads run concurrently."""
     pytest.importorskip("eventlet")
