@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import sys
+from contextlib import suppress
 from contextvars import copy_context
 from datetime import datetime, timezone
 from functools import partial
@@ -79,6 +80,32 @@ async def _close_with_loop(transport: SelectedTransport) -> AsyncGenerator[None,
         if timer is not None:
             timer.cancel()
         await transport.aclose()
+
+
+async def _start(closer: AsyncGenerator[None, None]) -> None:
+    """Start an async generator that is closed with the event loop, or once it is collected."""
+    finalize = sys.get_asyncgen_hooks().finalizer
+    if finalize is None:  # nest_asyncio: its loops don't close async generators; one ends in a traceback
+        return
+    loop = asyncio._get_running_loop()  # noqa: SLF001 (documented)
+    sys.set_asyncgen_hooks(finalizer=partial(_finalize, finalize, loop))
+    try:
+        started = anext(closer)  # remembers the hook
+    finally:
+        sys.set_asyncgen_hooks(finalizer=finalize)
+    await started
+
+
+def _finalize(finalize: Callable[[Any], object], loop: Any, closer: AsyncGenerator[None, None]) -> None:
+    # At interpreter shutdown, the modules of asyncio, and this one, may be cleared already.
+    if sys is None or sys.is_finalizing():
+        return
+    if loop is None:
+        finalize(closer)
+        return
+    # Not at once: asyncio would begin a task, and if the loop is about to stop, log that it never ended.
+    with suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(loop.call_soon, finalize, closer)
 
 
 class Engine:
@@ -258,9 +285,8 @@ class Engine:
         transport = SelectedTransport(self.config, self.http_client, sync=self._sync)
         queue = session.queue if session is not None else Queue(self.limiter, self._clock.now)
         self._sessions[loop] = session = Session(transport, queue, _close_with_loop(transport))
-        # Loops run by nest_asyncio don't close async generators: one started there ends in a traceback.
-        if self.http_client is None and sys.get_asyncgen_hooks().finalizer is not None:
-            await anext(session.closer)
+        if self.http_client is None:
+            await _start(session.closer)
         return session
 
     def _forget_ended_loops(self) -> None:

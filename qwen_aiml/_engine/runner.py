@@ -229,11 +229,6 @@ class _BackgroundLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return RealTime.now()
 
-    def _asyncgen_finalizer_hook(self, agen: Any) -> None:
-        # At interpreter shutdown, clients may be collected once asyncio's modules, and this one, are cleared.
-        if sys is not None and not sys.is_finalizing():
-            super()._asyncgen_finalizer_hook(agen)  # type: ignore[misc]
-
     async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
         # asyncio's executor rejects work once the main thread has ended.
         return await run_in_thread(partial(socket.getaddrinfo, host, port, **options))

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 import weakref
+from contextlib import closing
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -154,6 +155,26 @@ async def test_aclose_without_hooks(transports: list[Transport], monkeypatch: py
     await engine.aclose()
 
     assert [transport.closed for transport in transports] == [1]
+
+
+@pytest.mark.parametrize("system", [None, SimpleNamespace(is_finalizing=lambda: True)])
+def test_collected_at_exit(
+    system: object, transports: list[Transport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At interpreter shutdown, the connections of a client that is collected are not handed to asyncio."""
+    engine: Engine | None = make(Emulator(), http_client=None)
+    assert engine is not None
+    scheduled: list[object] = []
+    with closing(asyncio.new_event_loop()) as loop:
+        loop.run_until_complete(engine._session())
+        monkeypatch.setattr(loop, "call_soon_threadsafe", lambda *arguments: scheduled.extend(arguments))
+        monkeypatch.setattr(module, "sys", system)
+        engine = None
+        gc.collect()
+        monkeypatch.undo()
+
+    assert len(transports) == 1
+    assert not scheduled
 
 
 @pytest.mark.anyio

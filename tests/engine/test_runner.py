@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import errno
-import gc
 import os
 import select
 import selectors
@@ -17,10 +16,9 @@ import textwrap
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import suppress
 from functools import partial
 from queue import Queue, SimpleQueue
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -34,7 +32,7 @@ from qwen_aiml._engine.runner import BackgroundCall, exact_selector, wait_for
 from qwen_aiml._utils.threads import run_in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
 LONG = 30.0  # seconds; no test waits that long
 
@@ -283,29 +281,6 @@ def test_blocked_sockets(error: OSError, message: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(socket, "socketpair", blocked)
     with pytest.raises(ConfigurationError, match=message):
         BackgroundCall(ident).run()
-
-
-@pytest.mark.parametrize("system", [None, SimpleNamespace(is_finalizing=lambda: True)])
-def test_collected_at_exit(system: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At interpreter shutdown, async generators that are collected are not handed to asyncio."""
-
-    async def generate() -> AsyncGenerator[int]:
-        yield 1
-
-    async def begin() -> AsyncGenerator[int]:
-        generator = generate()
-        await anext(generator)
-        return generator
-
-    with closing(runner._BackgroundLoop()) as loop:
-        generator = loop.run_until_complete(begin())
-        scheduled: list[object] = []
-        monkeypatch.setattr(loop, "call_soon_threadsafe", lambda *arguments: scheduled.extend(arguments))
-        monkeypatch.setattr(runner, "sys", system)
-        del generator
-        gc.collect()
-        monkeypatch.undo()
-    assert not scheduled
 
 
 @pytest.fixture

@@ -236,6 +236,25 @@ def test_left_open(run: Callable[..., str], kind: str, transport: str) -> None:
     assert run(f"import asyncio\n{setting}\n{LEFT[kind]}", "-W", "error") == "37\n"
 
 
+@pytest.mark.parametrize("transport", ["auto", "httpx"])
+def test_dropped_when_the_loop_stops(run: Callable[..., str], transport: str) -> None:
+    """A client that is collected at the end of ``run_until_complete`` leaves no task that asyncio reports."""
+    program = f"""
+import asyncio
+
+async def main():
+    result = await AsyncEmbeddingClient(EmbeddingConfig(dimensions=64, transport={transport!r})).embed(TEXTS)
+    print(len(result.embeddings))
+
+for _ in range(2):
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(main())
+    loop.run_until_complete(main())
+    loop.close()
+"""
+    assert run(program) == "37\n" * 4
+
+
 def test_in_del(run: Callable[..., str]) -> None:
     """An object whose ``__del__`` runs at interpreter shutdown can close its client; a call there raises."""
     first, second, third = run(IN_DEL, "-W", "error").splitlines()
