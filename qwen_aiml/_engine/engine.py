@@ -216,7 +216,8 @@ class Engine:
             look_ahead = ROUNDS_AHEAD * self.config.rows * self.config.concurrency
         check_integer("look_ahead", look_ahead, least=1)
         make = partial(copy_context().run, partial(self.job, role=role, admit=admit, packed=True))
-        return Blocks(make, look_ahead, in_order=in_order, overlap=overlap)
+        cached = self.cache is not None
+        return Blocks(make, look_ahead, in_order=in_order, overlap=overlap, cached=cached)
 
     @property
     def emulator(self) -> str | None:

@@ -309,8 +309,12 @@ def log_end(job: Job, seconds: float) -> None:
 
 def log_interrupted(job: Job) -> None:
     """Log how many texts were embedded before a call was interrupted or cancelled."""
-    embedded, texts = len(job.embeddings), len(set(job.items))
-    if embedded and job.cache is None:
+    log_lost(len(job.embeddings), len(set(job.items)), cached=job.cache is not None)
+
+
+def log_lost(embedded: int, texts: int, *, cached: bool) -> None:
+    """Log how many texts were embedded for a caller who does not get the embeddings."""
+    if embedded and not cached:
         message = "interrupted: %d of %d texts were embedded and are lost. %s"
         logger.warning(message, embedded, texts, KEEP_ADVICE)
     elif embedded:

@@ -20,6 +20,7 @@ from .._errors import InputError, batch_error
 from .._results import Usage
 from .._texts.validation import iterate
 from .._utils.frames import clear_frames
+from .job import log_lost
 from .runner import BackgroundCall, wait_for
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class Blocks:
         overlap: Whether two blocks may be running, also while rows are yielded; otherwise one, and only when
             no row is left to yield.
 
+        cached: Whether embeddings are stored in a cache.
+
     Attributes:
         running: Number of running blocks.
 
@@ -64,7 +67,13 @@ class Blocks:
     """
 
     def __init__(
-        self, make: Callable[[list[str], int], Job], look_ahead: int, *, in_order: bool, overlap: bool
+        self,
+        make: Callable[[list[str], int], Job],
+        look_ahead: int,
+        *,
+        in_order: bool,
+        overlap: bool,
+        cached: bool = False,
     ) -> None:
         self._make = make
         self._look_ahead = look_ahead
@@ -75,6 +84,7 @@ class Blocks:
         self.read_error: Exception | None = None
         self._begun = 0
         self._yielded = 0
+        self._cached = cached
         self._blocks: dict[Job, list[Row] | None] = {}  # None while a block is running
         self._rows: deque[Row] = deque()
         self._usage = Usage()
@@ -167,6 +177,13 @@ class Blocks:
         clear_frames(error)
         return error
 
+    def log_interrupted(self) -> None:
+        """Log how many texts were embedded and not yielded before the iteration was interrupted."""
+        embedded = len(self._rows)
+        for job, rows in self._blocks.items():
+            embedded += len(job.embeddings if rows is None else rows)
+        log_lost(embedded, self._begun - self._yielded, cached=self._cached)
+
     def closed(self) -> Blocks:
         """Return the state of a closed iteration, which reads, begins, yields and raises nothing."""
         return Blocks(self._make, 0, in_order=self._in_order, overlap=self.overlap)
@@ -210,8 +227,8 @@ class EmbeddingIterator:
                     # Not in a variable: the traceback refers to this frame, which would be a reference cycle.
                     raise self._blocks.error() or StopIteration  # noqa: TRY301 (closed like all others)
                 self._end_block(wait_for(self._ended))
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self.__exit__(type(error))
             raise
 
     def close(self) -> None:
@@ -222,8 +239,11 @@ class EmbeddingIterator:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        blocks = self._blocks
         self.close()
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            blocks.log_interrupted()
 
     def __del__(self) -> None:
         self._cancel()
@@ -305,12 +325,16 @@ class AsyncEmbeddingIterator:
         self._blocks.overlap = True
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         group, self._group = cast("TaskGroup", self._group), None
-        self._blocks = self._blocks.closed()
+        blocks, self._blocks = self._blocks, self._blocks.closed()
         group.cancel_scope.cancel()
-        # Without the exception that ended the block, which the group would wrap.
-        await group.__aexit__(None, None, None)
+        try:
+            # Without the exception that ended the block, which the group would wrap.
+            await group.__aexit__(None, None, None)
+        finally:
+            if kind is not None and not issubclass(kind, (Exception, GeneratorExit)):
+                blocks.log_interrupted()
 
     async def _begin_blocks(self) -> None:
         while True:
@@ -340,6 +364,7 @@ class AsyncEmbeddingIterator:
             self._blocks.end(job, error)
         except BaseException as error:
             if self._group is None or not isinstance(error, asyncio.CancelledError):
+                self._blocks.log_interrupted()
                 self._blocks = self._blocks.closed()
                 raise
             # Raises if this iteration was cancelled; otherwise other code cancelled something it awaited.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import signal
 import threading
+import time
 from contextlib import contextmanager
 from itertools import count
 from typing import TYPE_CHECKING
@@ -188,3 +189,26 @@ def test_interrupt_while_storing() -> None:
             stored = len(store.kept)
             emulator._script.clear()
             assert client.embed(TEXTS).cached == stored > 0
+
+
+@pytest.mark.parametrize("in_body", [False, True])
+def test_log_of_what_a_stream_loses(caplog: pytest.LogCaptureFixture, *, in_body: bool) -> None:
+    """After Ctrl-C in a stream, the log reports how many embedded texts were not yielded."""
+    emulator = Emulator()
+    emulator.script(None, None, None, *[Fault(hang=True)] * 9)
+    with serve(emulator) as address:
+        config = EmbeddingConfig(
+            api_key=KEY, base_url=address, dimensions=64, max_concurrency=1, timeout=300.0
+        )
+        with (
+            EmbeddingClient(config) as client,
+            interrupted(lambda: emulator.request_count > 3),
+            client.embed_iter(TEXTS, look_ahead=60) as rows,
+        ):
+            for _ in rows:  # the first block has 20 texts
+                while in_body and emulator.request_count < 10_000:
+                    time.sleep(0.01)
+
+    # With 20 texts yielded, 10 of the second block are left.
+    lost = "29 of 39" if in_body else "10 of 20"
+    assert f"interrupted: {lost} texts were embedded and are lost. Set cache= (a path is " in caplog.text

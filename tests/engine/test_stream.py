@@ -541,6 +541,30 @@ async def test_cancelled(way: Way) -> None:
     assert len(await rows_of(way, client, TEXTS)) == 100
 
 
+@pytest.mark.parametrize(("way", "begun"), [("async with", 80), ("async for", 100)])
+async def test_log_of_what_is_lost(way: Way, begun: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Cancelling logs how many embedded texts were not yielded; leaving early logs nothing."""
+    emulator = Emulator()
+    client: Any = make(way, emulator, max_concurrency=1)
+    async with client.embed_iter(TEXTS) as rows:
+        await anext(rows)
+    assert not caplog.records
+
+    emulator = Emulator()
+    emulator.script(None, None, *[Fault(hang=True)] * 9)
+    client = make(way, emulator, max_concurrency=1, batch_size=10)
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as group:
+            group.start_soon(rows_of, way, client, TEXTS)
+            with anyio.fail_after(30):
+                while emulator.request_count < 3:  # noqa: ASYNC110 (it has no event to await)
+                    await anyio.sleep(0.01)
+            scope.cancel()
+
+    [message] = caplog.messages
+    assert message.startswith(f"interrupted: 20 of {begun} texts were embedded and are lost. Set cache= (")
+
+
 async def test_a_row_that_is_waited_for_in_vain() -> None:
     """In an ``async with`` block, cancellation ends only the wait; the row is yielded later."""
     emulator = Emulator(latency=0.2)
