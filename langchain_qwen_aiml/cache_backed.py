@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import partial
 from hashlib import sha256
 from importlib import import_module
@@ -93,4 +94,4 @@ def _read(entry: bytes) -> list[float] | None:
         return None
     if not isinstance(embedding, list) or not set(map(type, embedding)) <= {float, int} or not any(embedding):
         return None
-    return embedding
+    return embedding if all(map(math.isfinite, embedding)) else None

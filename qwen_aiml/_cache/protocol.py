@@ -48,7 +48,7 @@ def open_cache(given: Any) -> Cache | None:
     Raises:
         ConfigurationError: If it is something else.
     """
-    if given is None or isinstance(given, Cache):
+    if given is None or (isinstance(given, Cache) and not isinstance(given, type)):
         return given
     if isinstance(given, (str, os.PathLike)) and os.fspath(given):
         from .sqlite import SQLiteCache  # noqa: PLC0415 (slow to import)

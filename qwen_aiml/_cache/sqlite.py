@@ -167,6 +167,7 @@ class SQLiteCache:
     @property
     def size(self) -> int:
         """Size on disk in bytes, including the write-ahead log; 0 if there is no file."""
+        self._make_absolute()
         size = 0
         for path in (self._path, f"{self._path}-wal"):
             with suppress(FileNotFoundError):

@@ -460,7 +460,11 @@ def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with SQLiteCache("~/a.db") as cache:
         cache.set_many({"a": b"1"})
 
+    async def size() -> int:
+        return SQLiteCache("~/a.db").size
+
     assert (tmp_path / "a.db").exists()
+    assert anyio.run(size) > 0
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")

@@ -391,7 +391,7 @@ async def test_own_cache_stays_open(kind: type[Client], tmp_path: Path) -> None:
         assert cache._connection is not None
 
 
-@pytest.mark.parametrize("given", [42, "", b"embeddings.db", object()])
+@pytest.mark.parametrize("given", [42, "", b"embeddings.db", object(), SQLiteCache])
 async def test_what_is_no_cache(kind: type[Client], given: Any) -> None:
     """A value that can't be a cache raises on construction."""
     with pytest.raises(ConfigurationError, match="cache must be the path of a file"):

@@ -223,7 +223,8 @@ def test_stored_as_it_goes(ways: Any, batch_size: int | None, calls: list[int]) 
 
 
 @pytest.mark.parametrize(
-    "damaged", [b"", b"[1.0, 2.", b"[]", b"[0.0, 0.0]", b"{}", b"7", b'["a"]', b"[null]", b"[true]", b"\xff"]
+    "damaged",
+    [b"", b"[1.0, 2.", b"[]", b"[0.0, 0.0]", b"{}", b"7", b'["a"]', b"[null]", b"[true]", b"[NaN]", b"\xff"],
 )
 def test_damaged_entries(ways: Any, damaged: bytes) -> None:
     """A truncated or damaged entry in the framework's format is a miss, and is replaced."""
