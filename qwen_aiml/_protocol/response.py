@@ -110,7 +110,7 @@ class Response(Hidden, dict=True):
         credits_used, usd_spent = _count(charged.get("credits_used")), _dollars(charged.get("usd_spent"))
         header = self.headers.get("x-aimlapi-credits-used")
         if credits_used is None and header and re.fullmatch("[0-9]{1,18}", header):
-            credits_used = int(header)
+            credits_used = _count(int(header))
         header = self.headers.get("x-aimlapi-usd-spent")
         if usd_spent is None and header and re.fullmatch(_DECIMAL, header):
             usd_spent = float(header)

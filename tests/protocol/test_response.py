@@ -182,6 +182,7 @@ def test_length_asked_for() -> None:
         ({"usage": {"total_tokens": 1}}, {"x-aimlapi-credits-used": "3"}, Usage(1, 1, 3, 0, None)),
         ({"meta": {"usage": {}}}, {"x-aimlapi-credits-used": "many"}, UNKNOWN),
         ({}, {"x-aimlapi-credits-used": "9" * 5000}, UNKNOWN),
+        ({}, {"x-aimlapi-credits-used": "9" * 18}, UNKNOWN),
         ({"meta": {"usage": {"usd_spent": 0.026}}}, {}, Usage(1, None, None, 0, 0.026)),
         ({"meta": {"usage": {"usd_spent": 1}}}, {}, Usage(1, None, None, 0, 1.0)),
         ({"meta": {"usage": {"usd_spent": -1}}}, {}, UNKNOWN),
