@@ -101,9 +101,9 @@ class QwenAIMLProvider(Provider):
             ConfigurationError: If a setting is invalid.
         """
         rows, on_error = options.pop("batch_size", None), options.pop("on_error", "raise")
-        options |= {"model": model} if model else {}
-        options |= {"dimensions": dimensions} if dimensions else {}
-        udf = UDFOptions(max_retries=0, on_error=on_error, batch_size=rows or ROWS)
+        options |= {} if model is None else {"model": model}
+        options |= {} if dimensions is None else {"dimensions": dimensions}
+        udf = UDFOptions(max_retries=0, on_error=on_error, batch_size=ROWS if rows is None else rows)
         config = replace(self._config, **options)
         return Embedder(self._name, config, udf, self._role, self._cache, self._admit)
 

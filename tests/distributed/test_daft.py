@@ -262,6 +262,15 @@ def test_unknown_dimensions() -> None:
         embedded(provider=QwenAIMLProvider(model="mine"))
 
 
+def test_invalid_overrides() -> None:
+    """Only None keeps the provider's model and dimensions; invalid values raise."""
+    provider = QwenAIMLProvider(api_key=KEY)
+
+    for options in ({"model": ""}, {"dimensions": 0}):
+        with pytest.raises(ConfigurationError):
+            provider.get_text_embedder(**options)
+
+
 def test_described() -> None:
     """The embedder reports its name and model, and disables Daft's retries; its repr hides key and cache."""
     mine = QwenAIMLProvider("mine", api_key=KEY, cache="secret.db").get_text_embedder(on_error="ignore")
