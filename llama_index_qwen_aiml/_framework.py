@@ -85,7 +85,7 @@ def check_parts(parts: Mapping[str, Any]) -> None:
     Reject framework objects of the wrong type, which would otherwise only fail at the first call.
 
     Raises:
-        ConfigurationError: If a rate limiter, cache or callback manager among *parts* can't be used.
+        ConfigurationError: If one of *parts* can't be used.
     """
     limiter, cache = parts.get("rate_limiter"), parts.get("embeddings_cache")
     methods = [getattr(limiter, name, None) for name in ("acquire", "async_acquire")]
@@ -99,6 +99,8 @@ def check_parts(parts: Mapping[str, Any]) -> None:
             f"embeddings_cache must be a BaseKVStore of LlamaIndex, not {type(cache).__name__}. For the path "
             "of a file, set cache"
         )
+    if not isinstance(workers := parts.get("num_workers"), int | None):
+        raise ConfigurationError(f"num_workers must be a whole number or None, not {type(workers).__name__}")
     manager = parts.get("callback_manager")
     if not isinstance(manager, CallbackManager | None):
         raise ConfigurationError(

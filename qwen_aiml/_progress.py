@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from importlib import import_module
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -57,7 +58,7 @@ class Reporter:
         call_report: Calls a function without arguments, at once or in another thread.
 
     Raises:
-        ConfigurationError: If *report* can't be called.
+        ConfigurationError: If *report* can't be called, or is async.
     """
 
     def __init__(
@@ -71,6 +72,8 @@ class Reporter:
                 f"progress must be a function that takes a qwen_aiml.Progress, not {type(report).__name__}"
             )
             raise ConfigurationError(message)
+        if iscoroutinefunction(report):
+            raise ConfigurationError("progress must be a function that is not async, also in async calls")
         self._report: Callable[[Progress], object] | None = report
         self._call_report = call_report
         self._texts = Counter(items)

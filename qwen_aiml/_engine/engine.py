@@ -125,7 +125,7 @@ class Engine:
             limiters are then called in worker threads.
 
     Raises:
-        ConfigurationError: If *http_client* or *cache* can't be used.
+        ConfigurationError: If *http_client*, *cache* or *limiter* can't be used.
     """
 
     def __init__(
@@ -143,6 +143,10 @@ class Engine:
         self.cache: Cache | None = open_cache(cache)
         is_path = isinstance(cache, (str, os.PathLike))
         self._close_cache = cast("SQLiteCache", self.cache).close if is_path else lambda: None
+        if not isinstance(limiter, Limiter | None):
+            kind = type(limiter).__name__
+            message = f"limiter must be that of another client (client.limiter) or None, not {kind}"
+            raise ConfigurationError(message)
         self.limiter = limiter or make_limiter(config)
         self.usage = TrackedUsage()
         self._sync = sync

@@ -34,6 +34,7 @@ from qwen_aiml import (
     TransportError,
     Usage,
 )
+from qwen_aiml._engine.limiter import Limiter
 from qwen_aiml.emulator import Emulator, Fault
 
 if TYPE_CHECKING:
@@ -477,6 +478,17 @@ async def test_config_of_the_wrong_kind(kind: type[Client]) -> None:
     """A config of the wrong type raises on construction."""
     with pytest.raises(ConfigurationError, match="config must be an EmbeddingConfig, not str"):
         kind("text-embedding-v4")  # type: ignore[arg-type]
+
+
+async def test_limiter_of_the_wrong_kind(kind: type[Client]) -> None:
+    """Anything but a limiter raises on construction, such as the client that has it."""
+    config = EmbeddingConfig(api_key=KEY)
+    given: Any
+    for given in (kind(config), Limiter, 5):
+        with pytest.raises(
+            ConfigurationError, match=r"limiter must be that of another client \(client.limiter"
+        ):
+            kind(config, limiter=given)
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,16 @@ def test_no_function() -> None:
         Reporter(given, [0], print)
 
 
+def test_async_function() -> None:
+    """An async progress function raises, since nothing would await it."""
+
+    async def report(progress: Progress) -> None:
+        raise AssertionError(progress)
+
+    with pytest.raises(ConfigurationError, match="progress must be a function that is not async"):
+        Reporter(report, [0], print)
+
+
 def frames(err: str) -> list[str]:
     """Return the successive states of a bar."""
     return [re.sub(r"\|.*\|", "|", frame).strip() for frame in re.split(r"[\r\n]", err) if frame.strip()]

@@ -117,6 +117,7 @@ def test_limiter_that_is_false(way: str) -> None:
         ("rate_limiter", 60, "rate_limiter must have the methods acquire and async_acquire, not be int"),
         ("rate_limiter", "", "set requests_per_minute"),
         ("embeddings_cache", "embeddings.db", "must be a BaseKVStore of LlamaIndex, not str"),
+        ("num_workers", "two", "num_workers"),
         ("callback_manager", [], "must be a CallbackManager of LlamaIndex, not list. Handlers go into one"),
     ],
 )
