@@ -279,5 +279,6 @@ def _unconverted(error: Mapping[str, Any]) -> str:
     if error["type"] not in ("int_type", "float_type", "bool_type"):
         return ""
     cure = conversion(error["input"], is_flag=error["type"] == "bool_type")
-    given = f"{error['input']!r} (str)" if cure else type(error["input"]).__name__
+    kind = type(error["input"]).__name__
+    given = f"{error['input']!r} ({kind})" if cure else kind
     return f", not {given}{cure}"

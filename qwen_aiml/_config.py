@@ -6,6 +6,7 @@ import re
 import sys
 from dataclasses import dataclass, field, fields
 from functools import wraps
+from numbers import Number
 from typing import TYPE_CHECKING, Any, Literal
 
 from ._errors import ConfigurationError, advised
@@ -238,7 +239,9 @@ SETTINGS = {item.name for item in fields(EmbeddingConfig) if item.init}
 
 
 def conversion(value: object, *, is_flag: bool = False) -> str:
-    """Return advice on converting a string to a number or a flag; empty for other values."""
+    """Return advice on converting a string or number of another type; empty for other values."""
+    if isinstance(value, Number) and not isinstance(value, bool | int | float | complex):
+        return ". Convert it with int() or float()"
     if not isinstance(value, str):
         return ""
     if is_flag:

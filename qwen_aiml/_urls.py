@@ -60,6 +60,8 @@ def check_base_url(value: object, *, allow_http: bool) -> str:
         f"{given} must be an http or https URL such as {DEFAULT_BASE_URL}, whole, with a host name in ASCII, "
         "without quotation marks, user name, ? and #"
     )
+    if not re.match(r"(?i)\s*https?://", value):
+        raise ConfigurationError(f"{malformed}. It does not begin with https:// or http://")
     try:
         parts = urlsplit(value.strip())
         host, _ = parts.hostname or "", parts.port
@@ -68,7 +70,7 @@ def check_base_url(value: object, *, allow_http: bool) -> str:
     # Standards differ on the ASCII form of other names, so the key could go to the wrong host.
     is_host = address(host) or re.fullmatch(_HOST, host)
     has_more = "@" in parts.netloc or parts.query or parts.fragment
-    if parts.scheme not in DEFAULT_PORTS or not is_host or has_more:
+    if not is_host or has_more:
         raise ConfigurationError(malformed)
     if parts.scheme == "http" and not allow_http and not is_loopback(host):
         raise ConfigurationError(

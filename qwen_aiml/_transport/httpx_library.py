@@ -48,7 +48,9 @@ def check_client(user_client: Any, *, sync: bool) -> None:
     Raises:
         ConfigurationError: If it is anything else, or of the wrong kind.
     """
-    kind, name = ("Client", "http_client") if sync else ("AsyncClient", "http_async_client")
+    kind, name = "Client", "http_client"
+    if not sync:
+        kind, name = "AsyncClient", "http_client of an async client or http_async_client"
     if user_client is not None and library_of(user_client, kind) is None:
         actual = f"{type(user_client).__module__}.{type(user_client).__qualname__}"
         raise ConfigurationError(f"{name} must be an httpx.{kind} or httpx2.{kind}, not {actual}")

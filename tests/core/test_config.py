@@ -7,9 +7,11 @@ import dataclasses
 import json
 import pickle
 import traceback
+from decimal import Decimal
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from pydantic import SecretStr
 
@@ -93,6 +95,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "unknown setting chunk_size (did you mean batch_size?), dimension (did you mean dimensions?)",
     ),
     ({"zzz": 1}, "EmbeddingConfig: unknown setting zzz"),
+    ({"AIMLAPI_API_KEY": KEY}, "unknown setting AIMLAPI_API_KEY (did you mean api_key?)"),
+    (
+        {"url": "x", "rpm": 1, "tpm": 1},
+        "rpm (did you mean requests_per_minute?), tpm (did you mean tokens_per_minute?)",
+    ),
+    ({"max_workers": 4}, "unknown setting max_workers (did you mean max_concurrency?)"),
     ({"http_client": 1, "cache": "x"}, "http_client. What to do: pass cache, http_client to the client"),
     ({"request_timeout": 5}, "unknown setting request_timeout (did you mean timeout?)"),
     ({"headers": {}}, "unknown setting headers (did you mean default_headers?)"),
@@ -102,6 +110,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"dimensions": "x512"}, "not 'x512' (str)"),
     ({"max_retries": "5"}, "not '5' (str). It is a string; give int('5')"),
     ({"total_timeout": "2.5"}, "not '2.5' (str). It is a string; give float('2.5')"),
+    ({"max_retries": np.int64(5)}, "(int64). Convert it with int() or float()"),
+    ({"timeout": Decimal("2.5")}, "not Decimal('2.5') (Decimal). Convert it with int() or float()"),
     ({"requests_per_minute": "60"}, "not '60' (str). It is a string; give int('60')"),
     ({"allow_http": "true"}, "must be True or False, not 'true' (str). It is a string; give True"),
     ({"allow_http": "1"}, "must be True or False, not '1' (str). It is a string; give True"),
@@ -150,6 +160,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"base_url": 5}, "must be a string, not int"),
     ({"base_url": "api.aimlapi.com/v1"}, "must be an http or https URL"),
     ({"base_url": "ftp://api.aimlapi.com"}, "must be an http or https URL"),
+    *[
+        ({"base_url": url}, "user name, ? and #. It does not begin with https:// or http://")
+        for url in ("localhost:8000/v1", '"https://host/v1"', "${AIMLAPI_BASE_URL}", "None")
+    ],
     ({"base_url": "https://"}, "must be an http or https URL"),
     ({"base_url": "https://host:port/v1"}, "must be an http or https URL"),
     ({"base_url": "https://1.2.3/v1"}, "must be an http or https URL such as https://api.aimlapi.com/v1"),

@@ -10,6 +10,7 @@ import pickle
 import sys
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -458,6 +459,7 @@ def test_two_names(first: str, second: str, value: Any, monkeypatch: pytest.Monk
         ("show_progress_bar", "true", "not 'true' (str). It is a string; give True"),
         ("max_retries", KEY, "max_retries: Input should be a valid integer, not str"),
         ("dimensions", 64.0, "dimensions: Input should be a valid integer, not float"),
+        ("max_retries", Decimal(3), "not Decimal('3') (Decimal). Convert it with int() or float()"),
     ],
 )
 def test_numbers_as_strings(name: str, value: object, message: str) -> None:
