@@ -11,8 +11,8 @@ starts are evenly spaced, so that no burst drains the service's bucket.
   last second, as far as the rate was at least 0.7 of the present one, or 20 requests if those are more. The
   old rate counts as three more requests, so that short samples weigh little. If two patterns in a row lower
   the rate, each with few rejections, or eight in any way, the lower rate did not help: it is restored. After
-  that half as many suffice, in the end two, and the rate is raised as well, until 150 requests pass without a
-  pattern. The rate is never below one request in 15 seconds, the longest interval of probes.
+  eight, any two suffice, and the rate is raised as well, until 120 requests pass without a pattern. The rate
+  is never below one request in 15 seconds, the longest interval of probes.
 - After the first pattern, and when nothing was accepted since the last one, single requests probe, at
   intervals that double. If the first probe is accepted, the requests in flight at the pattern show the rate,
   since the bucket was empty; if none of them was rejected, the pattern was chance. If the first probe is
@@ -56,7 +56,7 @@ PRIOR = 3.0  # requests at the old rate, added to each sample
 FEW = 1 / 8  # share of rejections that may be chance
 MAX_REDUCTIONS, MIN_REDUCTIONS = 8, 2  # patterns in a row that lower the rate; see `_Reductions`
 RAISE = 1.15  # times the restored rate, once the rejections are known not to depend on the rate
-MANY = 150  # requests without a pattern, after which they may depend on it again
+MANY = 120  # requests without a pattern, after which they may depend on it again
 AGREEMENT = 0.15  # relative difference between two estimates that agree
 SLOW_SECONDS = 4.0  # until growth exceeds an estimate that agrees with the last one
 MIN_REQUESTS = 20.0  # until growth exceeds any other estimate, unless four seconds are sooner
@@ -102,7 +102,7 @@ class _Reductions:
     """
     Patterns in a row that lowered the rate. A limit is found with few of them.
 
-    More are useless, since rejections occur at any rate. Each further series is undone sooner.
+    More are useless, since rejections occur at any rate. Further series are undone sooner.
     """
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ class _Reductions:
             return rate
         rate = self.in_row[-limit][0] * (RAISE if self._most == MIN_REDUCTIONS else 1)
         self.in_row.clear()
-        self._most = max(MIN_REDUCTIONS, self._most // 2)
+        self._most = max(MIN_REDUCTIONS, self._most - 1) if limit < self._most else MIN_REDUCTIONS
         return rate
 
 

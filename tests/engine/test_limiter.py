@@ -377,7 +377,7 @@ def test_reductions_in_a_row() -> None:
 
 
 def test_useless_reductions() -> None:
-    """Each time that reductions prove useless, half as many are undone next; at two, the rate is raised."""
+    """Once eight reductions were useless, any two are undone, and the rate is raised as well."""
     reductions, counts, restored = _Reductions(), [], []
     for _ in range(4):
         rate, count = 100.0, 0
@@ -387,8 +387,19 @@ def test_useless_reductions() -> None:
         counts.append(count)
         restored.append(rate * BACKOFF_FACTOR)
 
-    assert counts == [8, 4, 2, 2]
-    assert restored == pytest.approx([100, 100, 115, 115])
+    assert counts == [8, 2, 2, 2]
+    assert restored == pytest.approx([100, 115, 115, 115])
+
+
+def test_useless_reductions_with_few_rejections() -> None:
+    """Each time that two reductions with few rejections are undone, one other reduction less is needed."""
+    reductions = _Reductions()
+    for _ in range(3):
+        reductions.undo_if_useless(9.0, 10.0, few=True)
+        reductions.undo_if_useless(8.0, 9.0, few=True)
+    rates = [reductions.undo_if_useless(9.0 - count, 10.0 - count, few=False) for count in range(5)]
+
+    assert rates == pytest.approx([9, 8, 7, 6, 10 / BACKOFF_FACTOR])
 
 
 def test_reductions_help_again() -> None:
@@ -404,7 +415,7 @@ def test_reductions_help_again() -> None:
             count += 1
         counts.append(count)
 
-    assert counts == [8, 4, 2, 8]
+    assert counts == [8, 2, 2, 8]
 
 
 def test_late_rejection() -> None:
