@@ -260,11 +260,11 @@ class Emulator:
         Return the arguments that connect an embeddings class to this emulator.
 
         Returns:
-            ``api_key``, ``http_client`` and ``http_async_client``. The
-            clients are new, and the caller closes them; their
-            ``qwen_aiml_service``, by which caches identify the service, is
-            "emulator" and `mount`. They accept any base URL, such as one in
-            the environment.
+            ``api_key``, ``http_client`` and ``http_async_client``: new
+            clients, closed by the caller. Any base URL reaches the emulator.
+            In the core, ``EmbeddingConfig`` takes the key, and a client of
+            the core one of the two as ``http_client``. Caches identify the
+            service by ``qwen_aiml_service``: "emulator" and `mount`.
         """
         api_keys = self._account.api_keys
         api_key = "emulator" if api_keys is None else api_keys[0]
