@@ -177,6 +177,22 @@ def test_collected_at_exit(
     assert not scheduled
 
 
+def test_collected_on_trio(transports: list[Transport]) -> None:
+    """On Trio, the connections of a client that is collected are closed, and Trio warns."""
+    engine: Engine | None = make(Emulator(), http_client=None)
+
+    async def main() -> None:
+        nonlocal engine
+        assert engine is not None
+        await engine._session()
+        engine = None
+        gc.collect()
+
+    with pytest.warns(ResourceWarning, match="garbage collected"):
+        anyio.run(main, backend="trio")
+    assert [transport.closed for transport in transports] == [1]
+
+
 @pytest.mark.anyio
 async def test_aclose_twice_at_once(transports: list[Transport]) -> None:
     """Two tasks may close at the same time."""
