@@ -262,7 +262,8 @@ assert len(rows) == 10
 #
 # [pytest-recording](https://github.com/kiwicom/pytest-recording) records
 # requests and responses in a file, and replays them. `match_on` sets how
-# requests are matched: without `body`, any text would match.
+# requests are matched: without `body`, any text would match, and since requests
+# are concurrent, texts could silently get the embeddings of others.
 
 # %%
 tests = """
