@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from msgspec import Struct
 
-
-class Usage(Struct, frozen=True):
+@dataclass(frozen=True)
+class Usage:
     """
     Usage of some requests, as reported by the service.
 
@@ -50,7 +49,8 @@ def _sum(a: Any, b: Any) -> Any:
     return None if a is None or b is None else round(a + b, 12)
 
 
-class Limits(Struct, frozen=True):
+@dataclass(frozen=True)
+class Limits:
     """
     Current estimates of the service's limits.
 

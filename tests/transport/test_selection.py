@@ -172,6 +172,18 @@ async def test_pytest_httpx(config: Any, request: pytest.FixtureRequest) -> None
         await selected.aclose()
 
 
+@pytest.mark.httpx_mock(assert_all_requests_were_expected=False)
+async def test_pytest_httpx_without_a_response(config: Any, request: pytest.FixtureRequest) -> None:
+    """A request that the test does not mock raises the error of pytest-httpx, which explains it."""
+    mock = request.getfixturevalue("httpx_mock")
+    for sync in (True, False):
+        selected = SelectedTransport(config(URL), sync=sync)
+        with pytest.raises(httpx.TimeoutException, match="No response can be found for POST request on"):
+            await selected.post(POST)
+        await selected.aclose()
+    assert len(mock.get_requests()) == 2
+
+
 async def test_pytest_httpx2(config: Any, request: pytest.FixtureRequest) -> None:
     """A mock of pytest-httpx2 receives the requests."""
     pytest.importorskip("pytest_httpx2")
