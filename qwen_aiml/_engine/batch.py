@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
 from .._errors import APIStatusError, QwenAIMLError, RateLimitError, ResponseFormatError, TransportError
@@ -180,9 +179,7 @@ def _blame_the_text(error: QwenAIMLError, call: Call, since: int) -> None:
 
 
 def _names_the_text(error: QwenAIMLError) -> bool:
-    if not isinstance(error, APIStatusError) or error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        return False  # a proxy may reject every request with 413
-    return error.reason in ("length", "content")
+    return isinstance(error, APIStatusError) and error.reason in ("length", "content")
 
 
 def may_be_one_text(error: QwenAIMLError, call: Call, before: int) -> bool:
