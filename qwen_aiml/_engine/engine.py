@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 # worker, so that the end of a block, when workers run out of requests, takes a small part of the time.
 ROUNDS_AHEAD = 12
 
+SOON = 0.05  # seconds; a loop that is about to stop does so sooner
 NEVER = 1e6  # seconds; Qt's event loop counts milliseconds in 32 bits
 
 
@@ -84,28 +85,33 @@ async def _close_with_loop(transport: SelectedTransport) -> AsyncGenerator[None,
 
 async def _start(closer: AsyncGenerator[None, None]) -> None:
     """Start an async generator that is closed with the event loop, or once it is collected."""
-    finalize = sys.get_asyncgen_hooks().finalizer
-    if finalize is None:  # nest_asyncio: its loops don't close async generators; one ends in a traceback
+    hooks = sys.get_asyncgen_hooks()
+    if hooks.finalizer is None:  # nest_asyncio: one that its loops don't close ends in a traceback
         return
-    loop = asyncio._get_running_loop()  # noqa: SLF001 (documented)
-    sys.set_asyncgen_hooks(finalizer=partial(_finalize, finalize, loop))
+    sys.set_asyncgen_hooks(finalizer=partial(_finalize, hooks, current_loop()))
     try:
         started = anext(closer)  # remembers the hook
     finally:
-        sys.set_asyncgen_hooks(finalizer=finalize)
+        sys.set_asyncgen_hooks(finalizer=hooks.finalizer)
     await started
 
 
-def _finalize(finalize: Callable[[Any], object], loop: Any, closer: AsyncGenerator[None, None]) -> None:
+def _finalize(hooks: Any, loop: Any, closer: AsyncGenerator[None, None]) -> None:
     # At interpreter shutdown, the modules of asyncio, and this one, may be cleared already.
     if sys is None or sys.is_finalizing():
         return
-    if loop is None:
-        finalize(closer)
+    if not hasattr(loop, "call_soon_threadsafe"):  # Trio's token
+        hooks.finalizer(closer)
         return
-    # Not at once: asyncio would begin a task, and if the loop is about to stop, log that it never ended.
     with suppress(RuntimeError):  # the loop is closed
-        loop.call_soon_threadsafe(loop.call_soon, finalize, closer)
+        loop.call_soon_threadsafe(_close_soon, hooks, loop, closer)
+
+
+def _close_soon(hooks: Any, loop: Any, closer: AsyncGenerator[None, None]) -> None:
+    # Not at once: asyncio would begin a task, and if the loop is about to stop, log that it never ended.
+    # `asyncio.run` closes the generators that are registered, and waits for their end.
+    hooks.firstiter(closer)
+    loop.call_later(SOON, hooks.finalizer, closer)
 
 
 class Engine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 import weakref
 from contextlib import closing
@@ -175,6 +176,37 @@ def test_collected_at_exit(
 
     assert len(transports) == 1
     assert not scheduled
+
+
+def test_collected_after_its_loop(transports: list[Transport]) -> None:
+    """A client that is collected once its event loop is closed raises and logs nothing."""
+    engine: Engine | None = make(Emulator(), http_client=None)
+    assert engine is not None
+    hooks = sys.get_asyncgen_hooks()
+    with closing(asyncio.new_event_loop()) as loop:
+        loop.run_until_complete(engine._session())
+    with pytest.MonkeyPatch.context() as patch:
+        raised: list[object] = []
+        patch.setattr(sys, "unraisablehook", raised.append)
+        engine = None
+        gc.collect()
+
+    assert len(transports) == 1
+    assert not raised
+    assert sys.get_asyncgen_hooks() == hooks
+
+
+def test_hooks_of_other_generators(transports: list[Transport]) -> None:
+    """A client leaves the hooks for async generators of its event loop as they were."""
+    engine = make(Emulator(), http_client=None)
+
+    async def main() -> bool:
+        hooks = sys.get_asyncgen_hooks()
+        await engine._session()
+        return sys.get_asyncgen_hooks() == hooks
+
+    assert asyncio.run(main())
+    assert len(transports) == 1
 
 
 def test_collected_on_trio(transports: list[Transport]) -> None:

@@ -173,6 +173,13 @@ async def main():
 
 asyncio.run(main())
 """,
+    "async, with its loop": """
+async def main():
+    await AsyncEmbeddingClient(CONFIG).embed(TEXTS)
+
+for _ in range(2):
+    asyncio.run(main())
+""",
 }
 
 IN_DEL = """
