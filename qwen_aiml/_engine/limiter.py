@@ -225,7 +225,7 @@ class Limiter:
                 return min(wait, LONGEST_PAUSE)
             del self._waiting[: ahead + 1]  # those ahead are late
             idle = now - max(allowed, self._last_response)
-            if idle > IDLE and not self._open:
+            if idle > (IDLE if self._closed is None else LONGEST_PROBE_GAP) and not self._open:
                 self._recent.clear()  # with the idle time, earlier starts would look slow
                 self._closed = None  # and it would lengthen the intervals of probes
             # A fixed rate is kept on average; at an estimated one, several starts at once could be rejected.

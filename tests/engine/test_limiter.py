@@ -623,6 +623,14 @@ def test_probing_ends_with_idle_time() -> None:
     assert begin(limiter, rejected)[1] - rejected < 0.1
 
 
+def test_probing_goes_on_during_backoff() -> None:
+    """While the requests of a small job wait for their next attempts, the client goes on probing."""
+    limiter = Limiter(32)
+    feed(limiter, "r", feed(limiter, "aaarr" + "r" * 5) + 10)
+
+    assert limiter.window == 1
+
+
 @pytest.mark.parametrize(("seconds", "is_rate"), [(1.0, True), (4.0, False)])
 def test_end_of_acceptance(seconds: float, *, is_rate: bool) -> None:
     """If acceptance ends for few seconds, that shows the rate; if for longer, estimates are discarded."""
