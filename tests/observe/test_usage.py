@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
 import os
 import signal
 import threading
@@ -13,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from langchain_qwen_aiml import QwenAIMLEmbeddings
 from llama_index_qwen_aiml import QwenAIMLEmbedding
@@ -21,6 +24,7 @@ from qwen_aiml import (
     AuthenticationError,
     EmbeddingClient,
     EmbeddingConfig,
+    Limits,
     TrackedUsage,
     Usage,
     track_usage,
@@ -137,6 +141,15 @@ def test_every_token_at_the_right_tenant(kind: Any, is_async: bool, tmp_path: Pa
     assert model.usage.total_tokens == sum(expected)
     assert model.usage.requests == emulator.request_count
     model.close() if hasattr(model, "close") else asyncio.run(model.aclose())
+
+
+@pytest.mark.parametrize("reported", [Usage(1, 2, 3, 4, 0.5), Limits(2.5, 6, 10)])
+def test_conversion(reported: Any) -> None:
+    """Usage and limits can be converted by dataclasses, pydantic and thus web frameworks."""
+    fields = dataclasses.asdict(reported)
+
+    assert list(fields.values()) in ([1, 2, 3, 4, 0.5], [2.5, 6, 10])
+    assert json.loads(TypeAdapter(type(reported)).dump_json(reported)) == fields
 
 
 def test_blocks_in_blocks() -> None:
