@@ -15,6 +15,7 @@ from ._errors import ConfigurationError, advised
 from ._observe.estimate import Estimator
 from ._progress import Reporter
 from ._protocol.arrays import load_numpy, matrix
+from ._transport.httpx_library import check_picklable
 from ._utils.frames import hide_locals
 from ._utils.threads import run_in_thread
 from ._utils.unknown_settings import unknown_settings
@@ -111,19 +112,16 @@ class _Client(Estimator):
         return self._copied(deepcopy(self.limiter, memo))
 
     def _copied(self, limiter: Limiter) -> Self:
-        return type(self)(
-            self.config, http_client=self._engine.http_client, cache=self.cache, limiter=limiter
-        )
+        copied = type(self)(self.config, http_client=self._engine.http_client, cache=self.cache)
+        copied.__setstate__(limiter)
+        return copied
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._engine.http_client is not None:
-            message = (
-                "a client of your own (http_client, http_async_client) can't be pickled, and a copy without "
-                "it would connect in another way. Set proxies and certificates in the environment instead "
-                "(HTTPS_PROXY, SSL_CERT_FILE): the default clients read them in every process"
-            )
-            raise TypeError(message)
-        return partial(type(self), cache=self.cache, limiter=self.limiter), (self.config,)
+        check_picklable(self._engine.http_client)
+        return partial(type(self), cache=self.cache), (self.config,), self.limiter
+
+    def __setstate__(self, limiter: Limiter) -> None:
+        self._engine.limiter = limiter
 
 
 class EmbeddingClient(_Client):
@@ -131,9 +129,9 @@ class EmbeddingClient(_Client):
     Embed texts synchronously.
 
     Thread-safe, and safe to use after a fork, unless *http_client* was given. Copies and pickles contain the
-    settings but no connections; only shallow copies share the limiter. A pickle does not contain the API key;
-    an unpickled copy reads it from its environment. ``close`` closes the connections; a later call opens new
-    ones.
+    settings but no connections; only shallow copies share the limiter with the original. A pickle does not
+    contain the API key; an unpickled copy reads it from its environment. ``close`` closes the connections; a
+    later call opens new ones.
 
     Args:
         config: The settings; None means the defaults and the environment.

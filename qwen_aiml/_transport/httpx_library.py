@@ -56,6 +56,30 @@ def check_client(user_client: Any, *, sync: bool) -> None:
         raise ConfigurationError(f"{name} must be an httpx.{kind} or httpx2.{kind}, not {actual}")
 
 
+def check_picklable(user_client: Any) -> None:
+    """
+    Check that an object with an HTTP client of the user can be pickled: it can't, unless that is None.
+
+    Raises:
+        TypeError: If it is not.
+    """
+    if user_client is None:
+        return
+    if getattr(user_client, "qwen_aiml_service", None) is not None:
+        message = (
+            "an object with the HTTP clients of an emulator can't be pickled: the emulator runs in this "
+            "process only. For other processes, serve it (qwen_aiml.emulator.serve, or python -m "
+            "qwen_aiml.emulator)"
+        )
+    else:
+        message = (
+            "a client of your own (http_client, http_async_client) can't be pickled, and a copy without it "
+            "would connect in another way. Set proxies and certificates in the environment instead "
+            "(HTTPS_PROXY, SSL_CERT_FILE): the default clients read them in every process"
+        )
+    raise TypeError(message)
+
+
 def patched_library() -> str | None:
     """
     Return the name of the library that is patched; None if neither is.

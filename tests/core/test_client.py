@@ -446,6 +446,34 @@ async def test_no_pickle_of_the_users_own_client(kind: type[Client]) -> None:
         pickle.dumps(make(kind, Emulator()))
 
 
+def test_no_pickle_of_an_emulator() -> None:
+    """Pickling a client with the HTTP clients of an emulator raises, and says how to serve it."""
+    options = Emulator().client_options()
+    client = EmbeddingClient(EmbeddingConfig(api_key=KEY), http_client=options["http_client"])
+    with pytest.raises(
+        TypeError, match=r"an emulator can't be pickled: .* serve it \(qwen_aiml.emulator.serve"
+    ):
+        pickle.dumps(client)
+
+
+class OwnClient(EmbeddingClient):
+    """A subclass that does not take a limiter."""
+
+    def __init__(
+        self, config: EmbeddingConfig | None = None, *, cache: Any = None, http_client: Any = None
+    ) -> None:
+        super().__init__(config, cache=cache, http_client=http_client)
+
+
+def test_copies_of_subclasses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A subclass with its own constructor can be copied and pickled."""
+    monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
+    client = OwnClient(EmbeddingConfig(max_concurrency=3))
+    for copied in (copy.copy(client), copy.deepcopy(client), pickle.loads(pickle.dumps(client))):
+        assert type(copied) is OwnClient
+        assert copied.limits.in_flight == 3
+
+
 async def test_repr(kind: type[Client]) -> None:
     """The repr of a client shows its settings but no key."""
     shown = repr(make(kind, Emulator()))
