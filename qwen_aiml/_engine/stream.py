@@ -181,7 +181,7 @@ class Blocks:
         """Log how many texts were embedded and not yielded before the iteration was interrupted."""
         embedded = len(self._rows)
         for job, rows in self._blocks.items():
-            embedded += len(job.embeddings if rows is None else rows)
+            embedded += sum(item in job.embeddings for item in job.items) if rows is None else len(rows)
         log_lost(embedded, self._begun - self._yielded, cached=self._cached)
 
     def closed(self) -> Blocks:

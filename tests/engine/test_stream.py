@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import logging
 import os
 import subprocess
 import sys
@@ -563,6 +564,48 @@ async def test_log_of_what_is_lost(way: Way, begun: int, caplog: pytest.LogCaptu
 
     [message] = caplog.messages
     assert message.startswith(f"interrupted: 20 of {begun} texts were embedded and are lost. Set cache= (")
+
+
+@pytest.mark.parametrize("way", ["with", "async with"])
+async def test_left_early_logs_nothing(way: Way, caplog: pytest.LogCaptureFixture) -> None:
+    """An error of the caller's, and the end of a generator around a stream, are no interrupts."""
+    client: Any = make(way, Emulator())
+
+    async def rows() -> AsyncGenerator[int]:
+        if way == "with":
+            with client.embed_iter(TEXTS) as rows:
+                for index, _ in rows:
+                    yield index
+        else:
+            async with client.embed_iter(TEXTS) as async_rows:
+                async for index, _ in async_rows:
+                    yield index
+
+    async with aclosing(rows()) as generator:
+        assert await anext(generator) == 0
+
+    def fail(*_: object) -> None:
+        raise ValueError
+
+    with pytest.raises(ValueError, match=r"^$"):
+        await walk(way, client, TEXTS, fail)
+    assert not caplog.records
+
+
+async def test_log_of_what_is_in_the_cache(caplog: pytest.LogCaptureFixture) -> None:
+    """With a cache, cancelling a stream logs how many texts it has; repeated texts count."""
+    caplog.set_level(logging.INFO)
+    emulator = Emulator()
+    emulator.script(None, *[Fault(hang=True)] * 9)
+    client = make("async for", emulator, MemoryCache(), max_concurrency=1)
+    with anyio.move_on_after(30) as scope:
+        async with anyio.create_task_group() as group:
+            group.start_soon(rows_of, "async for", client, [*TEXTS[:20]] * 2)
+            while emulator.request_count < 2:  # noqa: ASYNC110 (it has no event to await)
+                await anyio.sleep(0.01)
+            scope.cancel()
+
+    assert "interrupted: 20 of 40 texts were embedded and are in the cache" in caplog.messages
 
 
 async def test_a_row_that_is_waited_for_in_vain() -> None:
