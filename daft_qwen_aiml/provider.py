@@ -103,7 +103,7 @@ class QwenAIMLProvider(Provider):
         rows, on_error = options.pop("batch_size", None), options.pop("on_error", "raise")
         options |= {} if model is None else {"model": model}
         options |= {} if dimensions is None else {"dimensions": dimensions}
-        udf = UDFOptions(max_retries=0, on_error=on_error, batch_size=ROWS if rows is None else rows)
+        udf = UDFOptions(max_retries=0, on_error=on_error, batch_size=rows or ROWS)
         config = replace(self._config, **options)
         return Embedder(self._name, config, udf, self._role, self._cache, self._admit)
 

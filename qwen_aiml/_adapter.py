@@ -278,7 +278,7 @@ def _unconverted(error: Mapping[str, Any]) -> str:
     """Describe a value that is not a number or flag: a string if it can be converted, otherwise the type."""
     if error["type"] not in ("int_type", "float_type", "bool_type"):
         return ""
-    cure = conversion(error["input"], is_flag=error["type"] == "bool_type")
+    cure = conversion(error["input"], error["type"].removesuffix("_type"))
     kind = type(error["input"]).__name__
     given = f"{error['input']!r} ({kind})" if cure else kind
     return f", not {given}{cure}"

@@ -238,13 +238,13 @@ class EmbeddingConfig:
 SETTINGS = {item.name for item in fields(EmbeddingConfig) if item.init}
 
 
-def conversion(value: object, *, is_flag: bool = False) -> str:
-    """Return advice on converting a string or number of another type; empty for other values."""
+def conversion(value: object, kind: str) -> str:
+    """Return advice on converting a value to an int, float or bool; empty if there is none."""
     if isinstance(value, Number) and not isinstance(value, bool | int | float | complex):
-        return ". Convert it with int() or float()"
+        return f". Convert it with {kind}()"
     if not isinstance(value, str):
         return ""
-    if is_flag:
+    if kind == "bool":
         given = _FLAGS.get(value.strip().lower())
         return "" if given is None else f". It is a string; give {given}"
     if re.fullmatch(r"\s*(\d{1,7}|\d{0,7}\.\d{1,7})\s*", value):
@@ -268,19 +268,19 @@ def _text(name: str, value: object) -> str:
 
 def _flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise _refuse(name, value, "True or False", conversion(value, is_flag=True))
+        raise _refuse(name, value, "True or False", conversion(value, "bool"))
     return value
 
 
 def check_integer(name: str, value: object, *, least: int) -> None:
     """Raise `ConfigurationError` unless a value is a whole number, *least* or more."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise _refuse(name, value, f"a whole number, {least} or more", conversion(value))
+        raise _refuse(name, value, f"a whole number, {least} or more", conversion(value, "int"))
 
 
 def _number(name: str, value: object, *, most: float, allowed: str) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= most:
-        raise _refuse(name, value, allowed, conversion(value))
+        raise _refuse(name, value, allowed, conversion(value, "float"))
     return float(value)
 
 
@@ -305,7 +305,7 @@ def _check_dimensions(value: object, facts: ModelFacts) -> None:
         return
     if facts.dimensions and value not in facts.dimensions:
         allowed = ", ".join(map(str, facts.dimensions))
-        raise _refuse("dimensions", value, f"one of {allowed} for {facts.name}", conversion(value))
+        raise _refuse("dimensions", value, f"one of {allowed} for {facts.name}", conversion(value, "int"))
     check_integer("dimensions", value, least=1)
 
 

@@ -259,6 +259,21 @@ def test_key_of_a_copy() -> None:
     assert KEY.encode() not in pickle.dumps(model)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"my_kee": KEY}, {"base_url": KEY}, {"default_headers": {"Authorization": KEY}}],
+    ids=["unknown", "url", "header"],
+)
+def test_misplaced_key(options: dict[str, Any]) -> None:
+    """A key in the wrong place is in no local variable of the traceback."""
+    with pytest.raises(ConfigurationError) as caught:
+        QwenAIMLEmbeddings(**options)
+
+    frames = [entry.frame for entry in caught.traceback[1:] if "qwen_aiml" in str(entry.path)]
+    assert frames
+    assert KEY not in str([{**frame.f_locals, "caught": None} for frame in frames])
+
+
 def test_key_is_hidden(caplog: pytest.LogCaptureFixture) -> None:
     """The key appears in no repr, dict, JSON, LangChain trace, log or error."""
     emulator = Emulator(api_keys=["another"])
@@ -459,7 +474,7 @@ def test_two_names(first: str, second: str, value: Any, monkeypatch: pytest.Monk
         ("show_progress_bar", "true", "not 'true' (str). It is a string; give True"),
         ("max_retries", KEY, "max_retries: Input should be a valid integer, not str"),
         ("dimensions", 64.0, "dimensions: Input should be a valid integer, not float"),
-        ("max_retries", Decimal(3), "not Decimal('3') (Decimal). Convert it with int() or float()"),
+        ("max_retries", Decimal(3), "not Decimal('3') (Decimal). Convert it with int()"),
     ],
 )
 def test_numbers_as_strings(name: str, value: object, message: str) -> None:

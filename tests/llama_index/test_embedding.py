@@ -584,6 +584,21 @@ def test_own_clients_do_not_travel() -> None:
         assert copied.get_query_embedding("a") == model.get_query_embedding("a")
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"my_kee": KEY}, {"api_base": KEY}, {"default_headers": {"Authorization": KEY}}],
+    ids=["unknown", "url", "header"],
+)
+def test_misplaced_key(options: dict[str, Any]) -> None:
+    """A key in the wrong place is in no local variable of the traceback."""
+    with pytest.raises(ConfigurationError) as caught:
+        QwenAIMLEmbedding(**options)
+
+    frames = [entry.frame for entry in caught.traceback[1:] if "qwen_aiml" in str(entry.path)]
+    assert frames
+    assert KEY not in str([{**frame.f_locals, "caught": None} for frame in frames])
+
+
 def test_key_is_hidden(caplog: pytest.LogCaptureFixture) -> None:
     """The key appears in no repr, dict, JSON, log or error."""
     model = make(Emulator(api_keys=["another"]), api_key=KEY, default_headers={"X-Token": "hidden-too"})
