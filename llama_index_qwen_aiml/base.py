@@ -257,12 +257,13 @@ class QwenAIMLEmbedding(FrameworkBase, BaseEmbedding):
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        # The framework removes what can't be pickled from the object itself, so it gets a copy. The core's
-        # clients are pickled, too, and raise an error if they have a custom HTTP client.
+        # The framework removes what can't be pickled from the object itself, with a warning. It gets a copy
+        # without the core's clients, which are pickled too, and raise an error if they have an HTTP client.
         twin = copy(self)
         twin.__dict__.update(api_key=None, http_client=None, http_async_client=None)
-        clients = dict(twin.__pydantic_private__ or {})
-        return {**super(QwenAIMLEmbedding, twin).__getstate__(), "__pydantic_private__": clients}
+        object.__setattr__(twin, "__pydantic_private__", None)
+        private = self.__pydantic_private__
+        return {**super(QwenAIMLEmbedding, twin).__getstate__(), "__pydantic_private__": private}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Not the framework's method, which calls __init__ and so requires a key during unpickling.

@@ -571,6 +571,14 @@ def test_pickle() -> None:
         loaded.get_query_embedding("a")
 
 
+def test_own_clients_raise_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Pickling a model with a custom HTTP client raises, and the framework does not warn of removing it."""
+    with pytest.raises(TypeError, match="can't be pickled"):
+        pickle.dumps(make())
+
+    assert not caplog.records
+
+
 def test_own_clients_do_not_travel() -> None:
     """A model with a custom HTTP client can be copied but not pickled."""
     limiter = Limiter()
