@@ -236,6 +236,9 @@ with TestClient(app) as client:
 #
 # - `SqliteStore` of `langgraph-checkpoint-sqlite` takes the same `index`. It
 #   needs a Python whose `sqlite3` can load extensions.
+# - The asynchronous store combines concurrent calls, also of different users:
+#   one blank text or query fails all of them, so check texts before. It embeds
+#   queries like documents, so `query_instruction` has no effect.
 # - `user` is part of the URL here. A real service must take it from the
 #   session; otherwise anyone can read the notes of others.
 # - For answers by a chat model with tools, see [agents](agents.ipynb). Set rate
