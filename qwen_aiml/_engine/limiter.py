@@ -131,14 +131,13 @@ class Limiter:
     Args:
         most: Maximum number of requests in flight.
 
-        rows: Maximum number of texts per request.
+        rows: Maximum number of texts per request. The attribute is lowered if the service states less.
 
         first: Initial maximum of requests in flight.
 
-        requests_per_minute, tokens_per_minute: Fixed rates, evenly spaced; None means no fixed rate.
+        requests_per_minute: A fixed rate, evenly spaced; None means no fixed rate.
 
-    Attributes:
-        rows: Maximum number of texts per request; lowered if the service states a lower one.
+        tokens_per_minute: A fixed rate, evenly spaced; None means no fixed rate.
     """
 
     def __init__(
