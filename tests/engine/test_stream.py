@@ -120,6 +120,18 @@ async def rows_of(way: Way, client: Client, texts: Any, **options: Any) -> list[
     return rows
 
 
+async def cancel(way: Way, client: Client, texts: Any, emulator: Emulator, requests: int) -> None:
+    """Iterate, and cancel that once the emulator has received some requests."""
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as group:
+            group.start_soon(rows_of, way, client, texts)
+            with anyio.fail_after(30):
+                while emulator.request_count < requests:  # noqa: ASYNC110 (it has no event to await)
+                    await anyio.sleep(0.01)
+            scope.cancel()
+    assert scope.cancelled_caught
+
+
 async def array_of(client: Client, texts: Any, **options: Any) -> Any:
     """Call `embed_array` of a sync or async client."""
     if isinstance(client, EmbeddingClient):
@@ -528,15 +540,7 @@ async def test_cancelled(way: Way) -> None:
     """Cancelling ends the requests, starts no others and propagates; the client stays usable."""
     emulator = Emulator(latency=30)
     client = make(way, emulator, max_concurrency=2)
-    with anyio.CancelScope() as scope:
-        async with anyio.create_task_group() as group:
-            group.start_soon(rows_of, way, client, TEXTS)
-            with anyio.fail_after(30):
-                while emulator.request_count < 2:  # noqa: ASYNC110 (it has no event to await)
-                    await anyio.sleep(0.01)
-            scope.cancel()
-
-    assert scope.cancelled_caught
+    await cancel(way, client, TEXTS, emulator, 2)
     assert emulator.request_count == 2
     emulator._latency = 0.0
     assert len(await rows_of(way, client, TEXTS)) == 100
@@ -554,14 +558,7 @@ async def test_log_of_what_is_lost(way: Way, begun: int, caplog: pytest.LogCaptu
     emulator = Emulator()
     emulator.script(None, None, *[Fault(hang=True)] * 9)
     client = make(way, emulator, max_concurrency=1, batch_size=10)
-    with anyio.CancelScope() as scope:
-        async with anyio.create_task_group() as group:
-            group.start_soon(rows_of, way, client, TEXTS)
-            with anyio.fail_after(30):
-                while emulator.request_count < 3:  # noqa: ASYNC110 (it has no event to await)
-                    await anyio.sleep(0.01)
-            scope.cancel()
-
+    await cancel(way, client, TEXTS, emulator, 3)
     [message] = caplog.messages
     assert message.startswith(f"interrupted: 20 of {begun} texts were embedded and are lost. Set cache= (")
 
@@ -598,13 +595,7 @@ async def test_log_of_what_is_in_the_cache(caplog: pytest.LogCaptureFixture) -> 
     emulator = Emulator()
     emulator.script(None, *[Fault(hang=True)] * 9)
     client = make("async for", emulator, MemoryCache(), max_concurrency=1)
-    with anyio.move_on_after(30) as scope:
-        async with anyio.create_task_group() as group:
-            group.start_soon(rows_of, "async for", client, [*TEXTS[:20]] * 2)
-            while emulator.request_count < 2:  # noqa: ASYNC110 (it has no event to await)
-                await anyio.sleep(0.01)
-            scope.cancel()
-
+    await cancel("async for", client, TEXTS[:20] * 2, emulator, 2)
     assert "interrupted: 20 of 40 texts were embedded and are in the cache" in caplog.messages
 
 
