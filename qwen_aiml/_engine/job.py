@@ -20,7 +20,7 @@ from .long_texts import LongTexts
 from .request import deadline_error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable, Sequence
+    from collections.abc import Awaitable, Container, Iterable, Sequence
 
     from .._cache.access import CacheAccess
     from .._protocol.response import Rows
@@ -281,12 +281,17 @@ class Job:
             self.call.reporter.add(items, self.call.usage, cached=cached)
 
 
+def count(job: Job, found: Container[int]) -> int:
+    """Count the texts whose items are among those *found*; repeated texts share an item."""
+    return sum(item in found for item in job.items)
+
+
 def log_end(job: Job, seconds: float) -> None:
     """Warn of texts that were shortened, and log a summary of the call in one line."""
     config, usage = job.call.config, job.call.usage
-    if shortened := sum(item in job.shortened for item in job.items):
+    if shortened := count(job, job.shortened):
         logger.warning("%d texts were too long, and were truncated or split", shortened)
-    if at_limit := sum(item in job.at_limit for item in job.items):
+    if at_limit := count(job, job.at_limit):
         logger.warning(
             "%d texts were billed at exactly the %d tokens that %s takes, so the service may have "
             "truncated them. Shorten or split them, or count first with tokenizer='qwen'",
@@ -297,13 +302,13 @@ def log_end(job: Job, seconds: float) -> None:
     if job.items:
         logger.info(
             "embedded %d of %d texts in %.1f s: %d requests (%d retries), %s tokens, %d texts cached",
-            sum(item in job.embeddings for item in job.items),
+            count(job, job.embeddings),
             len(job.items),
             seconds,
             usage.requests,
             job.call.retries,
             "unknown" if usage.total_tokens is None else usage.total_tokens,
-            sum(item in job.cached_items for item in job.items),
+            count(job, job.cached_items),
         )
 
 

@@ -120,7 +120,7 @@ class _Reductions:
             return rate
         rate = self.in_row[-limit][0] * (RAISE if self._most == MIN_REDUCTIONS else 1)
         self.in_row.clear()
-        self._most = max(MIN_REDUCTIONS, self._most - 1) if limit < self._most else MIN_REDUCTIONS
+        self._most = self._most - 1 if limit < self._most else MIN_REDUCTIONS
         return rate
 
 

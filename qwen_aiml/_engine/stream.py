@@ -20,7 +20,7 @@ from .._errors import InputError, batch_error
 from .._results import Usage
 from .._texts.validation import iterate
 from .._utils.frames import clear_frames
-from .job import log_lost
+from .job import count, log_lost
 from .runner import BackgroundCall, wait_for
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class Blocks:
         """Log how many texts were embedded and not yielded before the iteration was interrupted."""
         embedded = len(self._rows)
         for job, rows in self._blocks.items():
-            embedded += sum(item in job.embeddings for item in job.items) if rows is None else len(rows)
+            embedded += count(job, job.embeddings) if rows is None else len(rows)
         log_lost(embedded, self._begun - self._yielded, cached=self._cached)
 
     def closed(self) -> Blocks:
