@@ -58,7 +58,7 @@ def undecorate(kind: type[BaseEmbedding], *names: str) -> None:
 class FrameworkBase(AdapterBase, BaseComponent):
     """The framework's interface of a component: options, dictionaries."""
 
-    _shared: ClassVar = ("http_client", "http_async_client", "cache", *MUTABLE_FIELDS)
+    _shared: ClassVar = (*AdapterBase._shared, *MUTABLE_FIELDS)  # noqa: SLF001 (of its base)
 
     @classmethod
     def _mask(cls, options: dict[str, Any]) -> None:

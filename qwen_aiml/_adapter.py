@@ -46,6 +46,10 @@ class AdapterBase:
             """Return the framework's rate limiter as a sync and an async function, or two Nones."""
             ...
 
+        def _connect(self) -> None:
+            """Check the framework's objects, and call `_make_clients`; after creation and by copies."""
+            ...
+
     def _make_clients(self, cache: Any, key_type: Callable[[str], Any]) -> None:
         """
         Create a sync and an async client, with the settings in the fields, that share a cache and a limiter.
@@ -275,7 +279,7 @@ def _wrap(text: str) -> str:
 
 
 def _unconverted(error: Mapping[str, Any]) -> str:
-    """Describe a value that is not a number or flag: a string if it can be converted, otherwise the type."""
+    """Describe a value that is not a number or flag: itself if it can be converted, otherwise its type."""
     if error["type"] not in ("int_type", "float_type", "bool_type"):
         return ""
     cure = conversion(error["input"], error["type"].removesuffix("_type"))

@@ -24,8 +24,8 @@ from .._errors import ConfigurationError
 from .._observe.tracing import call_span, is_traced, traced
 from .._observe.usage import TrackedUsage
 from .._texts.validation import check_role, nothing_sent
-from .._transport.httpx_library import check_client
-from .._transport.selection import SelectedTransport, resolve, service_name
+from .._transport.httpx_library import check_client, service_name
+from .._transport.selection import SelectedTransport, resolve
 from .._utils.loops import current_loop, is_closed
 from .._utils.threads import run_in_thread
 from .job import Job
@@ -83,12 +83,12 @@ async def _close_with_loop(transport: SelectedTransport) -> AsyncGenerator[None,
         await transport.aclose()
 
 
-async def _start(closer: AsyncGenerator[None, None]) -> None:
+async def _start(closer: AsyncGenerator[None, None], loop: Any) -> None:
     """Start an async generator that is closed with the event loop, or once it is collected."""
     hooks = sys.get_asyncgen_hooks()
     if hooks.finalizer is None:  # nest_asyncio: one that its loops don't close ends in a traceback
         return
-    sys.set_asyncgen_hooks(finalizer=partial(_finalize, hooks, current_loop()))
+    sys.set_asyncgen_hooks(finalizer=partial(_finalize, hooks, loop))
     try:
         started = anext(closer)  # remembers the hook
     finally:
@@ -297,7 +297,7 @@ class Engine:
         queue = session.queue if session is not None else Queue(self.limiter, self._clock.now)
         self._sessions[loop] = session = Session(transport, queue, _close_with_loop(transport))
         if self.http_client is None:
-            await _start(session.closer)
+            await _start(session.closer, loop)
         return session
 
     def _forget_ended_loops(self) -> None:

@@ -41,6 +41,12 @@ def library_of(client: Any, kind: str) -> Any:
     return None
 
 
+def service_name(client: Any) -> str | None:
+    """Return the name of the stand-in for the service that an HTTP client uses; None if there is none."""
+    name: str | None = getattr(client, "qwen_aiml_service", None)
+    return name
+
+
 def check_client(user_client: Any, *, sync: bool) -> None:
     """
     Check that an object is an HTTP client of httpx or httpx2, or None.
@@ -58,14 +64,14 @@ def check_client(user_client: Any, *, sync: bool) -> None:
 
 def check_picklable(user_client: Any) -> None:
     """
-    Check that an object with an HTTP client of the user can be pickled: it can't, unless that is None.
+    Check that an object can be pickled: only if it has no HTTP client of the user.
 
     Raises:
-        TypeError: If it is not.
+        TypeError: If it has one.
     """
     if user_client is None:
         return
-    if getattr(user_client, "qwen_aiml_service", None) is not None:
+    if service_name(user_client) is not None:
         message = (
             "an object with the HTTP clients of an emulator can't be pickled: the emulator runs in this "
             "process only. For other processes, serve it (qwen_aiml.emulator.serve, or python -m "

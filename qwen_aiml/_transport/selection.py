@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .._keys import KeySource
 from .base import close_all
 from .environment import proxy_for
-from .httpx_library import patched_library
+from .httpx_library import patched_library, service_name
 from .key_source import resolve_key
 
 if TYPE_CHECKING:
@@ -29,12 +29,6 @@ def resolve(config: EmbeddingConfig, user_client: Any, *, sync: bool) -> tuple[E
     if override is None or service_name(user_client) is not None:
         return config, user_client
     return override(config, sync)
-
-
-def service_name(client: Any) -> str | None:
-    """Return the name of the stand-in for the service that an HTTP client uses; None if there is none."""
-    name: str | None = getattr(client, "qwen_aiml_service", None)
-    return name
 
 
 class SelectedTransport:
