@@ -318,6 +318,10 @@ class AsyncEmbeddingIterator:
         finally:
             self._blocks = self._blocks.closed()
 
+    async def aclose(self) -> None:
+        """Return no further row; requests in flight end with the ``async with`` block, if there is one."""
+        self._blocks = self._blocks.closed()
+
     async def __aenter__(self) -> Self:
         group = anyio.create_task_group()
         await group.__aenter__()

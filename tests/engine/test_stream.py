@@ -645,6 +645,21 @@ async def test_left_with_requests_in_flight() -> None:
             await anext(rows)
 
 
+async def test_aclosing() -> None:
+    """After ``aclose``, no further row is returned and no further block begins, also in ``async with``."""
+    emulator = Emulator()
+    client: Any = make("async for", emulator)
+    async with aclosing(client.embed_iter(TEXTS, look_ahead=30)) as rows:
+        assert (await anext(rows))[0] == 0
+    assert [row async for row in rows] == []
+    assert emulator.request_count == 3
+
+    async with client.embed_iter(map(str, count()), look_ahead=30) as rows:
+        assert (await anext(rows))[0] == 0
+        await rows.aclose()
+        assert [row async for row in rows] == []
+
+
 async def test_requests_go_on_while_a_caller_blocks() -> None:
     """In an ``async with`` block, requests continue between rows even if the caller never awaits anything."""
     emulator = Emulator()
