@@ -314,7 +314,7 @@ def log_end(job: Job, seconds: float) -> None:
 
 def log_interrupted(job: Job) -> None:
     """Log how many texts were embedded before a call was interrupted or cancelled."""
-    log_lost(len(job.embeddings), len(set(job.items)), cached=job.cache is not None)
+    log_lost(count(job, job.embeddings), len(job.items), cached=job.cache is not None)
 
 
 def log_lost(embedded: int, texts: int, *, cached: bool) -> None:

@@ -132,6 +132,24 @@ async def test_log_of_what_is_lost(
     )
 
 
+async def test_log_counts_repeated_texts(
+    address: str, emulator: Emulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log counts each text of the call, as the result does, even if it is sent once."""
+    emulator.script(None, *[Fault(hang=True)] * 9)
+    seen = emulator.request_count
+    async with make(address, max_concurrency=1) as client, anyio.create_task_group() as group:
+        group.start_soon(client.embed, [*TEXTS[:2], TEXTS[0]])
+        with anyio.fail_after(30):
+            while emulator.request_count < seen + 2:  # noqa: ASYNC110 (it has no event to await)
+                await anyio.sleep(0.01)
+        group.cancel_scope.cancel()
+    emulator._script.clear()
+
+    [message] = caplog.messages
+    assert message.startswith("interrupted: 2 of 3 texts were embedded and are lost")
+
+
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("texts", [TEXTS[:1], TEXTS], ids=len)
 async def test_cancelled_by_asyncio_while_storing(address: str, texts: list[str]) -> None:
