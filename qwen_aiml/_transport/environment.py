@@ -9,7 +9,7 @@ from functools import cache
 from urllib.parse import urlsplit
 
 from .._errors import ConfigurationError
-from .._urls import DEFAULT_PORTS, is_loopback
+from .._urls import DEFAULT_PORTS, first_set, is_loopback
 
 _FILE, _FOLDER, _KEY_LOG = "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"
 
@@ -40,12 +40,9 @@ def proxy_for(url: str) -> str | None:
 
 def proxy_variable(url: str) -> str:
     """Return the name of the environment variable that sets the proxy of *url*, for messages."""
-    scheme = urlsplit(url).scheme
-    for name in (f"{scheme}_proxy", "all_proxy"):
-        for variable in (name, name.upper()):
-            if os.environ.get(variable, "").strip():
-                return variable
-    return "the proxy of the system's settings"
+    name = f"{urlsplit(url).scheme}_proxy"
+    variables = (name, name.upper(), "all_proxy", "ALL_PROXY")
+    return first_set(variables) or "the proxy of the system's settings"
 
 
 def tls_context() -> ssl.SSLContext:
