@@ -99,8 +99,7 @@ def pack(key: str, numbers: Sequence[float]) -> bytes:
 
         numbers: The embedding, rounded by `float32`.
     """
-    body = _HEADER.pack(_MAGIC, len(numbers)) + struct.pack(f"<{len(numbers)}f", *numbers)
-    return body + _checksum(key, body)
+    return _entry(key, struct.pack(f"<{len(numbers)}f", *numbers))
 
 
 def unpack(key: str, entry: object, dimensions: int | None) -> list[float] | None:
@@ -120,20 +119,18 @@ def unpack(key: str, entry: object, dimensions: int | None) -> list[float] | Non
     if not isinstance(entry, BINARY):
         return None
     entry = bytes(entry)
-    body, checksum = entry[:-_CHECKSUM_BYTES], entry[-_CHECKSUM_BYTES:]
-    if len(body) < _HEADER.size or checksum != _checksum(key, body):
+    numbers = entry[_HEADER.size : -_CHECKSUM_BYTES]
+    if entry != _entry(key, numbers):
         return None
-    magic, count = _HEADER.unpack_from(body)
-    if magic != _MAGIC or len(body) != _HEADER.size + 4 * count or dimensions not in (None, count):
-        return None
-    embedding = struct.unpack_from(f"<{count}f", body, _HEADER.size)
-    return list(embedding) if _is_valid(embedding) else None
+    embedding = struct.unpack_from(f"<{len(numbers) // 4}f", numbers)
+    is_found = dimensions in (None, len(embedding)) and _is_valid(embedding)
+    return list(embedding) if is_found else None
 
 
-def _checksum(key: str, body: bytes) -> bytes:
-    digest = hashlib.sha256(key.encode())
-    digest.update(body)
-    return digest.digest()[:_CHECKSUM_BYTES]
+def _entry(key: str, numbers: bytes) -> bytes:
+    """Return the entry of a key and an encoded embedding."""
+    body = _HEADER.pack(_MAGIC, len(numbers) // 4) + numbers
+    return body + hashlib.sha256(key.encode() + body).digest()[:_CHECKSUM_BYTES]
 
 
 def _is_valid(numbers: Sequence[float]) -> bool:
