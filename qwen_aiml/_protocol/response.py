@@ -9,8 +9,7 @@ from __future__ import annotations
 import base64
 import math
 import re
-import sys
-from array import array
+import struct
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -233,16 +232,14 @@ def _decoded(embedding: list[float] | str, at: int) -> list[float]:
     """Decode an embedding that may be a base64 string."""
     if isinstance(embedding, list):
         return embedding
-    numbers = array("f")
     try:
-        numbers.frombytes(base64.b64decode(embedding, validate=True))
-    except ValueError:
+        data = base64.b64decode(embedding, validate=True)
+        numbers = struct.unpack(f"<{len(data) // 4}f", data)
+    except (ValueError, struct.error):
         raise _invalid(f"row {at} is not base64 of float32 numbers") from None
-    if sys.byteorder == "big":  # pragma: no cover (no such machine in CI)
-        numbers.byteswap()
     if not all(map(math.isfinite, numbers)):
         raise _invalid(f"row {at} holds a number that is not finite")
-    return numbers.tolist()
+    return list(numbers)
 
 
 def _count(value: Any) -> int | None:
