@@ -104,14 +104,16 @@ def error_from(
     Source: for errors in a 2xx, assumed (probe: none). Gateways such as OpenRouter's are known to send them.
     """
     in_success = response.is_success
-    if in_success and (response.success or isinstance(members(response.json).get("data"), list)):
+    if in_success and response.success:
         return None
-    body = response.json
-    message = _message(body)
-    if in_success and not message:
+    # The envelope and its ``error``; each is empty if it is not an object.
+    outer = members(response.json)
+    inner = members(outer.get("error"))
+    message = _message(outer, inner)
+    if in_success and (not message or isinstance(outer.get("data"), list)):
         return None
-    status = _status_in(body, message) if in_success else response.status
-    kind = _kind(status, message, body)
+    status = _status_in(outer, inner, message) if in_success else response.status
+    kind = _kind(status, message, inner)
     quoted = message or f"no message from the service ({response.description})"
     shown = mask_message(quoted, texts, config.query_instruction, secret)
     if in_success and kind is APIStatusError and status != HTTPStatus.FORBIDDEN:
@@ -131,13 +133,12 @@ def error_from(
     )
 
 
-def _status_in(body: Any, message: str) -> int:
+def _status_in(outer: dict[str, Any], inner: dict[str, Any], message: str) -> int:
     """Return the HTTP status that an envelope names or implies; 200 if it does neither."""
-    parts = _parts(body)
-    for value in [part.get(name) for part in parts for name in ("status", "statusCode", "code")]:
+    for value in [part.get(name) for part in (outer, inner) for name in ("status", "statusCode", "code")]:
         if type(value) is int and value in range(400, 600):
             return value
-    names = [part.get(name) for part in parts for name in ("code", "type")]
+    names = [part.get(name) for part in (outer, inner) for name in ("code", "type")]
     everything = " ".join([message, *(name for name in names if isinstance(name, str))])
     return next((status for pattern, status in _IN_SUCCESS if re.search(pattern, everything)), 200)
 
@@ -160,15 +161,8 @@ def _reason(kind: type[APIStatusError], status: int, message: str) -> Reason:
     return "service" if is_retried(status) else "request"
 
 
-def _parts(body: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the envelope and its ``error``; an empty dictionary for one that is not an object."""
-    outer = members(body)
-    return outer, members(outer.get("error"))
-
-
-def _message(body: Any) -> str:
+def _message(outer: dict[str, Any], inner: dict[str, Any]) -> str:
     """Return the human-readable message of any envelope; empty if there is none."""
-    outer, inner = _parts(body)
     for found in (outer.get("message"), inner.get("message"), outer.get("error"), outer.get("title")):
         if isinstance(found, list):
             found = "; ".join(map(_plain, found))  # noqa: PLW2901 (one shape from here on)
@@ -193,8 +187,7 @@ def _plain(value: object) -> str:
     return str(value) if isinstance(value, (str, int)) else "..."
 
 
-def _kind(status: int, message: str, body: Any) -> type[APIStatusError]:
-    _, inner = _parts(body)
+def _kind(status: int, message: str, inner: dict[str, Any]) -> type[APIStatusError]:
     kind = members(inner.get("data")).get("kind")
     if kind == _NO_CREDITS_KIND or status == HTTPStatus.PAYMENT_REQUIRED:
         return InsufficientCreditsError
