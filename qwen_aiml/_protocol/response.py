@@ -250,6 +250,4 @@ def _count(value: Any) -> int | None:
 
 
 def _dollars(value: Any) -> float | None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < MAX_COUNT:
-        return None
-    return float(value)
+    return float(value) if type(value) in (int, float) and 0 <= value < MAX_COUNT else None
