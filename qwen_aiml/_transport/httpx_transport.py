@@ -48,9 +48,7 @@ class HTTPXTransport:
     def __init__(self, config: EmbeddingConfig, user_client: Any = None, *, library: str = "httpx") -> None:
         self._config = config
         self._user_client = user_client
-        self._library = (
-            importlib.import_module(library) if user_client is None else library_of(user_client, self._kind)
-        )
+        self._library = library_of(user_client, self._kind) or importlib.import_module(library)
         self._proxy = None if user_client is not None else proxy_for(config.endpoint)
         self._headers = request_headers(config)
         connect = min(config.operation_timeout, CONNECT_TIMEOUT)
