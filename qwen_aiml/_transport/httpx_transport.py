@@ -100,11 +100,9 @@ class HTTPXTransport:
         if isinstance(response, Exception):
             # Raised here, so that no traceback leads into httpx, whose variables contain the headers.
             raise response
-        return await self._read(response, request)
+        return _read_before(response, request) or await self._read(response, request)
 
     async def _read(self, response: Any, request: Post) -> Response:
-        if response.is_stream_consumed or response.is_closed:
-            return _read_before(response, request)
         problem, body = None, Body(response.status_code, dict(response.headers), request.max_bytes)
         try:
             with anyio.CancelScope() as enough:
@@ -197,11 +195,9 @@ class ThreadedHTTPXTransport(HTTPXTransport):
             response = self._failed(error)
         if isinstance(response, Exception):
             raise response
-        return self._receive(response, request)
+        return _read_before(response, request) or self._receive(response, request)
 
     def _receive(self, response: Any, request: Post) -> Response:
-        if response.is_stream_consumed or response.is_closed:
-            return _read_before(response, request)
         problem, body = None, Body(response.status_code, dict(response.headers), request.max_bytes)
         try:
             for chunk in response.iter_raw():
@@ -215,8 +211,10 @@ class ThreadedHTTPXTransport(HTTPXTransport):
         return body.response(problem)
 
 
-def _read_before(response: Any, request: Post) -> Response:
-    """Return a response that was read by a user's event hook, or returned complete by a mock."""
+def _read_before(response: Any, request: Post) -> Response | None:
+    """Return a response that a user's event hook has read, or a mock returned complete; otherwise None."""
+    if not response.is_stream_consumed and not response.is_closed:
+        return None
     try:
         body: bytes = response.content
     except RuntimeError:  # read in parts, or closed, by a hook
