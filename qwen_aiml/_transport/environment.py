@@ -8,7 +8,7 @@ import sys
 from functools import cache
 from urllib.parse import urlsplit
 
-from .._errors import ConfigurationError
+from .._errors import ConfigurationError, advised
 from .._urls import DEFAULT_PORTS, first_set, is_loopback
 
 _FILE, _FOLDER, _KEY_LOG = "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"
@@ -76,7 +76,5 @@ def _tls_context(_: type[ssl.SSLContext], file: str | None, folder: str | None) 
         variable, what = _FOLDER if folder and not file else _FILE, "CA certificates (PEM)"
         if error.filename and error.filename == os.environ.get(_KEY_LOG):
             variable, what = _KEY_LOG, "a file that can be written"
-        message = (
-            f"{variable} in the environment can't be used: {error}. What to do: set it to {what}, or unset it"
-        )
-    raise ConfigurationError(message)
+        message = f"{variable} in the environment can't be used: {error}"
+    raise ConfigurationError(advised(message, f"set it to {what}, or unset it"))
