@@ -203,9 +203,7 @@ def _advice(
     own = "" if config.base_url == DEFAULT_BASE_URL else f"; the service's own is {DEFAULT_BASE_URL}"
     address = f"base_url ({config.base_url}{own})"
     known = known_models()
-    model = (
-        f"the model ({config.model}{'' if config.model in known else '; known models: ' + ', '.join(known)})"
-    )
+    others = "" if config.model in known else f"; known models: {', '.join(known)}"
     rules = (
         (kind in _ADVICE, _ADVICE.get(kind)),
         (
@@ -221,7 +219,7 @@ def _advice(
             ),
         ),
         (status in _ADVICE, _ADVICE.get(status)),
-        (status == HTTPStatus.NOT_FOUND, f"check {model} and {address}"),
+        (status == HTTPStatus.NOT_FOUND, f"check the model ({config.model}{others}) and {address}"),
         (status == HTTPStatus.METHOD_NOT_ALLOWED, f"check {address}"),
         (
             re.search(_TOO_LONG, message),
