@@ -132,11 +132,6 @@ class Response(Hidden, dict=True):
         )
 
     @property
-    def is_page(self) -> bool:
-        """Whether the body is HTML or XML, which the service does not send."""
-        return self.body[:100].lstrip().startswith(b"<")
-
-    @property
     def description(self) -> str:
         """A description of the body that repeats none of it: media type and size."""
         kind = self.headers.get("content-type", "")

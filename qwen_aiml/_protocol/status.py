@@ -204,6 +204,7 @@ def _advice(
     address = f"base_url ({config.base_url}{own})"
     known = known_models()
     others = "" if config.model in known else f"; known models: {', '.join(known)}"
+    is_page = response.body[:100].lstrip().startswith(b"<")  # HTML or XML, which the service does not send
     rules = (
         (kind in _ADVICE, _ADVICE.get(kind)),
         (
@@ -212,7 +213,7 @@ def _advice(
         ),
         (is_retried(status), _LATER),
         (
-            response.is_page,
+            is_page,
             (
                 f"the response is a web page: check base_url ({config.base_url}) and what is in between: "
                 "a proxy, a firewall, or the sign-in page of a network"
