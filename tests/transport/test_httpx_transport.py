@@ -202,6 +202,27 @@ async def test_connection_is_kept(kind: Any, serving: Any, config: Any) -> None:
         assert server.connections == 1
 
 
+async def test_client_is_closed_after_a_failure(
+    serving: Any, config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client whose request failed is closed; its pool may hold a connection that hangs in a proxy."""
+    created: list[httpx.AsyncClient] = []
+    create = HTTPXTransport._create_client
+
+    def record(transport: HTTPXTransport) -> Any:
+        created.append(create(transport))
+        return created[-1]
+
+    monkeypatch.setattr(HTTPXTransport, "_create_client", record)
+    with serving(b"no HTTP\r\n\r\n", OK) as server:
+        transport = HTTPXTransport(config(server.url))
+        with pytest.raises(TransportFailure):
+            await transport.post(POST)
+        await transport.post(POST)
+        assert [client.is_closed for client in created] == [True, False]
+        await transport.aclose()
+
+
 @pytest.mark.parametrize("kind", [HTTPXTransport, ThreadedHTTPXTransport])
 async def test_closed_in_use(kind: Any, serving: Any, config: Any) -> None:
     """Closing lets a request finish, and does not keep its connection."""
