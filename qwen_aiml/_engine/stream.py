@@ -20,6 +20,7 @@ from .._errors import InputError, batch_error
 from .._results import Usage
 from .._texts.validation import iterate
 from .._utils.frames import clear_frames
+from .._utils.tasks import Tasks
 from .job import count, log_lost
 from .runner import BackgroundCall, wait_for
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from array import array
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 
-    from anyio.abc import TaskGroup
     from typing_extensions import Self
 
     from .job import Job
@@ -297,7 +297,7 @@ class AsyncEmbeddingIterator:
         self._next = _reader(texts)
         self._blocks = blocks
         self._run = run
-        self._group: TaskGroup | None = None
+        self._tasks: Tasks | None = None
 
     def __aiter__(self) -> AsyncIterator[tuple[int, array[float]]]:
         return self
@@ -323,19 +323,15 @@ class AsyncEmbeddingIterator:
         self._blocks = self._blocks.closed()
 
     async def __aenter__(self) -> Self:
-        group = anyio.create_task_group()
-        await group.__aenter__()
-        self._group = group
+        self._tasks = Tasks()
         self._blocks.overlap = True
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        group, self._group = cast("TaskGroup", self._group), None
+        tasks, self._tasks = cast("Tasks", self._tasks), None
         blocks, self._blocks = self._blocks, self._blocks.closed()
-        group.cancel_scope.cancel()
         try:
-            # Without the exception that ended the block, which the group would wrap.
-            await group.__aexit__(None, None, None)
+            await tasks.end()
         finally:
             if kind is not None and not issubclass(kind, (Exception, GeneratorExit)):
                 blocks.log_interrupted()
@@ -356,10 +352,10 @@ class AsyncEmbeddingIterator:
                 raise
             if (job := self._blocks.begin()) is None:
                 return
-            if self._group is None:
+            if self._tasks is None:
                 await self._embed(job)
             else:
-                self._group.start_soon(self._embed, job)
+                self._tasks.start(partial(self._embed, job))
 
     async def _embed(self, job: Job) -> None:
         try:
@@ -367,7 +363,7 @@ class AsyncEmbeddingIterator:
         except Exception as error:  # noqa: BLE001 (raised where rows are requested)
             self._blocks.end(job, error)
         except BaseException as error:
-            if self._group is None or not isinstance(error, asyncio.CancelledError):
+            if self._tasks is None or not isinstance(error, asyncio.CancelledError):
                 self._blocks.log_interrupted()
                 self._blocks = self._blocks.closed()
                 raise

@@ -42,6 +42,7 @@ from qwen_aiml._engine import runner
 from qwen_aiml._engine.job import Job
 from qwen_aiml._engine.runner import BackgroundCall
 from qwen_aiml._engine.stream import AsyncEmbeddingIterator, Blocks
+from qwen_aiml._utils.tasks import Tasks
 from qwen_aiml.emulator import Emulator, Fault, serve
 
 if TYPE_CHECKING:
@@ -587,6 +588,39 @@ async def test_left_early_logs_nothing(way: Way, caplog: pytest.LogCaptureFixtur
     with pytest.raises(ValueError, match=r"^$"):
         await walk(way, client, TEXTS, fail)
     assert not caplog.records
+
+
+@pytest.mark.filterwarnings("ignore:Async generator '.*rows':ResourceWarning")
+async def test_generator_that_is_dropped() -> None:
+    """Dropping a generator around a stream ends its requests, and cancels nothing else."""
+    emulator = Emulator(latency=0.01)
+    client: Any = make("async with", emulator)
+
+    async def rows() -> AsyncGenerator[int]:
+        async with client.embed_iter(map("text {}".format, count()), look_ahead=90) as rows:
+            async for index, _ in rows:
+                yield index
+
+    async for index in rows():
+        if index == 20:
+            break
+    gc.collect()
+    await anyio.sleep(0.1)  # until the event loop has closed the generator
+    sent = emulator.request_count
+    await anyio.sleep(0.1)
+    assert emulator.request_count == sent
+    assert len((await client.embed(TEXTS)).embeddings) == 100
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+async def test_task_that_never_began() -> None:
+    """The end does not wait for a task that other code cancelled before it began."""
+    others, tasks = asyncio.all_tasks(), Tasks()
+    tasks.start(anyio.sleep_forever)
+    for task in asyncio.all_tasks() - others:
+        task.cancel()
+    with anyio.fail_after(20):
+        await tasks.end()
 
 
 async def test_log_of_what_is_in_the_cache(caplog: pytest.LogCaptureFixture) -> None:
