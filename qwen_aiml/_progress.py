@@ -72,7 +72,7 @@ class Reporter:
                 f"progress must be a function that takes a qwen_aiml.Progress, not {type(report).__name__}"
             )
             raise ConfigurationError(message)
-        if iscoroutinefunction(report):
+        if iscoroutinefunction(report) or iscoroutinefunction(type(report).__call__):
             raise ConfigurationError("progress must be a function that is not async, also in async calls")
         self._report: Callable[[Progress], object] | None = report
         self._call_report = call_report

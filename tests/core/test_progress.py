@@ -163,6 +163,17 @@ def test_async_function() -> None:
         Reporter(report, [0], print)
 
 
+def test_async_object() -> None:
+    """So does an object whose ``__call__`` is async."""
+
+    class Report:
+        async def __call__(self, progress: Progress) -> None:
+            raise AssertionError(progress)
+
+    with pytest.raises(ConfigurationError, match="progress must be a function that is not async"):
+        Reporter(Report(), [0], print)
+
+
 def frames(err: str) -> list[str]:
     """Return the successive states of a bar."""
     return [re.sub(r"\|.*\|", "|", frame).strip() for frame in re.split(r"[\r\n]", err) if frame.strip()]
