@@ -297,7 +297,7 @@ class AsyncEmbeddingIterator:
         self._next = _reader(texts)
         self._blocks = blocks
         self._run = run
-        self._tasks: Tasks | None = None
+        self._tasks = Tasks()
 
     def __aiter__(self) -> AsyncIterator[tuple[int, array[float]]]:
         return self
@@ -319,19 +319,18 @@ class AsyncEmbeddingIterator:
             self._blocks = self._blocks.closed()
 
     async def aclose(self) -> None:
-        """Return no further row; requests in flight end with the ``async with`` block, if there is one."""
+        """Cancel requests in flight and wait for their end; no further row is returned."""
         self._blocks = self._blocks.closed()
+        await self._tasks.end()
 
     async def __aenter__(self) -> Self:
-        self._tasks = Tasks()
         self._blocks.overlap = True
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        tasks, self._tasks = cast("Tasks", self._tasks), None
-        blocks, self._blocks = self._blocks, self._blocks.closed()
+        blocks = self._blocks
         try:
-            await tasks.end()
+            await self.aclose()
         finally:
             if kind is not None and not issubclass(kind, (Exception, GeneratorExit)):
                 blocks.log_interrupted()
@@ -352,10 +351,10 @@ class AsyncEmbeddingIterator:
                 raise
             if (job := self._blocks.begin()) is None:
                 return
-            if self._tasks is None:
-                await self._embed(job)
-            else:
+            if self._blocks.overlap:
                 self._tasks.start(partial(self._embed, job))
+            else:
+                await self._embed(job)
 
     async def _embed(self, job: Job) -> None:
         try:
@@ -363,7 +362,7 @@ class AsyncEmbeddingIterator:
         except Exception as error:  # noqa: BLE001 (raised where rows are requested)
             self._blocks.end(job, error)
         except BaseException as error:
-            if self._tasks is None or not isinstance(error, asyncio.CancelledError):
+            if not self._blocks.overlap or not isinstance(error, asyncio.CancelledError):
                 self._blocks.log_interrupted()
                 self._blocks = self._blocks.closed()
                 raise
