@@ -25,7 +25,7 @@ def hide_locals(function: _Function) -> _Function:
         async def call(*arguments: Any, **options: Any) -> Any:
             try:
                 return await function(*arguments, **options)
-            except Exception as error:
+            except BaseException as error:  # also a cancellation, the cause of a TimeoutError
                 del arguments, options
                 clear_frames(error)
                 raise
@@ -36,7 +36,7 @@ def hide_locals(function: _Function) -> _Function:
         def call(*arguments: Any, **options: Any) -> Any:
             try:
                 return function(*arguments, **options)
-            except Exception as error:
+            except BaseException as error:  # also a cancellation, the cause of a TimeoutError
                 del arguments, options
                 clear_frames(error)
                 raise

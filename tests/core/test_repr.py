@@ -283,6 +283,38 @@ def test_texts_in_frames_of_part(way: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert TEXT not in shown(caught.value)
 
 
+@pytest.mark.parametrize("way", [way for way in (*CORE, *ADAPTERS) if way.startswith("a")])
+def test_texts_in_frames_of_a_cancelled_call(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No frame of this project shows a text if a call is cancelled, which `wait_for` reports as a timeout."""
+    kind, function = {**CORE, **ADAPTERS}[way]
+    emulator = Emulator()
+    emulator.script(*[Fault(hang=True)] * 4)
+
+    async def run() -> None:
+        model = kind(EmbeddingConfig(api_key=KEY)) if way in CORE else kind(api_key=KEY)
+        await asyncio.wait_for(function(model, [*TEXTS, TEXT]), 0.3)
+
+    with serve(emulator) as address:
+        monkeypatch.setenv("AIMLAPI_BASE_URL", address)
+        with pytest.raises(asyncio.TimeoutError) as caught:
+            asyncio.run(run())
+
+    assert TEXT not in shown(caught.value)
+
+
+def test_texts_in_frames_of_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No frame of this project shows a text if a sync call is interrupted."""
+
+    def interrupt(_: int) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("qwen_aiml._engine.runner.wait_for", interrupt)
+    with serve(Emulator()) as address, pytest.raises(KeyboardInterrupt) as caught:
+        embed("embed", {"api_key": KEY, "base_url": address}, TEXTS)
+
+    assert TEXT not in shown(caught.value)
+
+
 @pytest.mark.parametrize("method", [EmbeddingClient.estimate, EmbeddingClient.count_tokens])
 def test_texts_in_frames_of_an_estimate(method: Callable[..., object]) -> None:
     """No frame of this project shows a text if the texts can't be counted."""
