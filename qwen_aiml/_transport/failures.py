@@ -161,8 +161,9 @@ def _proxy_failure(error: Exception) -> TransportFailure:
     kind, text = type(error).__name__, str(error)
     if kind == "SOCKSError":  # of socksio, which httpcore does not wrap
         return TransportFailure("proxy", text)
-    # The proxy's response, which begins with the status.
-    return TransportFailure("refused" if text.startswith("4") else "proxy", f"{kind}: {text}")
+    # The proxy's response, which begins with the status; the same 4xx are transient as from the service.
+    is_refused = re.match(r"4(?!08|09|29)", text)
+    return TransportFailure("refused" if is_refused else "proxy", f"{kind}: {text}")
 
 
 def first_cause(error: BaseException) -> Exception:

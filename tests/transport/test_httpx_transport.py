@@ -272,6 +272,8 @@ async def test_interrupted_closing(config: Any) -> None:
         (anyio.EndOfStream(), "connection", "the connection was lost (EndOfStream)"),
         (httpx.ProxyError("407 Authenticate"), "refused", "ProxyError: 407 Authenticate"),
         (httpx.ProxyError("502 Bad Gateway"), "proxy", "ProxyError: 502 Bad Gateway"),
+        (httpx.ProxyError("408 Request Timeout"), "proxy", "ProxyError: 408 Request Timeout"),
+        (httpx.ProxyError("429 Too Many Requests"), "proxy", "ProxyError: 429 Too Many Requests"),
         (
             httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed"),
             "certificate",
