@@ -77,4 +77,8 @@ def _tls_context(_: type[ssl.SSLContext], file: str | None, folder: str | None) 
         if error.filename and error.filename == os.environ.get(_KEY_LOG):
             variable, what = _KEY_LOG, "a file that can be written"
         message = f"{variable} in the environment can't be used: {error}"
-    raise ConfigurationError(advised(message, f"set it to {what}, or unset it"))
+        advice = f"set it to {what}, or unset it"
+        if not os.environ.get(variable):
+            message = f"the CA certificates of certifi can't be read: {error}"
+            advice = f"install certifi again, or set {_FILE} in the environment to {what}"
+    raise ConfigurationError(advised(message, advice))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qwen_aiml._errors import ConfigurationError
-from qwen_aiml._transport.environment import tls_context
+from qwen_aiml._transport.environment import _tls_context, tls_context
 
 CERTIFICATE = Path(__file__).parent.parent / "matrix" / "self_signed.pem"
 
@@ -47,6 +47,16 @@ def test_unreadable(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> N
     """The error about unreadable certificates names the variable."""
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=f"{name} in the environment can't be used"):
+        tls_context()
+
+
+def test_certifi_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error about certifi's certificates does not blame a variable that is not set."""
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("certifi.where", lambda: "/nonexistent.pem")
+    _tls_context.cache_clear()
+    with pytest.raises(ConfigurationError, match="the CA certificates of certifi can't be read"):
         tls_context()
 
 
