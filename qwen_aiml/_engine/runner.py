@@ -307,7 +307,7 @@ def _run_here(function: Callable[[], Awaitable[None]]) -> None:
     if asyncio._get_running_loop() is not None:  # noqa: SLF001 (documented, and there is no other way)
         message = (
             "a synchronous call inside a running event loop needs a thread, and none can be started: the "
-            "interpreter is shutting down"
+            "interpreter is shutting down, or the limit of threads is reached"
         )
         raise ConfigurationError(message)
     loop = _BackgroundLoop()

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import anyio
 
+from .._protocol.status import is_retried
 from .base import CONNECT_TIMEOUT, TransportFailure
 from .environment import proxy_variable
 
@@ -161,8 +162,8 @@ def _proxy_failure(error: Exception) -> TransportFailure:
     kind, text = type(error).__name__, str(error)
     if kind == "SOCKSError":  # of socksio, which httpcore does not wrap
         return TransportFailure("proxy", text)
-    # The proxy's response, which begins with the status; the same 4xx are transient as from the service.
-    is_refused = re.match(r"4(?!08|09|29)", text)
+    # The proxy's response, which begins with the status.
+    is_refused = re.match(r"4\d\d\b", text) and not is_retried(int(text[:3]))
     return TransportFailure("refused" if is_refused else "proxy", f"{kind}: {text}")
 
 
