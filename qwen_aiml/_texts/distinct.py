@@ -51,8 +51,7 @@ class DistinctTexts:
 
     def by_index(self, values: Mapping[int, _Value]) -> dict[int, _Value]:
         """Map the index of each text to the value of its item, if there is one."""
-        found = {index: value for item, value in values.items() for index in self._indices_of[item]}
-        return dict(sorted(found.items()))
+        return {index: values[item] for index, item in enumerate(self.items, self.first) if item in values}
 
     @lazy_property
     def _indices_of(self) -> list[list[int]]:
