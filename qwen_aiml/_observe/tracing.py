@@ -154,11 +154,12 @@ def _measure(usage: Usage, attributes: dict[str, Any], seconds: float) -> None:
     if not hasattr(metrics, "get_meter_provider"):
         return
     provider = metrics.get_meter_provider()
-    creator, instruments = _latest[0]
+    creator, duration, tokens = _latest[0]
     if creator is not provider:
-        instruments = _instruments(provider)
-        _latest[0] = provider, instruments
-    duration, tokens = instruments
+        meter = provider.get_meter("qwen_aiml", __version__)
+        duration = _histogram(meter, DURATION, "s", "Duration of a call", SECONDS)
+        tokens = _histogram(meter, TOKENS, "{token}", "Tokens billed for a call", COUNTS)
+        _latest[0] = provider, duration, tokens
     duration.record(seconds, attributes)
     if usage.requests and usage.total_tokens is not None:
         tokens.record(usage.total_tokens, {**attributes, TOKEN_TYPE: "input"})
@@ -166,15 +167,7 @@ def _measure(usage: Usage, attributes: dict[str, Any], seconds: float) -> None:
 
 # The meter provider seen last and its instruments: OpenTelemetry warns if one is created twice. Compared by
 # identity, since Logfire's provider is not hashable.
-_latest: list[tuple[Any, Any]] = [(None, None)]
-
-
-def _instruments(provider: Any) -> tuple[Any, Any]:
-    meter = provider.get_meter("qwen_aiml", __version__)
-    return (
-        _histogram(meter, DURATION, "s", "Duration of a call", SECONDS),
-        _histogram(meter, TOKENS, "{token}", "Tokens billed for a call", COUNTS),
-    )
+_latest: list[tuple[Any, Any, Any]] = [(None, None, None)]
 
 
 def _histogram(meter: Any, name: str, unit: str, description: str, buckets: tuple[float, ...]) -> Any:
