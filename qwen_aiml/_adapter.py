@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # Names of arguments, here and in other packages' classes, whose values may be secret.
 _SENSITIVE = r"(?i)key|secret|passw|token$"
 _SETTINGS = "\n\nSettings:"
+_WRAPPER = textwrap.TextWrapper(100, " " * 4, " " * 8, break_on_hyphens=False)
 
 
 class AdapterBase:
@@ -197,7 +198,7 @@ class AdapterBase:
                     setattr(cls, name, hide_locals(method))
             if cls.__doc__ is not None:
                 described = {name: field.description for name, field in cls.model_fields.items()}
-                parts = [_wrap(f"{name}: {text}") for name, text in described.items() if text]
+                parts = [_WRAPPER.fill(f"{name}: {text}") for name, text in described.items() if text]
                 cls.__doc__ = "\n\n".join([f"{cleandoc(cls.__doc__)}{_SETTINGS}", *parts])
 
     @property
@@ -265,17 +266,6 @@ class AdapterBase:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-
-def _wrap(text: str) -> str:
-    return textwrap.fill(
-        " ".join(text.split()),
-        width=100,
-        initial_indent="    ",
-        subsequent_indent="        ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 def _unconverted(error: Mapping[str, Any]) -> str:
