@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from functools import wraps
 from inspect import iscoroutinefunction
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .._errors import EmbeddingBatchError
@@ -52,9 +53,7 @@ def clear_frames(error: BaseException | None) -> None:
     kept, and so are the frames of user code.
     """
     for each in _related(error):
-        at = each.__traceback__
-        while at is not None:
-            frame, at = at.tb_frame, at.tb_next
+        for frame, _ in walk_tb(each.__traceback__):
             if frame.f_globals.get("__name__", "").partition(".")[0] in _OWN:
                 with suppress(RuntimeError):  # it is running or suspended
                     frame.clear()
