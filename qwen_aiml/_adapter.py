@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 # Names of arguments, here and in other packages' classes, whose values may be secret.
 _SENSITIVE = r"(?i)key|secret|passw|token$"
 _SETTINGS = "\n\nSettings:"
-_WRAPPER = textwrap.TextWrapper(100, " " * 4, " " * 8, break_on_hyphens=False)
+_WRAPPER = textwrap.TextWrapper(
+    width=100, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False
+)
 
 
 class AdapterBase:
