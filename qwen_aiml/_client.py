@@ -57,9 +57,8 @@ class _Client(Estimator):
             raise ConfigurationError(advised(f"{kind}: {unknown}", advice))
         if config is not None and not isinstance(config, EmbeddingConfig):
             kind = type(config).__name__
-            raise ConfigurationError(
-                f"config must be an EmbeddingConfig, not {kind}; write EmbeddingConfig(...)"
-            )
+            message = f"config must be an EmbeddingConfig, not {kind}; write EmbeddingConfig(...)"
+            raise ConfigurationError(message)
         self._engine = Engine(
             config or EmbeddingConfig(),
             http_client=http_client,
@@ -283,7 +282,7 @@ class EmbeddingClient(_Client):
 
             QwenAIMLError: From the iterator, the first error, if no text was embedded.
         """
-        blocks = self._engine.blocks(role, admit, look_ahead, in_order=in_order, overlap=True)
+        blocks = self._engine.blocks(role, admit, look_ahead, in_order=in_order)
         return EmbeddingIterator(texts, blocks, self._engine.run)
 
     def close(self) -> None:
@@ -383,7 +382,7 @@ class AsyncEmbeddingClient(_Client):
         a third are processed; leaving it cancels them. Without it, no request runs between two rows: a block
         is as large as *look_ahead*, and starts when its first row is requested, which is slower.
         """
-        blocks = self._engine.blocks(role, admit, look_ahead, in_order=in_order, overlap=False)
+        blocks = self._engine.blocks(role, admit, look_ahead, in_order=in_order)
         return AsyncEmbeddingIterator(texts, blocks, self._engine.run)
 
     async def aclose(self) -> None:

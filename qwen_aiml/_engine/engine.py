@@ -218,7 +218,6 @@ class Engine:
         look_ahead: int | None,
         *,
         in_order: bool,
-        overlap: bool,
     ) -> Blocks:
         """Prepare a stream; its jobs count in the `track_usage` blocks that are open now."""
         check_role(role)
@@ -227,7 +226,7 @@ class Engine:
         check_integer("look_ahead", look_ahead, least=1)
         make = partial(copy_context().run, partial(self.job, role=role, admit=admit, packed=True))
         cached = self.cache is not None
-        return Blocks(make, look_ahead, in_order=in_order, overlap=overlap, cached=cached)
+        return Blocks(make, look_ahead, in_order=in_order, overlap=self._sync, cached=cached)
 
     @property
     def emulator(self) -> str | None:
