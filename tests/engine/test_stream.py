@@ -595,17 +595,22 @@ async def test_generator_that_is_dropped() -> None:
     """Dropping a generator around a stream ends its requests, and cancels nothing else."""
     emulator = Emulator(latency=0.01)
     client: Any = make("async with", emulator)
+    ended = anyio.Event()
 
     async def rows() -> AsyncGenerator[int]:
-        async with client.embed_iter(map("text {}".format, count()), look_ahead=90) as rows:
-            async for index, _ in rows:
-                yield index
+        try:
+            async with client.embed_iter(map("text {}".format, count()), look_ahead=90) as rows:
+                async for index, _ in rows:
+                    yield index
+        finally:
+            ended.set()
 
     async for index in rows():
         if index == 20:
             break
     gc.collect()
-    await anyio.sleep(0.1)  # until the event loop has closed the generator
+    with anyio.fail_after(20):
+        await ended.wait()  # until the event loop has closed the generator
     sent = emulator.request_count
     await anyio.sleep(0.1)
     assert emulator.request_count == sent
