@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from .._errors import DeadlineError, NotSentError, QwenAIMLError, RateLimitError, TransportError, advised
 from .._observe.budget import within_budgets
-from .._observe.usage import open_blocks
+from .._observe.usage import current_blocks
 from .._protocol.masking import mask_message
 from .._protocol.request import encode, max_response_bytes
 from .._protocol.response import decode
@@ -125,7 +125,7 @@ class Call:
         self.deadline = None if total is None else clock.now() + total
         self.dimensions = config.length
         self.usage = Usage()
-        self.blocks = open_blocks.get()
+        self.blocks = current_blocks()
         self.budgets = [block.budget for block in self.blocks if block.budget is not None]
         self.accepted = 0
         self.rejected_alone = 0

@@ -23,10 +23,14 @@ class TrackedUsage:
 
     Attributes:
         budget: Limits on the usage of the calls; None means no limit.
+
+        is_dropped: Whether the block was left in another context than it was entered in, as with a generator
+            that is dropped. It then stays open in the first one, but calls made from now on do not count.
     """
 
     def __init__(self, budget: Budget | None = None) -> None:
         self.budget = budget
+        self.is_dropped = False
         self._total = Usage()
 
     @property
@@ -73,8 +77,12 @@ class TrackedUsage:
         return f"Tracked{self._total!r}"
 
 
-# The blocks in which a call made here counts, outermost first.
-open_blocks: ContextVar[tuple[TrackedUsage, ...]] = ContextVar("qwen_aiml_tracked", default=())
+_open: ContextVar[tuple[TrackedUsage, ...]] = ContextVar("qwen_aiml_tracked", default=())
+
+
+def current_blocks() -> tuple[TrackedUsage, ...]:
+    """Return the blocks in which a call made here counts, outermost first."""
+    return tuple(block for block in _open.get() if not block.is_dropped)
 
 
 @contextmanager
@@ -120,8 +128,11 @@ def track_usage(
     has_bound = max_tokens is not None or max_cost_usd is not None
     budget = Budget(max_tokens, max_cost_usd, usd_per_million_tokens) if has_bound else None
     tracked = TrackedUsage(budget)
-    token = open_blocks.set((*open_blocks.get(), tracked))
+    token = _open.set((*current_blocks(), tracked))
     try:
         yield tracked
     finally:
-        open_blocks.reset(token)
+        try:
+            _open.reset(token)
+        except ValueError:  # of another context
+            tracked.is_dropped = True

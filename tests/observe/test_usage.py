@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import json
 import os
 import signal
@@ -34,7 +35,7 @@ from qwen_aiml.emulator import Emulator, Fault
 from qwen_aiml.emulator._service import estimate_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
 TENANTS, THREADS, TASKS = 3, 8, 8
@@ -216,6 +217,47 @@ def test_stream_that_is_read_elsewhere() -> None:
 
     assert (begun.requests > 0, elsewhere.requests) == (True, 0)
     assert begun.total == client.usage
+
+
+def test_block_left_in_another_context() -> None:
+    """Leaving a block in another context raises nothing; calls in the first one no longer count."""
+    with create(Emulator(), EmbeddingClient) as client:
+        first, block = copy_context(), track_usage(max_tokens=1)
+        usage = first.run(block.__enter__)
+        first.run(client.embed, ["a"])
+        block.__exit__(None, None, None)
+        first.run(client.embed, ["b"])  # also without the budget
+        assert (usage.requests, client.usage.requests) == (1, 2)
+
+
+def test_generator_that_is_dropped() -> None:
+    """A block in a generator that is left with ``break`` counts no later calls."""
+    found: list[TrackedUsage] = []
+
+    async def embedded(client: AsyncEmbeddingClient, ended: asyncio.Event) -> AsyncGenerator[None]:
+        try:
+            with track_usage() as usage:
+                found.append(usage)
+                while True:
+                    await client.embed(["a"])
+                    yield
+        finally:
+            ended.set()
+
+    async def main() -> None:
+        raised: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context))
+        async with create(Emulator(), AsyncEmbeddingClient) as client:
+            ended = asyncio.Event()
+            async for _ in embedded(client, ended):
+                break
+            gc.collect()
+            await asyncio.wait_for(ended.wait(), 20)  # until the event loop has closed the generator
+            await client.embed(["a"])
+            assert (found[0].requests, client.usage.requests) == (1, 2)
+        assert not raised
+
+    asyncio.run(main())
 
 
 def test_reentrance(monkeypatch: pytest.MonkeyPatch) -> None:
