@@ -132,7 +132,10 @@ def track_usage(
     try:
         yield tracked
     finally:
+        # Blocks in generators may end in another order than they began, or in another context.
+        others = tuple(block for block in _open.get() if block is not tracked)
         try:
             _open.reset(token)
-        except ValueError:  # of another context
+        except ValueError:
             tracked.is_dropped = True
+        _open.set(others)

@@ -230,6 +230,18 @@ def test_block_left_in_another_context() -> None:
         assert (usage.requests, client.usage.requests) == (1, 2)
 
 
+def test_blocks_in_any_order() -> None:
+    """Blocks that end in another order than they began, as in generators, count no later calls."""
+    with create(Emulator(), EmbeddingClient) as client:
+        first, second = track_usage(), track_usage()
+        began = [first.__enter__(), second.__enter__()]
+        first.__exit__(None, None, None)
+        client.embed(["a"])
+        second.__exit__(None, None, None)
+        client.embed(["b"])
+        assert [usage.requests for usage in began] == [0, 1]
+
+
 def test_generator_that_is_dropped() -> None:
     """A block in a generator that is left with ``break`` counts no later calls."""
     found: list[TrackedUsage] = []
