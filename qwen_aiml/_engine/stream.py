@@ -6,7 +6,6 @@ Streams: texts are read as needed, and embedded block by block, each block as a 
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import AsyncIterable
 from functools import partial
@@ -362,11 +361,12 @@ class AsyncEmbeddingIterator:
         except Exception as error:  # noqa: BLE001 (raised where rows are requested)
             self._blocks.end(job, error)
         except BaseException as error:
-            if not self._blocks.overlap or not isinstance(error, asyncio.CancelledError):
+            if not self._blocks.overlap or isinstance(error, GeneratorExit):
                 self._blocks.log_interrupted()
                 self._blocks = self._blocks.closed()
                 raise
-            # Raises if this iteration was cancelled; otherwise other code cancelled something it awaited.
+            # Raises if this iteration was cancelled; otherwise other code cancelled something it awaited, or
+            # it raised an exception that must not end in the background.
             await anyio.lowlevel.checkpoint_if_cancelled()
             self._blocks.end(job, error)
         else:

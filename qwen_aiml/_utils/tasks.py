@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from .loops import current_loop
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
@@ -56,8 +58,9 @@ class _Task:
 
 
 def _start(function: Callable[[], Coroutine[Any, Any, None]], on_end: Callable[[object], None]) -> object:
-    if asyncio._get_running_loop() is not None:  # noqa: SLF001 (documented)
-        started = asyncio.create_task(function())
+    loop = current_loop()
+    if isinstance(loop, asyncio.AbstractEventLoop):  # otherwise Trio, maybe as a guest in asyncio's loop
+        started = loop.create_task(function())
         started.add_done_callback(on_end)  # even if it is cancelled before it runs
         return started
     import trio  # noqa: PLC0415 (it is running)

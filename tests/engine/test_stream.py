@@ -617,6 +617,28 @@ async def test_generator_that_is_dropped() -> None:
     assert len((await client.embed(TEXTS)).embeddings) == 100
 
 
+async def test_exception_that_is_no_error(way: Way) -> None:
+    """An exception that does not derive from ``Exception``, as of ``pytest.fail`` in a mock, is raised."""
+
+    class Failed(BaseException):
+        pass
+
+    calls = count()
+
+    def admit(_: int) -> None:
+        if next(calls) == 3:
+            raise Failed
+
+    async def admit_async(tokens: int) -> None:
+        admit(tokens)
+
+    client: Any = make(way, Emulator())
+    options = {"look_ahead": 30, "admit": admit if way == "with" else admit_async}
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 (maybe in a group)
+        await rows_of(way, client, TEXTS, **options)
+    assert [type(error) for error in getattr(caught.value, "exceptions", [caught.value])] == [Failed]
+
+
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 async def test_task_that_never_began() -> None:
     """The end does not wait for a task that other code cancelled before it began."""

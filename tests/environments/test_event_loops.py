@@ -152,7 +152,9 @@ def test_trio_as_a_guest(run: Callable[..., str]) -> None:
 
         async def embed():
             async with AsyncEmbeddingClient(CONFIG) as client:
-                return len((await client.embed(TEXTS)).embeddings)
+                print(len((await client.embed(TEXTS)).embeddings))
+                async with client.embed_iter(TEXTS) as rows:
+                    return len([row async for row in rows])
 
         async def main():
             loop = asyncio.get_running_loop()
@@ -167,7 +169,7 @@ def test_trio_as_a_guest(run: Callable[..., str]) -> None:
         asyncio.run(main())
         """
     )
-    assert printed == "37\n"
+    assert printed == "37\n37\n"
 
 
 def test_loop_closed_without_clean_up(run: Callable[..., str]) -> None:
