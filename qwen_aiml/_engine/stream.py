@@ -297,6 +297,7 @@ class AsyncEmbeddingIterator:
         self._blocks = blocks
         self._run = run
         self._tasks = Tasks()
+        self._block_ended = anyio.Event()
 
     def __aiter__(self) -> AsyncIterator[tuple[int, array[float]]]:
         return self
@@ -305,7 +306,8 @@ class AsyncEmbeddingIterator:
         while True:
             # At each row, so that requests continue and cancellation is noticed, whatever the caller does.
             await anyio.lowlevel.checkpoint()
-            self._block_ended = anyio.Event()
+            if self._block_ended.is_set():  # otherwise another task may be waiting for it
+                self._block_ended = anyio.Event()
             await self._begin_blocks()
             if (row := self._blocks.take()) is not None:
                 return row
@@ -361,12 +363,12 @@ class AsyncEmbeddingIterator:
         except Exception as error:  # noqa: BLE001 (raised where rows are requested)
             self._blocks.end(job, error)
         except BaseException as error:
-            if not self._blocks.overlap or isinstance(error, GeneratorExit):
+            if not self._blocks.overlap or isinstance(error, (KeyboardInterrupt, GeneratorExit)):
                 self._blocks.log_interrupted()
                 self._blocks = self._blocks.closed()
                 raise
             # Raises if this iteration was cancelled; otherwise other code cancelled something it awaited, or
-            # it raised an exception that must not end in the background.
+            # raised an exception that does not derive from `Exception`, such as pytest's.
             await anyio.lowlevel.checkpoint_if_cancelled()
             self._blocks.end(job, error)
         else:

@@ -13,7 +13,7 @@ import textwrap
 import threading
 import time
 from array import array
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from itertools import count
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -588,6 +588,23 @@ async def test_left_early_logs_nothing(way: Way, caplog: pytest.LogCaptureFixtur
     with pytest.raises(ValueError, match=r"^$"):
         await walk(way, client, TEXTS, fail)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("way", ["async with", "async for"], indirect=True)
+async def test_several_tasks(way: Way) -> None:
+    """Each row is returned to one of the tasks that await rows, and none waits forever."""
+    client: Any = make(way, Emulator(latency=0.01))
+    rows = client.embed_iter(TEXTS, look_ahead=30)
+    found: list[int] = []
+
+    async def read() -> None:
+        found.append((await anext(rows))[0])
+
+    with anyio.fail_after(20):
+        async with rows if way == "async with" else nullcontext(), anyio.create_task_group() as group:
+            for _ in TEXTS:
+                group.start_soon(read)
+    assert sorted(found) == list(range(len(TEXTS)))
 
 
 @pytest.mark.filterwarnings("ignore:Async generator '.*rows':ResourceWarning")
