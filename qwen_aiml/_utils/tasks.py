@@ -38,11 +38,11 @@ class Tasks:
             task.ended.set()
 
         self._running.add(task)
-        task.started = _start(run, on_end)
+        task.started = _start(task.loop, run, on_end)
 
     async def end(self) -> None:
-        """Cancel the tasks, and wait for their end."""
-        running = self._running.copy()
+        """Cancel the tasks of this event loop, and wait for their end; another loop may no longer run."""
+        running = [task for task in self._running if task.loop is current_loop()]
         for task in running:
             task.scope.cancel()
         with anyio.CancelScope(shield=True):
@@ -52,13 +52,15 @@ class Tasks:
 
 class _Task:
     def __init__(self) -> None:
+        self.loop = current_loop()
         self.scope = anyio.CancelScope()
         self.ended = anyio.Event()
         self.started: object = None  # asyncio does not keep a reference to it
 
 
-def _start(function: Callable[[], Coroutine[Any, Any, None]], on_end: Callable[[object], None]) -> object:
-    loop = current_loop()
+def _start(
+    loop: object, function: Callable[[], Coroutine[Any, Any, None]], on_end: Callable[[object], None]
+) -> object:
     if isinstance(loop, asyncio.AbstractEventLoop):  # otherwise Trio, maybe as a guest in asyncio's loop
         started = loop.create_task(function())
         started.add_done_callback(on_end)  # even if it is cancelled before it runs

@@ -667,6 +667,22 @@ async def test_task_that_never_began() -> None:
         await tasks.end()
 
 
+def test_end_in_another_event_loop() -> None:
+    """The end does not wait for tasks of another event loop, which may no longer run."""
+    tasks, first, second = Tasks(), asyncio.new_event_loop(), asyncio.new_event_loop()
+
+    async def begin() -> None:
+        tasks.start(anyio.sleep_forever)
+        await asyncio.sleep(0)
+
+    first.run_until_complete(begin())
+    second.run_until_complete(asyncio.wait_for(tasks.end(), 20))
+    first.run_until_complete(asyncio.wait_for(tasks.end(), 20))
+    assert not asyncio.all_tasks(first)
+    first.close()
+    second.close()
+
+
 async def test_log_of_what_is_in_the_cache(caplog: pytest.LogCaptureFixture) -> None:
     """With a cache, cancelling a stream logs how many texts it has; repeated texts count."""
     caplog.set_level(logging.INFO)
