@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 _SENSITIVE = r"(?i)key|secret|passw|token$"
 _SETTINGS = "\n\nSettings:"
 _WRAPPER = textwrap.TextWrapper(
-    width=100, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False
+    width=100,
+    initial_indent=" " * 4,
+    subsequent_indent=" " * 8,
+    break_long_words=False,
+    break_on_hyphens=False,
 )
 
 
@@ -200,7 +204,8 @@ class AdapterBase:
                     setattr(cls, name, hide_locals(method))
             if cls.__doc__ is not None:
                 described = {name: field.description for name, field in cls.model_fields.items()}
-                parts = [_WRAPPER.fill(f"{name}: {text}") for name, text in described.items() if text]
+                settings = [f"{name}: {text}" for name, text in described.items() if text]
+                parts = [_WRAPPER.fill(" ".join(text.split())) for text in settings]
                 cls.__doc__ = "\n\n".join([f"{cleandoc(cls.__doc__)}{_SETTINGS}", *parts])
 
     @property

@@ -379,8 +379,9 @@ class AsyncEmbeddingClient(_Client):
         Async version of `EmbeddingClient.embed_iter`; *texts* may be an async iterable.
 
         Inside ``async with client.embed_iter(texts) as rows``, two blocks are in progress while the rows of
-        a third are processed; leaving it cancels them. Without it, no request runs between two rows: a block
-        is as large as *look_ahead*, and starts when its first row is requested, which is slower.
+        a third are processed; leaving it, or ``aclose``, cancels them. Without it, no request runs between
+        two rows: a block is as large as *look_ahead*, and starts when its first row is requested, which is
+        slower.
         """
         blocks = self._engine.blocks(role, admit, look_ahead, in_order=in_order)
         return AsyncEmbeddingIterator(texts, blocks, self._engine.run)

@@ -120,7 +120,7 @@ def unpack(key: str, entry: object, dimensions: int | None) -> list[float] | Non
         return None
     entry = bytes(entry)
     numbers = entry[_HEADER.size : -_CHECKSUM_BYTES]
-    if entry != _entry(key, numbers):
+    if len(numbers) % 4 or entry != _entry(key, numbers):
         return None
     embedding = struct.unpack_from(f"<{len(numbers) // 4}f", numbers)
     is_found = dimensions in (None, len(embedding)) and _is_valid(embedding)

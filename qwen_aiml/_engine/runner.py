@@ -269,7 +269,7 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows has no fork)
 
 def background_loop() -> _BackgroundLoop | None:
     """
-    Return the event loop, started if needed; None if no thread can be started (interpreter shutdown).
+    Return the event loop, started if needed; None if no thread can be started (shutdown, or a limit).
 
     Raises:
         ConfigurationError: If sockets are blocked, or if this is called in the event loop's own thread.

@@ -37,7 +37,7 @@ def hide_locals(function: _Function) -> _Function:
         def call(*arguments: Any, **options: Any) -> Any:
             try:
                 return function(*arguments, **options)
-            except BaseException as error:  # also a cancellation, the cause of a TimeoutError
+            except BaseException as error:  # also an interrupt
                 del arguments, options
                 clear_frames(error)
                 raise

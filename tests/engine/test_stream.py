@@ -607,30 +607,38 @@ async def test_several_tasks(way: Way) -> None:
     assert sorted(found) == list(range(len(TEXTS)))
 
 
+def in_flight(client: Any) -> int:
+    """Return how many requests of a client are in flight."""
+    [session] = client._engine._sessions.values()
+    found: int = session.queue.in_flight
+    return found
+
+
+async def until_in_flight(client: Any, number: int) -> None:
+    """Wait until so many requests are in flight."""
+    with anyio.fail_after(20):
+        while in_flight(client) != number:  # noqa: ASYNC110 (it has no event to await)
+            await anyio.sleep(0.01)
+
+
 @pytest.mark.filterwarnings("ignore:Async generator '.*rows':ResourceWarning")
 async def test_generator_that_is_dropped() -> None:
     """Dropping a generator around a stream ends its requests, and cancels nothing else."""
-    emulator = Emulator(latency=0.01)
+    emulator = Emulator()
+    emulator.script(None, *[Fault(hang=True)] * 2)
     client: Any = make("async with", emulator)
-    ended = anyio.Event()
 
     async def rows() -> AsyncGenerator[int]:
-        try:
-            async with client.embed_iter(map("text {}".format, count()), look_ahead=90) as rows:
-                async for index, _ in rows:
-                    yield index
-        finally:
-            ended.set()
+        async with client.embed_iter(TEXTS, in_order=False, look_ahead=30) as rows:
+            async for index, _ in rows:
+                yield index
 
-    async for index in rows():
-        if index == 20:
-            break
+    async for _ in rows():
+        await until_in_flight(client, 2)
+        break
     gc.collect()
-    with anyio.fail_after(20):
-        await ended.wait()  # until the event loop has closed the generator
-    sent = emulator.request_count
-    await anyio.sleep(0.1)
-    assert emulator.request_count == sent
+    await until_in_flight(client, 0)  # once the event loop has closed the generator
+    emulator._script.clear()
     assert len((await client.embed(TEXTS)).embeddings) == 100
 
 
@@ -737,6 +745,8 @@ async def test_left_with_requests_in_flight() -> None:
     with anyio.fail_after(20):
         async with client.embed_iter(TEXTS, in_order=False, look_ahead=30) as rows:
             await anext(rows)
+            await until_in_flight(client, 2)
+    assert not in_flight(client)
 
 
 async def test_aclosing() -> None:
@@ -752,7 +762,9 @@ async def test_aclosing() -> None:
     with anyio.fail_after(20):
         async with client.embed_iter(TEXTS, look_ahead=30, in_order=False) as rows:
             await anext(rows)
+            await until_in_flight(client, 2)
             await rows.aclose()
+            assert not in_flight(client)
             assert [row async for row in rows] == []
 
 
