@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 from .._keys import KeySource
+from .._utils.loops import runs_asyncio
 from .base import close_all
 from .environment import proxy_for
 from .httpx_library import patched_library, service_name
@@ -89,7 +89,7 @@ class SelectedTransport:
         # Instrumentation for a sync caller may patch only the sync classes.
         library, sync = patched_library(), self._sync
         if library is None:
-            library = "httpx" if self._needs_httpx or not _runs_asyncio() else "asyncio"
+            library = "httpx" if self._needs_httpx or not runs_asyncio() else "asyncio"
             sync = False
         if (library, sync) not in self._transports:
             self._transports[library, sync] = _create(library, config, None, sync=sync)
@@ -106,8 +106,3 @@ def _create(library: str, config: EmbeddingConfig, client: Any, *, sync: bool) -
 
     transport_class = ThreadedHTTPXTransport if sync else HTTPXTransport
     return transport_class(config, client, library=library)
-
-
-def _runs_asyncio() -> bool:
-    """Return whether an asyncio task is running; Trio may be a guest in an asyncio event loop."""
-    return asyncio._get_running_loop() is not None and asyncio.current_task() is not None  # noqa: SLF001 (documented)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 
@@ -11,6 +12,11 @@ def current_loop() -> Any:
 
     token = anyio.lowlevel.current_token()
     return getattr(token, "native_token", token)
+
+
+def runs_asyncio() -> bool:
+    """Return whether an asyncio task is running; Trio may be a guest in an asyncio event loop."""
+    return asyncio._get_running_loop() is not None and asyncio.current_task() is not None  # noqa: SLF001 (documented)
 
 
 def is_closed(loop: Any) -> bool:

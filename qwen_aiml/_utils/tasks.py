@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from .loops import current_loop
+from .loops import current_loop, runs_asyncio
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -38,7 +38,7 @@ class Tasks:
             task.ended.set()
 
         self._running.add(task)
-        task.started = _start(task.loop, run, on_end)
+        task.started = _start(run, on_end)
 
     async def end(self) -> None:
         """Cancel the tasks of this event loop, and wait for their end; another loop may no longer run."""
@@ -58,11 +58,9 @@ class _Task:
         self.started: object = None  # asyncio does not keep a reference to it
 
 
-def _start(
-    loop: object, function: Callable[[], Coroutine[Any, Any, None]], on_end: Callable[[object], None]
-) -> object:
-    if isinstance(loop, asyncio.AbstractEventLoop):  # otherwise Trio, maybe as a guest in asyncio's loop
-        started = loop.create_task(function())
+def _start(function: Callable[[], Coroutine[Any, Any, None]], on_end: Callable[[object], None]) -> object:
+    if runs_asyncio():
+        started = asyncio.create_task(function())
         started.add_done_callback(on_end)  # even if it is cancelled before it runs
         return started
     import trio  # noqa: PLC0415 (it is running)
