@@ -19,9 +19,11 @@ from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import httpx
 import openai
 import pytest
+import uvicorn
 
 from qwen_aiml.emulator import Emulator, Fault, serve
 from qwen_aiml.emulator.__main__ import main
@@ -154,6 +156,20 @@ def test_started_and_stopped_at_once() -> None:
         assert "qwen-aiml-emulator" in threads()
 
     assert "qwen-aiml-emulator" not in threads()
+
+
+def test_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server accepts connections from the start; requests that are queued would arrive all at once."""
+    originally, has_started = uvicorn.Server.startup, threading.Event()
+
+    async def slow(server: uvicorn.Server, sockets: list[socket.socket] | None = None) -> None:
+        await anyio.sleep(0.2)
+        await originally(server, sockets)
+        has_started.set()
+
+    monkeypatch.setattr(uvicorn.Server, "startup", slow)
+    with serve(Emulator()):
+        assert has_started.is_set()
 
 
 @pytest.mark.parametrize("text", ["Laura", ["Laura", "is", "a", "DJ"]])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from .._emulator import Emulator
 
-_STOP = 5.0  # seconds
+_START = _STOP = 5.0  # seconds
 
 
 @contextmanager
@@ -44,11 +44,12 @@ def serve(emulator: Emulator, host: str = "127.0.0.1", port: int = 0) -> Iterato
         from . import asgi  # noqa: PLC0415 - imports uvicorn, which only servers need
     except ModuleNotFoundError as error:
         refer_to_extra(error, "uvicorn", "emulator", "the emulator's server")
-    # It listens from here on: requests sent before the thread is ready are queued.
     with closing(socket.create_server((host, port), backlog=2048)) as listener:
         server = asgi.Server(emulator)
         thread = Thread(target=server.run, args=([listener],), name="qwen-aiml-emulator", daemon=True)
         thread.start()
+        # Requests sent before would be queued, and then processed all at once, whatever their rate.
+        server.ready.wait(_START)
         try:
             yield f"http://{host}:{listener.getsockname()[1]}{emulator.mount}/v1"
         finally:
