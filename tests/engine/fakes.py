@@ -22,6 +22,7 @@ from qwen_aiml._engine.limiter import Start
 from qwen_aiml._engine.queue import Queue
 from qwen_aiml._engine.request import Call, Clock, embed_texts
 from qwen_aiml._protocol.response import Response
+from qwen_aiml._results import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -136,9 +137,12 @@ class FakeLimiter:
         paused_until: Time from which the next request may start.
 
         reports: Outcomes of requests.
+
+        limits: The estimates that users see.
     """
 
     def __init__(self, config: EmbeddingConfig) -> None:
+        self.limits = Limits(None, 1, 10)
         self.rows = config.rows
         self.window = self.most = config.concurrency
         self.paused_until = 0.0

@@ -1,0 +1,109 @@
+"""Exact sleeps, by which requests keep the rate of a limit."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import anyio
+import pytest
+import trio
+from trio.testing import MockClock
+
+from fakes import Harness
+from qwen_aiml._engine import queue
+from qwen_aiml._results import Limits
+from qwen_aiml._utils.sleep import sleep
+
+exact = pytest.mark.skipif(
+    sys.platform != "linux" or sys.version_info < (3, 13), reason="no timers with file descriptors"
+)
+
+
+@pytest.fixture
+def timers(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Record the seconds for which timers with file descriptors are set."""
+    seconds: list[float] = []
+
+    def settime(timer: int, *, initial: float) -> Any:
+        seconds.append(initial)
+        return originally(timer, initial=initial)
+
+    originally = os.timerfd_settime  # type: ignore[attr-defined,unused-ignore]
+    monkeypatch.setattr(os, "timerfd_settime", settime)
+    return seconds
+
+
+def count_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@exact
+def test_exact(timers: list[float]) -> None:
+    """A short sleep is not rounded up to milliseconds, and leaves no file descriptor open."""
+
+    async def main() -> None:
+        before, began = count_descriptors(), monotonic()
+        await sleep(0.0012)
+        assert monotonic() - began >= 0.0012
+        with anyio.move_on_after(0.001):
+            await sleep(0.04)
+        assert count_descriptors() == before
+
+    asyncio.run(main())
+
+    assert timers == [0.0012, 0.04]
+
+
+@exact
+def test_no_descriptor_left(timers: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a file descriptor, a sleep is as exact as the event loop's."""
+
+    def refuse(*_: Any, **__: Any) -> int:
+        raise OSError(24, "Too many open files")
+
+    async def main() -> None:
+        began = monotonic()
+        await sleep(0.002)
+        assert monotonic() - began >= 0.002
+
+    monkeypatch.setattr(os, "timerfd_create", refuse)
+    asyncio.run(main())
+
+    assert timers == []
+
+
+@exact
+def test_long(timers: list[float]) -> None:
+    """A long sleep, and one on Trio, are left to the event loop."""
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(sleep(60), 0.01))
+    trio.run(sleep, 0.002, clock=MockClock(autojump_threshold=0))
+
+    assert timers == []
+
+
+@pytest.mark.parametrize(("rate", "sleeps"), [(None, []), (50.0, [0.01])])
+def test_only_at_a_limit(monkeypatch: pytest.MonkeyPatch, rate: float | None, sleeps: list[float]) -> None:
+    """While no limit is known, waits need not be exact, which would take more processor time."""
+    exact: list[float] = []
+
+    async def record(seconds: float) -> None:
+        exact.append(seconds)
+        await anyio.sleep(seconds)
+
+    async def wait(harness: Harness) -> None:
+        assert await harness.queue.start(1.0, lambda: 60.0, lambda _: None)
+        harness.queue.end()
+
+    monkeypatch.setattr(queue, "sleep", record)
+    harness = Harness()
+    harness.limiter.limits = Limits(rate, 1, 10)
+    harness.limiter.paused_until = 0.01
+    harness.run(lambda: wait(harness))
+
+    assert exact == pytest.approx(sleeps)
