@@ -6,20 +6,11 @@ recently accepted, not, as in AIMD, to a fraction of the sending rate. Unlike wi
 starts are evenly spaced, so that no burst drains the service's bucket.
 
 - Starts are at least latency / window apart; the window grows as in slow start, and never shrinks.
-- Single 429s are retried and change nothing. Two in a row, or three in 30 responses, are a pattern.
-- A pattern sets the rate to 0.975 of the accepted rate since the last pattern. The sample covers at most the
-  last second, as far as the rate was at least 0.7 of the present one, or 20 requests if those are more. The
-  old rate counts as three more requests, so that short samples weigh little. If two patterns in a row lower
-  the rate, each with few rejections, or eight in any way, the lower rate did not help: it is restored. After
-  eight, any two suffice, and the rate is raised as well, until 120 requests pass without a pattern. The rate
-  is never below one request in 15 seconds, the longest interval of probes.
+- Single 429s are retried and change nothing. Two in a row, or three in 30 responses, are a pattern: the rate
+  becomes 0.975 of the one accepted since the last pattern, in the last second or the last 20 requests.
+- If patterns lower the rate and rejections go on, it was useless, and the rate is restored (`_Reductions`).
 - After the first pattern, and when nothing was accepted since the last one, single requests probe, at
-  intervals that double. If the first probe is accepted, the requests in flight at the pattern show the rate,
-  since the bucket was empty; if none of them was rejected, the pattern was chance. If the first probe is
-  rejected, acceptance had really ended. The rate is then the number of requests accepted since it last began,
-  divided by the time until it resumed, which was between the last two probes. This holds for a bucket and for
-  a quota per second. If acceptance ended for more than four seconds, all estimates are discarded: a quota per
-  minute, other clients of the account and an outage look the same, and after an outage a low rate is wrong.
+  intervals that double. The time until one is accepted shows what kind of limit it is; see below.
 - The rate grows along the curve of CUBIC (RFC 9438, section 4.2), over requests started instead of time, so
   that it does not grow while the client is idle. It exceeds an estimate after as many requests as that was
   based on, at least 20 or those of four seconds; once two estimates agree, after four seconds.
@@ -52,7 +43,7 @@ BACKOFF_FACTOR = 0.975  # share of the accepted rate at which to continue
 PATTERN_REJECTIONS, PATTERN_RESPONSES = 3, 30
 SAMPLE_SECONDS, SAMPLE_REQUESTS = 1.0, 20  # sample of accepted requests: whichever is longer
 SAMPLE_RATE = 0.7  # share of the present rate; slower starts say little about the limit
-PRIOR = 3.0  # requests at the old rate, added to each sample
+PRIOR = 3.0  # requests at the old rate, added to each sample, so that short ones weigh little
 FEW = 1 / 8  # share of rejections that may be chance
 MAX_REDUCTIONS, MIN_REDUCTIONS = 8, 2  # patterns in a row that lower the rate; see `_Reductions`
 RAISE = 1.15  # times the restored rate, once the rejections are known not to depend on the rate
@@ -60,8 +51,13 @@ MANY = 120  # requests without a pattern, after which they may depend on it agai
 AGREEMENT = 0.15  # relative difference between two estimates that agree
 SLOW_SECONDS = 4.0  # until growth exceeds an estimate that agrees with the last one
 MIN_REQUESTS = 20.0  # until growth exceeds any other estimate, unless four seconds are sooner
-LONGEST_PROBE_GAP = 15.0  # seconds
-LONGEST_REFILL = 4.0  # seconds without acceptance, up to which they show the rate
+# If the first probe is accepted, the requests in flight at the pattern show the rate, since the bucket was
+# empty; if none of them was rejected, the pattern was chance. Otherwise acceptance had really ended. The rate
+# is then the number of requests accepted since it last began, divided by the time until it resumed, which was
+# between the last two probes. After more than LONGEST_REFILL, all estimates are discarded: an outage
+# looks like a quota per minute, and after an outage a low rate is wrong.
+LONGEST_PROBE_GAP = 15.0  # seconds, also between any two starts
+LONGEST_REFILL = 4.0  # seconds
 EARLY = 0.001  # seconds by which a start may come early while no limit is known; timers are no finer
 MAX_CATCH_UP = 0.04  # seconds of lateness to make up for, since timers are late
 TURN = 0.1  # seconds for which a start is left to the event loops whose turn it is
@@ -73,7 +69,6 @@ REMEMBERED = 1024  # starts
 LOG_CHANGE = 0.2
 
 _log = logging.getLogger("qwen_aiml")
-
 
 Outcome = Literal["accepted", "refused", "lost"]
 
@@ -100,9 +95,11 @@ class Start(Struct, eq=False):
 
 class _Reductions:
     """
-    Patterns in a row that lowered the rate. A limit is found with few of them.
+    Patterns in a row that lowered the rate. Few find a limit; more are useless: rejections occur at any rate.
 
-    More are useless, since rejections occur at any rate. Further series are undone sooner.
+    After two, each with few rejections, or after eight in any way, the rate before them is restored. Further
+    series are undone sooner. After eight, any two suffice, and the rate is raised as well, until 120 requests
+    pass without a pattern.
     """
 
     def __init__(self) -> None:
@@ -385,8 +382,9 @@ def _sample(recent: Sequence[Start], begin: float, refused: Start, slowest: floa
     """
     Return the number of requests in a sample, accepted or in flight, and the seconds that they span.
 
-    It lies between *begin* and the start of *refused*. Starts at rates below *slowest* extend it no further
-    than to the minimum of requests, since they say little about the limit.
+    It lies between *begin* and the start of *refused*, and covers at most the last second, or 20 requests if
+    those are more. Starts at rates below *slowest* extend it no further, since they say little about the
+    limit.
     """
     begin = max(begin, recent[0].at)
     sample = [
