@@ -20,7 +20,7 @@ from .long_texts import LongTexts
 from .request import deadline_error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Container, Iterable, Sequence
+    from collections.abc import Awaitable, Collection, Iterable, Sequence
 
     from .._cache.access import CacheAccess
     from .._protocol.response import Rows
@@ -281,9 +281,9 @@ class Job:
             self.call.reporter.add(items, self.call.usage, cached=cached)
 
 
-def count(job: Job, found: Container[int]) -> int:
+def count(job: Job, found: Collection[int]) -> int:
     """Count the texts whose items are among those *found*; repeated texts share an item."""
-    return sum(item in found for item in job.items)
+    return sum(item in found for item in job.items) if found else 0
 
 
 def log_end(job: Job, seconds: float) -> None:

@@ -174,6 +174,7 @@ class Call:
 
 
 _PERMANENT = ("certificate", "local", "loop", "refused")
+_SENT = Usage(requests=1)
 
 
 async def embed_texts(texts: Sequence[str], call: Call, *, retries: int) -> Rows:
@@ -249,7 +250,7 @@ class _Request:
         call.waiting.discard(self._scope)
         self._sent_at = start.at
         response: Response | None = None
-        usage = Usage(requests=1)
+        usage = _SENT
         try:
             response = await call.post(self._post)
             response.packed = call.packed

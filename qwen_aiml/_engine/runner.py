@@ -222,12 +222,11 @@ def exact_selector() -> selectors.BaseSelector:
 class _BackgroundLoop(asyncio.SelectorEventLoop):
     """The event loop of the background thread."""
 
+    time = RealTime.now
+
     def __init__(self) -> None:
         super().__init__(exact_selector())
         self.thread = threading.Thread(target=self._run, name="qwen_aiml", daemon=True)
-
-    def time(self) -> float:
-        return RealTime.now()
 
     async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
         # asyncio's executor rejects work once the main thread has ended.
