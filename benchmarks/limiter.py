@@ -162,6 +162,10 @@ def special() -> dict[str, Scenario]:
         found[f"{clients} clients, bucket 50/s, {latency} s"] = Scenario(
             service=partial(TokenBucket, 50, 10), requests=600, latency=latency, clients=clients
         )
+    for rate, burst in ((50, 1), (50, 10), (200, 100)):
+        found[f"bucket {rate}/s, holds {burst}, Retry-After of 1 s"] = Scenario(
+            service=partial(TokenBucket, rate, burst, advised=1.0), requests=10 * rate, latency=0.1
+        )
     for closed in (1, 5, 20, 60):
         found[f"bucket 50/s, closed for the first {closed} s"] = Scenario(
             service=partial(LateBucket, 50, 10, closed), requests=500, latency=0.1

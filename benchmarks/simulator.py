@@ -70,10 +70,19 @@ class Unlimited:
 
 
 class TokenBucket(Unlimited):
-    """Each request takes a token; *rate* tokens are added per second, up to *burst*."""
+    """
+    Each request takes a token; *rate* tokens are added per second, up to *burst*.
 
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate, self._burst = rate, burst
+    Args:
+        rate: Tokens per second.
+
+        burst: Capacity, and initial content, in tokens.
+
+        advised: Seconds of Retry-After with each rejection; gateways round them up to whole ones.
+    """
+
+    def __init__(self, rate: float, burst: float, advised: float | None = None) -> None:
+        self._rate, self._burst, self._advised = rate, burst, advised
         self._tokens, self._filled_at = burst, 0.0
 
     def admits(self, now: float, in_flight: int) -> bool:  # noqa: ARG002 - the rate decides
@@ -87,6 +96,10 @@ class TokenBucket(Unlimited):
     def ideal(self, requests: int) -> float:
         """Return the seconds until enough tokens have been added."""
         return max(0.0, requests - self._burst) / self._rate
+
+    def advice(self, now: float) -> float | None:  # noqa: ARG002 - the same at all times
+        """Return the seconds of Retry-After."""
+        return self._advised
 
 
 class SlidingWindow(Unlimited):

@@ -309,6 +309,26 @@ def test_pauses_are_no_time() -> None:
     assert rates[1] == pytest.approx(rates[0], rel=0.2)
 
 
+@pytest.mark.parametrize(("seconds", "factor"), [(0.5, 0.7), (1.5, 1.0)])
+def test_pauses_that_take_most_of_the_time(seconds: float, factor: float) -> None:
+    """If a pause follows sooner than the last was long, the rate is lowered; the first changes nothing."""
+    limiter = Limiter(32)
+    now = feed(limiter, "a" * 100 + "rr" + "a" * 100)
+    rate = limiter.limits.requests_per_second
+    start, now = begin(limiter, now)
+    limiter.refused(start, now, 1.0, 0.0)
+
+    assert limiter.limits.requests_per_second == pytest.approx(rate, rel=0.01)
+
+    start, now = begin(limiter, now + 1.0 + seconds)
+    before = limiter.limits.requests_per_second
+    limiter.refused(start, now, 1.0, 0.0)
+
+    assert before is not None
+    assert limiter.limits.requests_per_second == pytest.approx(factor * before, rel=0.05)
+    assert not isinstance(limiter.take(now + 0.99, 0), Start)
+
+
 def test_single_rejections() -> None:
     """One rejection in twenty changes nothing."""
     limiter = Limiter(32)
@@ -868,6 +888,15 @@ def test_service_that_is_closed_at_first(closed: int) -> None:
 
     assert max(result.ratio for result in results) <= 1.35
     assert max(result.refused for result in results) <= 0.1
+
+
+@pytest.mark.parametrize("bucket", ["50/s, holds 1", "50/s, holds 10", "200/s, holds 100"])
+def test_bucket_with_retry_after(bucket: str) -> None:
+    """If each rejection has a Retry-After of a second, few are rejected, so that pauses take little time."""
+    results = simulate(special()[f"bucket {bucket}, Retry-After of 1 s"], make, range(5))
+
+    assert median(result.ratio for result in results) <= 2.5
+    assert median(result.refused for result in results) <= 0.05
 
 
 @pytest.mark.parametrize("clients", [2, 4])
