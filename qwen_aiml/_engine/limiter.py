@@ -14,7 +14,7 @@ starts are evenly spaced, so that no burst drains the service's bucket.
 - The rate grows along the curve of CUBIC (RFC 9438, section 4.2), over requests started instead of time, so
   that it does not grow while the client is idle. It exceeds an estimate after as many requests as that was
   based on, at least 20 or those of four seconds; once two estimates agree, after four seconds.
-- `Retry-After` pauses all requests, and the next sample begins after it, so a pause never lowers the rate. It
+- `Retry-After` pauses all requests, and the next sample begins after it: one pause never lowers the rate. It
   also begins after idle time: a client with little to send learns nothing about the limit. If pauses take
   most of the time, a rejection costs more than a lower rate: that becomes 0.7 of the present, as in CUBIC.
 """
