@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 
-from .._utils.sleep import sleep
+from .._utils.short_waits import sleep
 from .limiter import Start
 
 if TYPE_CHECKING:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import queue
-import select
-import selectors
 import socket
 import sys
 import threading
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from .._errors import ConfigurationError
+from .._utils.short_waits import exact_selector
 from .._utils.threads import run_in_thread
 
 if TYPE_CHECKING:
@@ -32,10 +31,6 @@ SIGNAL_SECONDS = 0.5
 # Seconds to wait for the end of something cancelled or closed. Garbage collection may do either, in a thread
 # that holds a lock for which the event loop waits.
 END_SECONDS = 5.0
-
-# Shorter waits of the event loop are exact: a rate limit of hundreds per second leaves 2 ms between requests.
-EXACT_SECONDS = 0.05
-MAX_DESCRIPTOR = 1023  # of `select.select`
 
 
 class BackgroundCall:
@@ -199,24 +194,6 @@ class RealTime:
     """
 
     now = staticmethod(time.monotonic)
-
-
-def exact_selector() -> selectors.BaseSelector:
-    """Create the default selector; if that is epoll's, short timeouts are not rounded up to a millisecond."""
-    default = selectors.DefaultSelector  # this and `wait` are looked up here, since gevent replaces them
-    if default is not getattr(selectors, "EpollSelector", None):
-        return default()
-
-    wait = select.select
-
-    class Exact(default):  # type: ignore[misc, valid-type]
-        def select(self, timeout: float | None = None) -> Any:
-            if timeout is not None and 0 < timeout < EXACT_SECONDS and self.fileno() <= MAX_DESCRIPTOR:
-                wait([self], [], [], timeout)
-                timeout = 0
-            return super().select(timeout)
-
-    return Exact()
 
 
 class _BackgroundLoop(asyncio.SelectorEventLoop):

@@ -6,8 +6,6 @@ import asyncio
 import contextvars
 import errno
 import os
-import select
-import selectors
 import signal
 import socket
 import subprocess
@@ -28,7 +26,7 @@ import sniffio
 
 from qwen_aiml import ConfigurationError
 from qwen_aiml._engine import runner
-from qwen_aiml._engine.runner import BackgroundCall, exact_selector, wait_for
+from qwen_aiml._engine.runner import BackgroundCall, wait_for
 from qwen_aiml._utils.threads import run_in_thread
 
 if TYPE_CHECKING:
@@ -335,38 +333,6 @@ def test_interpreter_shutdown(monkeypatch: pytest.MonkeyPatch, *, start: bool) -
 
     with pytest.raises(ConfigurationError, match=r"the interpreter is shutting down.*not in __del__"):
         BackgroundCall(ident).start() if start else wait_for(SimpleQueue())
-
-
-@pytest.mark.skipif(not hasattr(selectors, "EpollSelector"), reason="not epoll")
-def test_exact_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short timeouts are not rounded up to a millisecond, and a file descriptor that is ready ends them."""
-    waits: list[float] = []
-
-    def wait(*arguments: Any) -> Any:
-        waits.append(arguments[-1])
-        return originally(*arguments)
-
-    originally = select.select
-    monkeypatch.setattr(select, "select", wait)
-    here, there = socket.socketpair()
-    with here, there, exact_selector() as selector:
-        selector.register(here, selectors.EVENT_READ)
-        nothing = selector.select(0.0012)
-        there.send(b"x")
-        ready = [selector.select(timeout) for timeout in (0.01, 0, 1.0, None)]
-        monkeypatch.setattr(runner, "MAX_DESCRIPTOR", -1)
-        ready.append(selector.select(0.02))
-
-    assert waits == [0.0012, 0.01]
-    assert nothing == []
-    assert [[key.fileobj for key, _ in each] for each in ready] == [[here]] * 5
-
-
-def test_selector_of_gevent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A selector that replaces the default one is used unchanged."""
-    monkeypatch.setattr(selectors, "DefaultSelector", selectors.SelectSelector)
-    with exact_selector() as selector:
-        assert type(selector) is selectors.SelectSelector
 
 
 @pytest.mark.anyio

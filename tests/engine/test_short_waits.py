@@ -1,9 +1,12 @@
-"""Exact sleeps, by which requests keep the rate of a limit."""
+"""Exact short waits, by which requests keep the rate of a limit."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import select
+import selectors
+import socket
 import sys
 from pathlib import Path
 from time import monotonic
@@ -17,7 +20,8 @@ from trio.testing import MockClock
 from fakes import Harness
 from qwen_aiml._engine import queue
 from qwen_aiml._results import Limits
-from qwen_aiml._utils.sleep import sleep
+from qwen_aiml._utils import short_waits
+from qwen_aiml._utils.short_waits import exact_selector, sleep
 
 exact = pytest.mark.skipif(
     sys.platform != "linux" or sys.version_info < (3, 13), reason="no timers with file descriptors"
@@ -107,3 +111,35 @@ def test_only_at_a_limit(monkeypatch: pytest.MonkeyPatch, rate: float | None, sl
     harness.run(lambda: wait(harness))
 
     assert exact == pytest.approx(sleeps)
+
+
+@pytest.mark.skipif(not hasattr(selectors, "EpollSelector"), reason="not epoll")
+def test_exact_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short timeouts are not rounded up to a millisecond, and a file descriptor that is ready ends them."""
+    waits: list[float] = []
+
+    def wait(*arguments: Any) -> Any:
+        waits.append(arguments[-1])
+        return originally(*arguments)
+
+    originally = select.select
+    monkeypatch.setattr(select, "select", wait)
+    here, there = socket.socketpair()
+    with here, there, exact_selector() as selector:
+        selector.register(here, selectors.EVENT_READ)
+        nothing = selector.select(0.0012)
+        there.send(b"x")
+        ready = [selector.select(timeout) for timeout in (0.01, 0, 1.0, None)]
+        monkeypatch.setattr(short_waits, "MAX_DESCRIPTOR", -1)
+        ready.append(selector.select(0.02))
+
+    assert waits == [0.0012, 0.01]
+    assert nothing == []
+    assert [[key.fileobj for key, _ in each] for each in ready] == [[here]] * 5
+
+
+def test_selector_of_gevent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A selector that replaces the default one is used unchanged."""
+    monkeypatch.setattr(selectors, "DefaultSelector", selectors.SelectSelector)
+    with exact_selector() as selector:
+        assert type(selector) is selectors.SelectSelector
