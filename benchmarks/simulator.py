@@ -56,13 +56,15 @@ class Service(Protocol):
 class Unlimited:
     """A service without limits, and the base class of the others."""
 
+    _advised: float | None = None
+
     def admits(self, now: float, in_flight: int) -> bool:  # noqa: ARG002 - no limits
         """Admit every request."""
         return True
 
     def advice(self, now: float) -> float | None:  # noqa: ARG002 - the same at all times
-        """Return None."""
-        return None
+        """Return the seconds of Retry-After; None if the service sends none."""
+        return self._advised
 
     def ideal(self, requests: int) -> float:  # noqa: ARG002 - no limits
         """Return 0."""
@@ -96,10 +98,6 @@ class TokenBucket(Unlimited):
     def ideal(self, requests: int) -> float:
         """Return the seconds until enough tokens have been added."""
         return max(0.0, requests - self._burst) / self._rate
-
-    def advice(self, now: float) -> float | None:  # noqa: ARG002 - the same at all times
-        """Return the seconds of Retry-After."""
-        return self._advised
 
 
 class SlidingWindow(Unlimited):
@@ -165,16 +163,12 @@ class AdvisedOnce(Unlimited):
     """A service without limits that rejects its third request, with a Retry-After."""
 
     def __init__(self, seconds: float) -> None:
-        self._seconds, self._requests = seconds, 0
+        self._advised, self._requests = seconds, 0
 
     def admits(self, now: float, in_flight: int) -> bool:  # noqa: ARG002 - the order decides
         """Admit all but the third."""
         self._requests += 1
         return self._requests != 3  # noqa: PLR2004 - any early one
-
-    def advice(self, now: float) -> float | None:  # noqa: ARG002 - the same at all times
-        """Return the seconds of Retry-After."""
-        return self._seconds
 
 
 class LateBucket(TokenBucket):
