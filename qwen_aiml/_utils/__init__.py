@@ -1,1 +1,1 @@
-"""Helpers: optional packages, threads, frames of errors, hidden inputs, unknown settings, lazy properties."""
+"""Helpers for event loops, waits, tasks, threads, frames of errors, settings, and optional packages."""
