@@ -200,6 +200,7 @@ class _BackgroundLoop(asyncio.SelectorEventLoop):
     """The event loop of the background thread."""
 
     time = RealTime.now
+    has_exact_timers = True  # see `short_waits.sleep`
 
     def __init__(self) -> None:
         super().__init__(exact_selector())

@@ -16,7 +16,7 @@ from typing import Any
 
 import anyio
 
-from .loops import runs_asyncio
+from .loops import current_loop, runs_asyncio
 
 # Longer waits need not be exact: a rate limit of hundreds per second leaves 2 ms between requests.
 EXACT_SECONDS = 0.05
@@ -42,19 +42,39 @@ def exact_selector() -> selectors.BaseSelector:
 
 
 async def sleep(seconds: float) -> None:
-    """Sleep; exactly if that is short, on asyncio on Linux with Python 3.13 or newer."""
-    if (
-        sys.version_info >= (3, 13)
-        and sys.platform == "linux"
-        and 0 < seconds < EXACT_SECONDS
-        and runs_asyncio()
-    ):
-        with suppress(OSError):  # no file descriptor is left
-            timer = os.timerfd_create(time.CLOCK_MONOTONIC, flags=os.TFD_NONBLOCK | os.TFD_CLOEXEC)
+    """Sleep; exactly if that is short, on asyncio on Linux."""
+    if sys.platform == "linux" and 0 < seconds < EXACT_SECONDS and _has_coarse_timers():
+        with suppress(OSError, ImportError):  # no file descriptor is left, or this Python lacks ctypes
+            timer = _start_timer(seconds)
             try:
-                os.timerfd_settime(timer, initial=seconds)
                 await anyio.wait_readable(timer)
             finally:
                 os.close(timer)
             return
     await anyio.sleep(seconds)
+
+
+def _has_coarse_timers() -> bool:
+    # On Trio, a test's clock may not be the system's.
+    return runs_asyncio() and not getattr(current_loop(), "has_exact_timers", False)
+
+
+def _start_timer(seconds: float) -> int:
+    """Return a file descriptor that becomes readable after less than a second."""
+    flags = os.O_NONBLOCK | os.O_CLOEXEC  # the same as TFD_NONBLOCK and TFD_CLOEXEC
+    if hasattr(os, "timerfd_create"):
+        timer: int = os.timerfd_create(time.CLOCK_MONOTONIC, flags=flags)
+        os.timerfd_settime(timer, initial=seconds)  # type: ignore[attr-defined,unused-ignore]
+        return timer
+
+    # Python older than 3.13.
+    import ctypes  # noqa: PLC0415 (optional when Python is built)
+
+    library = ctypes.pythonapi  # has the functions of the C library, too
+    timer = library.timerfd_create(time.CLOCK_MONOTONIC, flags)
+    if timer < 0:
+        message = "no timer can be created"
+        raise OSError(message)
+    interval_and_seconds = (ctypes.c_long * 4)(0, 0, 0, int(seconds * 1e9))
+    library.timerfd_settime(timer, 0, interval_and_seconds, None)
+    return timer
