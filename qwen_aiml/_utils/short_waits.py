@@ -1,7 +1,7 @@
 """
 Exact short waits: with epoll, event loops round timeouts up to whole milliseconds.
 
-`exact_selector` is for an event loop of our own, `sleep` for any.
+`exact_selector` is for an event loop of our own, `sleep` for one of the caller's.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from .loops import current_loop, runs_asyncio
 
 # Longer waits need not be exact: a rate limit of hundreds per second leaves 2 ms between requests.
 EXACT_SECONDS = 0.05
+SHORTEST_TIMER = 1e-6  # seconds; a timer that is set to less than a nanosecond never ends
 MAX_DESCRIPTOR = 1023  # of `select.select`
 
 
@@ -43,7 +44,7 @@ def exact_selector() -> selectors.BaseSelector:
 
 async def sleep(seconds: float) -> None:
     """Sleep; exactly if that is short, on asyncio on Linux."""
-    if sys.platform == "linux" and 0 < seconds < EXACT_SECONDS and _has_coarse_timers():
+    if sys.platform == "linux" and SHORTEST_TIMER <= seconds < EXACT_SECONDS and _has_coarse_timers():
         with suppress(OSError, ImportError):  # no file descriptor is left, or this Python lacks ctypes
             timer = _start_timer(seconds)
             try:
@@ -60,7 +61,7 @@ def _has_coarse_timers() -> bool:
 
 
 def _start_timer(seconds: float) -> int:
-    """Return a file descriptor that becomes readable after less than a second."""
+    """Return a file descriptor that becomes readable after *seconds*, less than one."""
     flags = os.O_NONBLOCK | os.O_CLOEXEC  # the same as TFD_NONBLOCK and TFD_CLOEXEC
     if hasattr(os, "timerfd_create"):
         timer: int = os.timerfd_create(time.CLOCK_MONOTONIC, flags=flags)

@@ -99,6 +99,14 @@ def test_long(timers: list[float]) -> None:
 
 
 @linux
+def test_less_than_a_nanosecond(timers: list[float]) -> None:
+    """The shortest sleeps end: a timer that is set to zero never would."""
+    asyncio.run(asyncio.wait_for(sleep(1e-10), 1))
+
+    assert timers == []
+
+
+@linux
 def test_own_loop(timers: list[float]) -> None:
     """Synchronous calls need no timers: those of their event loop are exact."""
     BackgroundCall(partial(sleep, 0.002)).run()
